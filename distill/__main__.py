@@ -1,0 +1,92 @@
+"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `explain`.
+
+Exit status: 0 done, 2 a mistake that the message tells how to mend, 130 stopped by a signal.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from distill.errors import DistillError, Stopped
+from distill.recipe import STAGES, explain, load_recipe
+
+SUMMARY = {
+    "plan": "memory, time, disk, download and licences of a recipe on this machine; downloads nothing",
+    "generate": "the teacher answers the prompts; the answers are filtered",
+    "capture": "store the teacher's distribution at each answer token",
+    "initialize": "make the student before training",
+    "train": "distil the student, and train the control",
+    "quantize": "write the files for deployment and load each one back",
+    "evaluate": "every model of the run on held-out prompts",
+    "report": "report.html and the model card",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="distill", description="From a large open teacher to a small, verified student.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run every stage that is not done")
+    run.add_argument("--stages", metavar="A,B", help="only these stages, e.g. generate,capture")
+    each = [run, *(commands.add_parser(stage, help=text) for stage, text in SUMMARY.items())]
+    for command in each:
+        command.add_argument("recipe", metavar="RECIPE.yaml")
+        command.add_argument("overrides", nargs="*", metavar="dotted.path=value", help="e.g. train.learning_rate=1e-4")
+        command.add_argument("--redo", choices=STAGES, help="make this stage and those after it anew")
+    described = commands.add_parser("explain", help="what a recipe field means, e.g. `distill explain train.schedule`")
+    described.add_argument("field", nargs="?", default="")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = parser().parse_args(argv)
+    try:
+        if options.command == "explain":
+            print(explain(options.field))
+            return 0
+        return _run(options)
+    except Stopped as error:
+        _say(error)
+        return 130
+    except DistillError as error:
+        _say(error)
+        return 2
+
+
+def _run(options: argparse.Namespace) -> int:
+    from distill import pipeline
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    if options.command == "run":
+        stages = _stages(options.stages) if options.stages else None
+    else:
+        stages = [options.command]
+    result = pipeline.run(recipe, stages=stages, redo=options.redo)
+    if _is_main() and options.command == "plan":
+        print(result.manifests["plan"].result["text"])
+    elif _is_main() and "report" in (stages or STAGES):
+        print(result.manifests["report"].result["text"])
+        print(f"report: {result.report}")
+    return 0
+
+
+def _stages(text: str) -> list[str]:
+    from distill.errors import RecipeError
+
+    names = text.split(",")
+    if unknown := [n for n in names if n not in STAGES]:
+        raise RecipeError(f"--stages: {unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")
+    return names
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(error: DistillError) -> None:
+    print(f"distill: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""capture: one teacher-forced pass over the kept samples stores what the teacher said about each answer token.
+
+    capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's name is the header's hash
+
+A sequence is a key made of its token ids, so what an earlier or a killed run captured is never captured again. Batches
+are cut from all samples, so every sequence is computed in the same company.
+"""
+
+from typing import Any
+
+from distill import interrupts
+from distill.models import load
+from distill.models.by_length import batches_by_length
+from distill.processes import Processes
+from distill.progress import Progress
+from distill.recipe import Recipe
+from distill.rows import canonical_json, digest
+from distill.run_folder import RunFolder, StageOutput
+from distill.signals.encoding import SignalRecord
+from distill.signals.store import SignalHeader, SignalStore, SignalWriter, sequence_key
+from distill.text import chat
+from distill.text.samples import Sample, read_samples
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    stage = folder.stage("capture")
+    samples = read_samples(folder.stage("generate") / "kept.jsonl")
+    location = recipe.model_location(recipe.teacher.model)
+    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    header = header_of(recipe, location, tokenizer)
+    shards = stage / "signals" / digest(canonical_json(header.to_json()))
+    shards.mkdir(parents=True, exist_ok=True)
+    keys = [sequence_key(s.ids, len(s.prompt_ids)) for s in samples]
+    store = SignalStore(shards, header, skip_broken=True)
+    for path in store.broken:
+        if processes.is_main:
+            print(f"  capture: {path}: broken; set aside and its sequences are captured anew")
+            path.rename(path.with_suffix(".broken"))
+    have = set(store.keys())
+    processes.barrier()  # every rank has seen the same shards before anyone adds to them
+
+    batches = batches_by_length([len(s.ids) for s in samples], recipe.teacher.batch_tokens)
+    mine = [b for i, b in enumerate(batches) if i % processes.num == processes.rank]
+    todo = [b for b in mine if any(keys[i] not in have for i in b)]
+    if todo:
+        _capture(recipe, location, header, shards, samples, keys, have, todo, tokenizer, processes)
+    processes.barrier()
+    if not processes.is_main:
+        return StageOutput({}, [])
+    return _summary(header, SignalStore(shards, header), set(keys))
+
+
+def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
+    """What the signal is and whose: compared field by field before anyone trains on it."""
+    where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+    options = recipe.capture
+    return SignalHeader(
+        kind=options.signal, vocab_size=len(tokenizer),
+        num_draws=options.num_draws if options.signal == "sampled" else None,
+        top_k=min(options.top_k, len(tokenizer) - 1) if options.signal == "top_k" else None,
+        fingerprints={
+            "teacher": load.identity(location, recipe.teacher.revision), "teacher_dtype": where.dtype,
+            "teacher_quantization": where.quantization, "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
+            "chat_template": chat.fingerprint_of_template(tokenizer),
+        },
+    )  # fmt: skip
+
+
+def _capture(
+    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
+    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
+) -> None:  # fmt: skip
+    from distill.models.score import TokenSequence, answer_hidden_states
+
+    where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+    model = load.load_model(
+        location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
+        local_rank=processes.local_rank,
+    )  # fmt: skip
+    head = load.head_of(model)
+    total = sum(len(samples[i].answer_ids) for b in todo for i in b)
+    writer = SignalWriter(shards, header, writer=f"rank{processes.rank}", shard_tokens=recipe.capture.shard_tokens)
+    with writer, Progress(f"capture ({where})", total, "tokens", shown=processes.is_main) as bar:
+        for batch in todo:
+            sequences = [TokenSequence(samples[i].ids, len(samples[i].prompt_ids)) for i in batch]
+            hidden = answer_hidden_states(model, sequences, tokenizer.pad_token_id)
+            for i, hidden_TH in zip(batch, hidden, strict=True):
+                if keys[i] not in have:
+                    writer.add(keys[i], _record(recipe, header, head, hidden_TH, samples[i], keys[i]))
+            bar.advance(sum(len(samples[i].answer_ids) for i in batch))
+            interrupts.check()
+
+
+def _record(recipe: Recipe, header: SignalHeader, head: load.Head, hidden_TH: Any, sample: Sample, key: str) -> SignalRecord:
+    raise RuntimeError
+
+
+def _summary(header: SignalHeader, store: SignalStore, keys: set[str]) -> StageOutput:
+    missing = keys - set(store.keys())
+    assert not missing, f"{len(missing)} sequences were not captured"
+    return StageOutput(
+        {
+            "signal": header.kind, "num_sequences": len(store), "num_tokens": store.num_tokens, "num_bytes": store.num_bytes,
+            "bytes_per_token": round(store.num_bytes / max(store.num_tokens, 1), 2), "vocab_size": header.vocab_size,
+            "folder": store.folder.name,
+        },
+        store.paths,
+    )  # fmt: skip

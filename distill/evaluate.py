@@ -1,0 +1,257 @@
+"""evaluate: every model of the run on the held-out prompts, the teacher and the control among them.
+
+    evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
+    evaluate/<model>.json            the figures, and one row an example
+
+Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and the NLL, in nats a
+token, of the teacher's sampled answers: how well a model predicts what the teacher would say. Student and control are
+compared example by example, by a paired bootstrap.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import interrupts, tasks
+from distill.errors import DataError
+from distill.models import load
+from distill.models.by_length import batches_by_length
+from distill.models.intervals import paired_bootstrap, wilson
+from distill.processes import Processes
+from distill.progress import Progress
+from distill.recipe import Recipe
+from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
+from distill.run_folder import RunFolder, StageOutput
+from distill.text import chat
+from distill.text.samples import Prompt, split_prompts
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every model is asked: prompts as token ids, and the teacher's sampled answers to them (None = cut, left out)."""
+
+    recipe: Recipe
+    prompts: list[Prompt]
+    prompt_ids: list[list[int]]
+    teacher_ids: list[list[int] | None]
+    tokenizer: Any
+    stop_ids: list[int]
+
+    def scored(self) -> list[int]:
+        """Numbers of the prompts that have a whole teacher answer."""
+        return [i for i, ids in enumerate(self.teacher_ids) if ids is not None]
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    output = StageOutput({}, [])
+    if processes.is_main:
+        output = _evaluate(recipe, folder)
+    processes.barrier()
+    return output
+
+
+def _evaluate(recipe: Recipe, folder: RunFolder) -> StageOutput:
+    stage = folder.stage("evaluate")
+    _, prompts = split_prompts(recipe)
+    location = recipe.model_location(recipe.teacher.model)
+    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    options = recipe.generate
+    prompt_ids = [
+        chat.prompt_ids(tokenizer, list(p.messages), system_prompt=options.system_prompt, thinking=options.thinking)
+        for p in prompts
+    ]
+    names = _models(recipe, folder)
+    total = len(names) * len(prompts)
+    with Progress("evaluate", total, "answers") as bar:
+        exam = _teacher(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
+        for name, place in names.items():
+            if name != "teacher" and not (stage / f"{name}.json").is_file():
+                _write(stage, name, _examine(exam, name, place, bar))
+            bar.done = (list(names).index(name) + 1) * len(prompts)
+            bar.advance(0, note=name)
+            interrupts.check()
+    found = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
+    figures = {name: {k: v for k, v in f.items() if k != "examples"} for name, f in found.items()}
+    result = {"models": figures, "num_examples": len(prompts), "task": options.task, "task_version": tasks.version(options.task)}
+    if "control" in found:
+        result["student_against_control"] = _against(found["student"], found["control"], recipe.seed)
+    files = [stage / "teacher_answers.jsonl", *(stage / f"{name}.json" for name in names)]
+    return StageOutput(result, files)
+
+
+def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
+    """Name -> folder or file, in the order of the report; the teacher has none of its own."""
+    train, quantize = folder.stage("train"), folder.stage("quantize")
+    models: dict[str, Path | None] = {"teacher": None}
+    if (train / "control").is_dir():
+        models["control"] = train / "control"
+    models["student"] = train / "student"
+    for name in recipe.quantize.formats:
+        models[name] = quantize / name if name in ("nf4", "int8") else quantize / f"{name}.gguf"
+    return models
+
+
+def _teacher(
+    recipe: Recipe, stage: Path, location: str, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any,
+    bar: Progress,
+) -> Exam:  # fmt: skip
+    """The exam with the teacher's sampled answers; the teacher itself is examined while it is loaded."""
+    answers = stage / "teacher_answers.jsonl"
+    stop_ids = chat.stop_ids(tokenizer, [])
+    exam = Exam(recipe, prompts, prompt_ids, [], tokenizer, stop_ids)
+    if not (answers.is_file() and (stage / "teacher.json").is_file()):
+        where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+        model = load.load_model(
+            location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
+        )
+        stop_ids = chat.stop_ids(tokenizer, load.stop_ids(model))
+        if not answers.is_file():
+            options = recipe.generate
+            found = _answer(
+                model, exam, stop_ids, options.max_new_tokens, (options.sampling_temperature, options.top_p, options.top_k)
+            )
+            rows = [{"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
+                    for p, (ids, why) in zip(prompts, found, strict=True)]  # fmt: skip
+            write_jsonl(answers, rows)
+    rows = [row for _, row in read_jsonl(answers)]
+    teacher_ids = [row["token_ids"] if row["finish_reason"] == "stop" else None for row in rows]
+    if not any(teacher_ids):
+        raise DataError(f"{answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
+    exam = Exam(recipe, prompts, prompt_ids, teacher_ids, tokenizer, rows[0]["stop_ids"])
+    if not (stage / "teacher.json").is_file():
+        _write(stage, "teacher", _examine_transformers(exam, model, bar))  # pyright: ignore[reportPossiblyUnbound]
+    return exam
+
+
+def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[str, Any]:
+    assert place is not None
+    if place.suffix == ".gguf":
+        return _examine_gguf(exam, place, bar)
+    if name in ("nf4", "int8"):
+        from distill.export.bnb import load_bnb
+
+        return _examine_transformers(exam, load_bnb(place), bar)
+    where = load.placement("auto", "auto")
+    return _examine_transformers(exam, load.load_model(str(place), where), bar)
+
+
+def _examine_transformers(exam: Exam, model: Any, bar: Progress) -> dict[str, Any]:
+    from distill.models.score import TokenSequence, score
+
+    started = time.monotonic()
+    answers = _answer(model, exam, exam.stop_ids, exam.recipe.evaluate.max_new_tokens, (0.0, 1.0, 0), bar)
+    seconds = time.monotonic() - started
+    numbers = exam.scored()
+    sequences = [
+        TokenSequence(exam.prompt_ids[i] + ids, len(exam.prompt_ids[i])) for i in numbers if (ids := exam.teacher_ids[i])
+    ]
+    nll: dict[int, float] = {}
+    for index, logp, _ in score(
+        model, load.head_of(model), sequences, batch_tokens=exam.recipe.teacher.batch_tokens,
+        pad_id=exam.tokenizer.pad_token_id, vocab_size=len(exam.tokenizer),
+    ):  # fmt: skip
+        nll[numbers[index]] = -float(logp.sum())
+    return _figures(exam, answers, nll, seconds, f"transformers, {model.device.type}")
+
+
+def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
+    from distill.export.llama_cpp import LlamaProcess
+
+    longest = max(map(len, exam.prompt_ids)) + exam.recipe.evaluate.max_new_tokens
+    longest = max([longest, *(len(p) + len(t) for p, t in zip(exam.prompt_ids, exam.teacher_ids, strict=True) if t)])
+    threads = exam.recipe.quantize.num_threads
+    with LlamaProcess(place, num_threads=threads, context_length=longest + 8) as llama:
+        started = time.monotonic()
+        ids = llama.generate(
+            exam.prompt_ids, max_new_tokens=exam.recipe.evaluate.max_new_tokens, stop_ids=exam.stop_ids,
+            on_done=lambda *_: bar.advance(1),
+        )  # fmt: skip
+        seconds = time.monotonic() - started
+        numbers = exam.scored()
+        scored = llama.score([(exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i])) for i in numbers])
+    answers = [(a, "stop" if a and a[-1] in exam.stop_ids else "length") for a in ids]
+    nll = {i: -float(logp.sum()) for i, (logp, _) in zip(numbers, scored, strict=True)}
+    return _figures(exam, answers, nll, seconds, "llama.cpp, cpu")
+
+
+def _answer(
+    model: Any, exam: Exam, stop_ids: list[int], max_new_tokens: int, sampling: tuple[float, float, int],
+    bar: Progress | None = None,
+) -> list[tuple[list[int], str]]:  # fmt: skip
+    """(answer ids, finish reason) for every prompt, in the prompts' order."""
+    from distill.models.decode import Sampling, answer
+
+    found: dict[int, tuple[list[int], str]] = {}
+    widths = [len(ids) + max_new_tokens for ids in exam.prompt_ids]
+    for batch in batches_by_length(widths, exam.recipe.teacher.batch_tokens):
+        record = _collector(found, batch, bar)
+        seeds = [int(digest("evaluate", str(exam.recipe.seed), exam.prompts[i].id)[:8], 16) >> 1 for i in batch]
+        answer(
+            model, [exam.prompt_ids[i] for i in batch], seeds=seeds, sampling=Sampling(*sampling),
+            max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=record,
+        )  # fmt: skip
+        interrupts.check()
+    return [found[i] for i in range(len(exam.prompts))]
+
+
+def _collector(
+    found: dict[int, tuple[list[int], str]], batch: Sequence[int], bar: Progress | None
+) -> Callable[[int, list[int], str], None]:  # fmt: skip
+    def record(index: int, ids: list[int], reason: str) -> None:
+        found[batch[index]] = (ids, reason)
+        if bar is not None:
+            bar.advance(1)
+
+    return record
+
+
+def _figures(
+    exam: Exam, answers: list[tuple[list[int], str]], nll: dict[int, float], seconds: float, runtime: str
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of one model, and a row an example."""
+    grade = tasks.grader(exam.recipe.generate.task)
+    examples = []
+    for i, (prompt, (ids, reason)) in enumerate(zip(exam.prompts, answers, strict=True)):
+        text = chat.split_thinking(exam.tokenizer.decode(ids, skip_special_tokens=True))[1]
+        right = grade(text, {"reference": prompt.reference}) if grade else None
+        examples.append({
+            "prompt_id": prompt.id, "prompt": prompt.text, "language": prompt.language, "reference": prompt.reference,
+            "answer": text, "right": right, "finish_reason": reason, "nll": nll.get(i),
+            "num_tokens": len(exam.teacher_ids[i] or []),
+        })  # fmt: skip
+    tokens = sum(len(ids) for ids, _ in answers)
+    scored = [e for e in examples if e["nll"] is not None]
+    figures: dict[str, Any] = {
+        "runtime": runtime, "nll": round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5),
+        "cut_answers": sum(e["finish_reason"] == "length" for e in examples), "generated_tokens": tokens,
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "examples": examples,
+    }  # fmt: skip
+    if grade:
+        right = sum(bool(e["right"]) for e in examples)
+        figures["exact_match"] = right / len(examples)
+        figures["interval"] = wilson(right, len(examples))
+        figures["by_language"] = {
+            language: sum(bool(e["right"]) for e in mine) / len(mine)
+            for language in exam.recipe.languages
+            if (mine := [e for e in examples if e["language"] == language])
+        }
+    return figures
+
+
+def _write(stage: Path, name: str, figures: dict[str, Any]) -> None:
+    write_atomic(stage / f"{name}.json", json.dumps(figures, ensure_ascii=False))
+
+
+def _against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Student minus control with 95 % intervals: exact match (positive is better) and NLL (negative is better)."""
+    pairs = list(zip(student["examples"], control["examples"], strict=True))
+    result: dict[str, Any] = {}
+    if "exact_match" in student:
+        differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
+        result["exact_match"] = paired_bootstrap(differences, seed=seed)
+    differences = [(s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None]
+    result["nll"] = paired_bootstrap(differences, seed=seed)
+    return result

@@ -1,0 +1,80 @@
+"""ggml's own quantizer, called in the shared object of the prebuilt `xllamacpp` wheel.
+
+The tensors are byte for byte those that llama.cpp's `llama-quantize` writes for the same types, and nobody needs a
+compiler.
+"""
+
+import ctypes
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import metadata, util
+from pathlib import Path
+
+import numpy as np
+
+from distill.errors import MissingError
+
+TESTED_WHEEL = "2026.10.11549"
+FLOATS_A_TASK = 1 << 20  # work for one thread; ctypes releases the interpreter lock meanwhile
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """llama.cpp's shared object. Raises MissingError where `xllamacpp` is absent or does not export the C functions."""
+    spec = util.find_spec("xllamacpp")
+    places = list(spec.submodule_search_locations or []) if spec else []
+    found = [p for place in places for p in Path(place).iterdir() if p.suffix in (".so", ".pyd", ".dylib")]
+    install = f"run `pip install xllamacpp=={TESTED_WHEEL}` (Linux on x86-64 or arm64)"
+    if not found:
+        raise MissingError(f"xllamacpp, which carries llama.cpp, is not installed: {install}")
+    lib = ctypes.CDLL(str(found[0]))
+    if not hasattr(lib, "ggml_quantize_chunk") or not hasattr(lib, "llama_decode"):
+        raise MissingError(f"{found[0]} does not export llama.cpp's C functions on this system: {install}")
+    lib.ggml_quantize_chunk.argtypes = [
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+    ]  # fmt: skip
+    lib.ggml_quantize_chunk.restype = ctypes.c_size_t
+    lib.ggml_quantize_init.argtypes = [ctypes.c_int]
+    lib.ggml_quantize_init.restype = None
+    return lib
+
+
+def wheel_version() -> str:
+    return metadata.version("xllamacpp")
+
+
+def row_bytes(type_id: int, num_columns: int) -> int:
+    """Bytes of one row; `num_columns` must be a multiple of the type's block."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    kind = GGMLQuantizationType(type_id)
+    block, size = GGML_QUANT_SIZES[kind]
+    if num_columns % block:
+        raise ValueError(f"rows of {num_columns} cannot be cut into blocks of {block} ({kind.name})")
+    return num_columns // block * size
+
+
+def quantize(values_RC: np.ndarray, type_id: int) -> np.ndarray:
+    """Quantize float32 rows [R, C] to `type_id` (a gguf.GGMLQuantizationType), without an importance matrix.
+
+    Returns uint8 [R, bytes of a row]. Raises ValueError where C is not a multiple of the type's block.
+    """
+    lib = library()
+    source = np.ascontiguousarray(values_RC, dtype=np.float32)
+    num_rows, num_columns = source.shape
+    out = np.empty((num_rows, row_bytes(type_id, num_columns)), np.uint8)
+    lib.ggml_quantize_init(type_id)
+    step = max(1, FLOATS_A_TASK // num_columns)
+
+    def run(first: int) -> int:
+        count = min(step, num_rows - first)
+        return lib.ggml_quantize_chunk(
+            type_id, source.ctypes.data, out.ctypes.data, first * num_columns, count, num_columns, None
+        )
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        written = sum(pool.map(run, range(0, num_rows, step)))
+    if written != out.nbytes:
+        raise RuntimeError(f"ggml wrote {written} bytes of type {type_id} where {out.nbytes} were expected")
+    return out

@@ -1,0 +1,216 @@
+"""generate: the teacher answers the prompts; raw answers are kept for ever, verdicts are recomputed at will.
+
+    generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
+    generate/kept.jsonl      the samples that passed every filter, as token ids
+    generate/dropped.jsonl   the others, each with its reason
+
+An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key. Batches are cut
+from the list of all prompts, not of the missing ones, so a run that was killed ends with the same answers.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import interrupts, tasks
+from distill.errors import DataError
+from distill.models import load
+from distill.models.by_length import batches_by_length
+from distill.processes import Processes
+from distill.progress import Progress
+from distill.recipe import Recipe
+from distill.rows import Row, RowLog, canonical_json, digest, read_row_logs, write_jsonl
+from distill.run_folder import RunFolder, StageOutput
+from distill.text import chat, filters
+from distill.text.contamination import EvalIndex
+from distill.text.samples import Prompt, Sample, split_prompts
+
+KEY_SCHEMA = "1"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to ask for."""
+
+    key: str
+    prompt: Prompt
+    prompt_ids: list[int]
+    sample_index: int
+    seed: int
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    stage = folder.stage("generate")
+    location = recipe.model_location(recipe.teacher.model)
+    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    prompts, held_out = split_prompts(recipe)
+    asked, refused = judge_prompts(prompts, held_out)
+    requests = _requests(recipe, asked, tokenizer)
+    broken = _ask(recipe, requests, stage / "raw", location, tokenizer, processes)
+    output = StageOutput({}, [])
+    if processes.is_main:
+        output = _filter(recipe, stage, requests, refused, held_out, tokenizer, broken)
+    processes.barrier()
+    return output
+
+
+def judge_prompts(prompts: list[Prompt], held_out: list[Prompt]) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    """Split prompts before they cost anything: those to ask, and (prompt, reason) for repeated or contaminated ones."""
+    index = EvalIndex([p.text for p in held_out])
+    good, bad, seen = [], [], set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            bad.append((prompt, "duplicate_prompt: an earlier prompt is the same"))
+        elif hit := index.hit(prompt.text):
+            bad.append((prompt, f"contaminated: {hit}"))
+        else:
+            good.append(prompt)
+        seen.add(prompt.id)
+    return good, bad
+
+
+def _requests(recipe: Recipe, prompts: list[Prompt], tokenizer: Any) -> list[Request]:
+    options = recipe.generate
+    teacher = load.identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+    # max_new_tokens is not in the key: a longer limit re-asks only what was cut
+    sampling = canonical_json([
+        teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
+        options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
+    ])  # fmt: skip
+    requests = []
+    for prompt in prompts:
+        ids = chat.prompt_ids(
+            tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
+        )
+        for sample_index in range(options.samples_per_prompt):
+            key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
+            seed = int(digest(str(recipe.seed), key)[:8], 16) & 0x7FFFFFFF
+            requests.append(Request(key, prompt, ids, sample_index, seed))
+    return requests
+
+
+def _ask(
+    recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes
+) -> list[str]:  # fmt: skip
+    """Ask for every answer that is not on disk; return notes on broken log lines."""
+    raw.mkdir(parents=True, exist_ok=True)
+    rows, broken = read_row_logs(raw)
+    answered = {key for key, row in _best(rows).items() if _is_final(row, recipe)}
+    processes.barrier()  # every rank has read the same log before anyone adds to it
+    widths = [len(r.prompt_ids) + recipe.generate.max_new_tokens for r in requests]
+    batches = batches_by_length(widths, recipe.teacher.batch_tokens)
+    mine = [b for i, b in enumerate(batches) if i % processes.num == processes.rank]
+    todo = [[requests[i] for i in b] for b in mine if any(requests[i].key not in answered for i in b)]
+    if todo:
+        from distill.models.decode import Sampling, answer
+
+        where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+        model = load.load_model(
+            location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
+            local_rank=processes.local_rank,
+        )  # fmt: skip
+        options = recipe.generate
+        sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
+        done = sum(requests[i].key in answered for b in mine for i in b)
+        total = sum(map(len, mine))
+        with RowLog(raw) as log, Progress(f"generate ({where})", total, "answers", done=done, shown=processes.is_main) as bar:
+            for batch in todo:
+                record = _recorder(recipe, batch, answered, tokenizer, log, bar)
+                answer(
+                    model, [r.prompt_ids for r in batch], seeds=[r.seed for r in batch], sampling=sampling,
+                    max_new_tokens=options.max_new_tokens, stop_ids=chat.stop_ids(tokenizer, load.stop_ids(model)),
+                    pad_id=tokenizer.pad_token_id, on_finished=record,
+                )  # fmt: skip
+                interrupts.check()
+    processes.barrier()
+    return broken
+
+
+def _recorder(
+    recipe: Recipe, batch: list[Request], answered: set[str], tokenizer: Any, log: RowLog, bar: Progress
+) -> Callable[[int, list[int], str], None]:  # fmt: skip
+    """Writes an answer the moment it ends, unless an earlier run already has."""
+
+    def record(index: int, ids: list[int], finish_reason: str) -> None:
+        request = batch[index]
+        if request.key in answered:
+            return
+        log.append({
+            "key": request.key, "prompt_id": request.prompt.id, "sample_index": request.sample_index,
+            "seed": request.seed, "finish_reason": finish_reason, "max_new_tokens": recipe.generate.max_new_tokens,
+            "text": tokenizer.decode(ids, skip_special_tokens=True), "token_ids": ids,
+            "teacher": recipe.teacher.model, "teacher_licence": recipe.teacher.licence,
+        })  # fmt: skip
+        bar.advance(1)
+
+    return record
+
+
+def _is_final(row: Row, recipe: Recipe) -> bool:
+    return row["finish_reason"] != "length" or row["max_new_tokens"] >= recipe.generate.max_new_tokens
+
+
+def _best(rows: list[Row]) -> dict[str, Row]:
+    """One row a key: a finished answer before a cut one, the longer cut before the shorter, then the first written."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        old = best.get(row["key"])
+        rank = (row["finish_reason"] != "length", row["max_new_tokens"])
+        if old is None or (old["finish_reason"] == "length" and rank > (False, old["max_new_tokens"])):
+            best[row["key"]] = row
+    return best
+
+
+def _filter(
+    recipe: Recipe, stage: Path, requests: list[Request], refused: list[tuple[Prompt, str]], held_out: list[Prompt],
+    tokenizer: Any, broken: list[str],
+) -> StageOutput:  # fmt: skip
+    """Judge every raw answer; a pure function of the raw log and the recipe."""
+    rows = _best(read_row_logs(stage / "raw")[0])
+    candidates = [_candidate(request, rows[request.key]) for request in requests]
+    reasons = filters.judge_all(
+        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate.task), eval_index=EvalIndex([p.text for p in held_out]),
+        min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
+        near_duplicate=recipe.generate.near_duplicate,
+    )  # fmt: skip
+    kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
+    for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
+        prompt, row = request.prompt, rows[request.key]
+        if reason is not None:
+            dropped.append({
+                "key": request.key, "prompt": prompt.text, "language": prompt.language, "answer": row["text"], "reason": reason,
+            })  # fmt: skip
+            continue
+        kept.append(Sample(
+            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text,
+            request.prompt_ids, row["token_ids"],
+        ).row())  # fmt: skip
+    by_reason = Counter(d["reason"].partition(":")[0] for d in dropped)
+    if not kept:
+        counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.most_common())
+        raise DataError(
+            f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); look at "
+            f"{stage / 'raw'} and relax `generate`, or raise generate.max_new_tokens"
+        )
+    write_jsonl(stage / "kept.jsonl", kept)
+    write_jsonl(stage / "dropped.jsonl", dropped)
+    result = {
+        "num_prompts": len({r.prompt.id for r in requests}) + len(refused), "num_asked": len(requests),
+        "num_kept": len(kept), "num_dropped": len(dropped), "dropped_by_reason": dict(by_reason),
+        "kept_by_language": dict(Counter(s["language"] for s in kept)), "num_held_out": len(held_out),
+        "num_answer_tokens": sum(len(s["answer_ids"]) for s in kept), "num_broken_log_lines": len(broken),
+        "vocab_size": len(tokenizer),
+    }  # fmt: skip
+    return StageOutput(result, [stage / "kept.jsonl", stage / "dropped.jsonl"])
+
+
+def _candidate(request: Request, row: Row) -> filters.Candidate:
+    reasoning, answer, complete = chat.split_thinking(row["text"])
+    return filters.Candidate(
+        prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
+        finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,
+        reference=request.prompt.reference,
+    )  # fmt: skip
+

@@ -1,0 +1,112 @@
+"""initialize: the student before training, as a model folder like any other.
+
+    base     a model as it is
+    layers   evenly kept layers of a bigger model (first and last always), everything else shared
+    random   a new Qwen3 of a given shape with the teacher's tokenizer
+
+The student's tokenizer must be the teacher's, id for id: logits are compared id by id.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from distill.errors import MismatchError
+from distill.models import load
+from distill.processes import Processes
+from distill.recipe import Recipe
+from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.text import chat
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    out = folder.stage("initialize") / "student"
+    output = StageOutput({}, [])
+    if processes.is_main:
+        model, tokenizer = build(recipe)
+        with FolderWriter(out) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+        config = model.config.get_text_config()
+        output = StageOutput(
+            {
+                "num_parameters": model.num_parameters(), "method": recipe.student.method, "model": recipe.student.model,
+                "num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
+                "intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size,
+                "architecture": type(model).__name__,
+            },
+            files_under(out),
+        )  # fmt: skip
+    processes.barrier()
+    return output
+
+
+def build(recipe: Recipe) -> tuple[Any, Any]:
+    """(student in float32 on the CPU, tokenizer). Raises MismatchError if the tokenizers differ."""
+    import torch
+
+    teacher_location = recipe.model_location(recipe.teacher.model)
+    tokenizer = load.load_tokenizer(
+        teacher_location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
+    )
+    torch.manual_seed(recipe.seed)
+    if recipe.student.method == "random":
+        return _random(recipe, tokenizer), tokenizer
+    assert recipe.student.model is not None  # the recipe's own check
+    location = recipe.model_location(recipe.student.model)
+    own = load.load_tokenizer(location, recipe.student.revision)
+    if difference := chat.same_tokenizer(tokenizer, own):
+        raise MismatchError(
+            f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
+            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
+        )
+    model = load.load_model(location, load.Placement("cpu", "float32"), revision=recipe.student.revision)
+    if recipe.student.method == "layers":
+        keep_layers(model, kept_layers(model.config.get_text_config().num_hidden_layers, recipe.student.layer_share))
+    # the student answers in the format that the teacher's template makes, so it carries that template
+    own.chat_template = tokenizer.chat_template
+    return model, own
+
+
+def _random(recipe: Recipe, tokenizer: Any) -> Any:
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    shape = recipe.student
+    config = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim, tie_word_embeddings=True, max_position_embeddings=max(2048, recipe.train.max_length),
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return model
+
+
+def kept_layers(num_layers: int, share: float) -> list[int]:
+    """Evenly spaced layer numbers, the first and the last among them (where two or more are kept)."""
+    num_kept = max(1, round(num_layers * share))
+    if num_kept == 1:
+        return [0]
+    return [round(i * (num_layers - 1) / (num_kept - 1)) for i in range(num_kept)]
+
+
+def keep_layers(model: Any, kept: list[int]) -> None:
+    """Remove all but the layers numbered `kept` from a transformers decoder, in place, its config included."""
+    import torch
+
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise MismatchError(f"{type(model).__name__}: no `layers` list to cut; use student.method: base")
+    model.base_model.layers = torch.nn.ModuleList(layers[i] for i in kept)
+    for number, layer in enumerate(model.base_model.layers):
+        for module in layer.modules():  # the number finds a layer's place in the key/value cache
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = number
+    config = model.config.get_text_config()
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept]
+
+
+def student_folder(folder: RunFolder) -> Path:
+    return folder.stage("initialize") / "student"

@@ -1,0 +1,110 @@
+"""What the teacher said about N positions, in one of three forms; `linear_head_loss` takes any of them.
+
+Ids are those that teacher and student share, 0 .. vocab_size-1. Probabilities are at the loss temperature: a signal
+keeps the temperature at which it was captured. Tensors of floats are float32, or float64 where everything is.
+
+N: positions, K: ids kept for a position, V: shared ids.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SampledTargets:
+    """Random-sampling KD (arXiv 2503.16870): ids drawn from the teacher's distribution, with their shares of the draws.
+
+    ids_NK: int64; -1 fills a row that has fewer than K ids.
+    weights_NK: share of each id in the draws, counts / n; a row sums to 1. What stands beside a -1 is not read.
+    entropy_N: the teacher's entropy in nats, or None. It turns the reported cross-entropy into an estimate of the
+        KL divergence; the gradient is the same.
+    """
+
+    ids_NK: Tensor
+    weights_NK: Tensor
+    entropy_N: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check_ids(self.ids_NK)
+        _check_shape("weights_NK", self.weights_NK, self.ids_NK.shape)
+        if self.entropy_N is not None:
+            _check_shape("entropy_N", self.entropy_N, self.ids_NK.shape[:1])
+
+    def __len__(self) -> int:
+        return len(self.ids_NK)
+
+    def __getitem__(self, part: slice) -> "SampledTargets":
+        entropy_N = None if self.entropy_N is None else self.entropy_N[part]
+        return SampledTargets(self.ids_NK[part], self.weights_NK[part], entropy_N)
+
+    def to(self, device: torch.device | str) -> "SampledTargets":
+        entropy_N = None if self.entropy_N is None else self.entropy_N.to(device)
+        return SampledTargets(self.ids_NK.to(device), self.weights_NK.to(device), entropy_N)
+
+
+@dataclass(frozen=True, eq=False)
+class TopKTargets:
+    """The teacher's likeliest ids, and one bucket for the rest.
+
+    ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, never its first place.
+    logp_NK: their log-probabilities. What stands beside a -1 is not read.
+    tail_logp_N: log of the mass outside the K ids; -inf if there is none.
+    """
+
+    ids_NK: Tensor
+    logp_NK: Tensor
+    tail_logp_N: Tensor
+
+    def __post_init__(self) -> None:
+        _check_ids(self.ids_NK)
+        _check_shape("logp_NK", self.logp_NK, self.ids_NK.shape)
+        _check_shape("tail_logp_N", self.tail_logp_N, self.ids_NK.shape[:1])
+
+    def __len__(self) -> int:
+        return len(self.ids_NK)
+
+    def __getitem__(self, part: slice) -> "TopKTargets":
+        return TopKTargets(self.ids_NK[part], self.logp_NK[part], self.tail_logp_N[part])
+
+    def to(self, device: torch.device | str) -> "TopKTargets":
+        return TopKTargets(self.ids_NK.to(device), self.logp_NK.to(device), self.tail_logp_N.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseTargets:
+    """The whole distribution, for tests and small vocabularies.
+
+    logp_NV: log-probabilities, renormalised over the V shared ids. May stay in host memory: the loss slices a chunk and
+    moves only that.
+    """
+
+    logp_NV: Tensor
+
+    def __post_init__(self) -> None:
+        if self.logp_NV.dim() != 2:
+            raise ValueError(f"logp_NV has shape {tuple(self.logp_NV.shape)}, expected [positions, ids]")
+
+    def __len__(self) -> int:
+        return len(self.logp_NV)
+
+    def __getitem__(self, part: slice) -> "DenseTargets":
+        return DenseTargets(self.logp_NV[part])
+
+    def to(self, device: torch.device | str) -> "DenseTargets":
+        return DenseTargets(self.logp_NV.to(device))
+
+
+Targets = SampledTargets | TopKTargets | DenseTargets
+
+
+def _check_ids(ids_NK: Tensor) -> None:
+    if ids_NK.dim() != 2 or ids_NK.dtype != torch.int64 or ids_NK.shape[1] == 0:
+        raise ValueError(f"ids_NK is {ids_NK.dtype} {tuple(ids_NK.shape)}, expected int64 [positions, at least one id]")
+
+
+def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    # Checked because a wrong one would broadcast, in silence, to a wrong loss.
+    if tensor.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} as ids_NK has")

@@ -1,0 +1,33 @@
+"""Confidence intervals for figures on a few hundred examples."""
+
+import math
+from collections.abc import Sequence
+
+NUM_RESAMPLES = 2000
+Z95 = 1.959964
+
+
+def wilson(num_right: int, num: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for a share (Wilson 1927): honest near 0 and 1, where the normal one is not."""
+    if num == 0:
+        return 0.0, 1.0
+    share, z2 = num_right / num, Z95**2
+    centre = (share + z2 / (2 * num)) / (1 + z2 / num)
+    half = Z95 / (1 + z2 / num) * math.sqrt(share * (1 - share) / num + z2 / (4 * num**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def paired_bootstrap(pairs: Sequence[tuple[float, float]], *, seed: int) -> dict[str, float]:
+    """Mean and 95 % interval of sum(difference) / sum(weight) over (difference, weight) pairs, one an example.
+
+    Resampling examples keeps each pair together, so what makes an example hard for both cancels.
+    """
+    import numpy as np
+
+    values = np.asarray(pairs, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(0, len(values), size=(NUM_RESAMPLES, len(values)))
+    sums = values[picked].sum(axis=1)
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    mean = values[:, 0].sum() / values[:, 1].sum()
+    return {"difference": float(mean), "low": float(low), "high": float(high)}

@@ -1,0 +1,209 @@
+"""Model folders and hub ids: finding, identifying, loading. Nothing is chosen in silence: what was taken is returned."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.errors import MismatchError, MissingError, RecipeError
+from distill.rows import digest
+
+WHOLE_FILE = 64 << 20
+SAMPLE = 64 << 10
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs and in which type; printed at the start of a stage."""
+
+    device: str
+    dtype: str
+    quantization: str = "none"
+
+    def __str__(self) -> str:
+        return f"{self.device}, {self.dtype}" + ("" if self.quantization == "none" else f", {self.quantization}")
+
+
+def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
+    """Resolve `auto`; raise RecipeError for a device that is not there (never another one instead)."""
+    import torch
+
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise RecipeError("device: cuda was asked for, but torch sees no GPU; set device: cpu or auto")
+    if device == "auto":
+        device = "cuda" if has_cuda else "cpu"
+    if dtype == "auto":
+        dtype = "bfloat16" if device == "cuda" else "float32"
+    return Placement(device, dtype, quantization)
+
+
+def local_folder(location: str, revision: str | None = None) -> Path:
+    """The folder of a model on this machine; a hub id is downloaded, or found in the cache when offline."""
+    if Path(location).is_dir():
+        return Path(location)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+    try:
+        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns))
+    except LocalEntryNotFoundError:
+        raise MissingError(
+            f"model {location!r} is neither a folder (write ./{location} for one) nor in the hub cache, and the hub "
+            "cannot be reached (HF_HUB_OFFLINE, no network?)"
+        ) from None
+    except (HfHubHTTPError, ValueError) as error:
+        raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
+
+
+def identity(location: str, revision: str | None = None) -> str:
+    """What tells one model from another, without torch: a hash of the folder's files, or the hub id and revision.
+
+    Files up to 64 MiB are hashed whole; of bigger ones the size, the head (safetensors' table of tensors) and 16 blocks
+    of 64 KiB, so that 16 GB of weights cost milliseconds.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        return f"{location}@{revision or 'main'}"
+    parts: list[bytes] = []
+    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja") and p.is_file()]
+    for path in names:
+        size = path.stat().st_size
+        parts += [path.name.encode(), size.to_bytes(8, "little")]
+        with open(path, "rb") as f:
+            if size <= WHOLE_FILE:
+                parts.append(f.read())
+                continue
+            for block in range(17):
+                f.seek(min(block * (size // 16), size - SAMPLE))
+                parts.append(f.read(SAMPLE))
+    return digest(*parts)
+
+
+def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
+    """config.json of a local folder or of the hub cache, without torch and without network. MissingError if absent."""
+    path = Path(location) / "config.json"
+    if not Path(location).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(location, "config.json", revision=revision)
+        if not isinstance(cached, str):
+            raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
+        path = Path(cached)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = local_folder(location, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise MissingError(f"{location}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+    if not tokenizer.is_fast:
+        raise MismatchError(f"{location}: only a slow tokenizer is there; a tokenizer.json is needed")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    location: str, where: Placement, *, revision: str | None = None, trust_remote_code: bool = False, local_rank: int = 0
+) -> Any:
+    """A causal language model in evaluation mode. Weights come from safetensors only.
+
+    Raises MissingError (no such folder, no safetensors) and RecipeError (an impossible quantization).
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    folder = local_folder(location, revision)
+    if not any(folder.glob("*.safetensors")):
+        raise MissingError(f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it")
+    device = f"cuda:{local_rank}" if where.device == "cuda" else "cpu"
+    config = quantization_config(where.quantization, getattr(torch, where.dtype))
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, where.dtype), device_map={"": device}, quantization_config=config,
+            use_safetensors=True, trust_remote_code=trust_remote_code, attn_implementation="sdpa",
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    if where.quantization == "nf4" and where.device == "cpu":
+        # on CPUs with AVX512-bf16 the first forward would repack the weights for good
+        for module in model.modules():
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
+    return model.eval()
+
+
+def quantization_config(quantization: str, compute_dtype: Any) -> Any:
+    """transformers' BitsAndBytesConfig for `nf4` (double quantization) or `int8`; None for `none`."""
+    if quantization == "none":
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output projection of a model: `softcap(scale * (hidden @ weight.T + bias))`."""
+
+    weight: Any
+    bias: Any = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+def head_of(model: Any) -> Head:
+    """The model's head and the numbers around it. Raises MismatchError where logits cannot be rebuilt from it."""
+    import torch
+
+    layer = model.get_output_embeddings()
+    config = model.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    if getattr(config, "logits_scaling", None):
+        scale = 1.0 / config.logits_scaling
+    head = Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+    with torch.no_grad():  # a family with its own arithmetic is found here, not in the results
+        ids = torch.arange(8, device=model.device)[None]
+        hidden = model.base_model(input_ids=ids).last_hidden_state
+        expected = model(input_ids=ids).logits.float()
+        found = logits(head, hidden).float()
+    if (expected - found).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
+        raise MismatchError(f"{type(model).__name__}: its logits are not head(hidden states); this family is not supported")
+    return head
+
+
+def logits(head: Head, hidden: Any) -> Any:
+    """`[..., H]` hidden states to `[..., V]` logits, in the hidden states' dtype."""
+    import torch.nn.functional as F
+
+    z = F.linear(hidden, head.weight.to(hidden.dtype), head.bias) * head.scale
+    return z if head.softcap is None else (z / head.softcap).tanh() * head.softcap
+
+
+def stop_ids(model: Any) -> list[int]:
+    """Ids that end an answer, by the model's generation config."""
+    found = model.generation_config.eos_token_id
+    return [] if found is None else found if isinstance(found, list) else [found]
+
+
+def num_parameters(folder: Path) -> int:
+    """Numbers in a folder's safetensors files, from their headers alone (tied weights are stored once)."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with open(path, "rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
+    return total

@@ -1,0 +1,67 @@
+"""Teacher-forced passes: hidden states and log-probabilities at the answer positions of given token sequences."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.models.by_length import batches_by_length
+from distill.models.load import Head, logits
+
+CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids of prompt + answer; the answer begins at `answer_start`."""
+
+    ids: Sequence[int]
+    answer_start: int
+
+    @property
+    def num_answer_tokens(self) -> int:
+        return len(self.ids) - self.answer_start
+
+
+@torch.inference_mode()
+def answer_hidden_states(model: Any, sequences: Sequence[TokenSequence], pad_id: int) -> list[Tensor]:
+    """For each sequence the hidden states [T, H] that predict its answer tokens (positions answer_start-1 .. end-2)."""
+    width = max(len(s.ids) for s in sequences)
+    ids_BT = torch.full((len(sequences), width), pad_id)
+    mask_BT = torch.zeros_like(ids_BT)
+    for row, s in enumerate(sequences):
+        ids_BT[row, : len(s.ids)] = torch.tensor(s.ids)
+        mask_BT[row, : len(s.ids)] = 1
+    hidden_BTH = model.base_model(
+        input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), use_cache=False
+    ).last_hidden_state
+    return [hidden_BTH[row, s.answer_start - 1 : len(s.ids) - 1] for row, s in enumerate(sequences)]
+
+
+def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """(slice of positions, float32 logits of them), never more than CHUNK_VALUES numbers at once."""
+    step = max(1, CHUNK_VALUES // head.weight.shape[0])
+    for start in range(0, len(hidden_NH), step):
+        part = slice(start, min(start + step, len(hidden_NH)))
+        yield part, logits(head, hidden_NH[part]).float()
+
+
+@torch.inference_mode()
+def score(
+    model: Any, head: Head, sequences: Sequence[TokenSequence], *, batch_tokens: int, pad_id: int, vocab_size: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]) over the first `vocab_size` ids."""
+    for batch in batches_by_length([len(s.ids) for s in sequences], batch_tokens):
+        hidden = answer_hidden_states(model, [sequences[i] for i in batch], pad_id)
+        for index, hidden_TH in zip(batch, hidden, strict=True):
+            s = sequences[index]
+            labels_T = torch.tensor(s.ids[s.answer_start :], device=hidden_TH.device)
+            logp, top = torch.empty(len(labels_T)), torch.empty(len(labels_T), dtype=torch.long)
+            for part, logits_NV in logit_chunks(head, hidden_TH):
+                logits_NV = logits_NV[:, :vocab_size]
+                chosen = logits_NV.gather(1, labels_T[part, None])[:, 0]
+                logp[part] = (chosen - logits_NV.logsumexp(-1)).cpu()
+                top[part] = logits_NV.argmax(-1).cpu()
+            yield index, logp, top

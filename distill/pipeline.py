@@ -1,0 +1,187 @@
+"""The stages in order: run what is missing, skip what is done, refuse what was made by another recipe.
+
+Every question that a finished run needs answered is answered here from files alone, without torch.
+"""
+
+import errno
+import importlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import interrupts, processes
+from distill.errors import DataError, DistillError, MismatchError
+from distill.models.load import identity
+from distill.processes import Processes
+from distill.recipe import STAGES, Recipe
+from distill.rows import file_sha256
+from distill.run_folder import Manifest, RunFolder
+
+CHEAP = ("plan", "report")  # made again without asking when anything changed
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+READS = {
+    "plan": (),
+    "generate": (),
+    "capture": ("generate",),
+    "initialize": (),
+    "train": ("generate", "capture", "initialize"),
+    "quantize": ("generate", "train"),
+    "evaluate": ("train", "quantize"),
+    "report": ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What decides a stage's result: its resolved section, the identity of its inputs, the seed."""
+
+    section: dict[str, Any]
+    inputs: dict[str, str]
+    seed: int
+
+
+def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
+    """MissingError (naming the command to run) if an earlier stage that it reads is not finished."""
+    section: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+    if stage in ("generate", "capture", "evaluate", "plan"):
+        section["teacher"] = recipe.teacher.identity()
+        inputs["teacher"] = identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+    if stage in ("generate", "evaluate", "plan"):
+        section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
+        section["evaluate"] = recipe.evaluate.identity()
+        inputs["generate.prompts"] = file_sha256(recipe.existing_file("generate.prompts", recipe.generate.prompts))
+        if recipe.evaluate.prompts:
+            inputs["evaluate.prompts"] = file_sha256(recipe.existing_file("evaluate.prompts", recipe.evaluate.prompts))
+    if stage in ("initialize", "plan"):
+        section["student"] = recipe.student.identity()
+        source = recipe.student.model or recipe.teacher.model
+        inputs["student"] = identity(recipe.model_location(source), recipe.student.revision)
+    if stage in ("capture", "train", "quantize", "report"):
+        section[stage] = getattr(recipe, stage).identity()
+    for earlier in READS[stage]:
+        inputs[earlier] = folder.require(earlier, recipe).digest
+    return Needs(section, inputs, recipe.seed if stage in ("initialize", "train") else 0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as a notebook sees it."""
+
+    folder: Path
+    manifests: dict[str, Manifest]
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report" / "report.html"
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """The report's table: a row a model."""
+        return self.manifests["report"].result["table"]
+
+    def _repr_html_(self) -> str:
+        return self.manifests["report"].result["table_html"] if "report" in self.manifests else f"<p>{self.folder}</p>"
+
+
+def run(
+    recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None, plan_only: bool = False
+) -> Result:  # fmt: skip
+    """Run the recipe's stages (all, or those named) and return what is in the run folder.
+
+    Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full disk, a stop signal.
+    """
+    chosen = [s for s in STAGES if stages is None or s in stages]
+    folder = RunFolder.of(recipe)
+    if redo is None and _all_done(chosen, recipe, folder):  # on every rank alike, before any of them writes
+        if processes.launched_rank() == 0:
+            print(f"{folder.path}: everything is done ({', '.join(chosen)})")
+        return _result(folder)
+    interrupts.listen()
+    team = processes.start(recipe.num_processes)
+    try:
+        if team.is_main:
+            folder.lock()
+            folder.write_recipe(recipe)
+            if redo:
+                for stage in STAGES[STAGES.index(redo) :]:
+                    folder.set_aside(stage)
+        team.barrier()
+        for stage in chosen:
+            _run_stage(stage, recipe, folder, team)
+        result = _result(folder)
+        processes.finish(team)
+        return result
+    finally:
+        folder.unlock()
+
+
+def _all_done(chosen: Sequence[str], recipe: Recipe, folder: RunFolder) -> bool:
+    """Whether every stage is up to date; raises MismatchError (before any work) where the recipe has changed."""
+    for stage in chosen:
+        if not folder.began(stage):
+            return False
+        if changes := _changes(stage, recipe, folder):
+            if stage in CHEAP:
+                return False
+            raise MismatchError(
+                f"{folder.stage(stage)} was made by another recipe: {'; '.join(changes[:4])}. Set the values back, or "
+                f"make it anew with --redo {stage} (nothing that cost teacher time is deleted), or set run_folder=PATH"
+            )
+        if folder.manifest(stage) is None:
+            return False
+    return True
+
+
+def _changes(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
+    wanted = needs(stage, recipe, folder)
+    return folder.changes(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
+
+
+def _run_stage(stage: str, recipe: Recipe, folder: RunFolder, team: Processes) -> None:
+    """Run one stage unless it is done, and write its manifest last."""
+    if team.broadcast(_all_done([stage], recipe, folder)):
+        if team.is_main:
+            print(f"{stage}: already done")
+        return
+    wanted = needs(stage, recipe, folder)
+    started = time.time()
+    if team.is_main:
+        print(f"{stage} ...", flush=True)
+        folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
+    team.barrier()
+    try:
+        output = importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
+        if team.is_main:
+            manifest = folder.finish(
+                stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed, result=output.result,
+                files=output.files, started=started,
+            )  # fmt: skip
+            print(f"{stage}: done in {manifest.seconds:.1f} s", flush=True)
+    except DistillError:
+        raise
+    except Exception as error:
+        if (full := explain_full_disk(error, folder)) is not None:
+            raise full from error
+        raise
+    team.barrier()
+
+
+def explain_full_disk(error: BaseException, folder: RunFolder) -> DataError | None:
+    """A DataError for a full disk or quota, however a library wrapped it; None for anything else."""
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number not in DISK_FULL and not any(f"os error {n}" in text or f"[Errno {n}]" in text for n in DISK_FULL):
+        return None
+    place = getattr(error, "filename", None) or folder.path
+    return DataError(
+        f"{place}: the disk (or quota) is full; free space and run the same command to continue: finished work is kept"
+    )
+
+
+def _result(folder: RunFolder) -> Result:
+    manifests = {stage: m for stage in STAGES if (m := folder.manifest(stage)) is not None}
+    return Result(folder.path, manifests)

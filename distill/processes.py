@@ -1,0 +1,105 @@
+"""The processes of a run: one, or as many as `accelerate launch` started. Ranks share work and meet at barriers.
+
+Launchers can quietly start one process instead of two, or two that do not know of each other
+(`accelerate launch --cpu --num_processes 2`); `start` compares what is there with what was asked for.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from distill.errors import MismatchError
+
+T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=7)  # rank 0 quantizes and evaluates for hours while the others wait at a barrier
+
+
+@dataclass(frozen=True)
+class Processes:
+    """`rank` of `num` processes; collective calls do nothing where there is one."""
+
+    rank: int = 0
+    num: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        if self.num > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's value, on every rank."""
+        if self.num == 1:
+            return value
+        import torch.distributed as dist
+
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """True on every rank if it is True on one."""
+        if self.num == 1:
+            return flag
+        import torch
+        import torch.distributed as dist
+
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+        count = torch.tensor(int(flag), device=device)
+        dist.all_reduce(count)
+        return bool(count.item())
+
+    def sum(self, values: Any) -> Any:
+        """Elementwise sum over ranks of a tensor, in place."""
+        if self.num > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(values)
+        return values
+
+
+def launched_rank() -> int:
+    """The rank that the launcher gave this process, without importing torch."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def start(num_wanted: int | None) -> Processes:
+    """Join the other processes. Raises MismatchError where the launch made another number than it says or was asked for."""
+    from accelerate import PartialState
+
+    import torch
+
+    if not torch.cuda.is_available():
+        # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    kind = str(state.distributed_type).rpartition(".")[2]
+    expected = ("NO",) if launched == 1 else ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
+    if state.num_processes != launched or kind not in expected:
+        raise MismatchError(
+            f"the launcher started {launched} processes but they joined as {state.num_processes} of type {kind}; "
+            "use `accelerate launch --multi_gpu --num_processes N` (on a CPU with ACCELERATE_USE_CPU=true before it)"
+        )
+    if num_wanted is not None and state.num_processes != num_wanted:
+        raise MismatchError(
+            f"num_processes: the recipe wants {num_wanted}, {state.num_processes} is running; launch with "
+            f"`accelerate launch --multi_gpu --num_processes {num_wanted}` (`--cpu` silently starts one)"
+        )
+    return Processes(rank=state.process_index, num=state.num_processes, local_rank=state.local_process_index)
+
+
+def finish(processes: Processes) -> None:
+    """Leave together: without it gloo aborts now and then after the work is done."""
+    if processes.num > 1:
+        import torch.distributed as dist
+
+        dist.barrier()
+        dist.destroy_process_group()

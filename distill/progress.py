@@ -1,0 +1,63 @@
+"""What a stage shows while it works: a bar with rate and ETA on a terminal, a line now and then in a batch job's log."""
+
+import sys
+import time
+from types import TracebackType
+
+LINE_SECONDS = 15.0
+
+
+class Progress:
+    """`with Progress("generate", total, "answers") as bar: bar.advance(3, note="drop 1 %")`; silent where `shown` is
+    False (every process but the first)."""
+
+    def __init__(self, label: str, total: int, unit: str, *, done: int = 0, shown: bool = True):
+        self.label, self.total, self.unit, self.shown = label, total, unit, shown
+        self.done = self._start_done = done
+        self._start = self._last_line = time.monotonic()
+        self._bar = self._task = None
+        self._note = ""
+
+    def __enter__(self) -> "Progress":
+        if self.shown and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description:<22}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]} {task.fields[rate]}"), TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"), console=Console(stderr=True),
+            )  # fmt: skip
+            self._bar.start()
+            fields = {"unit": self.unit, "rate": "", "note": ""}
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, **fields)
+        return self
+
+    def rate(self) -> float:
+        """Units per second since the bar began."""
+        return (self.done - self._start_done) / max(time.monotonic() - self._start, 1e-9)
+
+    def advance(self, count: int = 1, *, note: str | None = None) -> None:
+        self.done += count
+        self._note = self._note if note is None else note
+        if not self.shown:
+            return
+        if self._bar is not None and self._task is not None:
+            rate = f"{self.rate():.3g}/s"
+            self._bar.update(self._task, completed=self.done, rate=rate, note=self._note)
+        elif time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
+            left = (self.total - self.done) / max(self.rate(), 1e-9)
+            print(f"  {self.label}: {self.done}/{self.total} {self.unit}, {self.rate():.3g}/s, "
+                  f"{left:.0f} s left {self._note}".rstrip(), file=sys.stderr, flush=True)  # fmt: skip
+
+    def __exit__(
+        self, error: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.shown and error is None:
+            seconds = time.monotonic() - self._start
+            print(f"  {self.label}: {self.done} {self.unit} in {seconds:.1f} s {self._note}".rstrip(),
+                  file=sys.stderr, flush=True)  # fmt: skip

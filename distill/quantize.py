@@ -1,0 +1,174 @@
+"""quantize: the files for deployment, each loaded back in the runtime that people will use.
+
+    quantize/<format>.gguf     for llama.cpp, Ollama, LM Studio
+    quantize/<nf4|int8>/       for transformers with bitsandbytes
+    quantize/<format>.json     its check: size, tokenization, NLL and agreement with the 16-bit student
+
+A file whose tokenization differs from the student's by one token, or an f16 file that does not agree with the student,
+is an error: something in the export is wrong, not merely rounded.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import interrupts
+from distill.errors import MismatchError
+from distill.models import load
+from distill.processes import Processes
+from distill.progress import Progress
+from distill.recipe import Recipe
+from distill.rows import write_atomic
+from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.text import chat
+from distill.text.samples import Sample, read_samples, split_samples
+
+BITSANDBYTES = ("nf4", "int8")
+F16_AGREEMENT = 0.995  # same top token as the student; an export that is right is above it
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the 16-bit student says on the check samples."""
+
+    samples: list[Sample]
+    logp: list[Any]
+    top: list[Any]
+    nll: float
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    output = StageOutput({}, [])
+    if processes.is_main:
+        output = _quantize(recipe, folder)
+    processes.barrier()
+    return output
+
+
+def _quantize(recipe: Recipe, folder: RunFolder) -> StageOutput:
+    stage = folder.stage("quantize")
+    student = folder.stage("train") / "student"
+    tokenizer = load.load_tokenizer(str(student))
+    reference = None
+    checks: dict[str, Any] = {}
+    with Progress("quantize", len(recipe.quantize.formats), "files") as bar:
+        for name in recipe.quantize.formats:
+            check_file = stage / f"{name}.json"
+            if not check_file.is_file():
+                reference = reference or _reference(recipe, folder, student, tokenizer)
+                check = _write_and_check(recipe, stage, student, name, tokenizer, reference)
+                write_atomic(check_file, json.dumps(check, indent=1))
+            checks[name] = json.loads(check_file.read_text())
+            bar.advance(1, note=name)
+            interrupts.check()
+    files = [p for name in checks for p in [stage / f"{name}.json", *_files_of(stage, name)]]
+    return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
+
+
+def place_of(stage: Path, name: str) -> Path:
+    return stage / name if name in BITSANDBYTES else stage / f"{name}.gguf"
+
+
+def _files_of(stage: Path, name: str) -> list[Path]:
+    place = place_of(stage, name)
+    return files_under(place) if place.is_dir() else [place]
+
+
+def _weight_bytes(folder: Path) -> int:
+    return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
+
+
+def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any) -> Reference:
+    from distill.models.score import TokenSequence, score
+
+    samples = read_samples(folder.stage("generate") / "kept.jsonl")
+    samples = split_samples(samples, recipe.train.validation_share)[1][: recipe.quantize.num_sequences]
+    where = load.placement("auto", "float32")
+    model = load.load_model(str(student), where)
+    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in samples]
+    logp: list[Any] = [None] * len(samples)
+    top: list[Any] = [None] * len(samples)
+    for index, logp_T, top_T in score(
+        model, load.head_of(model), sequences, batch_tokens=recipe.teacher.batch_tokens, pad_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+    ):  # fmt: skip
+        logp[index], top[index] = logp_T.numpy(), top_T.numpy()
+    return Reference(samples, logp, top, _nll(logp))
+
+
+def _nll(logp: Sequence[Any]) -> float:
+    return -float(sum(x.sum() for x in logp)) / sum(len(x) for x in logp)
+
+
+def _write_and_check(
+    recipe: Recipe, stage: Path, student: Path, name: str, tokenizer: Any, reference: Reference
+) -> dict[str, Any]:  # fmt: skip
+    if name in BITSANDBYTES:
+        return _bitsandbytes(stage, student, name, tokenizer, reference)
+    return _gguf(recipe, stage, student, name, tokenizer, reference)
+
+
+def _gguf(recipe: Recipe, stage: Path, student: Path, name: str, tokenizer: Any, reference: Reference) -> dict[str, Any]:
+    from distill.export.gguf import write_gguf
+    from distill.export.llama_cpp import LlamaProcess
+
+    place = place_of(stage, name)
+    metadata = {"general.name": recipe.name, "general.description": f"distilled from {recipe.teacher.model}"}
+    written = write_gguf(student, place, name, metadata=metadata)
+    longest = max(len(s.ids) for s in reference.samples)
+    with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=longest + 8) as llama:
+        probes = list(chat.PROBES.values())
+        for text, found in zip(probes, llama.tokenize(probes), strict=True):
+            expected = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+            if found != expected:
+                raise MismatchError(
+                    f"{place}: llama.cpp tokenizes {text!r} as {found}, the student's tokenizer as {expected}; the file "
+                    "would answer wrongly. Please report this tokenizer"
+                )
+        scored = llama.score([(s.ids, len(s.prompt_ids)) for s in reference.samples])
+    check = _compare(reference, [logp for logp, _ in scored], [top for _, top in scored])
+    if name == "f16" and check["top_token_agreement"] < F16_AGREEMENT:
+        raise MismatchError(
+            f"{place}: agrees with the student on {check['top_token_agreement']:.1%} of tokens, an f16 file must on "
+            f"{F16_AGREEMENT:.1%}; the export of this architecture is wrong"
+        )
+    return {
+        "bytes": written.bytes, "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,
+        "runtime": "llama.cpp", "tokenization": f"identical on {len(probes)} probes", **check,
+    }  # fmt: skip
+
+
+def _bitsandbytes(stage: Path, student: Path, name: str, tokenizer: Any, reference: Reference) -> dict[str, Any]:
+    from distill.export.bnb import load_bnb, write_bnb
+    from distill.models.score import TokenSequence, score
+
+    place = place_of(stage, name)
+    with FolderWriter(place) as temporary:
+        write_bnb(student, temporary, name)
+    model = load_bnb(place)
+    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in reference.samples]
+    logp: list[Any] = [None] * len(sequences)
+    top: list[Any] = [None] * len(sequences)
+    for index, logp_T, top_T in score(
+        model, load.head_of(model), sequences, batch_tokens=4096, pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer)
+    ):
+        logp[index], top[index] = logp_T.numpy(), top_T.numpy()
+    num_bytes = _weight_bytes(place)
+    return {
+        "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(student), 2),
+        "runtime": "transformers + bitsandbytes", "tokenization": "same tokenizer files", **_compare(reference, logp, top),
+    }  # fmt: skip
+
+
+def _compare(reference: Reference, logp: Sequence[Any], top: Sequence[Any]) -> dict[str, Any]:
+    """NLL on the check samples, its change, and the share of positions with the student's top token."""
+    nll = _nll(logp)
+    same = sum(int((a == b).sum()) for a, b in zip(reference.top, top, strict=True))
+    count = sum(len(t) for t in reference.top)
+    return {
+        "nll": round(nll, 5), "student_nll": round(reference.nll, 5), "nll_change": round(nll - reference.nll, 5),
+        "top_token_agreement": round(same / count, 5), "num_tokens": count,
+    }  # fmt: skip
+

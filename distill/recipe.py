@@ -1,0 +1,377 @@
+"""The recipe: one YAML file, one strict schema, every field described where it stands.
+
+    recipe = load_recipe("recipes/quickstart.yaml", ["train.learning_rate=1e-3", "run_folder=/data/run1"])
+
+Paths in a recipe are relative to the recipe's folder, paths in an override to the current folder. A model is a local
+folder if it starts with `.`, `/` or `~`, else the id of a model hub. All problems are reported at once, before any
+model is touched. Fields marked `machine=True` say how a machine does the work, not what comes out: changing them
+never makes a finished stage stale.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from distill.errors import MissingError, RecipeError
+
+STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report")
+Divergence = Literal[
+    "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
+]
+Format = Literal["f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "nf4", "int8"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+def field(default: Any, description: str, *, machine: bool = False) -> Any:
+    return Field(default, description=description, json_schema_extra={"machine": machine})
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide what comes out."""
+        fields = type(self).model_fields
+        machine = {n for n, f in fields.items() if isinstance(f.json_schema_extra, dict) and f.json_schema_extra["machine"]}
+        return self.model_dump(mode="json", exclude=machine)
+
+
+class Teacher(Section):
+    """The large model that is learnt from."""
+
+    model: str = field(..., "Folder (./, / or ~) or hub id of the teacher")
+    revision: str | None = field(None, "Hub revision; pin a commit to make the run repeatable")
+    licence: str | None = field(None, "Licence key, where the catalogue does not know the model")
+    device: Literal["auto", "cpu", "cuda"] = field("auto", "auto = cuda if there is one, else cpu", machine=True)
+    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "auto = bfloat16 on cuda, float32 on cpu")
+    quantization: Literal["none", "nf4", "int8"] = field("none", "bitsandbytes, when the GPU is small")
+    batch_tokens: Positive = field(16384, "Tokens (prompt + answer) in one batch; less = less memory")
+    trust_remote_code: bool = field(False, "Run code from the model's folder; needs a pinned revision")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Teacher":
+        if self.trust_remote_code and not self.revision:
+            raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
+        return self
+
+
+class Student(Section):
+    """The small model that learns, before training."""
+
+    method: Literal["base", "layers", "random"] = field(
+        ..., "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new one of a given shape"
+    )
+    model: str | None = field(None, "Folder or hub id (base, layers)")
+    revision: str | None = field(None, "Hub revision of that model")
+    licence: str | None = field(None, "Licence key of that model, where the catalogue does not know it")
+    layer_share: Annotated[float, Field(gt=0, le=1)] = field(0.5, "Share of the layers to keep (layers)")
+    num_layers: Positive = field(2, "random: transformer layers")
+    hidden_size: Positive = field(256, "random: width; multiples of 256 can have every GGUF type")
+    intermediate_size: Positive = field(256, "random: feed-forward width")
+    num_heads: Positive = field(8, "random: query heads")
+    num_kv_heads: Positive = field(2, "random: key/value heads")
+    head_dim: Positive = field(32, "random: width of a head")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Student":
+        if self.method != "random" and self.model is None:
+            raise ValueError(f"method: {self.method} needs student.model")
+        if self.method == "random" and self.model is not None:
+            raise ValueError("method: random takes its tokenizer from the teacher: remove student.model")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+
+class Generate(Section):
+    """The teacher answers the prompts; the answers are filtered."""
+
+    prompts: str = field(..., "JSON Lines: prompt (or messages), language, and reference where answers can be checked")
+    num_prompts: Positive | None = field(None, "Use the first so many prompts; null = all")
+    samples_per_prompt: Positive = field(1, "Answers drawn for each prompt")
+    task: Literal["market", "final_number"] | None = field(None, "Verifier of answers against `reference`; null = none")
+    system_prompt: str | None = field(None, "System message put before every prompt")
+    thinking: bool | None = field(None, "enable_thinking of the chat template; null = the template's default")
+    max_new_tokens: Positive = field(1024, "Longest answer; a longer one is cut and dropped")
+    sampling_temperature: Annotated[float, Field(ge=0, le=5)] = field(0.7, "0 = greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = field(0.8, "Nucleus; 1 = off")
+    top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")
+    min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
+    max_characters: Positive = field(20000, "Drop longer answers")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+
+
+class Capture(Section):
+    """The teacher's distribution at each answer token, stored."""
+
+    signal: Literal["sampled", "top_k", "dense"] = field("sampled", "sampled = random-sampling KD: unbiased and small")
+    num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
+    top_k: Annotated[int, Field(gt=0, le=1024)] = field(64, "top_k: ids a token; the rest is one tail bucket")
+    shard_tokens: Positive = field(200_000, "Tokens in one file; a kill loses at most one", machine=True)
+
+
+class Train(Section):
+    """Knowledge distillation, and the supervised control on the same tokens."""
+
+    divergence: Divergence = field("forward_kl", "Distance from the teacher's distribution")
+    beta: Share = field(0.5, "jsd, jsd_normalised: weight of the teacher in the mixture")
+    alpha: Share = field(0.1, "skew_kl, skew_reverse_kl, adaptive_kl")
+    soft_weight: Annotated[float, Field(ge=0)] = field(1.0, "Weight of the divergence")
+    hard_weight: Annotated[float, Field(ge=0)] = field(0.0, "Weight of cross-entropy on the teacher's answer")
+    control: bool = field(True, "Also train the same student by cross-entropy alone, so that the gain is known")
+    epochs: Positive = field(2, "Passes over the kept samples")
+    max_steps: Positive | None = field(None, "Stop after so many optimizer steps; null = all epochs")
+    max_length: Positive = field(2048, "Tokens in a packed row; longer samples are dropped and counted")
+    batch_tokens: Positive = field(16384, "Tokens in an optimizer step, over all processes")
+    micro_batch_tokens: Positive = field(4096, "Tokens in one forward pass of one process", machine=True)
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = field(2e-5, "Peak")
+    schedule: Literal["cosine", "linear", "constant"] = field("cosine", "After the warm-up, down to 0")
+    warmup_share: Share = field(0.05, "Share of the steps for the linear warm-up")
+    weight_decay: Annotated[float, Field(ge=0)] = field(0.0, "On matrices only")
+    max_grad_norm: Annotated[float, Field(gt=0)] = field(1.0, "Clip the global gradient norm")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = field("adamw", "8bit: bitsandbytes, CUDA only")
+    device: Literal["auto", "cpu", "cuda"] = field("auto", "auto = cuda if there is one, else cpu", machine=True)
+    precision: Literal["auto", "float32", "bfloat16"] = field("auto", "auto = bfloat16 on cuda (float32 weights), float32 on cpu")
+    gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
+    lora_rank: Annotated[int, Field(ge=0)] = field(0, "0 = train all weights; else a LoRA adapter, merged at the end")
+    lora_alpha: Positive = field(32, "LoRA scale is lora_alpha / lora_rank")
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = field(0.05, "Share of the samples held out for the loss curve")
+    validate_every: Positive = field(50, "Optimizer steps between validations")
+    keep: Literal["best", "last"] = field("best", "Weights kept: lowest validation loss, or the last")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = field(10.0, "Minutes between checkpoints", machine=True)
+    checkpoint_every: Positive | None = field(None, "Also every so many steps", machine=True)
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = field("none", "Experiment tracker", machine=True)
+
+    @model_validator(mode="after")
+    def _weights(self) -> "Train":
+        if self.soft_weight == 0 and self.hard_weight == 0:
+            raise ValueError("soft_weight and hard_weight are both 0: there is nothing to learn")
+        if self.divergence == "jsd" and 0 < self.beta < 0.05:
+            raise ValueError(
+                f"beta {self.beta} with jsd learns ~{1 / self.beta:.0f} times slower than beta 0: use jsd_normalised"
+            )
+        if self.micro_batch_tokens < self.max_length:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} holds no row of max_length {self.max_length}: raise it"
+            )
+        if self.batch_tokens < self.max_length:
+            raise ValueError(f"batch_tokens {self.batch_tokens} is less than max_length {self.max_length}: raise it")
+        return self
+
+
+class Quantize(Section):
+    """Files for deployment, each loaded back in its own runtime."""
+
+    formats: list[Format] = field(["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes)")
+    num_sequences: Positive = field(64, "Validation samples on which each file is compared with the student")
+    threads: Annotated[int, Field(ge=0)] = field(0, "Threads of llama.cpp; 0 = all cores", machine=True)
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or os.cpu_count() or 1
+
+
+class Evaluate(Section):
+    """Every model of the run on held-out prompts."""
+
+    prompts: str | None = field(None, "JSON Lines like generate.prompts; null = hold out a share of those")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = field(0.1, "Share of generate.prompts to hold out, where prompts is null")
+    num_examples: Positive = field(300, "At most so many, evenly over the languages")
+    max_new_tokens: Positive = field(512, "Longest answer")
+
+
+class Report(Section):
+    """report.html and the model card."""
+
+    title: str | None = field(None, "Heading; null = the run's name")
+
+
+class Recipe(Section):
+    """From a teacher to a deployed student."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = field(..., "Name of the run and of its folder under runs/")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = field(0, "Everything random follows from it")
+    languages: list[str] = field(..., "Codes such as en, zh, sw: answers in others are dropped")
+    run_folder: str | None = field(None, "Where the run lives; null = runs/<name>", machine=True)
+    num_processes: Positive | None = field(None, "Refuse to start with another number of processes; null = any", machine=True)
+    teacher: Teacher
+    student: Student
+    generate: Generate
+    capture: Capture = Capture()
+    train: Train = Train()
+    quantize: Quantize = Quantize()
+    evaluate: Evaluate = Evaluate()
+    report: Report = Report()
+
+    _source: Path = PrivateAttr(default=Path("recipe"))
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        if not self.languages:
+            raise ValueError("languages is empty: name at least one, e.g. [en]")
+        if self.capture.signal == "sampled" and self.train.soft_weight and self.train.divergence != "forward_kl":
+            raise ValueError(
+                f"train.divergence {self.train.divergence} needs more than draws: set capture.signal to top_k or dense, "
+                "or train.divergence to forward_kl"
+            )
+        return self
+
+    @property
+    def source(self) -> Path:
+        """The file it was read from."""
+        return self._source
+
+    def path(self, value: str) -> Path:
+        """A path of the recipe: relative to the recipe's folder."""
+        return (self._source.parent / Path(value).expanduser()).resolve()
+
+    def existing_file(self, name: str, value: str) -> Path:
+        """The path of a file that the recipe names; MissingError naming the field if it is not there."""
+        path = self.path(value)
+        if not path.is_file():
+            raise MissingError(f"{self._source}: {name}: {value!r}: no such file ({path})")
+        return path
+
+    def model_location(self, value: str) -> str:
+        """An absolute folder for `./x`, `/x` and `~/x` (MissingError if it is not there), else the hub id."""
+        if not value.startswith((".", "/", "~")):
+            return value
+        folder = self.path(value)
+        if not (folder / "config.json").is_file():
+            raise MissingError(f"{self._source}: model {value!r}: no config.json in {folder}; give a model folder or a hub id")
+        return str(folder)
+
+
+def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe. Raises RecipeError that lists every problem, one a line; MissingError if no such file.
+
+    `overrides` are `dotted.path=value` with the value in YAML, e.g. `train.learning_rate=1e-4`.
+    """
+    source = Path(source).expanduser().resolve()
+    if not source.is_file():
+        raise MissingError(f"{source}: no such recipe")
+    try:
+        values = yaml.load(source.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise RecipeError(f"{source}{line}: not YAML: {error.problem}") from None
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{source}: not UTF-8 ({error.reason})") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{source}: expected sections such as `teacher:`, got {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_problem(source, e, values) for e in error.errors()]
+        raise RecipeError("\n".join(lines)) from None
+    recipe._source = source
+    return recipe
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-4 as a number and refuses a key given twice."""
+
+
+def _unique_mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)
+        if key in seen:
+            raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
+# YAML 1.1 wants a dot before an exponent and would read 1e-4 as text
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError:
+        raise RecipeError(f"override {override!r}: the value is not YAML") from None
+    *parents, last = path.split(".")
+    place = values
+    for parent in parents:
+        place = place.setdefault(parent, {})
+        if not isinstance(place, dict):
+            raise RecipeError(f"override {override!r}: {parent} is a value, not a section")
+    if last in ("model", "prompts", "run_folder") and isinstance(value, str) and (value.startswith((".", "~")) or last != "model"):
+        value = str(Path(value).expanduser().resolve())
+    place[last] = value
+
+
+def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> str:
+    """One line for one problem: file, field, value, way out."""
+    location = [str(part) for part in error["loc"]]
+    name = ".".join(location)
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = [n for n, _ in _fields_at(location[:-1])]
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
+        return f"{source}: {name}: unknown key{hint}"
+    if error["type"] == "missing":
+        return f"{source}: {name}: missing; it is needed"
+    if error["type"] == "value_error" or not location:
+        return f"{source}: {name + ': ' if name else ''}{message}"
+    value: Any = values
+    for part in error["loc"]:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return f"{source}: {name}: {value!r}: {message[0].lower() + message[1:]}"
+
+
+def _fields_at(location: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    model: type[BaseModel] = Recipe
+    for part in location:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return
+        model = annotation
+    yield from model.model_fields.items()
+
+
+def explain(name: str = "") -> str:
+    """What `distill explain train.loss` prints: the field (or every field of a section), type, default, description."""
+    parts = [p for p in name.split(".") if p]
+    fields = dict(_fields_at(parts[:-1]))
+    if parts and parts[-1] not in fields:
+        near = difflib.get_close_matches(parts[-1], fields, n=1, cutoff=0.4)
+        raise RecipeError(f"{name}: no such field" + (f"; did you mean {near[0]}?" if near else ""))
+    inner = list(_fields_at(parts))
+    shown = [(f"{name}.{n}" if name else n, f) for n, f in inner] if inner else [(name, fields[parts[-1]])]
+    lines = []
+    for full, f in shown:
+        is_section = isinstance(f.annotation, type) and issubclass(f.annotation, Section)
+        if is_section:
+            lines.append(f"{full}: {f.annotation.__doc__}")
+            continue
+        choices = get_args(f.annotation)
+        kind = " | ".join(map(str, choices)) if choices and all(isinstance(c, str) for c in choices) else ""
+        default = "needed" if f.is_required() else f"default {f.default!r}"
+        lines.append(f"{full} ({default}{'; ' + kind if kind else ''}): {f.description}")
+    return "\n".join(lines)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe: every field, with its value."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

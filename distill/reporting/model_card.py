@@ -1,0 +1,70 @@
+"""The student's model card: what a person must know, and must pass on, before using it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from distill.recipe import Recipe
+from distill.reporting.page import table_text
+from distill.run_folder import Manifest
+
+
+def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str) -> str:
+    student, data = manifests["initialize"].result, manifests["generate"].result
+    licence = manifests["plan"].result["licence"]
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    start = {
+        "random": "random weights of a Qwen3 shape",
+        "base": f"{recipe.student.model} (revision {recipe.student.revision or 'not pinned'})",
+        "layers": f"{student['num_layers']} evenly spaced layers of {recipe.student.model} "
+        f"(revision {recipe.student.revision or 'not pinned'})",
+    }[recipe.student.method]
+    duties = "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
+    languages = "\n".join(f"  - {language}" for language in recipe.languages)
+    base = f"base_model: {recipe.student.model}\n" if recipe.student.model else ""
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+{base}language:
+{languages}
+tags:
+  - distillation
+---
+
+# {recipe.report.title or recipe.name}
+
+A student of {student["num_parameters"]:,} parameters, distilled from **{recipe.teacher.model}**. Modified on {today}: initialized,
+distilled and quantized with `distill`.
+
+## Lineage
+
+- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, run locally, quantization {recipe.teacher.quantization}.
+- Student began as: {start}.
+- Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of `{recipe.generate.prompts}`, filtered
+  (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
+- Training: {recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy (weight
+  {recipe.train.hard_weight}), {manifests["train"].result["roles"]["student"]["num_steps"]:,} steps.
+
+## Licences
+
+{licence["level"]}: {" ".join(licence["sentences"])}
+
+{duties}
+
+Model names are used only to state origin. This is not legal advice.
+
+## Figures
+
+{manifests["evaluate"].result["num_examples"]} held-out prompts; NLL in nats a token of the teacher's sampled answers.
+
+```
+{table_text(table)}
+```
+
+{verdict}
+
+## Limits
+
+- Measured on prompts of the same kind as the training data; nothing is known about other uses.
+- Safety, refusals and content bias were not measured. A student inherits them from its teacher.
+- Do not use it where a wrong answer can hurt somebody.
+"""

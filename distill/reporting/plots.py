@@ -1,0 +1,95 @@
+"""The report's pictures, as SVG text that goes straight into the page."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from distill.run_folder import Manifest
+
+COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
+OTHER = "#7a9e7e"
+
+
+def loss_curves(train: Path, manifests: dict[str, Manifest]) -> str:
+    """Validation NLL over steps for student and control."""
+    from distill.training.metrics import read_metrics
+
+    figure, axes = _figure()
+    for role, result in manifests["train"].result["roles"].items():
+        points = [r for r in read_metrics(train / f"{role}.metrics.jsonl") if "validation_loss" in r]
+        x, y = [p["step"] for p in points], [p["validation_loss"] for p in points]
+        axes.plot(x, y, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
+        if result["kept_step"]:
+            kept = [(a, b) for a, b in zip(x, y, strict=True) if a == result["kept_step"]]
+            axes.plot(*zip(*kept, strict=True), marker="o", markersize=9, fillstyle="none", color=COLOURS[role])
+    axes.set_xlabel("optimizer step (ring: the weights that were kept)")
+    axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def quality(table: list[dict[str, Any]]) -> str:
+    """Exact match with its interval (or NLL where there is no task) of teacher, control, student and every file."""
+    figure, axes = _figure()
+    by_match = table[0]["exact_match"] is not None
+    for i, row in enumerate(reversed(table)):
+        colour = COLOURS.get(row["model"], OTHER)
+        value = 100 * row["exact_match"] if by_match else row["nll"]
+        axes.barh(i, value, color=colour, height=0.62)
+        edge = value
+        if by_match:
+            low, high = (100 * x for x in row["interval"])
+            edge = high
+            axes.plot([low, high], [i, i], color="black", linewidth=1.2)
+        axes.text(edge + (1.0 if by_match else 0.005), i, f"{value:.1f}" if by_match else f"{value:.3f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(table)), [row["model"] for row in reversed(table)])
+    axes.set_xlabel("exact match, % (line: 95 % interval)" if by_match else "NLL, nats a token (less is better)")
+    if by_match:
+        axes.set_xlim(0, 112)
+    return _svg(figure)
+
+
+def size_against_quality(table: list[dict[str, Any]]) -> str:
+    """Bytes on disk against the NLL of the teacher's answers."""
+    figure, axes = _figure()
+    rows = [row for row in table if row["bytes"]]
+    for n, row in enumerate(sorted(rows, key=lambda r: r["bytes"])):
+        axes.plot(row["bytes"] / 1e6, row["nll"], "o", color=COLOURS.get(row["model"], OTHER))
+        axes.annotate(row["model"], (row["bytes"] / 1e6, row["nll"]), xytext=(5, 5 if n % 2 else -11),
+                      textcoords="offset points", fontsize=8)  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel("size on disk, MB (log scale)")
+    axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
+    return _svg(figure)
+
+
+def speed(table: list[dict[str, Any]]) -> str:
+    """Tokens per second of the evaluation's greedy answers, batched; each in its own runtime."""
+    figure, axes = _figure()
+    for i, row in enumerate(reversed(table)):
+        axes.barh(i, row["tokens_per_second"], color=COLOURS.get(row["model"], OTHER), height=0.62)
+        axes.text(row["tokens_per_second"], i, f" {row['tokens_per_second']:,.0f}", va="center", fontsize=8)
+    axes.set_yticks(range(len(table)), [f"{row['model']} ({row['runtime'].split(',')[0]})" for row in reversed(table)])
+    axes.set_xlabel("answer tokens a second, many prompts at once")
+    axes.margins(x=0.15)
+    return _svg(figure)
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def _svg(figure: Any) -> str:
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distill", "font.family": "sans-serif"}):
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

@@ -1,0 +1,154 @@
+"""Rows on disk: JSON Lines files that a person may edit, and append-only logs that survive a power cut.
+
+A log line is `json <tab> crc32`. One writer owns one file and a process always starts a new one, so a torn last line
+(kill -9) or a NUL tail (power cut) stays the end of its own file; readers skip it and say so.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from distill.errors import DataError, MissingError
+
+Row = dict[str, Any]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text, on every machine."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(*parts: str | bytes) -> str:
+    """32 hex characters of BLAKE2b-128 over the parts, each preceded by its length."""
+    h = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        h.update(len(data).to_bytes(8, "little"))
+        h.update(data)
+    return h.hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file in `folder` survive a power cut (POSIX asks for it)."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk is reported with the file it hit
+        raise
+    fsync_folder(path.parent)
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield (line number from 1, row) of a JSON Lines file.
+
+    Raises MissingError if the file is not there and DataError naming the line that is not a JSON object.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path}: no such file")
+    with open(path, encoding="utf-8") as f:
+        try:
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+                yield number, row
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
+    """Write rows as JSON Lines, atomically; return how many."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    write_atomic(path, "".join(line + "\n" for line in lines))
+    return len(lines)
+
+
+class RowLog:
+    """Append rows to a new file of our own under `folder`; each row is on disk within a second."""
+
+    FSYNC_SECONDS = 1.0
+
+    def __init__(self, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
+        self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
+        self._synced = time.monotonic()
+        fsync_folder(folder)
+
+    def append(self, row: Row) -> None:
+        text = canonical_json(row).encode()
+        line = b"%s\t%08x\n" % (text, zlib.crc32(text))
+        if self._file.write(line) != len(line):
+            raise DataError(f"{self.path}: the disk took only part of a row (disk full?); free space and run again")
+        if time.monotonic() - self._synced > self.FSYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        self.sync()
+        self._file.close()
+        if self.path.stat().st_size == 0:
+            self.path.unlink()
+
+    def __enter__(self) -> "RowLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_row_logs(folder: Path) -> tuple[list[Row], list[str]]:
+    """All good rows of every log under `folder`, by file name then position, and a note for each bad line.
+
+    The union of files made on different machines is made by copying them into one folder.
+    """
+    rows, broken = [], []
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+            if not line:
+                continue
+            text, _, crc = line.rpartition(b"\t")
+            try:
+                if int(crc, 16) != zlib.crc32(text):
+                    raise ValueError
+                rows.append(json.loads(text))
+            except ValueError:
+                broken.append(f"{path.name}, line {number}")
+    return rows, broken

@@ -1,0 +1,158 @@
+"""Duplicates: exact by a normalised key, near by MinHash and locality-sensitive hashing, then the true Jaccard similarity.
+
+Broder 1997 (MinHash); Indyk and Motwani 1998 (bands). Numpy only, hashed with BLAKE2b: the same result on every machine.
+Numbers matter: two arithmetic problems that differ in a number are two problems, however alike their words are.
+"""
+
+import re
+import unicodedata
+from array import array
+from collections.abc import Hashable, Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from distill.rows import digest
+from distill.text.words import is_unspaced, words
+
+NUM_PERMUTATIONS = 128
+_WORDS_A_SHINGLE, _CHARACTERS_A_SHINGLE = 3, 5
+_SPACE = re.compile(r"\s+")
+
+
+def exact_key(text: str) -> str:
+    """32 hex characters, equal for texts that differ only in Unicode form, case and white space."""
+    return digest(_SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip())
+
+
+def near_duplicates(
+    texts: Sequence[str], threshold: float = 0.8, groups: Sequence[Hashable] | None = None
+) -> list[int | None]:
+    """For each text the index of the earlier text that it repeats, or None.
+
+    Shingles are 3 words, or 5 characters where a script has no spaces. A text repeats an earlier one that was kept if
+    the Jaccard similarity of their shingle sets is at least `threshold` and the numbers in both are the same, in the
+    same order; with `groups`, only within the same group. About 95 % of pairs at similarity 0.8 are found, 99.9 % at 0.9.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold} is not in (0, 1]")
+    hashes, offsets, classes = _shingles(texts, groups)
+    signatures_NP = _signatures(hashes, offsets)
+    bands_NB = _bands(signatures_NP, threshold, classes)
+    buckets: dict[int, array[int]] = {}
+    result: list[int | None] = []
+    for index, bands in enumerate(bands_NB.tolist()):
+        near = _members([buckets[band] for band in bands if band in buckets], index)
+        original = _first_repeated(index, near, threshold, signatures_NP, hashes, offsets)
+        result.append(original)
+        if original is None:
+            for band in bands:
+                buckets.setdefault(band, array("q")).append(index)
+    return result
+
+
+def _members(buckets: list["array[int]"], end: int) -> np.ndarray:
+    """All texts in the buckets, ascending, all below `end`."""
+    if sum(map(len, buckets)) <= 64:
+        return np.array(sorted({other for bucket in buckets for other in bucket}), dtype=np.int64)
+    # templated texts fill buckets with thousands: a mask is then quicker than a set
+    mask = np.zeros(end, dtype=bool)
+    for bucket in buckets:
+        mask[np.frombuffer(bucket, dtype=np.int64)] = True
+    return np.flatnonzero(mask)
+
+
+def _first_repeated(
+    index: int, candidates: np.ndarray, threshold: float, signatures_NP: np.ndarray, hashes: np.ndarray, offsets: np.ndarray
+) -> int | None:
+    if not len(candidates):
+        return None
+    if len(candidates) > 32:
+        # the signatures' estimate has a standard deviation below 0.045: what is four of them too low cannot be a duplicate
+        estimate = (signatures_NP[candidates] == signatures_NP[index]).mean(axis=1)
+        candidates = candidates[estimate >= threshold - 0.18]
+    mine = set(hashes[offsets[index] : offsets[index + 1]].tolist())
+    for other in candidates.tolist():
+        theirs = set(hashes[offsets[other] : offsets[other + 1]].tolist())
+        common = len(mine & theirs)
+        if common >= threshold * (len(mine) + len(theirs) - common):
+            return other
+    return None
+
+
+def _hash64(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _shingles(
+    texts: Sequence[str], groups: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(uint64 hashes of all shingles, int64 offsets[N + 1] into them, uint64 class[N]: numbers and group)."""
+    known: dict[str, int] = {}
+    group_numbers: dict[Hashable, int] = {}
+    pieces, lengths, classes = [], [], np.empty(len(texts), dtype=np.uint64)
+    for index, text in enumerate(texts):
+        units = words(text) or [exact_key(text)]  # only punctuation or emoji: as a whole
+        for unit in units:
+            if unit not in known:
+                known[unit] = _hash64(unit)
+        hashes = np.array([known[unit] for unit in units], dtype=np.uint64)
+        shingles = _combine(hashes, _CHARACTERS_A_SHINGLE if is_unspaced(units) else _WORDS_A_SHINGLE)
+        pieces.append(shingles)
+        lengths.append(len(shingles))
+        group = group_numbers.setdefault(groups[index], len(group_numbers)) if groups is not None else 0
+        numbers = " ".join(unit for unit in units if unit[0].isdigit())
+        classes[index] = _hash64(f"{group} {numbers}")
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return (np.concatenate(pieces) if pieces else np.empty(0, np.uint64)), offsets, classes
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele et al. 2014), elementwise on uint64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _combine(hashes: np.ndarray, size: int) -> np.ndarray:
+    """Hash of every run of `size` neighbours; one hash of all where there are fewer."""
+    size = min(size, len(hashes))
+    count = len(hashes) - size + 1
+    result = hashes[:count].copy()
+    for shift in range(1, size):
+        result = _mix(result) + hashes[shift : shift + count]
+    return _mix(result)
+
+
+def _signatures(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """uint32[N, 128]: the least value of each permutation over a text's shingles.
+
+    A permutation is multiply-shift hashing, (a x + b) mod 2**64 >> 32 (Dietzfelbinger et al. 1997).
+    """
+    generator = np.random.Generator(np.random.PCG64(20241))
+    a = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    b = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64)
+    num_texts = len(offsets) - 1
+    signatures_NP = np.empty((num_texts, NUM_PERMUTATIONS), dtype=np.uint32)
+    for start in range(0, num_texts, 2048):  # small enough for the cache
+        end = min(start + 2048, num_texts)
+        part = hashes[offsets[start] : offsets[end]]
+        starts = offsets[start:end] - offsets[start]
+        for p in range(NUM_PERMUTATIONS):
+            values = ((part * a[p] + b[p]) >> np.uint64(32)).astype(np.uint32)
+            signatures_NP[start:end, p] = np.minimum.reduceat(values, starts)
+    return signatures_NP
+
+
+def _bands(signatures_NP: np.ndarray, threshold: float, classes: np.ndarray) -> np.ndarray:
+    """uint64[N, bands]: a bucket for each band of the signature; texts of different classes share none.
+
+    16 bands of 8 rows from 0.8 on; lower thresholds need more, shorter bands.
+    """
+    rows = 8 if threshold >= 0.8 else 4 if threshold >= 0.5 else 2
+    bands = NUM_PERMUTATIONS // rows
+    parts_NBR = signatures_NP.reshape(-1, bands, rows).astype(np.uint64)
+    result = _mix(classes)[:, None] + np.arange(bands, dtype=np.uint64)[None, :]
+    for r in range(rows):
+        result = _mix(result) + parts_NBR[:, :, r]
+    return _mix(result)

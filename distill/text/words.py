@@ -1,0 +1,48 @@
+"""The units of a text that n-grams are made of: words, or single characters in scripts that write no spaces.
+
+Splitting at spaces alone gives a Chinese sentence one "word", and every n-gram filter then silently matches nothing.
+"""
+
+import re
+import unicodedata
+
+from distill.text.language import SCRIPTS, UNSPACED
+
+_UNSPACED_RANGES = tuple(r for script in UNSPACED for r in SCRIPTS[script])
+_THOUSANDS = re.compile(r"(?<=\d)[,.'’  ](?=\d{3}(?!\d))")
+_NUMBER = re.compile(r"(\d+)")
+
+
+class _Units(dict[int, str]):
+    """For str.translate: digits of every script to 0-9, punctuation to a space, spaces around unspaced characters."""
+
+    def __missing__(self, point: int) -> str:
+        character = chr(point)
+        category = unicodedata.category(character)
+        if category == "Nd":
+            unit = str(unicodedata.digit(character))
+        elif any(low <= point <= high for low, high in _UNSPACED_RANGES) and category[0] in "LMN":
+            unit = f" {character} "
+        elif category == "Cf":  # joiners, direction marks, soft hyphens: invisible inside a word
+            unit = ""
+        else:
+            unit = " " if category[0] in "PSZC" else character
+        self[point] = unit
+        return unit
+
+
+_UNITS = _Units()
+
+
+def words(text: str) -> list[str]:
+    """Casefolded units of the NFKC text without punctuation; numbers are units of their own (16个 is 16, 个; 80,000 is
+    80000; २४ is 24). `\\w` would not do: it breaks Hindi words at their vowel signs."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    text = _THOUSANDS.sub("", text)
+    return _NUMBER.sub(r" \1 ", text.translate(_UNITS)).split()
+
+
+def is_unspaced(units: list[str]) -> bool:
+    """Whether most of the letters are written without spaces between words."""
+    alone = sum(len(u) == 1 and any(low <= ord(u) <= high for low, high in _UNSPACED_RANGES) for u in units)
+    return 2 * alone > len(units)

@@ -1,0 +1,164 @@
+"""train: the student learns from the stored signal; the control learns the same tokens by cross-entropy alone.
+
+    train/student/   train/control/     model folders like any other, with training.json
+    train/*.metrics.jsonl               a row a step
+    train/checkpoints/                  while it works; removed when both are done
+
+The teacher is not in memory here. This file is also what `accelerate launch distill/train.py RECIPE` starts: it then
+runs the whole pipeline.
+"""
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    # A script inside the package: Python put distill/ first on sys.path, where `import evaluate` elsewhere would find
+    # ours, and `import distill` would fail. Put the checkout first instead, and start from a module of its own name.
+    package = Path(__file__).resolve().parent
+    sys.path[:] = [str(package.parent), *(p for p in sys.path if Path(p or ".").resolve() != package)]
+    from distill.__main__ import main
+
+    sys.exit(main(["run", *sys.argv[1:]]))
+
+import json
+import shutil
+from typing import Any
+
+from distill.errors import DataError, MismatchError
+from distill.models import load
+from distill.processes import Processes
+from distill.recipe import Recipe
+from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.signals.store import SignalStore, sequence_key
+from distill.text import chat
+from distill.text.samples import Sample, read_samples, split_samples
+
+LORA_TARGETS = "all-linear"
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    stage = folder.stage("train")
+    samples = read_samples(folder.stage("generate") / "kept.jsonl")
+    fitting = [s for s in samples if len(s.ids) <= recipe.train.max_length]
+    learn, validation = split_samples(fitting, recipe.train.validation_share)
+    if not learn:
+        raise DataError(f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise train.max_length")
+    weights = {"student": (recipe.train.soft_weight, recipe.train.hard_weight)}
+    if recipe.train.control and recipe.train.soft_weight:
+        weights["control"] = (0.0, 1.0)
+    results = {}
+    for role, (soft, hard) in weights.items():
+        done = stage / role / "training.json"
+        if not done.is_file():
+            _train_role(recipe, folder, processes, role, soft, hard, learn, validation)
+        processes.barrier()
+        results[role] = json.loads(done.read_text())
+    if not processes.is_main:
+        return StageOutput({}, [])
+    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    result = {
+        "roles": results, "num_samples": len(learn), "num_validation": len(validation),
+        "num_too_long": len(samples) - len(fitting),
+    }  # fmt: skip
+    files = [p for role in weights for p in [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]]
+    return StageOutput(result, files)
+
+
+def _train_role(
+    recipe: Recipe, folder: RunFolder, processes: Processes, role: str, soft: float, hard: float,
+    learn: list[Sample], validation: list[Sample],
+) -> None:  # fmt: skip
+    import torch
+    from accelerate import Accelerator
+
+    from distill.training.loop import Course, Item, train
+
+    stage = folder.stage("train")
+    where = load.placement(recipe.train.device, recipe.train.precision)
+    start = folder.stage("initialize") / "student"
+    tokenizer = load.load_tokenizer(str(start))
+    model = load.load_model(str(start), load.Placement(where.device, "float32"), local_rank=processes.local_rank)
+    store = _open_signal(folder, tokenizer, [_signal_key(s) for s in learn]) if soft else None
+    tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
+    # precision, accumulation and clipping are ours (see loop.run_step): nothing of the launcher's defaults is taken
+    accelerator = Accelerator(
+        mixed_precision="no", gradient_accumulation_steps=1, log_with=tracker, project_dir=stage if tracker else None,
+        cpu=where.device == "cpu",
+    )  # fmt: skip
+    if tracker:
+        accelerator.init_trackers(recipe.name)
+    torch.manual_seed(recipe.seed)
+    adapter = _add_lora(recipe, model) if recipe.train.lora_rank else None
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    course = Course(
+        role=role, model=model, options=recipe.train, soft_weight=soft, hard_weight=hard,
+        items=[Item(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
+        validation=[Item(s.ids, len(s.prompt_ids), "") for s in validation], store=store, vocab_size=len(tokenizer),
+        pad_id=tokenizer.pad_token_id, seed=recipe.seed, where=where, folder=stage, processes=processes,
+        accelerator=accelerator, packing=_packing_isolates(model),
+    )  # fmt: skip
+    result = train(course)
+    if tracker:
+        accelerator.end_training()
+    if processes.is_main:
+        if adapter is not None:
+            model = adapter.merge_and_unload()
+        if where.dtype == "bfloat16":
+            model = model.to(torch.bfloat16)
+        with FolderWriter(stage / role) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            (temporary / "training.json").write_text(json.dumps(result, indent=1))
+    processes.barrier()
+
+
+def _signal_key(sample: Sample) -> str:
+    return sequence_key(sample.ids, len(sample.prompt_ids))
+
+
+def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalStore:
+    manifest = folder.manifest("capture")
+    assert manifest is not None  # the pipeline's own check
+    store = SignalStore(folder.stage("capture") / "signals" / manifest.result["folder"])
+    mine = chat.fingerprint_of_tokenizer(tokenizer)
+    if store.header.fingerprints["tokenizer"] != mine:
+        raise MismatchError(
+            f"{store.folder}: captured with another tokenizer ({store.header.fingerprints['tokenizer'][:12]}) than the "
+            f"student's ({mine[:12]}); run with --redo capture"
+        )
+    if missing := store.missing(keys):
+        raise DataError(f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture")
+    return store
+
+
+def _add_lora(recipe: Recipe, model: Any) -> Any:
+    """Put adapters into `model` in place; everything else is frozen. Returns the PeftModel that can merge them."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=recipe.train.lora_rank, lora_alpha=recipe.train.lora_alpha, target_modules=LORA_TARGETS, lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    return get_peft_model(model, config)
+
+
+def _packing_isolates(model: Any) -> bool:
+    """Whether position ids that begin anew keep this architecture's attention inside a sample; measured on two.
+
+    Where they do not (recurrent layers), every sample gets a row of its own.
+    """
+    import torch
+
+    ids = torch.arange(2, 14, device=model.device) % model.config.get_text_config().vocab_size
+    first, second = ids[:6], ids[6:]
+    positions = torch.arange(6, device=model.device).repeat(2)[None]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        packed = model.base_model(input_ids=ids[None], position_ids=positions, use_cache=False).last_hidden_state[0, 6:]
+        alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[0]
+        other = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, 6:]
+    model.train(was_training)
+    del first
+    return bool((packed - alone).abs().max() < 1e-3 * (1 + (other - alone).abs().max()))
