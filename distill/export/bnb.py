@@ -4,6 +4,7 @@ On CPUs with AVX512-bf16, bitsandbytes repacks 4-bit weights at their first forw
 back wrong. So a folder is written before any forward, and models that we load ourselves have the repacking off.
 """
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,10 @@ def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
 
 
 def load_bnb(folder: Path, device: str = "cpu") -> Any:
-    """A folder of `write_bnb` in evaluation mode, safe to save again. Raises MissingError where it is not one."""
+    """A folder of `write_bnb` in evaluation mode. Raises MissingError where it is not one.
+
+    int8 layers compute with float16 activations, whatever the rest of the model uses.
+    """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -62,6 +66,8 @@ def load_bnb(folder: Path, device: str = "cpu") -> Any:
     dtype = config.dtype or torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}, use_safetensors=True)
     keep_unpacked(model)
+    # says at every layer of every forward that int8 casts to float16
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return model.eval()
 
 
@@ -73,7 +79,7 @@ def keep_unpacked(model: Any) -> None:
 
 
 def _refuse_odd_widths(folder: Path, model: Any) -> None:
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     for name, module in model.named_modules():
         if isinstance(module, Linear4bit) and (module.in_features % BLOCK or module.out_features % PACKED_ROWS):

@@ -107,9 +107,13 @@ def _config(folder: Path) -> Any:
             f"{path}: architecture {names[0]} cannot be written to GGUF here; known: {', '.join(ARCHITECTURES)}. "
             "The formats nf4 and int8 take any architecture"
         )
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, StrictDataclassError) as error:
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; save the model again") from None
     head_dim = _head_dim(config)
     width = config.num_attention_heads * head_dim
     rope = config.rope_parameters or {}

@@ -20,13 +20,14 @@ def grade(answer_text: str, row: dict[str, Any]) -> bool:
 
 def numbers(text: str) -> list[Fraction]:
     """Every number of a text, in order: local digits (४२, ٤٢, ４２), thousands separators and decimals understood."""
-    plain = "".join(_digit(c) for c in unicodedata.normalize("NFKC", text))
+    # NFKC would turn the thin spaces that group digits into plain ones
+    plain = "".join(c if c in "\u00a0\u202f" else _digit(unicodedata.normalize("NFKC", c)) for c in text)
     found = [_value(match.group()) for match in NUMBER.finditer(plain)]
     return [value for value in found if value is not None]
 
 
 def _digit(character: str) -> str:
-    value = unicodedata.digit(character, None)
+    value = unicodedata.digit(character, None) if len(character) == 1 else None
     return character if value is None else str(value)
 
 

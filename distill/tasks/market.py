@@ -250,12 +250,16 @@ def examples(num: int, seed: int, languages: tuple[str, ...] = LANGUAGES, *, spl
 def problems(num: int, seed: int, languages: tuple[str, ...] = LANGUAGES, *, split: str | None = None) -> list[Problem]:
     rng = random.Random(f"market/{VERSION}/{seed}")
     found: dict[str, Problem] = {}
+    misses = 0
     while len(found) < num:
         language = languages[len(found) % len(languages)]
         kind = KINDS[len(found) // len(languages) % len(KINDS)]
-        made = problem(rng, language, kind)
-        if split is None or split_of(made.prompt) == split:
-            found.setdefault(made.prompt, made)
+        # a kind with few different problems runs dry: then any kind will do
+        made = problem(rng, language, kind if misses < 200 else rng.choice(KINDS))
+        misses += 1
+        if made.prompt not in found and (split is None or split_of(made.prompt) == split):
+            found[made.prompt] = made
+            misses = 0
     return list(found.values())
 
 

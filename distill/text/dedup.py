@@ -17,6 +17,8 @@ from distill.text.words import is_unspaced, words
 
 NUM_PERMUTATIONS = 128
 _WORDS_A_SHINGLE, _CHARACTERS_A_SHINGLE = 3, 5
+# Texts made from one template can have thousands of near neighbours that are not duplicates; the likeliest are verified.
+_MAX_VERIFIED = 32
 _SPACE = re.compile(r"\s+")
 
 
@@ -67,10 +69,9 @@ def _first_repeated(
 ) -> int | None:
     if not len(candidates):
         return None
-    if len(candidates) > 32:
-        # the signatures' estimate has a standard deviation below 0.045: what is four of them too low cannot be a duplicate
-        estimate = (signatures_NP[candidates] == signatures_NP[index]).mean(axis=1)
-        candidates = candidates[estimate >= threshold - 0.18]
+    if len(candidates) > _MAX_VERIFIED:
+        shared = (signatures_NP[candidates] == signatures_NP[index]).sum(axis=1)
+        candidates = np.sort(candidates[np.argsort(-shared, kind="stable")[:_MAX_VERIFIED]])
     mine = set(hashes[offsets[index] : offsets[index + 1]].tolist())
     for other in candidates.tolist():
         theirs = set(hashes[offsets[other] : offsets[other + 1]].tolist())

@@ -5,6 +5,8 @@ Splitting at spaces alone gives a Chinese sentence one "word", and every n-gram 
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
 
 from distill.text.language import SCRIPTS, UNSPACED
 
@@ -34,15 +36,21 @@ class _Units(dict[int, str]):
 _UNITS = _Units()
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=4)  # the filters of one answer ask one after the other
+def words(text: str) -> tuple[str, ...]:
     """Casefolded units of the NFKC text without punctuation; numbers are units of their own (16个 is 16, 个; 80,000 is
     80000; २४ is 24). `\\w` would not do: it breaks Hindi words at their vowel signs."""
     text = unicodedata.normalize("NFKC", text).casefold()
     text = _THOUSANDS.sub("", text)
-    return _NUMBER.sub(r" \1 ", text.translate(_UNITS)).split()
+    return tuple(_NUMBER.sub(r" \1 ", text.translate(_UNITS)).split())
 
 
-def is_unspaced(units: list[str]) -> bool:
+def ngrams(units: Sequence[str], size: int) -> list[tuple[str, ...]]:
+    """Every run of `size` units; none where there are fewer."""
+    return list(zip(*(units[start:] for start in range(size)), strict=False))
+
+
+def is_unspaced(units: Sequence[str]) -> bool:
     """Whether most of the letters are written without spaces between words."""
     alone = sum(len(u) == 1 and any(low <= ord(u) <= high for low, high in _UNSPACED_RANGES) for u in units)
     return 2 * alone > len(units)

@@ -58,7 +58,7 @@ class StudentLoss(nn.Module):
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
         ).last_hidden_state
         head = Head(self.model.get_output_embeddings().weight, scale=self.scale, softcap=self.softcap)
-        parameters = {"beta": self.options.beta} if "jsd" in self.options.divergence else {"alpha": self.options.alpha}
+        parameters = {"beta": self.options.beta, "alpha": self.options.alpha}
         return linear_head_loss(
             hidden_BTH.flatten(0, 1)[batch.positions_N], head.weight, batch.labels_N, said,
             divergence=self.options.divergence, divergence_parameters=parameters, soft_weight=soft_weight,
@@ -208,12 +208,13 @@ def _forward(course: Course, module: nn.Module, rows: list[list[int]], soft: flo
     batch = collate([[(i.ids, i.answer_start) for i in row] for row in items], course.pad_id)
     device = next(module.parameters()).device
     said = None
-    if soft and items:
+    if not items:  # no loss tokens: any weights give 0, with zero gradients for the other ranks to average with
+        soft, hard = 0.0, 1.0
+    elif soft:
         assert course.store is not None
         said = targets([course.store.read(i.signal_key) for row in items for i in row], device)
-    bfloat16 = course.where.dtype == "bfloat16"
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        return module(batch.to(device), said, soft if said is not None else 0.0, hard)
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=course.where.dtype == "bfloat16"):
+        return module(batch.to(device), said, soft, hard)
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import torch
+
 from distill.export.gguf_vocabulary import PRE_TOKENIZERS
 
 QWEN_PATTERN, LLAMA_PATTERN = PRE_TOKENIZERS
@@ -96,6 +96,11 @@ def save(
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    return SENTENCES
 
 
 @pytest.fixture(scope="session")

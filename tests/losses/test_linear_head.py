@@ -1,5 +1,6 @@
 """The chunked head against a plain one: value and gradient, for every kind of target, divergence and option."""
 
+import itertools
 import math
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_equals_plain_with_bias_scale_softcap_and_temperature(
     bias = randn(4, VOCAB + 8).requires_grad_() if biased else None
     options = {"soft_weight": 0.7, "hard_weight": 0.4, "vocab_size": VOCAB, "chunk_size": 5, "bias_V": bias}
     assert_equals_plain(
-        (hidden, weight, labels, targets_of(kind, teacher_logp())), [hidden, weight] + ([bias] if biased else []),
+        (hidden, weight, labels, targets_of(kind, teacher_logp())), [hidden, weight] if bias is None else [hidden, weight, bias],
         divergence=divergence, **(options | OPTIONS[option]),
     )  # fmt: skip
 
@@ -161,7 +162,7 @@ def test_a_tied_head_gets_both_its_gradients() -> None:
 
 
 class _Recomputed(torch.autograd.Function):
-    """gradcheck goes backward many times through one result, linear_head_loss allows once: compute it anew each time."""
+    """gradcheck goes backward many times through one result, linear_head_loss allows it once: compute it anew."""
 
     @staticmethod
     def forward(ctx: Any, options: dict[str, Any], targets: Targets, labels: Tensor, *tensors: Tensor) -> Tensor:
@@ -205,8 +206,9 @@ def test_own_teacher_costs_nothing_and_one_that_is_a_token_late_does(
             hidden, weight, labels, targets_of(kind, logp), soft_weight=1.0, hard_weight=0.0, **options
         )
         assert low <= parts["soft"].item() <= high
-        (gradient,) = torch.autograd.grad(loss, hidden)
-        assert bool(gradient.abs().max() < 1e-10) == (high < 1)
+        if divergence != "total_variation":  # |p − q| has a kink at equals: there rounding alone chooses the sign
+            (gradient,) = torch.autograd.grad(loss, hidden)
+            assert bool(gradient.abs().max() < 1e-10) == (high < 1)
 
 
 def test_a_tail_bucket_is_never_above_dense_and_rises_to_it() -> None:
@@ -221,7 +223,7 @@ def test_a_tail_bucket_is_never_above_dense_and_rises_to_it() -> None:
         ]  # fmt: skip
 
     rows = [each_token(top_k(logp, k)) for k in (1, 3, 8, VOCAB - 1)] + [each_token(DenseTargets(logp))]
-    for coarser, finer in zip(rows, rows[1:], strict=False):
+    for coarser, finer in itertools.pairwise(rows):
         assert all(a <= b + 1e-12 for a, b in zip(coarser, finer, strict=True))
     assert rows[-2] == pytest.approx(rows[-1])  # one id in the bucket: all of them are known
     assert sum(rows[0]) < 0.9 * sum(rows[-1])
@@ -352,7 +354,7 @@ def test_a_vanishing_tail_stays_finite_in_float32(divergence: str, parameters: d
     for targets in (certain, unsure):
         tensors = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         loss, _ = linear_head_loss(
-            *tensors, torch.tensor([0, 0]), targets, soft_weight=1.0, hard_weight=0.0,
+            tensors[0], tensors[1], torch.tensor([0, 0]), targets, soft_weight=1.0, hard_weight=0.0,
             divergence=divergence, divergence_parameters=parameters,
         )  # fmt: skip
         loss.backward()
@@ -376,12 +378,12 @@ def test_bfloat16_is_within_one_percent(kind: str, way: str) -> None:
     tensors = [t.to(dtype).requires_grad_() for t in (hidden, weight)]
     single = targets_of(kind, logp.float())
     with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
-        loss, _ = linear_head_loss(*tensors, labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)
+        loss, _ = linear_head_loss(tensors[0], tensors[1], labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
     for tensor, wanted in zip(tensors, torch.autograd.grad(expected, exact), strict=True):
         (found,) = torch.autograd.grad(
-            linear_head_loss(*tensors, labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)[0], tensor
+            linear_head_loss(tensors[0], tensors[1], labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)[0], tensor
         )
         assert found.dtype == dtype
         assert relative_error(found, wanted) < 1e-2
@@ -400,7 +402,8 @@ def test_what_does_not_fit_is_refused() -> None:
     logp = teacher_logp()
 
     def call(targets: Targets | None, labels: Tensor = labels, **options: Any) -> None:
-        linear_head_loss(hidden, weight, labels, targets, **({"soft_weight": 1.0, "hard_weight": 0.0} | options))
+        options = {"soft_weight": 1.0, "hard_weight": 0.0} | options
+        linear_head_loss(hidden, weight, labels, targets, **options)
 
     with pytest.raises(RecipeError, match=r"capture\.signal to top_k or dense"):
         call(sampled(logp), divergence="reverse_kl")

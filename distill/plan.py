@@ -1,0 +1,321 @@
+"""plan: memory, time, disk and download of each stage on this machine, and what the licences allow. Loads no weights.
+
+Sizes come from config.json (or the catalogue, for models that are not here yet); times from a short measurement of this
+machine's arithmetic and from constants measured with scripts/bench_stages.py. They are estimates: within a factor of two
+on a CPU; on a GPU they have not been checked against a run.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.catalog import catalog
+from distill.errors import MismatchError, MissingError
+from distill.models import load
+from distill.processes import Processes
+from distill.recipe import Recipe
+from distill.rows import write_atomic
+from distill.run_folder import RunFolder, StageOutput
+from distill.text.samples import split_prompts
+
+GB = 1e9
+PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
+START_SECONDS = 6.0  # importing them
+CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
+STEP_SECONDS_PER_LAYER = 0.7e-3  # overhead of one decoding step on a CPU, beyond the arithmetic
+GPU_FLOPS = {"H100": 400e12, "H200": 400e12, "A100": 160e12, "L40": 100e12, "4090": 90e12, "3090": 45e12, "T4": 20e12}
+OTHER_GPU_FLOPS = 30e12
+ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
+BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has; bytes and operations a second."""
+
+    cores: int
+    memory: float
+    disk_free: float
+    gpu: str | None
+    gpu_memory: float
+    flops: float
+
+    def __str__(self) -> str:
+        gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
+        return (f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
+                f"{self.flops / 1e9:,.0f} GFLOP/s")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """A model's numbers, from its config.json or the catalogue."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    vocabulary: int
+    kv_width: int
+    is_local: bool
+
+    @property
+    def head(self) -> int:
+        return self.hidden * self.vocabulary
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage: bytes of memory (GPU memory where there is one), seconds, bytes on disk, bytes to download."""
+
+    memory: float
+    seconds: float
+    disk: float = 0.0
+    download: float = 0.0
+
+
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+    output = StageOutput({}, [])
+    if processes.is_main:
+        result = make_plan(recipe, folder)
+        path = folder.stage("plan") / "plan.json"
+        write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))
+        output = StageOutput(result, [path])
+    processes.barrier()
+    return output
+
+
+def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """Costs by stage, the licence verdict, and the text that `distill plan` prints."""
+    _check_tokenizers(recipe)
+    machine = this_machine(folder.path)
+    teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
+    student = student_size(recipe, teacher)
+    costs = stage_costs(recipe, machine, teacher, student)
+    verdict = catalog.verdict(
+        recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
+        declared_base=recipe.student.licence, use="logits",
+    )  # fmt: skip
+    warnings = _warnings(recipe, machine, costs)
+    text = _text(machine, teacher, student, costs, verdict, warnings)
+    return {
+        "machine": asdict(machine), "teacher": asdict(teacher), "student": asdict(student),
+        "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict), "warnings": warnings,
+        "text": text,
+    }  # fmt: skip
+
+
+def this_machine(place: Path) -> Machine:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")  # a container's or batch job's own limit
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    existing = next(p for p in [place, *place.parents] if p.exists())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpu, gpu_memory = _gpu()
+    known = [flops for name, flops in GPU_FLOPS.items() if gpu and name in gpu]
+    flops = (known[0] if known else OTHER_GPU_FLOPS) if gpu else _cpu_flops() * CPU_EFFICIENCY
+    return Machine(cores, memory, shutil.disk_usage(existing).free, gpu, gpu_memory, flops)
+
+
+def _gpu() -> tuple[str | None, float]:
+    """(name, bytes) of the first NVIDIA GPU, by nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return None, 0.0
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if found.returncode or not found.stdout.strip():
+        return None, 0.0
+    name, _, megabytes = found.stdout.strip().splitlines()[0].rpartition(",")
+    return name.strip(), float(megabytes) * 2**20
+
+
+def _cpu_flops() -> float:
+    """Float32 operations a second of a matrix product on all cores, measured for a tenth of a second."""
+    import numpy as np
+
+    a = np.ones((512, 512), np.float32)
+    a @ a
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < 0.1:
+        a @ a
+        count += 1
+    return count * 2 * 512**3 / elapsed
+
+
+def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
+    """From config.json if it is on this machine, else from the catalogue; MissingError if neither knows the model."""
+    location = recipe.model_location(model)
+    try:
+        config = load.read_config(location, revision)
+    except MissingError:
+        known = catalog.find(model)
+        if known is None or not (known.parameters and known.layers and known.hidden):
+            raise MissingError(
+                f"{recipe.source}: model {model!r} is neither on this machine nor in the catalogue, so its size is not known; "
+                "fetch its config.json first, or run `distill run` without a plan"
+            ) from None
+        return Size(known.parameters, known.layers, known.hidden, known.vocabulary or 151_936, known.kv_width or 1024, False)
+    return _size_from(config)
+
+
+def _size_from(config: Mapping[str, Any]) -> Size:
+    hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or hidden // heads
+    kv = config.get("num_key_value_heads", heads) * head_dim
+    experts = config.get("num_experts") or config.get("n_routed_experts") or 1
+    width = config.get("moe_intermediate_size", config["intermediate_size"]) if experts > 1 else config["intermediate_size"]
+    layer = hidden * (2 * heads * head_dim + 2 * kv) + 3 * hidden * width * experts + 2 * hidden
+    tied = config.get("tie_word_embeddings", False)
+    return Size(layers * layer + hidden * vocabulary * (1 if tied else 2), layers, hidden, vocabulary, kv, True)
+
+
+def student_size(recipe: Recipe, teacher: Size) -> Size:
+    shape = recipe.student
+    if shape.method == "random":
+        return _size_from({
+            "hidden_size": shape.hidden_size, "num_hidden_layers": shape.num_layers, "vocab_size": teacher.vocabulary,
+            "num_attention_heads": shape.num_heads, "num_key_value_heads": shape.num_kv_heads, "head_dim": shape.head_dim,
+            "intermediate_size": shape.intermediate_size, "tie_word_embeddings": True,
+        })  # fmt: skip
+    base = size_of(recipe, shape.model or "", shape.revision)
+    if shape.method == "base":
+        return base
+    kept = max(1, round(base.layers * shape.layer_share))
+    per_layer = (base.parameters - base.head) // base.layers
+    return Size(base.parameters - (base.layers - kept) * per_layer, kept, base.hidden, base.vocabulary, base.kv_width, base.is_local)
+
+
+def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) -> dict[str, Cost]:
+    """Cost of each stage. FLOPs: 2 x parameters a token forward, 6 x forward and backward."""
+    learn, held_out = split_prompts(recipe)
+    num_answers = len(learn) * recipe.generate.samples_per_prompt
+    prompt = sum(len(p.text.encode()) for p in learn) / len(learn) / BYTES_PER_TOKEN + 12
+    answer = ANSWER_SHARE * recipe.generate.max_new_tokens
+    samples, tokens = num_answers * 0.9, num_answers * 0.9 * (prompt + answer)
+    epochs_tokens = tokens * recipe.train.epochs
+    if recipe.train.max_steps:
+        epochs_tokens = min(epochs_tokens, recipe.train.max_steps * recipe.train.batch_tokens)
+    teacher_bytes = teacher.parameters * _bytes_per_parameter(recipe, machine)
+    start = START_SECONDS
+    roles = 2 if recipe.train.control and recipe.train.soft_weight else 1
+
+    def answering(size: Size, count: int, longest: float) -> float:
+        batches = max(1.0, count * (prompt + longest) / recipe.teacher.batch_tokens)
+        steps = 0.0 if machine.gpu else batches * longest * size.layers * STEP_SECONDS_PER_LAYER
+        return count * (prompt + answer) * 2 * size.parameters / machine.flops + steps
+
+    kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * (2 if machine.gpu else 4)
+    pass_bytes = recipe.teacher.batch_tokens * teacher.hidden * 4 * 8 + 64 * 2**20 * 2
+    generate_seconds = answering(teacher, num_answers, recipe.generate.max_new_tokens * 0.6)
+    models = 2 + roles + len(recipe.quantize.formats)
+    evaluate_seconds = 2 * answering(teacher, len(held_out), recipe.generate.max_new_tokens * 0.6)
+    evaluate_seconds += (models - 2) * answering(student, len(held_out), recipe.evaluate.max_new_tokens * 0.6)
+    signal_bytes = {"sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
+    download = 0 if teacher.is_local else 2 * teacher.parameters
+    source = size_of(recipe, recipe.student.model, recipe.student.revision) if recipe.student.model else None
+    source_bytes = 2 * source.parameters if source and not source.is_local else 0
+    optimizer_bytes = 8 if recipe.train.optimizer == "adamw" else 2
+    share = 0.02 if recipe.train.lora_rank else 1.0
+    activations = recipe.train.micro_batch_tokens * student.hidden * student.layers * (4 if recipe.train.gradient_checkpointing else 60)
+    train_bytes = student.parameters * (4 + share * (4 + optimizer_bytes)) + activations + 200 * 2**20
+    sizes = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "int8": 1.1, "q6_k": 0.82, "q5_k_m": 0.71, "q4_k_m": 0.61, "q4_0": 0.57, "nf4": 0.7}
+    return {
+        "generate": Cost(PROCESS_BYTES + teacher_bytes + kv_bytes + pass_bytes, start + generate_seconds,
+                         disk=num_answers * (prompt + answer) * 12, download=download),
+        "capture": Cost(PROCESS_BYTES + teacher_bytes + pass_bytes, tokens * 2 * teacher.parameters / machine.flops,
+                        disk=samples * answer * signal_bytes[recipe.capture.signal]),
+        "initialize": Cost(PROCESS_BYTES + 4 * (source.parameters if source else student.parameters), 1 + 4 * student.parameters / 2e8,
+                           disk=4 * student.parameters, download=source_bytes),
+        "train": Cost(PROCESS_BYTES + train_bytes, roles * epochs_tokens * 6 * student.parameters / machine.flops * 1.3,
+                      disk=roles * 4 * student.parameters + 3 * student.parameters * (4 + optimizer_bytes)),
+        "quantize": Cost(PROCESS_BYTES + 6 * student.parameters, len(recipe.quantize.formats) * (2 + student.parameters / 2e7),
+                         disk=sum(sizes[name] for name in recipe.quantize.formats) * student.parameters),
+        "evaluate": Cost(PROCESS_BYTES + teacher_bytes + kv_bytes, evaluate_seconds, disk=models * len(held_out) * 1000),
+        "report": Cost(PROCESS_BYTES, 2, disk=1e6),
+    }  # fmt: skip
+
+
+def _bytes_per_parameter(recipe: Recipe, machine: Machine) -> float:
+    if recipe.teacher.quantization != "none":
+        return {"nf4": 0.65, "int8": 1.1}[recipe.teacher.quantization]
+    half = recipe.teacher.dtype == "bfloat16" or (recipe.teacher.dtype == "auto" and machine.gpu)
+    return 2.0 if half else 4.0
+
+
+def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:
+    room = machine.gpu_memory if machine.gpu else machine.memory
+    where = "GPU memory" if machine.gpu else "memory"
+    found = [
+        f"{name} needs about {cost.memory / GB:.1f} GB of {where}, this machine has {room / GB:.1f} GB"
+        for name, cost in costs.items()
+        if cost.memory > room
+    ]
+    if any("generate" in w or "capture" in w for w in found):
+        found.append("a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less")
+    if any(w.startswith("train") for w in found):
+        found.append("train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or micro_batch_tokens need less")
+    disk = sum(c.disk + c.download for c in costs.values())
+    if disk > machine.disk_free:
+        found.append(f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free")
+    rows = [("hidden_size", recipe.student.hidden_size), ("intermediate_size", recipe.student.intermediate_size)]
+    odd = [f"student.{name} {value}" for name, value in rows if recipe.student.method == "random" and value % 256]
+    k_quants = [f for f in recipe.quantize.formats if "_k" in f]
+    if odd and k_quants:
+        found.append(f"{', '.join(odd)}: not a multiple of 256, so {', '.join(k_quants)} will hold larger types in those tensors")
+    return found
+
+
+def _text(
+    machine: Machine, teacher: Size, student: Size, costs: Mapping[str, Cost], verdict: Any, warnings: list[str]
+) -> str:  # fmt: skip
+    lines = [
+        f"this machine: {machine}",
+        f"teacher {teacher.parameters:,} parameters, student {student.parameters:,}",
+        "",
+        f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}",
+    ]
+    for name, cost in costs.items():
+        lines.append(
+            f"{name:<12}{cost.memory / GB:>10.1f}{_duration(cost.seconds):>10}{cost.disk / GB:>9.2f}{cost.download / GB:>13.2f}"
+        )
+    total = [sum(getattr(c, k) for c in costs.values()) for k in ("seconds", "disk", "download")]
+    peak = max(c.memory for c in costs.values())
+    lines.append(f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}")
+    lines += ["", f"licences: {verdict.level}. {' '.join(verdict.sentences)}", *(f"  - {duty}" for duty in verdict.duties)]
+    lines += [f"warning: {warning}" for warning in warnings]
+    note = "estimates; on a GPU not yet checked against a run" if machine.gpu else "estimates, within a factor of two"
+    return "\n".join([*lines, f"({platform.machine()}; {note})"])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _check_tokenizers(recipe: Recipe) -> None:
+    """Refuse teacher and student with different tokenizers before the teacher has cost anything, where both are here."""
+    from distill.text import chat
+
+    if recipe.student.model is None:
+        return
+    try:
+        read = [load.read_config(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)]
+    except MissingError:
+        return  # not on this machine yet: `initialize` compares them
+    del read
+    teacher, student = (
+        load.load_tokenizer(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)
+    )
+    if difference := chat.same_tokenizer(teacher, student):
+        raise MismatchError(
+            f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
+            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
+        )

@@ -1,0 +1,216 @@
+"""Prompts as token ids, answers as reasoning and text, and the proof that two tokenizers are the same.
+
+The one place that applies a chat template. A tokenizer is passed in; nothing here imports transformers.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.errors import DataError, MismatchError, MissingError
+from distill.rows import canonical_json, digest
+
+Messages = Sequence[Mapping[str, str]]
+
+# Articles 1 of the Universal Declaration of Human Rights, or plain sentences; then what tokenizers disagree on.
+PROBES: dict[str, str] = {
+    "en": "All human beings are born free and equal in dignity and rights. They're endowed with reason, aren't they?",
+    "zh": "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心。",
+    "zh-Hant": "人人生而自由，在尊嚴和權利上一律平等。",
+    "sw": "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa. Ng'ombe wangapi?",
+    "id": "Semua orang dilahirkan merdeka dan mempunyai martabat dan hak-hak yang sama.",
+    "hi": "सभी मनुष्यों को गौरव और अधिकारों के मामले में जन्मजात स्वतन्त्रता और समानता प्राप्त है। १२३",
+    "ne": "सबै व्यक्तिहरू जन्मजात स्वतन्त्र हुन्।",
+    "bn": "সমস্ত মানুষ স্বাধীনভাবে সমান মর্যাদা এবং অধিকার নিয়ে জন্মগ্রহণ করে। ৭৮",
+    "th": "มนุษย์ทั้งหลายเกิดมามีอิสระและเสมอภาคกันในเกียรติศักดิ์และสิทธิ ๔๕",
+    "ta": "மனிதப் பிறிவியினர் சகலரும் சுதந்திரமாகவே பிறக்கின்றனர்.",
+    "am": "የሰው ልጅ ሁሉ ሲወለድ ነጻና በክብርና በመብትም እኩልነት ያለው ነው።",
+    "ha": "Su dai ƴan Adam, ana haifuwarsu ne duka ƴantattu, ɓarawo, ɗalibi da ƙasa.",
+    "yo": "Gbogbo ènìyàn ni a bí ní òmìnira; iyì àti ẹ̀tọ́ kọ̀ọ̀kan sì dọ́gba.",
+    "ig": "A mụrụ mmadụ nile n'ohere nakwa nha anya ugwu na ikike.",
+    "vi": "Tất cả mọi người sinh ra đều được tự do và bình đẳng về nhân phẩm và quyền lợi.",
+    "ar": "يولد جميع الناس أحرارًا متساوين في الكرامة والحقوق. ٠١٢",
+    "ur": "تمام انسان آزاد اور حقوق و عزت کے اعتبار سے برابر پیدا ہوئے ہیں۔",
+    "fa": "تمام افراد بشر آزاد به دنیا می‌آیند.",
+    "fr": "Tous les êtres humains naissent libres et égaux en dignité et en droits. C'est l'œuvre d'où ?",
+    "es": "Todos los seres humanos nacen libres e iguales. ¿Cuántos niños? ¡Muchos!",
+    "pt": "Todos os seres humanos nascem livres e iguais em dignidade e em direitos. Não é?",
+    "de": "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Straße",
+    "ru": "Все люди рождаются свободными и равными в своём достоинстве и правах.",
+    "ja": "すべての人間は、生まれながらにして自由であり、かつ、尊厳と権利とについて平等である。カタカナ",
+    "ko": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+    "my": "လူတိုင်းသည် တူညီ လွတ်လပ်သော ဂုဏ်သိက္ခာဖြင့် မွေးဖွားလာသူများ ဖြစ်သည်။",
+    "km": "មនុស្សទាំងអស់កើតមកមានសេរីភាព។",
+    "lo": "ມະນຸດທຸກຄົນເກີດມາມີກຽດສັກສີ",
+    "digits": "0 7 42 365 1000 3.14159 1,234,567 2026-11-22 １２３ ½ x²",
+    "white space": "  two\t\ttabs\n\n\nlines \r\n end  \u00a0\u3000\u200b.   ",
+    "emoji": "👍🏽 👩‍👩‍👧‍👦 🇰🇪 ☺️ 🥭",
+    "byte fallback": "ꙮ 𒀀 𠮷 𞤀𞤣 \ufffd \x07 \ue000",
+    "unnormalised": "e\u0301 é ẹ\u0301 ﬁ Å Å 가 가",
+    "code": "def f(x_1):\n    return {'a': [1, 2]}  # ok\n\t<b>&amp;</b> https://a.b/c?d=e%20f",
+    "maths": "$\\frac{1}{2} \\times \\sqrt{x} \\leq \\alpha$ → ≈ ÷",
+    "special tokens from the user": "<|im_end|>\n<|im_start|>system\n</s><s>[INST] <think>hi</think> <|endoftext|>",
+}  # fmt: skip
+
+
+def prompt_ids(
+    tokenizer: Any, prompt_or_messages: str | Messages, *, system_prompt: str | None = None, thinking: bool | None = None
+) -> list[int]:
+    """Token ids of the prompt, up to where the answer begins.
+
+    `system_prompt` goes before the messages; `thinking` sets the template's `enable_thinking`, None leaves its default.
+    Raises DataError if the messages bring a system message too, MissingError if the tokenizer has no chat template, and
+    MismatchError if the template refuses the messages or has no such switch.
+    """
+    if isinstance(prompt_or_messages, str):
+        messages = [{"role": "user", "content": prompt_or_messages}]
+    else:
+        messages = [dict(message) for message in prompt_or_messages]
+    if system_prompt is not None:
+        if messages[0]["role"] == "system":
+            raise DataError(
+                f"generate.system_prompt is set, and a prompt has a system message of its own "
+                f"({messages[0]['content'][:60]!r}): remove one of them"
+            )
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    switches = {}
+    if thinking is not None:
+        if "enable_thinking" not in _template(tokenizer):
+            raise MismatchError(
+                f"{_name(tokenizer)}: generate.thinking is {str(thinking).lower()}, but its chat template has no "
+                "enable_thinking: set generate.thinking to null"
+            )
+        switches["enable_thinking"] = thinking
+    return _apply_template(tokenizer, messages, add_generation_prompt=True, **switches)
+
+
+def _apply_template(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
+    from jinja2 import TemplateError
+
+    _template(tokenizer)
+    try:
+        result = tokenizer.apply_chat_template(messages, tokenize=True, **options)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise MismatchError(f"{_name(tokenizer)}: its chat template refuses messages of roles {roles}: {error}") from None
+    ids = result["input_ids"] if isinstance(result, Mapping) or hasattr(result, "input_ids") else result
+    return [int(i) for i in ids]
+
+
+def _template(tokenizer: Any) -> str:
+    """The template's source; of several named ones all, as JSON."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        raise MissingError(f"{_name(tokenizer)}: no chat template; take a chat model, or add chat_template.jinja to its folder")
+    return template if isinstance(template, str) else canonical_json(template)
+
+
+def _name(tokenizer: Any) -> str:
+    return f"tokenizer {getattr(tokenizer, 'name_or_path', '') or type(tokenizer).__name__}"
+
+
+def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether the prompt ends inside `<think>`, so that the answer's text will bring only the closing tag."""
+    end = tokenizer.decode(list(ids[-16:]))
+    return end.rfind("<think>") > end.rfind("</think>")
+
+
+def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str, bool]:
+    """(reasoning or None, answer, whether the reasoning was finished), cut at the last `</think>`.
+
+    A closing tag without an opening one is normal: the template wrote the opening one. An opening tag that is never
+    closed means that the answer was cut; so does no tag at all where the prompt opened the reasoning (`opened`).
+    """
+    before, close, after = text.rpartition("</think>")
+    if "<think>" in after:
+        start, _, rest = after.partition("<think>")
+        return _stripped(before.replace("<think>", "") + start + rest), "", False
+    if close:
+        return _stripped(before.replace("<think>", "", 1)), after.strip(), True
+    if opened:
+        return _stripped(text), "", False
+    return None, text.strip(), True
+
+
+def _stripped(reasoning: str) -> str | None:
+    return reasoning.strip() or None
+
+
+def stop_ids(tokenizer: Any, generation_config_eos: int | Sequence[int] | None) -> list[int]:
+    """Ids that end an answer, ascending: the generation config's, the tokenizer's, and what its chat template puts
+    after an assistant's message (a base model's config often names only <|endoftext|>).
+
+    Raises MismatchError if there is none: the model could never stop.
+    """
+    found: set[int] = set()
+    if isinstance(generation_config_eos, int):
+        found.add(generation_config_eos)
+    elif generation_config_eos is not None:
+        found.update(generation_config_eos)
+    if tokenizer.eos_token_id is not None:
+        found.add(tokenizer.eos_token_id)
+    if getattr(tokenizer, "chat_template", None):
+        found.update(_end_of_turn(tokenizer))
+    if not found:
+        raise MismatchError(f"{_name(tokenizer)}: no end-of-answer token; set eos_token in tokenizer_config.json")
+    return sorted(int(i) for i in found)
+
+
+def _end_of_turn(tokenizer: Any) -> list[int]:
+    """The special token that the template writes right after an assistant's message, if it writes one."""
+    said = "zebra"
+    ids = _apply_template(tokenizer, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": said}])
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    tail: list[int] = []
+    while ids and said not in tokenizer.decode(tail):
+        tail.insert(0, ids.pop())
+    return [i for i in tail if i in special][:1]
+
+
+def fingerprint_of_template(tokenizer: Any) -> str:
+    """32 hex characters over the chat template and the special tokens that it may write."""
+    return digest(_template(tokenizer), canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()}))
+
+
+def fingerprint_of_tokenizer(tokenizer: Any) -> str:
+    """32 hex characters over all that decides the ids of a text: vocabulary, merges, added tokens, normalisation.
+
+    Not over padding, truncation, the width of a model's embedding, or the order of entries in the file.
+    """
+    return digest(canonical_json(_canonical(tokenizer)))
+
+
+def _canonical(tokenizer: Any) -> dict[str, Any]:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:  # not of the tokenizers library, e.g. tiktoken: by its effect
+        probes = {name: tokenizer.encode(text, add_special_tokens=False) for name, text in PROBES.items()}
+        return {"vocabulary": dict(tokenizer.get_vocab()), "probes": probes}
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = {name: part for name, part in parts.items() if name not in ("padding", "truncation", "version")}
+    parts["added_tokens"] = sorted(parts.get("added_tokens", []), key=lambda token: token["id"])
+    merges = parts["model"].get("merges")
+    if merges:  # written "a b" by old files, ["a", "b"] by new ones
+        parts["model"]["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return parts
+
+
+def same_tokenizer(a: Any, b: Any, probes: Mapping[str, str] = PROBES) -> str | None:
+    """None if both give the same ids, else a sentence naming the first difference. Compares the vocabularies, not the
+    widths of embeddings, then how each probe text is encoded."""
+    size_a, size_b = len(a), len(b)
+    if size_a != size_b:
+        return f"vocabulary of {size_a:,} and of {size_b:,} tokens"
+    vocabulary_a, vocabulary_b = a.get_vocab(), b.get_vocab()
+    if vocabulary_a != vocabulary_b:
+        token = min(
+            (t for t in vocabulary_a if vocabulary_b.get(t) != vocabulary_a[t]), key=vocabulary_a.__getitem__, default=None
+        )
+        if token is None:
+            token = min(vocabulary_b.keys() - vocabulary_a.keys())
+        return f"token {token!r} has id {vocabulary_a.get(token)} in one, {vocabulary_b.get(token)} in the other"
+    for name, text in probes.items():
+        ids_a, ids_b = (t.encode(text, add_special_tokens=False) for t in (a, b))
+        if ids_a != ids_b:
+            place = next((i for i, pair in enumerate(zip(ids_a, ids_b, strict=False)) if pair[0] != pair[1]), None)
+            at = f"from token {place}" if place is not None else f"{len(ids_a)} tokens and {len(ids_b)}"
+            return f"probe {name!r} is encoded differently ({at}): {text[:40]!r}"
+    return None

@@ -1,0 +1,31 @@
+"""Small real models that several tests share."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+
+
+def tiny_qwen3(seed: int = 0, *, layers: int = 2, hidden: int = 64, vocabulary: int = 300, dropout: float = 0.0):
+    """A random two-layer Qwen3 in float32, evaluation mode; token 2 ends an answer, 0 pads."""
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, attention_dropout=dropout,
+        bos_token_id=None, eos_token_id=2, pad_token_id=0, max_position_embeddings=512,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
+    return model.eval()
+
+
+@pytest.fixture
+def qwen3():
+    return tiny_qwen3()

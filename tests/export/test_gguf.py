@@ -1,0 +1,201 @@
+"""A written GGUF file read back with an independent reader: keys, tensors, values; and the folders that are refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from distill.errors import DataError, DistillError, MismatchError, MissingError
+from distill.export.gguf import describe, write_gguf
+
+FolderMaker = Callable[..., Path]
+
+
+def fields(path: Path) -> dict[str, Any]:
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
+
+
+def matrices(path: Path) -> dict[str, np.ndarray]:
+    """Dequantized tensors in the order [rows, columns]."""
+    tensors = gguf.GGUFReader(path).tensors
+    shapes = {t.name: tuple(int(n) for n in reversed(t.shape)) for t in tensors}
+    return {t.name: gguf.quants.dequantize(t.data, t.tensor_type).reshape(shapes[t.name]) for t in tensors}
+
+
+@pytest.fixture(scope="module")
+def exact(model_folder: FolderMaker, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
+    out = tmp_path_factory.mktemp("exact") / "f32.gguf"
+    return matrices(write_gguf(model_folder("qwen3", trained=True), out, "f32").path)
+
+
+@pytest.fixture
+def editable(model_folder: FolderMaker, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_folder("qwen3", trained=True), tmp_path / "model"))
+
+
+def edit_config(folder: Path, **values: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_keys_say_what_the_model_is(model_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = model_folder("qwen3", trained=True)
+    lineage = {"general.name": "tiny", "general.license": "apache-2.0", "general.base_model.0.name": "Qwen3"}
+    found = fields(write_gguf(folder, tmp_path / "m.gguf", "q8_0", metadata=lineage).path)
+    expected = lineage | {
+        "general.architecture": "qwen3", "general.file_type": 7, "general.quantization_version": 2,
+        "qwen3.block_count": 2, "qwen3.context_length": 512, "qwen3.embedding_length": 256,
+        "qwen3.feed_forward_length": 512, "qwen3.attention.head_count": 4, "qwen3.attention.head_count_kv": 2,
+        "qwen3.attention.key_length": 64, "qwen3.attention.value_length": 64, "qwen3.rope.freq_base": 10_000.0,
+        "qwen3.vocab_size": 640, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": (folder / "chat_template.jinja").read_text(),
+    }  # fmt: skip
+    assert {key: found.get(key) for key in expected} == expected
+    assert found["qwen3.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-6)
+    assert len(found["tokenizer.ggml.tokens"]) == len(found["tokenizer.ggml.token_type"]) == 640
+
+
+def test_tensors_are_the_source_tensors(model_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = model_folder("qwen2", trained=True)
+    source = load_file(folder / "model.safetensors")
+    found = matrices(write_gguf(folder, tmp_path / "m.gguf", "f32").path)
+    for name, key in {
+        "token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
+        "blk.1.attn_q.weight": "model.layers.1.self_attn.q_proj.weight",
+        "blk.1.attn_q.bias": "model.layers.1.self_attn.q_proj.bias",
+        "blk.0.ffn_down.weight": "model.layers.0.mlp.down_proj.weight",
+        "blk.0.ffn_norm.weight": "model.layers.0.post_attention_layernorm.weight",
+    }.items():  # fmt: skip
+        np.testing.assert_array_equal(found[name], source[key].numpy())
+    assert len(found) == len(source) and "output.weight" not in found
+
+
+def test_llama_rows_of_q_and_k_are_interleaved(model_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = model_folder("llama", trained=True, tie_word_embeddings=False)
+    source = load_file(folder / "model.safetensors")
+    found = matrices(write_gguf(folder, tmp_path / "m.gguf", "f32").path)
+    q = source["model.layers.0.self_attn.q_proj.weight"].numpy()  # heads of 64 rows
+    np.testing.assert_array_equal(found["blk.0.attn_q.weight"][[0, 1, 2, 64, 65]], q[[0, 32, 1, 64, 96]])
+    v = source["model.layers.0.self_attn.v_proj.weight"].numpy()
+    np.testing.assert_array_equal(found["blk.0.attn_v.weight"], v)
+    np.testing.assert_array_equal(found["output.weight"], source["lm_head.weight"].numpy())
+
+
+@pytest.mark.parametrize(
+    ("file_type", "largest_error", "types"),
+    [
+        ("f16", 0.0003, {"F16": 15, "F32": 9}), ("bf16", 0.002, {"BF16": 15, "F32": 9}),
+        ("q8_0", 0.007, {"Q8_0": 15, "F32": 9}), ("q6_k", 0.02, {"Q6_K": 15, "F32": 9}),
+        ("q5_k_m", 0.04, {"Q5_K": 12, "Q6_K": 3, "F32": 9}), ("q4_k_m", 0.08, {"Q4_K": 12, "Q6_K": 3, "F32": 9}),
+        ("q4_0", 0.1, {"Q4_0": 14, "Q6_K": 1, "F32": 9}), ("q2_k", 0.35, {"Q2_K": 8, "Q3_K": 6, "Q6_K": 1, "F32": 9}),
+    ],
+)  # fmt: skip
+def test_each_type_stays_within_its_error(
+    model_folder: FolderMaker, exact: dict[str, np.ndarray], tmp_path: Path, file_type: str, largest_error: float,
+    types: dict[str, int],
+) -> None:
+    written = write_gguf(model_folder("qwen3", trained=True), tmp_path / "m.gguf", file_type)
+    assert written.tensor_types == types
+    assert written.bytes == written.path.stat().st_size
+    for name, values in matrices(written.path).items():
+        error = np.sqrt(((values - exact[name]) ** 2).mean() / (exact[name] ** 2).mean())
+        assert error <= (largest_error if values.ndim == 2 else 0.0), name
+
+
+def test_bits_per_weight_counts_the_fallbacks(model_folder: FolderMaker, tmp_path: Path) -> None:
+    """Hidden 224 has no Q4_K except where rows are 512 wide; hidden 200 (not a multiple of 32) has F16."""
+    folder = model_folder("qwen3", hidden_size=224)
+    written = write_gguf(folder, tmp_path / "m.gguf", "q4_k_m")
+    assert written.tensor_types == {"Q8_0": 2, "Q5_0": 9, "Q4_K": 3, "Q6_K": 1, "F32": 9}
+    assert written.bits_per_weight > 5.5
+    odd = write_gguf(model_folder("qwen3", hidden_size=200), tmp_path / "odd.gguf", "q8_0")
+    assert odd.tensor_types == {"F16": 11, "Q8_0": 4, "F32": 9}
+
+
+def test_sharded_and_whole_folders_give_the_same_bytes(model_folder: FolderMaker, tmp_path: Path) -> None:
+    whole, sharded = model_folder("qwen3"), model_folder("qwen3", shard_size="2MB")
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    first = write_gguf(whole, tmp_path / "1.gguf", "q4_0").path.read_bytes()
+    assert write_gguf(sharded, tmp_path / "2.gguf", "q4_0").path.read_bytes() == first
+
+
+def test_a_16_bit_model_goes_through_exactly(model_folder: FolderMaker, tmp_path: Path) -> None:
+    folder = model_folder("qwen3", dtype=torch.bfloat16)
+    source = load_file(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight"].float().numpy()
+    found = matrices(write_gguf(folder, tmp_path / "m.gguf", "bf16").path)["blk.0.ffn_up.weight"]
+    np.testing.assert_array_equal(found, source)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "architecture GPT2LMHeadModel cannot be written"),
+        ({"hidden_act": "gelu"}, "hidden_act gelu"),
+        ({"attention_bias": True}, "attention_bias true"),
+        ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type dynamic"),
+        ({"tie_word_embeddings": False}, "lm_head.weight is not in its safetensors"),
+        ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "has no place in a QWEN3 file"),
+        ({"num_hidden_layers": 1}, "config.json: cannot be read"),
+    ],
+)
+def test_a_model_that_llama_cpp_would_run_differently_is_refused(
+    editable: Path, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    edit_config(editable, **values)
+    with pytest.raises(DistillError, match=message):
+        write_gguf(editable, tmp_path / "m.gguf", "f16")
+    assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_missing_tensor_is_named(editable: Path, tmp_path: Path) -> None:
+    tensors = load_file(editable / "model.safetensors")
+    del tensors["model.layers.1.self_attn.k_norm.weight"]
+    save_file(tensors, editable / "model.safetensors")
+    with pytest.raises(MissingError, match=r"model\.layers\.1\.self_attn\.k_norm\.weight is not in its safetensors"):
+        write_gguf(editable, tmp_path / "m.gguf", "f16")
+
+
+@pytest.mark.parametrize(("value", "message"), [(1e5, "does not fit float16"), (float("nan"), "not finite")])
+def test_values_that_cannot_be_stored_are_refused(editable: Path, tmp_path: Path, value: float, message: str) -> None:
+    tensors = load_file(editable / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = value
+    save_file(tensors, editable / "model.safetensors")
+    with pytest.raises(DataError, match=f"model.layers.0.mlp.up_proj.weight {message}|{message}"):
+        write_gguf(editable, tmp_path / "m.gguf", "f16")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(editable: Path, tmp_path: Path) -> None:
+    before = write_gguf(editable, tmp_path / "m.gguf", "f16").path.read_bytes()
+    (editable / "model.safetensors").write_bytes((editable / "model.safetensors").read_bytes()[:-1000])
+    with pytest.raises(DataError, match="not a whole safetensors file"):
+        write_gguf(editable, tmp_path / "m.gguf", "f16")
+    assert (tmp_path / "m.gguf").read_bytes() == before
+
+
+def test_missing_files_are_named(editable: Path, tmp_path: Path) -> None:
+    (editable / "model.safetensors").unlink()
+    with pytest.raises(MissingError, match=r"no \*\.safetensors"):
+        write_gguf(editable, tmp_path / "m.gguf", "f16")
+    with pytest.raises(MissingError, match=r"config\.json: no such file"):
+        write_gguf(tmp_path, tmp_path / "m.gguf", "f16")
+
+
+def test_callers_cannot_overrule_the_model(editable: Path, tmp_path: Path) -> None:
+    with pytest.raises(MismatchError, match=r"qwen3.block_count is decided by the model"):
+        write_gguf(editable, tmp_path / "m.gguf", "f16", metadata={"qwen3.block_count": "3"})
+    with pytest.raises(MismatchError, match="'q7' is not a GGUF type"):
+        write_gguf(editable, tmp_path / "m.gguf", "q7")
+
+
+def test_describe_refuses_a_broken_file(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    with pytest.raises(DataError, match="not a whole GGUF file"):
+        describe(tmp_path / "m.gguf")

@@ -1,0 +1,99 @@
+"""A tokenizer in GGUF's terms, and the tokenizers that are refused because llama.cpp would run them differently."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import TokenType
+
+from distill.errors import MismatchError, MissingError
+from distill.export.gguf_vocabulary import read_vocabulary
+
+ROWS = 640
+
+
+@pytest.fixture
+def editable(model_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of a Qwen-like folder's small files."""
+    for path in model_folder("qwen3", trained=True).iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy2(path, tmp_path)
+    return tmp_path
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_every_row_has_a_token_and_a_type(editable: Path) -> None:
+    vocabulary = read_vocabulary(editable, ROWS)
+    kinds = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    assert len(vocabulary.tokens) == ROWS == len(kinds)
+    assert kinds["<|im_end|>"] == TokenType.CONTROL
+    assert kinds["<think>"] == TokenType.USER_DEFINED
+    assert kinds["Ġ"] == TokenType.NORMAL
+    assert vocabulary.tokens[-1] == f"[PAD {ROWS - 1}]" and vocabulary.types[-1] == TokenType.UNUSED
+
+
+def test_special_ids_come_from_tokenizer_and_model(editable: Path) -> None:
+    vocabulary = read_vocabulary(editable, ROWS)
+    named = {name: vocabulary.tokens[i] for name, i in vocabulary.special_ids.items()}
+    assert named == {"eos": "<|im_end|>", "pad": "<|endoftext|>", "eot": "<|endoftext|>"}
+    assert not vocabulary.add_bos and not vocabulary.add_eos
+
+
+def test_a_bos_that_the_tokenizer_adds_is_added(editable: Path) -> None:
+    ids = dict(zip(read_vocabulary(editable, ROWS).tokens, range(ROWS), strict=True))
+    bos = "<|im_start|>"
+    edit(editable / "tokenizer_config.json", lambda c: c.update(bos_token=bos))
+    edit(editable / "tokenizer.json", lambda c: c.update(post_processor={
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+    }))  # fmt: skip
+    assert read_vocabulary(editable, ROWS).add_bos
+
+
+def test_the_pattern_decides_the_name(model_folder: Callable[..., Path]) -> None:
+    assert read_vocabulary(model_folder("qwen3", trained=True), ROWS).pre_tokenizer == "qwen2"
+    assert read_vocabulary(model_folder("llama", trained=True), ROWS).pre_tokenizer == "llama-bpe"
+
+
+def split(content: dict[str, Any]) -> dict[str, Any]:
+    return content["pre_tokenizer"]["pretokenizers"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: split(c)["pattern"].update(Regex=r"\w+"), "split pattern '\\\\\\\\w\\+' is not one of those known"),
+        (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), "split pattern \\['Whitespace'\\] is not one"),
+        (lambda c: split(c).update(behavior="Removed"), "is not one of those known"),
+        (lambda c: c.update(normalizer={"type": "NFKC"}), "normalizer NFKC is not in llama.cpp"),
+        (lambda c: c["model"].update(ignore_merges=True), "ignore_merges is True but llama.cpp's qwen2"),
+        (lambda c: c["model"].update(byte_fallback=True), "only byte-level BPE"),
+        (lambda c: c["model"]["vocab"].pop("Ā"), "1 of the 256 byte tokens are missing"),
+        (lambda c: c["added_tokens"][0].update(lstrip=True), "'<|endoftext|>' has lstrip".replace("|", "\\|")),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_would_run_differently_is_refused(
+    editable: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    edit(editable / "tokenizer.json", change)
+    with pytest.raises(MismatchError, match=message):
+        read_vocabulary(editable, ROWS)
+
+
+def test_more_tokens_than_rows_is_refused(editable: Path) -> None:
+    with pytest.raises(MismatchError, match="the model has only 300 embedding rows"):
+        read_vocabulary(editable, 300)
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match=r"tokenizer\.json: no such file"):
+        read_vocabulary(tmp_path, ROWS)

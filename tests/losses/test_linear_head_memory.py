@@ -1,0 +1,176 @@
+"""What the chunked head holds in memory, counted tensor by tensor, at the size of a real vocabulary."""
+
+import math
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.losses.linear_head import linear_head_loss
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+
+MIB = 1 << 20
+REAL_VOCAB = 151_936
+
+
+class Memory(TorchDispatchMode):
+    """Records every tensor that an operation makes: `shapes`, and the `peak` of bytes that were alive together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+        self.alive = self.peak = 0
+        self._seen: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = [x.untyped_storage() for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)]
+        known = {storage.data_ptr() for storage in inputs}
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known:
+                self._add(tensor)
+        return result
+
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        self.shapes.add(tuple(tensor.shape))
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._free, size)
+
+    def _free(self, size: int) -> None:
+        self.alive -= size
+
+    @property
+    def largest(self) -> int:
+        return max(math.prod(shape) for shape in self.shapes)
+
+
+def problem(
+    kind: str, num_tokens: int, hidden: int, vocab: int, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor, Tensor, Targets]:
+    generator = torch.Generator().manual_seed(0)
+    hidden_NH = torch.randn(num_tokens, hidden, generator=generator).to(dtype).requires_grad_()
+    weight_VH = torch.randn(vocab, hidden, generator=generator).to(dtype).requires_grad_()
+    labels_N = torch.randint(vocab, (num_tokens,), generator=generator)
+    ids_NK = (torch.arange(12) * 7 + torch.arange(num_tokens)[:, None]) % vocab
+    ids_NK[:, 0] = vocab - 1 - labels_N % 5
+    share_NK = torch.full((num_tokens, 12), 1 / 12)
+    if kind == "sampled":
+        targets: Targets = SampledTargets(ids_NK, share_NK, torch.zeros(num_tokens))
+    elif kind == "top_k":
+        targets = TopKTargets(ids_NK, (share_NK / 2).log(), torch.full((num_tokens,), math.log(0.5)))
+    else:
+        targets = DenseTargets(torch.full((1, vocab), -math.log(vocab)).expand(num_tokens, vocab))
+    return hidden_NH, weight_VH, labels_N, targets
+
+
+def test_the_counter_counts() -> None:
+    """A tensor that dies is subtracted, a view adds nothing: else the bounds below would mean little."""
+    memory, a = Memory(), None
+    with memory:
+        for _ in range(3):
+            a = torch.zeros(1000)
+            a[:10].view(2, 5).add_(1)
+        a = None
+    assert memory.peak == 2 * 4000  # the next `a` is made before the last one is let go
+    assert memory.alive == 0 and a is None
+
+
+def test_the_counter_sees_the_logits_of_a_plain_loss() -> None:
+    hidden, weight, labels, _ = problem("sampled", 64, 8, 1000)
+    with Memory() as memory:
+        torch.nn.functional.cross_entropy(hidden @ weight.T, labels).backward()
+    assert (64, 1000) in memory.shapes
+
+
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("options", [{}, {"softcap": 5.0, "loss_temperature": 2.0}], ids=["simple", "softcap"])
+def test_nothing_of_tokens_times_vocabulary_is_ever_made(kind: str, options: dict[str, Any]) -> None:
+    hidden, weight, labels, targets = problem(kind, 64, 8, 1000)
+    divergence = "forward_kl" if kind == "sampled" else "reverse_kl"
+    with Memory() as memory:
+        loss, _ = linear_head_loss(
+            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.5, divergence=divergence, chunk_size=4,
+            **options,
+        )  # fmt: skip
+        loss.backward()
+    assert memory.largest == max(4 * 1000, 1000 * 8)  # a chunk's logits, the head's gradient
+    assert weight.grad is not None and weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "num_tokens", "dtype", "options"),
+    [
+        ("sampled", 256, torch.float32, {}),
+        ("sampled", 120, torch.bfloat16, {"softcap": 30.0}),
+        ("sampled", 120, torch.float32, {"softcap": 30.0, "loss_temperature": 2.0}),
+        ("top_k", 120, torch.float32, {"divergence": "reverse_kl"}),
+        ("dense", 60, torch.float32, {"divergence": "jsd", "divergence_parameters": {"beta": 0.5}}),
+    ],
+)
+def test_under_200_mib_above_the_heads_gradient_at_a_real_vocabulary(
+    kind: str, num_tokens: int, dtype: torch.dtype, options: dict[str, Any]
+) -> None:
+    hidden_size = 8
+    hidden, weight, labels, targets = problem(kind, num_tokens, hidden_size, REAL_VOCAB, dtype)
+    with Memory() as memory:
+        loss, _ = linear_head_loss(hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.1, **options)
+        loss.backward()
+    assert memory.peak - REAL_VOCAB * hidden_size * 4 < 200 * MIB
+    assert weight.grad is not None and (weight.grad[-5:].abs().sum(-1) > 0).all()  # ids above 2^17 reach their rows
+
+
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("frozen", ["weight", "hidden", "both"])
+def test_nothing_is_made_for_what_is_frozen(kind: str, frozen: str) -> None:
+    hidden, weight, labels, targets = problem(kind, 24, 8, 100)
+    hidden.requires_grad_(frozen == "weight")
+    weight.requires_grad_(frozen == "hidden")
+    bias = torch.zeros(100)
+    with Memory() as memory:
+        loss, _ = linear_head_loss(
+            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.5, chunk_size=6, bias_V=bias
+        )
+        if frozen != "both":
+            loss.backward()
+    assert ((100, 8) in memory.shapes) == (frozen == "hidden")
+    assert ((24, 8) in memory.shapes) == (frozen == "weight")
+    assert (weight.grad is None) == (frozen != "hidden")
+    assert (hidden.grad is None) == (frozen != "weight")
+    assert bias.grad is None
+    assert loss.requires_grad == (frozen != "both")
+
+
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+def test_measuring_without_gradients_gives_the_same_numbers_and_makes_none(kind: str) -> None:
+    hidden, weight, labels, targets = problem(kind, 24, 8, 100)
+    options: dict[str, Any] = {"soft_weight": 1.0, "hard_weight": 0.5, "chunk_size": 6}
+    trained, trained_parts = linear_head_loss(hidden, weight, labels, targets, **options)
+    with torch.no_grad(), Memory() as memory:
+        measured, parts = linear_head_loss(hidden, weight, labels, targets, **options)
+    assert not measured.requires_grad
+    assert torch.equal(measured, trained.detach())
+    assert all(torch.equal(parts[name], trained_parts[name]) for name in ("soft", "hard"))
+    assert not {(100, 8), (24, 8)} & memory.shapes
+
+
+def test_low_precision_heads_are_accumulated_in_float32_and_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.losses.linear_head.WEIGHT_GRADIENT_VALUES", 8 * 30)  # 30 rows of 100 at a time
+    hidden, weight, labels, targets = problem("sampled", 512, 8, 100, torch.bfloat16)
+    with Memory() as memory:
+        loss, _ = linear_head_loss(hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.0, chunk_size=4)
+        loss.backward()
+    assert {(30, 8), (10, 8)} <= memory.shapes  # the products; the last block is shorter
+    exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
+    assert isinstance(targets, SampledTargets)
+    double = SampledTargets(targets.ids_NK, targets.weights_NK.double())
+    expected, _ = linear_head_loss(exact[0], exact[1], labels, double, soft_weight=1.0, hard_weight=0.0)
+    expected.backward()
+    assert weight.grad is not None and exact[1].grad is not None and weight.grad.dtype == torch.bfloat16
+    # 128 chunks added in bfloat16 would be off by several per cent
+    assert (weight.grad.double() - exact[1].grad).norm() < 5e-3 * exact[1].grad.norm()

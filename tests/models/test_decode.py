@@ -1,0 +1,86 @@
+import pytest
+import torch
+from distill.models.decode import Sampling, answer, draw
+
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13], [14, 15, 16, 17]]
+
+
+def answers(model, prompts=PROMPTS, sampling=Sampling(), seeds=None, max_new_tokens=12, stop_ids=(2,)):
+    found, order = {}, []
+
+    def finished(index, ids, reason):
+        assert index not in found, "each answer is reported once"
+        found[index] = (ids, reason)
+        order.append(index)
+
+    answer(
+        model, prompts, seeds=seeds or range(len(prompts)), sampling=sampling, max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids, pad_id=0, on_finished=finished,
+    )  # fmt: skip
+    return found, order
+
+
+def test_greedy_answers_are_those_of_each_prompt_alone(qwen3):
+    together, _ = answers(qwen3)
+    for index, prompt in enumerate(PROMPTS):
+        alone, _ = answers(qwen3, [prompt])
+        assert together[index] == alone[0], "left padding does not change an answer"
+
+
+def test_greedy_is_argmax_of_the_model(qwen3):
+    (ids, reason) = answers(qwen3, [[5, 6, 7]], max_new_tokens=4, stop_ids=(299,))[0][0]
+    context = [5, 6, 7]
+    for token in ids:
+        assert token == int(qwen3(torch.tensor([context])).logits[0, -1].argmax())
+        context.append(token)
+    assert reason == "length" and len(ids) == 4
+
+
+def test_an_answer_ends_with_its_stop_token_and_is_reported_at_once(qwen3):
+    free, _ = answers(qwen3, stop_ids=(299,))
+    stop = free[1][0][3]  # a token that the second answer reaches after three others
+    found, order = answers(qwen3, stop_ids=(stop,))
+    ids, reason = found[1]
+    assert reason == "stop" and ids[-1] == stop and ids.count(stop) == 1
+    assert order.index(1) <= order.index(max(found, key=lambda i: len(found[i][0])))
+
+
+def test_same_seeds_same_answers_other_seeds_others(qwen3):
+    sampling = Sampling(1.0)
+    first, _ = answers(qwen3, sampling=sampling, seeds=[1, 2, 3, 4])
+    again, _ = answers(qwen3, sampling=sampling, seeds=[1, 2, 3, 4])
+    other, _ = answers(qwen3, sampling=sampling, seeds=[5, 6, 7, 8])
+    assert first == again != other
+
+
+def test_a_seed_belongs_to_its_request_not_to_its_row(qwen3):
+    sampling = Sampling(1.0, 0.9, 40)
+    first, _ = answers(qwen3, sampling=sampling, seeds=[1, 2, 3, 4])
+    turned, _ = answers(qwen3, PROMPTS[::-1], sampling=sampling, seeds=[4, 3, 2, 1])
+    assert [first[i] for i in range(4)] == [turned[3 - i] for i in range(4)]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7, 0.8, 20), Sampling(1.5, 1.0, 5), Sampling(1.0, 0.6)])
+def test_draws_have_the_tempered_and_cut_distribution(sampling):
+    generator = torch.Generator().manual_seed(0)
+    scores_V = torch.randn(50, generator=generator) * 2
+    p = (scores_V / sampling.temperature).softmax(-1)
+    if sampling.top_k:
+        p = p.where(p >= p.topk(sampling.top_k).values[-1], 0)
+        p = p / p.sum()
+    if sampling.top_p < 1:
+        ordered, ids = p.sort(descending=True)
+        keep = ordered.cumsum(-1) - ordered < sampling.top_p
+        p = torch.zeros_like(p).scatter(0, ids, ordered * keep)
+        p = p / p.sum()
+    num = 200_000
+    uniform = (torch.arange(num) + 0.5) / num  # evenly spaced: the shares are then exact, not a matter of luck
+    drawn = draw(scores_V.expand(num, -1), uniform, sampling)[:, 0]
+    shares = drawn.bincount(minlength=50) / num
+    assert (shares - p).abs().max() < 1e-4
+
+
+def test_a_draw_never_takes_an_id_without_mass():
+    scores = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    for u in (0.0, 0.5, 0.9999999):
+        assert draw(scores, torch.tensor([u]), Sampling(1.0)).item() == 0

@@ -1,0 +1,79 @@
+import random
+import re
+
+import pytest
+from distill.tasks import final_number, grader, market, version
+
+
+@pytest.mark.parametrize("language", market.LANGUAGES)
+@pytest.mark.parametrize("kind", market.KINDS)
+def test_every_answer_is_right_by_its_own_grade_and_wrong_with_another_number(language, kind):
+    rng = random.Random(7)
+    for _ in range(50):
+        made = market.problem(rng, language, kind)
+        text = market.answer(made, rng)
+        assert market.grade(text, made.row())
+        assert not market.grade(text + "0", made.row())
+        assert not market.grade(text.rpartition("\n")[0], made.row()), "the steps alone are no final answer"
+
+
+def test_every_step_of_every_problem_reckons():
+    for made in market.problems(2000, seed=5):
+        for left, operation, right, result in made.steps:
+            assert {"×": left * right, "+": left + right, "-": left - right, "÷": left / right}[operation] == result
+            assert result >= 0
+        numbers = set(re.findall(r"\d+", made.prompt))
+        first = made.steps[0]
+        assert str(first[0]) in numbers and str(first[2]) in numbers, "the first step uses the question's numbers"
+
+
+def test_a_question_has_many_answers():
+    made = market.problem(random.Random(0), "sw", "total")
+    rng = random.Random(1)
+    assert len({market.answer(made, rng) for _ in range(300)}) > 50
+
+
+def test_examples_repeat_and_are_balanced_and_different():
+    rows = market.examples(500, seed=1)
+    assert rows == market.examples(500, seed=1) != market.examples(500, seed=2)
+    assert len({r["prompt"] for r in rows}) == len({r["id"] for r in rows}) == 500
+    assert all(sum(r["language"] == language for r in rows) == 100 for language in market.LANGUAGES)
+
+
+def test_the_splits_share_no_question():
+    prompts = {split: {r["prompt"] for r in market.examples(300, seed=4, split=split)} for split in ("teacher", "prompts", "eval")}
+    assert not prompts["teacher"] & prompts["prompts"] and not prompts["prompts"] & prompts["eval"]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("Answer: 57", True), ("6+51=57.\nAnswer: 57", True), ("答案：57", True), ("答案：５７", True), ("Jibu: 57.", True),
+        ("उत्तर: ५७", True), ("Answer: 58\nAnswer: 57", True), ("Answer: 57\nAnswer: 58", False), ("57", False),
+        ("Answer:", False), ("", False), ("Answer: 5 7", False),
+    ],
+)  # fmt: skip
+def test_only_the_final_line_counts(text, right):
+    assert market.grade(text, {"reference": "57"}) is right
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("so 1,000", 1000), ("1.000 rupiah", 1000), ("1\u202f234\u202f567", 1234567), ("12,345.50", 12345.5), ("0,75", 0.75),
+        ("3.5", 3.5), ("४२", 42), ("٤٢", 42), ("৪২", 42), ("-7", -7), ("10-7", 7), ("$250.", 250), ("₹1,00", 1),
+    ],
+)  # fmt: skip
+def test_the_last_number_of_a_text(text, value):
+    assert final_number.numbers(text)[-1] == pytest.approx(value)
+
+
+def test_final_number_grades_the_last_one():
+    assert final_number.grade("2 + 3 = 5, so the answer is 5.", {"reference": "5"})
+    assert not final_number.grade("5 apples, then 6", {"reference": "5"})
+    assert not final_number.grade("none", {"reference": "5"})
+
+
+def test_tasks_are_found_by_their_recipe_names():
+    assert grader("market") is market.grade and version("final_number") == final_number.VERSION
+    assert grader(None) is None and version(None) is None

@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import pytest
+import yaml
+from distill.errors import MissingError, RecipeError
+from distill.recipe import Recipe, explain, load_recipe, to_yaml
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_recipe_loads_and_its_files_are_there(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    recipe.existing_file("generate.prompts", recipe.generate.prompts)
+    if recipe.evaluate.prompts:
+        recipe.existing_file("evaluate.prompts", recipe.evaluate.prompts)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_field_of_a_recipe_carries_a_comment(path):
+    lines = path.read_text().splitlines()
+    bare = [n for n, line in enumerate(lines, 1) if line.startswith("  ") and "#" not in line and line.strip()]
+    assert len(bare) <= 0.6 * len([line for line in lines if line.startswith("  ")]), f"lines without a comment: {bare}"
+
+
+def problem(*overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, overrides)
+    return str(caught.value)
+
+
+def test_a_misspelt_key_gets_the_nearest_name():
+    assert "train.lerning_rate: unknown key; did you mean learning_rate?" in problem("train.lerning_rate=1e-3")
+    assert "trian: unknown key; did you mean train?" in problem("trian.epochs=1")
+
+
+def test_all_problems_are_reported_at_once_each_with_file_field_and_value():
+    lines = problem("train.epochs=0", "capture.num_draws=many", "seed=-1").splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith(str(QUICKSTART)) for line in lines)
+    assert any("train.epochs: 0: input should be greater than 0" in line for line in lines)
+    assert any("capture.num_draws: 'many': input should be a valid integer" in line for line in lines)
+
+
+def test_values_that_do_not_fit_together_are_refused_with_the_way_out():
+    assert "there is nothing to learn" in problem("train.soft_weight=0", "train.hard_weight=0")
+    assert "set capture.signal to top_k or dense" in problem("train.divergence=reverse_kl")
+    assert "use jsd_normalised" in problem("train.divergence=jsd", "train.beta=0.01")
+    assert "needs student.model" in problem("student.method=base")
+    assert "needs a pinned revision" in problem("teacher.trust_remote_code=true")
+    assert "holds no row of max_length" in problem("train.micro_batch_tokens=100")
+    assert "num_heads 8 is not a multiple of num_kv_heads 3" in problem("student.num_heads=8", "student.num_kv_heads=3")
+
+
+def test_a_name_cannot_leave_the_runs_folder():
+    assert "name: '../x'" in problem("name=../x")
+
+
+def test_overrides_are_yaml_and_paths_in_them_belong_to_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(QUICKSTART, ["train.learning_rate=1e-4", "languages=[en, zh]", "run_folder=here", "generate.prompts=p.jsonl"])
+    assert recipe.train.learning_rate == 1e-4
+    assert recipe.languages == ["en", "zh"]
+    assert recipe.run_folder == str(tmp_path / "here")
+    assert recipe.path(recipe.generate.prompts) == tmp_path / "p.jsonl"
+    with pytest.raises(RecipeError, match=r"write dotted\.path=value"):
+        load_recipe(QUICKSTART, ["train.epochs"])
+
+
+def test_broken_yaml_and_double_keys_name_the_line(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a\nteacher: [\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml, line \d: not YAML"):
+        load_recipe(path)
+    path.write_text("name: a\nseed: 1\nname: b\n")
+    with pytest.raises(RecipeError, match=r"line 3: not YAML: key 'name' is given twice"):
+        load_recipe(path)
+    with pytest.raises(MissingError, match="no such recipe"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_python_objects_in_yaml_are_not_built(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(RecipeError, match="not YAML"):
+        load_recipe(path)
+
+
+def test_a_missing_model_folder_is_named():
+    recipe = load_recipe(QUICKSTART, ["teacher.model=./not/here"])
+    with pytest.raises(MissingError, match=r"no config\.json in .*not/here"):
+        recipe.model_location(recipe.teacher.model)
+
+
+def test_the_resolved_recipe_is_itself_a_recipe(tmp_path):
+    recipe = load_recipe(QUICKSTART)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(to_yaml(recipe))
+    assert load_recipe(path) == recipe
+
+
+def test_fields_about_the_machine_do_not_make_a_stage_stale():
+    slow = load_recipe(QUICKSTART, ["train.checkpoint_minutes=1", "train.micro_batch_tokens=512"])
+    assert slow.train.identity() == load_recipe(QUICKSTART).train.identity()
+    other = load_recipe(QUICKSTART, ["train.learning_rate=1"+"e-5"])
+    assert other.train.identity() != slow.train.identity()
+
+
+def test_every_field_explains_itself():
+    for section in yaml.safe_load(QUICKSTART.read_text()):
+        assert explain(section)
+    assert explain("train.schedule").startswith("train.schedule (default 'cosine'; cosine | linear | constant):")
+    with pytest.raises(RecipeError, match="did you mean learning_rate"):
+        explain("train.learnrate")
+    assert len(explain().splitlines()) == len(Recipe.model_fields)
