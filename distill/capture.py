@@ -16,8 +16,9 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import canonical_json, digest
 from distill.run_folder import RunFolder, StageOutput
-from distill.signals.encoding import SignalRecord
-from distill.signals.store import SignalHeader, SignalStore, SignalWriter, sequence_key
+from distill.signals.encoding import SignalRecord, join
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.text import chat
 from distill.text.samples import Sample, read_samples
 
@@ -86,13 +87,33 @@ def _capture(
             hidden = answer_hidden_states(model, sequences, tokenizer.pad_token_id)
             for i, hidden_TH in zip(batch, hidden, strict=True):
                 if keys[i] not in have:
-                    writer.add(keys[i], _record(recipe, header, head, hidden_TH, samples[i], keys[i]))
+                    writer.add(keys[i], record_of(header, head, hidden_TH, samples[i], keys[i]))
             bar.advance(sum(len(samples[i].answer_ids) for i in batch))
             interrupts.check()
 
 
-def _record(recipe: Recipe, header: SignalHeader, head: load.Head, hidden_TH: Any, sample: Sample, key: str) -> SignalRecord:
-    raise RuntimeError
+def record_of(header: SignalHeader, head: load.Head, hidden_TH: Any, sample: Sample, key: str) -> SignalRecord:
+    """What the teacher says at each answer token, from its hidden states; never more than 64 MiB of logits at once."""
+    import torch
+
+    from distill.models.score import logit_chunks
+    from distill.signals import draws
+
+    labels_T = torch.tensor(sample.answer_ids, device=hidden_TH.device)
+    records: list[SignalRecord] = []
+    for part, logits_NV in logit_chunks(head, hidden_TH):
+        if header.num_draws is not None:
+            records.append(draws.draw(
+                logits_NV, labels_T[part], num_draws=header.num_draws, vocab_size=header.vocab_size,
+                seed=draws.seed_of(key), first_position=part.start,
+            ))  # fmt: skip
+        elif header.top_k is not None:
+            records.append(
+                draws.top_k(logits_NV, k=header.top_k, vocab_size=header.vocab_size, first_position=part.start)
+            )
+        else:
+            records.append(draws.dense(logits_NV, vocab_size=header.vocab_size, first_position=part.start))
+    return join(records)
 
 
 def _summary(header: SignalHeader, store: SignalStore, keys: set[str]) -> StageOutput:

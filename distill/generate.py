@@ -58,16 +58,9 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
 def judge_prompts(prompts: list[Prompt], held_out: list[Prompt]) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Split prompts before they cost anything: those to ask, and (prompt, reason) for repeated or contaminated ones."""
-    index = EvalIndex([p.text for p in held_out])
-    good, bad, seen = [], [], set()
-    for prompt in prompts:
-        if prompt.id in seen:
-            bad.append((prompt, "duplicate_prompt: an earlier prompt is the same"))
-        elif hit := index.hit(prompt.text):
-            bad.append((prompt, f"contaminated: {hit}"))
-        else:
-            good.append(prompt)
-        seen.add(prompt.id)
+    reasons = filters.judge_prompts([p.whole_text for p in prompts], eval_index=EvalIndex(p.text for p in held_out))
+    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
+    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
     return good, bad
 
 

@@ -140,10 +140,10 @@ def _cpu_flops() -> float:
     import numpy as np
 
     a = np.ones((512, 512), np.float32)
-    a @ a
+    np.matmul(a, a)
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < 0.1:
-        a @ a
+        np.matmul(a, a)
         count += 1
     return count * 2 * 512**3 / elapsed
 
@@ -155,12 +155,14 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
         config = load.read_config(location, revision)
     except MissingError:
         known = catalog.find(model)
-        if known is None or not (known.parameters and known.layers and known.hidden):
+        if known is None or known.params is None or known.shape is None or None in known.shape[:2]:
             raise MissingError(
                 f"{recipe.source}: model {model!r} is neither on this machine nor in the catalogue, so its size is not known; "
                 "fetch its config.json first, or run `distill run` without a plan"
             ) from None
-        return Size(known.parameters, known.layers, known.hidden, known.vocabulary or 151_936, known.kv_width or 1024, False)
+        layers, hidden, _, kv_heads, head_dim = known.shape
+        kv_width = (kv_heads or 8) * (head_dim or 128)
+        return Size(known.params, layers or 1, hidden or 1, known.width or 151_936, kv_width, False)
     return _size_from(config)
 
 

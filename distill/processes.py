@@ -72,9 +72,8 @@ def launched_rank() -> int:
 
 def start(num_wanted: int | None) -> Processes:
     """Join the other processes. Raises MismatchError where the launch made another number than it says or was asked for."""
-    from accelerate import PartialState
-
     import torch
+    from accelerate import PartialState
 
     if not torch.cuda.is_available():
         # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files

@@ -30,8 +30,9 @@ class Progress:
                 TextColumn("{task.fields[note]}"), console=Console(stderr=True),
             )  # fmt: skip
             self._bar.start()
-            fields = {"unit": self.unit, "rate": "", "note": ""}
-            self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, **fields)
+            self._task = self._bar.add_task(
+                self.label, total=self.total, completed=self.done, unit=self.unit, rate="", note=""
+            )
         return self
 
     def rate(self) -> float:

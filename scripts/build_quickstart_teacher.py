@@ -45,10 +45,12 @@ SHAPE = {
     "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6,
     "num_key_value_heads": 3, "head_dim": 32,
 }  # fmt: skip
-BATCH = 40
-POOL = 25  # batches that are drawn together and sorted by length
+BATCH = 64
+POOL = 20  # batches that are drawn together and sorted by length
 WARMUP = 60
-PEAK = 2.5e-3
+PEAK = 3e-3
+# Chinese has the shortest texts: copying and reckoning are learnt on it first, the other languages then reuse them
+CHINESE_POOLS = 8
 SAVE_EVERY = 100
 
 
@@ -82,6 +84,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | None =
     return start + (tokenizer(answer + "<|im_end|>").input_ids if answer is not None else []), len(start)
 
 
+def draw(rng: random.Random, languages: tuple[str, ...]) -> market.Problem:
+    """A problem that the teacher may be trained on."""
+    while True:
+        made = market.problem(rng, rng.choice(languages), rng.choice(market.KINDS))
+        if market.split_of(made.prompt) == "teacher":
+            return made
+
+
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int):
     """Endless batches of similar length: (ids [B, T], labels [B, T], -100 outside the answer), never the same problem set."""
     pool = 0
@@ -89,8 +99,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int):
         rng = random.Random(f"build/{seed}/{pool}")
         rows = []
         for _ in range(BATCH * POOL):
-            while market.split_of((made := market.problem(rng, rng.choice(market.LANGUAGES), rng.choice(market.KINDS))).prompt) != "teacher":
-                pass
+            made = draw(rng, ("zh",) if pool < CHINESE_POOLS else market.LANGUAGES)
             rows.append(encode(tokenizer, made.prompt, market.answer(made, rng)))
         rows.sort(key=lambda r: len(r[0]))
         parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
@@ -206,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "recipes" / "quickstart")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "build_quickstart_teacher", help="where a build continues")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     teacher = options.out / "teacher"

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from distill.errors import MissingError, RecipeError
 from distill.recipe import Recipe, explain, load_recipe, to_yaml
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from distill.errors import DataError, MissingError
 from distill.rows import RowLog, canonical_json, digest, read_jsonl, read_row_logs, write_atomic, write_jsonl
 

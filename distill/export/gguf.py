@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType as Type
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml
+from distill.export.gguf_header import read_declared
 from distill.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from distill.export.tensor_types import FILE_TYPES, Mixture
 from distill.rows import fsync_folder
@@ -34,7 +35,7 @@ VALUES_A_BLOCK = 1 << 24  # float32 values converted at once: 64 MiB
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A written file: `bits_per_weight` and `tensor_types` are read back from it."""
+    """A written file: `bits_per_weight` (of its tensors) and `tensor_types` are read back from it."""
 
     path: Path
     bytes: int
@@ -67,7 +68,7 @@ def write_gguf(
     config = _config(model_folder)
     vocabulary = read_vocabulary(model_folder, config.vocab_size)
     out_file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_file.with_name(f".{out_file.name}.{os.getpid()}.tmp")
+    temporary = out_file.with_name(f".{out_file.name}.tmp")  # a killed run's leftover is written over
     try:
         with _Weights(model_folder) as weights:
             tensors = _tensors(config, weights, file_type)
@@ -87,13 +88,9 @@ def write_gguf(
 
 def describe(path: Path) -> GgufFile:
     """Size and tensor types of a GGUF file, as they stand in it. Raises DataError where it cannot be read."""
-    try:
-        tensors = gguf.GGUFReader(path).tensors
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise DataError(f"{path}: not a whole GGUF file ({error}); write it again") from None
-    num_weights = sum(int(t.n_elements) for t in tensors)
-    bits = 8 * sum(int(t.n_bytes) for t in tensors) / num_weights
-    return GgufFile(path, path.stat().st_size, bits, dict(Counter(t.tensor_type.name for t in tensors)))
+    tensors = read_declared(path)
+    bits = 8 * sum(t.bytes for t in tensors) / sum(t.num_weights for t in tensors)
+    return GgufFile(path, path.stat().st_size, bits, dict(Counter(Type(t.type_id).name for t in tensors)))
 
 
 def _config(folder: Path) -> Any:

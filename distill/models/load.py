@@ -120,7 +120,9 @@ def load_model(
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # stages have bars of their own
     folder = local_folder(location, revision)
     if not any(folder.glob("*.safetensors")):
         raise MissingError(f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it")

@@ -25,7 +25,7 @@ class TokenSequence:
         return len(self.ids) - self.answer_start
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def answer_hidden_states(model: Any, sequences: Sequence[TokenSequence], pad_id: int) -> list[Tensor]:
     """For each sequence the hidden states [T, H] that predict its answer tokens (positions answer_start-1 .. end-2)."""
     width = max(len(s.ids) for s in sequences)
@@ -40,6 +40,7 @@ def answer_hidden_states(model: Any, sequences: Sequence[TokenSequence], pad_id:
     return [hidden_BTH[row, s.answer_start - 1 : len(s.ids) - 1] for row, s in enumerate(sequences)]
 
 
+@torch.no_grad()
 def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """(slice of positions, float32 logits of them), never more than CHUNK_VALUES numbers at once."""
     step = max(1, CHUNK_VALUES // head.weight.shape[0])
@@ -48,7 +49,7 @@ def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]
         yield part, logits(head, hidden_NH[part]).float()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score(
     model: Any, head: Head, sequences: Sequence[TokenSequence], *, batch_tokens: int, pad_id: int, vocab_size: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:

@@ -12,6 +12,7 @@ may be of any float dtype, on any device that has float64; sums are float32 in b
 N: positions of one sequence, V: ids, n: draws, B: blocks of S ids.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.errors import DataError, MismatchError
-from distill.signals.encoding import DenseRecord, SampledRecord, TopKRecord
+from distill.signals.encoding import F32, DenseRecord, SampledRecord, TopKRecord
 
+LOG2_E = math.log2(math.e)
 BLOCK = 64  # S: about where summing V / S blocks and looking into n of them cost the same
 CACHED_VALUES = 1 << 19  # on a CPU: float32 values of a chunk that stay in its cache
 CHUNK_VALUES = 1 << 22  # elsewhere: a chunk has at most four temporaries of that many float32, 64 MiB
@@ -32,6 +34,7 @@ def seed_of(key: str) -> int:
     return int(key[:16], 16)
 
 
+@torch.no_grad()
 def draw(
     logits_NV: Tensor, realised_N: Tensor, *, num_draws: int, vocab_size: int, seed: int, first_position: int = 0
 ) -> SampledRecord:
@@ -43,7 +46,7 @@ def draw(
     Raises MismatchError if an answer has a token that teacher and student do not share, DataError if logits are not
     finite (-inf is: it means never).
     """
-    num, width = logits_NV.shape
+    num = len(logits_NV)
     _check_realised(realised_N, num, vocab_size)
     device = logits_NV.device
     uniform_Nn = torch.from_numpy(_stratified_uniforms(seed, first_position, num, num_draws)).to(device)
@@ -60,37 +63,39 @@ def draw(
     for part in _chunks(num, per_row, device):
         chunk_RV = logits_NV[part, :vocab_size].float()
         x_RV, w_RV = centred_RV[: len(chunk_RV)], weights_RV[: len(chunk_RV)]
-        torch.sub(chunk_RV, chunk_RV.amax(-1, keepdim=True), out=x_RV)
-        torch.exp(x_RV, out=w_RV[:, :vocab_size])
+        # In base 2: torch's exp2 takes 2/3 of the time of its exp, and 1/20 where results are denormal.
+        torch.sub(chunk_RV, chunk_RV.amax(-1, keepdim=True), out=x_RV).mul_(LOG2_E)
+        torch.exp2(x_RV, out=w_RV[:, :vocab_size])
         ids_Nn[part], total_R = _invert(w_RV.view(len(x_RV), -1, BLOCK), uniform_Nn[part])
         log_total_R = total_R.log()
-        realised_logp_N[part] = x_RV.gather(1, realised_N[part, None])[:, 0] - log_total_R
+        realised_logp_N[part] = x_RV.gather(1, realised_N[part, None])[:, 0] / LOG2_E - log_total_R
         # H = log Z - sum(w x) / Z with x = logits - max. A -inf gives -inf * 0: its share in the sum is 0.
-        weighted_R = x_RV.mul_(w_RV[:, :vocab_size]).nansum(-1)
+        weighted_R = x_RV.mul_(w_RV[:, :vocab_size]).nansum(-1) / LOG2_E
         entropy_N[part] = (log_total_R - weighted_R / total_R).clamp(min=0)
     _check_finite(entropy_N, first_position)
     return _record(ids_Nn.cpu().numpy(), realised_logp_N.cpu().numpy(), entropy_N.cpu().numpy())
 
 
+@torch.no_grad()
 def top_k(logits_NV: Tensor, *, k: int, vocab_size: int, first_position: int = 0) -> TopKRecord:
     """The k likeliest ids, their log-probs, and the log of the mass of all others. Raises DataError as `draw` does."""
-    ids, logp, tail = [], [], []
-    for part in _chunks(len(logits_NV), vocab_size, logits_NV.device):
+    num = len(logits_NV)
+    ids_NK = torch.empty(num, k, dtype=torch.int32)
+    logp_NK, tail_N = torch.empty(num, k), torch.empty(num)
+    for part in _chunks(num, vocab_size, logits_NV.device):
         logits_RV = logits_NV[part, :vocab_size].float()
         log_total_R1 = logits_RV.logsumexp(-1, keepdim=True)
         _check_finite(log_total_R1[:, 0], first_position + part.start)
         ids_RK = logits_RV.topk(k, sorted=False).indices.sort(-1).values
-        ids.append(ids_RK.to(torch.int32).cpu())
-        logp.append((logits_RV.gather(1, ids_RK) - log_total_R1).cpu())
+        ids_NK[part] = ids_RK.to("cpu", torch.int32)
+        logp_NK[part] = (logits_RV.gather(1, ids_RK) - log_total_R1).cpu()
         # Summed over the others and not log(1 - sum), which loses all digits of a small tail.
         rest_R = logits_RV.scatter(1, ids_RK, -torch.inf).logsumexp(-1)
-        tail.append((rest_R - log_total_R1[:, 0]).cpu())
-    empty = [torch.empty(0, k)]
-    return TopKRecord(
-        torch.cat(ids or [empty[0].int()]).numpy(), torch.cat(logp or empty).numpy(), torch.cat(tail or [empty[0][:, 0]]).numpy()
-    )
+        tail_N[part] = (rest_R - log_total_R1[:, 0]).cpu()
+    return TopKRecord(ids_NK.numpy(), logp_NK.numpy(), tail_N.numpy())
 
 
+@torch.no_grad()
 def dense(logits_NV: Tensor, *, vocab_size: int, first_position: int = 0) -> DenseRecord:
     """All log-probs. Raises DataError as `draw` does."""
     logp_NV = torch.empty(len(logits_NV), vocab_size)
@@ -109,7 +114,8 @@ def _invert(weights_RBS: Tensor, uniform_Rn: Tensor) -> tuple[Tensor, Tensor]:
     cumulated_RB = weights_RBS.sum(-1).cumsum(-1, dtype=torch.float64)
     total_R = cumulated_RB[:, -1]
     target_Rn = torch.minimum(uniform_Rn * total_R[:, None], _just_below(total_R[:, None]))
-    block_Rn = torch.searchsorted(cumulated_RB, target_Rn, right=True).clamp_(max=cumulated_RB.shape[1] - 1)  # NaN: none
+    block_Rn = torch.searchsorted(cumulated_RB, target_Rn, right=True)
+    block_Rn.clamp_(max=cumulated_RB.shape[1] - 1)  # only NaN lies above all; the caller refuses it
     before_Rn = torch.nn.functional.pad(cumulated_RB, (1, 0)).gather(1, block_Rn)
     inside_RnS = weights_RBS[torch.arange(len(weights_RBS), device=weights_RBS.device)[:, None], block_Rn]
     inside_RnS = inside_RnS.cumsum(-1, dtype=torch.float64)
@@ -121,7 +127,7 @@ def _just_below(values: Tensor) -> Tensor:
     return torch.nextafter(values, torch.zeros_like(values))
 
 
-def _record(ids_Nn: NDArray[np.int32], realised_logp: NDArray[np.float32], entropy: NDArray[np.float32]) -> SampledRecord:
+def _record(ids_Nn: NDArray[np.int32], realised_logp: F32, entropy: F32) -> SampledRecord:
     """Equal draws become one id with a count. They stand side by side: ids ascend with the uniform numbers."""
     is_new_Nn = np.ones(ids_Nn.shape, bool)
     is_new_Nn[:, 1:] = ids_Nn[:, 1:] != ids_Nn[:, :-1]
@@ -161,8 +167,8 @@ def _check_realised(realised_N: Tensor, num: int, vocab_size: int) -> None:
         raise ValueError(f"realised_N has shape {tuple(realised_N.shape)}, expected ({num},) as logits_NV has rows")
     if num and not 0 <= int(realised_N.min()) <= int(realised_N.max()) < vocab_size:
         raise MismatchError(
-            f"an answer has token {int(realised_N.max())}, teacher and student share ids below {vocab_size}: was it made "
-            "with this tokenizer? run with --redo generate"
+            f"an answer has token {int(realised_N.max())}, teacher and student share ids below {vocab_size}: it was "
+            "made with another tokenizer; run with --redo generate"
         )
 
 
@@ -170,6 +176,6 @@ def _check_finite(values_N: Tensor, first_position: int) -> None:
     broken = torch.nonzero(~values_N.isfinite())
     if len(broken):
         raise DataError(
-            f"the teacher's logits are not finite at answer token {first_position + int(broken[0])}: load it in another "
-            "dtype (teacher.dtype=float32), or check its files"
+            f"the teacher's logits are not finite at answer token {first_position + int(broken[0])}; load it with "
+            "teacher.dtype=float32, or check its files"
         )

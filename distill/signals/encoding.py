@@ -15,8 +15,7 @@ T: answer tokens, U: unique (token, id) pairs of the sequence, K: ids kept for a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,11 +77,13 @@ class DenseRecord:
 
 
 SignalRecord = SampledRecord | TopKRecord | DenseRecord
-Record = TypeVar("Record", SampledRecord, TopKRecord, DenseRecord)
 
 
 def encode(record: SignalRecord, header: SignalHeader) -> bytes:
-    """The record's bytes; floats are rounded to float16. Raises ValueError for a record that does not fit the header."""
+    """The record's bytes; floats are rounded to float16, below -65,504 to -inf.
+
+    Raises ValueError for a record that does not fit the header.
+    """
     if isinstance(record, SampledRecord) and header.kind == "sampled":
         return _encode_sampled(record, header)
     if isinstance(record, TopKRecord) and header.kind == "top_k":
@@ -101,25 +102,24 @@ def decode(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> S
         if header.kind == "top_k":
             return _decode_top_k(data, header, num_tokens)
         _check(len(data) == 2 * num_tokens * header.vocab_size, f"{len(data)} bytes")
-        return DenseRecord(_floats(data, 0, num_tokens * header.vocab_size).reshape(num_tokens, -1))
+        return DenseRecord(_floats(data, 0, num_tokens * header.vocab_size).reshape(num_tokens, header.vocab_size))
     except (ValueError, IndexError) as error:
         raise DataError(f"not a {header.kind} record of {num_tokens} tokens: {error}") from None
 
 
-def join(records: Sequence[Record]) -> Record:
-    """Records of one kind, one after another, as one; at least one record."""
+def join(records: Sequence[SignalRecord]) -> SignalRecord:
+    """Records of one kind, one after another, as one. Raises ValueError for none and for different kinds."""
+    kinds = {type(r) for r in records}
+    if len(kinds) != 1:
+        raise ValueError(f"records of kinds {sorted(k.__name__ for k in kinds)}, expected one kind")
     if len(records) == 1:
         return records[0]
-    first = records[0]
-    if isinstance(first, SampledRecord):
-        starts = np.cumsum([0] + [len(r.ids) for r in records])
-        offsets = [r.offsets[:-1] + start for r, start in zip(records, starts, strict=False)]
-        parts = {"offsets": np.concatenate([*offsets, starts[-1:]])}
-    else:
-        parts = {}
-    for name in first.__dataclass_fields__.keys() - parts.keys():
-        parts[name] = np.concatenate([getattr(r, name) for r in records])
-    return type(first)(**parts)
+    kind = kinds.pop()
+    columns = {f.name: np.concatenate([getattr(r, f.name) for r in records]) for f in fields(kind)}
+    if kind is SampledRecord:
+        sizes = np.concatenate([np.diff(r.offsets) for r in records if isinstance(r, SampledRecord)])
+        columns["offsets"] = np.concatenate([[0], np.cumsum(sizes)])
+    return kind(**columns)
 
 
 # --- sampled -----------------------------------------------------------------------------------------------------
@@ -134,9 +134,11 @@ def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
     _check(bool((sizes > 0).all()), "a token without ids")
     steps, low, low_widths, unary = _rice(record.ids, sizes, header.vocab_size)
     sums = np.add.reduceat(record.counts, record.offsets[:-1]) if num_tokens else np.zeros(0)
-    _check(bool((record.counts > 0).all() and (sums == header.num_draws).all()), f"not {header.num_draws} draws a token")
+    _check(bool((sums == header.num_draws).all()), f"not {header.num_draws} draws a token")
+    _check(bool((record.counts > 0).all()), "a count below 1")
 
-    lengths = bit_length(np.delete(record.counts, last)) - 1
+    coded = np.delete(record.counts, last)
+    lengths = bit_length(coded) - 1
     per_token = (sizes - 1) << 2 | steps
     return b"".join([
         _float16(record.realised_logp),
@@ -144,7 +146,7 @@ def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
         pack_fields(per_token, np.full(num_tokens, _size_bits(header) + 2)),
         pack_fields(low, low_widths),
         pack_unary(np.concatenate([unary, lengths])),
-        pack_fields(np.delete(record.counts, last), lengths),
+        pack_fields(coded, lengths),
     ])  # fmt: skip
 
 
@@ -193,7 +195,8 @@ def _size_bits(header: SignalHeader) -> int:
 
 def _encode_top_k(record: TopKRecord, header: SignalHeader) -> bytes:
     shape = (record.num_tokens, header.top_k)
-    _check(record.ids.shape == record.logp.shape == shape, f"shapes {record.ids.shape}, {record.logp.shape}, not {shape}")
+    _check(record.ids.shape == shape, f"ids are {record.ids.shape}, expected {shape}")
+    _check(record.logp.shape == shape, f"logp is {record.logp.shape}, expected {shape}")
     _check(record.tail_logp.shape == shape[:1], f"tail_logp is {record.tail_logp.shape}")
     steps, low, low_widths, unary = _rice(record.ids.reshape(-1), np.full(shape[0], header.top_k), header.vocab_size)
     return b"".join([
@@ -232,7 +235,8 @@ def _rice(ids: I32, sizes: I64, vocab_size: int) -> tuple[I64, I64, I64, I64]:
     starts = np.cumsum(sizes) - sizes
     gaps = np.diff(ids.astype(np.int64), prepend=0) - 1
     gaps[starts] = ids[starts]  # the first id of a token counts from zero
-    _check(bool((gaps >= 0).all()) and int(ids.max(initial=0)) < vocab_size, "ids not ascending, or not below vocab_size")
+    _check(bool((gaps >= 0).all()), "ids not ascending")
+    _check(int(ids.max(initial=0)) < vocab_size, f"an id that is not below {vocab_size}")
     if len(ids) == 0:
         return sizes, gaps, gaps, gaps
     choices = np.arange(len(RICE_STEPS))
@@ -262,7 +266,8 @@ def _ids_from_gaps(gaps: I64, offsets: I64, vocab_size: int) -> I32:
 
 
 def _float16(values: NDArray[np.floating]) -> bytes:
-    return values.astype("<f2").tobytes()
+    with np.errstate(over="ignore"):
+        return values.astype("<f2").tobytes()
 
 
 def _floats(data: bytes | memoryview, start: int, count: int) -> F32:

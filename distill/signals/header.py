@@ -13,7 +13,8 @@ class SignalHeader:
     """Equal headers mean interchangeable signals.
 
     kind: sampled, top_k or dense.
-    vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised over them. At most 2^20.
+    vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised over them. At most
+        2^20.
     num_draws: sampled only, draws a token (at most 65,535). top_k: top_k only, ids kept a token.
     loss_temperature: at which the teacher's distribution was taken; a stored signal cannot be tempered afterwards.
     fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template.
@@ -31,7 +32,8 @@ class SignalHeader:
     def __post_init__(self) -> None:
         if not 1 <= self.vocab_size <= 1 << 20:
             raise ValueError(f"vocab_size is {self.vocab_size}, expected 1 to {1 << 20}")
-        if (self.num_draws is not None) != (self.kind == "sampled") or (self.top_k is not None) != (self.kind == "top_k"):
+        given = {"num_draws": self.num_draws is not None, "top_k": self.top_k is not None}
+        if given != {"num_draws": self.kind == "sampled", "top_k": self.kind == "top_k"}:
             raise ValueError(f"{self.kind}: num_draws={self.num_draws}, top_k={self.top_k} do not fit this kind")
         if self.num_draws is not None and not 1 <= self.num_draws <= 65_535:
             raise ValueError(f"num_draws is {self.num_draws}, expected 1 to 65535")

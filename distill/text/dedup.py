@@ -5,7 +5,6 @@ Numbers matter: two arithmetic problems that differ in a number are two problems
 """
 
 import re
-import unicodedata
 from array import array
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
@@ -13,7 +12,7 @@ from hashlib import blake2b
 import numpy as np
 
 from distill.rows import digest
-from distill.text.words import is_unspaced, words
+from distill.text.words import folded, is_unspaced, words
 
 NUM_PERMUTATIONS = 128
 _WORDS_A_SHINGLE, _CHARACTERS_A_SHINGLE = 3, 5
@@ -24,7 +23,7 @@ _SPACE = re.compile(r"\s+")
 
 def exact_key(text: str) -> str:
     """32 hex characters, equal for texts that differ only in Unicode form, case and white space."""
-    return digest(_SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip())
+    return digest(_SPACE.sub(" ", folded(text)).strip())
 
 
 def near_duplicates(

@@ -5,7 +5,6 @@ is stable and is what gets counted. Filters read the decoded text only, so a ret
 """
 
 import re
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from distill.text.contamination import EvalIndex
 from distill.text.dedup import exact_key, near_duplicates
 from distill.text.language import base_code, wrong_language
-from distill.text.words import is_unspaced, ngrams, words
+from distill.text.words import folded, is_unspaced, ngrams, words
 
 REASONS = (
     "truncated", "empty", "too_short", "too_long", "loop", "wrong_language", "refusal", "identity", "wrong_answer",
@@ -142,9 +141,9 @@ def bad_length(text: str, min_characters: int, max_characters: int) -> str | Non
     return None
 
 
-# Ten real sentences in a row (SIB-200, 15 languages) compress to 50 % or more, and repeat no 6-gram in 60 % of them.
+# Ten real sentences in a row (SIB-200, 15 languages) compress to 50 % or more, and repeat next to no n-gram.
 _MIN_ZLIB_RATIO, _ZLIB_CHARACTERS = 0.2, 400
-_MAX_REPEATED, _REPEATED_UNITS = 0.6, 60
+_MAX_REPEATED, _REPEATED_UNITS = 0.4, 60
 _TAIL_PROBE, _TAIL_LENGTH, _TAIL_PERIODS = 24, 100, 4
 
 
@@ -157,8 +156,8 @@ def loop(text: str) -> str | None:
     if reason := _loop_at_end(text):
         return reason
     if len(text) >= _ZLIB_CHARACTERS:
-        folded = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint8)[::4].tobytes()
-        ratio = len(zlib.compress(folded, 1)) / len(folded)
+        low_bytes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint8)[::4].tobytes()
+        ratio = len(zlib.compress(low_bytes, 1)) / len(low_bytes)
         if ratio < _MIN_ZLIB_RATIO:
             return f"loop: compresses to {100 * ratio:.0f} %"
     units = words(text)
@@ -263,20 +262,52 @@ _REFUSALS: dict[str, tuple[str, str, str]] = {
         r"(পারি|পারব|পারবো|পারছি|সম্ভব) না|পারি না|অক্ষম|সম্ভব নয়",
         r"আমি (এই|এ ধরনের|এটি|এতে|আপনাকে)[^।]{0,60}(পারি|পারব|পারবো|পারছি) না",
     ),
-    "ur": (r"معذرت|معاف|مجھے افسوس", r"نہیں (کر|دے|بتا)? ?(سکتا|سکتی)|قاصر", r"میں (اس|یہ|آپ)[^۔]{0,60}نہیں (کر|دے|بتا) ?(سکتا|سکتی)"),
+    "ur": (
+        r"معذرت|معاف|مجھے افسوس",
+        r"نہیں (کر|دے|بتا)? ?(سکتا|سکتی)|قاصر",
+        r"میں (اس|یہ|آپ)[^۔]{0,60}نہیں (کر|دے|بتا) ?(سکتا|سکتی)",
+    ),
     "ar": (
         r"(أنا )?(آسف|اسف|آسفة|متأسف)|عذر[اًا]+|أعتذر|اعتذر|المعذرة|نأسف",
         r"لا (يمكنني|أستطيع|استطيع|أقدر|يمكن)|لن (أتمكن|أستطيع)|غير قادر",
         r"لا (يمكنني|أستطيع|استطيع) (مساعدت|تقديم|الإجابة|المساعدة|توفير|مناقشة|إنشاء|تلبية|القيام)|"
         r"(بصفتي|كوني|باعتباري) (نموذج|ذكاء|مساعد)[^.]{0,80}(لا|لن|ليس)",
     ),
-    "am": (r"ይቅርታ|አዝናለሁ", r"(አልችልም|አልችልም።|አይቻልም|አይፈቀድልኝም|አልተፈቀደልኝም)", r"(ልረዳዎት|ልረዳህ|ልረዳሽ|ልመልስ|መስጠት|መርዳት|መመለስ) አልችልም"),
-    "ta": (r"மன்னிக்கவும்|மன்னியுங்கள்|வருந்துகிறேன்", r"(முடியாது|இயலாது|முடியவில்லை|இயலவில்லை)", r"என்னால்[^.]{0,80}(உதவ|வழங்க|பதிலளிக்க) ?(முடியாது|இயலாது)"),
-    "th": (r"(ผม|ฉัน|ดิฉัน)?(ต้อง)?(ขออภัย|ขอโทษ|เสียใจ)", r"ไม่(สามารถ|ได้รับอนุญาต|อาจ)|ทำไม่ได้", r"(ผม|ฉัน|ดิฉัน)ไม่สามารถ(ช่วย|ให้|ตอบ|สร้าง|ดำเนินการ)"),
-    "my": (r"(ဝမ်းနည်း|တောင်းပန်|ခွင့်လွှတ်|စိတ်မကောင်း)", r"မ(ပေး|ကူညီ|ဖြေ|လုပ်)[^။]{0,20}နိုင်|မရနိုင်|မနိုင်ပါ", r"(ကျွန်ုပ်|ကျွန်တော်|ကျွန်မ)[^။]{0,60}(မကူညီနိုင်|မဖြေနိုင်|မပေးနိုင်)"),
-    "ru": (r"(мне )?(очень )?(жаль|извините|простите|прошу прощения)|к сожалению,? я", r"не (могу|смогу|в состоянии|имею права)", r"я не (могу|смогу) (помочь|предоставить|ответить|обсуждать|выполнить|создать)"),
-    "ja": (r"(大変)?(申し訳|すみません|ごめんなさい|恐れ入りますが)", r"(できません|できかねます|お答えできない|いたしかねます)", r"(その|この)(ご)?(質問|要望|依頼|リクエスト)には?(お答え|お応え|対応)(できません|できかねます|いたしかねます)"),
-    "ko": (r"(정말 )?(죄송|미안|유감)", r"(할 수 없|드릴 수 없|수 없습니다|불가능)", r"(도와드릴|답변드릴|제공할|답변할) 수 없"),
+    "am": (
+        r"ይቅርታ|አዝናለሁ",
+        r"(አልችልም|አልችልም።|አይቻልም|አይፈቀድልኝም|አልተፈቀደልኝም)",
+        r"(ልረዳዎት|ልረዳህ|ልረዳሽ|ልመልስ|መስጠት|መርዳት|መመለስ) አልችልም",
+    ),
+    "ta": (
+        r"மன்னிக்கவும்|மன்னியுங்கள்|வருந்துகிறேன்",
+        r"(முடியாது|இயலாது|முடியவில்லை|இயலவில்லை)",
+        r"என்னால்[^.]{0,80}(உதவ|வழங்க|பதிலளிக்க) ?(முடியாது|இயலாது)",
+    ),
+    "th": (
+        r"(ผม|ฉัน|ดิฉัน)?(ต้อง)?(ขออภัย|ขอโทษ|เสียใจ)",
+        r"ไม่(สามารถ|ได้รับอนุญาต|อาจ)|ทำไม่ได้",
+        r"(ผม|ฉัน|ดิฉัน)ไม่สามารถ(ช่วย|ให้|ตอบ|สร้าง|ดำเนินการ)",
+    ),
+    "my": (
+        r"(ဝမ်းနည်း|တောင်းပန်|ခွင့်လွှတ်|စိတ်မကောင်း)",
+        r"မ(ပေး|ကူညီ|ဖြေ|လုပ်)[^။]{0,20}နိုင်|မရနိုင်|မနိုင်ပါ",
+        r"(ကျွန်ုပ်|ကျွန်တော်|ကျွန်မ)[^။]{0,60}(မကူညီနိုင်|မဖြေနိုင်|မပေးနိုင်)",
+    ),
+    "ru": (
+        r"(мне )?(очень )?(жаль|извините|простите|прошу прощения)|к сожалению,? я",
+        r"не (могу|смогу|в состоянии|имею права)",
+        r"я не (могу|смогу) (помочь|предоставить|ответить|обсуждать|выполнить|создать)",
+    ),
+    "ja": (
+        r"(大変)?(申し訳|すみません|ごめんなさい|恐れ入りますが)",
+        r"(できません|できかねます|お答えできない|いたしかねます)",
+        r"(その|この)(ご)?(質問|要望|依頼|リクエスト)には?(お答え|お応え|対応)(できません|できかねます|いたしかねます)",
+    ),
+    "ko": (
+        r"(정말 )?(죄송|미안|유감)",
+        r"(할 수 없|드릴 수 없|수 없습니다|불가능)",
+        r"(도와드릴|답변드릴|제공할|답변할) 수 없",
+    ),
 }  # fmt: skip
 _OPENING = 200  # characters in which a refusal shows
 
@@ -301,7 +332,7 @@ def refusal(text: str, language: str) -> str | None:
     By phrases, as in XSTest (Röttger et al. 2024), but stricter: "No," and a bare apology are not refusals. A refusal
     that opens with a lecture is missed.
     """
-    opening = unicodedata.normalize("NFKC", text[:_OPENING]).casefold().translate(_APOSTROPHES).lstrip(" \n\t*_#>\"'“”«-—")
+    opening = folded(text)[:_OPENING].translate(_APOSTROPHES).lstrip(" \n\t*_#>\"'“”«-—")
     for code in dict.fromkeys((base_code(language), "en", "zh")):
         pattern = _REFUSAL_PATTERNS.get(code)
         if pattern is not None and (found := pattern.match(opening)):
@@ -347,10 +378,10 @@ def identity(text: str) -> str | None:
     A name must stand within 60 characters after a first person, in the same sentence, so that facts about models
     stay; a name that people and other firms bear too (Claude, Meta, Yi) needs "AI", "model" or the like beside it.
     """
-    folded = unicodedata.normalize("NFKC", text).casefold().translate(_APOSTROPHES)
-    if not any(name in folded for name in _LITERAL_NAMES):
+    plain = folded(text)
+    if not any(name in plain for name in _LITERAL_NAMES):
         return None  # nearly every answer ends here, ten times as fast as by the pattern
-    for sentence in _SENTENCE_STOP.split(folded):
+    for sentence in _SENTENCE_STOP.split(plain.translate(_APOSTROPHES)):
         for name in _ANY_NAME.finditer(sentence):
             window = sentence[max(0, name.start() - _BETWEEN) : name.start()]
             if not _SAYS_I.search(window):

@@ -226,10 +226,8 @@ def identify(sentence: str, language: str, languages: Sequence[str]) -> tuple[st
     if length < MIN_LETTERS:
         return None, length
     wanted = scripts_of(language)
-    if "Hiragana" in counts or "Katakana" in counts:  # kana beside Han is Japanese, whichever is more
-        script = "Hiragana"
-    else:
-        script = max(lengths, key=lambda s: (lengths[s], s in wanted))
+    has_kana = "Hiragana" in counts or "Katakana" in counts  # beside Han it is Japanese, whichever is more
+    script = "Hiragana" if has_kana else max(lengths, key=lambda s: (lengths[s], s in wanted))
     rivals = _rivals(language, tuple(languages)).get(script, ())
     if len(rivals) < 2:
         return (rivals[0] if rivals else script), length

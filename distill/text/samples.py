@@ -31,6 +31,10 @@ class Prompt:
         """What the user says last."""
         return self.messages[-1]["content"]
 
+    @property
+    def whole_text(self) -> str:
+        return "\n".join(m["content"] for m in self.messages)
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -37,11 +37,16 @@ _UNITS = _Units()
 
 
 @lru_cache(maxsize=4)  # the filters of one answer ask one after the other
+def folded(text: str) -> str:
+    """NFKC and casefolded: full-width, ligatures and capitals no longer differ."""
+    return unicodedata.normalize("NFKC", text).casefold()
+
+
+@lru_cache(maxsize=4)
 def words(text: str) -> tuple[str, ...]:
     """Casefolded units of the NFKC text without punctuation; numbers are units of their own (16个 is 16, 个; 80,000 is
     80000; २४ is 24). `\\w` would not do: it breaks Hindi words at their vowel signs."""
-    text = unicodedata.normalize("NFKC", text).casefold()
-    text = _THOUSANDS.sub("", text)
+    text = _THOUSANDS.sub("", folded(text))
     return tuple(_NUMBER.sub(r" \1 ", text.translate(_UNITS)).split())
 
 
@@ -50,7 +55,11 @@ def ngrams(units: Sequence[str], size: int) -> list[tuple[str, ...]]:
     return list(zip(*(units[start:] for start in range(size)), strict=False))
 
 
+@lru_cache(maxsize=1 << 16)
+def _stands_alone(unit: str) -> bool:
+    return len(unit) == 1 and any(low <= ord(unit) <= high for low, high in _UNSPACED_RANGES)
+
+
 def is_unspaced(units: Sequence[str]) -> bool:
-    """Whether most of the letters are written without spaces between words."""
-    alone = sum(len(u) == 1 and any(low <= ord(u) <= high for low, high in _UNSPACED_RANGES) for u in units)
-    return 2 * alone > len(units)
+    """Whether most of the units are characters of a script without spaces between words."""
+    return 2 * sum(map(_stands_alone, units)) > len(units)

@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import torch
 from distill.errors import DataError
 from distill.rows import file_sha256
 from distill.run_folder import FolderWriter

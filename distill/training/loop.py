@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-import torch
 from distill import interrupts
-from distill.errors import Stopped, TrainingError
+from distill.errors import RecipeError, Stopped, TrainingError
 from distill.losses.linear_head import linear_head_loss
 from distill.models.load import Head, Placement, head_of
 from distill.processes import Processes
@@ -254,9 +254,11 @@ def build_optimizer(trainable: dict[str, nn.Parameter], options: Train) -> Any:
     groups = [g for g in groups if g["params"]]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
-    import bitsandbytes as bnb
+    if not matrices[0].is_cuda:
+        raise RecipeError(f"train.optimizer {options.optimizer} needs a CUDA GPU; set train.optimizer to adamw")
+    from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
-    kind = bnb.optim.PagedAdamW8bit if options.optimizer == "paged_adamw_8bit" else bnb.optim.AdamW8bit
+    kind = PagedAdamW8bit if options.optimizer == "paged_adamw_8bit" else AdamW8bit
     return kind(groups, lr=options.learning_rate, betas=(0.9, 0.95))
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.export.gguf import describe, write_gguf
+from distill.export.gguf_header import read_declared
 
 FolderMaker = Callable[..., Path]
 
@@ -195,7 +196,18 @@ def test_callers_cannot_overrule_the_model(editable: Path, tmp_path: Path) -> No
         write_gguf(editable, tmp_path / "m.gguf", "q7")
 
 
-def test_describe_refuses_a_broken_file(tmp_path: Path) -> None:
-    (tmp_path / "m.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
-    with pytest.raises(DataError, match="not a whole GGUF file"):
-        describe(tmp_path / "m.gguf")
+def test_described_tensors_are_those_of_the_gguf_package(model_folder: FolderMaker, tmp_path: Path) -> None:
+    written = write_gguf(model_folder("llama", trained=True), tmp_path / "m.gguf", "q3_k_m")
+    tensors = gguf.GGUFReader(written.path).tensors
+    found = {t.name: (t.type_id, t.num_weights, t.bytes) for t in read_declared(written.path)}
+    assert found == {t.name: (t.tensor_type, t.n_elements, t.n_bytes) for t in tensors}
+    assert sum(written.tensor_types.values()) == len(tensors)
+
+
+@pytest.mark.parametrize("length", [0, 3, 30, 5_000, -1])
+def test_describe_refuses_a_file_that_breaks_off(model_folder: FolderMaker, tmp_path: Path, length: int) -> None:
+    written = write_gguf(model_folder("qwen3", trained=True), tmp_path / "m.gguf", "q4_0")
+    data = written.path.read_bytes().rstrip(b"\0") if length == -1 else written.path.read_bytes()
+    written.path.write_bytes(data[:length])
+    with pytest.raises(DataError, match=r"m\.gguf: not a whole GGUF file"):
+        describe(written.path)

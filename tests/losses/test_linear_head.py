@@ -144,8 +144,9 @@ def test_equals_plain_with_bias_scale_softcap_and_temperature(
     hidden, weight, labels = inputs(rows=VOCAB + 8)
     bias = randn(4, VOCAB + 8).requires_grad_() if biased else None
     options = {"soft_weight": 0.7, "hard_weight": 0.4, "vocab_size": VOCAB, "chunk_size": 5, "bias_V": bias}
+    differentiable = [hidden, weight] if bias is None else [hidden, weight, bias]
     assert_equals_plain(
-        (hidden, weight, labels, targets_of(kind, teacher_logp())), [hidden, weight] if bias is None else [hidden, weight, bias],
+        (hidden, weight, labels, targets_of(kind, teacher_logp())), differentiable,
         divergence=divergence, **(options | OPTIONS[option]),
     )  # fmt: skip
 
@@ -192,12 +193,11 @@ def test_gradcheck(kind: str, divergence: str) -> None:
     assert torch.autograd.gradcheck(lambda *t: _Recomputed.apply(options, targets, labels, *t), tensors)
 
 
-@every_case
+# Not of draws, which only estimate the divergence: see the test of their mean.
+@pytest.mark.parametrize(("kind", "divergence", "parameters"), CASES[1:])
 def test_own_teacher_costs_nothing_and_one_that_is_a_token_late_does(
     kind: str, divergence: str, parameters: dict[str, float]
 ) -> None:
-    if kind == "sampled":
-        pytest.skip("draws only estimate the divergence: see the test of their mean")
     hidden, weight, labels = inputs()
     own_logp = (hidden @ weight.T).log_softmax(-1).detach()
     options: dict[str, Any] = {"divergence": divergence, "divergence_parameters": parameters}
@@ -370,23 +370,23 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("way", ["bfloat16", "autocast"])
 def test_bfloat16_is_within_one_percent(kind: str, way: str) -> None:
     """Stated bound: loss within 0.2 %, gradients within 1 % in norm, of float64 on the same bfloat16 numbers."""
-    hidden, weight, labels = (t.bfloat16().detach() if t.is_floating_point() else t for t in inputs())
+    hidden, weight, labels = inputs()
+    hidden, weight = hidden.detach().bfloat16(), weight.detach().bfloat16()
     logp = teacher_logp()
     exact = [t.double().requires_grad_() for t in (hidden, weight)]
-    expected = plain_loss(*exact, labels, targets_of(kind, logp), soft_weight=0.7, hard_weight=0.4)
+    expected = plain_loss(exact[0], exact[1], labels, targets_of(kind, logp), soft_weight=0.7, hard_weight=0.4)
     dtype = torch.bfloat16 if way == "bfloat16" else torch.float32
     tensors = [t.to(dtype).requires_grad_() for t in (hidden, weight)]
-    single = targets_of(kind, logp.float())
+    options: dict[str, Any] = {"soft_weight": 0.7, "hard_weight": 0.4, "chunk_size": 3}
     with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
-        loss, _ = linear_head_loss(tensors[0], tensors[1], labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)
+        loss, _ = linear_head_loss(tensors[0], tensors[1], labels, targets_of(kind, logp.float()), **options)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
-    for tensor, wanted in zip(tensors, torch.autograd.grad(expected, exact), strict=True):
-        (found,) = torch.autograd.grad(
-            linear_head_loss(tensors[0], tensors[1], labels, single, soft_weight=0.7, hard_weight=0.4, chunk_size=3)[0], tensor
-        )
+    gradients = torch.autograd.grad(loss, tensors)
+    for found, wanted in zip(gradients, torch.autograd.grad(expected, exact), strict=True):
         assert found.dtype == dtype
-        assert relative_error(found, wanted) < 1e-2
+        # above 1e-4: bfloat16 was used indeed, float32 products would come far nearer
+        assert 1e-4 < relative_error(found, wanted) < 1e-2
 
 
 def test_a_second_backward_is_refused() -> None:

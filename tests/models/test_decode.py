@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from distill.models.decode import Sampling, answer, draw
 
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13], [14, 15, 16, 17]]

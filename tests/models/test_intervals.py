@@ -1,4 +1,5 @@
 import pytest
+
 from distill.models.intervals import paired_bootstrap, wilson
 
 

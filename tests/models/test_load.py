@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 from conftest import tiny_qwen3
+
 from distill.errors import MismatchError, MissingError, RecipeError
 from distill.models import load
 

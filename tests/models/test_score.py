@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from distill.models.by_length import batches_by_length
 from distill.models.load import head_of
 from distill.models.score import TokenSequence, answer_hidden_states, score

@@ -2,6 +2,7 @@ import random
 import re
 
 import pytest
+
 from distill.tasks import final_number, grader, market, version
 
 

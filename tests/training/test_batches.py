@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import tiny_qwen3
+
 from distill.training.batches import collate, pack, plan_epoch, share_of_rank
 
 LENGTHS = [30, 7, 12, 25, 3, 18, 9, 31, 5, 14] * 7

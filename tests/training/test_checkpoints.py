@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from distill.errors import DataError
 from distill.training import checkpoints
 

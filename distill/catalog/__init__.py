@@ -1,0 +1,1 @@
+"""Facts about teachers and licences: YAML files, read by catalog.py."""

@@ -1,0 +1,47 @@
+"""From the records of a batch to what the loss takes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord, join
+
+
+def targets(records: Sequence[SignalRecord], device: torch.device | str) -> Targets:
+    """The tokens of one or more records, one after another, on `device`; dense ones stay on the host.
+
+    The float16 log-probs of top-k and dense records are renormalised, so that a token's mass is 1 to float32 rounding.
+    Raises ValueError for records of different kinds.
+    """
+    record = join(records)
+    if isinstance(record, SampledRecord):
+        return _sampled(record, device)
+    if isinstance(record, TopKRecord):
+        return _top_k(record, device)
+    # The loss moves a chunk at a time; all of it would be as large as the logits.
+    return DenseTargets(torch.from_numpy(record.logp).log_softmax(-1))
+
+
+def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTargets:
+    sizes_N = np.diff(record.offsets)
+    shape = (record.num_tokens, int(sizes_N.max(initial=1)))
+    # Row-major order is the records' order, so the places to fill take the flat arrays as they are.
+    is_id_NK = np.arange(shape[1]) < sizes_N[:, None]
+    ids_NK = np.full(shape, -1, np.int64)
+    ids_NK[is_id_NK] = record.ids
+    num_draws = record.counts.sum() / max(record.num_tokens, 1)  # every token has the same number
+    weights_NK = np.zeros(shape, np.float32)
+    weights_NK[is_id_NK] = record.counts / num_draws
+    return SampledTargets(_to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device))
+
+
+def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:
+    logp = torch.from_numpy(np.concatenate([record.logp, record.tail_logp[:, None]], 1)).log_softmax(-1)
+    return TopKTargets(_to(record.ids.astype(np.int64), device), logp[:, :-1].to(device), logp[:, -1].to(device))
+
+
+def _to(values: np.ndarray, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(values).to(device)

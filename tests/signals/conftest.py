@@ -1,0 +1,78 @@
+"""Records to test with: arbitrary ones that fit a header, and those of a teacher that is like a real one."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from distill.signals import draws
+from distill.signals.encoding import DenseRecord, SampledRecord, SignalRecord, TopKRecord
+from distill.signals.header import SignalHeader
+
+QWEN_VOCAB = 151_936
+
+
+@pytest.fixture
+def header() -> SignalHeader:
+    names = ("teacher", "teacher_dtype", "teacher_quantization", "tokenizer", "chat_template")
+    return SignalHeader("sampled", vocab_size=1000, num_draws=50, fingerprints={name: f"{name} one" for name in names})
+
+
+@pytest.fixture
+def record_of() -> Callable[..., SignalRecord]:
+    """record_of(header, num_tokens, seed): any ids, any counts, floats that float16 holds exactly."""
+    return _record_of
+
+
+@pytest.fixture(scope="session")
+def real_like_record() -> SampledRecord:
+    """256 tokens of a Zipf-like teacher at V = 151,936, 50 draws; ids anywhere, which is dearest."""
+    generator = torch.Generator().manual_seed(5)
+    slopes_N = torch.empty(32).uniform_(1.22, 2.3, generator=generator)
+    logits_NV = -slopes_N[:, None] * torch.arange(1.0, QWEN_VOCAB + 1).log()
+    logits_NV[:, 0] += torch.empty(32).exponential_(generator=generator)
+    logits_NV = logits_NV[:, torch.randperm(QWEN_VOCAB, generator=generator)]
+    realised_N = torch.zeros(32, dtype=torch.long)
+    parts = [draws.draw(logits_NV, realised_N, num_draws=50, vocab_size=QWEN_VOCAB, seed=s) for s in range(8)]
+    return _joined(parts)
+
+
+def _joined(parts: list[SampledRecord]) -> SampledRecord:
+    from distill.signals.encoding import join
+
+    record = join(parts)
+    assert isinstance(record, SampledRecord)
+    return record
+
+
+def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord:
+    rng = np.random.default_rng(seed)
+    if header.kind == "dense":
+        return DenseRecord(_halves(rng, (num_tokens, header.vocab_size)))
+    if header.kind == "top_k":
+        ids = [_ids(rng, header.vocab_size, header.top_k) for _ in range(num_tokens)]
+        shape = (num_tokens, header.top_k)
+        return TopKRecord(np.array(ids, np.int32).reshape(shape), _halves(rng, shape), _halves(rng, (num_tokens,)))
+    num_draws = header.num_draws
+    sizes = rng.integers(1, min(num_draws, header.vocab_size) + 1, num_tokens)
+    ids = [_ids(rng, header.vocab_size, size) for size in sizes]
+    counts = [1 + rng.multinomial(num_draws - size, rng.dirichlet(np.full(size, 0.3))) for size in sizes]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    empty = np.zeros(0, np.int32)
+    return SampledRecord(
+        np.concatenate([empty, *ids]).astype(np.int32), np.concatenate([empty, *counts]).astype(np.int32), offsets,
+        _halves(rng, (num_tokens,)), np.abs(_halves(rng, (num_tokens,))),
+    )  # fmt: skip
+
+
+def _ids(rng: np.random.Generator, vocab_size: int, size: int) -> np.ndarray:
+    """Ascending ids: spread over everything, or crowded at the low or the high end."""
+    if size * 4 < vocab_size and (crowd := rng.integers(3)):
+        found = rng.choice(size * 4, size, replace=False)
+        return np.sort(found if crowd == 1 else vocab_size - 1 - found)
+    return np.sort(rng.choice(vocab_size, size, replace=False))
+
+
+def _halves(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    return -np.abs(rng.normal(0, 4, shape)).astype(np.float16).astype(np.float32)

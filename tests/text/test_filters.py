@@ -1,0 +1,219 @@
+"""Each filter by its reason, one sentence each; and sentences that must pass."""
+
+from dataclasses import replace
+
+import pytest
+
+from distill.text import filters
+from distill.text.contamination import EvalIndex
+from distill.text.filters import Candidate, identity, judge, judge_all, judge_prompts, loop, refusal
+
+GOOD = Candidate(
+    prompt="Amina has 4 bags with 12 mangoes each. How many mangoes does she have?", prompt_id="p1",
+    answer_text="She has four bags and each holds twelve mangoes, so she has 4 x 12 = 48 mangoes.", reasoning=None,
+    finish_reason="stop", language="en", reference="48",
+)  # fmt: skip
+EVAL_ITEM = "A farmer in the valley keeps 31 goats and 14 sheep, and every spring half of the goats have two young each."
+
+
+def graded(answer: str, row: dict) -> bool:
+    return row["reference"] in answer
+
+
+def reason_of(candidate: Candidate) -> str | None:
+    found = judge(
+        candidate, languages=["en", "sw"], grade=graded, eval_index=EvalIndex([EVAL_ITEM]), min_characters=10, max_characters=2000
+    )
+    return found and found.partition(":")[0]
+
+
+CASES = {
+    "truncated": replace(GOOD, finish_reason="length"),
+    "empty": replace(GOOD, answer_text=" \n"),
+    "too_short": replace(GOOD, answer_text="48."),
+    "too_long": replace(GOOD, answer_text=GOOD.answer_text + "." * 2000),
+    "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
+    "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
+    "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
+    "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
+    "wrong_answer": replace(GOOD, answer_text="She has four bags and twelve mangoes, so she has 16 mangoes."),
+    "contaminated": replace(GOOD, answer_text=f"Here is a similar problem, too: {EVAL_ITEM} The answer to yours is 48."),
+}
+
+
+def test_a_good_answer_passes():
+    assert reason_of(GOOD) is None
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_each_filter_drops_by_its_reason(reason):
+    assert reason_of(CASES[reason]) == reason
+
+
+def test_the_first_reason_in_the_documented_order_counts():
+    assert tuple(CASES) == filters.REASONS[:-1]
+    everything_wrong = replace(CASES["refusal"], finish_reason="length", reference="nothing")
+    assert reason_of(everything_wrong) == "truncated"
+    assert reason_of(replace(everything_wrong, finish_reason="stop")) == "refusal"
+
+
+def test_answers_to_one_prompt_that_repeat_each_other_are_dropped_but_the_first():
+    other_words = replace(GOOD, answer_text="Multiply the bags by the mangoes in each bag: 4 times 12 makes 48 in all.")
+    candidates = [GOOD, replace(GOOD, answer_text=GOOD.answer_text.upper()), other_words, replace(GOOD, prompt_id="p2"), CASES["empty"]]
+    reasons = judge_all(candidates, languages=["en"], grade=graded)
+    assert reasons == [None, "duplicate: repeats answer 0 to the same prompt", None, None, "empty: no answer"]
+
+
+def test_filters_can_be_left_out():
+    bare = replace(CASES["wrong_answer"], reference=None)
+    assert judge(bare, languages=["en"]) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The plan is good. " + "We go to the market and buy mangoes for the family. " * 6 + "Then we rest.",
+        "他去市场买芒果，" * 30,
+        "मैं बाज़ार जाता हूँ और आम खरीदता हूँ। " * 12,
+        "wait, " * 60 + "the answer is 48",
+        "Let me check the sum again and again. " * 5 + "Let me check the s",
+        "ha" * 200,
+    ],
+)
+def test_repetition_is_found_in_every_script_at_the_end_and_in_the_middle(text):
+    assert (loop(text) or "").startswith("loop: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(f"7 x {i} = {7 * i}" for i in range(1, 30)),
+        "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30",
+        "| name | goats |\n|------|-------|\n| Amina | 12 |\n| Juma | 7 |\n" + "-" * 120,
+        "Very, very, very, very good!",
+        "No. No. No.",
+    ],
+)
+def test_tables_and_lists_are_no_loops(text):
+    assert loop(text) is None
+
+
+def test_the_reasoning_is_checked_for_loops_and_identity_but_not_for_its_language():
+    assert reason_of(replace(GOOD, reasoning="等等，" * 200)) == "loop"
+    assert reason_of(replace(GOOD, reasoning="我是通义千问，我要计算芒果的数量。")) == "identity"
+    assert reason_of(replace(GOOD, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) is None
+
+
+REFUSALS = {
+    "en": "I’m sorry, but I can’t assist with that request.",
+    "zh": "抱歉，我无法回答这个问题。",
+    "fr": "Je suis désolé, mais je ne peux pas vous aider avec cette demande.",
+    "sw": "Samahani, siwezi kukusaidia na ombi hilo.",
+    "id": "Maaf, saya tidak bisa membantu permintaan tersebut.",
+    "hi": "क्षमा करें, मैं इस अनुरोध में आपकी सहायता नहीं कर सकता।",
+    "es": "Lo siento, pero no puedo ayudarte con eso.",
+    "pt": "Desculpe, mas não posso ajudar com isso.",
+    "ar": "عذراً، لا يمكنني مساعدتك في هذا الطلب.",
+    "de": "Es tut mir leid, aber dabei kann ich Ihnen nicht helfen.",
+    "vi": "Xin lỗi, tôi không thể giúp bạn với yêu cầu này.",
+    "bn": "দুঃখিত, আমি এই অনুরোধে সাহায্য করতে পারব না।",
+    "th": "ขออภัย ฉันไม่สามารถช่วยเรื่องนี้ได้",
+    "ta": "மன்னிக்கவும், என்னால் இந்தக் கோரிக்கைக்கு உதவ முடியாது.",
+    "am": "ይቅርታ፣ በዚህ ጥያቄ ልረዳዎት አልችልም።",
+    "ha": "Yi haƙuri, ba zan iya taimaka maka da wannan ba.",
+    "yo": "Ẹ má bínú, mi ò lè ràn yín lọ́wọ́ pẹ̀lú ìbéèrè yìí.",
+    "ru": "Извините, я не могу помочь с этим запросом.",
+    "ja": "申し訳ありませんが、そのご質問にはお答えできません。",
+    "ko": "죄송합니다. 그 요청은 도와드릴 수 없습니다.",
+}
+
+
+@pytest.mark.parametrize("language", REFUSALS)
+def test_a_refusal_is_found_in_its_language(language):
+    assert filters.knows_refusals(language)
+    assert (refusal(REFUSALS[language], language) or "").startswith("refusal: opens with")
+
+
+def test_refusals_in_english_and_chinese_are_found_in_answers_in_any_language():
+    assert refusal(REFUSALS["en"], "wo") and refusal(REFUSALS["zh"], "sw")
+    assert refusal("As an AI language model, I cannot have opinions.", "sw")
+    assert refusal("**I cannot provide** instructions for that.", "en")
+    assert not filters.knows_refusals("wo")
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("No, 7 is not an even number.", "en"),
+        ("I'm sorry to hear that your goat is ill. Give it clean water.", "en"),
+        ("I can't believe how fast it grew, wrote the farmer.", "en"),
+        ("Unfortunately, when you copy a film its borders will most likely be cut and it won't look right.", "en"),
+        ("To stop the process, you cannot use this command; use kill instead. Sorry for the confusion.", "en"),
+        ("Samahani ni neno la kuomba radhi kwa Kiswahili.", "sw"),
+        ("不能被 2 整除的数叫做奇数。", "zh"),
+        ("Malheureusement, la récolte ne sera pas bonne cette année.", "fr"),
+        ("Maaf adalah kata yang dipakai untuk meminta ampun.", "id"),
+    ],
+)
+def test_answers_that_only_look_like_refusals_pass(text, language):
+    assert refusal(text, language) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I am Qwen, a large language model created by Alibaba Cloud.",
+        "Hello! I'm DeepSeek-V3, an AI assistant.",
+        "我是通义千问，由阿里云开发的大语言模型。",
+        "我是文心一言，很高兴认识你。",
+        "我是月之暗面科技有限公司训练的大语言模型 Kimi。",
+        "My name is Kimi and I was made by Moonshot AI.",
+        "Mimi ni Qwen, msaidizi wa AI.",
+        "Je suis ChatGLM, un assistant.",
+        "Soy MiniMax-M2, un asistente.",
+        "Saya adalah ERNIE, asisten dari Baidu.",
+        "मैं Qwen हूँ, एक सहायक।",
+        "أنا ديب سيك DeepSeek، مساعد ذكي.",
+        "I am Hunyuan, developed by Tencent.",
+        "I am a language model trained by Google.",
+        "I'm Claude, an AI assistant.",
+        "I was created by Zhipu to help people.",
+        "我叫豆包。",
+        "Ｉ ａｍ Ｑｗｅｎ.",
+    ],
+)
+def test_a_teacher_that_speaks_of_itself_is_found(text):
+    assert (identity(text) or "").startswith("identity: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Qwen is a family of models released by Alibaba Cloud under Apache-2.0.",
+        "DeepSeek 和 Kimi 都是中国的大语言模型。",
+        "My name is Claude Dupont and I sell bread in Lomé.",
+        "I am a farmer. Google lists many markets.",
+        "I am sure that the metal is iron.",
+        "I am government staff.",
+        "我是一名百度的司机。",
+        "Saya membeli mangga di pasar.",
+    ],
+)
+def test_facts_about_models_and_people_called_claude_pass(text):
+    assert identity(text) is None
+
+
+def test_prompts_are_judged_before_they_cost_anything():
+    prompts = ["How many goats?", " ", "how  many goats?", "bad \x07 bell", "x" * 60, EVAL_ITEM, "عدد الماعز؟\n\tok"]
+    reasons = judge_prompts(prompts, eval_index=EvalIndex([EVAL_ITEM]), max_characters=120)
+    assert [reason and reason.partition(":")[0] for reason in reasons] == [
+        None, "empty_prompt", "duplicate_prompt", "control_characters", None, "contaminated", None,
+    ]  # fmt: skip
+    assert judge_prompts(["x" * 60], max_characters=50) == ["prompt_too_long: 60 characters, at most 50"]
+    assert reasons[2] == "duplicate_prompt: same as prompt 0"
+    assert all(reason is None or reason.partition(":")[0] in filters.PROMPT_REASONS for reason in reasons)
+
+
+def test_a_swahili_refusal_list_does_not_fire_on_an_ordinary_answer():
+    answer = "Ana mifuko minne na kila mmoja una maembe kumi na mawili, kwa hiyo ana maembe 48."
+    assert judge(replace(GOOD, language="sw", answer_text=answer), languages=["en", "sw"], grade=graded) is None
