@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from distill.errors import DistillError, Stopped
+from distill.errors import DistillError, RecipeError, Stopped
 from distill.recipe import STAGES, explain, load_recipe
 
 SUMMARY = {
@@ -58,10 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     from distill import pipeline
 
     recipe = load_recipe(options.recipe, options.overrides)
-    if options.command == "run":
-        stages = _stages(options.stages) if options.stages else None
-    else:
-        stages = [options.command]
+    stages = _stages(options.stages) if options.command == "run" else [options.command]
     result = pipeline.run(recipe, stages=stages, redo=options.redo)
     if _is_main() and options.command == "plan":
         print(result.manifests["plan"].result["text"])
@@ -71,9 +68,9 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _stages(text: str) -> list[str]:
-    from distill.errors import RecipeError
-
+def _stages(text: str | None) -> list[str] | None:
+    if not text:
+        return None
     names = text.split(",")
     if unknown := [n for n in names if n not in STAGES]:
         raise RecipeError(f"--stages: {unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")

@@ -100,8 +100,8 @@ def _teacher(
 ) -> Exam:  # fmt: skip
     """The exam with the teacher's sampled answers; the teacher itself is examined while it is loaded."""
     answers = stage / "teacher_answers.jsonl"
-    stop_ids = chat.stop_ids(tokenizer, [])
-    exam = Exam(recipe, prompts, prompt_ids, [], tokenizer, stop_ids)
+    exam = Exam(recipe, prompts, prompt_ids, [], tokenizer, [])
+    model: Any = None
     if not (answers.is_file() and (stage / "teacher.json").is_file()):
         where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
         model = load.load_model(
@@ -122,7 +122,7 @@ def _teacher(
         raise DataError(f"{answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
     exam = Exam(recipe, prompts, prompt_ids, teacher_ids, tokenizer, rows[0]["stop_ids"])
     if not (stage / "teacher.json").is_file():
-        _write(stage, "teacher", _examine_transformers(exam, model, bar))  # pyright: ignore[reportPossiblyUnbound]
+        _write(stage, "teacher", _examine_transformers(exam, model, bar))
     return exam
 
 

@@ -101,7 +101,7 @@ def keep_layers(model: Any, kept: list[int]) -> None:
     for number, layer in enumerate(model.base_model.layers):
         for module in layer.modules():  # the number finds a layer's place in the key/value cache
             if hasattr(module, "layer_idx"):
-                module.layer_idx = number
+                setattr(module, "layer_idx", number)  # noqa: B010 - torch types attributes of modules as tensors
     config = model.config.get_text_config()
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):

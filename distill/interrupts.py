@@ -6,19 +6,31 @@ is safe too: every file is written whole or not at all.
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from distill.errors import Stopped
 
 _requested: list[str] = []
 
 
-def listen() -> None:
-    """Install the handlers (a no-op outside the main thread, e.g. in a notebook's worker)."""
+@contextmanager
+def listening() -> Iterator[None]:
+    """Handle the signals within the block; whoever handled them before (a notebook) does so again after it.
+
+    Outside the main thread there is nothing to handle.
+    """
     _requested.clear()
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        signal.signal(getattr(signal, name), _on_signal)
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            number = getattr(signal, name)
+            old[number] = signal.signal(number, _on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def _on_signal(number: int, _frame: object) -> None:

@@ -88,8 +88,8 @@ class Result:
 
 
 def run(
-    recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None, plan_only: bool = False
-) -> Result:  # fmt: skip
+    recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None
+) -> Result:
     """Run the recipe's stages (all, or those named) and return what is in the run folder.
 
     Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full disk, a stop signal.
@@ -100,23 +100,21 @@ def run(
         if processes.launched_rank() == 0:
             print(f"{folder.path}: everything is done ({', '.join(chosen)})")
         return _result(folder)
-    interrupts.listen()
-    team = processes.start(recipe.num_processes)
-    try:
-        if team.is_main:
-            folder.lock()
-            folder.write_recipe(recipe)
-            if redo:
-                for stage in STAGES[STAGES.index(redo) :]:
+    with interrupts.listening():
+        team = processes.start(recipe.num_processes)
+        try:
+            if team.is_main:
+                folder.lock()
+                folder.write_recipe(recipe)
+                for stage in STAGES[STAGES.index(redo) :] if redo else ():
                     folder.set_aside(stage)
-        team.barrier()
-        for stage in chosen:
-            _run_stage(stage, recipe, folder, team)
-        result = _result(folder)
-        processes.finish(team)
-        return result
-    finally:
-        folder.unlock()
+            team.barrier()
+            for stage in chosen:
+                _run_stage(stage, recipe, folder, team)
+            processes.finish(team)
+        finally:
+            folder.unlock()
+    return _result(folder)
 
 
 def _all_done(chosen: Sequence[str], recipe: Recipe, folder: RunFolder) -> bool:

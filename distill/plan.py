@@ -190,7 +190,7 @@ def student_size(recipe: Recipe, teacher: Size) -> Size:
     if shape.method == "base":
         return base
     kept = max(1, round(base.layers * shape.layer_share))
-    per_layer = (base.parameters - base.head) // base.layers
+    per_layer = (base.parameters - base.head - base.hidden) // base.layers  # without embedding and last norm
     return Size(base.parameters - (base.layers - kept) * per_layer, kept, base.hidden, base.vocabulary, base.kv_width, base.is_local)
 
 
@@ -290,7 +290,7 @@ def _text(
     total = [sum(getattr(c, k) for c in costs.values()) for k in ("seconds", "disk", "download")]
     peak = max(c.memory for c in costs.values())
     lines.append(f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}")
-    lines += ["", f"licences: {verdict.level}. {' '.join(verdict.sentences)}", *(f"  - {duty}" for duty in verdict.duties)]
+    lines += ["", f"licences: {verdict.level}: {'; '.join(verdict.sentences)}", *(f"  - {duty}" for duty in verdict.duties)]
     lines += [f"warning: {warning}" for warning in warnings]
     note = "estimates; on a GPU not yet checked against a run" if machine.gpu else "estimates, within a factor of two"
     return "\n".join([*lines, f"({platform.machine()}; {note})"])

@@ -15,7 +15,9 @@ import random
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,7 +43,7 @@ CHATML = (
     "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{%- endif %}"
 )
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6,
     "num_key_value_heads": 3, "head_dim": 32,
 }  # fmt: skip
@@ -54,7 +56,7 @@ CHINESE_POOLS = 8
 SAVE_EVERY = 100
 
 
-def build_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def build_tokenizer(folder: Path) -> Any:
     """A byte-level BPE of VOCABULARY ids, trained on an equal share of each language."""
     rng = random.Random("tokenizer")
     texts = []
@@ -78,7 +80,7 @@ def build_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, prompt: str, answer: str | None = None) -> tuple[list[int], int]:
+def encode(tokenizer: Any, prompt: str, answer: str | None = None) -> tuple[list[int], int]:
     """(ids of ChatML prompt and answer with its end token, where the answer begins)."""
     start = tokenizer(f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
     return start + (tokenizer(answer + "<|im_end|>").input_ids if answer is not None else []), len(start)
@@ -92,7 +94,7 @@ def draw(rng: random.Random, languages: tuple[str, ...]) -> market.Problem:
             return made
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int):
+def batches(tokenizer: Any, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of similar length: (ids [B, T], labels [B, T], -100 outside the answer), never the same problem set."""
     pool = 0
     while True:
@@ -115,7 +117,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int):
         pool += 1
 
 
-def train(tokenizer: PreTrainedTokenizerFast, work: Path, num_steps: int, seed: int) -> Qwen3ForCausalLM:
+def train(tokenizer: Any, work: Path, num_steps: int, seed: int) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     config = Qwen3Config(vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=2048, bos_token_id=None,
@@ -173,7 +175,7 @@ def save(work: Path, model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, 
 
 
 def exact_match(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[market.Problem], sampling: Sampling
+    model: Qwen3ForCausalLM, tokenizer: Any, problems: list[market.Problem], sampling: Sampling
 ) -> tuple[float, dict[str, float]]:  # fmt: skip
     """(share of right answers, the same by language)."""
     model.eval()
@@ -197,7 +199,7 @@ def exact_match(
 
 
 @torch.no_grad()
-def entropy(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> tuple[float, float]:
+def entropy(model: Qwen3ForCausalLM, tokenizer: Any) -> tuple[float, float]:
     """(mean entropy of the teacher in nats per answer token, mean answer length in tokens) on held-out problems."""
     model.eval()
     rng = random.Random("entropy")
@@ -225,7 +227,7 @@ def main() -> None:
     write_jsonl(options.out / "eval.jsonl", market.examples(300, seed=3, split="eval"))
     model = train(tokenizer, options.work, options.steps, options.seed)
 
-    model = model.to(torch.bfloat16)
+    model.bfloat16()
     model.save_pretrained(teacher)
     model = Qwen3ForCausalLM.from_pretrained(teacher, dtype=torch.float32)  # measured as it is shipped
     held_out = market.problems(500, seed=4, split="eval")

@@ -24,7 +24,7 @@ def test_a_line_that_is_no_object_is_named(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingError, match="nothing.jsonl: no such file"):
+    with pytest.raises(MissingError, match=r"nothing\.jsonl: no such file"):
         list(read_jsonl(tmp_path / "nothing.jsonl"))
 
 

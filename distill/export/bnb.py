@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError, MissingError
-from distill.models.load import quantization_config
+from distill.models.load import keep_unpacked, quantization_config
 
 FORMATS = ("nf4", "int8")
 BLOCK = 64  # inputs that share a scale in nf4; the CPU's packed form cannot cut a block between two rows
@@ -69,13 +69,6 @@ def load_bnb(folder: Path, device: str = "cpu") -> Any:
     # says at every layer of every forward that int8 casts to float16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return model.eval()
-
-
-def keep_unpacked(model: Any) -> None:
-    """Switch off the CPU's repacking of 4-bit weights. Must come before the first forward."""
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _refuse_odd_widths(folder: Path, model: Any) -> None:

@@ -135,12 +135,16 @@ def load_model(
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    if where.quantization == "nf4" and where.device == "cpu":
-        # on CPUs with AVX512-bf16 the first forward would repack the weights for good
-        for module in model.modules():
-            if hasattr(module, "support_avx512bf16_for_cpu"):
-                module.support_avx512bf16_for_cpu = False
+    keep_unpacked(model)
     return model.eval()
+
+
+def keep_unpacked(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights at the first forward on CPUs with AVX512-bf16: a folder saved after
+    that is wrong. Must come before the first forward; changes nothing in other models."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - torch types attributes as tensors
 
 
 def quantization_config(quantization: str, compute_dtype: Any) -> Any:

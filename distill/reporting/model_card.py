@@ -20,6 +20,7 @@ def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[
     }[recipe.student.method]
     duties = "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
     languages = "\n".join(f"  - {language}" for language in recipe.languages)
+    steps = manifests["train"].result["roles"]["student"]["num_steps"]
     base = f"base_model: {recipe.student.model}\n" if recipe.student.model else ""
     return f"""---
 library_name: transformers
@@ -37,16 +38,17 @@ distilled and quantized with `distill`.
 
 ## Lineage
 
-- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, run locally, quantization {recipe.teacher.quantization}.
+- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, run locally, quantization
+  {recipe.teacher.quantization}.
 - Student began as: {start}.
 - Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of `{recipe.generate.prompts}`, filtered
   (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
-- Training: {recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy (weight
-  {recipe.train.hard_weight}), {manifests["train"].result["roles"]["student"]["num_steps"]:,} steps.
+- Training: {recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy
+  (weight {recipe.train.hard_weight}), {steps:,} steps.
 
 ## Licences
 
-{licence["level"]}: {" ".join(licence["sentences"])}
+{licence["level"]}: {"; ".join(licence["sentences"])}
 
 {duties}
 

@@ -154,15 +154,16 @@ def _files(manifests: dict[str, Manifest]) -> str:
     )
     return (
         "<p class='faint'>Each file was loaded back in its own runtime and compared with the student on validation "
-        "samples.</p><div class='scroll'><table><thead><tr><th>file</th><th class='text'>runtime</th><th class='text'>tokenization"
-        f"</th><th>NLL change</th><th>same top token %</th><th class='text'>tensors</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "samples.</p><div class='scroll'><table><thead><tr><th>file</th><th class='text'>runtime</th>"
+        "<th class='text'>tokenization</th><th>NLL change</th><th>same top token %</th><th class='text'>tensors</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table></div>"
     )
 
 
 def _licences(manifests: dict[str, Manifest]) -> str:
     verdict = manifests["plan"].result["licence"]
     duties = "".join(f"<li>{_e(duty)}</li>" for duty in verdict["duties"])
-    return f"<p>{_e(verdict['level'])}: {_e(' '.join(verdict['sentences']))}</p>" + (f"<ul>{duties}</ul>" if duties else "")
+    return f"<p>{_e(verdict['level'])}: {_e('; '.join(verdict['sentences']))}</p>" + (f"<ul>{duties}</ul>" if duties else "")
 
 
 def _limits(recipe: Recipe, manifests: dict[str, Manifest]) -> str:

@@ -11,9 +11,8 @@ VERSION = 1
 THIN_SPACES = "\u00a0\u202f"
 # digits with separators between; a sign counts only where no digit or letter stands before it (10-7 ends in 7)
 NUMBER = re.compile(rf"(?<![\w.])[-−]?\d[\d,.'{THIN_SPACES}]*|\d[\d,.'{THIN_SPACES}]*")
-# "Answer: 1 000", "= 1 000", "₹ 1 000": after such a mark, plain spaces group digits; elsewhere "take 3 100 times" may be
-# two numbers
-SPACED = re.compile(r"(?:^|[:=]|(?<=\s)[A-Z]{3}(?= ))[^\S\n]*[$€£¥₹₦₱₫]?[^\S\n]*[-−]?([1-9]\d{0,2}(?: \d{3})+)(?![\w-]| \d)", re.MULTILINE)
+# plain spaces group digits after such a mark ("Answer: 1 000", "= 1 000", "₹1 000") or alone; "take 3 100 times" may be two
+SPACED = re.compile(r"(?:\A|[:=$€£¥₹₦₱₫])\s*[-−]?([1-9]\d{0,2}(?: \d{3})+)(?![\w-]| \d)")
 LAKHS = re.compile(r"[1-9]\d?(?:,\d\d)+,\d{3}")  # 1,23,456: how India groups
 
 

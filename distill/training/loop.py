@@ -141,7 +141,7 @@ def train(course: Course) -> dict[str, Any]:
             state["seconds"] += now - last_time
             last_time = now
             metrics.add({"step": step, **row})
-            course.accelerator.log({k: v for k, v in row.items()}, step=step)
+            course.accelerator.log(dict(row), step=step)
             bar.advance(sum(len(course.items[i].ids) for r in plan[step - 1] for i in r), note=f"loss {row['loss']:.3f}")
             stop = processes.any(interrupts.requested())
             due = now - last_save > options.checkpoint_minutes * 60 or bool(

@@ -3,10 +3,11 @@ import torch
 
 from distill.models.decode import Sampling, answer, draw
 
+GREEDY = Sampling()
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13], [14, 15, 16, 17]]
 
 
-def answers(model, prompts=PROMPTS, sampling=Sampling(), seeds=None, max_new_tokens=12, stop_ids=(2,)):
+def answers(model, prompts=PROMPTS, sampling=GREEDY, seeds=None, max_new_tokens=12, stop_ids=(2,)):
     found, order = {}, []
 
     def finished(index, ids, reason):

@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from distill.tasks import final_number, grader, version
 
-DIGITS = {"ascii": "0123456789", "devanagari": "०१२३४५६७८९", "arabic": "٠١٢٣٤٥٦٧٨٩", "bengali": "০১২৩৪৫৬৭৮৯", "wide": "０１２３４５６７８９"}
+DIGITS = {
+    "ascii": "0123456789",
+    "devanagari": "०१२३४५६७८९",
+    "arabic": "٠١٢٣٤٥٦٧٨٩",
+    "bengali": "০১২৩৪৫৬৭৮৯",
+    "wide": "０１２３４５６７８９",
+}
 
 
 @pytest.mark.parametrize(

@@ -135,11 +135,11 @@ def test_on_real_sentences_the_right_language_stays_and_others_go():
     texts = {}
     for name, code in codes.items():
         lines = (SIB200 / f"{name}_dev.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        texts[code] = [line.split("\t")[2] for line in lines]
+        texts[code] = [line.split("\t")[2] for line in lines[:50]]
     for wanted, mine in texts.items():
         kept = sum(wrong_language(text, wanted, list(texts)) is None for text in mine)
         assert kept >= 0.98 * len(mine), wanted
         for other, theirs in texts.items():
             if other != wanted:
-                passed = [text for text in theirs[:40] if wrong_language(text, wanted, list(texts)) is None]
-                assert len(passed) <= 1, f"{other} passed as {wanted}: {passed[:2]}"
+                passed = [text for text in theirs[:10] if wrong_language(text, wanted, list(texts)) is None]
+                assert not passed, f"{other} passed as {wanted}: {passed[:2]}"

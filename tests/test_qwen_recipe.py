@@ -1,0 +1,127 @@
+"""recipes/qwen_to_1b.yaml itself, to the end, on two-layer Qwen3 models made here.
+
+Nothing is overridden but the two model names, the prompt file and the number of steps (and where the run lives). The
+vocabulary is Qwen's own 151,936 where its tokenizer can be built, the quickstart's small one elsewhere.
+"""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from run_helpers import ROOT, run
+
+from distill.rows import write_jsonl
+from distill.tasks import market
+from distill.text import chat
+
+BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
+RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
+PADDED_WIDTH = 151_936
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory):
+    if not BUILDER.is_file():
+        return ROOT / "recipes" / "quickstart" / "teacher"
+    folder = tmp_path_factory.mktemp("tokenizer")
+    subprocess.run([sys.executable, BUILDER, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return market.problems(50, seed=11)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tokenizer_folder, problems, tmp_path_factory):
+    """A random two-layer Qwen3 that has learnt 50 answers by heart, so that something passes the recipe's filters."""
+    from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    width = PADDED_WIDTH if len(tokenizer) > 100_000 else len(tokenizer)
+    rng = random.Random(0)
+    rows = []
+    for made in problems:
+        start = chat.prompt_ids(tokenizer, made.prompt)
+        answer = [*tokenizer(market.answer(made, rng)).input_ids, tokenizer.eos_token_id]
+        rows.append((start + answer, len(start)))
+    used = torch.tensor(sorted({i for ids, _ in rows for i in ids}))
+    place = {int(i): n for n, i in enumerate(used)}
+    longest = max(len(ids) for ids, _ in rows)
+    ids_BT = torch.full((len(rows), longest), int(used[0]))
+    labels_BT = torch.full((len(rows), longest), -100)
+    for b, (ids, start) in enumerate(rows):
+        ids_BT[b, : len(ids)] = torch.tensor(ids)
+        labels_BT[b, start : len(ids)] = torch.tensor([place[i] for i in ids[start:]])
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=width, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=4096,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    embedding = model.get_input_embeddings().weight
+    with torch.no_grad():
+        keep = embedding[used].clone() * 10
+        embedding.zero_()
+        embedding[used] = keep
+    # the ids that do not occur have rows of zeros, so logits of 0: together they weigh log(their number), exactly
+    others = torch.tensor(float(width - len(used))).log()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
+    chosen = labels_BT[:, 1:] >= 0
+    for step in range(160):
+        hidden = model.base_model(ids_BT, use_cache=False).last_hidden_state[:, :-1][chosen]
+        logits = hidden @ embedding[used].T
+        loss = torch.nn.functional.cross_entropy(
+            torch.cat([logits, others.expand(len(logits), 1)], 1), labels_BT[:, 1:][chosen]
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * (1 - step / 160)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_recipe_runs_to_the_end(model_folder, problems, tmp_path):
+    write_jsonl(tmp_path / "prompts.jsonl", [p.row() for p in problems])
+    folder = tmp_path / "run"
+    result = run(
+        RECIPE, f"teacher.model={model_folder}", f"student.model={model_folder}",
+        f"generate.prompts={tmp_path / 'prompts.jsonl'}", "train.max_steps=2", f"run_folder={folder}",
+        "teacher.licence=apache-2.0", "student.licence=apache-2.0", timeout=600,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+
+    def manifest(stage: str) -> dict:
+        return json.loads((folder / stage / "manifest.json").read_text())["result"]
+
+    assert manifest("initialize")["num_layers"] == 1, "half of the layers, evenly kept"
+    assert manifest("generate")["num_kept"] >= 10
+    assert manifest("train")["roles"]["student"]["num_steps"] == 2
+    formats = manifest("quantize")["formats"]
+    assert set(formats) == {"f16", "q8_0", "q4_k_m", "q4_0", "nf4"}
+    assert formats["f16"]["top_token_agreement"] >= 0.995
+    capture = manifest("capture")
+    if capture["vocab_size"] > 100_000:
+        assert capture["bytes_per_token"] <= 36, "the promise of the signal store, at Qwen's vocabulary"
+    assert len(json.loads((folder / "report/manifest.json").read_text())["result"]["table"]) == 8
+
+
+def test_plan_knows_the_real_models_without_downloading_them(tmp_path):
+    result = run(RECIPE, f"run_folder={tmp_path / 'run'}", word="plan")
+    assert result.returncode == 0, result.stderr
+    assert "teacher 8,190,735,360 parameters" in result.stdout
+    assert "1,015,870,976" in result.stdout, "14 of Qwen3-1.7B's 28 layers"
+    assert "licences: allow:" in result.stdout
+    assert not Path(tmp_path / "run" / "generate").exists()
