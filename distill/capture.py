@@ -33,12 +33,11 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     shards.mkdir(parents=True, exist_ok=True)
     keys = [sequence_key(s.ids, len(s.prompt_ids)) for s in samples]
     store = SignalStore(shards, header, skip_broken=True)
-    for path in store.broken:
-        if processes.is_main:
-            print(f"  capture: {path}: broken; set aside and its sequences are captured anew")
-            path.rename(path.with_suffix(".broken"))
     have = set(store.keys())
-    processes.barrier()  # every rank has seen the same shards before anyone adds to them
+    processes.barrier()  # every rank has seen the same shards before anyone moves or adds one
+    for path in store.broken if processes.is_main else ():
+        print(f"  capture: {path}: broken; set aside, its sequences are captured anew")
+        path.rename(path.with_suffix(".broken"))
 
     batches = batches_by_length([len(s.ids) for s in samples], recipe.teacher.batch_tokens)
     mine = [b for i, b in enumerate(batches) if i % processes.num == processes.rank]

@@ -162,7 +162,7 @@ def _filter(
 ) -> StageOutput:  # fmt: skip
     """Judge every raw answer; a pure function of the raw log and the recipe."""
     rows = _best(read_row_logs(stage / "raw")[0])
-    candidates = [_candidate(request, rows[request.key]) for request in requests]
+    candidates = [_candidate(request, rows[request.key], tokenizer) for request in requests]
     reasons = filters.judge_all(
         candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate.task), eval_index=EvalIndex([p.text for p in held_out]),
         min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
@@ -199,8 +199,9 @@ def _filter(
     return StageOutput(result, [stage / "kept.jsonl", stage / "dropped.jsonl"])
 
 
-def _candidate(request: Request, row: Row) -> filters.Candidate:
-    reasoning, answer, complete = chat.split_thinking(row["text"])
+def _candidate(request: Request, row: Row, tokenizer: Any) -> filters.Candidate:
+    opened = chat.opens_thinking(tokenizer, request.prompt_ids)
+    reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     return filters.Candidate(
         prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
         finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,

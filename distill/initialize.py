@@ -7,7 +7,6 @@
 The student's tokenizer must be the teacher's, id for id: logits are compared id by id.
 """
 
-from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError
@@ -54,11 +53,7 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     assert recipe.student.model is not None  # the recipe's own check
     location = recipe.model_location(recipe.student.model)
     own = load.load_tokenizer(location, recipe.student.revision)
-    if difference := chat.same_tokenizer(tokenizer, own):
-        raise MismatchError(
-            f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
-            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
-        )
+    chat.require_same_tokenizer(recipe, tokenizer, own)
     model = load.load_model(location, load.Placement("cpu", "float32"), revision=recipe.student.revision)
     if recipe.student.method == "layers":
         keep_layers(model, kept_layers(model.config.get_text_config().num_hidden_layers, recipe.student.layer_share))
@@ -107,6 +102,3 @@ def keep_layers(model: Any, kept: list[int]) -> None:
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in kept]
 
-
-def student_folder(folder: RunFolder) -> Path:
-    return folder.stage("initialize") / "student"

@@ -60,6 +60,8 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
         section["student"] = recipe.student.identity()
         source = recipe.student.model or recipe.teacher.model
         inputs["student"] = identity(recipe.model_location(source), recipe.student.revision)
+    if stage == "plan":
+        section = recipe.identity()
     if stage in ("capture", "train", "quantize", "report"):
         section[stage] = getattr(recipe, stage).identity()
     for earlier in READS[stage]:

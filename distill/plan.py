@@ -1,8 +1,8 @@
 """plan: memory, time, disk and download of each stage on this machine, and what the licences allow. Loads no weights.
 
 Sizes come from config.json (or the catalogue, for models that are not here yet); times from a short measurement of this
-machine's arithmetic and from constants measured with scripts/bench_stages.py. They are estimates: within a factor of two
-on a CPU; on a GPU they have not been checked against a run.
+machine's arithmetic. They are estimates: within a factor of two on the quickstart; on a GPU they have not been checked
+against a run.
 """
 
 import json
@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.catalog import catalog
-from distill.errors import MismatchError, MissingError
+from distill.errors import MissingError
 from distill.models import load
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
+from distill.text import chat, language
 from distill.text.samples import split_prompts
 
 GB = 1e9
@@ -92,6 +93,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
 def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Costs by stage, the licence verdict, and the text that `distill plan` prints."""
+    for code in recipe.languages:
+        language.scripts_of(code)  # an unknown code is refused here, not after generation
     _check_tokenizers(recipe)
     machine = this_machine(folder.path)
     teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
@@ -304,8 +307,6 @@ def _duration(seconds: float) -> str:
 
 def _check_tokenizers(recipe: Recipe) -> None:
     """Refuse teacher and student with different tokenizers before the teacher has cost anything, where both are here."""
-    from distill.text import chat
-
     if recipe.student.model is None:
         return
     try:
@@ -316,8 +317,4 @@ def _check_tokenizers(recipe: Recipe) -> None:
     teacher, student = (
         load.load_tokenizer(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)
     )
-    if difference := chat.same_tokenizer(teacher, student):
-        raise MismatchError(
-            f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
-            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
-        )
+    chat.require_same_tokenizer(recipe, teacher, student)

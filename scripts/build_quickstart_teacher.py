@@ -50,7 +50,8 @@ SHAPE: dict[str, Any] = {
 BATCH = 64
 POOL = 20  # batches that are drawn together and sorted by length
 WARMUP = 60
-PEAK = 3e-3
+# (steps, peak learning rate), each with a cosine to 0 and a fresh optimizer, from the shipped weights of the one before
+ROUNDS = ((1600, 3e-3), (600, 1.5e-3))
 # Chinese has the shortest texts: copying and reckoning are learnt on it first, the other languages then reuse them
 CHINESE_POOLS = 8
 SAVE_EVERY = 100
@@ -94,14 +95,14 @@ def draw(rng: random.Random, languages: tuple[str, ...]) -> market.Problem:
             return made
 
 
-def batches(tokenizer: Any, seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def batches(tokenizer: Any, seed: int, number: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches of similar length: (ids [B, T], labels [B, T], -100 outside the answer), never the same problem set."""
     pool = 0
     while True:
-        rng = random.Random(f"build/{seed}/{pool}")
+        rng = random.Random(f"build/{seed}/{pool}" if number == 0 else f"build/{seed}/{number}/{pool}")
         rows = []
         for _ in range(BATCH * POOL):
-            made = draw(rng, ("zh",) if pool < CHINESE_POOLS else market.LANGUAGES)
+            made = draw(rng, ("zh",) if number == 0 and pool < CHINESE_POOLS else market.LANGUAGES)
             rows.append(encode(tokenizer, made.prompt, market.answer(made, rng)))
         rows.sort(key=lambda r: len(r[0]))
         parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
@@ -117,17 +118,19 @@ def batches(tokenizer: Any, seed: int) -> Iterator[tuple[torch.Tensor, torch.Ten
         pool += 1
 
 
-def train(tokenizer: Any, work: Path, num_steps: int, seed: int) -> Qwen3ForCausalLM:
+def train(tokenizer: Any, work: Path, teacher: Path, number: int, seed: int) -> Qwen3ForCausalLM:
+    """Round `number`: from random weights, or from those of the round before in `teacher`."""
+    num_steps, peak = ROUNDS[number]
     torch.manual_seed(seed)
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     config = Qwen3Config(vocab_size=VOCABULARY, tie_word_embeddings=True, max_position_embeddings=2048, bos_token_id=None,
                          eos_token_id=end, pad_token_id=pad, **SHAPE)  # fmt: skip
-    model = Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM.from_pretrained(teacher, dtype=torch.float32) if number else Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-                                  lr=PEAK, betas=(0.9, 0.98), fused=True)  # fmt: skip
+                                  lr=peak, betas=(0.9, 0.98), fused=True)  # fmt: skip
     first = 0
     if (work / "state.json").exists():
         first = json.loads((work / "state.json").read_text())["step"]
@@ -137,12 +140,12 @@ def train(tokenizer: Any, work: Path, num_steps: int, seed: int) -> Qwen3ForCaus
         state = {i: {k: moments[f"{i}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")} for i in range(len(matrices) + len(vectors))}
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     started, seen = time.time(), 0
-    for step, (ids_BT, labels_BT) in enumerate(batches(tokenizer, seed)):
+    for step, (ids_BT, labels_BT) in enumerate(batches(tokenizer, seed, number)):
         if step < first:
             continue
         if step >= num_steps:
             break
-        rate = PEAK * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        rate = peak * min(1.0, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * step / num_steps))
         for group in optimizer.param_groups:
             group["lr"] = rate
         hidden_BTH = model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
@@ -217,7 +220,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "recipes" / "quickstart")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "build_quickstart_teacher", help="where a build continues")
-    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     teacher = options.out / "teacher"
@@ -225,23 +227,30 @@ def main() -> None:
     tokenizer = build_tokenizer(teacher)
     write_jsonl(options.out / "prompts.jsonl", market.examples(4000, seed=2, split="prompts"))
     write_jsonl(options.out / "eval.jsonl", market.examples(300, seed=3, split="eval"))
-    model = train(tokenizer, options.work, options.steps, options.seed)
+    figures_file = teacher / "figures.json"
+    done = json.loads(figures_file.read_text())["rounds"] if figures_file.is_file() else 0
+    for number in range(done, len(ROUNDS)):
+        model = train(tokenizer, options.work, teacher, number, options.seed)
+        model.bfloat16()
+        model.save_pretrained(teacher)
+        figures = {"rounds": number + 1, **measure(teacher, tokenizer)}
+        figures_file.write_text(json.dumps(figures, indent=1) + "\n")
+        print(figures_file.read_text())
+        shutil.rmtree(options.work, ignore_errors=True)
 
-    model.bfloat16()
-    model.save_pretrained(teacher)
-    model = Qwen3ForCausalLM.from_pretrained(teacher, dtype=torch.float32)  # measured as it is shipped
+
+def measure(teacher: Path, tokenizer: Any) -> dict[str, Any]:
+    """Figures of the teacher as it is shipped: bfloat16 weights, computed in float32."""
+    model = Qwen3ForCausalLM.from_pretrained(teacher, dtype=torch.float32)
     held_out = market.problems(500, seed=4, split="eval")
     greedy, by_language = exact_match(model, tokenizer, held_out, Sampling(0.0))
     sampled, _ = exact_match(model, tokenizer, held_out, Sampling(1.0))
     nats, length = entropy(model, tokenizer)
-    figures = {
-        "parameters": model.num_parameters(), "bytes": (teacher / "model.safetensors").stat().st_size, "steps": options.steps,
+    return {
+        "parameters": model.num_parameters(), "bytes": (teacher / "model.safetensors").stat().st_size, 
         "exact_match_500": greedy, "by_language": by_language, "exact_match_sampled": sampled,
         "entropy_nats_per_token": round(nats, 4), "tokens_per_answer": round(length, 1),
     }  # fmt: skip
-    (teacher / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(json.dumps(figures, indent=1))
-    shutil.rmtree(options.work, ignore_errors=True)
 
 
 if __name__ == "__main__":

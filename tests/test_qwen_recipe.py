@@ -18,6 +18,12 @@ from distill.rows import write_jsonl
 from distill.tasks import market
 from distill.text import chat
 
+# ChatML with Qwen3's switch: without thinking, an empty block opens the answer
+TEMPLATE = (
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{%- endif %}{%- endif %}"
+)
 BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
 PADDED_WIDTH = 151_936
@@ -43,11 +49,12 @@ def model_folder(tokenizer_folder, problems, tmp_path_factory):
     from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer.chat_template = TEMPLATE
     width = PADDED_WIDTH if len(tokenizer) > 100_000 else len(tokenizer)
     rng = random.Random(0)
     rows = []
     for made in problems:
-        start = chat.prompt_ids(tokenizer, made.prompt)
+        start = chat.prompt_ids(tokenizer, made.prompt, thinking=False)
         answer = [*tokenizer(market.answer(made, rng)).input_ids, tokenizer.eos_token_id]
         rows.append((start + answer, len(start)))
     used = torch.tensor(sorted({i for ids, _ in rows for i in ids}))

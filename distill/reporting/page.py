@@ -180,7 +180,8 @@ def _limits(recipe: Recipe, manifests: dict[str, Manifest]) -> str:
 
 def _provenance(manifests: dict[str, Manifest]) -> str:
     rows = "".join(
-        f"<tr><td>{_e(name)}</td><td>{m.seconds:,.1f} s</td><td class='text'>{_e(m.machine)}</td><td class='text'>{_e(m.finished)}</td></tr>"
+        f"<tr><td>{_e(name)}</td><td>{m.seconds:,.1f} s</td><td class='text'>{_e(m.machine)}</td>"
+        f"<td class='text'>{_e(m.finished)}</td></tr>"
         for name, m in manifests.items()
     )
     versions = ", ".join(f"{k} {v}" for k, v in manifests["train"].versions.items())

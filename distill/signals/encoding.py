@@ -8,8 +8,8 @@
     top_k     log-probs [T, k], tail log-prob [T]: float16; Rice parameters and ids as above
     dense     log-probs [T, V]: float16
 
-A part ends on a whole byte; its length follows from the parts before it, so none is stored. Ids of n = 50 draws at
-V = 151,936 cost 1.5 % more than log2 C(V, unique ids), the least for ids that may be anywhere; Elias-Fano cost 13 %.
+A part ends on a whole byte; its length follows from the parts before it, so none is stored. Ids of 50 draws at
+V = 151,936 cost 2 % more than log2 C(V, unique ids), the least for ids that may be anywhere; in Elias-Fano code 13 %.
 
 T: answer tokens, U: unique (token, id) pairs of the sequence, K: ids kept for a token, V: shared ids.
 """

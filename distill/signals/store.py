@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.rows import canonical_json, write_atomic
@@ -31,7 +32,7 @@ SHARD_BYTES = 64 << 20  # a shard is collected in memory: dense signals fill it 
 OPEN_SHARDS = 256  # each mapped shard holds a file descriptor, and a process may have 1,024
 
 
-def sequence_key(token_ids: Sequence[int], answer_start: int) -> str:
+def sequence_key(token_ids: Sequence[int] | NDArray[np.integer], answer_start: int) -> str:
     """32 hex characters of BLAKE2b-128 over the int32 ids of prompt + answer and where the answer begins."""
     ids = np.asarray(token_ids, dtype="<i4")
     return hashlib.blake2b(ids.tobytes() + int(answer_start).to_bytes(8, "little"), digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError
+from distill.recipe import Recipe
 from distill.rows import canonical_json, digest
 
 Messages = Sequence[Mapping[str, str]]
@@ -214,3 +215,12 @@ def same_tokenizer(a: Any, b: Any, probes: Mapping[str, str] = PROBES) -> str | 
             at = f"from token {place}" if place is not None else f"{len(ids_a)} tokens and {len(ids_b)}"
             return f"probe {name!r} is encoded differently ({at}): {text[:40]!r}"
     return None
+
+
+def require_same_tokenizer(recipe: Recipe, teacher: Any, student: Any) -> None:
+    """Raise MismatchError, naming both models and the first difference, unless both give the same ids."""
+    if difference := same_tokenizer(teacher, student):
+        raise MismatchError(
+            f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
+            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
+        )

@@ -1,13 +1,14 @@
 """Records to test with: arbitrary ones that fit a header, and those of a teacher that is like a real one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from distill.signals import draws
-from distill.signals.encoding import DenseRecord, SampledRecord, SignalRecord, TopKRecord
+from distill.signals.encoding import DenseRecord, SampledRecord, SignalRecord, TopKRecord, join
 from distill.signals.header import SignalHeader
 
 QWEN_VOCAB = 151_936
@@ -20,7 +21,7 @@ def header() -> SignalHeader:
 
 
 @pytest.fixture
-def record_of() -> Callable[..., SignalRecord]:
+def record_of() -> Callable[..., Any]:
     """record_of(header, num_tokens, seed): any ids, any counts, floats that float16 holds exactly."""
     return _record_of
 
@@ -35,12 +36,6 @@ def real_like_record() -> SampledRecord:
     logits_NV = logits_NV[:, torch.randperm(QWEN_VOCAB, generator=generator)]
     realised_N = torch.zeros(32, dtype=torch.long)
     parts = [draws.draw(logits_NV, realised_N, num_draws=50, vocab_size=QWEN_VOCAB, seed=s) for s in range(8)]
-    return _joined(parts)
-
-
-def _joined(parts: list[SampledRecord]) -> SampledRecord:
-    from distill.signals.encoding import join
-
     record = join(parts)
     assert isinstance(record, SampledRecord)
     return record
@@ -50,11 +45,12 @@ def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord
     rng = np.random.default_rng(seed)
     if header.kind == "dense":
         return DenseRecord(_halves(rng, (num_tokens, header.vocab_size)))
-    if header.kind == "top_k":
+    if header.top_k is not None:
         ids = [_ids(rng, header.vocab_size, header.top_k) for _ in range(num_tokens)]
         shape = (num_tokens, header.top_k)
         return TopKRecord(np.array(ids, np.int32).reshape(shape), _halves(rng, shape), _halves(rng, (num_tokens,)))
     num_draws = header.num_draws
+    assert num_draws is not None
     sizes = rng.integers(1, min(num_draws, header.vocab_size) + 1, num_tokens)
     ids = [_ids(rng, header.vocab_size, size) for size in sizes]
     counts = [1 + rng.multinomial(num_draws - size, rng.dirichlet(np.full(size, 0.3))) for size in sizes]

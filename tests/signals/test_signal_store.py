@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,6 +257,7 @@ def test_a_process_killed_at_any_moment_leaves_whole_shards_and_loses_less_than_
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert process.stdout is not None and process.stdin is not None
+        last = 0
         for _ in range(num_added):
             last = int(process.stdout.readline())
             process.stdin.write("\n" * 2)  # one ahead: it is at work when it is killed
@@ -264,4 +266,5 @@ def test_a_process_killed_at_any_moment_leaves_whole_shards_and_loses_less_than_
         process.communicate()
         store = SignalStore(tmp_path)
         for i in range(last - 2):
-            assert store.read(sequence_key([i], 0)).ids[0] == i % 900
+            record: Any = store.read(sequence_key([i], 0))
+            assert record.ids[0] == i % 900
