@@ -29,6 +29,9 @@ from distill.text import chat
 from distill.text.samples import Prompt, split_prompts
 
 
+LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
+
+
 @dataclass(frozen=True)
 class Exam:
     """What every model is asked: prompts as token ids, and the teacher's sampled answers to them (None = cut, left out)."""
@@ -163,7 +166,7 @@ def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
     longest = max(map(len, exam.prompt_ids)) + exam.recipe.evaluate.max_new_tokens
     longest = max([longest, *(len(p) + len(t) for p, t in zip(exam.prompt_ids, exam.teacher_ids, strict=True) if t)])
     threads = exam.recipe.quantize.num_threads
-    with LlamaProcess(place, num_threads=threads, context_length=longest + 8) as llama:
+    with LlamaProcess(place, num_threads=threads, context_length=longest + 8, num_sequences=LLAMA_SEQUENCES) as llama:
         started = time.monotonic()
         ids = llama.generate(
             exam.prompt_ids, max_new_tokens=exam.recipe.evaluate.max_new_tokens, stop_ids=exam.stop_ids,

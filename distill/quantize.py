@@ -27,7 +27,9 @@ from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 
 BITSANDBYTES = ("nf4", "int8")
-F16_AGREEMENT = 0.995  # same top token as the student; an export that is right is above it
+# An f16 file that is right is within both; a student that has learnt nothing has ties, which rounding may turn
+F16_AGREEMENT = 0.995
+F16_DIFFERENCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -131,10 +133,11 @@ def _gguf(recipe: Recipe, stage: Path, student: Path, name: str, tokenizer: Any,
                 )
         scored = llama.score([(s.ids, len(s.prompt_ids)) for s in reference.samples])
     check = _compare(reference, [logp for logp, _ in scored], [top for _, top in scored])
-    if name == "f16" and check["top_token_agreement"] < F16_AGREEMENT:
+    far = check["max_logp_difference"] > F16_DIFFERENCE and check["top_token_agreement"] < F16_AGREEMENT
+    if name == "f16" and far:
         raise MismatchError(
-            f"{place}: agrees with the student on {check['top_token_agreement']:.1%} of tokens, an f16 file must on "
-            f"{F16_AGREEMENT:.1%}; the export of this architecture is wrong"
+            f"{place}: agrees with the student on {check['top_token_agreement']:.1%} of tokens and differs by up to "
+            f"{check['max_logp_difference']:.3f} in log-probability; the export of this architecture is wrong"
         )
     return {
         "bytes": written.bytes, "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,
@@ -169,8 +172,9 @@ def _compare(reference: Reference, logp: Sequence[Any], top: Sequence[Any]) -> d
     nll = _nll(logp)
     same = sum(int((a == b).sum()) for a, b in zip(reference.top, top, strict=True))
     count = sum(len(t) for t in reference.top)
+    apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
     return {
-        "nll": round(nll, 5), "student_nll": round(reference.nll, 5), "nll_change": round(nll - reference.nll, 5),
+        "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5), "nll_change": round(nll - reference.nll, 5),
         "top_token_agreement": round(same / count, 5), "num_tokens": count,
     }  # fmt: skip
 
