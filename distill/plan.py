@@ -221,6 +221,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
     generate_seconds = answering(teacher, num_answers, recipe.generate.max_new_tokens * 0.6)
     models = 2 + roles + len(recipe.quantize.formats)
     evaluate_seconds = 2 * answering(teacher, len(held_out), recipe.generate.max_new_tokens * 0.6)
+    evaluate_seconds += 3.0 * models  # loading, and scoring the teacher's answers
     evaluate_seconds += (models - 2) * answering(student, len(held_out), recipe.evaluate.max_new_tokens * 0.6)
     signal_bytes = {"sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
     download = 0 if teacher.is_local else 2 * teacher.parameters
