@@ -28,7 +28,6 @@ from distill.run_folder import RunFolder, StageOutput
 from distill.text import chat
 from distill.text.samples import Prompt, split_prompts
 
-
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
 
 

@@ -174,7 +174,8 @@ def _compare(reference: Reference, logp: Sequence[Any], top: Sequence[Any]) -> d
     count = sum(len(t) for t in reference.top)
     apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
     return {
-        "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5), "nll_change": round(nll - reference.nll, 5),
+        "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5),
+        "nll_change": round(nll - reference.nll, 5),
         "top_token_agreement": round(same / count, 5), "num_tokens": count,
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ A log line is `json <tab> crc32`. One writer owns one file and a process always 
 (kill -9) or a NUL tail (power cut) stays the end of its own file; readers skip it and say so.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -111,7 +112,7 @@ class RowLog:
         text = canonical_json(row).encode()
         line = b"%s\t%08x\n" % (text, zlib.crc32(text))
         if self._file.write(line) != len(line):
-            raise DataError(f"{self.path}: the disk took only part of a row (disk full?); free space and run again")
+            raise OSError(errno.ENOSPC, "the disk took only part of a row", str(self.path))
         if time.monotonic() - self._synced > self.FSYNC_SECONDS:
             self.sync()
 

@@ -48,9 +48,7 @@ def test_a_run_leaves_a_report_a_card_and_a_manifest_a_stage(finished):
             assert sha(finished / stage / name) == described["sha256"], f"{stage}/{name}"
     page = (finished / "report" / "report.html").read_text()
     assert page.count("<svg") == 4 and "KD " in page and "95 % interval" in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    ), "the report asks nothing of the network"
+    assert "http" not in page.replace("http://www.w3.org", ""), "the report asks nothing of the network"
     card = (finished / "report" / "MODEL_CARD.md").read_text()
     assert "./quickstart/teacher" in card and "apache-2.0" in card
     assert not (finished / "train" / "checkpoints").exists(), "checkpoints are removed when they have served"
@@ -137,7 +135,7 @@ def test_another_recipe_does_not_touch_a_finished_run(copy):
     before = {p: sha(p) for p in copy.rglob("*") if p.is_file()}
     result = run(*small(copy, "train.learning_rate=0.001"))
     assert result.returncode == 2
-    assert "train.learning_rate was 0.002, is now 0.001" in result.stderr and "--redo train" in result.stderr
+    assert "train.learning_rate was 0.004, is now 0.001" in result.stderr and "--redo train" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert {p: sha(p) for p in copy.rglob("*") if p.is_file()} == before
 

@@ -92,4 +92,6 @@ def _svg(figure: Any) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distill", "font.family": "sans-serif"}):
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    svg = text.getvalue()
+    metadata = svg[svg.index("<metadata>") : svg.index("</metadata>") + len("</metadata>")]
+    return svg[svg.index("<svg") :].replace(metadata, "")
