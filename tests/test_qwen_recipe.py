@@ -40,12 +40,12 @@ def tokenizer_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def problems():
-    return market.problems(50, seed=11)
+    return market.problems(24, seed=11)
 
 
 @pytest.fixture(scope="module")
 def model_folder(tokenizer_folder, problems, tmp_path_factory):
-    """A random two-layer Qwen3 that has learnt 50 answers by heart, so that something passes the recipe's filters."""
+    """A random two-layer Qwen3 that has learnt 24 answers by heart, so that something passes the recipe's filters."""
     from transformers import AutoTokenizer, GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
@@ -83,14 +83,14 @@ def model_folder(tokenizer_folder, problems, tmp_path_factory):
     others = torch.tensor(float(width - len(used))).log()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     chosen = labels_BT[:, 1:] >= 0
-    for step in range(160):
+    for step in range(120):
         hidden = model.base_model(ids_BT, use_cache=False).last_hidden_state[:, :-1][chosen]
         logits = hidden @ embedding[used].T
         loss = torch.nn.functional.cross_entropy(
             torch.cat([logits, others.expand(len(logits), 1)], 1), labels_BT[:, 1:][chosen]
         )
         for group in optimizer.param_groups:
-            group["lr"] = 4e-3 * (1 - step / 160)
+            group["lr"] = 4e-3 * (1 - step / 120)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
