@@ -68,5 +68,6 @@ Model names are used only to state origin. This is not legal advice.
 
 - Measured on prompts of the same kind as the training data; nothing is known about other uses.
 - Safety, refusals and content bias were not measured. A student inherits them from its teacher.
+- llama.cpp does not normalise text: give the GGUF files NFC text, or Bengali, Hindi and Yoruba may be read as other tokens.
 - Do not use it where a wrong answer can hurt somebody.
 """
