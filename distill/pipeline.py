@@ -121,19 +121,21 @@ def run(
 
 def _all_done(chosen: Sequence[str], recipe: Recipe, folder: RunFolder) -> bool:
     """Whether every stage is up to date; raises MismatchError (before any work) where the recipe has changed."""
+    done = True
     for stage in chosen:
         if not folder.began(stage):
             return False
         if changes := _changes(stage, recipe, folder):
             if stage in CHEAP:
-                return False
+                done = False  # made anew, but only if no later stage refuses the recipe
+                continue
             raise MismatchError(
                 f"{folder.stage(stage)} was made by another recipe: {'; '.join(changes[:4])}. Set the values back, or "
                 f"make it anew with --redo {stage} (nothing that cost teacher time is deleted), or set run_folder=PATH"
             )
         if folder.manifest(stage) is None:
             return False
-    return True
+    return done
 
 
 def _changes(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
