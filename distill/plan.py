@@ -311,10 +311,10 @@ def _check_tokenizers(recipe: Recipe) -> None:
     if recipe.student.model is None:
         return
     try:
-        read = [load.read_config(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)]
+        for model in (recipe.teacher, recipe.student):
+            load.read_config(recipe.model_location(model.model or ""), model.revision)
     except MissingError:
         return  # not on this machine yet: `initialize` compares them
-    del read
     teacher, student = (
         load.load_tokenizer(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)
     )

@@ -84,21 +84,27 @@ def _weight_bytes(folder: Path) -> int:
 
 
 def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any) -> Reference:
-    from distill.models.score import TokenSequence, score
-
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
     samples = split_samples(samples, recipe.train.validation_share)[1][: recipe.quantize.num_sequences]
     where = load.placement("auto", "float32")
     model = load.load_model(str(student), where)
+    logp, top = _score(model, samples, tokenizer, recipe.teacher.batch_tokens)
+    return Reference(samples, logp, top, _nll(logp))
+
+
+def _score(model: Any, samples: list[Sample], tokenizer: Any, batch_tokens: int) -> tuple[list[Any], list[Any]]:
+    """(log-probs of each answer's tokens, likeliest tokens there), arrays in the samples' order."""
+    from distill.models.score import TokenSequence, score
+
     sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in samples]
     logp: list[Any] = [None] * len(samples)
     top: list[Any] = [None] * len(samples)
     for index, logp_T, top_T in score(
-        model, load.head_of(model), sequences, batch_tokens=recipe.teacher.batch_tokens, pad_id=tokenizer.pad_token_id,
+        model, load.head_of(model), sequences, batch_tokens=batch_tokens, pad_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
     ):  # fmt: skip
         logp[index], top[index] = logp_T.numpy(), top_T.numpy()
-    return Reference(samples, logp, top, _nll(logp))
+    return logp, top
 
 
 def _nll(logp: Sequence[Any]) -> float:
@@ -147,19 +153,11 @@ def _gguf(recipe: Recipe, stage: Path, student: Path, name: str, tokenizer: Any,
 
 def _bitsandbytes(stage: Path, student: Path, name: str, tokenizer: Any, reference: Reference) -> dict[str, Any]:
     from distill.export.bnb import load_bnb, write_bnb
-    from distill.models.score import TokenSequence, score
 
     place = place_of(stage, name)
     with FolderWriter(place) as temporary:
         write_bnb(student, temporary, name)
-    model = load_bnb(place)
-    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in reference.samples]
-    logp: list[Any] = [None] * len(sequences)
-    top: list[Any] = [None] * len(sequences)
-    for index, logp_T, top_T in score(
-        model, load.head_of(model), sequences, batch_tokens=4096, pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer)
-    ):
-        logp[index], top[index] = logp_T.numpy(), top_T.numpy()
+    logp, top = _score(load_bnb(place), reference.samples, tokenizer, batch_tokens=4096)
     num_bytes = _weight_bytes(place)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(student), 2),

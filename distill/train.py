@@ -151,7 +151,7 @@ def _packing_isolates(model: Any) -> bool:
     import torch
 
     ids = torch.arange(2, 14, device=model.device) % model.config.get_text_config().vocab_size
-    first, second = ids[:6], ids[6:]
+    second = ids[6:]
     positions = torch.arange(6, device=model.device).repeat(2)[None]
     was_training = model.training
     model.eval()
@@ -160,5 +160,4 @@ def _packing_isolates(model: Any) -> bool:
         alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[0]
         other = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, 6:]
     model.train(was_training)
-    del first
     return bool((packed - alone).abs().max() < 1e-3 * (1 + (other - alone).abs().max()))
