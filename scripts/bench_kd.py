@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """A distillation step beside a cross-entropy step and beside the peers': time by pairs, peak memory by processes.
 
-    python scripts/bench_kd.py                                  # peers: see scripts/bench_requirements.txt
+    python scripts/bench_kd.py               # 25 minutes on 2 quiet cores; peers: scripts/bench_requirements.txt
+    python scripts/bench_kd.py --no-peers --rounds 9            # ours and cross-entropy alone, a few minutes
     python scripts/bench_kd.py --write BENCHMARKS.md            # replaces its own section there
     python scripts/bench_kd.py --device cuda --tokens 8192      # a 1.0 B student and an 8 B teacher's shape, bfloat16
 
@@ -269,6 +270,9 @@ def times(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, list[flo
     steps: dict[str, Step] = {}
     missing: dict[str, str] = {}
     for name, (make, _) in CASES.items():
+        if options.no_peers and name in (*PEERS, *CAPTURE_OF.values()) and name != CAPTURE_OF["ours"]:
+            missing[name] = "left out (--no-peers)"
+            continue
         try:
             steps[name] = make(bench)
             run(bench, steps[name])  # warm-up
@@ -279,7 +283,8 @@ def times(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, list[flo
     for number in range(options.rounds):
         for name in list(steps) if number % 2 else reversed(steps):
             spent[name].append(seconds(lambda name=name: run(bench, steps[name]), options.device))
-        print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
+        took = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
+        print(f"round {number + 1} of {options.rounds}: {took}", file=sys.stderr, flush=True)
     return spent, missing
 
 
@@ -398,6 +403,7 @@ def main() -> None:
     parser.add_argument("--teacher", help="width x layers (768x12; on CUDA 4096x36, 8 B)")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-peers", action="store_true", help="ours and cross-entropy alone, a few minutes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
@@ -414,7 +420,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         spent, missing = times(bench_of(options, folder, with_teacher=True), options)
-        mib = {case: memory(options, folder, case) for case in [*spent, *(f"head {n}" for n in HEAD_TOKENS)]}
+        mib = {}
+        for case in [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
+            mib[case] = memory(options, folder, case)
+            print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
     text = section(options, spent, missing, mib)
     print(text)
     if options.write:
