@@ -21,9 +21,10 @@ from distill.models import load
 from distill.models.by_length import batches_by_length
 from distill.models.intervals import paired_bootstrap, wilson
 from distill.progress import Progress
-from distill.recipe import BITSANDBYTES, Recipe
+from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
+from distill.sections import BITSANDBYTES
 from distill.text import chat
 from distill.text.samples import Prompt, split_prompts
 

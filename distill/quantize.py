@@ -22,9 +22,10 @@ from distill import interrupts
 from distill.errors import MismatchError
 from distill.models import load
 from distill.progress import Progress
-from distill.recipe import BITSANDBYTES, Recipe
+from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.sections import BITSANDBYTES
 from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 

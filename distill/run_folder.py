@@ -18,8 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError
-from distill.recipe import BITSANDBYTES, Recipe, to_yaml
+from distill.recipe import Recipe, to_yaml
 from distill.rows import canonical_json, digest, file_sha256, fsync_folder, write_atomic
+from distill.sections import BITSANDBYTES
 
 PACKAGES = ("distill", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "gguf", "xllamacpp", "numpy")
 

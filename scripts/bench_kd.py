@@ -45,7 +45,7 @@ from distill.losses.linear_head import linear_head_loss  # noqa: E402
 from distill.losses.targets import SampledTargets  # noqa: E402
 from distill.models.load import head_of  # noqa: E402
 from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
-from distill.recipe import Train  # noqa: E402
+from distill.sections import Train  # noqa: E402
 from distill.signals.collate import targets  # noqa: E402
 from distill.signals.header import SignalHeader  # noqa: E402
 from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402

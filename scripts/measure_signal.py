@@ -51,8 +51,8 @@ from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTa
 from distill.models.decode import Sampling, answer  # noqa: E402
 from distill.models.load import Head, Placement, head_of, load_model, load_tokenizer, logits, stop_ids  # noqa: E402
 from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
-from distill.recipe import Train  # noqa: E402
 from distill.rows import read_jsonl  # noqa: E402
+from distill.sections import Train  # noqa: E402
 from distill.signals.collate import targets  # noqa: E402
 from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord  # noqa: E402
 from distill.signals.header import SignalHeader  # noqa: E402

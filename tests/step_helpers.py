@@ -15,7 +15,7 @@ from torch import Tensor
 from distill.losses.targets import Targets
 from distill.models.load import Placement
 from distill.processes import Processes, start
-from distill.recipe import Train
+from distill.sections import Train
 from distill.signals import draws, hidden_states
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader

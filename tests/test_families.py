@@ -23,7 +23,7 @@ from distill.models import load
 from distill.models.decode import Sampling, answer
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.processes import Processes
-from distill.recipe import Train
+from distill.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.text import chat

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "distill"
 FLOORS = [
     {"errors"},
     {"rows", "interrupts", "progress", "losses", "schema", "strict_yaml"},
+    {"sections"},
     {"recipe"},
     {"run_folder", "processes"},
     {"catalog", "signals", "text", "tasks", "models"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.errors import MismatchError, MissingError
 from distill.models.load import keep_unpacked, quantization_config, refuse_unquantized
-from distill.recipe import BITSANDBYTES
+from distill.sections import BITSANDBYTES
 
 BLOCK = 64  # inputs that share a scale in nf4; the CPU's packed form cannot cut a block between two rows
 PACKED_ROWS = 32  # outputs that the CPU's packed form keeps together

@@ -16,7 +16,8 @@ from typing import Any
 from distill import interrupts
 from distill.errors import DistillError, Stopped
 from distill.progress import Progress
-from distill.recipe import Generate, Recipe
+from distill.recipe import Recipe
+from distill.sections import Generate
 from distill.teachers.dialects import Answer, Question, Sampling
 from distill.teachers.server import PROBE_TEXT, Refused, Server, Trouble, Unreachable, connect
 from distill.text import chat

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from distill.errors import DistillError, MissingError, RecipeError, ServerError
-from distill.recipe import Generate
+from distill.sections import Generate
 from distill.teachers.dialects import DIALECTS, Answer, Dialect, Question, Sampling
 
 AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})

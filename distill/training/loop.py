@@ -22,8 +22,8 @@ from distill.losses.linear_head import linear_head_loss
 from distill.models.load import Head, Placement, head_of
 from distill.processes import Processes
 from distill.progress import Progress
-from distill.recipe import Train
 from distill.rows import digest
+from distill.sections import Train
 from distill.signals.collate import hidden_targets, targets
 from distill.signals.store import SignalStore
 from distill.training import checkpoints

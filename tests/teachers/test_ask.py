@@ -12,7 +12,7 @@ from distill import interrupts
 from distill.errors import ServerError, Stopped
 from distill.models import load
 from distill.progress import Progress
-from distill.recipe import Generate
+from distill.sections import Generate
 from distill.tasks import market
 from distill.teachers.ask import Errand, Lane
 from distill.teachers.dialects import LlamaCpp, Question, Sampling

@@ -7,7 +7,7 @@ from email.utils import formatdate
 import pytest
 
 from distill.errors import MissingError, RecipeError, ServerError
-from distill.recipe import Generate
+from distill.sections import Generate
 from distill.teachers.dialects import Chat, Completions, LlamaCpp, Question, Sampling
 from distill.teachers.server import Spent, _join, _retry_after, connect
 

@@ -1,0 +1,228 @@
+"""The sections of a recipe, one for the teacher, one for the student, one for each stage: every field with its description.
+
+Fields marked `machine=True` say how a machine does the work, not what comes out: changing them never makes a finished
+stage stale.
+"""
+
+import os
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from distill.losses.parameters import parameter_problem
+from distill.schema import Section, Sources, field
+
+Divergence = Literal[
+    "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
+]
+Format = Literal[
+    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0", "nf4", "int8"
+]
+BITSANDBYTES = ("nf4", "int8")  # of the formats: folders for transformers; all others are GGUF files
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Teacher(Section):
+    """The large model that is learnt from."""
+
+    model: str = field(..., "Folder (./, / or ~) or hub id of the teacher")
+    revision: str | None = field(None, "Hub revision; pin a commit to make the run repeatable")
+    licence: str | None = field(None, "Licence key, where the catalogue does not know the model")
+    device: Literal["auto", "cpu", "cuda"] = field("auto", "auto = cuda if there is one, else cpu", machine=True)
+    dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "auto = bfloat16 on cuda, float32 on cpu")
+    quantization: Literal["none", "nf4", "int8"] = field("none", "bitsandbytes, when the GPU is small")
+    batch_tokens: Positive = field(16384, "Tokens (prompt + answer) in one batch; less = less memory")
+    server: str | None = field(
+        None, "URL of an OpenAI-compatible server that serves the model (http://host:8000); null = load it here", machine=True
+    )
+    server_model: str | None = field(None, "The model's name on that server; null = teacher.model", machine=True)
+    api_key_env: str | None = field(None, "Environment variable that holds the server's key; null = no key", machine=True)
+    trust_remote_code: bool = field(False, "Run code from the model's folder; needs a pinned revision")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> "Teacher":
+        if self.trust_remote_code and not self.revision:
+            raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
+        if self.server and not self.server.startswith(("http://", "https://")):
+            raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
+        return self
+
+
+class Student(Section):
+    """The small model that learns, before training."""
+
+    method: Literal["base", "layers", "random"] = field(
+        ..., "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new one of a given shape"
+    )
+    model: str | None = field(None, "Folder or hub id (base, layers)")
+    revision: str | None = field(None, "Hub revision of that model")
+    licence: str | None = field(None, "Licence key of that model, where the catalogue does not know it")
+    layer_share: Annotated[float, Field(gt=0, le=1)] = field(0.5, "Share of the layers to keep (layers)")
+    num_layers: Positive = field(2, "random: transformer layers")
+    hidden_size: Positive = field(256, "random: width; multiples of 256 can have every GGUF type")
+    intermediate_size: Positive = field(256, "random: feed-forward width")
+    num_heads: Positive = field(8, "random: query heads")
+    num_kv_heads: Positive = field(2, "random: key/value heads")
+    head_dim: Positive = field(32, "random: width of a head")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Student":
+        if self.method != "random" and self.model is None:
+            raise ValueError(f"method: {self.method} needs student.model")
+        if self.method == "random" and self.model is not None:
+            raise ValueError("method: random takes its tokenizer from the teacher: remove student.model")
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
+        return self
+
+
+class Generate(Section):
+    """The teacher answers the prompts; the answers are filtered."""
+
+    prompts: Sources = field(
+        ..., "A file of prompts (.jsonl with prompt or messages, language, and reference where answers can be checked; .parquet, "
+        ".csv, .tsv, .txt), or a list of sources: see `distill explain generate.prompts.file` and its neighbours",
+    )  # fmt: skip
+    num_prompts: Positive | None = field(None, "Use the first so many prompts; with shares ask so many; null = all")
+    shares: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = field(
+        None, "Share of the prompts by language, after the filters, e.g. {sw: 0.6, en: 0.4}; the scarcest sets the number; null = as it is"
+    )
+    samples_per_prompt: Positive = field(1, "Answers wanted for each prompt")
+    max_tries: Positive | None = field(
+        None, "Draw on where answers are dropped, up to so many draws a prompt, until samples_per_prompt are kept; null = no more"
+    )
+    task: Literal["market", "final_number"] | None = field(None, "Verifier of answers against `reference`; null = none")
+    system_prompt: str | None = field(None, "System message put before every prompt")
+    thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
+    max_new_tokens: Positive = field(1024, "Longest answer; a longer one is cut and dropped")
+    sampling_temperature: Annotated[float, Field(ge=0, le=5)] = field(0.7, "0 = greedy")
+    top_p: Annotated[float, Field(gt=0, le=1)] = field(0.8, "Nucleus; 1 = off")
+    top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")
+    concurrency: Positive = field(64, "Server: at most so many requests at once; fewer while it refuses", machine=True)
+    request_timeout: Annotated[float, Field(gt=0)] = field(600.0, "Server: seconds to wait for one answer", machine=True)
+    retry_errors: bool = field(False, "Server: ask again what it refused in an earlier run", machine=True)
+    max_requests: Positive | None = field(None, "Server: stop after so many requests in this run", machine=True)
+    max_tokens: Positive | None = field(None, "Server: stop after so many tokens, prompts and answers", machine=True)
+    max_cost: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop at this cost, by the two prices", machine=True)
+    price_prompt: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million prompt tokens", machine=True)
+    price_answer: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million answer tokens", machine=True)
+    max_megabytes: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so much traffic", machine=True)
+    max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long", machine=True)
+    min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
+    max_characters: Positive = field(20000, "Drop longer answers")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+
+    @model_validator(mode="after")
+    def _tries(self) -> "Generate":
+        if self.max_tries is not None and self.max_tries < self.samples_per_prompt:
+            raise ValueError(f"max_tries {self.max_tries} is less than samples_per_prompt {self.samples_per_prompt}: raise it")
+        if (self.max_tries or 1) > 1 and self.sampling_temperature == 0:
+            raise ValueError(
+                f"max_tries {self.max_tries} with sampling_temperature 0 would draw the same answer again: raise the temperature"
+            )
+        return self
+
+
+class Capture(Section):
+    """The teacher's distribution at each answer token, stored."""
+
+    signal: Literal["sampled", "top_k", "dense", "none"] = field(
+        "sampled", "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a teacher that is only on a server)"
+    )
+    num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
+    top_k: Annotated[int, Field(gt=0, le=1024)] = field(64, "top_k: ids a token; the rest is one tail bucket")
+    hidden_states: Literal["none", "int8"] = field(
+        "none", "int8 = also the teacher's last hidden state, for train.hidden_weight; 1.03 bytes for each number of its width"
+    )
+    shard_tokens: Positive = field(200_000, "Tokens in one file; a kill loses at most one", machine=True)
+
+
+class Train(Section):
+    """Knowledge distillation, and the supervised control on the same tokens."""
+
+    divergence: Divergence = field("forward_kl", "Distance from the teacher's distribution")
+    beta: Share = field(0.5, "jsd, jsd_normalised: weight of the teacher in the mixture")
+    alpha: Share = field(0.1, "skew_kl, skew_reverse_kl, adaptive_kl")
+    soft_weight: Annotated[float, Field(ge=0)] = field(1.0, "Weight of the divergence")
+    hard_weight: Annotated[float, Field(ge=0)] = field(0.0, "Weight of cross-entropy on the teacher's answer")
+    hidden_weight: Annotated[float, Field(ge=0)] = field(
+        0.0, "Weight of 1 - cosine of the last hidden states, the student's through a learned projection (capture.hidden_states)"
+    )
+    control: bool = field(True, "Also train the same student by cross-entropy alone, so that the gain is known")
+    epochs: Positive = field(2, "Passes over the kept samples")
+    max_steps: Positive | None = field(None, "Stop after so many optimizer steps; null = all epochs")
+    max_length: Positive = field(2048, "Tokens in a packed row; longer samples are dropped and counted")
+    batch_tokens: Positive = field(16384, "Tokens in an optimizer step, over all processes")
+    micro_batch_tokens: Positive = field(4096, "Tokens in one forward pass of one process", machine=True)
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = field(2e-5, "Peak")
+    schedule: Literal["cosine", "linear", "constant"] = field("cosine", "After the warm-up, down to 0")
+    warmup_share: Share = field(0.05, "Share of the steps for the linear warm-up")
+    weight_decay: Annotated[float, Field(ge=0)] = field(0.0, "On matrices only")
+    max_grad_norm: Annotated[float, Field(gt=0)] = field(1.0, "Clip the global gradient norm")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = field("adamw", "8bit: bitsandbytes, CUDA only")
+    device: Literal["auto", "cpu", "cuda"] = field("auto", "auto = cuda if there is one, else cpu", machine=True)
+    precision: Literal["auto", "float32", "bfloat16"] = field("auto", "auto = bfloat16 on cuda (float32 weights), float32 on cpu")
+    gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
+    lora_rank: Annotated[int, Field(ge=0)] = field(0, "0 = train all weights; else a LoRA adapter, merged at the end")
+    lora_alpha: Positive = field(32, "LoRA scale is lora_alpha / lora_rank")
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = field(0.05, "Share of the samples held out for the loss curve")
+    validate_every: Positive = field(50, "Optimizer steps between validations")
+    keep: Literal["best", "last"] = field("best", "Weights kept: lowest validation loss, or the last")
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = field(10.0, "Minutes between checkpoints", machine=True)
+    checkpoint_every: Positive | None = field(None, "Also every so many steps", machine=True)
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = field("none", "Experiment tracker", machine=True)
+
+    @property
+    def num_roles(self) -> int:
+        """2 where a control is trained beside the student: if the student learns anything that the control does not."""
+        return 2 if self.control and (self.soft_weight or self.hidden_weight) else 1
+
+    @model_validator(mode="after")
+    def _weights(self) -> "Train":
+        if self.soft_weight == 0 and self.hard_weight == 0:
+            raise ValueError("soft_weight and hard_weight are both 0: there is nothing to learn for the output head")
+        if problem := parameter_problem(self.divergence, beta=self.beta, alpha=self.alpha):
+            raise ValueError(problem)
+        if self.micro_batch_tokens < self.max_length:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} holds no row of max_length {self.max_length}: raise it"
+            )
+        if self.batch_tokens < self.max_length:
+            raise ValueError(f"batch_tokens {self.batch_tokens} is less than max_length {self.max_length}: raise it")
+        return self
+
+
+class Quantize(Section):
+    """Files for deployment, each loaded back in its own runtime."""
+
+    formats: list[Format] = field(["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes)")
+    num_sequences: Positive = field(64, "Validation samples on which each file is compared with the student")
+    min_top_token_share: Share = field(
+        0.8, "A file that has the 16-bit student's likeliest token at fewer positions is marked failed; 0 = no gate"
+    )
+    importance_sequences: Annotated[int, Field(ge=0)] = field(
+        64, "Training samples, even over the languages, for the importance matrix of GGUF types below 8 bits; 0 = none"
+    )
+    threads: Annotated[int, Field(ge=0)] = field(
+        0, "Threads of llama.cpp; 0 = OMP_NUM_THREADS where that is set, else every core that this process may use", machine=True
+    )
+
+    @property
+    def num_threads(self) -> int:
+        return self.threads or int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or 0) or len(os.sched_getaffinity(0))
+
+
+class Evaluate(Section):
+    """Every model of the run on held-out prompts."""
+
+    prompts: Sources | None = field(None, "A file or sources like generate.prompts; null = hold out a share of those")
+    held_out: Annotated[float, Field(gt=0, lt=1)] = field(0.1, "Share of generate.prompts to hold out, where prompts is null")
+    num_examples: Positive = field(300, "At most so many, evenly over the languages")
+    max_new_tokens: Positive = field(512, "Longest answer")
+
+
+class Report(Section):
+    """report.html and the model card."""
+
+    title: str | None = field(None, "Heading; null = the run's name")
