@@ -72,6 +72,16 @@ def test_other_kinds_are_read_back_too(tmp_path, fill, record_of, header_of_kind
     assert all(same(store.read(key_of(i)), record_of(header_of_kind, 5, seed=i)) for i in range(3))
 
 
+def test_a_token_of_a_real_like_teacher_takes_at_most_36_bytes_on_disk_with_every_header(tmp_path, real_like_record):
+    header = SignalHeader("sampled", 151_936, num_draws=50, fingerprints={"teacher": "0" * 64, "tokenizer": "1" * 64})
+    with SignalWriter(tmp_path, header, writer="rank0", shard_tokens=2048) as shards:
+        for number in range(16):  # answers of 256 tokens, two shards
+            shards.add(key_of(number), real_like_record)
+    num_bytes = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert len(names(tmp_path)) == 2
+    assert 20 < num_bytes / (16 * 256) <= 36  # less than 20 would be another signal than 12 to 16 ids of 17 bits a token
+
+
 def test_the_key_is_the_content(header):
     assert sequence_key([1, 2, 3], 1) == sequence_key(np.array([1, 2, 3], np.int64), 1)
     assert len({sequence_key(*a) for a in (([1, 2, 3], 1), ([1, 2, 3], 2), ([1, 2], 1), ([2, 1, 3], 1))}) == 4
