@@ -20,9 +20,9 @@ NLL     nats a token on the same held-out answers. The teacher's own entropy the
 KL      of teacher and student there, from both whole distributions: NLL without the luck of the drawn token.
 
 Top-k without the tail bucket is the cross-entropy to the k probabilities made to sum to 1 (`teacher renormalised`).
-The entropy bound of a record: the least bits for a set of ids where any ids are as likely, and for the division of the
-draws among them, plus the float16 numbers as they are. Real draws are divided unevenly, which an encoder may use: it
-can end a little below.
+The entropy bound of a record is that of a source where any set of ids is as likely as any other, and any division of
+the draws among them, plus the float16 numbers as they are. Real draws are divided unevenly, which an encoder may use:
+it can end a little below.
 """
 
 import argparse
@@ -410,7 +410,7 @@ Bytes a token on disk, all headers in, and the least that the same records could
 is a Zipf-like teacher of {nats:.2f} nats in sequences of 256 tokens; {small_name} is the quickstart's teacher, {source}, whose
 {num_tokens:,} tokens in {options.samples} sequences pay for shorter ones. With or without the tail bucket the file is the same.
 
-{table(["signal", f"V = {QWEN_VOCAB:,}", "bound", "above it", small_name, "bound", "above it"], sizes)}
+{table(["signal", f"V = {QWEN_VOCAB:,}", "uniform bound", "above it", small_name, "uniform bound", "above it"], sizes)}
 
 A student of {student_of(bench, 0).num_parameters() / 1e6:.2f} M parameters after {bench.steps} steps; ± is the standard deviation of
 {options.seeds} seeds. Held out: {len(labels_N):,} tokens of {len(bench.held_out.sequences)} sequences. The teacher there:
