@@ -4,6 +4,7 @@
     python scripts/bench_kd.py               # 25 minutes on 2 quiet cores; peers: scripts/bench_requirements.txt
     python scripts/bench_kd.py --no-peers --rounds 9            # ours and cross-entropy alone, a few minutes
     python scripts/bench_kd.py --write BENCHMARKS.md            # replaces its own section there
+    python scripts/bench_kd.py --profile                        # where the time of our step goes, by operator
     python scripts/bench_kd.py --device cuda --tokens 8192      # a 1.0 B student and an 8 B teacher's shape, bfloat16
 
 Every case has the same random Qwen3 student and teacher, tokens and threads. A step is forward, loss and backward, no
@@ -288,6 +289,22 @@ def times(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, list[flo
     return spent, missing
 
 
+def profile(bench: Bench, options: argparse.Namespace) -> str:
+    """The operators of our step that take the most time themselves, with their shares."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    our_capture(bench)()
+    step = our_step(bench, soft_weight=1.0)
+    run(bench, step)  # warm-up
+    cuda = options.device == "cuda"
+    with record(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        run(bench, step)
+    spent = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in found.key_averages()}
+    most = sorted(spent, key=lambda name: -spent[name])[:8]
+    return table(["operator", "share"], [[f"`{name}`", f"{spent[name] / sum(spent.values()):.1%}"] for name in most])
+
+
 def memory(options: argparse.Namespace, folder: Path, case: str) -> float:
     """MiB of the case, in a process of its own."""
     arguments = [f"--{key}={getattr(options, key)}" for key in ("student", "teacher", "tokens", "device", "threads")]
@@ -355,7 +372,7 @@ def versions() -> str:
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
-            found.append(f"{package}: no version found")
+            found.append(f"{package} not installed as a package")
     return ", ".join(found)
 
 
@@ -404,6 +421,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true", help="ours and cross-entropy alone, a few minutes")
+    parser.add_argument("--profile", action="store_true", help="only the operators of our step, with their shares")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
@@ -419,6 +437,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if options.profile:
+            print(profile(bench_of(options, folder, with_teacher=True), options))
+            return
         spent, missing = times(bench_of(options, folder, with_teacher=True), options)
         mib = {}
         for case in [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
