@@ -12,6 +12,7 @@ that no other item has. Three rules keep templated data apart from copies:
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from distill.text.words import is_unspaced, ngrams, words
 
@@ -31,7 +32,7 @@ class _Item:
     units: tuple[str, ...]
     own_ngrams: frozenset[Ngram]  # those that no other item has; all, where it has none of its own
     long_run: int
-    masked_ngrams: tuple[Ngram, ...]  # of every position, with `#` for numbers
+    masked_ngrams: tuple[tuple[int, Ngram, tuple[int, ...]], ...]  # (position, 8-gram with `#` for numbers, where in it)
     repeats: bool  # whether one of its 8-grams comes twice
 
 
@@ -45,12 +46,14 @@ class EvalIndex:
         self._frequency = Counter(gram for units in long.values() for gram in set(ngrams(units, NGRAM)))
         self._items: dict[int, _Item] = {}
         self._items_with: dict[Ngram, list[int]] = defaultdict(list)
+        self._surroundings: set[Ngram] = set()
         for number, units in sorted(long.items()):
             run = ngrams(units, NGRAM)
             grams = frozenset(run)
             own = frozenset(gram for gram in grams if self._frequency[gram] == 1) or grams
             long_run = LONG_RUN_UNSPACED if is_unspaced(units) else LONG_RUN
-            masked = tuple(ngrams(_masked(units), NGRAM))
+            masked = _masked_ngrams(units)
+            self._surroundings.update(gram for _, gram, _ in masked)
             self._items[number] = _Item(number, units, own, long_run, masked, len(grams) < len(run))
             for gram in own:
                 self._items_with[gram].append(number)
@@ -68,12 +71,12 @@ class EvalIndex:
         seen = set(ngrams(units, NGRAM))
         known = self._items_with.keys() & seen  # most texts share nothing with any item and end here
         found = Counter(number for gram in known for number in self._items_with[gram])
-        masked = _Masked(units)
+        surroundings = _Surroundings(units, self._surroundings)
         for number, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0])):
             item = self._items[number]
             share = count / len(item.own_ngrams)
             is_copy = share >= SHARE_OF_ITEM
-            if (is_copy or self._shares_long_run(item, count, seen)) and not masked.has_other_numbers(item):
+            if (is_copy or self._shares_long_run(item, count, seen)) and not surroundings.have_other_numbers(item):
                 how = f"{round(100 * share)} % of the {NGRAM}-grams" if is_copy else f"{item.long_run} units in a row"
                 return f"{how} of eval item {number}"
         return None
@@ -97,30 +100,38 @@ def _masked(units: Sequence[str]) -> list[str]:
     return ["#" if unit[0].isdigit() else unit for unit in units]
 
 
-class _Masked:
-    """A text's 8-grams with `#` for every number, and where they stand; made when first asked for."""
+def _masked_ngrams(units: Sequence[str]) -> tuple[tuple[int, Ngram, tuple[int, ...]], ...]:
+    """Those with a number in them: the others say nothing about numbers."""
+    return tuple(
+        (position, gram, tuple(k for k, unit in enumerate(gram) if unit == "#"))
+        for position, gram in enumerate(ngrams(_masked(units), NGRAM))
+        if "#" in gram
+    )
 
-    def __init__(self, units: Sequence[str]):
-        self.units = units
-        self._places: dict[Ngram, list[int]] | None = None
 
-    @property
+class _Surroundings:
+    """Where a text has the masked 8-grams that items have; looked for when first asked."""
+
+    def __init__(self, units: Sequence[str], known: set[Ngram]):
+        self._units, self._known = units, known
+
+    @cached_property
     def places(self) -> dict[Ngram, list[int]]:
-        if self._places is None:
-            self._places = defaultdict(list)
-            for position, gram in enumerate(ngrams(_masked(self.units), NGRAM)):
-                self._places[gram].append(position)
-        return self._places
+        found: dict[Ngram, list[int]] = {}
+        for position, gram in enumerate(ngrams(_masked(self._units), NGRAM)):
+            if gram in self._known:
+                found.setdefault(gram, []).append(position)
+        return found
 
-    def has_other_numbers(self, item: _Item) -> bool:
+    def have_other_numbers(self, item: _Item) -> bool:
         """Whether the text fits the item's words but carries other numbers in their places."""
         same: set[int] = set()
         aligned: set[int] = set()
-        for start, gram in enumerate(item.masked_ngrams):
+        for start, gram, offsets in item.masked_ngrams:
             if gram not in self.places:
                 continue
-            for k in (start + i for i, unit in enumerate(gram) if unit == "#"):
-                aligned.add(k)
-                if any(self.units[position + k - start] == item.units[k] for position in self.places[gram]):
-                    same.add(k)
+            for k in offsets:
+                aligned.add(start + k)
+                if any(self._units[position + k] == item.units[start + k] for position in self.places[gram]):
+                    same.add(start + k)
         return len(aligned - same) > OTHER_NUMBERS * len(aligned)
