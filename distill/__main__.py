@@ -1,4 +1,5 @@
-"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `inspect`, `teachers`, `explain`.
+"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `inspect`, `teachers`, `explain`, and for
+the result `chat`, `serve`, `bench`.
 
 Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal.
 """
@@ -8,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.recipe import STAGES, explain, load_recipe
@@ -49,7 +51,29 @@ def parser() -> argparse.ArgumentParser:
     listed.add_argument("model", nargs="?", help="one of them whole, e.g. Qwen/Qwen3-8B")
     described = commands.add_parser("explain", help="what a recipe field means, e.g. `distill explain train.schedule`")
     described.add_argument("field", nargs="?", default="")
+    _add_deployment(commands)
     return top
+
+
+def _add_deployment(commands: Any) -> None:
+    """What is done with the files that quantize wrote."""
+    for word, text in (
+        ("chat", "talk to the result in the terminal, on the CPU"),
+        ("serve", "an OpenAI-compatible server (llama.cpp's) on the result"),
+        ("bench", "size, memory and speed of the result's files on this machine"),
+    ):
+        command = commands.add_parser(word, help=text)
+        command.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
+        every = "every GGUF file" if word == "bench" else "the smallest that passed its check"
+        command.add_argument("--format", metavar="NAME", help=f"e.g. q4_k_m (default: {every})")
+        command.add_argument("--threads", type=_positive, metavar="N", help="default: quantize.threads; bench: at most so many")
+        if word == "bench":
+            command.add_argument("--target", metavar="MACHINE", help="also an estimate for another, e.g. 'Raspberry Pi 5'")
+        else:
+            command.add_argument("--context", type=_positive, metavar="N", help="tokens (default: the student's own, 4096 at most)")
+        if word == "serve":
+            command.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
+            command.add_argument("--port", type=int, default=8080, help="default 8080; 0 = any that is free")
 
 
 def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -74,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _probe(options)
         if options.command == "inspect":
             return _inspect(options)
+        if options.command in ("chat", "serve", "bench"):
+            return _deploy(options)
         if options.command == "teachers":
             print(_teachers(options.model))
             return 0
@@ -135,6 +161,27 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _deploy(options: argparse.Namespace) -> int:
+    if options.command == "bench":
+        from distill.deploy.bench import bench
+
+        bench(options.run, format_name=options.format, target_name=options.target, num_threads=options.threads)
+        return 0
+    from distill.deploy.choose import choose
+
+    chosen = choose(options.run, options.format)
+    common = {"num_threads": options.threads or chosen.recipe.quantize.num_threads, "context_length": options.context}
+    if options.command == "chat":
+        from distill.deploy.talk import talk
+
+        talk(chosen, **common)
+    else:
+        from distill.deploy.serve import serve
+
+        serve(chosen, host=options.host, port=options.port, **common)
+    return 0
+
+
 def _stages(text: str | None) -> list[str] | None:
     if not text:
         return None
@@ -142,6 +189,12 @@ def _stages(text: str | None) -> list[str] | None:
     if unknown := [n for n in names if n not in STAGES]:
         raise RecipeError(f"--stages: {unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")
     return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
     quantize/<format>.gguf     for llama.cpp, Ollama, LM Studio
     quantize/imatrix.gguf        the importance matrix that they were quantized with, in llama.cpp's format
     quantize/<nf4|int8>/       for transformers with bitsandbytes
+    quantize/<format>.Modelfile  for Ollama; Modelfile alone is the smallest file that passed its check
     quantize/<format>.json     its check: size, tokenization, NLL and agreement with the 16-bit student
 
 A file whose tokenization differs from the student's by one token, or an f16 file that does not agree with the student,
@@ -20,6 +21,7 @@ from typing import Any
 
 from distill import interrupts
 from distill.errors import MismatchError
+from distill.export.modelfile import write_modelfiles
 from distill.models import load
 from distill.progress import Progress
 from distill.recipe import Recipe
@@ -68,6 +70,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     files = [p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]]
     if _importance_file(folder).is_file():
         files.append(_importance_file(folder))
+    files += write_modelfiles(recipe, student, tokenizer, checks, stage)
     return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
 
 

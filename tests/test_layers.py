@@ -16,7 +16,7 @@ FLOORS = [
     {"training", "export", "teachers"},
     {"reporting"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
-    {"pipeline", "probe"},
+    {"pipeline", "probe", "deploy"},
     {"__init__"},
     {"__main__"},
 ]

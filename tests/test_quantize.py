@@ -53,5 +53,8 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     assert checks["q4_0"]["top_token_agreement"] > 0.7
     matrix = tmp_path / "quantize" / "imatrix.gguf"
     assert matrix in output.files
+    modelfiles = [folder.stage("quantize") / name for name in ("q8_0.Modelfile", "q4_0.Modelfile", "Modelfile")]
+    assert set(modelfiles) <= set(output.files)
+    assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
     names = {t.name.removesuffix(".in_sum2") for t in gguf.GGUFReader(matrix).tensors if t.name.endswith(".in_sum2")}
     assert names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors} and "blk.0.attn_q.weight" in names

@@ -328,6 +328,15 @@ class LlamaProcess:
         self._send({"do": "speed", "num_prompt_tokens": num_prompt_tokens, "num_new_tokens": num_new_tokens})
         return Speed(**self._receive("measuring its speed"))
 
+    def peak_memory(self) -> int | None:
+        """Bytes of memory that the process held at most, the mapped file and Python included; None without /proc."""
+        assert self._child is not None
+        try:
+            lines = Path(f"/proc/{self._child.pid}/status").read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
     def _send(self, request: dict[str, Any]) -> None:
         assert self._child is not None and self._child.stdin is not None, "use it as a context manager"
         try:

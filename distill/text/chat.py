@@ -105,19 +105,32 @@ def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
     )
 
 
-def _apply_template(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
+def prompt_text(tokenizer: Any, messages: Messages, *, thinking: bool | None = None, begin_answer: bool = True) -> str:
+    """What the chat template writes for `messages`, as text; `begin_answer` adds what comes before the answer.
+
+    Raises what `prompt_ids` raises.
+    """
+    switches = {} if thinking is None else thinking_switch(tokenizer, thinking)
+    return _render(tokenizer, messages, tokenize=False, add_generation_prompt=begin_answer, **switches)
+
+
+def _apply_template(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
+    result = _render(tokenizer, messages, tokenize=True, **options)
+    ids = result["input_ids"] if isinstance(result, Mapping) or hasattr(result, "input_ids") else result
+    return [int(i) for i in ids]
+
+
+def _render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
     from jinja2 import TemplateError
 
     if "strftime_now(" in _template(tokenizer) and isinstance(tokenizer.chat_template, str):
         # in the source: what is passed to a template may be text only, and its own clock cannot be set
         options["chat_template"] = _CLOCK.sub(lambda m: repr(PROMPT_DATE.strftime(m[2])), tokenizer.chat_template)
     try:
-        result = tokenizer.apply_chat_template(messages, tokenize=True, **options)
+        return tokenizer.apply_chat_template(list(messages), **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise MismatchError(f"{_name(tokenizer)}: its chat template refuses messages of roles {roles}: {error}") from None
-    ids = result["input_ids"] if isinstance(result, Mapping) or hasattr(result, "input_ids") else result
-    return [int(i) for i in ids]
 
 
 def _template(tokenizer: Any) -> str:

@@ -1,0 +1,88 @@
+"""Which run, and which of its GGUF files: what `distill chat`, `serve` and `bench` are given."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.errors import MissingError, RecipeError
+from distill.export.modelfile import smallest_passing
+from distill.models import load
+from distill.recipe import Recipe, load_recipe
+from distill.run_folder import RunFolder
+from distill.sections import BITSANDBYTES
+
+
+@dataclass(frozen=True)
+class GgufChoice:
+    """A GGUF file of a run. `why` says why this one, for the terminal; `context_length` is the student's own."""
+
+    recipe: Recipe
+    path: Path
+    format: str
+    why: str
+    context_length: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.name}-{self.format}"
+
+
+def open_run(run: str) -> tuple[Recipe, RunFolder]:
+    """A run folder, or the recipe that made it. Raises MissingError, naming what is near, where there is neither."""
+    place = Path(run).expanduser()
+    if place.is_file():
+        recipe = load_recipe(place)
+        return recipe, RunFolder.of(recipe)
+    if (place / "recipe.yaml").is_file():
+        return load_recipe(place / "recipe.yaml"), RunFolder(place.resolve())
+    known = {path.parent.name: path.parent for path in (*Path("runs").glob("*/recipe.yaml"), *place.parent.glob("*/recipe.yaml"))}
+    near = difflib.get_close_matches(place.name, known, n=1)
+    hint = f"did you mean {known[near[0]]}?" if near else f"known: {', '.join(map(str, known.values())) or 'no run'}"
+    raise MissingError(f"{place}: neither a run folder nor a recipe; {hint}")
+
+
+def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """What quantize found out about each GGUF file of the run, by format. Raises MissingError where there is none."""
+    manifest = folder.manifest("quantize")
+    if manifest is None:
+        raise MissingError(f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first")
+    checks = {name: check for name, check in manifest.result["formats"].items() if name not in BITSANDBYTES}
+    if not checks:
+        raise MissingError(
+            f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result['formats'])}; add one to "
+            "quantize.formats, e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
+        )
+    for name in checks:
+        if not folder.quantized(name).is_file():
+            raise MissingError(f"{folder.quantized(name)}: gone; make it again by `distill quantize RECIPE --redo quantize`")
+    return checks
+
+
+def choose(run: str, format_name: str | None) -> GgufChoice:
+    """The named format, or the smallest file that passed the gate.
+
+    Raises MissingError (no run, no file) and RecipeError (a format that is not there, or none passed).
+    """
+    recipe, folder = open_run(run)
+    checks = gguf_checks(folder)
+    if format_name is not None:
+        check = checks[known_format(format_name, checks)]
+        why = f"FAILED its check: {check['failed']}" if check.get("failed") else "passed its check"
+    elif (format_name := smallest_passing(checks)) is None:
+        raise RecipeError(f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}")
+    else:
+        why = "the smallest that passed its check"
+    config = load.read_config(str(folder.stage("train") / "student"))
+    return GgufChoice(recipe, folder.quantized(format_name), format_name, why, config["max_position_embeddings"])
+
+
+def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
+    """`name`, if the run has such a GGUF file; RecipeError naming the nearest if not."""
+    if name in checks:
+        return name
+    if name in BITSANDBYTES:
+        raise RecipeError(f"--format {name}: for transformers with bitsandbytes, not for llama.cpp; there are {', '.join(checks)}")
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), checks, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {', '.join(checks)}")

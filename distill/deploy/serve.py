@@ -1,0 +1,39 @@
+"""`distill serve`: llama.cpp's OpenAI-compatible server on a run's GGUF file."""
+
+import ipaddress
+import signal
+import sys
+import threading
+
+from distill.deploy import engine
+from distill.deploy.choose import GgufChoice
+
+
+def serve(chosen: GgufChoice, *, host: str, port: int, num_threads: int, context_length: int | None) -> None:
+    """Serve until SIGINT or SIGTERM. Raises what `engine.start` raises."""
+    stop = threading.Event()
+    old = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        server = engine.start(
+            chosen, host=host, port=port, num_threads=num_threads, context_length=context_length, verbosity=engine.ERRORS
+        )
+        url = server.listening_address
+        print(f"{chosen.path.name} ({chosen.why}) at {url}, {num_threads} threads; Ctrl-C stops it")
+        print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
+              """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""", flush=True)  # fmt: skip
+        if not _is_loopback(host):
+            print(f"warning: {host} is reached from other machines, and whoever reaches it can use it: no key, no encryption",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        stop.wait()
+        del server  # ends its threads
+        print("stopped")
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,42 @@
+"""A run folder with what `chat`, `serve` and `bench` read: the quickstart's teacher stands for the student."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from run_helpers import QUICKSTART
+from server_helpers import TEACHER
+
+from distill.export.gguf import write_gguf
+from distill.recipe import load_recipe
+from distill.run_folder import RunFolder
+
+FAILED = "the student's likeliest token at 12.3% of positions"
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("gguf")
+    return {name: write_gguf(TEACHER, folder / f"{name}.gguf", name).path for name in ("f16", "q8_0", "q4_0")}
+
+
+@pytest.fixture
+def make_run(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
+    """`make_run("generate.top_k=1", failed=["q4_0"])`: a run folder with f16, q8_0 and q4_0, finished."""
+
+    def make(*overrides: str, failed: tuple[str, ...] = (), student: Path = TEACHER) -> Path:
+        folder = RunFolder(tmp_path / "runs" / "mango")
+        folder.write_recipe(load_recipe(QUICKSTART, ["name=mango", "generate.sampling_temperature=0", *overrides]))
+        shutil.copytree(student, folder.stage("train") / "student")
+        folder.stage("quantize").mkdir()
+        checks = {}
+        for name, file in files.items():
+            shutil.copy(file, folder.quantized(name))
+            checks[name] = {"bytes": file.stat().st_size, "failed": FAILED if name in failed else None}
+        checks["nf4"] = {"bytes": 1, "failed": None}
+        folder.finish("quantize", section={}, inputs={}, seed=0, result={"formats": checks}, files=[], started=time.time())
+        return folder.path
+
+    return make
