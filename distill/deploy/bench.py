@@ -64,6 +64,9 @@ def bench(run: str, *, format_name: str | None, target_name: str | None, num_thr
           f"Python, at a context of {CONTEXT}")  # fmt: skip
     if cached:
         print("* fits into the caches, so that the speed of memory is no bound: arithmetic and overhead are")
+    for name in names:
+        if checks[name].get("failed"):
+            print(f"{name} FAILED its check: {checks[name]['failed']}")
     if elsewhere is not None:
         print(estimate(elsewhere, {found.format: found.bytes_per_token for found in measured}))
 

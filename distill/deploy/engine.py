@@ -1,5 +1,6 @@
 """llama.cpp's server engine on one GGUF file, in this process, on the CPU: what `distill chat` and `serve` run on."""
 
+import importlib
 import socket
 from typing import Any
 
@@ -23,7 +24,7 @@ def start(
     and DataError (llama.cpp cannot load the file).
     """
     try:
-        import xllamacpp
+        xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
     except ImportError:
         install = f"run `pip install xllamacpp=={ggml.TESTED_WHEEL}`"
         raise MissingError(f"xllamacpp, which carries llama.cpp, is not installed: {install}") from None
