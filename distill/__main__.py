@@ -70,7 +70,7 @@ def _add_deployment(commands: Any) -> None:
         if word == "bench":
             command.add_argument("--target", metavar="MACHINE", help="also an estimate for another, e.g. 'Raspberry Pi 5'")
         else:
-            command.add_argument("--context", type=_positive, metavar="N", help="tokens (default: the student's own, 4096 at most)")
+            command.add_argument("--context", type=_positive, metavar="N", help="tokens (default 4096, or what the student takes)")
         if word == "serve":
             command.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
             command.add_argument("--port", type=int, default=8080, help="default 8080; 0 = any that is free")

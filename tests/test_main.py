@@ -27,6 +27,8 @@ def test_overrides_stand_before_and_after_options(words):
         (["explain", "seed", "x=1"], "unknown: x=1"),
         (["rnu", "r.yaml"], "invalid choice: 'rnu'"),
         (["capture", "r.yaml", "--shard", "5/4"], "'5/4' is not I/N"),
+        (["chat", "runs/r", "--threads", "0"], "'0' is not a number from 1 up"),
+        (["serve", "runs/r", "generate.top_k=1"], "unknown: generate.top_k=1"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(words, said, capsys):

@@ -4,8 +4,10 @@ Decoding reads every weight once for each token, so the speed of memory bounds i
 bandwidth. What share of that bound a file reaches says whether memory or arithmetic holds it up.
 """
 
+import os
 import platform
 import statistics
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from distill.export.llama_cpp import LlamaProcess
 
 CONTEXT = 512  # tokens: keys and values are part of the memory measured
 PROMPT_TOKENS, NEW_TOKENS, REPEATS = 128, 64, 3
-MEMORY_BOUND = 64 << 20  # bytes a token from which no cache of the table's machines holds the weights
+BUSY = 0.5  # load average from which timings say more of the other processes
+MEMORY_BOUND = 32 << 20  # bytes a token: no cache of the machines in the table holds so much
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def bench(run: str, *, format_name: str | None, target_name: str | None, num_thr
     checks = gguf_checks(folder)
     names = list(checks) if format_name is None else [known_format(format_name, checks)]
     counts = thread_counts(num_threads or recipe.quantize.num_threads)
+    if (load := os.getloadavg()[0]) > BUSY:
+        print(f"warning: other processes are at work here (load average {load:.1f}): all figures will be too low", file=sys.stderr)
     read = {count: bandwidth.read_bandwidth(count) for count in counts}
     cache = bandwidth.cache_bytes()
     speeds = ", ".join(f"{value / 1e9:.1f} GB/s with {count}" for count, value in read.items())
@@ -59,6 +64,9 @@ def bench(run: str, *, format_name: str | None, target_name: str | None, num_thr
           f"Python, at a context of {CONTEXT}")  # fmt: skip
     if cached:
         print("* fits into the caches, so that the speed of memory is no bound: arithmetic and overhead are")
+    for name in names:
+        if checks[name].get("failed"):
+            print(f"{name} FAILED its check: {checks[name]['failed']}")
     if elsewhere is not None:
         print(estimate(elsewhere, {found.format: found.bytes_per_token for found in measured}))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from distill.errors import MissingError, RecipeError
 from distill.export.modelfile import smallest_passing
-from distill.models import load
 from distill.recipe import Recipe, load_recipe
 from distill.run_folder import RunFolder
 from distill.sections import BITSANDBYTES
@@ -15,13 +14,12 @@ from distill.sections import BITSANDBYTES
 
 @dataclass(frozen=True)
 class GgufChoice:
-    """A GGUF file of a run. `why` says why this one, for the terminal; `context_length` is the student's own."""
+    """A GGUF file of a run. `why` says why this one, for the terminal."""
 
     recipe: Recipe
     path: Path
     format: str
     why: str
-    context_length: int
 
     @property
     def name(self) -> str:
@@ -73,8 +71,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
         raise RecipeError(f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}")
     else:
         why = "the smallest that passed its check"
-    config = load.read_config(str(folder.stage("train") / "student"))
-    return GgufChoice(recipe, folder.quantized(format_name), format_name, why, config["max_position_embeddings"])
+    return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
 
 
 def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:

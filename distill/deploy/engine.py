@@ -1,5 +1,6 @@
 """llama.cpp's server engine on one GGUF file, in this process, on the CPU: what `distill chat` and `serve` run on."""
 
+import importlib
 import socket
 from typing import Any
 
@@ -8,7 +9,7 @@ from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml
 from distill.text.chat import SWITCHES
 
-MAX_CONTEXT = 4096  # tokens, unless asked for more: keys and values of a long one need more memory than the weights
+CONTEXT = 4096  # tokens, unless asked for more: keys and values of a long one need more memory than the weights
 SILENT, ERRORS = 0, 1  # verbosity
 
 
@@ -23,7 +24,7 @@ def start(
     and DataError (llama.cpp cannot load the file).
     """
     try:
-        import xllamacpp
+        xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
     except ImportError:
         install = f"run `pip install xllamacpp=={ggml.TESTED_WHEEL}`"
         raise MissingError(f"xllamacpp, which carries llama.cpp, is not installed: {install}") from None
@@ -31,7 +32,7 @@ def start(
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = str(chosen.path), {chosen.name}
     params.hostnames, params.port = [host], port
-    params.n_ctx = context_length or min(chosen.context_length, MAX_CONTEXT)
+    params.n_ctx = context_length or CONTEXT  # llama.cpp takes no more than the student was made for
     params.fit_params = False  # else it may choose another context length
     params.n_parallel = 1  # requests queue: each slot would need its own keys and values
     params.cache_ram_mib = 0  # else up to 8 GiB of old prompts

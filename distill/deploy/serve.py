@@ -18,7 +18,7 @@ def serve(chosen: GgufChoice, *, host: str, port: int, num_threads: int, context
             chosen, host=host, port=port, num_threads=num_threads, context_length=context_length, verbosity=engine.ERRORS
         )
         url = server.listening_address
-        print(f"{chosen.path.name} ({chosen.why}) at {url}, {num_threads} threads; Ctrl-C stops it")
+        print(f"{chosen.path.name} ({chosen.why}) at {url}, threads: {num_threads}; Ctrl-C stops it")
         print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
               """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""", flush=True)  # fmt: skip
         if not _is_loopback(host):

@@ -27,7 +27,7 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
         chosen, host="127.0.0.1", port=0, num_threads=num_threads, context_length=context_length, api_key=secrets.token_hex(),
     )  # fmt: skip
     conversation = Conversation(server, chosen)
-    _say(f"{chosen.path.name} ({chosen.why}), {num_threads} threads")
+    _say(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
     for line in _terminal_lines() if sys.stdin.isatty() else sys.stdin:
         if line.strip():
             conversation.answer(line.strip())

@@ -179,7 +179,7 @@ def _template_lines(tokenizer: Any, thinking: bool | None) -> list[str]:
 
 def _unwritable(text: str) -> str | None:
     """What of `text` Ollama's parser would lose: it keeps printable characters, and three quotes end a value."""
-    if '"""' in text or text.endswith('"'):
+    if '"""' in text:
         return "three quotes in a row"
     lost = sorted({c for c in text if not c.isprintable() and c not in "\n\t"})
     return f"U+{ord(lost[0]):04X}" if lost else None

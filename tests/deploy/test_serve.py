@@ -32,7 +32,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: signal.Signals) -> None:
     run = make_run(failed=("q4_0",))
-    program = "import sys; from distill.__main__ import main; sys.exit(main())"
+    program = "import sys; from distill.__main__ import main; sys.exit(main() or 'torch' in sys.modules)"
     with subprocess.Popen(
         [sys.executable, "-c", program, "serve", str(run), "--port", "0", "--threads", "1"], env=environment(), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
@@ -44,9 +44,12 @@ def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: 
         assert curl.strip().startswith(f"curl {url}/v1/chat/completions")
         answer = post(f"{url}/v1/chat/completions", {"messages": MESSAGES})
         prompt = post(f"{url}/apply-template", {"messages": MESSAGES})["prompt"]
+        with urllib.request.urlopen(f"{url}/props", timeout=60) as properties:
+            info = json.load(properties)
         child.send_signal(number)
         assert child.wait(timeout=60) == 0
         assert child.stdout.read() == "stopped\n" and child.stderr.read() == ""
+    assert info["default_generation_settings"]["n_ctx"] == 2048  # the student's, though 4096 are allowed
     assert answer["model"] == "mango-q8_0" and "12" in answer["choices"][0]["message"]["content"]
     # llama.cpp runs the student's template as transformers does
     assert prompt == chat.prompt_text(load.load_tokenizer(str(TEACHER)), MESSAGES)

@@ -68,7 +68,7 @@ def test_answers_are_the_models_own_with_the_conversation_so_far(
         expected.append(reference(run / "quantize" / "f16.gguf", turns, "Be brief."))
         turns.append({"role": "assistant", "content": expected[-1]})
     assert out.getvalue() == "".join(f"{answer}\n" for answer in expected)
-    assert "(f16.gguf (passed its check), 1 threads)" in capsys.readouterr().err
+    assert "(f16.gguf (passed its check), threads: 1)" in capsys.readouterr().err
     # token by token, and no character is torn though most of these scripts' take several tokens
     assert len(out.pieces) > 30 and not any("\ufffd" in piece for piece in out.pieces)
 

@@ -41,7 +41,7 @@ TALKS = [
 
 # --- Ollama's grammar, as far as the files use it: https://docs.ollama.com/modelfile ---
 
-INSTRUCTION = re.compile(r'([A-Z]+)[ \t]+(?:"""(.*?)"""|"([^"\n]*)"|([^\n]*))[ \t]*(?:\n|$)', re.DOTALL)
+INSTRUCTION = re.compile(r'([A-Z]+)[ \t]+(?:"""(.*?)"""(?!")|"([^"\n]*)"|([^\n]*))[ \t]*(?:\n|$)', re.DOTALL)
 
 
 def read(text: str) -> dict[str, list[str]]:
@@ -158,7 +158,7 @@ def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
 def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path) -> None:
     checks = {"f16": {"bytes": 9, "failed": None}, "q4_0": {"bytes": 4, "failed": None}, "q2_k": {"bytes": 2, "failed": "far"},
               "nf4": {"bytes": 1, "failed": None}}  # fmt: skip
-    options = recipe("generate.system_prompt=Jibu kwa \"Kiswahili\"\ntu.", "generate.top_k=20", "generate.top_p=0.8")
+    options = recipe("generate.system_prompt='Jibu kwa\n\n\"Kiswahili\"'", "generate.top_k=20", "generate.top_p=0.8")
     files = modelfile.write_modelfiles(options, TEACHER, tokenizer, checks, tmp_path)
     assert [f.name for f in files] == ["f16.Modelfile", "q4_0.Modelfile", "q2_k.Modelfile", "Modelfile"]
     assert "failed its check: far" in files[2].read_text() and "failed" not in files[1].read_text()

@@ -48,6 +48,14 @@ def test_a_prompt_is_rendered_up_to_where_the_answer_begins(tokenizer):
     )
 
 
+def test_the_text_of_a_prompt_is_that_of_its_ids(tokenizer):
+    messages = [{"role": "user", "content": "How many?"}]
+    for thinking in (None, True, False):
+        text = chat.prompt_text(tokenizer, messages, thinking=thinking)
+        assert tokenizer(text).input_ids == chat.prompt_ids(tokenizer, messages, thinking=thinking)
+    assert chat.prompt_text(tokenizer, messages, begin_answer=False) == "<|im_start|>user\nHow many?<|im_end|>\n"
+
+
 def test_thinking_reaches_the_template_only_when_it_is_said(tokenizer):
     assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=False)).endswith("<think>\n\n</think>\n\n")
     assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=None)).endswith("assistant\n")
