@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,12 +56,13 @@ class Tensor:
 
 def write_gguf(
     model_folder: Path, out_file: Path, file_type: str, *, metadata: dict[str, str] | None = None,
-    importance: dict[str, np.ndarray] | None = None,
+    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None,
 ) -> GgufFile:  # fmt: skip
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
     `metadata` are more GGUF keys with their text: general.name, general.license, general.base_model.0.name, ...
     `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are quantized plainly.
+    `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture `file_type`.
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE variant or a tokenizer
     that llama.cpp would run differently) and DataError (weights that are not finite).
     """
@@ -73,7 +74,7 @@ def write_gguf(
     temporary = out_file.with_name(f".{out_file.name}.tmp")  # a killed run's leftover is written over
     try:
         with _Weights(model_folder) as weights:
-            tensors = _tensors(config, weights, file_type)
+            tensors = _tensors(config, weights, file_type, types or {})
             writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.architectures[0]]])
             _add_model(writer, config, file_type)
             _add_vocabulary(writer, vocabulary)
@@ -88,6 +89,12 @@ def write_gguf(
         temporary.unlink(missing_ok=True)
     fsync_folder(out_file.parent)
     return describe(out_file)
+
+
+def tensors_of(model_folder: Path, file_type: str) -> list[Tensor]:
+    """The tensors that a file of this type would hold, and their types. Raises as `write_gguf` does."""
+    with _Weights(model_folder) as weights:
+        return _tensors(_config(model_folder), weights, file_type, {})
 
 
 def describe(path: Path) -> GgufFile:
@@ -139,7 +146,7 @@ def _head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _tensors(config: Any, weights: "_Weights", file_type: str) -> list[Tensor]:
+def _tensors(config: Any, weights: "_Weights", file_type: str, types: Mapping[str, Type]) -> list[Tensor]:
     """Every tensor of the file in writing order. Raises where the folder lacks one, or has one with no place."""
     arch = ARCHITECTURES[config.architectures[0]]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
@@ -153,7 +160,7 @@ def _tensors(config: Any, weights: "_Weights", file_type: str) -> list[Tensor]:
         shape = weights.shape(source)
         name = names.get_name(source, try_suffixes=(".weight", ".bias"))
         assert name is not None, source
-        kind = mixture.type_of(name, shape[-1]) if len(shape) == 2 else Type.F32
+        kind = types.get(name, mixture.type_of(name, shape[-1])) if len(shape) == 2 else Type.F32
         projection = source.split(".")[-2]
         permuted = heads.get(projection, 0) if arch == gguf.MODEL_ARCH.LLAMA else 0
         tensors.append(Tensor(source, name, shape, kind, permuted))
