@@ -269,7 +269,10 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
     activations = recipe.train.micro_batch_tokens * student.hidden * student.layers * (4 if recipe.train.gradient_checkpointing else 60)
     train_bytes = student.parameters * (4 + share * (4 + optimizer_bytes)) + activations + 200 * 2**20
     sizes = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "int8": 1.1, "q6_k": 0.82, "q5_k_m": 0.71, "q4_k_m": 0.61, "q4_0": 0.57,
-             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7}
+             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7,
+             "mixed": (recipe.quantize.budget_mb or 0) * 1e6 / student.parameters}
+    mixed = "mixed" in recipe.quantize.formats  # a forward pass over the samples for each tensor
+    mixed_seconds = 7 * student.layers * recipe.quantize.num_sequences * (prompt + answer) * 2 * student.parameters / machine.flops
     return {
         "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
                          disk=num_answers * (prompt + answer) * 12,
@@ -281,7 +284,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
                            disk=4 * student.parameters, download=source_bytes),
         "train": Cost(PROCESS_BYTES + train_bytes, roles * epochs_tokens * 6 * student.parameters / machine.flops * 1.3,
                       disk=roles * 4 * student.parameters + 3 * student.parameters * (4 + optimizer_bytes)),
-        "quantize": Cost(PROCESS_BYTES + 6 * student.parameters, len(recipe.quantize.formats) * (2 + student.parameters / 2e7),
+        "quantize": Cost(PROCESS_BYTES + (6 + 4 * mixed) * student.parameters,
+                         len(recipe.quantize.formats) * (2 + student.parameters / 2e7) + mixed * mixed_seconds,
                          disk=sum(sizes[name] for name in recipe.quantize.formats) * student.parameters),
         "evaluate": Cost(PROCESS_BYTES + asking_bytes, evaluate_seconds, disk=models * len(held_out) * 1000),
         "report": Cost(PROCESS_BYTES, 2, disk=1e6),

@@ -128,6 +128,8 @@ def _write_and_check(
     if name in BITSANDBYTES:
         return _bitsandbytes(student, name, place, tokenizer, reference)
     importance = _importance(recipe, folder, student) if name not in UNWEIGHTED else None
+    if name == "mixed":
+        return _mixed(recipe, folder, student, tokenizer, reference, importance)
     return _gguf(recipe, student, name, place, tokenizer, reference, importance)
 
 
@@ -165,14 +167,41 @@ def _even_over_languages(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[number] for _, _, number in sorted(turns)[:count]]
 
 
+def _mixed(
+    recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any, reference: Reference, importance: Any
+) -> dict[str, Any]:  # fmt: skip
+    """The file within quantize.budget_mb. The types are chosen on training samples: the check samples stay unseen."""
+    from distill.export import budget
+    from distill.export.gguf import tensors_of, write_gguf
+    from distill.export.tensor_types import file_type_of
+    from distill.models.score import TokenSequence
+
+    place, max_bytes = folder.quantized("mixed"), int((recipe.quantize.budget_mb or 0) * 1e6)
+    tensors = tensors_of(student, budget.STOCK[-1])
+    stock = {name: {t.name: t.type for t in tensors_of(student, name) if len(t.shape) == 2} for name in budget.STOCK}
+    smallest = write_gguf(student, place, budget.STOCK[-1])  # shows how much a file holds beside its tensors
+    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
+    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, recipe.quantize.num_sequences)]
+    model = load.load_model(str(student), load.placement("auto", "float32"))
+    judge = budget.Judge(model, sequences, recipe.teacher.batch_tokens, tokenizer.pad_token_id, len(tokenizer))
+    with Progress("choose types", len(stock[budget.STOCK[0]]) + 1 + budget.STOCK_COMPARED, "tensors") as bar:
+        chosen = budget.choose(
+            judge, tensors, stock, importance or {}, max_bytes - smallest.bytes + smallest.tensor_bytes, lambda _: bar.advance(1)
+        )
+    check = _gguf(recipe, student, file_type_of(chosen.types.values()), place, tokenizer, reference, importance, chosen.types)
+    nats = {name: round(value, 6) for name, value in chosen.nats.items()}
+    return check | {"budget_mb": recipe.quantize.budget_mb, "chosen": chosen.name, "kl_of_choices": nats}
+
+
 def _gguf(
-    recipe: Recipe, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference, importance: Any
-) -> dict[str, Any]:
+    recipe: Recipe, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference, importance: Any,
+    types: Any = None,
+) -> dict[str, Any]:  # fmt: skip
     from distill.export.gguf import write_gguf
     from distill.export.llama_cpp import LlamaProcess
 
     metadata = {"general.name": recipe.name, "general.description": f"distilled from {recipe.teacher.model}"}
-    written = write_gguf(student, place, name, metadata=metadata, importance=importance)
+    written = write_gguf(student, place, name, metadata=metadata, importance=importance, types=types)
     longest = max(len(s.ids) for s in reference.samples)
     with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=longest + 8) as llama:
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already

@@ -16,7 +16,7 @@ Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
 ]
 Format = Literal[
-    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0", "nf4", "int8"
+    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0", "mixed", "nf4", "int8"
 ]
 BITSANDBYTES = ("nf4", "int8")  # of the formats: folders for transformers; all others are GGUF files
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -196,7 +196,12 @@ class Train(Section):
 class Quantize(Section):
     """Files for deployment, each loaded back in its own runtime."""
 
-    formats: list[Format] = field(["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes)")
+    formats: list[Format] = field(
+        ["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes); mixed = GGUF, its types chosen to fit budget_mb"
+    )
+    budget_mb: Annotated[float, Field(gt=0)] | None = field(
+        None, "mixed: megabytes (10^6 bytes) of the file at most; each tensor's type is chosen by the KL divergence that its rounding costs"
+    )
     num_sequences: Positive = field(64, "Validation samples on which each file is compared with the student")
     min_top_token_share: Share = field(
         0.8, "A file that has the 16-bit student's likeliest token at fewer positions is marked failed; 0 = no gate"
@@ -207,6 +212,12 @@ class Quantize(Section):
     threads: Annotated[int, Field(ge=0)] = field(
         0, "Threads of llama.cpp; 0 = OMP_NUM_THREADS where that is set, else every core that this process may use", machine=True
     )
+
+    @model_validator(mode="after")
+    def _budget(self) -> "Quantize":
+        if ("mixed" in self.formats) != (self.budget_mb is not None):
+            raise ValueError("formats: mixed and budget_mb belong together: give both or neither")
+        return self
 
     @property
     def num_threads(self) -> int:

@@ -37,6 +37,7 @@ CANDIDATES = (
 PROBES = (Type.Q3_K, Type.Q4_0, Type.F16)  # the first that fits the row: an error that is seen and still small
 STOCK = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q4_0", "q3_k_m", "q2_k")
 STOCK_COMPARED = 2  # the largest that fit
+BY_TENSOR = "by tensor"
 
 OnStep = Callable[[str], None]
 
@@ -52,7 +53,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """`types` by GGUF tensor name. `name` is "by tensor", or the stock mixture that was better; `nats` holds the measured KL
+    """`types` by GGUF tensor name. `name` is BY_TENSOR, or the stock mixture that was better; `nats` holds the measured KL
     divergence a token of all that were compared."""
 
     name: str
@@ -102,15 +103,14 @@ def choose(
     measured. Raises DataError where even the smallest types do not fit.
     """
     matrices = [t for t in tensors if len(t.shape) == 2]
+    room = max_bytes - sum(4 * prod(t.shape) for t in tensors if len(t.shape) != 2)
     options = {}
     for tensor in matrices:
         options[tensor.name] = _options(judge, tensor, importance.get(tensor.name))
         on_step(tensor.name)
-    room = max_bytes - sum(4 * prod(t.shape) for t in tensors if len(t.shape) != 2)
-    compared: dict[str, dict[str, Type]] = {"by tensor": fill(options, room)}
     sizes = {name: _bytes(matrices, types) for name, types in stock.items()}
     fitting = sorted((n for n in sizes if sizes[n] <= room), key=lambda n: -sizes[n])[:STOCK_COMPARED]
-    compared |= {name: dict(stock[name]) for name in fitting}
+    compared = {BY_TENSOR: fill(options, room)} | {name: dict(stock[name]) for name in fitting}
     nats = {}
     for name, types in compared.items():
         with rounded(judge.model, matrices, types, importance):
@@ -127,7 +127,7 @@ def fill(options: Mapping[str, Sequence[Option]], max_bytes: int) -> dict[str, T
     room = max_bytes - sum(hull[0].bytes for hull in hulls.values())
     if room < 0:
         raise DataError(
-            f"quantize.budget_mb: the smallest types take {(max_bytes - room) / 1e6:.2f} MB of tensors, there is room for "
+            f"quantize.budget_mb: the smallest types take {(max_bytes - room) / 1e6:.2f} MB, vocabulary and vectors leave room for "
             f"{max_bytes / 1e6:.2f} MB: raise it, or take a smaller student"
         )
     while True:

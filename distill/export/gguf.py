@@ -35,10 +35,11 @@ VALUES_A_BLOCK = 1 << 24  # float32 values converted at once: 64 MiB
 
 @dataclass(frozen=True)
 class GgufFile:
-    """A written file: `bits_per_weight` (of its tensors) and `tensor_types` are read back from it."""
+    """A written file: `tensor_bytes`, `bits_per_weight` (of its tensors) and `tensor_types` are read back from it."""
 
     path: Path
     bytes: int
+    tensor_bytes: int
     bits_per_weight: float
     tensor_types: dict[str, int]
 
@@ -100,8 +101,9 @@ def tensors_of(model_folder: Path, file_type: str) -> list[Tensor]:
 def describe(path: Path) -> GgufFile:
     """Size and tensor types of a GGUF file, as they stand in it. Raises DataError where it cannot be read."""
     tensors = read_declared(path)
-    bits = 8 * sum(t.bytes for t in tensors) / sum(t.num_weights for t in tensors)
-    return GgufFile(path, path.stat().st_size, bits, dict(Counter(Type(t.type_id).name for t in tensors)))
+    tensor_bytes = sum(t.bytes for t in tensors)
+    bits = 8 * tensor_bytes / sum(t.num_weights for t in tensors)
+    return GgufFile(path, path.stat().st_size, tensor_bytes, bits, dict(Counter(Type(t.type_id).name for t in tensors)))
 
 
 def _config(folder: Path) -> Any:

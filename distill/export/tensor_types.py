@@ -4,6 +4,8 @@ Read from llama.cpp's `llama_tensor_get_type` (dense models). The name of a file
 whose rows are not multiples of 256 holds no Q4_K at all. So the types are counted in the written file and reported.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, LlamaFileType
@@ -91,6 +93,13 @@ class Mixture:
         """The first and last eighth of the layers and every third between: where rounding hurts most."""
         eighth = self.num_layers // 8
         return layer < eighth or layer >= 7 * self.num_layers // 8 or (layer - eighth) % 3 == 2
+
+
+def file_type_of(types: Iterable[Type]) -> str:
+    """The name for a file with such tensors: by the type that most of them have, of those that name a file type."""
+    names = {kind: name for name, (_, kind) in FILE_TYPES.items()}
+    counts = Counter(kind for kind in types if kind in names)
+    return names[counts.most_common(1)[0][0]] if counts else "q8_0"
 
 
 def _block(type_id: Type) -> int:

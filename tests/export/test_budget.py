@@ -49,7 +49,7 @@ def test_what_is_taken_fits_and_is_the_best_for_its_own_bytes(seed: int) -> None
 
 def test_a_budget_below_the_smallest_types_is_an_error_that_says_how_much_is_needed() -> None:
     options = {"a": [Option(Type.Q2_K, 3_000_000, 1.0)], "b": [Option(Type.Q4_K, 1_500_000, 0.5)]}
-    with pytest.raises(DataError, match=r"quantize.budget_mb: the smallest types take 4.50 MB of tensors, there is room for 4.00"):
+    with pytest.raises(DataError, match=r"quantize.budget_mb: the smallest types take 4.50 MB, vocabulary and vectors leave room for 4.00"):
         budget.fill(options, 4_000_000)
 
 
