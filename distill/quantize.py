@@ -180,6 +180,7 @@ def _mixed(
     tensors = tensors_of(student, budget.STOCK[-1])
     stock = {name: {t.name: t.type for t in tensors_of(student, name) if len(t.shape) == 2} for name in budget.STOCK}
     smallest = write_gguf(student, place, budget.STOCK[-1])  # shows how much a file holds beside its tensors
+    place.unlink()
     samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
     sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, recipe.quantize.num_sequences)]
     model = load.load_model(str(student), load.placement("auto", "float32"))

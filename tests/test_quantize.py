@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import gguf
+import pytest
 
 from distill import quantize
+from distill.errors import DataError
 from distill.models import load
-from distill.recipe import load_recipe
+from distill.recipe import Recipe, load_recipe
 from distill.reporting import page
 from distill.rows import write_jsonl
 from distill.run_folder import RunFolder
@@ -36,9 +38,9 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     assert "failed: too &lt;far" in page._failed({"failed": "too <far"}) and page._failed({"failed": None}) == ""
 
 
-def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Path) -> None:
-    formats = "quantize.formats=[q8_0, q4_0]"
-    recipe = load_recipe(RECIPES / "quickstart.yaml", [formats, "quantize.num_sequences=2", "train.validation_share=0.25"])
+def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
+    """A run as quantize finds it, its student the quickstart's teacher; kept answers in one language."""
+    recipe = load_recipe(RECIPES / "quickstart.yaml", ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides])
     folder = RunFolder(tmp_path)
     shutil.copytree(TEACHER, folder.stage("train") / "student", dirs_exist_ok=True)
     tokenizer = load.load_tokenizer(str(TEACHER))
@@ -47,6 +49,25 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     folder.stage("generate").mkdir(exist_ok=True, parents=True)
     write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
     folder.stage("quantize").mkdir(exist_ok=True, parents=True)
+    return recipe, folder
+
+
+def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tmp_path: Path) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
+    check = quantize.run(recipe, folder).result["formats"]["mixed"]
+    assert 1_800_000 < check["bytes"] == folder.quantized("mixed").stat().st_size <= 1_900_000
+    assert check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values()) and len(check["kl_of_choices"]) == 3
+    assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
+
+
+def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=0.5")
+    with pytest.raises(DataError, match=r"quantize\.budget_mb: the smallest types take"):
+        quantize.run(recipe, folder)
+
+
+def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Path) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[q8_0, q4_0]")
     output = quantize.run(recipe, folder)
     checks = output.result["formats"]
     assert [checks[name]["importance_matrix"] for name in ("q8_0", "q4_0")] == [False, True]
