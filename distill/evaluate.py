@@ -26,6 +26,7 @@ from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import BITSANDBYTES
 from distill.text import chat
+from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
 
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
@@ -223,7 +224,7 @@ def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
         numbers = exam.scored()
         scored = llama.score([(exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i])) for i in numbers])
     answers = [(a, "stop" if a and a[-1] in exam.stop_ids else "length") for a in ids]
-    nll = {i: -float(logp.sum()) for i, (logp, _) in zip(numbers, scored, strict=True)}
+    nll = {i: -float(s.logp_T.sum()) for i, s in zip(numbers, scored, strict=True)}
     return _figures(exam, answers, nll, seconds, "llama.cpp, cpu")
 
 
@@ -279,6 +280,7 @@ def _figures(
     figures: dict[str, Any] = {
         "runtime": runtime,
         "nll": round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5) if scored else None,
+        "refused": sum(refusal(e["answer"], e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples), "generated_tokens": tokens,
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "examples": examples,
     }  # fmt: skip

@@ -4,7 +4,7 @@
     quantize/imatrix.gguf        the importance matrix that they were quantized with, in llama.cpp's format
     quantize/<nf4|int8>/       for transformers with bitsandbytes
     quantize/<format>.Modelfile  for Ollama; Modelfile alone is the smallest file that passed its check
-    quantize/<format>.json     its check: size, tokenization, NLL and agreement with the 16-bit student
+    quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit student, memory and speed
 
 A file whose tokenization differs from the student's by one token, or an f16 file that does not agree with the student,
 is an error: something in the export is wrong, not merely rounded.
@@ -15,56 +15,48 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill import interrupts
 from distill.errors import MismatchError
+from distill.export.agreement import Reference, in_llama_cpp, in_transformers, refer_to
 from distill.export.modelfile import write_modelfiles
 from distill.models import load
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
-from distill.sections import BITSANDBYTES
+from distill.sections import BITSANDBYTES, Quantize
 from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 
 # An f16 file that is right is within both; a student that has learnt nothing has ties, which rounding may turn
 F16_AGREEMENT = 0.995
 F16_DIFFERENCE = 0.02
+SPEED_TOKENS = 128 + 32  # read and written to measure the speed
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What the 16-bit student says on the check samples."""
-
-    samples: list[Sample]
-    logp: list[Any]
-    top: list[Any]
-    nll: float
 
 
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     stage = folder.stage("quantize")
     student = folder.stage("train") / "student"
     tokenizer = load.load_tokenizer(str(student))
-    reference = None
+    reference, distributions = None, stage / "student_distributions.npy"
     checks: dict[str, Any] = {}
     with Progress("quantize", len(recipe.quantize.formats), "files") as bar:
         for name in recipe.quantize.formats:
             check_file = stage / f"{name}.json"
             if not check_file.is_file():
-                reference = reference or _reference(recipe, folder, student, tokenizer)
+                reference = reference or _reference(recipe, folder, student, tokenizer, distributions)
                 check = _write_and_check(recipe, folder, student, name, tokenizer, reference)
                 write_atomic(check_file, json.dumps(check, indent=1))
             checks[name] = json.loads(check_file.read_text())
             bar.advance(1, note=name)
             interrupts.check()
+    distributions.unlink(missing_ok=True)
     for name in checks:
-        checks[name]["failed"] = reason = failure(checks[name], recipe.quantize.min_top_token_share)
+        checks[name]["failed"] = reason = failure(checks[name], recipe.quantize)
         if reason:
             print(f"quantize: {name} FAILED: {reason}", file=sys.stderr, flush=True)
     files = [p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]]
@@ -74,15 +66,17 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
 
 
-def failure(check: dict[str, Any], min_top_token_share: float) -> str | None:
+def failure(check: dict[str, Any], gates: Quantize) -> str | None:
     """Why a file must not be deployed, or None."""
-    share = check["top_token_agreement"]
-    if share >= min_top_token_share:
-        return None
-    return (
-        f"the student's likeliest token at {share:.1%} of positions, quantize.min_top_token_share is "
-        f"{min_top_token_share:.1%}; take a larger format, or train longer"
-    )
+    found = []
+    if (share := check["top_token_agreement"]) < gates.min_top_token_share:
+        found.append(
+            f"the student's likeliest token at {share:.1%} of positions, quantize.min_top_token_share is "
+            f"{gates.min_top_token_share:.1%}"
+        )
+    if gates.max_kl is not None and check["kl"] > gates.max_kl:
+        found.append(f"{check['kl']:.4f} nats a token from the student, quantize.max_kl is {gates.max_kl:g}")
+    return "; ".join([*found, "take a larger format, or train longer"]) if found else None
 
 
 def _files_of(place: Path) -> list[Path]:
@@ -93,32 +87,11 @@ def _weight_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
 
 
-def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any) -> Reference:
+def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any, path: Path) -> Reference:
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
     samples = split_samples(samples, recipe.train.validation_share)[1][: recipe.quantize.num_sequences]
-    where = load.placement("auto", "float32")
-    model = load.load_model(str(student), where)
-    logp, top = _score(model, samples, tokenizer, recipe.teacher.batch_tokens)
-    return Reference(samples, logp, top, _nll(logp))
-
-
-def _score(model: Any, samples: list[Sample], tokenizer: Any, batch_tokens: int) -> tuple[list[Any], list[Any]]:
-    """(log-probs of each answer's tokens, likeliest tokens there), arrays in the samples' order."""
-    from distill.models.score import TokenSequence, score
-
-    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in samples]
-    logp: list[Any] = [None] * len(samples)
-    top: list[Any] = [None] * len(samples)
-    for index, logp_T, top_T in score(
-        model, load.head_of(model), sequences, batch_tokens=batch_tokens, pad_id=tokenizer.pad_token_id,
-        vocab_size=len(tokenizer),
-    ):  # fmt: skip
-        logp[index], top[index] = logp_T.numpy(), top_T.numpy()
-    return logp, top
-
-
-def _nll(logp: Sequence[Any]) -> float:
-    return -float(sum(x.sum() for x in logp)) / sum(len(x) for x in logp)
+    model = load.load_model(str(student), load.placement("auto", "float32"))
+    return refer_to(model, samples, tokenizer, recipe.teacher.batch_tokens, path)
 
 
 def _write_and_check(
@@ -126,7 +99,7 @@ def _write_and_check(
 ) -> dict[str, Any]:  # fmt: skip
     place = folder.quantized(name)
     if name in BITSANDBYTES:
-        return _bitsandbytes(student, name, place, tokenizer, reference)
+        return _bitsandbytes(recipe, student, name, place, tokenizer, reference)
     importance = _importance(recipe, folder, student) if name not in UNWEIGHTED else None
     if name == "mixed":
         return _mixed(recipe, folder, student, tokenizer, reference, importance)
@@ -204,7 +177,9 @@ def _gguf(
     metadata = {"general.name": recipe.name, "general.description": f"distilled from {recipe.teacher.model}"}
     written = write_gguf(student, place, name, metadata=metadata, importance=importance, types=types)
     longest = max(len(s.ids) for s in reference.samples)
-    with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=longest + 8) as llama:
+    context_length = max(longest, SPEED_TOKENS) + 8
+    with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=context_length) as llama:
+        speed, peak_memory = llama.speed(), llama.peak_memory()
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already
         probes = [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
         for text, found in zip(probes, llama.tokenize(probes), strict=True):
@@ -214,8 +189,7 @@ def _gguf(
                     f"{place}: llama.cpp tokenizes {text!r} as {found}, the student's tokenizer as {expected}; the file "
                     "would answer wrongly. Please report this tokenizer"
                 )
-        scored = llama.score([(s.ids, len(s.prompt_ids)) for s in reference.samples])
-    check = _compare(reference, [logp for logp, _ in scored], [top for _, top in scored])
+        check = in_llama_cpp(reference, llama)
     far = check["max_logp_difference"] > F16_DIFFERENCE and check["top_token_agreement"] < F16_AGREEMENT
     if name == "f16" and far:
         raise MismatchError(
@@ -226,31 +200,21 @@ def _gguf(
         "bytes": written.bytes, "importance_matrix": importance is not None,
         "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,
         "runtime": "llama.cpp", "tokenization": f"identical on {len(probes)} probes (NFC)", **check,
+        "peak_memory": peak_memory, "prefill_speed": round(speed.prefill, 1), "decode_speed": round(speed.decode, 1),
     }  # fmt: skip
 
 
-def _bitsandbytes(student: Path, name: str, place: Path, tokenizer: Any, reference: Reference) -> dict[str, Any]:
-    from distill.export.bnb import load_bnb, write_bnb
+def _bitsandbytes(recipe: Recipe, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference) -> dict[str, Any]:
+    from distill.export.bnb import load_bnb, speed, write_bnb
 
     with FolderWriter(place) as temporary:
         write_bnb(student, temporary, name)
-    logp, top = _score(load_bnb(place), reference.samples, tokenizer, batch_tokens=4096)
+    model = load_bnb(place)
     num_bytes = _weight_bytes(place)
+    measured = speed(model)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(student), 2),
-        "runtime": "transformers + bitsandbytes", "tokenization": "same tokenizer files", **_compare(reference, logp, top),
+        "runtime": "transformers + bitsandbytes", "tokenization": "same tokenizer files",
+        **in_transformers(reference, model, tokenizer, recipe.teacher.batch_tokens),
+        "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip
-
-
-def _compare(reference: Reference, logp: Sequence[Any], top: Sequence[Any]) -> dict[str, Any]:
-    """NLL on the check samples, its change, and the share of positions with the student's top token."""
-    nll = _nll(logp)
-    same = sum(int((a == b).sum()) for a, b in zip(reference.top, top, strict=True))
-    count = sum(len(t) for t in reference.top)
-    apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
-    return {
-        "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5),
-        "nll_change": round(nll - reference.nll, 5),
-        "top_token_agreement": round(same / count, 5), "num_tokens": count,
-    }  # fmt: skip
-

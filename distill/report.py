@@ -51,7 +51,10 @@ def rows(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
         found.append({
             "model": name, "bytes": size, "bits_per_weight": check.get("bits_per_weight"),
             "exact_match": figures.get("exact_match"), "interval": figures.get("interval"), "nll": figures["nll"],
-            "agreement": check.get("top_token_agreement"), "tokens_per_second": figures["tokens_per_second"],
+            "agreement": check.get("top_token_agreement"), "kl": check.get("kl"), "failed": check.get("failed"),
+            "refused": figures["refused"] / manifests["evaluate"].result["num_examples"],
+            "peak_memory": check.get("peak_memory"), "prefill_speed": check.get("prefill_speed"),
+            "decode_speed": check.get("decode_speed"), "tokens_per_second": figures["tokens_per_second"],
             "runtime": figures["runtime"], "by_language": figures.get("by_language", {}),
         })  # fmt: skip
     return found

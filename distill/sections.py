@@ -206,6 +206,9 @@ class Quantize(Section):
     min_top_token_share: Share = field(
         0.8, "A file that has the 16-bit student's likeliest token at fewer positions is marked failed; 0 = no gate"
     )
+    max_kl: Annotated[float, Field(gt=0)] | None = field(
+        0.1, "A file whose KL divergence from the 16-bit student is more nats a token is marked failed; null = no gate"
+    )
     importance_sequences: Annotated[int, Field(ge=0)] = field(
         64, "Training samples, even over the languages, for the importance matrix of GGUF types below 8 bits; 0 = none"
     )

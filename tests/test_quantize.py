@@ -13,6 +13,7 @@ from distill.recipe import Recipe, load_recipe
 from distill.reporting import page
 from distill.rows import write_jsonl
 from distill.run_folder import RunFolder
+from distill.sections import Quantize
 from distill.text import chat
 from distill.text.samples import Sample
 
@@ -32,9 +33,13 @@ def test_languages_take_turns() -> None:
 
 
 def test_a_file_beyond_the_gate_is_failed() -> None:
-    check = {"top_token_agreement": 0.795}
-    assert "79.5% of positions, quantize.min_top_token_share is 80.0%" in (quantize.failure(check, 0.8) or "")
-    assert quantize.failure(check, 0.795) is None and quantize.failure(check, 0) is None
+    check = {"top_token_agreement": 0.795, "kl": 0.25}
+    share = "79.5% of positions, quantize.min_top_token_share is 80.0%"
+    nats = "0.2500 nats a token from the student, quantize.max_kl is 0.1"
+    assert f"{share}; {nats}; take" in (quantize.failure(check, Quantize()) or "")
+    assert (quantize.failure(check, Quantize(min_top_token_share=0.5)) or "").endswith(f"{nats}; take a larger format, or train longer")
+    assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
+    assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
     assert "failed: too &lt;far" in page._failed({"failed": "too <far"}) and page._failed({"failed": None}) == ""
 
 
@@ -72,6 +77,9 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     checks = output.result["formats"]
     assert [checks[name]["importance_matrix"] for name in ("q8_0", "q4_0")] == [False, True]
     assert checks["q4_0"]["top_token_agreement"] > 0.7
+    assert 0 <= checks["q8_0"]["kl"] < checks["q4_0"]["kl"] and checks["q4_0"]["num_kl_tokens"] == checks["q4_0"]["num_tokens"]
+    assert all(checks["q8_0"][name] > 0 for name in ("peak_memory", "prefill_speed", "decode_speed"))
+    assert not list(folder.stage("quantize").glob("*.npy"))
     matrix = tmp_path / "quantize" / "imatrix.gguf"
     assert matrix in output.files
     modelfiles = [folder.stage("quantize") / name for name in ("q8_0.Modelfile", "q4_0.Modelfile", "Modelfile")]

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,26 @@ LOGIT_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
 KV_TYPES = {"f32": 0, "f16": 1}  # ids of ggml.h
 FLASH_ATTENTION_OFF = 0
 
-Scored = tuple[np.ndarray, np.ndarray]
+
+
+class Scored(NamedTuple):
+    """Log-prob of each token, float32 [T]; the likeliest id there, int64 [T]; KL divergence of the file's distribution from
+    the given ones, float64 [P], nats."""
+
+    logp_T: np.ndarray
+    top_T: np.ndarray
+    kl_P: np.ndarray
+
+
+class Given(NamedTuple):
+    """Distributions to compare with: rows `first`.. of a float32 .npy file of log-probs [rows, ids with a text], for the
+    answer tokens `places`, in ascending order."""
+
+    path: Path
+    first: int
+    places: Sequence[int]
+
+
 OnScored = Callable[[int, Scored], None]
 OnAnswer = Callable[[int, list[int]], None]
 
@@ -127,8 +146,8 @@ class LlamaModel:
         blocks = [block_NV.copy() for _, block_NV in self._logit_blocks(token_ids, 0)]
         return np.concatenate(blocks)
 
-    def score(self, token_ids: Sequence[int], start: int) -> Scored:
-        """Log-prob of each token from `start` on, float32 [T - start], and the likeliest id there, int64.
+    def score(self, token_ids: Sequence[int], start: int, given: Given | None = None) -> Scored:
+        """The tokens from `start` on, and how far the file is from the `given` distributions at some of them.
 
         Over the ids that have a text, without the padding; never more than 64 MiB of logits at once.
         """
@@ -136,14 +155,26 @@ class LlamaModel:
             raise ValueError(f"start {start} must be between 1 and the number of tokens, {len(token_ids)}")
         labels = np.asarray(token_ids[start:])
         logp, top = np.empty(len(labels), np.float32), np.empty(len(labels), np.int64)
+        kl: list[float] = []
         for first, logits_NV in self._logit_blocks(token_ids[:-1], start - 1):
             part = slice(first, first + len(logits_NV))
             known_NV = logits_NV[:, : self.num_known_ids]
             top[part] = known_NV.argmax(-1)
             largest_N1 = known_NV.max(-1, keepdims=True)
-            total_N = np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64)
-            logp[part] = logits_NV[np.arange(len(logits_NV)), labels[part]] - largest_N1[:, 0] - np.log(total_N)
-        return logp, top
+            log_total_N = largest_N1[:, 0] + np.log(np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64))
+            logp[part] = logits_NV[np.arange(len(logits_NV)), labels[part]] - log_total_N
+            if given is not None:
+                for place in (p for p in given.places if first <= p < part.stop):
+                    kl.append(self._kl(given, len(kl), known_NV[place - first] - log_total_N[place - first]))
+        return Scored(logp, top, np.array(kl))
+
+    def _kl(self, given: Given, number: int, logp_V: np.ndarray) -> float:
+        """KL(given ‖ file) at one position, in float64 (the log-probs are float32)."""
+        rows_RV = np.load(given.path, mmap_mode="r")
+        if rows_RV.shape[1] != len(logp_V):
+            raise MismatchError(f"{self.path}: has {len(logp_V)} ids with a text, {given.path} {rows_RV.shape[1]}; of another tokenizer?")
+        given_V = rows_RV[given.first + number].astype(np.float64)
+        return float((np.exp(given_V) * (given_V - logp_V)).sum())
 
     def _logit_blocks(self, token_ids: Sequence[int], start: int) -> Iterator[tuple[int, np.ndarray]]:
         """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1."""
@@ -295,14 +326,18 @@ class LlamaProcess:
         return self._receive("tokenizing")["ids"]
 
     def score(
-        self, sequences: Sequence[tuple[Sequence[int], int]], *, on_done: OnScored | None = None
+        self, sequences: Sequence[tuple[Sequence[int], int]], given: Sequence[Given] = (), *, on_done: OnScored | None = None
     ) -> list[Scored]:  # fmt: skip
-        """For each (ids, start) the log-prob of each token from `start` on and the likeliest id there."""
+        """LlamaModel.score for each (ids, start), with its `given` where there are some."""
         results = []
         for index, (ids, start) in enumerate(sequences):
-            self._send({"do": "score", "ids": list(map(int, ids)), "start": int(start)})
+            beside = {"path": str(given[index].path.absolute()), "first": given[index].first,
+                      "places": list(map(int, given[index].places))} if given else None  # fmt: skip
+            self._send({"do": "score", "ids": list(map(int, ids)), "start": int(start), "given": beside})
             answer = self._receive("scoring")
-            results.append((np.array(answer["logp"], np.float32), np.array(answer["top"], np.int64)))
+            results.append(
+                Scored(np.array(answer["logp"], np.float32), np.array(answer["top"], np.int64), np.array(answer["kl"]))
+            )
             if on_done is not None:
                 on_done(index, results[-1])
         return results
@@ -370,8 +405,10 @@ def _serve(model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, 
         case "tokenize":
             say({"ids": [model.tokenize(text, request["parse_special"]) for text in request["texts"]]})
         case "score":
-            logp, top = model.score(request["ids"], request["start"])
-            say({"logp": logp.tolist(), "top": top.tolist()})
+            beside = request["given"]
+            given = beside and Given(Path(beside["path"]), beside["first"], beside["places"])
+            found = model.score(request["ids"], request["start"], given)
+            say({"logp": found.logp_T.tolist(), "top": found.top_T.tolist(), "kl": found.kl_P.tolist()})
         case "generate":
             model.generate(**request, on_done=lambda index, ids: say({"index": index, "ids": ids}))
         case "speed":

@@ -1,6 +1,6 @@
 """Teacher-forced passes: hidden states and log-probabilities at the answer positions of given token sequences."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +51,13 @@ def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]
 
 @torch.no_grad()
 def score(
-    model: Any, head: Head, sequences: Sequence[TokenSequence], *, batch_tokens: int, pad_id: int, vocab_size: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]) over the first `vocab_size` ids."""
+    model: Any, head: Head, sequences: Sequence[TokenSequence], *, batch_tokens: int, pad_id: int, vocab_size: int,
+    on_chunk: Callable[[int, slice, Tensor], None] | None = None,
+) -> Iterator[tuple[int, Tensor, Tensor]]:  # fmt: skip
+    """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]) over the first `vocab_size` ids.
+
+    `on_chunk(index, slice of the answer, log-probs [N, vocab_size])` is shown the whole distributions as they come.
+    """
     for batch in batches_by_length([len(s.ids) for s in sequences], batch_tokens):
         hidden = answer_hidden_states(model, [sequences[i] for i in batch], pad_id)
         for index, hidden_TH in zip(batch, hidden, strict=True):
@@ -65,4 +69,6 @@ def score(
                 chosen = logits_NV.gather(1, labels_T[part, None])[:, 0]
                 logp[part] = (chosen - logits_NV.logsumexp(-1)).cpu()
                 top[part] = logits_NV.argmax(-1).cpu()
+                if on_chunk is not None:
+                    on_chunk(index, part, logits_NV.log_softmax(-1))
             yield index, logp, top

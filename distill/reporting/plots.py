@@ -1,6 +1,7 @@
 """The report's pictures, as SVG text that goes straight into the page."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,32 @@ def quality(table: list[dict[str, Any]]) -> str:
 
 
 def size_against_quality(table: list[dict[str, Any]]) -> str:
-    """Bytes on disk against the NLL of the teacher's answers."""
+    """Bytes on disk against the NLL of the teacher's answers; a cross is a file that failed its check."""
     figure, axes = _figure()
     rows = [row for row in table if row["bytes"]]
-    for n, row in enumerate(sorted(rows, key=lambda r: r["bytes"])):
-        axes.plot(row["bytes"] / 1e6, row["nll"], "o", color=COLOURS.get(row["model"], OTHER))
-        axes.annotate(row["model"], (row["bytes"] / 1e6, row["nll"]), xytext=(5, 5 if n % 2 else -11),
-                      textcoords="offset points", fontsize=8)  # fmt: skip
+    for row, height in _apart(rows):
+        axes.plot(row["bytes"] / 1e6, row["nll"], "x" if row["failed"] else "o", color=COLOURS.get(row["model"], OTHER))
+        axes.annotate(row["model"], (row["bytes"] / 1e6, row["nll"]), xytext=(6, height), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.15)
     axes.set_xlabel("size on disk, MB (log scale)")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     return _svg(figure)
+
+
+def _apart(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """(row, height of its label in points): labels of points that are near each other stand one above the other."""
+    nll = [row["nll"] for row in rows]
+    points_a_nat = 170 / (max(nll) - min(nll) or 1.0)
+    taken: list[tuple[float, float]] = []  # log of size, height in points
+    placed = []
+    for row in sorted(rows, key=lambda r: r["nll"]):
+        at, height = math.log(row["bytes"]), row["nll"] * points_a_nat - 3
+        while any(abs(at - x) < 0.35 and abs(height - y) < 10 for x, y in taken):
+            height += 2
+        taken.append((at, height))
+        placed.append((row, round(height - row["nll"] * points_a_nat)))
+    return placed
 
 
 def speed(table: list[dict[str, Any]]) -> str:

@@ -110,7 +110,8 @@ def test_scores_are_over_the_ids_that_have_a_text(written: Any, sentences: list[
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
         assert llama.num_known_ids == len(tokenizer) < llama.num_ids == 640
         for start in (1, 50, len(ids) - 1):
-            logp, top = llama.score(ids, start)
+            logp, top, kl = llama.score(ids, start)
+            assert len(kl) == 0
             rows = np.arange(start - 1, len(ids) - 1)
             np.testing.assert_allclose(logp, expected[rows, ids[start:]], atol=2e-4)
             np.testing.assert_array_equal(top, expected[rows].argmax(-1))
@@ -156,7 +157,7 @@ def test_process_and_model_score_alike(written: Any, sentences: list[str]) -> No
     with LlamaProcess(path, num_threads=1, context_length=512) as llama:
         found = llama.score([(ids, 5), (ids, 9)], on_done=lambda index, _: seen.append(index))
     assert seen == [0, 1]
-    for (logp, top), (expected_logp, expected_top) in zip(found, expected, strict=True):
+    for (logp, top, _), (expected_logp, expected_top, _) in zip(found, expected, strict=True):
         assert logp.dtype == np.float32
         np.testing.assert_array_equal(logp, expected_logp)
         np.testing.assert_array_equal(top, expected_top)
