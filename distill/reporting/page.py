@@ -9,12 +9,13 @@ from distill.reporting import data
 from distill.run_folder import Manifest
 
 STYLE = """
-body{font:16px/1.55 system-ui,'Noto Sans',sans-serif;color:#1d2731;max-width:62rem;margin:2rem auto;padding:0 1rem}
+body{font:16px/1.55 system-ui,'Noto Sans',sans-serif;color:#1d2731;max-width:72rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem;margin-bottom:.2rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #d8dee4;padding-bottom:.2rem}
 .verdict{background:#eef5fa;border-left:4px solid #2a6f97;padding:.7rem 1rem;margin:1rem 0}.faint{color:#5b6770;font-size:.9rem}
 table{border-collapse:collapse;width:100%;font-size:.92rem;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #e3e8ec;text-align:right;vertical-align:top}
-th:first-child,td:first-child,td.text,th.text{text-align:left}tr.student td{background:#f2f8fc;font-weight:600}tr.failed td{color:#a6341b}
+th,td{padding:.3rem .5rem;border-bottom:1px solid #e3e8ec;text-align:right;vertical-align:top}
+td{white-space:nowrap}th:first-child,td:first-child,td.text,th.text{text-align:left;white-space:normal}
+tr.student td{background:#f2f8fc;font-weight:600}tr.failed td{color:#a6341b}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(24rem,1fr));gap:1rem}figure{margin:0}figure svg{width:100%;height:auto}
 figcaption{font-size:.9rem;font-weight:600}pre{white-space:pre-wrap;background:#f6f8fa;padding:.6rem;font-size:.86rem;margin:.2rem 0}
 .scroll{overflow-x:auto}.wrong{color:#a6341b}@media(max-width:40rem){.pictures{grid-template-columns:1fr}}
@@ -88,7 +89,7 @@ def _columns(table: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     return [
         *columns,
         ("NLL", lambda r: "" if r["nll"] is None else f"{r['nll']:.4f}"),
-        ("KL", _or_dash("kl", "{:.4f}")),
+        ("KL", _or_dash("kl", "{:.5f}")),
         ("same top token %", lambda r: f"{100 * r['agreement']:.2f}" if r["agreement"] else "–"),
         ("tokens/s", lambda r: f"{r['tokens_per_second']:,.0f}"),
     ]

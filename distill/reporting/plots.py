@@ -9,6 +9,7 @@ from distill.run_folder import Manifest
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
 OTHER = "#7a9e7e"
+LABEL_WIDTH = 0.35  # of a format's name, in e-folds of size
 
 
 def loss_curves(train: Path, manifests: dict[str, Manifest]) -> str:
@@ -54,29 +55,34 @@ def size_against_quality(table: list[dict[str, Any]]) -> str:
     """Bytes on disk against the NLL of the teacher's answers; a cross is a file that failed its check."""
     figure, axes = _figure()
     rows = [row for row in table if row["bytes"]]
+    sizes = [row["bytes"] / 1e6 for row in rows]
     for row, height in _apart(rows):
         axes.plot(row["bytes"] / 1e6, row["nll"], "x" if row["failed"] else "o", color=COLOURS.get(row["model"], OTHER))
         axes.annotate(row["model"], (row["bytes"] / 1e6, row["nll"]), xytext=(6, height), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.15)
+    ticks = [m * 10.0**e for e in range(-2, 6) for m in (1, 2, 3, 5) if min(sizes) * 0.8 < m * 10.0**e < max(sizes) * 1.3]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel("size on disk, MB (log scale)")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     return _svg(figure)
 
 
 def _apart(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
-    """(row, height of its label in points): labels of points that are near each other stand one above the other."""
+    """(row, height of its label in points): labels stand clear of other labels and of points to the right."""
     nll = [row["nll"] for row in rows]
     points_a_nat = 170 / (max(nll) - min(nll) or 1.0)
-    taken: list[tuple[float, float]] = []  # log of size, height in points
-    placed = []
+    placed: list[tuple[dict[str, Any], float]] = []
     for row in sorted(rows, key=lambda r: r["nll"]):
-        at, height = math.log(row["bytes"]), row["nll"] * points_a_nat - 3
-        while any(abs(at - x) < 0.35 and abs(height - y) < 10 for x, y in taken):
+        at, own = math.log(row["bytes"]), row["nll"] * points_a_nat
+        labels = [h for other, h in placed if abs(at - math.log(other["bytes"])) < LABEL_WIDTH]
+        points = [r["nll"] * points_a_nat - 3 for r in rows if 0.02 < math.log(r["bytes"]) - at < LABEL_WIDTH]
+        height = own - 3
+        while any(abs(height - y) < 10 for y in [*labels, *points]):
             height += 2
-        taken.append((at, height))
-        placed.append((row, round(height - row["nll"] * points_a_nat)))
-    return placed
+        placed.append((row, height))
+    return [(row, round(height - row["nll"] * points_a_nat)) for row, height in placed]
 
 
 def speed(table: list[dict[str, Any]]) -> str:
