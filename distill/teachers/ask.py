@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from distill import interrupts
-from distill.errors import DistillError, Stopped
+from distill.errors import DistillError, ServerError, Stopped
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
@@ -177,6 +177,8 @@ def ask_server(
         if answer.error is not None:
             return on_answer(question, answer)
         exact = answer.token_ids is not None
+        if exact:
+            answer = _until_stop(answer, sampling.stop_ids)
         written = answer.text
         if chat.opens_thinking(tokenizer, question.prompt_ids):  # the template's own tag is in the prompt already
             written = written.removeprefix("<think>\n")
@@ -192,9 +194,21 @@ def ask_server(
             timeout=recipe.generate.request_timeout, prompt_ids=probe_ids,
         )  # fmt: skip
         try:
+            if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):
+                raise ServerError(
+                    f"teacher.server: {server.url} takes conversations only ({server.dialect.path}), and expand: magpie goes on from "
+                    "the middle of one: take expand: self_instruct or personas, or a server that takes token ids (vLLM, llama.cpp)"
+                )
             bar.say(f"{server.url} gives {'exact token ids' if server.dialect.exact_ids else 'text only'} ({server.dialect.path})")
             await Errand(server, sampling, recipe.generate, with_ids, bar).run(iter(questions))
         finally:
             await server.client.aclose()
 
     asyncio.run(errand())
+
+
+def _until_stop(answer: Answer, stop_ids: Sequence[int]) -> Answer:
+    """Cut after the first of `stop_ids`: llama.cpp knows its model's own ends only, and wrote on after another."""
+    ids = answer.token_ids or []
+    place = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    return answer if place is None else replace(answer, token_ids=ids[: place + 1], finish_reason="stop")
