@@ -27,6 +27,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import Row, RowLog, canonical_json, digest, read_row_logs, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
+from distill.teachers.server import Spent
 from distill.text import chat, expansion, filters, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
@@ -52,7 +53,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
-    expanded = expand(recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes)
+    spent = Spent()
+    expanded = expand(recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent)
     if expanded is None:
         return StageOutput({}, [])
     written, unfit = expanded
@@ -62,8 +64,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     raw = stage / "raw"
     make = request_maker(recipe, tokenizer)
     requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
-    ask(recipe, requests, raw, location, tokenizer, processes)
-    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes)
+    ask(recipe, requests, raw, location, tokenizer, processes, spent)
+    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
     output = StageOutput({}, [])
     if processes.is_main and processes.num_jobs == 1:
         output = _filter(recipe, stage, requests, refused, held_out, tokenizer, skipped)
@@ -72,7 +74,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
 
 def expand(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], raw: Path, location: str, tokenizer: Any, processes: Processes
+    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], raw: Path, location: str, tokenizer: Any,
+    processes: Processes, spent: Spent,
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:  # fmt: skip
     """(prompts that the teacher wrote, (prompt, reason) of those that are not usable), after asking for what is not there.
 
@@ -85,7 +88,7 @@ def expand(
     asking = recipe.model_copy(update={"generate": options})
     make = request_maker(asking, tokenizer)
     requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
-    ask(asking, list({r.key: r for r in requests}.values()), raw, location, tokenizer, processes, stop_ids)
+    ask(asking, list({r.key: r for r in requests}.values()), raw, location, tokenizer, processes, spent, stop_ids)
     rows = processes.broadcast(best_rows(read_row_logs(raw)[0]) if processes.is_main else {})
     if missing := sum(r.key not in rows for r in requests):
         if processes.is_main:
@@ -140,7 +143,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
 
 def _draw_on(
     recipe: Recipe, requests: list[Request], make: Callable[[Prompt, int], Request], held_out: list[Prompt], raw: Path,
-    location: str, tokenizer: Any, processes: Processes,
+    location: str, tokenizer: Any, processes: Processes, spent: Spent,
 ) -> list[Request]:  # fmt: skip
     """Rejection sampling: another draw for each prompt with too few good answers, round after round; return all requests.
 
@@ -164,7 +167,7 @@ def _draw_on(
             break
         for request in more:
             tries[request.prompt.id].append(request)
-        ask(recipe, more, raw, location, tokenizer, processes)
+        ask(recipe, more, raw, location, tokenizer, processes, spent)
     return [request for mine in tries.values() for request in mine]
 
 
@@ -181,15 +184,18 @@ def _too_few(
 
 def ask(
     recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes,
-    more_stop_ids: Sequence[int] = (),
+    spent: Spent, more_stop_ids: Sequence[int] = (),
 ) -> None:  # fmt: skip
-    """Ask for every answer that is not on disk. `more_stop_ids` end an answer beside those that always do."""
+    """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
+    `more_stop_ids` end an answer beside those that always do."""
     raw.mkdir(parents=True, exist_ok=True)
     rows, _ = read_row_logs(raw)
     answered = {key for key, row in best_rows(rows).items() if _is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
-    way = _ask_server if recipe.teacher.server else _ask_here
-    way(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
+    if recipe.teacher.server:
+        _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
+    else:
+        _ask_here(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
     processes.barrier()
 
 
@@ -247,7 +253,7 @@ def probed(stage: Path) -> list[list[str]]:
 
 def _ask_server(
     recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes,
-    more_stop_ids: Sequence[int],
+    spent: Spent, more_stop_ids: Sequence[int],
 ) -> None:  # fmt: skip
     """Ask the recipe's server, many at once."""
     mine = requests[processes.share :: processes.num_shares]
@@ -272,7 +278,7 @@ def _ask_server(
             log.append(_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text))
             bar.advance(1)
 
-        ask_server(recipe, tokenizer, questions, sampling, record, bar)
+        ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
 
 
 def _recorder(

@@ -27,8 +27,8 @@ def places(tmp_path_factory):
 
 def recipe_of(folder, sources, *more):
     return load_recipe(QUICKSTART, [
-        f"generate.prompts=[{sources}, {{file: {QUESTIONS}}}]", "generate.task=null", "generate.num_prompts=12",
-        "generate.max_new_tokens=32", "evaluate.num_examples=3", "teacher.batch_tokens=1500", f"run_folder={folder}", *more,
+        f"generate.prompts=[{sources}, {{file: {QUESTIONS}}}]", "generate.task=null", "generate.num_prompts=8",
+        "generate.max_new_tokens=32", "evaluate.num_examples=3", "teacher.batch_tokens=900", f"run_folder={folder}", *more,
     ])  # fmt: skip
 
 
@@ -59,15 +59,15 @@ def unbroken(tmp_path_factory, places):
 def test_all_three_are_asked_for_and_what_they_give_is_asked_after_people(unbroken, places):
     asked = [row for _, row in read_jsonl(unbroken / "generate/prompts.jsonl")]
     sources = [row["source"] for row in asked]
-    assert sources[:12] == [str(QUESTIONS)] * 12 and len(sources) > 12, "people's prompts first, wherever the source stands"
+    assert sources[:8] == [str(QUESTIONS)] * 8 and len(sources) > 8, "people's prompts first, wherever the source stands"
     dropped = [row for _, row in read_jsonl(unbroken / "generate/dropped.jsonl") if "answer" not in row]
-    assert len(logged(unbroken, "raw_prompts")) == 18 == len(asked) - 12 + len(dropped), "each is asked or has its reason"
-    assert {row["prompt_id"] for row in asked[12:]}.isdisjoint(p.id for p in split_prompts(recipe_of(unbroken, ALL_THREE % places))[1])
+    assert len(logged(unbroken, "raw_prompts")) == 18 == len(asked) - 8 + len(dropped), "each is asked or has its reason"
+    assert {row["prompt_id"] for row in asked[8:]}.isdisjoint(p.id for p in split_prompts(recipe_of(unbroken, ALL_THREE % places))[1])
 
 
 def test_killed_while_prompts_are_written_it_ends_as_unbroken(unbroken, places, tmp_path, monkeypatch):
     append = RowLog.append
-    for limit in (5, 6, 9):
+    for limit in (5, 6):
 
         def until(self, row, left=[limit]):  # noqa: B006 - a counter of this kill
             if not left[0]:
@@ -103,7 +103,7 @@ def test_shards_without_a_shared_disk_divide_the_prompts_then_the_answers(unbrok
 def test_more_prompts_ask_only_for_the_new_ones(unbroken, places, tmp_path):
     shutil.copytree(unbroken, tmp_path / "run")
     result = run(tmp_path / "run", (ALL_THREE % places).replace("num: 10", "num: 13"))
-    assert len(logged(tmp_path / "run", "raw_prompts")) == 21 and result["num_prompts"] == 12 + 21
+    assert len(logged(tmp_path / "run", "raw_prompts")) == 21 and result["num_prompts"] == 8 + 21
 
 
 def test_a_server_writes_them_too_and_a_stop_pays_for_nothing_twice(proxy, places, tmp_path, monkeypatch):
@@ -131,6 +131,13 @@ def test_a_server_writes_them_too_and_a_stop_pays_for_nothing_twice(proxy, place
     assert len(asked) <= 18 + len(logged(tmp_path, "raw")) + 1 + 2, "beyond the fault, at most those under way at the stop"
 
 
+def test_a_limit_counts_prompts_and_answers_together(proxy, places, tmp_path):
+    with pytest.raises(Stopped, match=r"generate\.max_requests \(24 of 24\)"):
+        run(tmp_path, ALL_THREE % places, f"teacher.server={proxy.url}", "generate.max_requests=24", "generate.concurrency=1")
+    assert len(logged(tmp_path, "raw_prompts")) == 18 and len(logged(tmp_path, "raw")) <= 6
+    assert len(proxy.asked) == 24, "what a start asks to know the server is a request, too"
+
+
 def test_a_server_of_conversations_alone_gives_no_magpie_but_the_others(proxy, places, tmp_path):
     proxy.trouble = lambda number, path: "404" if path == "/completion" else None
     server = f"teacher.server={proxy.url}"
@@ -143,7 +150,7 @@ def test_a_server_of_conversations_alone_gives_no_magpie_but_the_others(proxy, p
 def test_the_plan_counts_them(places, tmp_path):
     recipe = recipe_of(tmp_path, ALL_THREE % places)
     work = plan.work_of(recipe)
-    assert (work.num_written, work.num_answers) == (18, 12 + 18) and "18 prompts to write, 30 answers" in str(work)
+    assert (work.num_written, work.num_answers) == (18, 8 + 18) and "18 prompts to write, 26 answers" in str(work)
     alone = recipe_of(tmp_path, "{expand: magpie, num: 7}", "generate.prompts=[{expand: magpie, num: 7}]")
     assert plan.work_of(alone).num_answers == 7
     assert json.loads(json.dumps(recipe.generate.identity()))["prompts"][1] == {"expand": "magpie", "num": 10}

@@ -19,7 +19,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.dialects import Answer, Question, Sampling
-from distill.teachers.server import PROBE_TEXT, Refused, Server, Trouble, Unreachable, connect
+from distill.teachers.server import PROBE_TEXT, Refused, Server, Spent, Trouble, Unreachable, connect
 from distill.text import chat
 
 OnAnswer = Callable[[Question, Answer], None]
@@ -161,12 +161,13 @@ def question(
 
 
 def ask_server(
-    recipe: Recipe, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress
+    recipe: Recipe, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress,
+    spent: Spent | None = None,
 ) -> None:  # fmt: skip
     """Ask the recipe's server all of `questions`; `on_answer` gets text and token ids, in whatever order they end.
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
-    not always the very tokens that were drawn; the bar says so.
+    not always the very tokens that were drawn; the bar says so. What is used of the recipe's limits is added to `spent`.
     """
     teacher, url = recipe.teacher, recipe.teacher.server
     assert url is not None
@@ -191,7 +192,7 @@ def ask_server(
     async def errand() -> None:
         server = await connect(
             url, teacher.server_model or teacher.model, api_key_env=teacher.api_key_env,
-            timeout=recipe.generate.request_timeout, prompt_ids=probe_ids,
+            timeout=recipe.generate.request_timeout, prompt_ids=probe_ids, spent=spent,
         )  # fmt: skip
         try:
             if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):

@@ -70,9 +70,9 @@ def wishes(recipe: Recipe, tokenizer: Any, prompts: list[Prompt], held_out: list
     away = {p.id for p in held_out}
     for source in recipe.generate.prompts:
         if source.expand == "magpie":
-            more, stop_id = _magpie(source, tokenizer)
+            more, ends = _magpie(source, tokenizer)
             found += more
-            stop_ids.add(stop_id)
+            stop_ids |= ends
         elif source.expand == "self_instruct":
             found += _self_instruct(recipe, source, [p for p in _seeds(recipe, source, prompts) if p.id not in away])
         elif source.expand == "personas":
@@ -86,14 +86,16 @@ def _share(source: Source, place: int, num_languages: int) -> int:
     return source.num // num_languages + (place < source.num % num_languages)
 
 
-def _magpie(source: Source, tokenizer: Any) -> tuple[list[Wish], int]:
+def _magpie(source: Source, tokenizer: Any) -> tuple[list[Wish], set[int]]:
     found: list[Wish] = []
+    stop_ids: set[int] = set()
     steered: list[tuple[str, str | None]] = list(source.steer.items()) if source.steer else [(source.language or "", None)]
     for place, (language, system) in enumerate(steered):
         ids, stop_id = chat.user_turn(tokenizer, system)
+        stop_ids.add(stop_id)
         prompt = Prompt(() if system is None else ({"role": "system", "content": system},), language, source=source.name)
         found += [Wish(source, prompt, i, ids) for i in range(_share(source, place, len(steered)))]
-    return found, stop_id
+    return found, stop_ids
 
 
 def _seeds(recipe: Recipe, source: Source, prompts: list[Prompt]) -> list[Prompt]:
@@ -143,8 +145,9 @@ def _people(recipe: Recipe, source: Source) -> list[tuple[str, str, str | None]]
         if source.file is not None and source.file.lower().endswith(".txt"):
             row = {"persona": row["prompt"]}
         kinds = [kind for kind in _KINDS if isinstance(row.get(kind), str) and row[kind].strip()]
-        if len(kinds) != 1 or (unknown := sorted(row.keys() - {*_KINDS, "language", "id"})):
-            what = f"unknown field {unknown[0]!r}" if len(kinds) == 1 else "no text"
+        unknown = sorted(row.keys() - {*_KINDS, "language", "id"})
+        if unknown or len(kinds) != 1:
+            what = f"unknown field {unknown[0]!r}" if unknown else f"{len(kinds)} texts"
             raise DataError(f"{where}: {what}; give either persona or place as text, and language where it is for one alone")
         language = row.get("language")
         if language is not None and language not in recipe.languages:

@@ -93,7 +93,7 @@ def test_people_and_places_take_turns_in_their_own_languages(recipe, tokenizer, 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"persona": "a", "place": "b"}, "line 1: no text; give either persona or place"),
+        ({"persona": "a", "place": "b"}, "line 1: 2 texts; give either persona or place"),
         ({"persona": "a", "age": 3}, "line 1: unknown field 'age'"),
         ({"persona": "a", "language": "fr"}, "line 1: language 'fr' is not in the recipe's"),
     ],
@@ -158,7 +158,7 @@ def test_reasoning_about_a_prompt_is_no_part_of_it(recipe, tokenizer):
 def test_magpie_tells_the_language_by_the_text_and_keeps_one_of_two_alike(recipe, tokenizer):
     made = recipe("{expand: magpie, num: 5}")
     said = [BUS, GOATS, "人人生而自由，在尊严和权利上一律平等。", "12 + 7 = 20", BUS.replace("early", "very early")]
-    answered = [(w, w.prompt_ids, row(text, tokenizer)) for w, text in zip(asked(made, tokenizer), said, strict=True)]
+    answered = [(w, w.prompt_ids or [], row(text, tokenizer)) for w, text in zip(asked(made, tokenizer), said, strict=True)]
     good, bad = expansion.read(made, answered, tokenizer, [])
     assert [(p.text, p.language) for p in good] == [(BUS, "en"), (GOATS, "sw")]
     assert [(p.language, why.partition(":")[0]) for p, why in bad] == [
