@@ -1,6 +1,6 @@
 """generate: the teacher answers the prompts; raw answers are kept for ever, verdicts are recomputed at will.
 
-    generate/raw_prompts/*.jsonl    what the teacher wrote where it was asked for prompts (expand)
+    generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in raw/
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
     generate/prompts.jsonl   the prompts that were asked, and where each came from
     generate/kept.jsonl      the samples that passed every filter, as token ids

@@ -32,8 +32,8 @@ class Source(Section):
 
     expand: Expansion | None = field(
         None, "The teacher writes the prompts. magpie = from its chat template alone, as if a user spoke; self_instruct = new ones "
-        "like those of `file` or `dataset`, or else like the recipe's other prompts; personas = what each person in `file` "
-        "would ask, or what is asked in each place there",
+        "like those of `file` or `dataset`, or else like the recipe's other prompts; personas = what each person in `file` would "
+        "ask (.txt, one a line; .jsonl: persona), or what is asked in each place there (.jsonl: place). Drawn at temperature 1",
     )  # fmt: skip
     num: Annotated[int, Field(gt=0)] | None = field(
         None, "expand: how many the teacher is asked for, evenly over the languages; those that the filters drop are not made up for"
@@ -70,6 +70,9 @@ class Source(Section):
             raise ValueError(f"expand: {self.expand} needs num: how many prompts to ask the teacher for")
         if self.translate is not None:
             raise ValueError(f"expand: {self.expand} and translate do not go together: make two sources of them")
+        unused = {"check_language"} | ({"num_shown"} if self.expand != "self_instruct" else set())
+        if unused := sorted(self.model_fields_set & unused):
+            raise ValueError(f"{unused[0]} means nothing to expand: {self.expand}: remove it")
         if self.expand == "magpie" and (self.file or self.dataset or self.columns):
             raise ValueError("expand: magpie starts from nothing: remove file, dataset and columns, or expand by self_instruct")
         if self.expand != "magpie" and self.steer:

@@ -21,7 +21,7 @@ from distill.rows import Row
 from distill.schema import Source
 from distill.text import chat, filters
 from distill.text.dedup import mix, near_duplicates
-from distill.text.language import letters_by_script, wrong_language
+from distill.text.language import MIN_LETTERS, identify, wrong_language
 from distill.text.samples import Prompt, normalised, read_prompts
 from distill.text.sources import rows
 from distill.text.translation import name_of
@@ -217,12 +217,14 @@ def between_tags(text: str) -> str:
 
 
 def _language_of(text: str, languages: Sequence[str]) -> str | None:
-    if not letters_by_script(text):
+    if identify(text, languages[0], languages)[1] < MIN_LETTERS:
         return None
     return next((code for code in languages if wrong_language(text, code, languages) is None), None)
 
 
 _REQUEST = re.compile(r"</?prompt>|between <prompt>|one new prompt of the same kind|this is a person:|this is about a place:", re.I)
+
+_MARK = re.compile(r"[<>\[\]|｜]")  # a template's own token has one of these; a word or a space that was added has none
 
 
 def _unusable(row: Row, text: str, language: str | None, tokenizer: Any) -> str | None:
@@ -231,10 +233,11 @@ def _unusable(row: Row, text: str, language: str | None, tokenizer: Any) -> str 
     if not text:
         return "empty_prompt: the teacher wrote none"
     if language is None:
-        return "wrong_prompt_language: none of the recipe's"
+        return "wrong_prompt_language: none of the recipe's, or too short to tell"
     if leak := _REQUEST.search(text):
         return f"leak: {leak[0]!r}"
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.content.strip() and token.content in text:
-            return f"leak: {token.content!r}"
+    if _MARK.search(text):
+        for token in tokenizer.added_tokens_decoder.values():
+            if _MARK.search(token.content) and token.content in text:
+                return f"leak: {token.content!r}"
     return filters.refusal(text, language) or filters.loop(text) or filters.identity(text)

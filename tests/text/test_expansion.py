@@ -159,7 +159,7 @@ def test_magpie_tells_the_language_by_the_text_and_keeps_one_of_two_alike(recipe
     made = recipe("{expand: magpie, num: 5}")
     said = [BUS, GOATS, "人人生而自由，在尊严和权利上一律平等。", "12 + 7 = 20", BUS.replace("early", "very early")]
     answered = [(w, w.prompt_ids or [], row(text, tokenizer)) for w, text in zip(asked(made, tokenizer), said, strict=True)]
-    good, bad = expansion.read(made, answered, tokenizer, [])
+    good, bad = expansion.read(made, answered, tokenizer, [])  # the fourth could be in any language
     assert [(p.text, p.language) for p in good] == [(BUS, "en"), (GOATS, "sw")]
     assert [(p.language, why.partition(":")[0]) for p, why in bad] == [
         ("und", "wrong_prompt_language"), ("und", "wrong_prompt_language"), ("en", "near_duplicate_prompt"),
@@ -175,6 +175,7 @@ def test_magpie_tells_the_language_by_the_text_and_keeps_one_of_two_alike(recipe
         ("{expand: personas, num: 5, file: a.csv, columns: {prompt: who}}", "columns: map either persona or place"),
         ("{expand: self_instruct, num: 5, steer: {en: Hi}}", "steer is for magpie"),
         ("{file: p.jsonl, num: 5}", "num is for prompts that the teacher writes: remove it, or set expand"),
+        ("{expand: magpie, num: 5, num_shown: 3}", "num_shown means nothing to expand: magpie"),
         ("{expand: magpie, num: 5, language: fr}", "language fr is not in the recipe's languages"),
     ],
 )  # fmt: skip
