@@ -124,7 +124,10 @@ def _write_answers(path: Path, prompts: list[Prompt], found: list[tuple[list[int
 
 def _exam(recipe: Recipe, answers: Path, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any) -> Exam:
     rows = [row for _, row in read_jsonl(answers)]
-    teacher_ids = [row["token_ids"] if row["finish_reason"] == "stop" else None for row in rows]
+    teacher_ids = [
+        chat.learnt_ids(recipe, tokenizer, p.messages, ids, row["token_ids"]) if row["finish_reason"] == "stop" else None
+        for p, ids, row in zip(prompts, prompt_ids, rows, strict=True)
+    ]
     if not any(teacher_ids):
         raise DataError(f"{answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
     return Exam(recipe, prompts, prompt_ids, teacher_ids, tokenizer, rows[0]["stop_ids"])

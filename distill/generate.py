@@ -1,5 +1,6 @@
 """generate: the teacher answers the prompts; raw answers are kept for ever, verdicts are recomputed at will.
 
+    generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in raw/
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
     generate/prompts.jsonl   the prompts that were asked, and where each came from
     generate/kept.jsonl      the samples that passed every filter, as token ids
@@ -10,8 +11,9 @@ from the list of all prompts, not of the missing ones, so a run that was killed 
 """
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,13 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import Row, RowLog, canonical_json, digest, read_row_logs, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
-from distill.text import chat, filters, prompt_filters
+from distill.teachers.server import Spent
+from distill.text import chat, expansion, filters, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
 KEY_SCHEMA = "1"
+LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,50 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
-    asked, refused = judge_prompts(recipe, prompts, held_out)
+    spent = Spent()
+    expanded = expand(recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent)
+    if expanded is None:
+        return StageOutput({}, [])
+    written, unfit = expanded
+    # those of people first: of two that repeat each other theirs stays
+    asked, refused = judge_prompts(recipe, [*prompts, *written], held_out)
+    refused = [*unfit, *refused]
     raw = stage / "raw"
     make = request_maker(recipe, tokenizer)
     requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
-    ask(recipe, requests, raw, location, tokenizer, processes)
-    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes)
+    ask(recipe, requests, raw, location, tokenizer, processes, spent)
+    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
     output = StageOutput({}, [])
     if processes.is_main and processes.num_jobs == 1:
         output = _filter(recipe, stage, requests, refused, held_out, tokenizer, skipped)
     processes.barrier()
     return output
+
+
+def expand(
+    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], raw: Path, location: str, tokenizer: Any,
+    processes: Processes, spent: Spent,
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:  # fmt: skip
+    """(prompts that the teacher wrote, (prompt, reason) of those that are not usable), after asking for what is not there.
+
+    None in a shard (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid for yet.
+    """
+    wishes, stop_ids = expansion.wishes(recipe, tokenizer, prompts, held_out)
+    if not wishes:
+        return [], []
+    options = recipe.generate.model_copy(update={**expansion.SAMPLING, "system_prompt": None})
+    asking = recipe.model_copy(update={"generate": options})
+    make = request_maker(asking, tokenizer)
+    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
+    ask(asking, list({r.key: r for r in requests}.values()), raw, location, tokenizer, processes, spent, stop_ids)
+    rows = processes.broadcast(best_rows(read_row_logs(raw)[0]) if processes.is_main else {})
+    if missing := sum(r.key not in rows for r in requests):
+        if processes.is_main:
+            print(f"generate: {missing} of {len(requests)} prompts that the teacher writes are other shards'; when all shards have "
+                  "ended, run them again: they will then divide the answers")  # fmt: skip
+        return None
+    answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wishes, requests, strict=True)]
+    return expansion.read(recipe, answered, tokenizer, prompts)
 
 
 def judge_prompts(
@@ -80,8 +117,10 @@ def judge_prompts(
     return good, bad
 
 
-def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[[Prompt, int], Request]:
-    """The request for a prompt's answer of an index; every draw has a key and a seed of its own."""
+def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
+    """The request for a prompt's answer of an index; every draw has a key and a seed of its own.
+
+    Its third argument: token ids to go on from, where they are not a whole conversation in the template (magpie)."""
     options = recipe.generate
     teacher = load.identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
     # max_new_tokens is not in the key: a longer limit re-asks only what was cut
@@ -90,10 +129,11 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[[Prompt, int], Req
         options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
     ])  # fmt: skip
 
-    def make(prompt: Prompt, sample_index: int) -> Request:
-        ids = chat.prompt_ids(
-            tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
-        )
+    def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
+        if ids is None:
+            ids = chat.prompt_ids(
+                tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
+            )
         key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
         seed = int(digest(str(recipe.seed), key)[:8], 16) & 0x7FFFFFFF
         return Request(key, prompt, ids, sample_index, seed)
@@ -103,7 +143,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[[Prompt, int], Req
 
 def _draw_on(
     recipe: Recipe, requests: list[Request], make: Callable[[Prompt, int], Request], held_out: list[Prompt], raw: Path,
-    location: str, tokenizer: Any, processes: Processes,
+    location: str, tokenizer: Any, processes: Processes, spent: Spent,
 ) -> list[Request]:  # fmt: skip
     """Rejection sampling: another draw for each prompt with too few good answers, round after round; return all requests.
 
@@ -127,7 +167,7 @@ def _draw_on(
             break
         for request in more:
             tries[request.prompt.id].append(request)
-        ask(recipe, more, raw, location, tokenizer, processes)
+        ask(recipe, more, raw, location, tokenizer, processes, spent)
     return [request for mine in tries.values() for request in mine]
 
 
@@ -143,20 +183,25 @@ def _too_few(
 
 
 def ask(
-    recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes
+    recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes,
+    spent: Spent, more_stop_ids: Sequence[int] = (),
 ) -> None:  # fmt: skip
-    """Ask for every answer that is not on disk."""
+    """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
+    `more_stop_ids` end an answer beside those that always do."""
     raw.mkdir(parents=True, exist_ok=True)
     rows, _ = read_row_logs(raw)
     answered = {key for key, row in best_rows(rows).items() if _is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
-    way = _ask_server if recipe.teacher.server else _ask_here
-    way(recipe, requests, answered, raw, location, tokenizer, processes)
+    if recipe.teacher.server:
+        _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
+    else:
+        _ask_here(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
     processes.barrier()
 
 
 def _ask_here(
-    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes
+    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes,
+    more_stop_ids: Sequence[int],
 ) -> None:  # fmt: skip
     """Load the teacher and ask batch by batch."""
     batches = _batches(recipe, requests, raw.parent)
@@ -173,6 +218,7 @@ def _ask_here(
     )  # fmt: skip
     options = recipe.generate
     sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
+    stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids(model)), *more_stop_ids})
     done = sum(requests[i].key in answered for b in mine for i in b)
     total = sum(map(len, mine))
     with RowLog(raw) as log, Progress(f"generate ({where})", total, "answers", done=done, shown=processes.is_main) as bar:
@@ -180,8 +226,8 @@ def _ask_here(
             record = _recorder(recipe, batch, answered, tokenizer, log, bar)
             answer(
                 model, [r.prompt_ids for r in batch], seeds=[r.seed for r in batch], sampling=sampling,
-                max_new_tokens=options.max_new_tokens, stop_ids=chat.stop_ids(tokenizer, load.stop_ids(model)),
-                pad_id=tokenizer.pad_token_id, on_finished=record, vocab_size=len(tokenizer),
+                max_new_tokens=options.max_new_tokens, stop_ids=stop_ids, pad_id=tokenizer.pad_token_id,
+                on_finished=record, vocab_size=len(tokenizer),
             )  # fmt: skip
             interrupts.check()
 
@@ -206,7 +252,8 @@ def probed(stage: Path) -> list[list[str]]:
 
 
 def _ask_server(
-    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes
+    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes,
+    spent: Spent, more_stop_ids: Sequence[int],
 ) -> None:  # fmt: skip
     """Ask the recipe's server, many at once."""
     mine = requests[processes.share :: processes.num_shares]
@@ -217,9 +264,9 @@ def _ask_server(
     from distill.teachers.dialects import Answer, Question, Sampling
 
     options = recipe.generate
-    stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
+    stop_ids = {*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids}
     sampling = Sampling(
-        options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(stop_ids), options.thinking
+        options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking
     )
     questions = [question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed) for r in todo.values()]
     label = f"generate ({recipe.teacher.server})"
@@ -231,7 +278,7 @@ def _ask_server(
             log.append(_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text))
             bar.advance(1)
 
-        ask_server(recipe, tokenizer, questions, sampling, record, bar)
+        ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
 
 
 def _recorder(
@@ -283,6 +330,7 @@ def _filter(
     all_rows, broken = read_row_logs(stage / "raw")
     rows = best_rows(all_rows)
     candidates, reasons = judge_answers(recipe, requests, rows, held_out, tokenizer)
+    num_long = 0
     kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
     for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
         prompt, row = request.prompt, rows[request.key]
@@ -291,9 +339,10 @@ def _filter(
                 "key": request.key, "prompt": prompt.text, "language": prompt.language, "answer": row["text"], "reason": reason,
             })  # fmt: skip
             continue
+        num_long += candidate.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
         kept.append(Sample(
-            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text,
-            request.prompt_ids, row["token_ids"],
+            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text, request.prompt_ids,
+            chat.learnt_ids(recipe, tokenizer, prompt.messages, request.prompt_ids, row["token_ids"]),
         ).row())  # fmt: skip
     by_reason = Counter(d["reason"].partition(":")[0] for d in dropped)
     if not kept:
@@ -316,28 +365,47 @@ def _filter(
         "by_language": count_by_language(kept, dropped),
         "prompts_by_tries": dict(sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())),
         "num_prompts_without_answer": len({r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}),
+        "prompts_by_source": dict(Counter(p.source for p in prompts)),
+        "num_long_reasoning": num_long, "warning": long_reasoning_warning(recipe, num_long, len(kept)),
     }  # fmt: skip
+    if result["warning"]:
+        print(f"generate: warning: {result['warning']}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")])
+
+
+def long_reasoning_warning(recipe: Recipe, num_long: int, num_kept: int) -> str | None:
+    """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
+    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them."""
+    if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
+        return None
+    return (
+        f"{num_long:,} of {num_kept:,} samples have more than {recipe.generate.max_reasoning_tokens:,} tokens of reasoning; a student "
+        f"of up to 3B parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
+    )
 
 
 def judge_answers(
     recipe: Recipe, requests: list[Request], rows: dict[str, Row], held_out: list[Prompt], tokenizer: Any
 ) -> tuple[list[filters.Candidate], list[str | None]]:  # fmt: skip
     """Each answer as the filters see it, and why it is dropped (None: kept)."""
-    candidates = [_candidate(request, rows[request.key], tokenizer) for request in requests]
+    candidates = [_candidate(recipe, request, rows[request.key], tokenizer) for request in requests]
     reasons = filters.judge_all(
         candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate.task), eval_index=EvalIndex([p.text for p in held_out]),
         min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
+        max_reasoning_tokens=recipe.generate.max_reasoning_tokens if recipe.generate.think == "short" else None,
     )  # fmt: skip
     return candidates, reasons
 
 
-def _candidate(request: Request, row: Row, tokenizer: Any) -> filters.Candidate:
+def _candidate(recipe: Recipe, request: Request, row: Row, tokenizer: Any) -> filters.Candidate:
     opened = chat.opens_thinking(tokenizer, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
+    if recipe.generate.think == "drop":
+        reasoning = None  # nobody learns it, so nothing in it can be wrong
     return filters.Candidate(
         prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
+        num_reasoning_tokens=len(tokenizer(reasoning, add_special_tokens=False).input_ids) if reasoning else 0,
         finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,
         reference=request.prompt.reference, is_translation=request.prompt.is_translation,
     )  # fmt: skip

@@ -100,17 +100,18 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     machine = this_machine(folder.path)
     teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
     student = student_size(recipe, teacher)
-    costs = stage_costs(recipe, machine, teacher, student)
+    work = work_of(recipe)
+    costs = stage_costs(recipe, machine, teacher, student, work)
     verdict = catalog.verdict(
         recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
         declared_base=recipe.student.licence, use="logits",
     )  # fmt: skip
     warnings = _warnings(recipe, machine, costs)
-    text = _text(machine, teacher, student, costs, verdict, warnings)
+    text = _text(machine, teacher, student, work, costs, verdict, warnings)
     return {
         "machine": asdict(machine), "teacher": asdict(teacher), "student": asdict(student),
-        "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict), "warnings": warnings,
-        "text": text,
+        "work": asdict(work), "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict),
+        "warnings": warnings, "text": text,
     }  # fmt: skip
 
 
@@ -225,14 +226,41 @@ def student_size(recipe: Recipe, teacher: Size) -> Size:
     return Size(base.parameters - (base.layers - kept) * per_layer, kept, base.hidden, base.vocabulary, base.kv_width, base.is_local)
 
 
-def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) -> dict[str, Cost]:
-    """Cost of each stage. FLOPs: 2 x parameters a token forward, 6 x forward and backward."""
+@dataclass(frozen=True)
+class Work:
+    """What the teacher is asked: prompts to write, answers, held-out prompts; mean tokens of a prompt and of an answer."""
+
+    num_written: int
+    num_answers: int
+    num_held_out: int
+    prompt: float
+    answer: float
+
+    def __str__(self) -> str:
+        written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
+        tokens = (self.num_written + self.num_answers) * (self.prompt + self.answer)
+        return f"the teacher is asked for {written}{self.num_answers:,} answers, about {tokens / 1e6:.2f} million tokens in all"
+
+
+def work_of(recipe: Recipe) -> Work:
+    """Counted as if every prompt that the teacher writes were worth asking, and cost as much as an answer."""
     learn, held_out = split_prompts(recipe)
-    if recipe.generate.shares is not None:
-        learn = by_shares(learn, recipe.generate.shares, recipe.generate.num_prompts)
-    num_answers = len(learn) * recipe.generate.samples_per_prompt
-    prompt = sum(len(p.text.encode()) for p in learn) / len(learn) / BYTES_PER_TOKEN + 12
+    num_written = sum(source.num or 0 for source in recipe.generate.prompts)
+    num_prompts = len(learn) + num_written
+    if recipe.generate.shares is not None and not num_written:
+        num_prompts = len(by_shares(learn, recipe.generate.shares, recipe.generate.num_prompts))
+    elif recipe.generate.shares is not None:  # the languages of prompts that are not written yet are not known
+        num_prompts = min(num_prompts, recipe.generate.num_prompts or num_prompts)
+    known = learn or held_out
+    prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12
     answer = ANSWER_SHARE * recipe.generate.max_new_tokens
+    return Work(num_written, num_prompts * recipe.generate.samples_per_prompt, len(held_out), prompt, answer)
+
+
+def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, work: Work) -> dict[str, Cost]:
+    """Cost of each stage. FLOPs: 2 x parameters a token forward, 6 x forward and backward."""
+    num_answers, prompt, answer = work.num_answers, work.prompt, work.answer
+    num_requests = work.num_written + num_answers
     samples, tokens = num_answers * 0.9, num_answers * 0.9 * (prompt + answer)
     epochs_tokens = tokens * recipe.train.epochs
     if recipe.train.max_steps:
@@ -254,11 +282,11 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
     asking_bytes = 0.0 if on_server else teacher_bytes + kv_bytes
     teacher_seconds = [
         count * wait if on_server else answering(teacher, count, recipe.generate.max_new_tokens * 0.6)
-        for count in (num_answers, 2 * len(held_out))
+        for count in (num_requests, 2 * work.num_held_out)
     ]
     models = 2 + roles + len(recipe.quantize.formats)
     evaluate_seconds = teacher_seconds[1] + 3.0 * models  # loading, and scoring the teacher's answers
-    evaluate_seconds += (models - 2) * answering(student, len(held_out), recipe.evaluate.max_new_tokens * 0.6)
+    evaluate_seconds += (models - 2) * answering(student, work.num_held_out, recipe.evaluate.max_new_tokens * 0.6)
     signal_bytes = {"none": 0.0, "sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
     download = 0 if teacher.is_local or (on_server and not captures) else 2 * teacher.parameters
     hidden_bytes = bytes_per_token(teacher.hidden if recipe.capture.hidden_states == "int8" else None)
@@ -275,8 +303,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
     mixed_seconds = 7 * student.layers * recipe.quantize.num_sequences * (prompt + answer) * 2 * student.parameters / machine.flops
     return {
         "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
-                         disk=num_answers * (prompt + answer) * 12,
-                         download=num_answers * answer * BYTES_PER_TOKEN * 2 if on_server else download),
+                         disk=num_requests * (prompt + answer) * 12,
+                         download=num_requests * answer * BYTES_PER_TOKEN * 2 if on_server else download),
         "capture": Cost(PROCESS_BYTES + captures * (teacher_bytes + pass_bytes),
                         captures * tokens * 2 * teacher.parameters / machine.flops, download=download if on_server else 0,
                         disk=samples * answer * (signal_bytes[recipe.capture.signal] + hidden_bytes)),
@@ -287,7 +315,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size) 
         "quantize": Cost(PROCESS_BYTES + (6 + 4 * mixed) * student.parameters,
                          len(recipe.quantize.formats) * (2 + student.parameters / 2e7) + mixed * mixed_seconds,
                          disk=sum(sizes[name] for name in recipe.quantize.formats) * student.parameters),
-        "evaluate": Cost(PROCESS_BYTES + asking_bytes, evaluate_seconds, disk=models * len(held_out) * 1000),
+        "evaluate": Cost(PROCESS_BYTES + asking_bytes, evaluate_seconds, disk=models * work.num_held_out * 1000),
         "report": Cost(PROCESS_BYTES, 2, disk=1e6),
     }  # fmt: skip
 
@@ -339,11 +367,12 @@ def _row_sizes(recipe: Recipe) -> dict[str, int]:
 
 
 def _text(
-    machine: Machine, teacher: Size, student: Size, costs: Mapping[str, Cost], verdict: Any, warnings: list[str]
+    machine: Machine, teacher: Size, student: Size, work: Work, costs: Mapping[str, Cost], verdict: Any, warnings: list[str]
 ) -> str:  # fmt: skip
     lines = [
         f"this machine: {machine}",
         f"teacher {teacher.parameters:,} parameters, student {student.parameters:,}",
+        str(work),
         "",
         f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}",
     ]

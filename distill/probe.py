@@ -16,6 +16,7 @@ from distill.models.intervals import wilson
 from distill.recipe import Recipe
 from distill.rows import digest, read_row_logs, write_atomic
 from distill.run_folder import RunFolder
+from distill.teachers.server import Spent
 from distill.text.filters import Candidate, wrong_answer
 from distill.text.language import wrong_language
 from distill.text.samples import Prompt, split_prompts
@@ -99,7 +100,7 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> 
     team.barrier()
     make = generate.request_maker(recipe, tokenizer)
     requests = [make(prompt, 0) for prompt in chosen]
-    generate.ask(recipe, requests, stage / "raw", location, tokenizer, team)
+    generate.ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
     if not team.is_main:
         return []
     rows = generate.best_rows(read_row_logs(stage / "raw")[0])

@@ -48,6 +48,7 @@ class Recipe(Section):
             raise ValueError("evaluate.prompts: translate: the task cannot grade translations; map columns instead")
         if not self.languages:
             raise ValueError("languages is empty: name at least one, e.g. [en]")
+        self._check_expansions()
         if self.generate.shares is not None:
             if set(self.generate.shares) != set(self.languages):
                 raise ValueError(
@@ -76,6 +77,27 @@ class Recipe(Section):
                 "capture.hidden_states to int8, or train.hidden_weight to 0"
             )
         return self
+
+    def _check_expansions(self) -> None:
+        """What prompts that the teacher writes cannot be used for."""
+        if any(source.expand for source in self.evaluate.prompts or []):
+            raise ValueError("evaluate.prompts: expand: the teacher does not set its own exam; name prompts that people wrote")
+        found = [source for source in self.generate.prompts if source.expand]
+        if not found:
+            return
+        if self.generate.task is not None:
+            raise ValueError(
+                f"generate.task {self.generate.task} checks every answer against a reference, and prompts that the teacher writes "
+                f"(expand: {found[0].expand}) have none: set task to null, or leave them out"
+            )
+        if len(found) == len(self.generate.prompts) and self.evaluate.prompts is None:
+            raise ValueError(
+                "evaluate.prompts is null, and the teacher writes all of generate.prompts (expand): name prompts that people wrote "
+                "to evaluate on"
+            )
+        for code in [c for source in found for c in (*(source.steer or ()), source.language) if c is not None]:
+            if code not in self.languages:
+                raise ValueError(f"generate.prompts: expand: language {code} is not in the recipe's languages {self.languages}")
 
     @property
     def source(self) -> Path:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from distill.errors import RecipeError
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
-Column = Literal["prompt", "messages", "language", "reference", "id"]
+Column = Literal["prompt", "messages", "language", "reference", "id", "persona", "place"]
+Expansion = Literal["magpie", "self_instruct", "personas"]
 
 
 def field(default: Any, description: str, *, machine: bool = False) -> Any:
@@ -27,8 +28,21 @@ class Section(BaseModel):
 
 
 class Source(Section):
-    """One place that prompts come from: a file, or a data set of the `datasets` library."""
+    """One place that prompts come from: a file, a data set of the `datasets` library, or the teacher itself (`expand`)."""
 
+    expand: Expansion | None = field(
+        None, "The teacher writes the prompts. magpie = from its chat template alone, as if a user spoke; self_instruct = new ones "
+        "like those of `file` or `dataset`, or else like the recipe's other prompts; personas = what each person in `file` would "
+        "ask (.txt, one a line; .jsonl: persona), or what is asked in each place there (.jsonl: place). Drawn at temperature 1",
+    )  # fmt: skip
+    num: Annotated[int, Field(gt=0)] | None = field(
+        None, "expand: how many the teacher is asked for, evenly over the languages; those that the filters drop are not made up for"
+    )
+    num_shown: Annotated[int, Field(gt=0)] = field(8, "self_instruct: examples that the teacher is shown each time")
+    steer: dict[str, str] | None = field(
+        None, "magpie: a system message by language, written in that language, e.g. {sw: Unamsaidia mkulima}, so that prompts come "
+        "in it; null = in whatever language of the recipe's they come",
+    )  # fmt: skip
     file: str | None = field(
         None, "JSON Lines (.jsonl), .parquet, .csv or .tsv; .txt has one prompt a line. Relative to the recipe's folder"
     )
@@ -47,16 +61,39 @@ class Source(Section):
     check_language: bool = field(True, "false = a prompt may be in another language than its answer")
 
     @model_validator(mode="after")
+    def _expansion(self) -> "Source":
+        if self.expand is None:
+            if extra := sorted(self.model_fields_set & {"num", "num_shown", "steer"}):
+                raise ValueError(f"{extra[0]} is for prompts that the teacher writes: remove it, or set expand")
+            return self
+        if self.num is None:
+            raise ValueError(f"expand: {self.expand} needs num: how many prompts to ask the teacher for")
+        if self.translate is not None:
+            raise ValueError(f"expand: {self.expand} and translate do not go together: make two sources of them")
+        unused = {"check_language"} | ({"num_shown"} if self.expand != "self_instruct" else set())
+        if unused := sorted(self.model_fields_set & unused):
+            raise ValueError(f"{unused[0]} means nothing to expand: {self.expand}: remove it")
+        if self.expand == "magpie" and (self.file or self.dataset or self.columns):
+            raise ValueError("expand: magpie starts from nothing: remove file, dataset and columns, or expand by self_instruct")
+        if self.expand != "magpie" and self.steer:
+            raise ValueError(f"steer is for magpie; {self.expand} says the language in its request: remove it")
+        if self.steer and self.language:
+            raise ValueError("steer names its languages itself: remove language")
+        return self
+
+    @model_validator(mode="after")
     def _complete(self) -> "Source":
-        if (self.file is None) == (self.dataset is None):
+        num_places = (self.file is not None) + (self.dataset is not None)
+        if num_places == 2 or (num_places == 0 and self.expand in (None, "personas")):
             raise ValueError("give either file or dataset")
         if self.file is not None and not self.file.lower().endswith(FILES):
             raise ValueError(f"file {self.file!r} does not end in {', '.join(FILES)}; for a data set write dataset: NAME")
         only = [n for n in ("config", "split", "revision") if getattr(self, n) is not None and self.file is not None]
         if only:
             raise ValueError(f"{only[0]} belongs to a dataset, not to a file: remove it")
-        if self.columns is not None and ("prompt" in self.columns) == ("messages" in self.columns):
-            raise ValueError("columns: map either prompt (text) or messages (a list of role and content)")
+        one_of = ("persona", "place") if self.expand == "personas" else ("prompt", "messages")
+        if self.columns is not None and sum(name in self.columns for name in one_of) != 1:
+            raise ValueError(f"columns: map either {one_of[0]} or {one_of[1]}")
         if self.language is not None and "language" in (self.columns or {}):
             raise ValueError("language and columns.language both say what language it is: remove one")
         if self.translate is not None and (self.columns is not None or self.language is not None):
@@ -68,7 +105,8 @@ class Source(Section):
     @property
     def name(self) -> str:
         """How it is called in rows and messages."""
-        return self.file or "/".join(part for part in (self.dataset, self.config, self.split) if part)
+        place = self.file or "/".join(part for part in (self.dataset, self.config, self.split) if part)
+        return f"{self.expand} of {place}" if self.expand and place else self.expand or place
 
 
 def _as_list(value: Any) -> Any:

@@ -82,9 +82,12 @@ class Generate(Section):
 
     prompts: Sources = field(
         ..., "A file of prompts (.jsonl with prompt or messages, language, and reference where answers can be checked; .parquet, "
-        ".csv, .tsv, .txt), or a list of sources: see `distill explain generate.prompts.file` and its neighbours",
+        ".csv, .tsv, .txt), or a list of sources: see `distill explain generate.prompts.file` and its neighbours, also for prompts that "
+        "the teacher writes (expand)",
     )  # fmt: skip
-    num_prompts: Positive | None = field(None, "Use the first so many prompts; with shares ask so many; null = all")
+    num_prompts: Positive | None = field(
+        None, "Use the first so many prompts of files and data sets; with shares ask so many in all; null = all"
+    )
     shares: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = field(
         None, "Share of the prompts by language, after the filters, e.g. {sw: 0.6, en: 0.4}; the scarcest sets the number; null = as it is"
     )
@@ -95,7 +98,12 @@ class Generate(Section):
     task: Literal["market", "final_number"] | None = field(None, "Verifier of answers against `reference`; null = none")
     system_prompt: str | None = field(None, "System message put before every prompt")
     thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
-    max_new_tokens: Positive = field(1024, "Longest answer; a longer one is cut and dropped")
+    think: Literal["keep", "drop", "short"] = field(
+        "keep", "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
+        "template writes one without reasoning; short = samples with more than max_reasoning_tokens of it are dropped",
+    )  # fmt: skip
+    max_reasoning_tokens: Positive = field(1024, "More is long reasoning: `think: short` drops it, keep warns where it is too much")
+    max_new_tokens: Positive = field(1024, "Longest answer, or prompt that the teacher writes; a longer one is cut and dropped")
     sampling_temperature: Annotated[float, Field(ge=0, le=5)] = field(0.7, "0 = greedy")
     top_p: Annotated[float, Field(gt=0, le=1)] = field(0.8, "Nucleus; 1 = off")
     top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")

@@ -181,6 +181,38 @@ def test_an_answer_ends_where_the_template_ends_it(family):
     assert not set(between) & set(stop_ids), "what may stand inside an answer does not end it"
 
 
+@each_family
+def test_what_a_user_would_say_is_asked_with_the_templates_own_tokens(family):
+    tokenizer = tokenizer_of(family)
+    if family.name.startswith("ernie"):  # "User: ...\nAssistant: ", nothing to stop at
+        with pytest.raises(MismatchError, match="no token to stop at: expand: magpie cannot be had"):
+            chat.user_turn(tokenizer)
+        return
+    for system in (None, "Jibu kwa Kiswahili."):
+        before, stop_id = chat.user_turn(tokenizer, system)
+        for said in (QUESTIONS[2], "3"):
+            whole = chat.prompt_ids(tokenizer, said, system_prompt=system)
+            written = tokenizer.encode(said, add_special_tokens=False)
+            assert whole[: len(before) + len(written) + 1] == [*before, *written, stop_id]
+
+
+@each_family
+def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
+    tokenizer, question = tokenizer_of(family), [{"role": "user", "content": "3 + 4?"}]
+    prompt, end = chat.prompt_ids(tokenizer, question), tokenizer.eos_token_id
+    said = [*tokenizer.encode(family.said, add_special_tokens=False), end]
+    learnt = chat.without_reasoning(tokenizer, question, prompt, said)
+    assert chat.split_thinking(chat.text_of(tokenizer, learnt), opened=chat.opens_thinking(tokenizer, prompt)) == (None, "7", True)
+    assert learnt[-1] == end and learnt.count(end) == 1 and "3 + 4" not in tokenizer.decode(learnt)
+    if family.reasoning is None:
+        assert learnt == said, "the teacher's own tokens stay"
+    elif chat.opens_thinking(tokenizer, prompt):
+        assert tokenizer.decode(learnt).startswith("</think>"), "the prompt opens the reasoning, whoever is asked"
+    else:
+        whole = chat._apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
+        assert [*prompt, *learnt][: len(whole)] == whole[: len(prompt) + len(learnt)]
+
+
 @pytest.mark.parametrize("name", ["gpt-oss", "llama"])
 def test_a_prompt_is_the_same_tomorrow(name, monkeypatch):
     tokenizer = tokenizer_of(BY_NAME[name])

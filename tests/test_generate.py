@@ -4,16 +4,18 @@ import json
 from collections import Counter
 
 import pytest
+from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
-from distill import generate, probe
+from distill import evaluate, generate, probe
 from distill.errors import RecipeError
 from distill.models import load
 from distill.processes import Processes
 from distill.recipe import load_recipe
-from distill.rows import digest, read_jsonl, read_row_logs
+from distill.rows import RowLog, digest, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
-from distill.text.samples import split_prompts
+from distill.text import chat
+from distill.text.samples import Prompt, split_prompts
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
 HOT = ["generate.num_prompts=30", "generate.sampling_temperature=1.5", "generate.max_new_tokens=64", "evaluate.num_examples=5"]
@@ -89,6 +91,59 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
     batches = generate._batches(recipe, [generate.Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
     assert sorted(i for b in batches for i in b) == list(range(30)) and len(batches) == 3, "two probes and the rest"
+
+
+SAID = (
+    "They are seven apples.",
+    "<think>\n3 + 4\n</think>\n\nThey are seven apples.",
+    "<think>\nI am Qwen, made by Alibaba.\n</think>\n\nSo it is seven.",
+    "<think>\n" + ", ".join(f"{n} + {n + 1}" for n in range(20)) + "\n</think>\n\nThere are seven left.",
+)
+
+
+def thought(folder, think):
+    """(result, kept answers as text by their number, recipe) of SAID, as if a teacher had said it."""
+    recipe = load_recipe(QUICKSTART, [
+        f"run_folder={folder}", "generate.task=null", "languages=[en]", f"generate.think={think}", "generate.max_reasoning_tokens=40",
+    ])  # fmt: skip
+    tokenizer = tokenizer_of(BY_NAME["qwen3"])
+    requests = []
+    with RowLog(folder / "generate/raw") as log:
+        for n, text in enumerate(SAID):
+            prompt = Prompt(({"role": "user", "content": f"How many apples has basket {n}?"},), "en")
+            requests.append(generate.Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
+            ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+            log.append(generate._row(recipe, requests[-1], ids, "stop", text))
+    output = generate._filter(recipe, folder / "generate", requests, [], [], tokenizer, Counter())
+    rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
+    assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
+    kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
+    prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
+    evaluate._write_answers(folder / "a.jsonl", prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
+    exam = evaluate._exam(recipe, folder / "a.jsonl", prompts, asked, tokenizer)
+    assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), "examined on what it learnt"
+    return output.result, kept
+
+
+def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
+    result, kept = thought(tmp_path / "keep", "keep")
+    assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1, 3)}, "the third tells its name in its reasoning"
+    assert result["num_long_reasoning"] == 1 and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
+    assert "set generate.think to short or drop" in capsys.readouterr().err
+    result, kept = thought(tmp_path / "drop", "drop")
+    assert kept == {n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)}
+    assert result["warning"] is None, "what nobody learns is neither long nor wrong"
+    result, kept = thought(tmp_path / "short", "short")
+    assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1)}
+    assert result["dropped_by_reason"] == {"identity": 1, "long_reasoning": 1}
+    assert result["warning"] is None and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("num_long", "num", "warns"), [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)]
+)
+def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
+    assert (generate.long_reasoning_warning(load_recipe(QUICKSTART), num_long, num) is not None) == warns
 
 
 def verdict(kept, in_language, num=200, cut=0):

@@ -149,6 +149,7 @@ def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
     table = data.table_html(g["by_language"]) if "by_language" in g else ""
     reasons = ", ".join(f"{_e(k)} {v:,}" for k, v in sorted(g["dropped_by_reason"].items(), key=lambda x: -x[1])) or "none"
     kept = ", ".join(f"{_e(k)} {v:,}" for k, v in g["kept_by_language"].items())
+    sources = ", ".join(f"{_e(k)} {v:,}" for k, v in g.get("prompts_by_source", {}).items())
     first: dict[str, dict[str, Any]] = {}
     for row in dropped:
         first.setdefault(row["reason"].partition(":")[0], row)
@@ -157,9 +158,11 @@ def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
         for row in first.values()
     )
     return (
-        f"<p>{g['num_prompts']:,} prompts, {g['num_asked']:,} answers asked, {g['num_kept']:,} kept ({kept}); dropped: {reasons}. "
+        f"<p>{g['num_prompts']:,} prompts, {g['num_asked']:,} answers asked{f' (to prompts of {sources})' if sources else ''}, "
+        f"{g['num_kept']:,} kept ({kept}); dropped: {reasons}. "
         f"{t['num_samples']:,} samples were learnt from, {t['num_validation']:,} gave the validation loss, {t['num_too_long']:,} "
         f"were longer than a row.</p>{table}<p>{_signal(c)}</p>"
+        + (f"<p class='wrong'>{_e(g['warning'])}</p>" if g.get("warning") else "")
         + (f"<details><summary>One dropped answer for each reason</summary>{shown}</details>" if shown else "")
     )
 

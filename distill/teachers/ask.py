@@ -14,12 +14,12 @@ from dataclasses import replace
 from typing import Any
 
 from distill import interrupts
-from distill.errors import DistillError, Stopped
+from distill.errors import DistillError, ServerError, Stopped
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.dialects import Answer, Question, Sampling
-from distill.teachers.server import PROBE_TEXT, Refused, Server, Trouble, Unreachable, connect
+from distill.teachers.server import PROBE_TEXT, Refused, Server, Spent, Trouble, Unreachable, connect
 from distill.text import chat
 
 OnAnswer = Callable[[Question, Answer], None]
@@ -161,12 +161,13 @@ def question(
 
 
 def ask_server(
-    recipe: Recipe, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress
+    recipe: Recipe, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress,
+    spent: Spent | None = None,
 ) -> None:  # fmt: skip
     """Ask the recipe's server all of `questions`; `on_answer` gets text and token ids, in whatever order they end.
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
-    not always the very tokens that were drawn; the bar says so.
+    not always the very tokens that were drawn; the bar says so. What is used of the recipe's limits is added to `spent`.
     """
     teacher, url = recipe.teacher, recipe.teacher.server
     assert url is not None
@@ -177,6 +178,8 @@ def ask_server(
         if answer.error is not None:
             return on_answer(question, answer)
         exact = answer.token_ids is not None
+        if exact:
+            answer = _until_stop(answer, sampling.stop_ids)
         written = answer.text
         if chat.opens_thinking(tokenizer, question.prompt_ids):  # the template's own tag is in the prompt already
             written = written.removeprefix("<think>\n")
@@ -189,12 +192,24 @@ def ask_server(
     async def errand() -> None:
         server = await connect(
             url, teacher.server_model or teacher.model, api_key_env=teacher.api_key_env,
-            timeout=recipe.generate.request_timeout, prompt_ids=probe_ids,
+            timeout=recipe.generate.request_timeout, prompt_ids=probe_ids, spent=spent,
         )  # fmt: skip
         try:
+            if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):
+                raise ServerError(
+                    f"teacher.server: {server.url} takes conversations only ({server.dialect.path}), and expand: magpie goes on from "
+                    "the middle of one: take expand: self_instruct or personas, or a server that takes token ids (vLLM, llama.cpp)"
+                )
             bar.say(f"{server.url} gives {'exact token ids' if server.dialect.exact_ids else 'text only'} ({server.dialect.path})")
             await Errand(server, sampling, recipe.generate, with_ids, bar).run(iter(questions))
         finally:
             await server.client.aclose()
 
     asyncio.run(errand())
+
+
+def _until_stop(answer: Answer, stop_ids: Sequence[int]) -> Answer:
+    """Cut after the first of `stop_ids`: llama.cpp knows its model's own ends only, and wrote on after another."""
+    ids = answer.token_ids or []
+    place = next((i for i, token in enumerate(ids) if token in stop_ids), None)
+    return answer if place is None else replace(answer, token_ids=ids[: place + 1], finish_reason="stop")

@@ -147,8 +147,11 @@ def key_from_environment(name: str | None) -> str | None:
     return key
 
 
-async def connect(url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int]) -> Server:
-    """Find out what the server can do, by asking. `prompt_ids` = PROBE_TEXT in the model's own template.
+async def connect(
+    url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None
+) -> Server:
+    """Find out what the server can do, by asking. `prompt_ids` = PROBE_TEXT in the model's own template; `spent`: where
+    its requests are counted, these among them.
 
     Raises MissingError if nothing answers, ServerError with the server's own words if every dialect is refused.
     """
@@ -162,7 +165,7 @@ async def connect(url: str, model: str, *, api_key_env: str | None, timeout: flo
     sampling = Sampling(0.0, 1.0, 0, 2)
     refusals = []
     for dialect in DIALECTS:
-        server = Server(url, model, dialect, client)
+        server = Server(url, model, dialect, client, spent or Spent())
         try:
             await server.ask(question, sampling)
             return server

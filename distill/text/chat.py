@@ -88,6 +88,36 @@ def prompt_ids(
     return _apply_template(tokenizer, messages, add_generation_prompt=True, **switches)
 
 
+def user_turn(tokenizer: Any, system_prompt: str | None = None) -> tuple[list[int], int]:
+    """(token ids up to where a user's text begins, the id that ends that text): given the first, a chat model writes what
+    a user might say (Magpie: Xu et al. 2024, arXiv 2406.08464).
+
+    Found by what the template makes of two different texts. Raises MismatchError, naming the tokenizer, where it puts a
+    user's text in more than one place, changes more than that place with it, or ends it with plain text.
+    """
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    found = []
+    for said in ("zebra", "giraffe"):
+        ids = _apply_template(tokenizer, [*system, {"role": "user", "content": said}], add_generation_prompt=True)
+        if tokenizer.decode(ids).count(said) != 1:
+            raise MismatchError(f"{_name(tokenizer)}: its chat template does not write a user's text once: {_NO_MAGPIE}")
+        start = max(i for i in range(len(ids)) if said in tokenizer.decode(ids[i:]))
+        end = min(i for i in range(len(ids) + 1) if said in tokenizer.decode(ids[:i]))
+        found.append((ids[:start], ids[end:]))
+    (before, after), other = found
+    added = tokenizer.added_tokens_decoder
+    place = next((i for i, token in enumerate(after) if token in added), None)
+    if (before, after) != other or place is None or tokenizer.decode(after[:place]).strip():
+        raise MismatchError(
+            f"{_name(tokenizer)}: its chat template ends a user's text with {tokenizer.decode(after)[:40]!r}, no token to stop at: "
+            f"{_NO_MAGPIE}"
+        )
+    return before, after[place]
+
+
+_NO_MAGPIE = "expand: magpie cannot be had from this teacher; take expand: self_instruct or personas"
+
+
 def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
     """The template's variable that turns thinking on or off, as it is passed to it: {"enable_thinking": True}.
 
@@ -193,6 +223,47 @@ def _split_channels(text: str) -> tuple[str | None, str, bool]:
         else:
             reasoning.append(content.strip())
     return _stripped("\n\n".join(reasoning)), answer or "", answer is not None
+
+
+def learnt_ids(
+    recipe: Recipe, tokenizer: Any, messages: Messages, prompt_ids: Sequence[int], answer_ids: Sequence[int]
+) -> list[int]:  # fmt: skip
+    """What a student learns of the teacher's answer: all of it, or by `generate.think: drop` what is not reasoning."""
+    if recipe.generate.think != "drop":
+        return list(answer_ids)
+    options = recipe.generate
+    return without_reasoning(
+        tokenizer, messages, prompt_ids, answer_ids, system_prompt=options.system_prompt, thinking=options.thinking
+    )
+
+
+def without_reasoning(
+    tokenizer: Any, messages: Messages, prompt_ids: Sequence[int], answer_ids: Sequence[int], *, system_prompt: str | None = None,
+    thinking: bool | None = None,
+) -> list[int]:  # fmt: skip
+    """The answer's ids as the template writes an answer without reasoning after this prompt: what a student reads that is
+    not to think. Ends with the same token; an answer that has no reasoning comes back as it is.
+
+    Some templates write an empty block then, which stays. Where the prompt itself opens the reasoning, the answer closes
+    it at once. Raises MismatchError where the template writes another prompt before an answer than before its question.
+    """
+    text = text_of(tokenizer, answer_ids)
+    reasoning, answer, _ = split_thinking(text, opened=opens_thinking(tokenizer, prompt_ids))
+    if reasoning is None:
+        return list(answer_ids)
+    end = answer_ids[-1]
+    if opens_thinking(tokenizer, prompt_ids):
+        return [*tokenizer("</think>" + text.rpartition("</think>")[2], add_special_tokens=False).input_ids, end]
+    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    turns = [*system, *map(dict, messages), {"role": "assistant", "content": answer}]
+    whole = _apply_template(tokenizer, turns, **({} if thinking is None else thinking_switch(tokenizer, thinking)))
+    if whole[: len(prompt_ids)] != list(prompt_ids):
+        raise MismatchError(
+            f"{_name(tokenizer)}: its chat template writes another prompt before an answer than before its question, so an answer "
+            "without reasoning cannot be told from it: set generate.think to keep or short"
+        )
+    rest = whole[len(prompt_ids) :]
+    return [*(rest[: rest.index(end)] if end in rest else rest), end]
 
 
 def _stripped(reasoning: str) -> str | None:

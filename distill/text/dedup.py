@@ -107,7 +107,7 @@ def _shingles(
     return (np.concatenate(pieces) if pieces else np.empty(0, np.uint64)), offsets, classes
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64 (Steele et al. 2014), elementwise on uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -120,8 +120,8 @@ def _combine(hashes: np.ndarray, size: int) -> np.ndarray:
     count = len(hashes) - size + 1
     result = hashes[:count].copy()
     for shift in range(1, size):
-        result = _mix(result) + hashes[shift : shift + count]
-    return _mix(result)
+        result = mix(result) + hashes[shift : shift + count]
+    return mix(result)
 
 
 def _signatures(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ def _bands(signatures_NP: np.ndarray, threshold: float, classes: np.ndarray) -> 
     rows = 8 if threshold >= 0.8 else 4 if threshold >= 0.5 else 2
     bands = NUM_PERMUTATIONS // rows
     parts_NBR = signatures_NP.reshape(-1, bands, rows).astype(np.uint64)
-    result = _mix(classes)[:, None] + np.arange(bands, dtype=np.uint64)[None, :]
+    result = mix(classes)[:, None] + np.arange(bands, dtype=np.uint64)[None, :]
     for r in range(rows):
-        result = _mix(result) + parts_NBR[:, :, r]
-    return _mix(result)
+        result = mix(result) + parts_NBR[:, :, r]
+    return mix(result)

@@ -20,7 +20,7 @@ from distill.text.translation import wrong_translation
 from distill.text.words import folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "loop", "wrong_language", "refusal", "identity", "wrong_answer",
+    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "identity", "wrong_answer",
     "contaminated", "duplicate",
 )  # fmt: skip
 
@@ -39,6 +39,7 @@ class Candidate:
     language: str
     reference: str | None = None
     is_translation: bool = False
+    num_reasoning_tokens: int = 0
 
     @property
     def row(self) -> dict[str, Any]:
@@ -48,13 +49,14 @@ class Candidate:
 
 def judge(
     candidate: Candidate, *, languages: Sequence[str], grade: Grade | None = None, eval_index: EvalIndex | None = None,
-    min_characters: int = 1, max_characters: int = 20_000,
+    min_characters: int = 1, max_characters: int = 20_000, max_reasoning_tokens: int | None = None,
 ) -> str | None:  # fmt: skip
     """The first reason to drop the answer, or None. Duplicates need the other answers: see judge_all."""
     c = candidate
     return (
         truncated(c.finish_reason)
         or bad_length(c.answer_text, min_characters, max_characters)
+        or long_reasoning(c.num_reasoning_tokens, max_reasoning_tokens)
         or _in_either(loop, c)
         or _named("wrong_language", wrong_language(c.answer_text, c.language, languages))
         or refusal(c.answer_text, c.language)
@@ -67,13 +69,14 @@ def judge(
 def judge_all(
     candidates: Sequence[Candidate], *, languages: Sequence[str], grade: Grade | None = None,
     eval_index: EvalIndex | None = None, min_characters: int = 1, max_characters: int = 20_000, near_duplicate: float = 0.9,
+    max_reasoning_tokens: int | None = None,
 ) -> list[str | None]:  # fmt: skip
     """For each answer the first reason to drop it, or None; of answers to one prompt that repeat each other (Jaccard
     similarity from `near_duplicate` on) the first stays."""
     reasons = [
         judge(
             c, languages=languages, grade=grade, eval_index=eval_index,
-            min_characters=min_characters, max_characters=max_characters,
+            min_characters=min_characters, max_characters=max_characters, max_reasoning_tokens=max_reasoning_tokens,
         )
         for c in candidates
     ]  # fmt: skip
@@ -115,6 +118,10 @@ def bad_length(text: str, min_characters: int, max_characters: int) -> str | Non
     if length > max_characters:
         return f"too_long: {length} characters, at most {max_characters}"
     return None
+
+
+def long_reasoning(num_tokens: int, most: int | None) -> str | None:
+    return None if most is None or num_tokens <= most else f"long_reasoning: {num_tokens} tokens, at most {most}"
 
 
 # Ten real sentences in a row (SIB-200, 15 languages) compress to 50 % or more, and repeat next to no n-gram.

@@ -179,11 +179,11 @@ def split_prompts(recipe: Recipe, skipped: Counter[str] | None = None) -> tuple[
     Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the lowest ids, which does
     not change when prompts are appended or reordered more than it must; translations are not held out, the task cannot
     grade them. Both lists keep the sources' order. Rows that are not the recipe's business are counted in `skipped`.
+    Prompts that the teacher writes are in neither: they are had by asking (expansion.py) and are never held out.
     """
     checked = recipe.generate.task is not None
-    prompts = read_prompts(
-        recipe, "generate.prompts", recipe.generate.prompts, needs_reference=checked, skipped=skipped
-    )  # fmt: skip
+    written = [source for source in recipe.generate.prompts if source.expand is None]
+    prompts = read_prompts(recipe, "generate.prompts", written, needs_reference=checked, skipped=skipped)
     if recipe.generate.shares is None:
         prompts = prompts[: recipe.generate.num_prompts]
     if recipe.evaluate.prompts is not None:

@@ -23,8 +23,9 @@ def graded(answer: str, row: dict) -> bool:
 
 def reason_of(candidate: Candidate) -> str | None:
     found = judge(
-        candidate, languages=["en", "sw"], grade=graded, eval_index=EvalIndex([EVAL_ITEM]), min_characters=10, max_characters=2000
-    )
+        candidate, languages=["en", "sw"], grade=graded, eval_index=EvalIndex([EVAL_ITEM]), min_characters=10, max_characters=2000,
+        max_reasoning_tokens=100,
+    )  # fmt: skip
     return found and found.partition(":")[0]
 
 
@@ -33,6 +34,7 @@ CASES = {
     "empty": replace(GOOD, answer_text=" \n"),
     "too_short": replace(GOOD, answer_text="48."),
     "too_long": replace(GOOD, answer_text=GOOD.answer_text + "." * 2000),
+    "long_reasoning": replace(GOOD, reasoning="Let me count again.", num_reasoning_tokens=101),
     "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
     "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
     "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
