@@ -18,7 +18,7 @@ from typing import Any
 from distill import interrupts, tasks
 from distill.errors import DataError
 from distill.models import load
-from distill.models.by_length import batches_by_length
+from distill.models.by_length import blocks_by_length
 from distill.models.intervals import paired_bootstrap, wilson
 from distill.progress import Progress
 from distill.recipe import Recipe
@@ -236,13 +236,12 @@ def _answer(
 
     found: dict[int, tuple[list[int], str]] = {}
     widths = [len(ids) + max_new_tokens for ids in exam.prompt_ids]
-    for batch in batches_by_length(widths, exam.recipe.teacher.batch_tokens):
-        record = _collector(found, batch, bar)
-        seeds = [_seed(exam.recipe, exam.prompts[i]) for i in batch]
+    for block in blocks_by_length(widths, exam.recipe.teacher.batch_tokens):
         answer(
-            model, [exam.prompt_ids[i] for i in batch], seeds=seeds, sampling=Sampling(*sampling),
-            max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=record,
-            vocab_size=len(exam.tokenizer),
+            model, [exam.prompt_ids[i] for i in block.indices], sampling=Sampling(*sampling),
+            seeds=[_seed(exam.recipe, exam.prompts[i]) for i in block.indices], max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=_collector(found, block.indices, bar),
+            vocab_size=len(exam.tokenizer), num_slots=block.num_slots,
         )  # fmt: skip
         interrupts.check()
     return [found[i] for i in range(len(exam.prompts))]

@@ -1,16 +1,18 @@
-"""Answers of a transformers model to a batch of prompts: left padding, a seed for each request.
+"""Answers of a transformers model to a list of prompts, a seed for each request.
 
-A batch is the unit that decides the floating-point result, so callers fix which prompts share one; then the same
-prompts give the same answers, whatever was finished before a kill.
+Which prompts are in the list decides the floating-point result, so callers fix that; then the same prompts give the same
+answers, whatever was finished before a kill.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from distill.models.slots import Rolling, has_slots
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,60 @@ OnFinished = Callable[[int, list[int], str], None]
 def answer(
     model: Any, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int,
     stop_ids: Sequence[int], pad_id: int, on_finished: OnFinished, vocab_size: int | None = None,
+    num_slots: int | None = None, known_lengths: Mapping[int, int] | None = None,
 ) -> None:  # fmt: skip
-    """Answer `prompts` (token ids) together; call `on_finished(index, answer ids, "stop" | "length")` for each, as soon
-    as it ends. Answer ids include the stop token and are below `vocab_size`: the rows of an embedding that stand for no
-    token (Qwen3 has 267 of them) are never drawn."""
+    """Answer `prompts` (token ids), `num_slots` at once (None: all); call `on_finished(index, answer ids, "stop" |
+    "length")` for each, as soon as it ends. Answer ids include the stop token and are below `vocab_size`: the rows of an
+    embedding that stand for no token (Qwen3 has 267 of them) are never drawn.
+
+    `known_lengths` (index -> tokens) are answers that an earlier call with the same arguments gave: they need not be
+    computed again. Where a model cannot do without (see slots.py) they are, and reported once more.
+    """
+    num_slots, known = num_slots or len(prompts), known_lengths or {}
+    with torch.inference_mode():
+        if has_slots(model):
+            rolling = Rolling(
+                model, prompts, num_slots=num_slots, max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=pad_id,
+                known_lengths=known,
+            )  # fmt: skip
+            return rolling.run(_Drawer(seeds, sampling, max_new_tokens, vocab_size), on_finished)
+        for first in range(0, len(prompts), num_slots):
+            part = range(first, min(first + num_slots, len(prompts)))
+            if not known.keys() >= set(part):
+                _answer_batch(
+                    model, [prompts[i] for i in part], seeds=[seeds[i] for i in part], sampling=sampling,
+                    max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=pad_id, vocab_size=vocab_size,
+                    on_finished=lambda i, ids, reason, first=first: on_finished(first + i, ids, reason),
+                )  # fmt: skip
+
+
+class _Drawer:
+    """The next token of each row: the likeliest, or the one that the row's own uniform number for that step says."""
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, vocab_size: int | None):
+        self.sampling, self.vocab_size = sampling, vocab_size
+        self.uniforms = uniforms(seeds, max_new_tokens) if sampling.temperature > 0 else None
+
+    def __call__(self, logits_NV: Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
+        logits_NV = logits_NV[:, : self.vocab_size].float()
+        if self.uniforms is None:
+            return logits_NV.argmax(-1).tolist()
+        index, step = torch.tensor(places).T
+        uniform_N = self.uniforms[index, step].to(logits_NV.device, torch.float32)
+        return draw(logits_NV, uniform_N, self.sampling)[:, 0].tolist()
+
+
+def uniforms(seeds: Sequence[int], num_tokens: int) -> Tensor:
+    """Uniform numbers [requests, tokens] in [0, 1), float64: a request's own, whoever draws for it."""
+    rows = [torch.rand(num_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+    return torch.stack(rows)
+
+
+def _answer_batch(
+    model: Any, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int,
+    stop_ids: Sequence[int], pad_id: int, on_finished: OnFinished, vocab_size: int | None,
+) -> None:  # fmt: skip
+    """One batch by transformers' own generate, left-padded, until its longest answer ends: for every kind of cache."""
     width = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), width), pad_id)
     mask_BT = torch.zeros_like(ids_BT)
@@ -44,11 +96,10 @@ def answer(
     )
     processors: list[LogitsProcessor] = [] if vocab_size is None else [_OnlyTokens(vocab_size)]
     processors += [_SeededSampler(seeds, sampling, max_new_tokens, width)] if sampling.temperature > 0 else []
-    with torch.inference_mode():
-        model.generate(
-            input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), generation_config=config,
-            logits_processor=LogitsProcessorList(processors), stopping_criteria=StoppingCriteriaList([watcher]),
-        )  # fmt: skip
+    model.generate(
+        input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), generation_config=config,
+        logits_processor=LogitsProcessorList(processors), stopping_criteria=StoppingCriteriaList([watcher]),
+    )  # fmt: skip
 
 
 class _Finished(StoppingCriteria):
@@ -86,8 +137,7 @@ class _SeededSampler(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, width: int):
         self.sampling, self.width = sampling, width
-        rows = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
-        self.uniform_BN = torch.stack(rows)
+        self.uniform_BN = uniforms(seeds, max_new_tokens)
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         uniform_B = self.uniform_BN[:, input_ids.shape[1] - self.width].to(scores.device, torch.float32)
