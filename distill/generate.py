@@ -83,7 +83,7 @@ def judge_prompts(
 def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[[Prompt, int], Request]:
     """The request for a prompt's answer of an index; every draw has a key and a seed of its own."""
     options = recipe.generate
-    teacher = load.identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+    teacher = load.teacher_identity(recipe)
     # max_new_tokens is not in the key: a longer limit re-asks only what was cut
     sampling = canonical_json([
         teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
@@ -150,7 +150,7 @@ def ask(
     rows, _ = read_row_logs(raw)
     answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if _is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
-    way = _ask_server if recipe.teacher.server else _ask_here
+    way = _ask_server if recipe.teacher.server else _ask_gguf if recipe.teacher.gguf else _ask_here
     way(recipe, requests, answered, raw, location, tokenizer, processes)
     processes.barrier()
 
@@ -205,6 +205,25 @@ def probed(stage: Path) -> list[list[str]]:
     """Ids of the prompts that `distill probe` asked in this run folder, a list a probe."""
     path = stage / "probe.json"
     return json.loads(path.read_text(encoding="utf-8"))["groups"] if path.is_file() else []
+
+
+def _ask_gguf(
+    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any, processes: Processes
+) -> None:  # fmt: skip
+    """Ask the recipe's GGUF file for what is missing."""
+    mine = requests[processes.share :: processes.num_shares]
+    todo = [r for r in mine if r.key not in answered]
+    if not todo:
+        return
+    from distill.export import gguf_teacher
+
+    stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
+    done, label = len(mine) - len(todo), f"generate (llama.cpp, cpu, {gguf_teacher.quantization(recipe)})"
+    with RowLog(raw) as log, Progress(label, len(mine), "answers", done=done, shown=processes.is_main) as bar:
+        gguf_teacher.answer(
+            recipe, tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
+            on_finished=_recorder(recipe, todo, answered, tokenizer, log, bar),
+        )  # fmt: skip
 
 
 def _ask_server(

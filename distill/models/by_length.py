@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LONGEST_BLOCK = 8  # batches: the more, the fewer slots stand empty at a block's end
-FEWEST_BLOCKS = 8  # for processes and jobs to share, where there are so many batches
+LONGEST_BLOCK = 16  # batches: the more, the fewer slots stand empty at a block's end
+FEWEST_BLOCKS = 4  # for processes and jobs to share, where there are so many batches
 
 
 @dataclass(frozen=True)

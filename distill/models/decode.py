@@ -6,6 +6,7 @@ answers, whatever was finished before a kill.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def answer(
                 model, prompts, num_slots=num_slots, max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=pad_id,
                 known_lengths=known,
             )  # fmt: skip
-            return rolling.run(_Drawer(seeds, sampling, max_new_tokens, vocab_size), on_finished)
+            return rolling.run(Drawer(seeds, sampling, max_new_tokens, vocab_size), on_finished)
         for first in range(0, len(prompts), num_slots):
             part = range(first, min(first + num_slots, len(prompts)))
             if not known.keys() >= set(part):
@@ -57,26 +58,26 @@ def answer(
                 )  # fmt: skip
 
 
-class _Drawer:
-    """The next token of each row: the likeliest, or the one that the row's own uniform number for that step says."""
+class Drawer:
+    """The next token of each row: the likeliest, or the one that the request's own uniform number for that step says."""
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, vocab_size: int | None):
         self.sampling, self.vocab_size = sampling, vocab_size
-        self.uniforms = uniforms(seeds, max_new_tokens) if sampling.temperature > 0 else None
+        # of the requests under way only: there may be many more
+        self._uniform_T = lru_cache(1024)(lambda index: uniform(seeds[index], max_new_tokens).numpy())
 
     def __call__(self, logits_NV: Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
+        """N ids below `vocab_size`; `places`: number of the request and of the token within its answer, a pair a row."""
         logits_NV = logits_NV[:, : self.vocab_size].float()
-        if self.uniforms is None:
+        if self.sampling.temperature == 0:
             return logits_NV.argmax(-1).tolist()
-        index, step = torch.tensor(places).T
-        uniform_N = self.uniforms[index, step].to(logits_NV.device, torch.float32)
-        return draw(logits_NV, uniform_N, self.sampling)[:, 0].tolist()
+        uniform_N = torch.tensor([self._uniform_T(index)[step] for index, step in places], dtype=torch.float32)
+        return draw(logits_NV, uniform_N.to(logits_NV.device), self.sampling)[:, 0].tolist()
 
 
-def uniforms(seeds: Sequence[int], num_tokens: int) -> Tensor:
-    """Uniform numbers [requests, tokens] in [0, 1), float64: a request's own, whoever draws for it."""
-    rows = [torch.rand(num_tokens, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
-    return torch.stack(rows)
+def uniform(seed: int, num_tokens: int) -> Tensor:
+    """A request's uniform numbers [tokens] in [0, 1), float64, whoever draws for it."""
+    return torch.rand(num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def _answer_batch(
@@ -137,7 +138,7 @@ class _SeededSampler(LogitsProcessor):
 
     def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, width: int):
         self.sampling, self.width = sampling, width
-        self.uniform_BN = uniforms(seeds, max_new_tokens)
+        self.uniform_BN = torch.stack([uniform(s, max_new_tokens) for s in seeds])
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         uniform_B = self.uniform_BN[:, input_ids.shape[1] - self.width].to(scores.device, torch.float32)
