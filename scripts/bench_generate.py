@@ -1,33 +1,47 @@
 #!/usr/bin/env python3
-"""Our decoding beside `model.generate`.
+"""Our decoding beside `model.generate`, a GGUF teacher beside both, and how busy our client keeps a server.
 
-    python scripts/bench_generate.py                        # about 10 minutes on 2 quiet cores
+    python scripts/bench_generate.py                        # about 15 minutes on 2 quiet cores
     python scripts/bench_generate.py --write BENCHMARKS.md  # replaces its own section there
     python scripts/bench_generate.py --device cuda --dtype bfloat16 --shape 2048x24 --batch-tokens 65536
 
-The peer is transformers' `model.generate` as a short script calls it: batches in the order of arrival, cut at the same
-number of tokens (longest prompt + longest possible answer, times rows), padded on the left, each until its longest
-answer ends. Ours is what `distill generate` does (distill/models/by_length.py, decode.py). Same model, prompts,
-sampling values and threads; all in turns in one process, the order turned round every other round; ratios are taken
-within a round. Only tokens of answers are counted, up to their stop token.
+`model.generate` is called as a short script does: batches in the order of arrival, cut at the same number of tokens
+(longest prompt + longest possible answer, times rows), padded on the left, each until its longest answer ends. Ours is
+what `distill generate` does (distill/models/by_length.py, decode.py), the GGUF file what it does with teacher.gguf
+(distill/export/gguf_teacher.py). Same weights, prompts, sampling values and threads; all in turns in one process, the
+order turned round every other round; ratios are taken within a round. Only tokens of answers are counted, up to their
+stop token; loading is not.
 
 Teachers are the quickstart's own on its own prompts, which answers as long as it likes, and a random Qwen3 that is made
 to answer in given lengths: log-normal (sigma 0.8), median 96, cut at 512 tokens; prompts log-normal (sigma 0.6), median
-48. Real answers spread like this. A random model would not stop where a real one does, so its logits are made, drawn
-from, and then bent to the planned answer: all of the work is done, and both sides must give the same tokens.
+48. That is a chosen spread, not a measured one. A random model would not stop where a real one does, so its logits are
+made, drawn from, and then bent to the planned answer: all of the work is done, and all must give answers of that length.
+
+The server is llama.cpp's own on the quickstart's teacher, with 4 slots and 1 thread, in a process of its own. Busy is the
+time that its slots worked on our requests, by its own clock (timings.prompt_ms + predicted_ms of each answer), over slots
+x wall time, from our first request to the last answer. The same requests are also sent by a loop that does nothing else:
+two blocking connections a slot, bodies made before, answers not read: what the server can do at best.
 """
 
 import argparse
 import gc
+import http.client
+import json
 import os
 import random
 import statistics
+import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -39,14 +53,31 @@ from measure_capture import seconds  # noqa: E402
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
+from distill.export.gguf import write_gguf  # noqa: E402
+from distill.export.gguf_teacher import MOST_SEQUENCES  # noqa: E402
+from distill.export.llama_cpp import LlamaModel  # noqa: E402
 from distill.models.by_length import blocks_by_length  # noqa: E402
-from distill.models.decode import Sampling, answer  # noqa: E402
-from distill.models.load import Placement, load_model, load_tokenizer, stop_ids  # noqa: E402
+from distill.models.decode import Drawer, Sampling, answer  # noqa: E402
+from distill.models.load import Placement, load_model, load_tokenizer, stop_ids, stop_ids_of_files  # noqa: E402
+from distill.progress import Progress  # noqa: E402
+from distill.recipe import load_recipe  # noqa: E402
 from distill.rows import read_jsonl  # noqa: E402
+from distill.teachers import dialects  # noqa: E402
+from distill.teachers.ask import ask_server, question  # noqa: E402
 from distill.text import chat  # noqa: E402
 
 HEADING = "## Generation"
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
+NUM_SLOTS = 4
+SERVE = """
+import sys, time, xllamacpp
+p = xllamacpp.CommonParams()
+p.model.path, p.hostnames, p.port, p.n_parallel = sys.argv[1], ["127.0.0.1"], 0, int(sys.argv[2])
+p.n_ctx, p.cpuparams.n_threads, p.cpuparams_batch.n_threads, p.warmup = p.n_parallel * 256, 1, 1, False
+server = xllamacpp.Server(p)
+print(server.listening_address, flush=True)
+time.sleep(7200)
+"""
 Answers = dict[int, list[int]]
 
 
@@ -185,10 +216,158 @@ def ratio(ours_: Sequence[float], theirs: Sequence[float]) -> str:
     return f"**{statistics.median(found):.2f}x** ({min(found):.2f} to {max(found):.2f})"
 
 
+def gguf_way(case: Case, file_type: str, folder: Path, stack: ExitStack) -> Callable[[Case], Answers]:
+    """Answers by llama.cpp from the case's own weights, written as `file_type`; with as many sequences as there are slots."""
+    source = TEACHER
+    if case.plan is not None:
+        source = folder / "planned"
+        case.model.save_pretrained(source)
+        config = source / "config.json"
+        config.write_text(config.read_text().replace("Planned", "Qwen3ForCausalLM"))
+        load_tokenizer(str(TEACHER)).save_pretrained(source)
+    path = folder / f"{len(list(folder.iterdir()))}-{file_type}.gguf"
+    write_gguf(source, path, file_type, metadata={})
+    longest = max(map(len, case.prompts)) + case.max_new_tokens
+    num_sequences = min(MOST_SEQUENCES, case.batch_tokens // longest)
+
+    def way(case: Case) -> Answers:
+        found: Answers = {}
+        drawer = Drawer(range(len(case.prompts)), case.sampling, case.max_new_tokens, case.vocab_size)
+
+        def choose(logits_NV: Any, places: Sequence[tuple[int, int]]) -> list[int]:
+            drawn = drawer(torch.from_numpy(logits_NV), places)
+            if case.plan is None:
+                return drawn
+            ends = [step == case.plan[index] - 1 for index, step in places]
+            return [case.stop_ids[0] if end else case.prompts[index][-1] for end, (index, _) in zip(ends, places, strict=True)]
+
+        llama.generate(case.prompts, case.max_new_tokens, case.stop_ids, on_done=found.__setitem__, choose=choose)
+        return found
+
+    threads = torch.get_num_threads()
+    llama = stack.enter_context(LlamaModel(path, num_threads=threads, context_length=longest, num_sequences=num_sequences))
+    return way
+
+
+def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float], list[float]]:
+    """(share of the slots' time that our client fills, its tokens a second over the best load's), a figure a round."""
+    path = folder / "served.gguf"
+    write_gguf(TEACHER, path, "f16", metadata={})
+    tokenizer = load_tokenizer(str(TEACHER))
+    rows = [row for _, row in read_jsonl(TEACHER.parent / "prompts.jsonl")][:num_requests]
+    shares, ratios = [], []
+    command = [sys.executable, "-c", SERVE, str(path), str(NUM_SLOTS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        assert child.stdout is not None
+        url = next(line.strip() for line in child.stdout if line.startswith("http"))
+        recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", [f"teacher.server={url}"])
+        sampling = dialects.Sampling(1.0, 1.0, 0, 96, tuple(chat.stop_ids(tokenizer, stop_ids_of_files(str(TEACHER)))))
+        questions = []
+        for i, row in enumerate(rows):
+            messages = [{"role": "user", "content": row["prompt"]}]
+            questions.append(question(recipe, str(i), messages, chat.prompt_ids(tokenizer, messages), i))
+        ways: dict[str, Callable[[], tuple[float, float, int]]] = {
+            "ours": lambda: our_client(recipe, tokenizer, questions, sampling), "best": lambda: best_load(url, questions, sampling),
+        }  # fmt: skip
+        for number in range(num_rounds):
+            speed = {}
+            for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
+                worked, took, num_tokens = way()
+                speed[name] = num_tokens / took
+                share = worked / (NUM_SLOTS * took)
+                print(f"server, round {number + 1}: {name} {speed[name]:,.0f} tokens/s, busy {share:.1%}", file=sys.stderr, flush=True)
+                shares += [share] if name == "ours" else []
+            ratios.append(speed["ours"] / speed["best"])
+        child.kill()
+    return shares, ratios
+
+
+def our_client(recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any) -> tuple[float, float, int]:
+    """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
+    found: list[dict[str, Any]] = []
+    started: list[float] = []
+    read, body = dialects.LlamaCpp.read, dialects.LlamaCpp.body
+
+    def noted_read(answer: dict[str, Any]) -> Any:
+        found.append(answer)
+        return read(answer)
+
+    def noted_body(*arguments: Any) -> Any:
+        started.append(time.perf_counter())
+        return body(*arguments)
+
+    dialects.LlamaCpp.read, dialects.LlamaCpp.body = staticmethod(noted_read), staticmethod(noted_body)
+    try:
+        with Progress("ask", len(questions), "answers", shown=False) as bar:
+            ask_server(recipe, tokenizer, questions, sampling, lambda *_: None, bar)
+    finally:
+        dialects.LlamaCpp.read, dialects.LlamaCpp.body = staticmethod(read), staticmethod(body)
+    took = time.perf_counter() - started[1]  # the first asked what the server can do
+    # `read` is called twice an answer: once to check it, once to take it
+    timings = {id(answer): answer["timings"] for answer in found[2:]}.values()
+    assert len(timings) == len(questions)
+    return worked_seconds(timings), took, sum(t["predicted_n"] for t in timings)
+
+
+def best_load(url: str, questions: list[Any], sampling: Any) -> tuple[float, float, int]:
+    bodies = deque(json.dumps(dialects.LlamaCpp.body("", q, sampling)).encode() for q in questions)
+    answers: list[bytes] = []
+
+    def work() -> None:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc)
+        while bodies:
+            try:
+                body = bodies.popleft()
+            except IndexError:
+                break
+            connection.request("POST", "/completion", body, {"Content-Type": "application/json"})
+            answers.append(connection.getresponse().read())
+        connection.close()
+
+    threads = [threading.Thread(target=work) for _ in range(2 * NUM_SLOTS)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.perf_counter() - started
+    timings = [json.loads(answer)["timings"] for answer in answers]
+    return worked_seconds(timings), took, sum(t["predicted_n"] for t in timings)
+
+
+def worked_seconds(timings: Iterable[dict[str, float]]) -> float:
+    return sum(t["prompt_ms"] + t["predicted_ms"] for t in timings) / 1000
+
+
+def section(results: list[tuple[Case, dict[str, list[float]]]], server: tuple[list[float], list[float]] | None, rounds: int) -> str:
+    rows = []
+    for case, found in results:
+        for name, speeds in found.items():
+            rows.append([f"{case.name}: {name}", f"{statistics.median(speeds):,.0f}", ratio(speeds, found["model.generate"])])
+    text = f"""{HEADING}
+
+`scripts/bench_generate.py`, {rounds} rounds, medians and ranges; what is compared stands at the top of the script. {machine()}.
+
+{table(["way", "answer tokens/s", "/ model.generate"], rows)}
+"""
+    if server is None:
+        return text
+    return f"""{text}
+llama.cpp's own server as teacher, {NUM_SLOTS} slots, all processes on the same cores (target: 95 % busy):
+
+{table(["our client", "share"], [["slots busy", spread(server[0])], ["tokens/s of the best load", spread(server[1])]])}
+"""
+
+
+def spread(shares: Sequence[float]) -> str:
+    return f"**{statistics.median(shares):.1%}** ({min(shares):.1%} to {max(shares):.1%})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--shape", default="384x6", help="random Qwen3: width x layers")
+    parser.add_argument("--shape", default="512x6", help="random Qwen3: width x layers")
     parser.add_argument("--prompts", type=int, default=192, help="prompts of the random teacher; twice as many of the quickstart's")
+    parser.add_argument("--requests", type=int, default=600, help="to the server; 0 = no server")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -196,12 +375,22 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
     options = parser.parse_args()
     logging.set_verbosity_error()
+    results = []
     cases = [] if options.device == "cuda" else [quickstart_case(2 * options.prompts, options.batch_tokens)]
     vocab_size = 151_936 if options.device == "cuda" else 1024
     cases += [planned_case(options.shape, options.prompts, options.batch_tokens, vocab_size, options.device, options.dtype)]
-    for case in cases:
-        found = measure(case, {"ours": ours, "naive": naive}, options.rounds, options.device)
-        print(case.name, ratio(found["ours"], found["naive"]))
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        for case in cases:
+            ways: dict[str, Callable[[Case], Answers]] = {"ours": ours, "model.generate": naive}
+            if options.device == "cpu":
+                kind = "q8_0" if case.plan is None else "q4_k_m"  # the quickstart's rows are too short for Q4_K
+                ways |= {f"GGUF, {k}": gguf_way(case, k, Path(name), stack) for k in ("f16", kind)}
+            results.append((case, measure(case, ways, options.rounds, options.device)))
+        server = busy(options.requests, options.rounds, Path(name)) if options.requests else None
+    text = section(results, server, options.rounds)
+    print(text)
+    if options.write:
+        replace_section(options.write, text)
 
 
 if __name__ == "__main__":
