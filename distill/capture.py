@@ -9,7 +9,7 @@ Ranks share the batches, and so do independent jobs (`--shard 1/4`): in one run 
 their generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing again.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from distill import interrupts
@@ -50,7 +50,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     mine = [b for i, b in enumerate(batches) if i % processes.num_shares == processes.share]
     todo = [b for b in mine if any(keys[i] not in have for i in b)]
     if todo:
-        _capture(recipe, location, header, shards, samples, keys, have, todo, tokenizer, processes)
+        way = _capture_gguf if recipe.teacher.gguf else _capture
+        way(recipe, location, header, shards, samples, keys, have, todo, tokenizer, processes)
     processes.barrier()
     if not processes.is_main or processes.num_jobs > 1:
         return StageOutput({}, [])
@@ -59,8 +60,14 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
 def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
     """What the signal is and whose: compared field by field before anyone trains on it."""
-    where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
     options = recipe.capture
+    if recipe.teacher.gguf:
+        from distill.export import gguf_teacher
+
+        dtype, quantization = "gguf", gguf_teacher.quantization(recipe)
+    else:
+        where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+        dtype, quantization = where.dtype, where.quantization
     assert options.signal != "none"
     return SignalHeader(
         kind=options.signal, vocab_size=len(tokenizer),
@@ -68,9 +75,8 @@ def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
         top_k=min(options.top_k, len(tokenizer) - 1) if options.signal == "top_k" else None,
         hidden_size=_hidden_size(recipe, location) if options.hidden_states == "int8" else None,
         fingerprints={
-            "teacher": load.identity(location, recipe.teacher.revision), "teacher_dtype": where.dtype,
-            "teacher_quantization": where.quantization, "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
-            "chat_template": chat.fingerprint_of_template(tokenizer),
+            "teacher": load.teacher_identity(recipe), "teacher_dtype": dtype, "teacher_quantization": quantization,
+            "tokenizer": chat.fingerprint_of_tokenizer(tokenizer), "chat_template": chat.fingerprint_of_template(tokenizer),
         },
     )  # fmt: skip
 
@@ -108,6 +114,29 @@ def _capture(
             interrupts.check()
 
 
+def _capture_gguf(
+    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
+    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
+) -> None:  # fmt: skip
+    """The same from the recipe's GGUF file, a sequence after the other: none shares a batch, so none is computed again."""
+    from distill.export import gguf_teacher
+
+    mine = [i for batch in todo for i in batch if keys[i] not in have]
+    longest = max(len(samples[i].ids) for i in mine)
+    total = sum(len(samples[i].answer_ids) for i in mine)
+    label = f"capture (llama.cpp, cpu, {header.fingerprints['teacher_quantization']})"
+    writer = SignalWriter(shards, header, writer=f"share{processes.share}", shard_tokens=recipe.capture.shard_tokens)
+    with (
+        gguf_teacher.loaded(recipe, tokenizer, context_length=longest) as llama, writer,
+        Progress(label, total, "tokens", shown=processes.is_main) as bar,
+    ):  # fmt: skip
+        for i in mine:
+            chunks = gguf_teacher.logit_chunks(llama, samples[i].ids, len(samples[i].prompt_ids))
+            writer.add(keys[i], next(records_of_logits(header, chunks, [samples[i].answer_ids], [keys[i]])), None)
+            bar.advance(len(samples[i].answer_ids))
+            interrupts.check()
+
+
 def records_of(
     header: SignalHeader, head: load.Head, hidden: Sequence[Any], answers: Sequence[Sequence[int]], keys: Sequence[str]
 ) -> Iterator[SignalRecord]:
@@ -119,6 +148,16 @@ def records_of(
     import torch
 
     from distill.models.score import logit_chunks
+
+    return records_of_logits(header, logit_chunks(head, torch.cat(list(hidden))), answers, keys)
+
+
+def records_of_logits(
+    header: SignalHeader, logit_chunks: Iterable[tuple[slice, Any]], answers: Sequence[Sequence[int]], keys: Sequence[str]
+) -> Iterator[SignalRecord]:
+    """The same from (slice of the answer tokens of all sequences, logits [N, V] that predict them)."""
+    import torch
+
     from distill.signals import draws
 
     lengths = [len(a) for a in answers]
@@ -126,7 +165,7 @@ def records_of(
     rows = draws.Rows.join([draws.Rows.of(draws.seed_of(k), n) for k, n in zip(keys, lengths, strict=True)])
 
     def chunks() -> Iterator[SignalRecord]:
-        for part, logits_NV in logit_chunks(head, torch.cat(list(hidden))):
+        for part, logits_NV in logit_chunks:
             if header.num_draws is not None:
                 yield draws.draw(
                     logits_NV, labels_N[part], rows[part], num_draws=header.num_draws, vocab_size=header.vocab_size

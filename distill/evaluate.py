@@ -18,7 +18,7 @@ from typing import Any
 from distill import interrupts, tasks
 from distill.errors import DataError
 from distill.models import load
-from distill.models.by_length import batches_by_length
+from distill.models.by_length import blocks_by_length
 from distill.models.intervals import paired_bootstrap, wilson
 from distill.progress import Progress
 from distill.recipe import Recipe
@@ -94,6 +94,8 @@ def _teacher(
     """The exam with the teacher's sampled answers; the teacher itself is examined while it is loaded."""
     if recipe.teacher.server:
         return _teacher_on_server(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
+    if recipe.teacher.gguf:
+        return _teacher_of_gguf(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
     answers = stage / "teacher_answers.jsonl"
     exam = Exam(recipe, prompts, prompt_ids, [], tokenizer, [])
     model: Any = None
@@ -131,6 +133,29 @@ def _exam(recipe: Recipe, answers: Path, prompts: list[Prompt], prompt_ids: list
     if not any(teacher_ids):
         raise DataError(f"{answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
     return Exam(recipe, prompts, prompt_ids, teacher_ids, tokenizer, rows[0]["stop_ids"])
+
+
+def _teacher_of_gguf(
+    recipe: Recipe, stage: Path, location: str, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any,
+    bar: Progress,
+) -> Exam:  # fmt: skip
+    """The same by the recipe's GGUF file."""
+    from distill.export import gguf_teacher
+
+    answers = stage / "teacher_answers.jsonl"
+    if not answers.is_file():
+        stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
+        found: dict[int, tuple[list[int], str]] = {}
+        gguf_teacher.answer(
+            recipe, tokenizer, prompt_ids, seeds=[_seed(recipe, p) for p in prompts], stop_ids=stop_ids,
+            on_finished=_collector(found, range(len(prompts)), None),
+        )  # fmt: skip
+        _write_answers(answers, prompts, [found[i] for i in range(len(prompts))], stop_ids)
+    exam = _exam(recipe, answers, prompts, prompt_ids, tokenizer)
+    if not (stage / "teacher.json").is_file():
+        assert recipe.gguf_teacher is not None
+        _write(stage, "teacher", _examine_gguf(exam, recipe.gguf_teacher, bar))
+    return exam
 
 
 def _teacher_on_server(
@@ -240,13 +265,12 @@ def _answer(
 
     found: dict[int, tuple[list[int], str]] = {}
     widths = [len(ids) + max_new_tokens for ids in exam.prompt_ids]
-    for batch in batches_by_length(widths, exam.recipe.teacher.batch_tokens):
-        record = _collector(found, batch, bar)
-        seeds = [_seed(exam.recipe, exam.prompts[i]) for i in batch]
+    for block in blocks_by_length(widths, exam.recipe.teacher.batch_tokens):
         answer(
-            model, [exam.prompt_ids[i] for i in batch], seeds=seeds, sampling=Sampling(*sampling),
-            max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=record,
-            vocab_size=len(exam.tokenizer),
+            model, [exam.prompt_ids[i] for i in block.indices], sampling=Sampling(*sampling),
+            seeds=[_seed(exam.recipe, exam.prompts[i]) for i in block.indices], max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=_collector(found, block.indices, bar),
+            vocab_size=len(exam.tokenizer), num_slots=block.num_slots,
         )  # fmt: skip
         interrupts.check()
     return [found[i] for i in range(len(exam.prompts))]

@@ -6,7 +6,7 @@
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
 
-An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key. Batches are cut
+An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key. Blocks are cut
 from the list of all prompts, not of the missing ones, so a run that was killed ends with the same answers.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 from distill import interrupts, tasks
 from distill.errors import DataError
 from distill.models import load
-from distill.models.by_length import batches_by_length
+from distill.models.by_length import Block, blocks_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
@@ -122,7 +122,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
 
     Its third argument: token ids to go on from, where they are not a whole conversation in the template (magpie)."""
     options = recipe.generate
-    teacher = load.identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+    teacher = load.teacher_identity(recipe)
     # max_new_tokens is not in the key: a longer limit re-asks only what was cut
     sampling = canonical_json([
         teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
@@ -190,23 +190,24 @@ def ask(
     `more_stop_ids` end an answer beside those that always do."""
     raw.mkdir(parents=True, exist_ok=True)
     rows, _ = read_row_logs(raw)
-    answered = {key for key, row in best_rows(rows).items() if _is_final(row, recipe)}
+    answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if _is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if recipe.teacher.server:
         _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
     else:
-        _ask_here(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
+        way = _ask_gguf if recipe.teacher.gguf else _ask_here
+        way(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
     processes.barrier()
 
 
 def _ask_here(
-    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes,
-    more_stop_ids: Sequence[int],
+    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
+    processes: Processes, more_stop_ids: Sequence[int],
 ) -> None:  # fmt: skip
     """Load the teacher and ask batch by batch."""
-    batches = _batches(recipe, requests, raw.parent)
-    mine = [b for i, b in enumerate(batches) if i % processes.num_shares == processes.share]
-    todo = [[requests[i] for i in b] for b in mine if any(requests[i].key not in answered for i in b)]
+    blocks = _blocks(recipe, requests, raw.parent)
+    mine = [b for i, b in enumerate(blocks) if i % processes.num_shares == processes.share]
+    todo = [b for b in mine if any(requests[i].key not in answered for i in b.indices)]
     if not todo:
         return
     from distill.models.decode import Sampling, answer
@@ -219,21 +220,21 @@ def _ask_here(
     options = recipe.generate
     sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
     stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids(model)), *more_stop_ids})
-    done = sum(requests[i].key in answered for b in mine for i in b)
-    total = sum(map(len, mine))
+    done = sum(requests[i].key in answered for b in mine for i in b.indices)
+    total = sum(len(b.indices) for b in mine)
     with RowLog(raw) as log, Progress(f"generate ({where})", total, "answers", done=done, shown=processes.is_main) as bar:
-        for batch in todo:
-            record = _recorder(recipe, batch, answered, tokenizer, log, bar)
+        for block in todo:
+            batch = [requests[i] for i in block.indices]
             answer(
                 model, [r.prompt_ids for r in batch], seeds=[r.seed for r in batch], sampling=sampling,
                 max_new_tokens=options.max_new_tokens, stop_ids=stop_ids, pad_id=tokenizer.pad_token_id,
-                on_finished=record, vocab_size=len(tokenizer),
+                on_finished=_recorder(recipe, batch, answered, tokenizer, log, bar), vocab_size=len(tokenizer),
+                num_slots=block.num_slots, known_lengths={i: answered[r.key] for i, r in enumerate(batch) if r.key in answered},
             )  # fmt: skip
-            interrupts.check()
 
 
-def _batches(recipe: Recipe, requests: list[Request], stage: Path) -> list[list[int]]:
-    """Which requests are answered together, as indices. What a probe asked stays together: those batches are finished."""
+def _blocks(recipe: Recipe, requests: list[Request], stage: Path) -> list[Block]:
+    """Which requests are answered together, as indices. What a probe asked stays together: those blocks are finished."""
     groups = [set(group) for group in probed(stage)]
     parts: list[list[int]] = [[] for _ in range(len(groups) + 1)]
     for index, request in enumerate(requests):
@@ -241,7 +242,8 @@ def _batches(recipe: Recipe, requests: list[Request], stage: Path) -> list[list[
     found = []
     for part in parts:
         widths = [len(requests[i].prompt_ids) + recipe.generate.max_new_tokens for i in part]
-        found += [[part[i] for i in batch] for batch in batches_by_length(widths, recipe.teacher.batch_tokens)]
+        blocks = blocks_by_length(widths, recipe.teacher.batch_tokens)
+        found += [Block([part[i] for i in block.indices], block.num_slots) for block in blocks]
     return found
 
 
@@ -251,9 +253,29 @@ def probed(stage: Path) -> list[list[str]]:
     return json.loads(path.read_text(encoding="utf-8"))["groups"] if path.is_file() else []
 
 
+def _ask_gguf(
+    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
+    processes: Processes, more_stop_ids: Sequence[int],
+) -> None:  # fmt: skip
+    """Ask the recipe's GGUF file for what is missing."""
+    mine = requests[processes.share :: processes.num_shares]
+    todo = [r for r in mine if r.key not in answered]
+    if not todo:
+        return
+    from distill.export import gguf_teacher
+
+    stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids})
+    done, label = len(mine) - len(todo), f"generate (llama.cpp, cpu, {gguf_teacher.quantization(recipe)})"
+    with RowLog(raw) as log, Progress(label, len(mine), "answers", done=done, shown=processes.is_main) as bar:
+        gguf_teacher.answer(
+            recipe, tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
+            on_finished=_recorder(recipe, todo, answered, tokenizer, log, bar),
+        )  # fmt: skip
+
+
 def _ask_server(
-    recipe: Recipe, requests: list[Request], answered: set[str], raw: Path, location: str, tokenizer: Any, processes: Processes,
-    spent: Spent, more_stop_ids: Sequence[int],
+    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
+    processes: Processes, spent: Spent, more_stop_ids: Sequence[int],
 ) -> None:  # fmt: skip
     """Ask the recipe's server, many at once."""
     mine = requests[processes.share :: processes.num_shares]
@@ -282,7 +304,7 @@ def _ask_server(
 
 
 def _recorder(
-    recipe: Recipe, batch: list[Request], answered: set[str], tokenizer: Any, log: RowLog, bar: Progress
+    recipe: Recipe, batch: list[Request], answered: dict[str, int], tokenizer: Any, log: RowLog, bar: Progress
 ) -> Callable[[int, list[int], str], None]:  # fmt: skip
     """Writes an answer the moment it ends, unless an earlier run already has."""
 
@@ -292,6 +314,7 @@ def _recorder(
             return
         log.append(_row(recipe, request, ids, finish_reason, chat.text_of(tokenizer, ids)))
         bar.advance(1)
+        interrupts.check()
 
     return record
 

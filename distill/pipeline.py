@@ -14,7 +14,7 @@ from typing import Any
 
 from distill import interrupts, processes
 from distill.errors import DataError, DistillError, MismatchError
-from distill.models.load import identity
+from distill.models.load import identity, teacher_identity
 from distill.processes import Processes
 from distill.recipe import STAGES, Recipe
 from distill.run_folder import Manifest, RunFolder, StageOutput
@@ -51,7 +51,7 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
     inputs: dict[str, str] = {}
     if stage in ("generate", "capture", "evaluate", "plan"):
         section["teacher"] = recipe.teacher.identity()
-        inputs["teacher"] = identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+        inputs["teacher"] = teacher_identity(recipe)
     if stage in ("generate", "evaluate", "plan"):
         section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
         section["evaluate"] = recipe.evaluate.identity()

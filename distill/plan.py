@@ -267,7 +267,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
         epochs_tokens = min(epochs_tokens, recipe.train.max_steps * recipe.train.batch_tokens)
     captures = recipe.capture.signal != "none"
     on_server = recipe.teacher.server is not None
-    teacher_bytes = teacher.parameters * _bytes_per_parameter(recipe, machine)
+    file = recipe.gguf_teacher
+    teacher_bytes = file.stat().st_size if file else teacher.parameters * _bytes_per_parameter(recipe, machine)
     start = START_SECONDS
     roles = recipe.train.num_roles
 
@@ -277,7 +278,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
         return count * (prompt + answer) * 2 * size.parameters / machine.flops + steps
 
     wait = SERVER_SECONDS_PER_TOKEN * answer / recipe.generate.concurrency
-    kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * (2 if machine.gpu else 4)
+    kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * (2 if machine.gpu and not file else 4)
     pass_bytes = recipe.teacher.batch_tokens * teacher.hidden * 4 * 8 + 64 * 2**20 * 2
     asking_bytes = 0.0 if on_server else teacher_bytes + kv_bytes
     teacher_seconds = [
@@ -288,7 +289,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     evaluate_seconds = teacher_seconds[1] + 3.0 * models  # loading, and scoring the teacher's answers
     evaluate_seconds += (models - 2) * answering(student, work.num_held_out, recipe.evaluate.max_new_tokens * 0.6)
     signal_bytes = {"none": 0.0, "sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
-    download = 0 if teacher.is_local or (on_server and not captures) else 2 * teacher.parameters
+    download = 0 if teacher.is_local or file or (on_server and not captures) else 2 * teacher.parameters
     hidden_bytes = bytes_per_token(teacher.hidden if recipe.capture.hidden_states == "int8" else None)
     source = size_of(recipe, recipe.student.model, recipe.student.revision) if recipe.student.model else None
     source_bytes = 2 * source.parameters if source and not source.is_local else 0

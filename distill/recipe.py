@@ -66,6 +66,11 @@ class Recipe(Section):
                 f"capture.signal none asks for nothing, capture.hidden_states {self.capture.hidden_states} for something: set "
                 "hidden_states to none, or signal to sampled"
             )
+        if self.teacher.gguf and self.capture.hidden_states != "none":
+            raise ValueError(
+                f"capture.hidden_states {self.capture.hidden_states}: llama.cpp gives logits only: set hidden_states to none, or "
+                "remove teacher.gguf to load teacher.model itself"
+            )
         if self.capture.signal == "sampled" and self.train.soft_weight and self.train.divergence != "forward_kl":
             raise ValueError(
                 f"train.divergence {self.train.divergence} needs more than draws: set capture.signal to top_k or dense, "
@@ -114,6 +119,11 @@ class Recipe(Section):
         if not path.is_file():
             raise MissingError(f"{self._source}: {name}: {value!r}: no such file ({path})")
         return path
+
+    @property
+    def gguf_teacher(self) -> Path | None:
+        """The file of teacher.gguf; MissingError if it is not there."""
+        return self.existing_file("teacher.gguf", self.teacher.gguf) if self.teacher.gguf else None
 
     def model_location(self, value: str) -> str:
         """An absolute folder for `./x`, `/x` and `~/x` (MissingError if it is not there), else the hub id."""
@@ -176,7 +186,7 @@ def _from_here(name: str, value: Any) -> Any:
         return [_from_here(name, part) for part in value]
     if isinstance(value, dict) and name == "prompts":
         return {key: _from_here(key, part) for key, part in value.items()}
-    always, where_it_looks_so = ("prompts", "run_folder", "file"), ("model", "dataset")
+    always, where_it_looks_so = ("prompts", "run_folder", "file", "gguf"), ("model", "dataset")
     if isinstance(value, str) and (name in always or (name in where_it_looks_so and value.startswith((".", "~")))):
         return str(Path(value).expanduser().resolve())
     return value

@@ -32,6 +32,10 @@ class Teacher(Section):
     device: Literal["auto", "cpu", "cuda"] = field("auto", "auto = cuda if there is one, else cpu", machine=True)
     dtype: Literal["auto", "float32", "bfloat16"] = field("auto", "auto = bfloat16 on cuda, float32 on cpu")
     quantization: Literal["none", "nf4", "int8"] = field("none", "bitsandbytes, when the GPU is small")
+    gguf: str | None = field(
+        None, "A GGUF file of the model, run by llama.cpp on the CPU: it answers and gives the signal, `model` only the tokenizer "
+        "and the chat template (a folder or hub id; its weights are not needed)",
+    )  # fmt: skip
     batch_tokens: Positive = field(16384, "Tokens (prompt + answer) in one batch; less = less memory")
     server: str | None = field(
         None, "URL of an OpenAI-compatible server that serves the model (http://host:8000); null = load it here", machine=True
@@ -44,6 +48,8 @@ class Teacher(Section):
     def _pinned(self) -> "Teacher":
         if self.trust_remote_code and not self.revision:
             raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
+        if self.gguf and (self.server or self.quantization != "none" or self.device == "cuda"):
+            raise ValueError("gguf runs on the CPU in its own quantization: remove gguf, or server, quantization and device: cuda")
         if self.server and not self.server.startswith(("http://", "https://")):
             raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
         return self

@@ -89,8 +89,8 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
     assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
-    batches = generate._batches(recipe, [generate.Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
-    assert sorted(i for b in batches for i in b) == list(range(30)) and len(batches) == 3, "two probes and the rest"
+    blocks = generate._blocks(recipe, [generate.Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
+    assert sorted(i for b in blocks for i in b.indices) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
 
 
 SAID = (

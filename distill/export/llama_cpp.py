@@ -1,7 +1,7 @@
 """llama.cpp as our judge: what a GGUF file tokenizes, predicts and answers in the runtime that people will use.
 
-`LlamaModel` calls it in this process. C code that meets a bad file may crash, so the stages use `LlamaProcess`: the
-same model in a process of its own, which speaks JSON Lines over its standard input and output:
+`LlamaModel` calls it in this process. C code that meets a bad file may crash, so the stages that judge our own files use
+`LlamaProcess`: the same model in a process of its own, which speaks JSON Lines over its standard input and output:
 
     python -m distill.export.llama_cpp FILE.gguf < requests.jsonl > answers.jsonl
 
@@ -34,7 +34,6 @@ KV_TYPES = {"f32": 0, "f16": 1}  # ids of ggml.h
 FLASH_ATTENTION_OFF = 0
 
 
-
 class Scored(NamedTuple):
     """Log-prob of each token, float32 [T]; the likeliest id there, int64 [T]; KL divergence of the file's distribution from
     the given ones, float64 [P], nats."""
@@ -55,6 +54,7 @@ class Given(NamedTuple):
 
 OnScored = Callable[[int, Scored], None]
 OnAnswer = Callable[[int, list[int]], None]
+Choose = Callable[[np.ndarray, Sequence[tuple[int, int]]], list[int]]  # logits [N, V], (prompt, token of its answer) a row
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class LlamaModel:
 
     def logits(self, token_ids: Sequence[int]) -> np.ndarray:
         """float32 [T, V]: teacher-forced logits after each token. Holds all of them; for long texts use `score`."""
-        blocks = [block_NV.copy() for _, block_NV in self._logit_blocks(token_ids, 0)]
+        blocks = [block_NV.copy() for _, block_NV in self.logit_blocks(token_ids, 0)]
         return np.concatenate(blocks)
 
     def score(self, token_ids: Sequence[int], start: int, given: Given | None = None) -> Scored:
@@ -156,7 +156,7 @@ class LlamaModel:
         labels = np.asarray(token_ids[start:])
         logp, top = np.empty(len(labels), np.float32), np.empty(len(labels), np.int64)
         kl: list[float] = []
-        for first, logits_NV in self._logit_blocks(token_ids[:-1], start - 1):
+        for first, logits_NV in self.logit_blocks(token_ids[:-1], start - 1):
             part = slice(first, first + len(logits_NV))
             known_NV = logits_NV[:, : self.num_known_ids]
             top[part] = known_NV.argmax(-1)
@@ -176,8 +176,8 @@ class LlamaModel:
         given_V = rows_RV[given.first + number].astype(np.float64)
         return float((np.exp(given_V) * (given_V - logp_V)).sum())
 
-    def _logit_blocks(self, token_ids: Sequence[int], start: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1."""
+    def logit_blocks(self, token_ids: Sequence[int], start: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1, 64 MiB at most."""
         if len(token_ids) > self.context_length:
             raise DataError(f"{self.path}: {len(token_ids)} tokens do not fit context_length {self.context_length}")
         self._lib.llama_memory_clear(self._memory, True)
@@ -191,12 +191,14 @@ class LlamaModel:
 
     def generate(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int],
-        on_done: OnAnswer | None = None,
+        on_done: OnAnswer | None = None, choose: Choose | None = None,
     ) -> list[list[int]]:  # fmt: skip
-        """Greedy answers, ids with the stop token that ended them; `num_sequences` at once, a free place refilled.
+        """Answers, ids with the stop token that ended them; `num_sequences` at once, a free place refilled.
 
-        `on_done(index, answer)` is called as each ends. Raises DataError for a prompt that is empty or too long.
+        `choose` takes the next id of each row (None: the likeliest that has a text); `on_done(index, answer)` is called as
+        each ends. Raises DataError for a prompt that is empty or too long.
         """
+        choose = choose or self._likeliest
         for index, prompt in enumerate(prompts):
             if not 0 < len(prompt) <= self.context_length - max_new_tokens:
                 raise DataError(
@@ -210,7 +212,7 @@ class LlamaModel:
         while waiting or active:
             while waiting and free:
                 active[(slot := free.pop())] = (index := waiting.popleft())
-                answers[index].append(self._prefill(prompts[index], slot))
+                answers[index] += choose(self._prefill(prompts[index], slot), [(index, 0)])
             for slot, index in list(active.items()):
                 if answers[index][-1] in ends or len(answers[index]) >= max_new_tokens:
                     del active[slot]
@@ -222,19 +224,21 @@ class LlamaModel:
                 rows = list(active.values())
                 positions = [len(prompts[i]) + len(answers[i]) - 1 for i in rows]
                 logits_SV = self._decode([answers[i][-1] for i in rows], positions, list(active), num_outputs=len(rows))
-                for index, best in zip(rows, logits_SV[:, : self.num_known_ids].argmax(-1).tolist(), strict=True):
-                    answers[index].append(best)
+                for index, chosen in zip(rows, choose(logits_SV, [(i, len(answers[i])) for i in rows]), strict=True):
+                    answers[index].append(chosen)
         return answers
 
-    def _prefill(self, prompt: Sequence[int], slot: int) -> int:
-        """Read a prompt into a sequence; the likeliest next id."""
+    def _likeliest(self, logits_NV: np.ndarray, _places: object = None) -> list[int]:
+        return logits_NV[:, : self.num_known_ids].argmax(-1).tolist()
+
+    def _prefill(self, prompt: Sequence[int], slot: int) -> np.ndarray:
+        """Read a prompt into a sequence; logits [1, V] after it."""
         last = (len(prompt) - 1) // BATCH_TOKENS * BATCH_TOKENS
         for first in range(0, last, BATCH_TOKENS):
             part = range(first, first + BATCH_TOKENS)
             self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=0)
         part = range(last, len(prompt))
-        logits_1V = self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=1)
-        return int(logits_1V[0, : self.num_known_ids].argmax())
+        return self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=1)
 
     def speed(self, num_prompt_tokens: int = 128, num_new_tokens: int = 32) -> Speed:
         """Measured on one sequence of arbitrary tokens, after a warm-up."""
@@ -243,10 +247,10 @@ class LlamaModel:
         self._prefill(prompt[:8], 0)
         self._lib.llama_memory_clear(self._memory, True)
         start = time.perf_counter()
-        token = self._prefill(prompt, 0)
+        token = self._likeliest(self._prefill(prompt, 0))[0]
         middle = time.perf_counter()
         for position in range(num_prompt_tokens, num_prompt_tokens + num_new_tokens):
-            token = int(self._decode([token], [position], [0], num_outputs=1)[0, : self.num_known_ids].argmax())
+            token = self._likeliest(self._decode([token], [position], [0], num_outputs=1))[0]
         end = time.perf_counter()
         return Speed(num_prompt_tokens / (middle - start), num_new_tokens / (end - middle))
 

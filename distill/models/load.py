@@ -2,11 +2,13 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError, MissingError, RecipeError
+from distill.recipe import Recipe
 from distill.rows import digest
 
 WHOLE_FILE = 64 << 20
@@ -67,11 +69,20 @@ def identity(location: str, revision: str | None = None) -> str:
     of 64 KiB, so that 16 GB of weights cost milliseconds.
     """
     folder = Path(location)
-    if not folder.is_dir():
-        return f"{location}@{revision or 'main'}"
+    if folder.is_dir():
+        return _digest_of([p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".py") and p.is_file()])
+    return f"{location}@{revision or 'main'}"
+
+
+def teacher_identity(recipe: Recipe) -> str:
+    """Which teacher answers: the identity of its model, and of the GGUF file where that speaks for it."""
+    own = identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
+    return own if recipe.gguf_teacher is None else digest(own, _digest_of([recipe.gguf_teacher]))
+
+
+def _digest_of(paths: Sequence[Path]) -> str:
     parts: list[bytes] = []
-    names = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".py") and p.is_file()]
-    for path in names:
+    for path in paths:
         size = path.stat().st_size
         parts += [path.name.encode(), size.to_bytes(8, "little")]
         with open(path, "rb") as f:
