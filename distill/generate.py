@@ -33,6 +33,7 @@ from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
 KEY_SCHEMA = "1"
+UNITS = {"raw": "answers", "raw_prompts": "prompts"}  # what a log holds
 LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
 
 
@@ -222,7 +223,7 @@ def _ask_here(
     stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids(model)), *more_stop_ids})
     done = sum(requests[i].key in answered for b in mine for i in b.indices)
     total = sum(len(b.indices) for b in mine)
-    with RowLog(raw) as log, Progress(f"generate ({where})", total, "answers", done=done, shown=processes.is_main) as bar:
+    with RowLog(raw) as log, Progress(f"generate ({where})", total, UNITS[raw.name], done=done, shown=processes.is_main) as bar:
         for block in todo:
             batch = [requests[i] for i in block.indices]
             answer(
@@ -293,7 +294,7 @@ def _ask_server(
     questions = [question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed) for r in todo.values()]
     label = f"generate ({recipe.teacher.server})"
     done = len(mine) - len(todo)
-    with RowLog(raw) as log, Progress(label, len(mine), "answers", done=done, shown=processes.is_main) as bar:
+    with RowLog(raw) as log, Progress(label, len(mine), UNITS[raw.name], done=done, shown=processes.is_main) as bar:
 
         def record(asked: Question, answer: Answer) -> None:
             text = answer.text if answer.error is None else answer.error

@@ -14,8 +14,8 @@ from distill.models import load
 from distill.progress import Progress
 from distill.sections import Generate
 from distill.tasks import market
-from distill.teachers.ask import Errand, Lane
-from distill.teachers.dialects import LlamaCpp, Question, Sampling
+from distill.teachers.ask import Errand, Lane, _until_stop
+from distill.teachers.dialects import Answer, LlamaCpp, Question, Sampling
 from distill.teachers.server import connect
 from distill.text import chat
 
@@ -211,3 +211,11 @@ def test_never_more_at_once_than_the_recipe_allows(proxy, questions):
     proxy.forward = counting
     ask(proxy.url, questions, concurrency=3)
     assert most[0] == 3
+
+
+def test_what_a_server_wrote_after_the_end_is_cut():
+    """llama.cpp stops at its model's own ends only; magpie also ends where the template begins the assistant's turn."""
+    cut = _until_stop(Answer("ab c", "length", [5, 6, 9, 7, 2]), (2, 9))
+    assert (cut.token_ids, cut.finish_reason) == ([5, 6, 9], "stop")
+    for whole in (Answer("a", "length", [5, 6]), Answer("a", "stop", [5, 2])):
+        assert _until_stop(whole, (2, 9)) == whole
