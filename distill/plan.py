@@ -239,7 +239,7 @@ class Work:
     def __str__(self) -> str:
         written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
         tokens = (self.num_written + self.num_answers) * (self.prompt + self.answer)
-        return f"the teacher is asked for {written}{self.num_answers:,} answers, about {tokens / 1e6:.2f} million tokens in all"
+        return f"the teacher is asked for {written}{self.num_answers:,} answers, about {tokens / 1000:,.0f} thousand tokens in all"
 
 
 def work_of(recipe: Recipe) -> Work:
