@@ -267,7 +267,7 @@ def _ask_gguf(
 
     stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids})
     done, label = len(mine) - len(todo), f"generate (llama.cpp, cpu, {gguf_teacher.quantization(recipe)})"
-    with RowLog(raw) as log, Progress(label, len(mine), "answers", done=done, shown=processes.is_main) as bar:
+    with RowLog(raw) as log, Progress(label, len(mine), UNITS[raw.name], done=done, shown=processes.is_main) as bar:
         gguf_teacher.answer(
             recipe, tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
             on_finished=_recorder(recipe, todo, answered, tokenizer, log, bar),

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 from run_helpers import QUICKSTART
+from server_helpers import TEACHER
 
 from distill import generate, interrupts, plan
 from distill.errors import MissingError, ServerError, Stopped
+from distill.export.gguf import write_gguf
 from distill.processes import Processes
 from distill.recipe import load_recipe
 from distill.rows import RowLog, read_jsonl, read_row_logs, write_jsonl
@@ -145,6 +147,14 @@ def test_a_server_of_conversations_alone_gives_no_magpie_but_the_others(proxy, p
         run(tmp_path / "a", ALL_THREE % places, server)
     run(tmp_path / "b", f"{{expand: personas, file: {places}, num: 3}}", server)
     assert len(logged(tmp_path / "b", "raw_prompts")) == 3
+
+
+def test_a_gguf_teacher_writes_them_too(places, tmp_path):
+    write_gguf(TEACHER, tmp_path / "t.gguf", "f16", metadata={})
+    sources = f"{{expand: magpie, num: 4}}, {{expand: personas, file: {places}, num: 2}}"
+    run(tmp_path / "run", sources, f"teacher.gguf={tmp_path / 't.gguf'}")
+    rows = read_row_logs(tmp_path / "run/generate/raw_prompts")[0]
+    assert len(rows) == 6 == len({row["key"] for row in rows}) and len({row["text"] for row in rows}) > 4, "drawn, each by its own seed"
 
 
 def test_the_plan_counts_them(places, tmp_path):
