@@ -272,7 +272,6 @@ def _answer(
             stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=_collector(found, block.indices, bar),
             vocab_size=len(exam.tokenizer), num_slots=block.num_slots,
         )  # fmt: skip
-        interrupts.check()
     return [found[i] for i in range(len(exam.prompts))]
 
 
@@ -283,6 +282,7 @@ def _collector(
         found[batch[index]] = (ids, reason)
         if bar is not None:
             bar.advance(1)
+        interrupts.check()
 
     return record
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Our decoding beside `model.generate`, a GGUF teacher beside both, and how busy our client keeps a server.
 
-    python scripts/bench_generate.py                        # about 15 minutes on 2 quiet cores
+    python scripts/bench_generate.py                        # about 20 minutes on 2 quiet cores
     python scripts/bench_generate.py --write BENCHMARKS.md  # replaces its own section there
     python scripts/bench_generate.py --device cuda --dtype bfloat16 --shape 2048x24 --batch-tokens 65536
 
@@ -103,13 +103,14 @@ class Planned(Qwen3ForCausalLM):
     plan: dict[int, int]  # number -> position after which the answer stops
     stop_id: int
 
-    def forward(  # named as they are looked up by name
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - only what both sides give, by name
         self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None,
         use_cache: Any = None, logits_to_keep: Any = 0, **named: Any,
     ) -> Any:  # fmt: skip
         found = super().forward(
             input_ids, attention_mask, position_ids, past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, **named
         )
+        assert position_ids is not None
         ids_N, positions_N = input_ids[:, -1].tolist(), position_ids[:, -1].tolist()
         chosen = [self.stop_id if p >= self.plan.get(i, 0) else i for i, p in zip(ids_N, positions_N, strict=True)]
         found.logits[torch.arange(len(chosen)), -1, torch.tensor(chosen)] = 1e4
@@ -286,7 +287,8 @@ def our_client(recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any)
     """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
     found: list[dict[str, Any]] = []
     started: list[float] = []
-    read, body = dialects.LlamaCpp.read, dialects.LlamaCpp.body
+    dialect: Any = dialects.LlamaCpp
+    read, body = dialect.read, dialect.body
 
     def noted_read(answer: dict[str, Any]) -> Any:
         found.append(answer)
@@ -296,12 +298,12 @@ def our_client(recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any)
         started.append(time.perf_counter())
         return body(*arguments)
 
-    dialects.LlamaCpp.read, dialects.LlamaCpp.body = staticmethod(noted_read), staticmethod(noted_body)
+    dialect.read, dialect.body = staticmethod(noted_read), staticmethod(noted_body)
     try:
         with Progress("ask", len(questions), "answers", shown=False) as bar:
             ask_server(recipe, tokenizer, questions, sampling, lambda *_: None, bar)
     finally:
-        dialects.LlamaCpp.read, dialects.LlamaCpp.body = staticmethod(read), staticmethod(body)
+        dialect.read, dialect.body = staticmethod(read), staticmethod(body)
     took = time.perf_counter() - started[1]  # the first asked what the server can do
     # `read` is called twice an answer: once to check it, once to take it
     timings = {id(answer): answer["timings"] for answer in found[2:]}.values()
@@ -366,7 +368,7 @@ def spread(shares: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="512x6", help="random Qwen3: width x layers")
-    parser.add_argument("--prompts", type=int, default=192, help="prompts of the random teacher; twice as many of the quickstart's")
+    parser.add_argument("--prompts", type=int, default=384, help="prompts of the random teacher; twice as many of the quickstart's")
     parser.add_argument("--requests", type=int, default=600, help="to the server; 0 = no server")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-REFILL_SHARE = 8  # slots are refilled once an eighth of them is free: prompts are read together
+REFILL_SHARE = 16  # slots are refilled once a sixteenth of them is free: prompts are read together
 
 
 def has_slots(model: Any) -> bool:
@@ -97,7 +97,7 @@ class Rolling:
             for n, row in enumerate(new):
                 ids_NT[n, width - row.num_prompt :] = torch.tensor(self.prompts[row.index])
                 mask_NT[n, width - row.num_prompt :] = 1
-            cache = DynamicCache(config=self.model.config)
+            cache: Any = DynamicCache(config=self.model.config)
             logits_NV = self._forward(ids_NT, mask_NT.to(self.model.device), (mask_NT.cumsum(1) - 1).clamp(min=0), cache)
             for slots, read in zip(self.layers, cache.layers, strict=True):
                 slots.place(len(self.rows), read.keys, read.values, [row.num_prompt for row in new])

@@ -1,6 +1,7 @@
 """The student's model card: what a person must know, and must pass on, before using it."""
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from distill.recipe import Recipe
@@ -39,8 +40,7 @@ distilled and quantized with `distill`.
 
 ## Lineage
 
-- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, run locally, quantization
-  {recipe.teacher.quantization}.
+- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, {_way(recipe)}.
 - Student began as: {start}.
 - Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of {sources}, filtered
   (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
@@ -72,3 +72,10 @@ Model names are used only to state origin. This is not legal advice.
 - llama.cpp does not normalise text: give the GGUF files NFC text, or Bengali, Hindi and Yoruba may be read as other tokens.
 - Do not use it where a wrong answer can hurt somebody.
 """
+
+
+def _way(recipe: Recipe) -> str:
+    """How the teacher was run."""
+    if recipe.teacher.gguf:
+        return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}"
+    return f"run locally, quantization {recipe.teacher.quantization}"

@@ -1,18 +1,22 @@
 """A GGUF file as the teacher: what it says is what transformers says of the same weights, and nothing is asked twice."""
 
+import json
+
 import numpy as np
 import pytest
 from run_helpers import QUICKSTART, ROOT
 
-from distill import capture, generate, interrupts, plan
+from distill import capture, evaluate, generate, interrupts, plan
 from distill.errors import MismatchError, MissingError, RecipeError, Stopped
 from distill.export.gguf import write_gguf
 from distill.export.llama_cpp import LlamaModel
 from distill.processes import Processes
+from distill.progress import Progress
 from distill.recipe import load_recipe
 from distill.rows import read_row_logs
 from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore
+from distill.text import chat
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 FEW = ["generate.num_prompts=24", "generate.max_new_tokens=48", "teacher.batch_tokens=500", "evaluate.num_examples=4"]
@@ -87,6 +91,23 @@ def test_another_file_is_another_teacher(tmp_path, file):
     assert len(keys) == 3
     headers = [capture.header_of(recipe_of(tmp_path, f), str(TEACHER), tokenizer).fingerprints for f in file.values()]
     assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0]["teacher"] != headers[1]["teacher"]
+
+
+def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
+    found = []
+    for source in (file["f32"], None):
+        recipe = recipe_of(tmp_path, source, "evaluate.max_new_tokens=32")
+        prompts = generate.split_prompts(recipe)[1]
+        tokenizer = generate.load.load_tokenizer(str(TEACHER))
+        ids = [chat.prompt_ids(tokenizer, list(p.messages)) for p in prompts]
+        (tmp_path / "teacher.json").unlink(missing_ok=True)  # the answers stay: both are scored on the same
+        with Progress("evaluate", len(prompts), "answers", shown=False) as bar:
+            exam = evaluate._teacher(recipe, tmp_path, str(TEACHER), prompts, ids, tokenizer, bar)
+        assert any(exam.teacher_ids)
+        found.append(json.loads((tmp_path / "teacher.json").read_text()))
+    ours, theirs = found
+    assert ours["runtime"] == "llama.cpp, cpu" and ours["nll"] == pytest.approx(theirs["nll"], abs=1e-3)
+    assert [e["answer"] for e in ours["examples"]] == [e["answer"] for e in theirs["examples"]]
 
 
 def test_what_a_file_cannot_do_is_refused_with_the_way_out(tmp_path, file, model_folder):
