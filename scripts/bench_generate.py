@@ -113,6 +113,7 @@ class Planned(Qwen3ForCausalLM):
         assert position_ids is not None
         ids_N, positions_N = input_ids[:, -1].tolist(), position_ids[:, -1].tolist()
         chosen = [self.stop_id if p >= self.plan.get(i, 0) else i for i, p in zip(ids_N, positions_N, strict=True)]
+        assert found.logits is not None
         found.logits[torch.arange(len(chosen)), -1, torch.tensor(chosen)] = 1e4
         return found
 
