@@ -1,4 +1,4 @@
-"""A transformers model folder as one GGUF file: Qwen3, Qwen2 and Llama (dense).
+"""A transformers model folder as one GGUF file: Qwen3, Qwen2, Llama and ERNIE 4.5 (dense).
 
 Tensors are read, converted and written one at a time, so that memory holds one of them, not the model.
 """
@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
     "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
     "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "Ernie4_5ForCausalLM": gguf.MODEL_ARCH.ERNIE4_5,
 }
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 VALUES_A_BLOCK = 1 << 24  # float32 values converted at once: 64 MiB
@@ -131,6 +132,7 @@ def _config(folder: Path) -> Any:
         f"hidden_act {config.hidden_act} (silu is needed)": config.hidden_act != "silu",
         "attention_bias true": getattr(config, "attention_bias", False),
         "mlp_bias true": getattr(config, "mlp_bias", False),
+        "use_bias true": getattr(config, "use_bias", False),
         "sliding-window attention": getattr(config, "use_sliding_window", False),
         f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)":
             names[0] == "Qwen2ForCausalLM" and width != config.hidden_size,
@@ -284,13 +286,17 @@ def _llama3_factors(config: Any) -> np.ndarray | None:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    else:
+        writer.add_token_merges(vocabulary.merges)
     add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "eot": writer.add_eot_token_id}  # fmt: skip
+           "eot": writer.add_eot_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
     for name, number in vocabulary.special_ids.items():
         add[name](number)
     writer.add_add_bos_token(vocabulary.add_bos)
