@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.plan import Machine, _row_sizes, _warnings
+from distill.errors import MismatchError
+from distill.plan import Machine, _check_formats, _row_sizes, _warnings
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -39,3 +40,14 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps(shape))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}"])
     assert _row_sizes(recipe) == {"hidden_size": 896, "intermediate_size": 4864, "heads x head_dim": 896}
+
+
+def test_a_student_without_gguf_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
+    dense, moe = {"architectures": ["GPT2LMHeadModel"]}, {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}
+    student = f"student={{method: base, model: {tmp_path}}}"
+    for config, message in ((dense, r"is a GPT2LMHeadModel.*formats nf4, int8"), (moe, r"experts have no format.*formats: \[\]")):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(MismatchError, match=message):
+            _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[nf4, q8_0]"]))
+        _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[]"]))
+        _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[int8, w4a16]"]))

@@ -21,6 +21,7 @@ from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml
 from distill.export.gguf_header import read_declared
 from distill.export.gguf_vocabulary import Vocabulary, read_vocabulary
+from distill.export.lineage import Metadata
 from distill.export.tensor_types import FILE_TYPES, Mixture
 from distill.rows import fsync_folder
 
@@ -57,12 +58,12 @@ class Tensor:
 
 
 def write_gguf(
-    model_folder: Path, out_file: Path, file_type: str, *, metadata: dict[str, str] | None = None,
+    model_folder: Path, out_file: Path, file_type: str, *, metadata: Metadata | None = None,
     importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None,
 ) -> GgufFile:  # fmt: skip
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
-    `metadata` are more GGUF keys with their text: general.name, general.license, general.base_model.0.name, ...
+    `metadata` are more GGUF keys: general.name, general.license, general.languages, ... (lineage.py).
     `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are quantized plainly.
     `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture `file_type`.
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE variant or a tokenizer
@@ -80,8 +81,9 @@ def write_gguf(
             writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.architectures[0]]])
             _add_model(writer, config, file_type)
             _add_vocabulary(writer, vocabulary)
-            for key, text in (metadata or {}).items():
-                _add_metadata(writer, key, text)
+            writer.add_size_label(gguf.size_label(sum(math.prod(t.shape) for t in tensors), 0, 0, 0))
+            for key, value in (metadata or {}).items():
+                _add_metadata(writer, key, value)
             if importance:
                 writer.add_uint32("quantize.imatrix.entries_count", len(importance))
             _write(writer, weights, tensors, config, importance or {})
@@ -305,10 +307,15 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_chat_template(vocabulary.chat_template)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, key: str, text: str) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, key: str, value: str | int | list[str]) -> None:
     if any(key in keys for keys in writer.kv_data):
         raise MismatchError(f"metadata: the key {key} is decided by the model, not by the caller; leave it out")
-    writer.add_string(key, text)
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_string(key, value)
 
 
 def _write(
