@@ -361,22 +361,25 @@ def _student_config(recipe: Recipe) -> Mapping[str, Any] | None:
 
 
 def _check_formats(recipe: Recipe) -> None:
-    """Refuse GGUF formats for a student that cannot be written as GGUF, before the teacher has cost anything."""
-    config, wanted = _student_config(recipe), [f for f in recipe.quantize.formats if f not in FOLDERS]
-    if config is None or not wanted:
+    """Refuse formats that the student cannot have, before the teacher has cost anything."""
+    config, formats = _student_config(recipe), recipe.quantize.formats
+    if config is None or not formats:
         return
     from distill.export.gguf import ARCHITECTURES
 
-    name = (config.get("architectures") or ["none"])[0]
-    if name in ARCHITECTURES:
-        return
-    whole = config.get("text_config", config)
-    raise MismatchError(
-        f"{recipe.source}: quantize.formats {', '.join(wanted)}: student {recipe.student.model!r} is a {name}, which cannot be "
-        f"written to GGUF here; known: {', '.join(ARCHITECTURES)}. "
-        + ("Its experts have no format at all: set quantize.formats: [] and deploy the 16-bit folder train/student"
-           if any(whole.get(name) for name in EXPERTS) else "Take the formats nf4, int8 or w4a16, or none: quantize.formats: []")
-    )  # fmt: skip
+    whole, name = config.get("text_config", config), (config.get("architectures") or ["none"])[0]
+    start = f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a {name}"
+    if any(whole.get(count) for count in EXPERTS):
+        raise MismatchError(
+            f"{start}, a mixture of experts, which no format here can hold: set quantize.formats: [] and deploy the folder "
+            "train/student"
+        )
+    wanted = [f for f in formats if f not in FOLDERS]
+    if wanted and name not in ARCHITECTURES:
+        raise MismatchError(
+            f"{start}, which cannot be written to GGUF ({', '.join(wanted)}) here; known: {', '.join(ARCHITECTURES)}. Take "
+            f"the formats {', '.join(FOLDERS)}, or none: quantize.formats: []"
+        )
 
 
 def _row_sizes(recipe: Recipe) -> dict[str, int]:

@@ -42,12 +42,23 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     assert _row_sizes(recipe) == {"hidden_size": 896, "intermediate_size": 4864, "heads x head_dim": 896}
 
 
-def test_a_student_without_gguf_is_refused_before_anything_is_generated(tmp_path: Path) -> None:
-    dense, moe = {"architectures": ["GPT2LMHeadModel"]}, {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}
-    student = f"student={{method: base, model: {tmp_path}}}"
-    for config, message in ((dense, r"is a GPT2LMHeadModel.*formats nf4, int8"), (moe, r"experts have no format.*formats: \[\]")):
-        (tmp_path / "config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize(
+    ("config", "formats", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, q8_0, f16]", r"is a GPT2LMHeadModel.*GGUF \(q8_0, f16\).*formats nf4, int8"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, int8, w4a16]", None),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[nf4]", r"mixture of experts.*formats: \[\]"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[]", None),
+        ({"architectures": ["Ernie4_5ForCausalLM"]}, "[q8_0]", None),
+    ],
+)  # fmt: skip
+def test_formats_that_the_student_cannot_have_are_refused_before_generation(
+    tmp_path: Path, config: dict[str, object], formats: str, message: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}", f"quantize.formats={formats}"])
+    if message is None:
+        _check_formats(recipe)
+    else:
         with pytest.raises(MismatchError, match=message):
-            _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[nf4, q8_0]"]))
-        _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[]"]))
-        _check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[int8, w4a16]"]))
+            _check_formats(recipe)
