@@ -365,7 +365,7 @@ def _check_formats(recipe: Recipe) -> None:
     config, formats = _student_config(recipe), recipe.quantize.formats
     if config is None or not formats:
         return
-    from distill.export.gguf import ARCHITECTURES
+    from distill.export.gguf import ARCHITECTURES, LANGUAGE_MODELS
 
     whole, name = config.get("text_config", config), (config.get("architectures") or ["none"])[0]
     start = f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a {name}"
@@ -375,7 +375,7 @@ def _check_formats(recipe: Recipe) -> None:
             "train/student"
         )
     wanted = [f for f in formats if f not in FOLDERS]
-    if wanted and name not in ARCHITECTURES:
+    if wanted and LANGUAGE_MODELS.get(name, name) not in ARCHITECTURES:
         raise MismatchError(
             f"{start}, which cannot be written to GGUF ({', '.join(wanted)}) here; known: {', '.join(ARCHITECTURES)}. Take "
             f"the formats {', '.join(FOLDERS)}, or none: quantize.formats: []"

@@ -50,6 +50,7 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
         ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[nf4]", r"mixture of experts.*formats: \[\]"),
         ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[]", None),
         ({"architectures": ["Ernie4_5ForCausalLM"]}, "[q8_0]", None),
+        ({"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": {"hidden_size": 1024}}, "[q8_0]", None),
     ],
 )  # fmt: skip
 def test_formats_that_the_student_cannot_have_are_refused_before_generation(

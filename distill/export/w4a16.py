@@ -41,8 +41,8 @@ def write_w4a16(model_folder: Path, out_folder: Path, sequences: Sequence[Sequen
     if getattr(config, "quantization_config", None) is not None:
         raise MismatchError(f"{model_folder}: is quantized already; quantize the 16-bit model")
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True).eval()
-    layers = _layers(model_folder, model)
+    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True)
+    layers = _layers(model_folder, model.eval())
     importance = _mean_squares(model, layers, sequences) if sequences else {}
     weights = compressed.QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP)
     scheme = compressed.QuantizationScheme(targets=["Linear"], weights=weights)

@@ -85,8 +85,13 @@ def build_model(kind: str, **overrides: Any) -> Any:
     }  # fmt: skip
     if kind != "qwen2":
         values["head_dim"] = 64
-    name = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama", "ernie": "Ernie4_5"}[kind]
-    config = getattr(transformers, f"{name}Config")(**(values | overrides))
+    name = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama", "ernie": "Ernie4_5", "qwen3.5": "Qwen3_5"}[kind]
+    if kind == "qwen3.5":
+        values |= {
+            "num_hidden_layers": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 4,
+            "linear_num_value_heads": 4,
+        }  # fmt: skip
+    config = getattr(transformers, "Qwen3_5TextConfig" if kind == "qwen3.5" else f"{name}Config")(**(values | overrides))
     torch.manual_seed(0)
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():  # norms and biases begin as ones and zeros, which would hide a wrong tensor
@@ -110,7 +115,7 @@ def train(model: Any, tokenizer: Any) -> None:
 def save(
     folder: Path, kind: str, *, tokenizer: str | None = None, dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> Path:
-    chosen = train_tokenizer(tokenizer or {"llama": "llama-bpe", "ernie": "sentencepiece"}.get(kind, "qwen2"))
+    chosen = train_tokenizer(tokenizer or {"llama": "llama-bpe", "ernie": "sentencepiece", "qwen3.5": "qwen35"}.get(kind, "qwen2"))
     shard_size = overrides.pop("shard_size", "5GB")
     trained = overrides.pop("trained", False)
     model = build_model(kind, **overrides)
