@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,10 @@ def _student_config(recipe: Recipe) -> Mapping[str, Any] | None:
 def _check_formats(recipe: Recipe) -> None:
     """Refuse formats that the student cannot have, before the teacher has cost anything."""
     config, formats = _student_config(recipe), recipe.quantize.formats
+    if "w4a16" in formats and find_spec("compressed_tensors") is None:
+        from distill.export.w4a16 import INSTALL
+
+        raise MissingError(f"{recipe.source}: quantize.formats: {INSTALL}")
     if config is None or not formats:
         return
     from distill.export.gguf import ARCHITECTURES, LANGUAGE_MODELS

@@ -152,13 +152,15 @@ def _mixed(
     """The file within quantize.budget_mb. The types are chosen on training samples: the check samples stay unseen."""
     from distill.export import budget
     from distill.export.gguf import tensors_of, write_gguf
+    from distill.export.lineage import lineage
     from distill.export.tensor_types import file_type_of
     from distill.models.score import TokenSequence
 
     place, max_bytes = folder.quantized("mixed"), int((recipe.quantize.budget_mb or 0) * 1e6)
     tensors = tensors_of(student, budget.STOCK[-1])
     stock = {name: {t.name: t.type for t in tensors_of(student, name) if len(t.shape) == 2} for name in budget.STOCK}
-    smallest = write_gguf(student, place, budget.STOCK[-1])  # shows how much a file holds beside its tensors
+    # shows how much a file holds beside its tensors
+    smallest = write_gguf(student, place, budget.STOCK[-1], metadata=lineage(recipe), importance=importance)
     place.unlink()
     samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
     sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, recipe.quantize.num_sequences)]

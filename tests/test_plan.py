@@ -1,11 +1,12 @@
 """What the plan says about GGUF types before anything is trained."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from distill.errors import MismatchError
+from distill.errors import MismatchError, MissingError
 from distill.plan import Machine, _check_formats, _row_sizes, _warnings
 from distill.recipe import load_recipe
 
@@ -46,7 +47,7 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     ("config", "formats", "message"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, q8_0, f16]", r"is a GPT2LMHeadModel.*GGUF \(q8_0, f16\).*formats nf4, int8"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, int8, w4a16]", None),
+        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, int8]", None),
         ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[nf4]", r"mixture of experts.*formats: \[\]"),
         ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[]", None),
         ({"architectures": ["Ernie4_5ForCausalLM"]}, "[q8_0]", None),
@@ -63,3 +64,9 @@ def test_formats_that_the_student_cannot_have_are_refused_before_generation(
     else:
         with pytest.raises(MismatchError, match=message):
             _check_formats(recipe)
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
+    with pytest.raises(MissingError, match=r"w4a16 needs the package compressed-tensors: pip install 'distill\[w4a16\]'"):
+        _check_formats(load_recipe(QUICKSTART, ["quantize.formats=[w4a16]"]))
