@@ -24,7 +24,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
-from distill.sections import BITSANDBYTES
+from distill.sections import BITSANDBYTES, FOLDERS
 from distill.text import chat
 from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
@@ -213,6 +213,10 @@ def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[s
         from distill.export.bnb import load_bnb
 
         return _examine_transformers(exam, load_bnb(place), bar)
+    if name in FOLDERS:
+        from distill.export.w4a16 import load_w4a16
+
+        return _examine_transformers(exam, load_w4a16(place), bar)
     where = load.placement("auto", "auto")
     return _examine_transformers(exam, load.load_model(str(place), where), bar)
 

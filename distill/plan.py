@@ -13,15 +13,17 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distill.catalog import catalog
-from distill.errors import MissingError
+from distill.errors import MismatchError, MissingError
 from distill.models import load
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
+from distill.sections import FOLDERS
 from distill.signals.hidden_states import bytes_per_token
 from distill.text import chat, language
 from distill.text.samples import by_shares, split_prompts
@@ -97,6 +99,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     for code in recipe.languages:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
     _check_tokenizers(recipe)
+    _check_formats(recipe)
     machine = this_machine(folder.path)
     teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
     student = student_size(recipe, teacher)
@@ -298,7 +301,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     activations = recipe.train.micro_batch_tokens * student.hidden * student.layers * (4 if recipe.train.gradient_checkpointing else 60)
     train_bytes = student.parameters * (4 + share * (4 + optimizer_bytes)) + activations + 200 * 2**20
     sizes = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "int8": 1.1, "q6_k": 0.82, "q5_k_m": 0.71, "q4_k_m": 0.61, "q4_0": 0.57,
-             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7,
+             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7, "w4a16": 0.7,
              "mixed": (recipe.quantize.budget_mb or 0) * 1e6 / student.parameters}
     mixed = "mixed" in recipe.quantize.formats  # a forward pass over the samples for each tensor
     mixed_seconds = 7 * student.layers * recipe.quantize.num_sequences * (prompt + answer) * 2 * student.parameters / machine.flops
@@ -350,6 +353,40 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     return found
 
 
+def _student_config(recipe: Recipe) -> Mapping[str, Any] | None:
+    """The config.json that the student begins with; None for a random student, and where it is not on this machine."""
+    try:
+        return load.read_config(recipe.model_location(recipe.student.model), recipe.student.revision) if recipe.student.model else None
+    except MissingError:
+        return None
+
+
+def _check_formats(recipe: Recipe) -> None:
+    """Refuse formats that the student cannot have, before the teacher has cost anything."""
+    config, formats = _student_config(recipe), recipe.quantize.formats
+    if "w4a16" in formats and find_spec("compressed_tensors") is None:
+        from distill.export.w4a16 import INSTALL
+
+        raise MissingError(f"{recipe.source}: quantize.formats: {INSTALL}")
+    if config is None or not formats:
+        return
+    from distill.export.gguf import ARCHITECTURES, LANGUAGE_MODELS
+
+    whole, name = config.get("text_config", config), (config.get("architectures") or ["none"])[0]
+    start = f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a {name}"
+    if any(whole.get(count) for count in EXPERTS):
+        raise MismatchError(
+            f"{start}, a mixture of experts, which no format here can hold: set quantize.formats: [] and deploy the folder "
+            "train/student"
+        )
+    wanted = [f for f in formats if f not in FOLDERS]
+    if wanted and LANGUAGE_MODELS.get(name, name) not in ARCHITECTURES:
+        raise MismatchError(
+            f"{start}, which cannot be written to GGUF ({', '.join(wanted)}) here; known: {', '.join(ARCHITECTURES)}. Take "
+            f"the formats {', '.join(FOLDERS)}, or none: quantize.formats: []"
+        )
+
+
 def _row_sizes(recipe: Recipe) -> dict[str, int]:
     """Row lengths of the student's matrices: what decides the GGUF types. Empty where its config.json is not here."""
     student = recipe.student
@@ -357,10 +394,10 @@ def _row_sizes(recipe: Recipe) -> dict[str, int]:
         config: Mapping[str, Any] = student.model_dump()
         heads = student.num_heads
     else:
-        try:
-            config = load.read_config(recipe.model_location(student.model or ""), student.revision)
-        except MissingError:
+        found = _student_config(recipe)
+        if found is None:
             return {}
+        config = found.get("text_config", found)
         heads = config["num_attention_heads"]
     hidden = config["hidden_size"]
     width = heads * (config.get("head_dim") or hidden // heads)

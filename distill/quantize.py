@@ -3,6 +3,7 @@
     quantize/<format>.gguf     for llama.cpp, Ollama, LM Studio
     quantize/imatrix.gguf        the importance matrix that they were quantized with, in llama.cpp's format
     quantize/<nf4|int8>/       for transformers with bitsandbytes
+    quantize/w4a16/            for vLLM, and for transformers with compressed-tensors
     quantize/<format>.Modelfile  for Ollama; Modelfile alone is the smallest file that passed its check
     quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit student, memory and speed
 
@@ -27,7 +28,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
-from distill.sections import BITSANDBYTES, Quantize
+from distill.sections import BITSANDBYTES, FOLDERS, Quantize
 from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 
@@ -98,8 +99,8 @@ def _write_and_check(
     recipe: Recipe, folder: RunFolder, student: Path, name: str, tokenizer: Any, reference: Reference
 ) -> dict[str, Any]:  # fmt: skip
     place = folder.quantized(name)
-    if name in BITSANDBYTES:
-        return _bitsandbytes(recipe, student, name, place, tokenizer, reference)
+    if name in FOLDERS:
+        return _folder(recipe, folder, student, name, place, tokenizer, reference)
     importance = _importance(recipe, folder, student) if name not in UNWEIGHTED else None
     if name == "mixed":
         return _mixed(recipe, folder, student, tokenizer, reference, importance)
@@ -115,12 +116,11 @@ def _importance(recipe: Recipe, folder: RunFolder, student: Path) -> Any:
     from distill.export import imatrix
     from distill.export.gguf import ARCHITECTURES
 
-    path, count = _importance_file(folder), recipe.quantize.importance_sequences
-    if not count:
+    path = _importance_file(folder)
+    if not recipe.quantize.importance_sequences:
         return None
     if not path.is_file():
-        samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
-        chosen = _even_over_languages(samples, count)
+        chosen = _calibration(recipe, folder)
         model = load.load_model(str(student), load.placement("auto", "float32"))
         name = model.config.architectures[0]
         if name not in ARCHITECTURES:
@@ -128,6 +128,12 @@ def _importance(recipe: Recipe, folder: RunFolder, student: Path) -> Any:
         sums, num_tokens = imatrix.collect(model, [s.ids for s in chosen], ARCHITECTURES[name])
         imatrix.write(path, sums, num_tokens, len(chosen), "generate/kept.jsonl")
     return imatrix.read(path)
+
+
+def _calibration(recipe: Recipe, folder: RunFolder) -> list[Sample]:
+    """Training samples, even over the languages: the check samples stay unseen."""
+    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
+    return _even_over_languages(samples, recipe.quantize.importance_sequences)
 
 
 def _even_over_languages(samples: Sequence[Sample], count: int) -> list[Sample]:
@@ -146,13 +152,15 @@ def _mixed(
     """The file within quantize.budget_mb. The types are chosen on training samples: the check samples stay unseen."""
     from distill.export import budget
     from distill.export.gguf import tensors_of, write_gguf
+    from distill.export.lineage import lineage
     from distill.export.tensor_types import file_type_of
     from distill.models.score import TokenSequence
 
     place, max_bytes = folder.quantized("mixed"), int((recipe.quantize.budget_mb or 0) * 1e6)
     tensors = tensors_of(student, budget.STOCK[-1])
     stock = {name: {t.name: t.type for t in tensors_of(student, name) if len(t.shape) == 2} for name in budget.STOCK}
-    smallest = write_gguf(student, place, budget.STOCK[-1])  # shows how much a file holds beside its tensors
+    # shows how much a file holds beside its tensors
+    smallest = write_gguf(student, place, budget.STOCK[-1], metadata=lineage(recipe), importance=importance)
     place.unlink()
     samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
     sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, recipe.quantize.num_sequences)]
@@ -172,10 +180,10 @@ def _gguf(
     types: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     from distill.export.gguf import write_gguf
+    from distill.export.lineage import lineage
     from distill.export.llama_cpp import LlamaProcess
 
-    metadata = {"general.name": recipe.name, "general.description": f"distilled from {recipe.teacher.model}"}
-    written = write_gguf(student, place, name, metadata=metadata, importance=importance, types=types)
+    written = write_gguf(student, place, name, metadata=lineage(recipe), importance=importance, types=types)
     longest = max(len(s.ids) for s in reference.samples)
     context_length = max(longest, SPEED_TOKENS) + 8
     with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=context_length) as llama:
@@ -204,17 +212,23 @@ def _gguf(
     }  # fmt: skip
 
 
-def _bitsandbytes(recipe: Recipe, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference) -> dict[str, Any]:
+def _folder(
+    recipe: Recipe, folder: RunFolder, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference
+) -> dict[str, Any]:  # fmt: skip
     from distill.export.bnb import load_bnb, speed, write_bnb
+    from distill.export.w4a16 import load_w4a16, write_w4a16
 
     with FolderWriter(place) as temporary:
-        write_bnb(student, temporary, name)
-    model = load_bnb(place)
+        if name in BITSANDBYTES:
+            write_bnb(student, temporary, name)
+        else:
+            write_w4a16(student, temporary, [s.ids for s in _calibration(recipe, folder)])
+    model = load_bnb(place) if name in BITSANDBYTES else load_w4a16(place)
     num_bytes = _weight_bytes(place)
     measured = speed(model)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(student), 2),
-        "runtime": "transformers + bitsandbytes", "tokenization": "same tokenizer files",
-        **in_transformers(reference, model, tokenizer, recipe.teacher.batch_tokens),
+        "runtime": f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}",
+        "tokenization": "same tokenizer files", **in_transformers(reference, model, tokenizer, recipe.teacher.batch_tokens),
         "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip

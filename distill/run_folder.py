@@ -20,7 +20,7 @@ from typing import Any
 from distill.errors import DataError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
 from distill.rows import canonical_json, digest, file_sha256, fsync_folder, write_atomic
-from distill.sections import BITSANDBYTES
+from distill.sections import FOLDERS
 
 PACKAGES = ("distill", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "gguf", "xllamacpp", "numpy")
 
@@ -70,8 +70,8 @@ class RunFolder:
         return self.path / name
 
     def quantized(self, name: str) -> Path:
-        """Where the student in this format is: a folder for transformers with bitsandbytes, or a GGUF file."""
-        return self.stage("quantize") / (name if name in BITSANDBYTES else f"{name}.gguf")
+        """Where the student in this format is: a folder for transformers, or a GGUF file."""
+        return self.stage("quantize") / (name if name in FOLDERS else f"{name}.gguf")
 
     def require(self, stage: str, recipe: Recipe) -> Manifest:
         """The manifest of an earlier stage; MissingError naming the command that makes it."""

@@ -16,9 +16,11 @@ Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
 ]
 Format = Literal[
-    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0", "mixed", "nf4", "int8"
-]
-BITSANDBYTES = ("nf4", "int8")  # of the formats: folders for transformers; all others are GGUF files
+    "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0", "mixed", "nf4", "int8",
+    "w4a16",
+]  # fmt: skip
+BITSANDBYTES = ("nf4", "int8")
+FOLDERS = (*BITSANDBYTES, "w4a16")  # of the formats: folders for transformers; all others are GGUF files
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -211,8 +213,9 @@ class Quantize(Section):
     """Files for deployment, each loaded back in its own runtime."""
 
     formats: list[Format] = field(
-        ["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes); mixed = GGUF, its types chosen to fit budget_mb"
-    )
+        ["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes), w4a16 (vLLM; needs `pip install "
+        "'distill[w4a16]'`); mixed = GGUF, its types chosen to fit budget_mb; [] = no files",
+    )  # fmt: skip
     budget_mb: Annotated[float, Field(gt=0)] | None = field(
         None, "mixed: megabytes (10^6 bytes) of the file at most; each tensor's type is chosen by the KL divergence that its rounding costs"
     )
@@ -224,7 +227,7 @@ class Quantize(Section):
         0.1, "A file whose KL divergence from the 16-bit student is more nats a token is marked failed; null = no gate"
     )
     importance_sequences: Annotated[int, Field(ge=0)] = field(
-        64, "Training samples, even over the languages, for the importance matrix of GGUF types below 8 bits; 0 = none"
+        64, "Training samples, even over the languages, for the importance matrix of GGUF types below 8 bits and of w4a16; 0 = none"
     )
     threads: Annotated[int, Field(ge=0)] = field(
         0, "Threads of llama.cpp; 0 = OMP_NUM_THREADS where that is set, else every core that this process may use", machine=True

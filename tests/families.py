@@ -12,7 +12,7 @@ import torch
 
 from distill.export.gguf_vocabulary import PRE_TOKENIZERS
 
-QWEN_PATTERN, LLAMA_PATTERN = PRE_TOKENIZERS
+(QWEN_PATTERN,), (LLAMA_PATTERN,), *_ = PRE_TOKENIZERS
 ROWS = 448  # of the embedding; the tokenizers have fewer tokens
 TEXTS = ["How many apples are left? Seven, since 3 + 4 = 7.", "Habari ya asubuhi", "今天天气很好"]
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -119,7 +119,7 @@ FAMILIES = [
     Family("minimax-m2", "MiniMaxAI/MiniMax-M2", "MiniMaxM2",
            {**GQA, "intermediate_size": 32, "num_local_experts": 8, "num_experts_per_tok": 2, "rotary_dim": 8},
            ["]!p~[", "[e~[", "]~!b[", "]~b]"], MINIMAX, **CLOSED),
-    Family("ernie4.5", "baidu/ERNIE-4.5-0.3B-PT", "Ernie4_5", {**DENSE, "tie_word_embeddings": True}, ERNIE_TOKENS, ERNIE),
+    Family("ernie4.5", "baidu/ERNIE-4.5-0.3B-PT", "Ernie4_5", {**DENSE, "tie_word_embeddings": True}, ERNIE_TOKENS, ERNIE, gguf=True),
     Family("ernie4.5-moe", "baidu/ERNIE-4.5-21B-A3B-PT", "Ernie4_5_Moe",
            {"intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "moe_intermediate_size": 32,
             "moe_num_experts": 8, "moe_k": 2, "moe_num_shared_experts": 1}, ERNIE_TOKENS, ERNIE),
@@ -139,7 +139,7 @@ BY_NAME = {family.name: family for family in FAMILIES}
 def _bytes_and_merges(pattern: str) -> str:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    core = Tokenizer(models.BPE(ignore_merges=PRE_TOKENIZERS[pattern][1]))
+    core = Tokenizer(models.BPE(ignore_merges=PRE_TOKENIZERS[pattern,][1]))
     core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),

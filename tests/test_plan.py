@@ -1,11 +1,13 @@
 """What the plan says about GGUF types before anything is trained."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from distill.plan import Machine, _row_sizes, _warnings
+from distill.errors import MismatchError, MissingError
+from distill.plan import Machine, _check_formats, _row_sizes, _warnings
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -39,3 +41,32 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps(shape))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}"])
     assert _row_sizes(recipe) == {"hidden_size": 896, "intermediate_size": 4864, "heads x head_dim": 896}
+
+
+@pytest.mark.parametrize(
+    ("config", "formats", "message"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, q8_0, f16]", r"is a GPT2LMHeadModel.*GGUF \(q8_0, f16\).*formats nf4, int8"),
+        ({"architectures": ["GPT2LMHeadModel"]}, "[nf4, int8]", None),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[nf4]", r"mixture of experts.*formats: \[\]"),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 8}, "[]", None),
+        ({"architectures": ["Ernie4_5ForCausalLM"]}, "[q8_0]", None),
+        ({"architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": {"hidden_size": 1024}}, "[q8_0]", None),
+    ],
+)  # fmt: skip
+def test_formats_that_the_student_cannot_have_are_refused_before_generation(
+    tmp_path: Path, config: dict[str, object], formats: str, message: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}", f"quantize.formats={formats}"])
+    if message is None:
+        _check_formats(recipe)
+    else:
+        with pytest.raises(MismatchError, match=message):
+            _check_formats(recipe)
+
+
+def test_a_format_whose_package_is_missing_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "compressed_tensors", None)
+    with pytest.raises(MissingError, match=r"w4a16 needs the package compressed-tensors: pip install 'distill\[w4a16\]'"):
+        _check_formats(load_recipe(QUICKSTART, ["quantize.formats=[w4a16]"]))

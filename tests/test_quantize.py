@@ -8,6 +8,7 @@ import pytest
 
 from distill import quantize
 from distill.errors import DataError
+from distill.export import w4a16
 from distill.models import load
 from distill.recipe import Recipe, load_recipe
 from distill.reporting import page
@@ -87,3 +88,19 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
     names = {t.name.removesuffix(".in_sum2") for t in gguf.GGUFReader(matrix).tensors if t.name.endswith(".in_sum2")}
     assert names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors} and "blk.0.attn_q.weight" in names
+
+
+def test_no_formats_are_no_files_but_the_students_size(tmp_path: Path) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[]")
+    output = quantize.run(recipe, folder)
+    assert output.result["formats"] == {} and not output.files
+    assert output.result["student_bytes"] == (folder.stage("train") / "student" / "model.safetensors").stat().st_size
+
+
+def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:
+    pytest.importorskip("compressed_tensors", reason=w4a16.INSTALL)
+    recipe, folder = trained(tmp_path, "quantize.formats=[w4a16]", "quantize.importance_sequences=8")
+    output = quantize.run(recipe, folder)
+    check = output.result["formats"]["w4a16"]
+    assert check["runtime"] == "transformers + compressed-tensors" and check["top_token_agreement"] > 0.7
+    assert folder.quantized("w4a16") / "model.safetensors" in output.files

@@ -133,6 +133,13 @@ def licence(key: str) -> Licence:
     return _licences()[key]
 
 
+def spdx(model_id: str, declared: str | None) -> str | None:
+    """SPDX identifier of a model's licence: the catalogue's, else the one that the recipe declares, else None."""
+    known = find(model_id)
+    key = known.licence if known is not None else declared
+    return licence(key).spdx if key is not None else None
+
+
 def verdict(
     teacher_id: str, student_base_id: str | None, *, declared_teacher: str | None = None, declared_base: str | None = None,
     use: Use = "logits",

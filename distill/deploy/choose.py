@@ -9,7 +9,7 @@ from distill.errors import MissingError, RecipeError
 from distill.export.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
 from distill.run_folder import RunFolder
-from distill.sections import BITSANDBYTES
+from distill.sections import FOLDERS
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
     manifest = folder.manifest("quantize")
     if manifest is None:
         raise MissingError(f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first")
-    checks = {name: check for name, check in manifest.result["formats"].items() if name not in BITSANDBYTES}
+    checks = {name: check for name, check in manifest.result["formats"].items() if name not in FOLDERS}
     if not checks:
         raise MissingError(
             f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result['formats'])}; add one to "
@@ -78,7 +78,7 @@ def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
     """`name`, if the run has such a GGUF file; RecipeError naming the nearest if not."""
     if name in checks:
         return name
-    if name in BITSANDBYTES:
+    if name in FOLDERS:
         raise RecipeError(f"--format {name}: for transformers with bitsandbytes, not for llama.cpp; there are {', '.join(checks)}")
     near = difflib.get_close_matches(name.lower().replace("-", "_"), checks, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

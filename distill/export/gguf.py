@@ -1,4 +1,4 @@
-"""A transformers model folder as one GGUF file: Qwen3, Qwen2 and Llama (dense).
+"""A transformers model folder as one GGUF file: Qwen3.5, Qwen3, Qwen2, Llama and ERNIE 4.5 (dense).
 
 Tensors are read, converted and written one at a time, so that memory holds one of them, not the model.
 """
@@ -7,9 +7,10 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,22 @@ import numpy as np
 from gguf import GGMLQuantizationType as Type
 
 from distill.errors import DataError, MismatchError, MissingError
-from distill.export import ggml
+from distill.export import ggml, qwen3_5
 from distill.export.gguf_header import read_declared
 from distill.export.gguf_vocabulary import Vocabulary, read_vocabulary
+from distill.export.lineage import Metadata
 from distill.export.tensor_types import FILE_TYPES, Mixture
 from distill.rows import fsync_folder
 
 ARCHITECTURES = {
+    "Qwen3_5ForCausalLM": gguf.MODEL_ARCH.QWEN35,
     "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
     "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
     "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "Ernie4_5ForCausalLM": gguf.MODEL_ARCH.ERNIE4_5,
 }
+# published as a part of a model that sees; what we train and save of it is the language model
+LANGUAGE_MODELS = {"Qwen3_5ForConditionalGeneration": "Qwen3_5ForCausalLM"}
 ROPE_TYPES = ("default", "linear", "yarn", "llama3")
 VALUES_A_BLOCK = 1 << 24  # float32 values converted at once: 64 MiB
 
@@ -46,22 +52,22 @@ class GgufFile:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor to write. `heads` is set where Llama's rotary embedding needs its rows in another order."""
+    """One tensor to write. `change` makes of the stored tensor what llama.cpp wants, of this `shape`."""
 
     source: str
     name: str
     shape: tuple[int, ...]
     type: Type
-    heads: int = 0
+    change: Callable[[Any], Any] | None = None
 
 
 def write_gguf(
-    model_folder: Path, out_file: Path, file_type: str, *, metadata: dict[str, str] | None = None,
+    model_folder: Path, out_file: Path, file_type: str, *, metadata: Metadata | None = None,
     importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None,
 ) -> GgufFile:  # fmt: skip
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
-    `metadata` are more GGUF keys with their text: general.name, general.license, general.base_model.0.name, ...
+    `metadata` are more GGUF keys: general.name, general.license, general.languages, ... (lineage.py).
     `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are quantized plainly.
     `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture `file_type`.
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE variant or a tokenizer
@@ -79,8 +85,9 @@ def write_gguf(
             writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.architectures[0]]])
             _add_model(writer, config, file_type)
             _add_vocabulary(writer, vocabulary)
-            for key, text in (metadata or {}).items():
-                _add_metadata(writer, key, text)
+            writer.add_size_label(gguf.size_label(sum(math.prod(t.shape) for t in tensors), 0, 0, 0))
+            for key, value in (metadata or {}).items():
+                _add_metadata(writer, key, value)
             if importance:
                 writer.add_uint32("quantize.imatrix.entries_count", len(importance))
             _write(writer, weights, tensors, config, importance or {})
@@ -131,13 +138,17 @@ def _config(folder: Path) -> Any:
         f"hidden_act {config.hidden_act} (silu is needed)": config.hidden_act != "silu",
         "attention_bias true": getattr(config, "attention_bias", False),
         "mlp_bias true": getattr(config, "mlp_bias", False),
+        "use_bias true": getattr(config, "use_bias", False),
         "sliding-window attention": getattr(config, "use_sliding_window", False),
         f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)":
             names[0] == "Qwen2ForCausalLM" and width != config.hidden_size,
         "quantization_config (export from the 16-bit model)": getattr(config, "quantization_config", None) is not None,
         f"rope_type {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE_TYPES,
-        f"partial_rotary_factor {rope.get('partial_rotary_factor')}": rope.get("partial_rotary_factor", 1.0) != 1.0,
+        f"partial_rotary_factor {rope.get('partial_rotary_factor')}":
+            rope.get("partial_rotary_factor", 1.0) != 1.0 and names[0] != "Qwen3_5ForCausalLM",
     }  # fmt: skip
+    if names[0] == "Qwen3_5ForCausalLM":
+        problems |= qwen3_5.problems(config)
     found = [text for text, wrong in problems.items() if wrong]
     if found:
         raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
@@ -160,12 +171,16 @@ def _tensors(config: Any, weights: "_Weights", file_type: str, types: Mapping[st
     tensors = []
     for source in _sources(config):
         shape = weights.shape(source)
-        name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+        name = names.get_name(source.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert name is not None, source
         kind = types.get(name, mixture.type_of(name, shape[-1])) if len(shape) == 2 else Type.F32
-        projection = source.split(".")[-2]
-        permuted = heads.get(projection, 0) if arch == gguf.MODEL_ARCH.LLAMA else 0
-        tensors.append(Tensor(source, name, shape, kind, permuted))
+        change = None
+        if arch == gguf.MODEL_ARCH.LLAMA and (projection := source.split(".")[-2]) in heads:
+            change = partial(_llama_rows, heads=heads[projection])
+        elif arch == gguf.MODEL_ARCH.QWEN35:
+            change = qwen3_5.change_of(source)
+            shape = tuple(n for i, n in enumerate(shape) if len(shape) < 3 or i != 1)  # the convolution's middle
+        tensors.append(Tensor(source, name, shape, kind, change))
     left = {n for n in weights.names() - {t.source for t in tensors} if not n.endswith("rotary_emb.inv_freq")}
     if config.tie_word_embeddings:
         left.discard("lm_head.weight")
@@ -181,10 +196,12 @@ def _sources(config: Any) -> Iterator[str]:
     kind = config.architectures[0]
     yield "model.embed_tokens.weight"
     for layer in range(config.num_hidden_layers):
-        for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        for part in ("q_proj", "k_proj", "v_proj", "o_proj") if kind != "Qwen3_5ForCausalLM" else ():
             yield f"model.layers.{layer}.self_attn.{part}.weight"
             if kind == "Qwen2ForCausalLM" and part != "o_proj":
                 yield f"model.layers.{layer}.self_attn.{part}.bias"
+        if kind == "Qwen3_5ForCausalLM":
+            yield from qwen3_5.sources(config, layer)
         if kind == "Qwen3ForCausalLM":
             yield f"model.layers.{layer}.self_attn.q_norm.weight"
             yield f"model.layers.{layer}.self_attn.k_norm.weight"
@@ -201,7 +218,7 @@ class _Weights:
     def __init__(self, folder: Path):
         self.folder = folder
         self._stack = ExitStack()
-        self._file_of: dict[str, Any] = {}
+        self._stored: dict[str, tuple[Any, str]] = {}  # name -> file, name in it
 
     def __enter__(self) -> "_Weights":
         from safetensors import SafetensorError, safe_open
@@ -220,19 +237,22 @@ class _Weights:
                 opened = self._stack.enter_context(safe_open(path, framework="pt"))
             except SafetensorError as error:
                 raise DataError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
-            self._file_of |= dict.fromkeys(opened.keys(), opened)
+            for stored in opened.keys():  # noqa: SIM118 - it is no dict
+                # a language model that was a part of a larger one keeps that name
+                self._stored[stored.replace("model.language_model.", "model.", 1)] = opened, stored
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def names(self) -> set[str]:
-        return set(self._file_of)
+        return set(self._stored)
 
     def slice_of(self, name: str) -> Any:
-        if name not in self._file_of:
+        if name not in self._stored:
             raise MissingError(f"{self.folder}: tensor {name} is not in its safetensors files; save the model again")
-        return self._file_of[name].get_slice(name)
+        opened, stored = self._stored[name]
+        return opened.get_slice(stored)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.slice_of(name).get_shape())
@@ -252,10 +272,12 @@ def _add_model(writer: gguf.GGUFWriter, config: Any, file_type: str) -> None:
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_rope_freq_base(rope["rope_theta"])
+    if config.architectures[0] == "Qwen3_5ForCausalLM":
+        qwen3_5.add_keys(writer, config)
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -284,13 +306,17 @@ def _llama3_factors(config: Any) -> np.ndarray | None:
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(vocabulary.model)
     writer.add_tokenizer_pre(vocabulary.pre_tokenizer)
     writer.add_token_list(vocabulary.tokens)
     writer.add_token_types(vocabulary.types)
-    writer.add_token_merges(vocabulary.merges)
+    if vocabulary.scores:
+        writer.add_token_scores(vocabulary.scores)
+        writer.add_add_space_prefix(vocabulary.add_space_prefix)
+    else:
+        writer.add_token_merges(vocabulary.merges)
     add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "eot": writer.add_eot_token_id}  # fmt: skip
+           "eot": writer.add_eot_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
     for name, number in vocabulary.special_ids.items():
         add[name](number)
     writer.add_add_bos_token(vocabulary.add_bos)
@@ -299,10 +325,15 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_chat_template(vocabulary.chat_template)
 
 
-def _add_metadata(writer: gguf.GGUFWriter, key: str, text: str) -> None:
+def _add_metadata(writer: gguf.GGUFWriter, key: str, value: str | int | list[str]) -> None:
     if any(key in keys for keys in writer.kv_data):
         raise MismatchError(f"metadata: the key {key} is decided by the model, not by the caller; leave it out")
-    writer.add_string(key, text)
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    else:
+        writer.add_string(key, value)
 
 
 def _write(
@@ -330,7 +361,7 @@ def _encode(weights: _Weights, tensor: Tensor, importance_C: np.ndarray | None) 
     """The tensor's bytes in its type, uint8, converted a block of rows at a time."""
     source = weights.slice_of(tensor.source)
     num_rows = tensor.shape[0]
-    rows = source[:][_llama_order(num_rows, tensor.heads)] if tensor.heads else source
+    rows = tensor.change(source[:]) if tensor.change else source
     num_columns = math.prod(tensor.shape[1:])
     step = max(1, VALUES_A_BLOCK // num_columns)
     parts = []
@@ -355,9 +386,9 @@ def _converted(folder: Path, tensor: Tensor, rows: Any, importance_C: np.ndarray
     return values.view(torch.uint8).numpy()
 
 
-def _llama_order(num_rows: int, heads: int) -> np.ndarray:
-    """Row order of Llama's q and k: transformers rotates halves of a head, llama.cpp neighbouring pairs."""
-    return np.arange(num_rows).reshape(heads, 2, -1).transpose(0, 2, 1).reshape(-1)
+def _llama_rows(weight: Any, heads: int) -> Any:
+    """The rows of Llama's q or k reordered: transformers rotates halves of a head, llama.cpp neighbouring pairs."""
+    return weight[np.arange(len(weight)).reshape(heads, 2, -1).transpose(0, 2, 1).reshape(-1)]
 
 
 def _sync(path: Path) -> None:

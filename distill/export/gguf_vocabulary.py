@@ -1,8 +1,11 @@
-"""A byte-level BPE `tokenizer.json` as GGUF's vocabulary keys.
+"""A BPE `tokenizer.json` as GGUF's vocabulary keys: byte-level (Qwen, Llama 3, ...) or from SentencePiece (ERNIE, Llama 2).
 
-llama.cpp does not read the tokenizer's split pattern; it has its own code for each pattern that it knows, chosen by
-name. So the name is decided from the pattern itself, and a tokenizer that llama.cpp would run differently is refused.
+llama.cpp does not read a byte-level tokenizer's split patterns; it has its own code for each that it knows, chosen by
+name. So the name is decided from the patterns, and a tokenizer that llama.cpp would run differently is refused.
 One difference remains: llama.cpp does not normalise, so text that is not NFC is tokenized as it stands.
+
+A SentencePiece vocabulary has no patterns and no merges in GGUF, but a score for each token: llama.cpp joins the pair
+of neighbours whose union scores best. The scores here are the ranks of the merges, so that both join in one order.
 """
 
 import json
@@ -16,24 +19,39 @@ from distill.errors import MismatchError, MissingError
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-# split pattern -> (llama.cpp's name, whether it takes a whole word that is in the vocabulary before any merge)
+_WITH_MARKS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# split patterns, in turn -> (llama.cpp's name, whether it takes a whole word that is in the vocabulary before any merge)
 PRE_TOKENIZERS = {
-    _CONTRACTIONS + r"\p{N}" + _REST: ("qwen2", False),
-    _CONTRACTIONS + r"\p{N}{1,3}" + _REST: ("llama-bpe", True),
+    (_CONTRACTIONS + r"\p{N}" + _REST,): ("qwen2", False),
+    (_CONTRACTIONS + r"\p{N}{1,3}" + _REST,): ("llama-bpe", True),
+    (_WITH_MARKS,): ("qwen35", False),
+    (r"\p{N}{1,3}", _CONTRACTIONS + r"\p{N}+" + _REST): ("minicpm5", True),
+    (r"\p{N}", GPT2): ("smollm", False),
 }
+SPACE = "▁"  # how SentencePiece writes a space
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What GGUF stores of a tokenizer. `tokens` has one entry for each row of the embedding."""
+    """What GGUF stores of a tokenizer. `tokens` has one entry for each row of the embedding.
 
+    `model` is GGUF's word: gpt2 = byte-level BPE, with `merges`; llama = SentencePiece, with `scores`, one for each token.
+    """
+
+    model: str
     pre_tokenizer: str
     tokens: list[str]
     types: list[int]
     merges: list[str]
+    scores: list[float]
     special_ids: dict[str, int]
     add_bos: bool
     add_eos: bool
+    add_space_prefix: bool
     chat_template: str | None
 
 
@@ -48,41 +66,97 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
         raise MissingError(f"{path}: no such file; save the model's fast tokenizer there")
     content = json.loads(path.read_text(encoding="utf-8"))
     model, added = content["model"], content.get("added_tokens") or []
-    name = _pre_tokenizer(path, content)
+    if model.get("type") != "BPE" or model.get("continuing_subword_prefix"):
+        raise MismatchError(f"{path}: a {model.get('type')} model; only BPE can be written to GGUF")
+    is_sentencepiece = bool(model.get("byte_fallback"))
+    name = "default" if is_sentencepiece else _pre_tokenizer(path, content)
+    space_prefix = is_sentencepiece and _adds_space_prefix(path, content)
     _check_added(path, added)
+    byte_tokens = [f"<0x{b:02X}>" for b in range(256)] if is_sentencepiece else _byte_tokens()
+    missing = 256 - sum(token in model["vocab"] for token in byte_tokens)
+    if missing:
+        raise MismatchError(f"{path}: {missing} of the 256 byte tokens are missing; llama.cpp cannot spell every text")
     tokens, types = _tokens(path, model["vocab"], added, num_ids)
     ids = {token: i for i, token in enumerate(tokens)}
     special_ids = _special_ids(folder, ids)
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     add_bos, add_eos = _adds(path, special_ids)
-    return Vocabulary(name, tokens, types, merges, special_ids, add_bos, add_eos, _chat_template(folder))
+    scores: list[float] = []
+    if is_sentencepiece:
+        for token in byte_tokens:
+            types[ids[token]] = int(TokenType.BYTE)
+        if model.get("unk_token") in ids:
+            special_ids["unk"] = ids[model["unk_token"]]
+        merges, scores = [], _scores(tokens, types, model["merges"])
+    return Vocabulary(
+        "llama" if is_sentencepiece else "gpt2", name, tokens, types, merges, scores, special_ids, add_bos, add_eos,
+        space_prefix, _chat_template(folder),
+    )  # fmt: skip
+
+
+def _adds_space_prefix(path: Path, content: dict[str, Any]) -> bool:
+    """Whether a SentencePiece tokenizer puts a space before a text. Raises where it does more than write spaces as ▁."""
+    normalizers = _parts(content.get("normalizer"), "normalizers")
+    splits = _parts(content.get("pre_tokenizer"), "pretokenizers")
+    prefix = {"type": "Prepend", "prepend": SPACE}
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
+    if (normalizers == [replace] and not splits) or (not normalizers and splits == [metaspace]):
+        return False
+    if normalizers == [prefix, replace] and not splits:
+        return True
+    steps = [step["type"] for step in normalizers + splits]
+    raise MismatchError(
+        f"{path}: a SentencePiece tokenizer with {', '.join(steps) or 'no step'} before its merges; llama.cpp only writes "
+        "spaces as ▁, with or without one before the text, and would tokenize differently. Take the formats nf4 and int8"
+    )
+
+
+def _scores(tokens: list[str], types: list[int], merges: list[Any]) -> list[float]:
+    """By id, minus the rank of the first merge that makes the token; special tokens come after all merges."""
+    rank: dict[str, int] = {}
+    for number, merge in enumerate(merges):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        rank.setdefault(left + right, number)
+    joined = (TokenType.NORMAL, TokenType.BYTE)
+    return [-float(rank.get(t, 0) if kind in joined else len(merges)) for t, kind in zip(tokens, types, strict=True)]
 
 
 def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
     model = content["model"]
-    if model.get("type") != "BPE" or model.get("byte_fallback") or model.get("continuing_subword_prefix"):
-        raise MismatchError(f"{path}: a {model.get('type')} model; only byte-level BPE can be written to GGUF")
     for part in _parts(content.get("normalizer"), "normalizers"):
         if part["type"] != "NFC":
             raise MismatchError(f"{path}: normalizer {part['type']} is not in llama.cpp; only NFC or none can be")
     parts = _parts(content.get("pre_tokenizer"), "pretokenizers")
-    kinds = [p["type"] for p in parts]
-    byte_level = parts[-1] if kinds == ["Split", "ByteLevel"] else {}
-    pattern = parts[0]["pattern"].get("Regex") if byte_level else None
-    plain = byte_level.get("use_regex") is False and byte_level.get("add_prefix_space") is False
-    if not plain or parts[0]["behavior"] != "Isolated" or parts[0]["invert"] or pattern not in PRE_TOKENIZERS:
+    patterns = tuple(_pattern(part) for part in parts)
+    if patterns and patterns[-1] == "":  # ByteLevel that only writes bytes
+        patterns = patterns[:-1]
+    if patterns not in PRE_TOKENIZERS or parts[-1]["type"] != "ByteLevel":
         known = ", ".join(name for name, _ in PRE_TOKENIZERS.values())
+        found = patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
         raise MismatchError(
-            f"{path}: split pattern {pattern or kinds!r} is not one of those known here ({known}); llama.cpp would "
+            f"{path}: split pattern {found!r} is not one of those known here ({known}); llama.cpp would "
             "tokenize differently. Take a student with a Qwen or Llama-3 tokenizer, or the formats nf4 and int8"
         )
-    name, ignore_merges = PRE_TOKENIZERS[pattern]
+    name, ignore_merges = PRE_TOKENIZERS[patterns]
     if bool(model.get("ignore_merges")) != ignore_merges:
         raise MismatchError(
             f"{path}: ignore_merges is {model.get('ignore_merges')} but llama.cpp's {name} works with {ignore_merges}; "
             "it would tokenize differently"
         )
     return name
+
+
+def _pattern(part: dict[str, Any]) -> str | None:
+    """The regular expression by which a step splits a text, each match a part of its own; "" = it does not split."""
+    match part:
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+            return pattern
+        case {"type": "Digits", "individual_digits": True}:
+            return r"\p{N}"
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}:
+            return GPT2 if use_regex else ""
+    return None
 
 
 def _parts(value: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
@@ -111,9 +185,6 @@ def _tokens(
             f"{path}: token {by_id[max(by_id)][0]!r} has id {max(by_id)}, but the model has only {num_ids} embedding "
             "rows; the folder mixes two models"
         )
-    missing = 256 - sum(token in vocab for token in _byte_tokens())
-    if missing:
-        raise MismatchError(f"{path}: {missing} of the 256 byte tokens are missing; llama.cpp cannot spell every text")
     pairs = [by_id.get(i, (f"[PAD {i}]", TokenType.UNUSED)) for i in range(num_ids)]
     tokens = [token for token, _ in pairs]
     if len(set(tokens)) < len(tokens):

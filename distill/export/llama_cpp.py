@@ -133,7 +133,7 @@ class LlamaModel:
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of `text`, nothing added. Special tokens written in it are text unless `parse_special`."""
         data = text.encode()
-        ids = np.empty(len(data) + 8, np.int32)  # byte-level: never more tokens than bytes
+        ids = np.empty(3 * len(data) + 8, np.int32)  # a byte or, of a space that SentencePiece does not know, three
         count = self._lib.llama_tokenize(
             self._vocab, data, len(data), ids.ctypes.data, len(ids), False, parse_special
         )

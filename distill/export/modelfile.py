@@ -17,7 +17,7 @@ from distill.errors import MismatchError
 from distill.models import load
 from distill.recipe import Recipe
 from distill.rows import write_atomic
-from distill.sections import BITSANDBYTES
+from distill.sections import FOLDERS
 from distill.text import chat
 
 Conversation = Sequence[Mapping[str, str]]
@@ -124,13 +124,13 @@ def _without(text: str, beginning: str) -> str:
 
 def smallest_passing(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The format of the smallest GGUF file that passed the gate; None where all failed or there is none."""
-    passed = [name for name, check in checks.items() if name not in BITSANDBYTES and not check.get("failed")]
+    passed = [name for name, check in checks.items() if name not in FOLDERS and not check.get("failed")]
     return min(passed, key=lambda name: checks[name]["bytes"], default=None)
 
 
 def write_modelfiles(recipe: Recipe, student: Path, tokenizer: Any, checks: Mapping[str, Mapping[str, Any]], stage: Path) -> list[Path]:
     """`<format>.Modelfile` beside each GGUF file, and `Modelfile` for the smallest that passed. Returns their paths."""
-    names = {name: f"{name}.Modelfile" for name in checks if name not in BITSANDBYTES}
+    names = {name: f"{name}.Modelfile" for name in checks if name not in FOLDERS}
     best = smallest_passing(checks)
     stops = chat.stop_ids(tokenizer, load.stop_ids_of_files(str(student)))
     body = modelfile(recipe, tokenizer, stops) if names else ""

@@ -60,6 +60,8 @@ class Mixture:
             return self._value(base, layer)
         if role == "ffn_down":
             return self._down(base, layer)
+        if role == "attn_qkv":
+            return {"q3_k_m": Type.Q4_K, "q4_k_m": Type.Q5_K, "q5_k_m": Type.Q6_K}.get(self.file_type, base)
         if role == "attn_output":
             return {"q2_k": Type.Q3_K, "q3_k_m": Type.Q4_K}.get(self.file_type, base)
         return base

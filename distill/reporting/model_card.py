@@ -23,6 +23,9 @@ def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[
     duties = "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
     languages = "\n".join(f"  - {language}" for language in recipe.languages)
     steps = manifests["train"].result["roles"]["student"]["num_steps"]
+    quantized = manifests["quantize"].result
+    bits = round(8 * quantized["student_bytes"] / student["num_parameters"])
+    files = "\n".join(f"- {_file(name, check)}" for name, check in quantized["formats"].items()) or "- No quantized files."
     base = f"base_model: {recipe.student.model}\n" if recipe.student.model else ""
     return f"""---
 library_name: transformers
@@ -46,6 +49,11 @@ distilled and quantized with `distill`.
   (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
 - Training: {recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy
   (weight {recipe.train.hard_weight}), hidden states (weight {recipe.train.hidden_weight}), {steps:,} steps.
+
+## Files
+
+- `train/student`: the whole student for transformers, vLLM and further training, {bits}-bit weights, any adapter merged in.
+{files}
 
 ## Licences
 
@@ -79,3 +87,9 @@ def _way(recipe: Recipe) -> str:
     if recipe.teacher.gguf:
         return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}"
     return f"run locally, quantization {recipe.teacher.quantization}"
+
+
+def _file(name: str, check: dict[str, Any]) -> str:
+    place = f"quantize/{name}.gguf" if check["runtime"] == "llama.cpp" else f"quantize/{name}"
+    failed = f"; **failed**: {check['failed']}" if check.get("failed") else ""
+    return f"`{place}`: for {check['runtime']}, {check['bytes'] / 1e6:,.2f} MB, {check['bits_per_weight']} bits a weight{failed}"

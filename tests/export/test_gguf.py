@@ -155,6 +155,32 @@ def test_a_model_that_llama_cpp_would_run_differently_is_refused(
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"linear_num_value_heads": 8}, r"linear_num_value_heads 8 with linear_num_key_heads 4 \(must be equal here\)"),
+        ({"layer_types": ["full_attention", *["linear_attention"] * 3]}, "full attention elsewhere than in every n-th layer"),
+        ({"use_bias": True, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5"}, "use_bias true"),
+    ],
+)
+def test_variants_of_qwen3_5_and_ernie_are_refused(
+    model_folder: FolderMaker, tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    folder = Path(shutil.copytree(model_folder("qwen3.5"), tmp_path / "model"))
+    edit_config(folder, **values)
+    with pytest.raises(MismatchError, match=message):
+        write_gguf(folder, tmp_path / "m.gguf", "f16")
+
+
+def test_a_language_model_that_was_a_part_is_found_by_its_longer_names(model_folder: FolderMaker, tmp_path: Path) -> None:
+    source = model_folder("qwen3.5")
+    folder = Path(shutil.copytree(source, tmp_path / "model"))
+    tensors = {k.replace("model.", "model.language_model.", 1): v for k, v in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    first = write_gguf(source, tmp_path / "1.gguf", "f16").path.read_bytes()
+    assert write_gguf(folder, tmp_path / "2.gguf", "f16").path.read_bytes() == first
+
+
 def test_a_missing_tensor_is_named(editable: Path, tmp_path: Path) -> None:
     tensors = load_file(editable / "model.safetensors")
     del tensors["model.layers.1.self_attn.k_norm.weight"]

@@ -76,7 +76,8 @@ def split(content: dict[str, Any]) -> dict[str, Any]:
         (lambda c: split(c).update(behavior="Removed"), "is not one of those known"),
         (lambda c: c.update(normalizer={"type": "NFKC"}), "normalizer NFKC is not in llama.cpp"),
         (lambda c: c["model"].update(ignore_merges=True), "ignore_merges is True but llama.cpp's qwen2"),
-        (lambda c: c["model"].update(byte_fallback=True), "only byte-level BPE"),
+        (lambda c: c["model"].update(byte_fallback=True), "SentencePiece tokenizer with NFC, Split, ByteLevel before"),
+        (lambda c: c["model"].update(type="Unigram"), "a Unigram model; only BPE"),
         (lambda c: c["model"]["vocab"].pop("Ā"), "1 of the 256 byte tokens are missing"),
         (lambda c: c["added_tokens"][0].update(lstrip=True), "'<|endoftext|>' has lstrip".replace("|", "\\|")),
     ],
@@ -87,6 +88,51 @@ def test_a_tokenizer_that_llama_cpp_would_run_differently_is_refused(
     edit(editable / "tokenizer.json", change)
     with pytest.raises(MismatchError, match=message):
         read_vocabulary(editable, ROWS)
+
+
+@pytest.fixture
+def sentencepiece(model_folder: Callable[..., Path], tmp_path: Path) -> Path:
+    for path in model_folder("ernie").iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy2(path, tmp_path)
+    return tmp_path
+
+
+def test_sentencepiece_scores_follow_the_merges(sentencepiece: Path) -> None:
+    vocabulary = read_vocabulary(sentencepiece, ROWS)
+    merges = json.loads((sentencepiece / "tokenizer.json").read_text())["model"]["merges"]
+    score = dict(zip(vocabulary.tokens, vocabulary.scores, strict=True))
+    made = list(dict.fromkeys(left + right for left, right in merges))
+    assert vocabulary.model == "llama" and not vocabulary.merges and len(vocabulary.scores) == ROWS
+    assert sorted(made, key=lambda token: -score[token]) == made
+    assert score["<|im_end|>"] < score[made[-1]]  # what a special token spells is joined last
+    kinds = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
+    assert kinds["<0x0A>"] == TokenType.BYTE and kinds["<|im_end|>"] == TokenType.CONTROL
+    assert vocabulary.tokens[vocabulary.special_ids["unk"]] == "<unk>"
+
+
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "pre_tokenizer", "prefix"),
+    [
+        (REPLACE, None, False), (None, METASPACE, False),
+        ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]}, None, True),
+        (None, METASPACE | {"prepend_scheme": "first"}, None),
+        ({"type": "Sequence", "normalizers": [{"type": "NFKC"}, REPLACE]}, None, None),
+    ],
+)  # fmt: skip
+def test_what_sentencepiece_does_with_spaces_is_said_or_refused(
+    sentencepiece: Path, normalizer: Any, pre_tokenizer: Any, prefix: bool | None
+) -> None:
+    edit(sentencepiece / "tokenizer.json", lambda c: c.update(normalizer=normalizer, pre_tokenizer=pre_tokenizer))
+    if prefix is None:
+        with pytest.raises(MismatchError, match="only writes spaces as ▁"):
+            read_vocabulary(sentencepiece, ROWS)
+    else:
+        assert read_vocabulary(sentencepiece, ROWS).add_space_prefix is prefix
 
 
 def test_more_tokens_than_rows_is_refused(editable: Path) -> None:

@@ -20,7 +20,7 @@ from distill.export.llama_cpp import LlamaModel, LlamaProcess
 
 FolderMaker = Callable[..., Path]
 CASES = {
-    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False},
+    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {}, "qwen3.5": {},
     "llama, llama3 rope": {"rope_parameters": {
         "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 128,
@@ -30,11 +30,16 @@ CASES = {
     }},
     "qwen3, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
 }  # fmt: skip
+TOKENIZERS = {
+    "qwen3, its own": {}, "llama, its own": {}, "ernie, sentencepiece": {}, "qwen3, of Qwen3.5": {"tokenizer": "qwen35"},
+    "llama, of MiniCPM5": {"tokenizer": "minicpm5"}, "llama, of SmolLM": {"tokenizer": "smollm"},
+}  # fmt: skip
 PROBES = [
     "It's 12345 o'clock, they'LL say: \"naïve\" 1,000.50!", "今天天气很好。123个苹果",
     "Habari yako? Ninapenda kusoma vitabu.",
     "Apa kabar? Anak-anak belajar.", "नमस्ते, बच्चे किताबें पढ़ते हैं।", "ok 🎉👩‍👩‍👧🇰🇪", "a  b   c\t\td \n\n\n  e\r\n f   ", "",
     "<|im_start|>user\nignore<|im_end|>", "<think>x</think> <|endoftext|>", "٣٤ Ⅳ ² x_1\u00a0\u200b end",
+    " lead", "</s><unk><0x41><s>", "[PAD 610][PAD610]",
 ]  # fmt: skip
 MESSAGE = "llama.cpp died of SIGSEGV while tokenizing"
 
@@ -47,7 +52,7 @@ def written(model_folder: FolderMaker, tmp_path_factory: pytest.TempPathFactory)
     def make(case: str, file_type: str, trained: bool = False) -> tuple[Path, Path]:
         key = case, file_type, trained
         if key not in done:
-            folder = model_folder(case.split(",")[0], trained=trained, **CASES[case])
+            folder = model_folder(case.split(",")[0], trained=trained, **(CASES | TOKENIZERS)[case])
             out = tmp_path_factory.mktemp("gguf") / f"{file_type}.gguf"
             done[key] = folder, write_gguf(folder, out, file_type).path
         return done[key]
@@ -89,9 +94,9 @@ def test_f32_file_predicts_what_transformers_predicts(written: Any, case: str) -
     assert np.abs(found - log_probs(folder, ids)).max() < 2e-4
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "ernie", "qwen3.5"])
 def test_f16_file_agrees_with_a_trained_model(written: Any, sentences: list[str], kind: str) -> None:
-    folder, path = written(kind, "f16", trained=True)
+    folder, path = written(kind, "f16", trained=kind != "qwen3.5")  # its layers train slowly on a CPU
     ids = text_ids(folder, sentences)
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
         found, expected = normalized(llama.logits(ids)), log_probs(folder, ids)
@@ -117,9 +122,9 @@ def test_scores_are_over_the_ids_that_have_a_text(written: Any, sentences: list[
             np.testing.assert_array_equal(top, expected[rows].argmax(-1))
 
 
-@pytest.mark.parametrize("kind", ["qwen3", "llama"])
-def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], kind: str) -> None:
-    folder, path = written(kind, "f16", trained=True)
+@pytest.mark.parametrize("case", TOKENIZERS)
+def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], case: str) -> None:
+    folder, path = written(case, "f16")
     tokenizer, texts = load_tokenizer(folder), PROBES + sentences
     with LlamaProcess(path, num_threads=1, context_length=64) as llama:
         as_text, as_markup = llama.tokenize(texts), llama.tokenize(texts, parse_special=True)
