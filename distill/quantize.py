@@ -12,6 +12,7 @@ is an error: something in the export is wrong, not merely rounded.
 """
 
 import json
+import shutil
 import sys
 import unicodedata
 from collections import Counter
@@ -26,7 +27,7 @@ from distill.export.modelfile import write_modelfiles
 from distill.models import load
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import write_atomic
+from distill.rows import fsync_folder, write_atomic
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
 from distill.sections import BITSANDBYTES, FOLDERS, Quantize
 from distill.text import chat
@@ -35,6 +36,10 @@ from distill.text.samples import Sample, read_samples, split_samples
 # An f16 file that is right is within both; a student that has learnt nothing has ties, which rounding may turn
 F16_AGREEMENT = 0.995
 F16_DIFFERENCE = 0.02
+# The recovered file against the model that was trained: llama.cpp rounds activations to 8 bits where weights are quantized
+SAME_FILE, SAME_FILE_KL = 0.995, 0.01
+RECOVER_LEARNING_RATES = {"tq2_0": 1e-3, "q2_k": 3e-4, "q3_k_m": 3e-4}
+RECOVER_LEARNING_RATE = 2e-4
 SPEED_TOKENS = 128 + 32  # read and written to measure the speed
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
@@ -98,13 +103,88 @@ def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any,
 def _write_and_check(
     recipe: Recipe, folder: RunFolder, student: Path, name: str, tokenizer: Any, reference: Reference
 ) -> dict[str, Any]:  # fmt: skip
-    place = folder.quantized(name)
-    if name in FOLDERS:
-        return _folder(recipe, folder, student, name, place, tokenizer, reference)
-    importance = _importance(recipe, folder, student) if name not in UNWEIGHTED else None
+    importance = _importance(recipe, folder, student) if name not in (*UNWEIGHTED, *FOLDERS) else None
     if name == "mixed":
         return _mixed(recipe, folder, student, tokenizer, reference, importance)
+    check = _plain(recipe, folder, student, name, folder.quantized(name), tokenizer, reference, importance)
+    if name in recipe.quantize.recover:
+        return _recovered(recipe, folder, student, name, tokenizer, reference, importance, check)
+    return check
+
+
+def _plain(
+    recipe: Recipe, folder: RunFolder, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference, importance: Any
+) -> dict[str, Any]:  # fmt: skip
+    if name in FOLDERS:
+        return _folder(recipe, folder, student, name, place, tokenizer, reference)
     return _gguf(recipe, student, name, place, tokenizer, reference, importance)
+
+
+def _recovered(
+    recipe: Recipe, folder: RunFolder, student: Path, name: str, tokenizer: Any, reference: Reference, importance: Any,
+    plain: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """The better of the plain file and one after quantization-aware distillation, which takes its place; both checks."""
+    from distill.export import fake_quantize
+    from distill.models.score import TokenSequence
+    from distill.training.recover import Plan, as_in_the_file, recover
+
+    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
+    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, len(samples))]
+    model = load.load_model(str(student), load.placement("auto", "float32"))
+    roundings = fake_quantize.nf4_roundings(model) if name in BITSANDBYTES else fake_quantize.gguf_roundings(student, name, importance)
+    options = recipe.quantize
+    rate = options.recover_learning_rate or RECOVER_LEARNING_RATES.get(name, RECOVER_LEARNING_RATE)
+    recover(
+        model, sequences, roundings, Plan(options.recover_steps, rate, recipe.seed), pad_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), label=f"recover {name}",
+    )  # fmt: skip
+    place = folder.quantized(name)
+    latent, other = folder.stage("quantize") / f".{name}.latent", place.with_name(f".recovered.{place.name}")
+    with FolderWriter(latent) as temporary:
+        for path in student.iterdir():
+            if path.suffix not in (".safetensors", ".tmp") and path.is_file():
+                shutil.copy2(path, temporary)
+        model.save_pretrained(temporary)
+    found = _plain(recipe, folder, latent, name, other, tokenizer, reference, importance)
+    if name not in BITSANDBYTES:
+        with as_in_the_file(model, roundings):
+            _require_same(model, reference.samples, other, recipe, tokenizer)
+    shutil.rmtree(latent)
+    better = found["kl"] < plain["kl"] and found["nll"] <= plain["nll"]
+    if better:
+        _take_place(other, place)
+    elif other.is_dir():
+        shutil.rmtree(other)
+    else:
+        other.unlink()
+    figures = ("kl", "nll_change", "top_token_agreement")
+    both = {word: {key: check[key] for key in figures} for word, check in (("plain", plain), ("recovered", found))}
+    return (found if better else plain) | {"recovery": {**both, "kept": "recovered" if better else "plain"}}
+
+
+def _require_same(model: Any, samples: Sequence[Sample], file: Path, recipe: Recipe, tokenizer: Any) -> None:
+    """Raise MismatchError where the file does not say what the model with rounded weights says."""
+    from distill.export.llama_cpp import LlamaProcess
+
+    path = file.with_name("rounded_distributions.npy")
+    trained = refer_to(model, samples, tokenizer, recipe.teacher.batch_tokens, path)
+    longest = max(len(s.ids) for s in samples)
+    with LlamaProcess(file, num_threads=recipe.quantize.num_threads, context_length=longest + 8) as llama:
+        found = in_llama_cpp(trained, llama)
+    path.unlink()
+    if found["top_token_agreement"] < SAME_FILE and found["kl"] > SAME_FILE_KL:
+        raise MismatchError(
+            f"{file}: the likeliest token of the model that was trained at {found['top_token_agreement']:.1%} of positions, and "
+            f"{found['kl']:.4f} nats from it: it was trained on another grid than the file's. Please report this model"
+        )
+
+
+def _take_place(other: Path, place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    other.replace(place)
+    fsync_folder(place.parent)
 
 
 def _importance_file(folder: RunFolder) -> Path:

@@ -233,6 +233,24 @@ class Quantize(Section):
         0, "Threads of llama.cpp; 0 = OMP_NUM_THREADS where that is set, else every core that this process may use", machine=True
     )
 
+    recover: list[Format] = field(
+        [], "Of these formats win back what rounding took: with rounded weights the student is trained to be itself again, and the "
+        "better file is kept. Worth it from 3 bits down; any GGUF type below 16 bits but mixed, and nf4",
+    )  # fmt: skip
+    recover_steps: Positive = field(300, "Optimizer steps of about 2,048 tokens for each of them")
+    recover_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = field(
+        None, "Peak; null = 1e-3 for tq2_0, 3e-4 for q2_k and q3_k_m, 2e-4 for the others"
+    )
+
+    @model_validator(mode="after")
+    def _recoverable(self) -> "Quantize":
+        for name in self.recover:
+            if name in ("f16", "bf16", "mixed", "int8", "w4a16"):
+                raise ValueError(f"recover: {name}: there is nothing to win back in it, or no way; take it out")
+            if name not in self.formats:
+                raise ValueError(f"recover: {name} is not among formats: add it there, or take it out")
+        return self
+
     @model_validator(mode="after")
     def _budget(self) -> "Quantize":
         if ("mixed" in self.formats) != (self.budget_mb is not None):

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distill.errors import DataError
 from distill.export import ggml
+from distill.export.fake_quantize import as_stored
 from distill.export.gguf import Tensor as FileTensor
 from distill.losses.divergences import forward_kl
 from distill.models.by_length import batches_by_length
@@ -181,13 +182,6 @@ def _options(judge: Judge, tensor: FileTensor, importance_C: np.ndarray | None) 
 def fits(kind: Type, num_columns: int) -> bool:
     """Whether rows of this length can be cut into the type's blocks."""
     return num_columns % gguf.GGML_QUANT_SIZES[kind][0] == 0
-
-
-def as_stored(values_RC: np.ndarray, kind: Type, importance_C: np.ndarray | None = None) -> np.ndarray:
-    """Float32 rows as they are read back from a file that holds them in this type."""
-    if kind == Type.F16:
-        return values_RC.astype(np.float16).astype(np.float32)
-    return gguf.quants.dequantize(ggml.quantize(values_RC, kind, importance_C), kind)
 
 
 @contextmanager

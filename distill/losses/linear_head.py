@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from distill.errors import MismatchError, RecipeError
 from distill.losses.divergences import Divergence, divergence_by_name, forward_kl
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
 # Numbers in one [n, R] buffer: 64 MiB in float32. There are two, logits and probabilities; 151,936 ids give n = 110.
 CHUNK_VALUES = 16 << 20
@@ -86,7 +86,7 @@ def linear_head_loss(
     _check_fit(hidden_NH, weight_VH, labels_N, targets, num_ids)
     tempered = targets is not None and loss_temperature != 1
     # Smaller chunks where more than two buffers of that size are alive together (autograd inside the divergence).
-    copies = 8 if isinstance(targets, DenseTargets) else 2 if tempered else 1
+    copies = 8 if isinstance(targets, DenseTargets | HeadTargets) else 2 if tempered else 1
     settings = _Settings(
         divergence=function,
         is_forward_kl=function is forward_kl,
@@ -412,10 +412,10 @@ def _check_fit(
         raise MismatchError(f"{len(targets)} positions have a teacher's signal, {num_positions} hidden states came")
     if not 0 < num_ids <= len(weight_VH):
         raise MismatchError(f"vocab_size {num_ids} is not within the head's {len(weight_VH)} rows")
-    if isinstance(targets, DenseTargets) and targets.logp_NV.shape[1] != num_ids:
-        raise MismatchError(
-            f"the dense signal has {targets.logp_NV.shape[1]} ids, vocab_size is {num_ids}: slice it to the shared ids"
-        )
+    if isinstance(targets, DenseTargets | HeadTargets):
+        found = targets.logp_NV.shape[1] if isinstance(targets, DenseTargets) else len(targets.weight_VH)
+        if found != num_ids:
+            raise MismatchError(f"the dense signal has {found} ids, vocab_size is {num_ids}: slice it to the shared ids")
     if num_positions == 0:
         return
     ids = [labels_N.min(), labels_N.max()]

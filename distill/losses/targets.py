@@ -96,7 +96,30 @@ class DenseTargets:
         return DenseTargets(self.logp_NV.to(device))
 
 
-Targets = SampledTargets | TopKTargets | DenseTargets
+@dataclass(frozen=True, eq=False)
+class HeadTargets:
+    """The whole distribution of another model, made from its hidden states when a chunk is asked for: [N, V] is never held.
+
+    hidden_NH, weight_VH: its hidden states and the rows of its head for the V shared ids; no bias. Logits are
+    `softcap(scale * hidden @ weight.T)`.
+    """
+
+    hidden_NH: Tensor
+    weight_VH: Tensor
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.hidden_NH)
+
+    def __getitem__(self, part: slice) -> DenseTargets:
+        logits_nV = (self.hidden_NH[part] @ self.weight_VH.T).float() * self.scale
+        if self.softcap is not None:
+            logits_nV = (logits_nV / self.softcap).tanh() * self.softcap
+        return DenseTargets(logits_nV.log_softmax(-1))
+
+
+Targets = SampledTargets | TopKTargets | DenseTargets | HeadTargets
 
 
 def _check_ids(ids_NK: Tensor) -> None:
