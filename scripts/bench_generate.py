@@ -55,7 +55,7 @@ from transformers.utils import logging  # noqa: E402
 
 from distill.export.gguf import write_gguf  # noqa: E402
 from distill.export.gguf_teacher import MOST_SEQUENCES  # noqa: E402
-from distill.export.llama_cpp import LlamaModel  # noqa: E402
+from distill.export.llama_model import LlamaModel  # noqa: E402
 from distill.models.by_length import blocks_by_length  # noqa: E402
 from distill.models.decode import Drawer, Sampling, answer  # noqa: E402
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids, stop_ids_of_files  # noqa: E402

@@ -66,6 +66,20 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tm
     assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
 
 
+def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(tmp_path: Path) -> None:
+    overrides = ["quantize.formats=[q2_k, q8_0]", "quantize.recover=[q2_k, q8_0]", "quantize.recover_steps=12"]
+    recipe, folder = trained(tmp_path, *overrides, "quantize.recover_learning_rate=1e-4", "quantize.num_sequences=8")
+    checks = quantize.run(recipe, folder).result["formats"]
+    for name in ("q2_k", "q8_0"):
+        recovery, check = checks[name]["recovery"], checks[name]
+        assert recovery["kept"] in ("plain", "recovered")
+        assert check["kl"] == recovery[recovery["kept"]]["kl"] <= recovery["plain"]["kl"]
+        assert check["bytes"] == folder.quantized(name).stat().st_size
+    assert checks["q2_k"]["recovery"]["kept"] == "recovered"
+    left = {path.name for path in folder.stage("quantize").iterdir()}
+    assert not [name for name in left if "latent" in name or "recovered" in name or name.endswith(".npy")]
+
+
 def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=0.5")
     with pytest.raises(DataError, match=r"quantize\.budget_mb: the smallest types take"):

@@ -62,6 +62,11 @@ def test_values_that_do_not_fit_together_are_refused_with_the_way_out():
     assert "num_heads 8 is not a multiple of num_kv_heads 3" in problem("student.num_heads=8", "student.num_kv_heads=3")
 
 
+def test_only_what_rounding_took_can_be_recovered():
+    assert "recover: f16: there is nothing to win back" in problem("quantize.formats=[f16]", "quantize.recover=[f16]")
+    assert "recover: q2_k is not among formats" in problem("quantize.formats=[f16]", "quantize.recover=[q2_k]")
+
+
 def test_mixed_types_and_their_budget_belong_together():
     for overrides in (["quantize.formats=[mixed]"], ["quantize.budget_mb=3", "quantize.formats=[q8_0]"]):
         assert "formats: mixed and budget_mb belong together" in problem(*overrides)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.export.llama_cpp import Given, LlamaProcess
+from distill.export.llama_cpp import LlamaProcess
+from distill.export.llama_model import Given
 from distill.models import load
 from distill.text.samples import Sample
 

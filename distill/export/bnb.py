@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError, MissingError
-from distill.export.llama_cpp import Speed
+from distill.export.llama_model import Speed
 from distill.models.load import keep_unpacked, quantization_config, refuse_unquantized
 from distill.sections import BITSANDBYTES
 

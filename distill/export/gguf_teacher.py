@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.errors import MismatchError
 from distill.export import gguf_header
-from distill.export.llama_cpp import LlamaModel
+from distill.export.llama_model import LlamaModel
 from distill.recipe import Recipe
 
 PROBE_TEXT = "It's 12,345 o'clock. 今天天气很好。 Habari yako? Apa kabar? नमस्ते, آپ 🎉\n\n  x = 1"

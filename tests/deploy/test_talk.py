@@ -15,7 +15,7 @@ from server_helpers import TEACHER
 from distill.__main__ import main
 from distill.deploy import talk
 from distill.export.gguf import write_gguf
-from distill.export.llama_cpp import LlamaModel
+from distill.export.llama_model import LlamaModel
 from distill.models import load
 from distill.text import chat
 

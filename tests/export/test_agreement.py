@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill.errors import MismatchError
 from distill.export import agreement
 from distill.export.gguf import write_gguf
-from distill.export.llama_cpp import Given, LlamaModel, LlamaProcess
+from distill.export.llama_cpp import LlamaProcess
+from distill.export.llama_model import Given, LlamaModel
 from distill.text.samples import Sample
 
 

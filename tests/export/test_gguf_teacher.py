@@ -9,7 +9,7 @@ from run_helpers import QUICKSTART, ROOT
 from distill import capture, evaluate, generate, interrupts, plan
 from distill.errors import MismatchError, MissingError, RecipeError, Stopped
 from distill.export.gguf import write_gguf
-from distill.export.llama_cpp import LlamaModel
+from distill.export.llama_model import LlamaModel
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import load_recipe

@@ -16,7 +16,8 @@ import torch
 from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml, llama_library
 from distill.export.gguf import write_gguf
-from distill.export.llama_cpp import LlamaModel, LlamaProcess
+from distill.export.llama_cpp import LlamaProcess
+from distill.export.llama_model import LlamaModel
 
 FolderMaker = Callable[..., Path]
 CASES = {
@@ -111,7 +112,7 @@ def test_scores_are_over_the_ids_that_have_a_text(written: Any, sentences: list[
     with torch.no_grad():
         logits = load(folder)(torch.tensor([ids])).logits[0, :, : len(tokenizer)]
     expected = logits.log_softmax(-1).numpy()
-    monkeypatch.setattr("distill.export.llama_cpp.LOGIT_VALUES", 7 * 640)
+    monkeypatch.setattr("distill.export.llama_model.LOGIT_VALUES", 7 * 640)
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
         assert llama.num_known_ids == len(tokenizer) < llama.num_ids == 640
         for start in (1, 50, len(ids) - 1):

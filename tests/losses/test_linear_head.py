@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.errors import MismatchError, RecipeError
 from distill.losses.divergences import divergence_by_name
 from distill.losses.linear_head import linear_head_loss
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
 NUM_TOKENS, HIDDEN, VOCAB = 13, 6, 20
 DIVERGENCES = [
@@ -429,3 +429,23 @@ def test_what_does_not_fit_is_refused() -> None:
         linear_head_loss(hidden.float(), weight, labels, None, soft_weight=0.0, hard_weight=1.0)
     with pytest.raises(ValueError, match="tail_logp_N has shape"):
         TopKTargets(torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2), torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_another_models_head_is_the_dense_signal_that_it_makes(softcap):
+    generator = torch.Generator().manual_seed(0)
+    hidden_NH, weight_VH = torch.randn(37, 8, generator=generator), torch.randn(23, 8, generator=generator)
+    teacher_NG, teacher_VG = torch.randn(37, 5, generator=generator), torch.randn(20, 5, generator=generator)
+    labels_N = torch.randint(20, (37,), generator=generator)
+    logits_NV = 0.7 * (teacher_NG @ teacher_VG.T)
+    logits_NV = logits_NV if softcap is None else softcap * (logits_NV / softcap).tanh()
+    found = []
+    for said in (DenseTargets(logits_NV.log_softmax(-1)), HeadTargets(teacher_NG, teacher_VG, 0.7, softcap)):
+        leaves = hidden_NH.clone().requires_grad_(), weight_VH.clone().requires_grad_()
+        loss, _ = linear_head_loss(*leaves, labels_N, said, soft_weight=1.0, hard_weight=0.5, vocab_size=20, chunk_size=5)
+        loss.backward()
+        found.append((loss.detach(), *(leaf.grad for leaf in leaves)))
+    for dense, lazy in zip(*found, strict=True):
+        torch.testing.assert_close(lazy, dense)
+    with pytest.raises(MismatchError, match="the dense signal has 20 ids, vocab_size is 23"):
+        linear_head_loss(hidden_NH, weight_VH, labels_N, HeadTargets(teacher_NG, teacher_VG), soft_weight=1.0, hard_weight=0.0)

@@ -1,0 +1,52 @@
+"""What is trained on is what the file holds: to the last bit, for every type."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+from transformers import AutoModelForCausalLM
+
+from distill.export import fake_quantize
+from distill.export.bnb import load_bnb, write_bnb
+from distill.export.gguf import tensors_of, write_gguf
+
+
+@pytest.mark.parametrize("name", ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rounded_weights_are_the_files(model_folder: Callable[..., Path], tmp_path: Path, name: str, weighted: bool) -> None:
+    folder = model_folder("qwen3", trained=True)
+    matrices = {t.name: t for t in tensors_of(folder, name) if len(t.shape) == 2}
+    rng = np.random.default_rng(0)
+    importance = {n: rng.exponential(size=t.shape[1]).astype(np.float32) for n, t in matrices.items()} if weighted else None
+    write_gguf(folder, tmp_path / "file.gguf", name, importance=importance)
+    roundings = fake_quantize.gguf_roundings(folder, name, importance)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert len(roundings) == len(matrices) == 15
+    for tensor in gguf.GGUFReader(tmp_path / "file.gguf").tensors:
+        if tensor.name not in matrices:
+            continue
+        in_file = gguf.quants.dequantize(tensor.data, Type(tensor.tensor_type))
+        source = matrices[tensor.name].source
+        found = roundings[source](model.get_parameter(source).data)
+        np.testing.assert_array_equal(found.numpy(), in_file.reshape(found.shape))
+        assert not torch.equal(found, model.get_parameter(source).data)
+
+
+def test_rounded_weights_are_the_nf4_folders(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+
+    folder = model_folder("qwen3", trained=True)
+    write_bnb(folder, tmp_path, "nf4")
+    model, stored = AutoModelForCausalLM.from_pretrained(folder), dict(load_bnb(tmp_path).named_parameters())
+    num_packed = 0
+    for name, function in fake_quantize.nf4_roundings(model).items():
+        found, weight = function(model.get_parameter(name).data), stored[name]
+        is_packed = weight.dtype == torch.uint8
+        num_packed += is_packed
+        in_file = dequantize_4bit(weight.data, weight.quant_state) if is_packed else weight.data
+        assert torch.equal(found, in_file.float()), name
+    assert num_packed == 14  # seven in each of two layers; no embedding, no head
