@@ -50,6 +50,7 @@ class Request:
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     stage = folder.stage("generate")
+    tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     location = recipe.model_location(recipe.teacher.model)
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     skipped: Counter[str] = Counter()
@@ -414,7 +415,7 @@ def judge_answers(
     """Each answer as the filters see it, and why it is dropped (None: kept)."""
     candidates = [_candidate(recipe, request, rows[request.key], tokenizer) for request in requests]
     reasons = filters.judge_all(
-        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate.task), eval_index=EvalIndex([p.text for p in held_out]),
+        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate), eval_index=EvalIndex([p.text for p in held_out]),
         min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
         max_reasoning_tokens=recipe.generate.max_reasoning_tokens if recipe.generate.think == "short" else None,

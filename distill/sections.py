@@ -101,7 +101,14 @@ class Generate(Section):
     max_tries: Positive | None = field(
         None, "Draw on where answers are dropped, up to so many draws a prompt, until samples_per_prompt are kept; null = no more"
     )
-    task: Literal["market", "final_number"] | None = field(None, "Verifier of answers against `reference`; null = none")
+    task: Literal["market", "final_number", "math_answer", "python_tests"] | None = field(
+        None, "Verifier of answers against `reference`. final_number = last number; math_answer = \\boxed{} or final answer, by value; "
+        "python_tests = code that must pass asserts (see run_code); market = the quickstart's; null = none",
+    )  # fmt: skip
+    run_code: Literal["off", "boxed", "limited"] = field(
+        "off", "python_tests runs code that models wrote: boxed = on Linux, without network, other files, or much time and memory, "
+        "and not at all where the system cannot promise that; limited = as boxed as this system can", machine=True,
+    )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
     thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
     think: Literal["keep", "drop", "short"] = field(
@@ -126,6 +133,15 @@ class Generate(Section):
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+
+    @model_validator(mode="after")
+    def _code(self) -> "Generate":
+        if (self.task == "python_tests") != (self.run_code != "off"):
+            raise ValueError(
+                f"task {self.task} with run_code {self.run_code}: python_tests, and nothing else, runs code that models wrote on this "
+                "machine; set run_code to boxed to allow that, or take another task"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tries(self) -> "Generate":
