@@ -133,6 +133,24 @@ class Generate(Section):
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+    keep_per_prompt: Positive | None = field(None, "Of the good answers to a prompt keep so many, the shortest; null = all")
+    judge_min_score: Annotated[int, Field(ge=2, le=5)] | None = field(
+        None, "A model grades each answer that passed the filters, from 1 to 5; those below are dropped. Its replies are kept: another "
+        "score asks nothing again. null = no judge",
+    )  # fmt: skip
+    judge_server: str | None = field(None, "URL of the judge's OpenAI-compatible server; null = the teacher judges itself", machine=True)
+    judge_model: str | None = field(None, "judge_server: the judge's name there")
+    judge_api_key_env: str | None = field(None, "judge_server: environment variable that holds its key; null = no key", machine=True)
+
+    @model_validator(mode="after")
+    def _judge(self) -> "Generate":
+        if (self.judge_server is None) != (self.judge_model is None):
+            raise ValueError("judge_server and judge_model belong together: give both, or neither and the teacher judges itself")
+        if self.judge_min_score is None and self.judge_server is not None:
+            raise ValueError("judge_server without judge_min_score judges nothing: set judge_min_score, e.g. to 4")
+        if self.judge_server is not None and not self.judge_server.startswith(("http://", "https://")):
+            raise ValueError(f"judge_server {self.judge_server!r} is not a URL: write http://host:port")
+        return self
 
     @model_validator(mode="after")
     def _code(self) -> "Generate":
@@ -147,6 +165,10 @@ class Generate(Section):
     def _tries(self) -> "Generate":
         if self.max_tries is not None and self.max_tries < self.samples_per_prompt:
             raise ValueError(f"max_tries {self.max_tries} is less than samples_per_prompt {self.samples_per_prompt}: raise it")
+        if (self.keep_per_prompt or 0) > self.samples_per_prompt:
+            raise ValueError(
+                f"keep_per_prompt {self.keep_per_prompt} is more than samples_per_prompt {self.samples_per_prompt}: raise that, or lower it"
+            )
         if (self.max_tries or 1) > 1 and self.sampling_temperature == 0:
             raise ValueError(
                 f"max_tries {self.max_tries} with sampling_temperature 0 would draw the same answer again: raise the temperature"
