@@ -129,7 +129,7 @@ def judge(monkeypatch):
 
 def run(folder, *more):
     recipe = load_recipe(QUICKSTART, [
-        "generate.num_prompts=24", "generate.max_new_tokens=64", "evaluate.num_examples=5", f"run_folder={folder}", *more,
+        "generate.num_prompts=16", "generate.max_new_tokens=48", "evaluate.num_examples=5", f"run_folder={folder}", *more,
     ])  # fmt: skip
     result = generate.run(recipe, RunFolder.of(recipe), Processes()).result
     kept, dropped = ([r for _, r in read_jsonl(folder / "generate" / f"{n}.jsonl")] for n in ("kept", "dropped"))
@@ -138,8 +138,11 @@ def run(folder, *more):
 
 def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshold(judge, tmp_path):
     before, good, _ = run(tmp_path)
-    assert len(good) > 12 and not judge.asked and not (tmp_path / "generate/judged").exists()
-    options = [f"generate.judge_server={judge.url}", "generate.judge_model=big", "generate.judge_api_key_env=JUDGE_KEY", "generate.concurrency=2"]
+    assert len(good) > 8 and not judge.asked and not (tmp_path / "generate/judged").exists()
+    options = [
+        f"generate.judge_server={judge.url}", "generate.judge_model=big", "generate.judge_api_key_env=JUDGE_KEY",
+        "generate.concurrency=2",
+    ]  # fmt: skip
 
     with pytest.raises(Stopped, match="max_requests"):
         run(tmp_path, *options, "generate.judge_min_score=3", "generate.max_requests=9")
