@@ -295,12 +295,12 @@ def _figures(
     exam: Exam, answers: list[tuple[list[int], str]], nll: dict[int, float], seconds: float, runtime: str
 ) -> dict[str, Any]:  # fmt: skip
     """Figures of one model, and a row an example."""
-    grade = tasks.grader(exam.recipe.generate.task)
+    grade = tasks.grader(exam.recipe.generate)
     examples = []
     for i, (prompt, (ids, reason)) in enumerate(zip(exam.prompts, answers, strict=True)):
         opened = chat.opens_thinking(exam.tokenizer, exam.prompt_ids[i])
         text = chat.split_thinking(chat.text_of(exam.tokenizer, ids), opened=opened)[1]
-        right = grade(text, {"reference": prompt.reference}) if grade else None
+        right = grade(text, {"reference": prompt.reference, "language": prompt.language}) if grade else None
         examples.append({
             "prompt_id": prompt.id, "prompt": prompt.text, "language": prompt.language, "reference": prompt.reference,
             "answer": text, "right": right, "finish_reason": reason, "nll": nll.get(i),

@@ -2,7 +2,8 @@
 
     generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in raw/
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
-    generate/prompts.jsonl   the prompts that were asked, and where each came from
+    generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
+    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
 
@@ -28,13 +29,12 @@ from distill.recipe import Recipe
 from distill.rows import Row, RowLog, canonical_json, digest, read_row_logs, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.teachers.server import Spent
-from distill.text import chat, expansion, filters, prompt_filters
+from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
 KEY_SCHEMA = "1"
-UNITS = {"raw": "answers", "raw_prompts": "prompts"}  # what a log holds
-LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
+UNITS = {"raw": "answers", "raw_prompts": "prompts", "judged": "verdicts"}  # what a log holds
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Request:
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     stage = folder.stage("generate")
+    tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     location = recipe.model_location(recipe.teacher.model)
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     skipped: Counter[str] = Counter()
@@ -67,9 +68,14 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
     ask(recipe, requests, raw, location, tokenizer, processes, spent)
     requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
+    if processes.num_jobs > 1:
+        return StageOutput({}, [])
+    judged = judge_answers(recipe, requests, best_rows(read_row_logs(raw)[0]), held_out, tokenizer) if processes.is_main else None
+    if recipe.generate.judge_min_score is not None:
+        judged = _grade(recipe, stage / "judged", *processes.broadcast(judged), location, tokenizer, processes, spent)
     output = StageOutput({}, [])
-    if processes.is_main and processes.num_jobs == 1:
-        output = _filter(recipe, stage, requests, refused, held_out, tokenizer, skipped)
+    if processes.is_main and judged is not None:
+        output = _write(recipe, stage, requests, *judged, refused, held_out, tokenizer, skipped)
     processes.barrier()
     return output
 
@@ -346,15 +352,32 @@ def best_rows(rows: list[Row]) -> dict[str, Row]:
     return best
 
 
-def _filter(
-    recipe: Recipe, stage: Path, requests: list[Request], refused: list[tuple[Prompt, str]], held_out: list[Prompt],
-    tokenizer: Any, skipped: Counter[str],
+def _grade(
+    recipe: Recipe, log: Path, candidates: list[filters.Candidate], reasons: list[str | None], location: str, tokenizer: Any,
+    processes: Processes, spent: Spent,
+) -> tuple[list[filters.Candidate], list[str | None]]:  # fmt: skip
+    """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
+    asking = judge.asking(recipe)
+    make = request_maker(asking, tokenizer)
+
+    def replies(prompts: list[Prompt]) -> list[Row]:
+        # another model's tokenizer is not known: it gets the conversation, not its ids
+        requests = [make(p, 0, [] if recipe.generate.judge_server else None) for p in prompts]
+        ask(asking, list({r.key: r for r in requests}.values()), log, location, tokenizer, processes, spent)
+        rows = best_rows(read_row_logs(log)[0])
+        return [rows[r.key] for r in requests]
+
+    return candidates, judge.judge(recipe, candidates, reasons, replies)
+
+
+def _write(
+    recipe: Recipe, stage: Path, requests: list[Request], candidates: list[filters.Candidate], reasons: list[str | None],
+    refused: list[tuple[Prompt, str]], held_out: list[Prompt], tokenizer: Any, skipped: Counter[str],
 ) -> StageOutput:  # fmt: skip
-    """Judge every raw answer; a pure function of the raw log and the recipe."""
+    """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_row_logs(stage / "raw")
-    rows = best_rows(all_rows)
-    candidates, reasons = judge_answers(recipe, requests, rows, held_out, tokenizer)
-    num_long = 0
+    rows, num_long = best_rows(all_rows), 0
+    reasons = filters.choose_shortest(candidates, reasons, recipe.generate.keep_per_prompt)
     kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
     for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
         prompt, row = request.prompt, rows[request.key]
@@ -376,7 +399,8 @@ def _filter(
             f"{stage / 'raw'} and relax `generate`, or raise generate.max_new_tokens"
         )
     prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-    write_jsonl(stage / "prompts.jsonl", [p.row() for p in prompts])
+    rates = filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
+    write_jsonl(stage / "prompts.jsonl", [p.row() | ({"pass_rate": rates[p.id]} if rates else {}) for p in prompts])
     write_jsonl(stage / "kept.jsonl", kept)
     write_jsonl(stage / "dropped.jsonl", dropped)
     result = {
@@ -390,22 +414,12 @@ def _filter(
         "prompts_by_tries": dict(sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())),
         "num_prompts_without_answer": len({r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}),
         "prompts_by_source": dict(Counter(p.source for p in prompts)),
-        "num_long_reasoning": num_long, "warning": long_reasoning_warning(recipe, num_long, len(kept)),
+        "num_long_reasoning": num_long,
+        "warning": filters.long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
     }  # fmt: skip
     if result["warning"]:
         print(f"generate: warning: {result['warning']}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")])
-
-
-def long_reasoning_warning(recipe: Recipe, num_long: int, num_kept: int) -> str | None:
-    """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
-    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them."""
-    if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
-        return None
-    return (
-        f"{num_long:,} of {num_kept:,} samples have more than {recipe.generate.max_reasoning_tokens:,} tokens of reasoning; a student "
-        f"of up to 3B parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
-    )
 
 
 def judge_answers(
@@ -414,7 +428,7 @@ def judge_answers(
     """Each answer as the filters see it, and why it is dropped (None: kept)."""
     candidates = [_candidate(recipe, request, rows[request.key], tokenizer) for request in requests]
     reasons = filters.judge_all(
-        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate.task), eval_index=EvalIndex([p.text for p in held_out]),
+        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate), eval_index=EvalIndex([p.text for p in held_out]),
         min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
         max_reasoning_tokens=recipe.generate.max_reasoning_tokens if recipe.generate.think == "short" else None,

@@ -125,7 +125,7 @@ def choose(prompts: list[Prompt], num: int) -> list[Prompt]:
 
 def judge(recipe: Recipe, language: str, answers: list[tuple[Candidate, str | None]]) -> Verdict:
     """The verdict on the answers in one language, each with the reason why it is dropped."""
-    grade = tasks.grader(recipe.generate.task)
+    grade = tasks.grader(recipe.generate)
     checkable = grade is not None or any(c.is_translation for c, _ in answers)
     ended = [c for c, _ in answers if c.finish_reason == "stop" and c.answer_text.strip()]
     return Verdict(

@@ -103,7 +103,14 @@ class Generate(Section):
     max_tries: Positive | None = field(
         None, "Draw on where answers are dropped, up to so many draws a prompt, until samples_per_prompt are kept; null = no more"
     )
-    task: Literal["market", "final_number"] | None = field(None, "Verifier of answers against `reference`; null = none")
+    task: Literal["market", "final_number", "math_answer", "python_tests"] | None = field(
+        None, "Verifier of answers against `reference`. final_number = last number; math_answer = \\boxed{} or final answer, by value; "
+        "python_tests = code that must pass asserts (see run_code); market = the quickstart's; null = none",
+    )  # fmt: skip
+    run_code: Literal["off", "boxed", "limited"] = field(
+        "off", "python_tests runs code that models wrote: boxed = on Linux, without network, other files, or much time and memory, "
+        "and not at all where the system cannot promise that; limited = as boxed as this system can", machine=True,
+    )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
     thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
     think: Literal["keep", "drop", "short"] = field(
@@ -128,11 +135,42 @@ class Generate(Section):
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+    keep_per_prompt: Positive | None = field(None, "Of the good answers to a prompt keep so many, the shortest; null = all")
+    judge_min_score: Annotated[int, Field(ge=2, le=5)] | None = field(
+        None, "A model grades each answer that passed the filters, from 1 to 5; those below are dropped. Its replies are kept: another "
+        "score asks nothing again. null = no judge",
+    )  # fmt: skip
+    judge_server: str | None = field(None, "URL of the judge's OpenAI-compatible server; null = the teacher judges itself", machine=True)
+    judge_model: str | None = field(None, "judge_server: the judge's name there")
+    judge_api_key_env: str | None = field(None, "judge_server: environment variable that holds its key; null = no key", machine=True)
+
+    @model_validator(mode="after")
+    def _judge(self) -> "Generate":
+        if (self.judge_server is None) != (self.judge_model is None):
+            raise ValueError("judge_server and judge_model belong together: give both, or neither and the teacher judges itself")
+        if self.judge_min_score is None and self.judge_server is not None:
+            raise ValueError("judge_server without judge_min_score judges nothing: set judge_min_score, e.g. to 4")
+        if self.judge_server is not None and not self.judge_server.startswith(("http://", "https://")):
+            raise ValueError(f"judge_server {self.judge_server!r} is not a URL: write http://host:port")
+        return self
+
+    @model_validator(mode="after")
+    def _code(self) -> "Generate":
+        if (self.task == "python_tests") != (self.run_code != "off"):
+            raise ValueError(
+                f"task {self.task} with run_code {self.run_code}: python_tests, and nothing else, runs code that models wrote on this "
+                "machine; set run_code to boxed to allow that, or take another task"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tries(self) -> "Generate":
         if self.max_tries is not None and self.max_tries < self.samples_per_prompt:
             raise ValueError(f"max_tries {self.max_tries} is less than samples_per_prompt {self.samples_per_prompt}: raise it")
+        if (self.keep_per_prompt or 0) > self.samples_per_prompt:
+            raise ValueError(
+                f"keep_per_prompt {self.keep_per_prompt} is more than samples_per_prompt {self.samples_per_prompt}: raise that, or lower it"
+            )
         if (self.max_tries or 1) > 1 and self.sampling_temperature == 0:
             raise ValueError(
                 f"max_tries {self.max_tries} with sampling_temperature 0 would draw the same answer again: raise the temperature"

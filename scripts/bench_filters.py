@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill.text.contamination import EvalIndex
 from distill.text.dedup import near_duplicates
-from distill.text.filters import bad_length, identity, loop, refusal, truncated
+from distill.text.filters import bad_format, bad_length, identity, loop, refusal, truncated
 from distill.text.language import wrong_language
 from distill.text.prompt_filters import judge_prompts
 
@@ -54,7 +54,7 @@ INDEX = EvalIndex([text for text, _ in texts(300, 150, seed=9)])
 def cheap(samples: list[tuple[str, str]]) -> int:
     """Every filter of an answer but language identification; how many were dropped."""
     return sum(
-        (truncated("stop") or bad_length(t, 1, 20_000) or loop(t) or refusal(t, language) or identity(t) or INDEX.hit(t)) is not None
+        any((truncated("stop"), bad_length(t, 1, 20_000), loop(t), refusal(t, language), identity(t), bad_format(t), INDEX.hit(t)))
         for t, language in samples
     )
 
@@ -76,6 +76,7 @@ def single_filters(samples: list[tuple[str, str]]) -> dict[str, float]:
         "loop": lambda text, language: loop(text),
         "refusal": refusal,
         "identity": lambda text, language: identity(text),
+        "format": lambda text, language: bad_format(text),
         "contaminated": lambda text, language: INDEX.hit(text),
         "wrong_language": lambda text, language: wrong_language(text, language, LANGUAGES),
     }  # fmt: skip

@@ -15,6 +15,7 @@ from distill.recipe import load_recipe
 from distill.rows import RowLog, digest, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
 from distill.text import chat
+from distill.text.filters import long_reasoning_warning
 from distill.text.samples import Prompt, split_prompts
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
@@ -114,7 +115,8 @@ def thought(folder, think):
             requests.append(generate.Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(generate._row(recipe, requests[-1], ids, "stop", text))
-    output = generate._filter(recipe, folder / "generate", requests, [], [], tokenizer, Counter())
+    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizer)
+    output = generate._write(recipe, folder / "generate", requests, *judged, [], [], tokenizer, Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
@@ -143,7 +145,7 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
     ("num_long", "num", "warns"), [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)]
 )
 def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
-    assert (generate.long_reasoning_warning(load_recipe(QUICKSTART), num_long, num) is not None) == warns
+    assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
 
 
 def verdict(kept, in_language, num=200, cut=0):

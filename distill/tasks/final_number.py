@@ -29,10 +29,14 @@ def numbers(text: str) -> list[Fraction]:
     Where a text is ambiguous, three digits after a separator are a group: 1.000 and 1,000 are a thousand. A superscript
     is no number (25 m²), and the Chinese comma separates clauses, not digits.
     """
-    plain = "".join(map(_plain, text))
-    plain = SPACED.sub(lambda match: match.group().replace(match.group(1), match.group(1).replace(" ", "\u00a0")), plain)
-    found = [_value(match.group()) for match in NUMBER.finditer(plain)]
+    spaced = SPACED.sub(lambda match: match.group().replace(match.group(1), match.group(1).replace(" ", "\u00a0")), plain(text))
+    found = [_value(match.group()) for match in NUMBER.finditer(spaced)]
     return [value for value in found if value is not None]
+
+
+def plain(text: str) -> str:
+    """The text with an ASCII digit for every local digit (४२, ٤٢, ４２) and common forms of the signs around them."""
+    return "".join(map(_plain, text))
 
 
 def _plain(character: str) -> str:

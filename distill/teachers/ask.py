@@ -18,7 +18,7 @@ from distill.errors import DistillError, ServerError, Stopped
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
-from distill.teachers.dialects import Answer, Question, Sampling
+from distill.teachers.dialects import DIALECTS, Answer, Chat, Question, Sampling
 from distill.teachers.server import PROBE_TEXT, Refused, Server, Spent, Trouble, Unreachable, connect
 from distill.text import chat
 
@@ -168,6 +168,7 @@ def ask_server(
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
     not always the very tokens that were drawn; the bar says so. What is used of the recipe's limits is added to `spent`.
+    Questions without prompt ids (to a model with another tokenizer) are asked as conversations, whatever the server can do.
     """
     teacher, url = recipe.teacher, recipe.teacher.server
     assert url is not None
@@ -193,6 +194,7 @@ def ask_server(
         server = await connect(
             url, teacher.server_model or teacher.model, api_key_env=teacher.api_key_env,
             timeout=recipe.generate.request_timeout, prompt_ids=probe_ids, spent=spent,
+            dialects=DIALECTS if all(q.prompt_ids for q in questions) else (Chat,),
         )  # fmt: skip
         try:
             if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):

@@ -7,6 +7,7 @@ request a dialect, and takes the first whose answer has what it should have.
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -148,8 +149,9 @@ def key_from_environment(name: str | None) -> str | None:
 
 
 async def connect(
-    url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None
-) -> Server:
+    url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
+) -> Server:  # fmt: skip
     """Find out what the server can do, by asking. `prompt_ids` = PROBE_TEXT in the model's own template; `spent`: where
     its requests are counted, these among them.
 
@@ -164,7 +166,7 @@ async def connect(
     question = Question("probe", [{"role": "user", "content": PROBE_TEXT}], prompt_ids, 1)
     sampling = Sampling(0.0, 1.0, 0, 2)
     refusals = []
-    for dialect in DIALECTS:
+    for dialect in dialects:
         server = Server(url, model, dialect, client, spent or Spent())
         try:
             await server.ask(question, sampling)

@@ -15,14 +15,17 @@ import numpy as np
 
 from distill.text.contamination import EvalIndex
 from distill.text.dedup import near_duplicates
+from distill.text.identity import identity
 from distill.text.language import base_code, wrong_language
 from distill.text.translation import wrong_translation
-from distill.text.words import folded, is_unspaced, ngrams, words
+from distill.text.words import APOSTROPHES, folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "identity", "wrong_answer",
-    "contaminated", "duplicate",
+    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "identity", "format",
+    "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
 )  # fmt: skip
+VERIFIED = (None, "contaminated", "duplicate", "judge", "not_shortest")  # what an answer may be that passed the verifier
+LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
 
 Grade = Callable[[str, dict[str, Any]], bool]
 
@@ -61,6 +64,7 @@ def judge(
         or _named("wrong_language", wrong_language(c.answer_text, c.language, languages))
         or refusal(c.answer_text, c.language)
         or _in_either(identity, c)
+        or bad_format(c.answer_text)
         or wrong_answer(c, grade)
         or (_named("contaminated", eval_index.hit(c.answer_text)) if eval_index is not None else None)
     )
@@ -88,6 +92,38 @@ def judge_all(
         if original is not None:
             reasons[passed[place]] = f"duplicate: repeats answer {passed[original]} to the same prompt"
     return reasons
+
+
+def choose_shortest(candidates: Sequence[Candidate], reasons: Sequence[str | None], most: int | None) -> list[str | None]:
+    """`reasons`; of the answers to one prompt that have none all but the `most` shortest, with their reasoning, get one."""
+    found = list(reasons)
+    taken: Counter[str] = Counter()
+    for i in sorted(range(len(found)), key=lambda i: len(candidates[i].answer_text) + len(candidates[i].reasoning or "")):
+        if most is not None and found[i] is None:
+            taken[candidates[i].prompt_id] += 1
+            if taken[candidates[i].prompt_id] > most:
+                found[i] = f"not_shortest: {most} good answers to the prompt are shorter"
+    return found
+
+
+def pass_rates(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -> dict[str, float]:
+    """Share of the answers to each prompt that passed the verifier, and what comes before it."""
+    draws = Counter(c.prompt_id for c in candidates)
+    passed = Counter(
+        c.prompt_id for c, why in zip(candidates, reasons, strict=True) if (why and why.partition(":")[0]) in VERIFIED
+    )  # fmt: skip
+    return {prompt_id: round(passed[prompt_id] / num, 4) for prompt_id, num in draws.items()}
+
+
+def long_reasoning_warning(num_long: int, num_kept: int, max_reasoning_tokens: int) -> str | None:
+    """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
+    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them."""
+    if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
+        return None
+    return (
+        f"{num_long:,} of {num_kept:,} samples have more than {max_reasoning_tokens:,} tokens of reasoning; a student of up to 3B "
+        f"parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
+    )
 
 
 def _named(name: str, detail: str | None) -> str | None:
@@ -301,7 +337,6 @@ def _compile_refusal(sorry: str, cannot: str, flat: str) -> re.Pattern[str]:
 
 
 _REFUSAL_PATTERNS = {language: _compile_refusal(*parts) for language, parts in _REFUSALS.items()}
-_APOSTROPHES = str.maketrans("’‘ʼ`", "''''")
 
 
 def knows_refusals(language: str) -> bool:
@@ -315,7 +350,7 @@ def refusal(text: str, language: str) -> str | None:
     By phrases, as in XSTest (Röttger et al. 2024), but stricter: "No," and a bare apology are not refusals. A refusal
     that opens with a lecture is missed.
     """
-    opening = folded(text)[:_OPENING].translate(_APOSTROPHES).lstrip(" \n\t*_#>\"'“”«-—")
+    opening = folded(text)[:_OPENING].translate(APOSTROPHES).lstrip(" \n\t*_#>\"'“”«-—")
     for code in dict.fromkeys((base_code(language), "en", "zh")):
         pattern = _REFUSAL_PATTERNS.get(code)
         if pattern is not None and (found := pattern.match(opening)):
@@ -323,54 +358,27 @@ def refusal(text: str, language: str) -> str | None:
     return None
 
 
-# Names that are only a model's or its maker's; and words of everyday life that need "AI" beside them.
-_OWN_NAMES = (
-    "qwen", "qwq", "tongyi", "通义", "通義", "千问", "千問", "alibaba cloud", "阿里云", "deepseek", "深度求索", "深度搜索", "kimi",
-    "moonshot ai", "月之暗面", "minimax", "稀宇", "ernie", "wenxin", "文心", "chatglm", "glm-", "glm4", "z.ai", "zhipu", "智谱",
-    "智譜", "minicpm", "openbmb", "面壁", "modelbest", "hunyuan", "混元", "internlm", "intern-s1", "书生", "浦语", "01.ai",
-    "零一万物", "零一萬物", "doubao", "豆包", "chatgpt", "gpt-", "gpt4", "openai", "anthropic",
-)  # fmt: skip
-_COMMON_NAMES = (
-    "llama", "gemma", "gemini", "claude", "meta", "google", "baidu", "百度", "alibaba", "阿里", "tencent", "腾讯", "騰訊",
-    "bytedance", "字节", "mistral", "moonshot", "yi-1.5", "yi-34b", "glm",
-)  # fmt: skip
-_ARTIFICIAL = (
-    r"\bai\b|assistant|language model|chatbot|助手|助理|人工智能|语言模型|語言模型|大模型|assistente?|asistente|modelo de|modèle|"
-    r"modeli ya lugha|msaidizi|asisten|model bahasa|trợ lý|mô hình|सहायक|मॉडल|সহায়ক|মডেল|مساعد|نموذج|ассистент|модель|"
-    r"アシスタント|モデル|모델|ผู้ช่วย|โมเดล|உதவியாளர்|ረዳት|mataimaki|olùrànlọ́wọ́"
-)
-_FIRST_PERSON = (
-    r"\bi am\b|\bi'm\b|\bmy name is\b|\bi was (?:created|made|developed|trained|built)\b|\bcall me\b|我是|我叫|我的名字|我由|作为|"
-    r"\bje suis\b|je m'appelle|mon nom est|j'ai été|\bsoy\b|me llamo|mi nombre es|fui (?:creado|desarrollado|criado|treinado|"
-    r"desenvolvido)|\bsou\b|me chamo|meu nome é|\bich bin\b|mein name|ich heiße|\bmimi ni\b|jina langu|\bnaitwa\b|ninaitwa|"
-    r"nimetengenezwa|\bsaya adalah\b|nama saya|\bsaya\b|\btôi là\b|\bmình là\b|tên tôi|tên là|\bni ne\b|\bsunana\b|\bmo jẹ́|"
-    r"orúkọ mi|\bemi ni\b|मैं|मेरा नाम|मेरे|আমি|আমার নাম|میں|میرا نام|أنا|اسمي|እኔ|ስሜ|நான்|என் பெயர்|ผมคือ|ฉันคือ|ผมชื่อ|ฉันชื่อ|"
-    r"ကျွန်ုပ်|ကျွန်တော်|ကျွန်မ|\bя\b|меня зовут|私は|저는|제 이름은|나는"
-)
-_LITERAL_NAMES = (*_OWN_NAMES, *_COMMON_NAMES)
-# Latin names as whole words (metal is not Meta); Chinese has no word boundaries
-_ANY_NAME = re.compile("|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in _LITERAL_NAMES))
-_SAYS_I, _SAYS_AI = re.compile(_FIRST_PERSON), re.compile(_ARTIFICIAL)
-_BETWEEN = 60  # characters between "I am" and the name
-_SENTENCE_STOP = re.compile(r"[!?。！？।॥።\n]|\.\s")
+# marks of chat templates, written out as text; what a broken decoder leaves
+_MARKS = re.compile(r"<[|｜][\w▁]{2,40}[|｜]>|</?think>|\[/?INST\]|<(?:start|end)_of_turn>")
+_BROKEN = re.compile(r"[\ufffd\ud800-\udfff]")
+_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})(.*)$", re.MULTILINE)
 
 
-def identity(text: str) -> str | None:
-    """Whether the teacher speaks of itself: "I am Qwen", 我是通义千问, "... AI assistant made by Moonshot AI".
-
-    A name must stand within 60 characters after a first person, in the same sentence, so that facts about models
-    stay; a name that people and other firms bear too (Claude, Meta, Yi) needs "AI", "model" or the like beside it.
-    """
-    plain = folded(text)
-    if not any(name in plain for name in _LITERAL_NAMES):
-        return None  # nearly every answer ends here, ten times as fast as by the pattern
-    for sentence in _SENTENCE_STOP.split(plain.translate(_APOSTROPHES)):
-        for name in _ANY_NAME.finditer(sentence):
-            window = sentence[max(0, name.start() - _BETWEEN) : name.start()]
-            if not _SAYS_I.search(window):
-                continue
-            if name[0] in _OWN_NAMES or _SAYS_AI.search(sentence):
-                return f"identity: {sentence[max(0, name.start() - 30) : name.end() + 10].strip()!r}"
+def bad_format(text: str) -> str | None:
+    """Whether a template's marks or broken characters are left in it, or a block of code or a \\boxed{} is never closed."""
+    if found := _BROKEN.search(text) or (_MARKS.search(text) if "<" in text or "INST" in text else None):
+        return f"format: {found[0]!r} is left in it"
+    fence = ""
+    for line in _FENCE.finditer(text) if "```" in text or "~~~" in text else ():
+        if not fence:
+            fence = line[1]
+        elif line[1].startswith(fence) and not line[2].strip():
+            fence = ""
+    if fence:
+        return f"format: a block that {fence} opens is not closed"
+    boxed = text.rfind("\\boxed{")
+    if boxed >= 0 and text.count("{", boxed) > text.count("}", boxed):
+        return f"format: not closed: {text[boxed : boxed + 40]!r}"
     return None
 
 

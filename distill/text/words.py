@@ -34,6 +34,7 @@ class _Units(dict[int, str]):
 
 
 _UNITS = _Units()
+APOSTROPHES = str.maketrans("’‘ʼ`", "''''")
 
 
 @lru_cache(maxsize=4)  # the filters of one answer ask one after the other

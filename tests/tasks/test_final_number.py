@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.sections import Generate
 from distill.tasks import final_number, grader, version
 
 DIGITS = {
@@ -52,4 +53,5 @@ def test_an_answer_without_number_is_wrong(text):
 
 
 def test_the_task_is_found_by_its_recipe_name():
-    assert grader("final_number") is final_number.grade and version("final_number") == final_number.VERSION
+    assert grader(Generate.model_validate({"prompts": "p.jsonl", "task": "final_number"})) is final_number.grade
+    assert version("final_number") == final_number.VERSION

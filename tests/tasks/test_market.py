@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from distill.sections import Generate
 from distill.tasks import grader, market, version
 
 
@@ -76,5 +77,5 @@ def test_only_the_final_line_counts(text, right):
 
 
 def test_the_task_is_found_by_its_recipe_name():
-    assert grader("market") is market.grade and version("market") == market.VERSION
-    assert grader(None) is None and version(None) is None
+    assert grader(Generate.model_validate({"prompts": "p.jsonl", "task": "market"})) is market.grade and version("market") == market.VERSION
+    assert grader(Generate.model_validate({"prompts": "p.jsonl"})) is None and version(None) is None

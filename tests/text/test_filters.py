@@ -39,6 +39,7 @@ CASES = {
     "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
     "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
     "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
+    "format": replace(GOOD, answer_text=GOOD.answer_text + "\n```python\nprint(4 * 12)"),
     "wrong_answer": replace(GOOD, answer_text="She has four bags and twelve mangoes, so she has 16 mangoes."),
     "contaminated": replace(GOOD, answer_text=f"Here is a similar problem, too: {EVAL_ITEM} The answer to yours is 48."),
 }
@@ -54,7 +55,7 @@ def test_each_filter_drops_by_its_reason(reason):
 
 
 def test_the_first_reason_in_the_documented_order_counts():
-    assert tuple(CASES) == filters.REASONS[:-1]
+    assert tuple(CASES) == filters.REASONS[: len(CASES)]
     everything_wrong = replace(CASES["refusal"], finish_reason="length", reference="nothing")
     assert reason_of(everything_wrong) == "truncated"
     assert reason_of(replace(everything_wrong, finish_reason="stop")) == "refusal"
@@ -183,6 +184,13 @@ def test_answers_that_only_look_like_refusals_pass(text, language):
         "I was created by Zhipu to help people.",
         "我叫豆包。",
         "Ｉ ａｍ Ｑｗｅｎ.",
+        "As Qwen, I have no feelings.",
+        "Alibaba Cloud developed me to help people.",
+        "是深度求索公司开发了我。",
+        "My creators at DeepSeek did not tell me.",
+        "मैं एक एआई हूँ जिसे अलीबाबा ने बनाया है।",
+        "أنا نموذج لغوي من علي بابا.",
+        "Mimi ni mfano wa lugha ulioundwa na Alibaba.",
     ],
 )
 def test_a_teacher_that_speaks_of_itself_is_found(text):
@@ -200,10 +208,63 @@ def test_a_teacher_that_speaks_of_itself_is_found(text):
         "I am government staff.",
         "我是一名百度的司机。",
         "Saya membeli mangga di pasar.",
+        "Firms such as OpenAI, I think, earn little. Tools such as Qwen, in my view, help.",
+        "मैं अलीबाबा और चालीस चोर की कहानी पढ़ता हूँ।",
+        "The stories of Ali Baba made me laugh.",
     ],
 )
 def test_facts_about_models_and_people_called_claude_pass(text):
     assert identity(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is 48.<|im_end|>\n<|im_start|>user",
+        "<｜end▁of▁sentence｜>It is 48.",
+        "It is 48.</think>",
+        "[INST] How many? [/INST] 48",
+        "Kuna maembe 4\ufffd8.",
+        "It is 4\ud8008.",
+        "So the answer is \\boxed{\\frac{1}{2}.",
+        "~~~\ncode\n```\n",
+        "````md\n```\ncode\n```\n",
+    ],
+)
+def test_what_is_broken_or_left_open_is_no_format_to_learn(text):
+    assert (filters.bad_format(text) or "").startswith("format: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "First \\boxed{1, then \\boxed{2}.",
+        "```python\nprint('```')\n```\nand ``inline`` and\n  ```\n  x\n  ```",
+        "````md\n```\ncode\n```\n````",
+        "In F#, [1; 2] |> List.map f <| x. I think </b> is HTML.",
+        "~~strike~~ and a || b |",
+    ],
+)
+def test_code_formulas_and_pipes_are_well_formed(text):
+    assert filters.bad_format(text) is None
+
+
+def test_of_the_good_answers_to_a_prompt_the_shortest_stay():
+    texts = ["a long answer", "short", "not so short", "short too"]
+    candidates = [replace(GOOD, answer_text=t) for t in texts] + [replace(GOOD, prompt_id="p2", answer_text="alone, and as long as it is")]
+    reasons = [None, None, "loop: x", None, None]
+    chosen = filters.choose_shortest(candidates, reasons, 1)
+    assert [r and r.partition(":")[0] for r in chosen] == ["not_shortest", None, "loop", "not_shortest", None]
+    assert filters.choose_shortest(candidates, reasons, None) == reasons
+    thinks = [replace(candidates[1], reasoning="much to think of"), *candidates[1:]]
+    assert filters.choose_shortest(thinks, [None, None, None, None, None], 1)[0].startswith("not_shortest")
+
+
+def test_the_pass_rate_is_the_share_that_was_verified_whatever_came_after():
+    candidates = [replace(GOOD, prompt_id=p) for p in "aaaab"]
+    rates = filters.pass_rates(candidates, [None, "wrong_answer: x", "duplicate: y", "truncated: z", "loop: w"])
+    assert rates == {"a": 0.5, "b": 0}
+    assert {r for r in filters.VERIFIED if r} == set(filters.REASONS[filters.REASONS.index("wrong_answer") + 1 :])
 
 
 def test_prompts_are_judged_before_they_cost_anything():

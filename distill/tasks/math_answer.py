@@ -1,0 +1,144 @@
+"""Mathematics with a final answer: right if the last \\boxed{}, or what follows "Answer:", means what the reference means.
+
+From cheap to dear: the letter of a choice, the same text, the same number as people of that language write it, and
+last the same formula by math-verify (`pip install 'distill[math]'`), in a process that is killed after 5 seconds.
+"""
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from distill.errors import MissingError
+from distill.tasks import symbolic
+from distill.tasks.final_number import NUMBER, plain
+from distill.tasks.local_numbers import readings
+
+VERSION = 1
+
+_MARKS = (
+    r"####|final answer|answer|最终答案|答案|最后结果|jibu|jawaban|उत्तर|উত্তর|réponse|respuesta|resposta|antwort|đáp án|đáp số|"
+    r"คำตอบ|amsa|ìdáhùn|idahun|መልስ|விடை|జవాబు|جواب|الإجابة|الجواب|ответ|答え|정답|답"
+)
+_IS = r"(?:is|are|ni|adalah|ialah|est|es|é|ist|là|ita ce|هو|هي|это)\b|是|为|為|คือ|は|은|는"
+_MARKED = re.compile(rf"(?:####|(?:{_MARKS})[）)\s]*(?:(?:{_IS})\s*[:：]?|[:：=]))\s*(.+)", re.IGNORECASE)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_SENTENCE_END = re.compile(r"[。।]|[.!?](?=\s|$)")
+_CHOICE = re.compile(r"\(?([A-J])(?:[).:、\s]|$)")
+_ONE_CHOICE = re.compile(r"[(\[]?([A-J])[)\].:、]?|\(([A-J])\).*")
+_ANY_CHOICE = re.compile(r"(?<![\w\\])\(?([A-J])\)?(?!\w)")
+_NAMED = re.compile(r"([a-zA-Z](?:_\w)?)\s*=\s*([^=]+)")
+_LATEX = [
+    (re.compile(r"\\(?:text|mathrm|textbf|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\(?:left|right|displaystyle|!)(?![a-zA-Z])"), ""),
+    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\^\{?\\circ\}?|°"), ""),
+    (re.compile(r"\\([%$])"), r"\1"),
+    (re.compile(r"(?<!\\)\\[,;:> ]|~"), "\u202f"),
+]
+
+
+def check() -> None:
+    """Raises MissingError where math-verify is not installed: before anything is asked."""
+    if not symbolic.is_installed():
+        raise MissingError("generate.task math_answer needs math-verify, which is not installed: pip install 'distill[math]'")
+
+
+def grade(answer_text: str, row: dict[str, Any]) -> bool:
+    """Whether the final answer of `answer_text` equals that of `row["reference"]`, numbers as in `row["language"]`.
+
+    What math-verify cannot decide in five seconds counts as wrong.
+    """
+    reference = str(row["reference"])
+    wanted = _named_answer(reference) or reference  # it may be a whole solution
+    letter = _letter(wanted)
+    found = final_answer(answer_text, choice=letter is not None)
+    if found is None:
+        return False
+    if letter is not None:
+        chosen = _CHOICE.match(clean(found))
+        return chosen is not None and chosen[1] == letter
+    return equal(found, wanted, row.get("language"))
+
+
+def final_answer(text: str, *, choice: bool = False) -> str | None:
+    """The last \\boxed{}; else what follows the last "Answer:" (in any of 25 languages) or ####; else the last formula of
+    the last line; else the last number, or with `choice` the last lone capital letter. None where there is none of it."""
+    if (named := _named_answer(text)) is not None:
+        return named
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and (formula := _last(_FORMULA, lines[-1])):
+        return _inside(formula)
+    found = _last(_ANY_CHOICE if choice else NUMBER, plain(text))
+    return found.group() if found else None
+
+
+def _named_answer(text: str) -> str | None:
+    """What the text itself calls its answer."""
+    if (boxed := _last_boxed(text)) is not None:
+        return boxed
+    marked = [m[1] for line in text.replace("**", "").splitlines() if (m := _last(_MARKED, line))]
+    if not marked:
+        return None
+    formula = _FORMULA.search(marked[-1])
+    return _inside(formula) if formula else _SENTENCE_END.split(marked[-1])[0].strip(" *_`")
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return ([None, *pattern.finditer(text)])[-1]
+
+
+def _inside(formula: re.Match[str]) -> str:
+    return next(group for group in formula.groups() if group is not None).strip()
+
+
+def _last_boxed(text: str) -> str | None:
+    """What is in the last \\boxed{...} that is closed, braces within it balanced."""
+    end = len(text)
+    while (start := max(text.rfind("\\boxed{", 0, end), text.rfind("\\fbox{", 0, end))) >= 0:
+        first = text.index("{", start) + 1
+        depth = 1
+        for place in range(first, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[place], 0)
+            if depth == 0:
+                return text[first:place].strip()
+        end = start
+    return None
+
+
+def _letter(reference: str) -> str | None:
+    found = _ONE_CHOICE.fullmatch(clean(reference))
+    return (found[1] or found[2]) if found else None
+
+
+def clean(text: str) -> str:
+    """Without the LaTeX that says how it looks, with plain digits."""
+    for pattern, new in _LATEX:
+        text = pattern.sub(new, text)
+    return plain(text).strip().strip("$").strip()
+
+
+def equal(answer: str, reference: str, language: str | None = None) -> bool:
+    """Whether two final answers mean the same. 50 % is 50 and one half, but 50 % is not 0.5 %."""
+    answer, reference = clean(answer), clean(reference)
+    names = [_NAMED.fullmatch(side) for side in (answer, reference)]
+    if not all(names) or names[0][1] == names[1][1]:  # type: ignore[index] - all of them matched
+        answer, reference = (name[2] if name else side for name, side in zip(names, (answer, reference), strict=True))
+    if _squeezed(answer) == _squeezed(reference):
+        return True
+    ours, theirs = (readings(side.replace("%", ""), language) for side in (answer, reference))
+    if ours and theirs:
+        if ("%" in answer) == ("%" in reference):
+            return bool(ours & theirs)
+        whole, percent = (theirs, ours) if "%" in answer else (ours, theirs)
+        return bool(whole & (percent | {value / 100 for value in percent}))
+    return _same_formula(reference, answer)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split()).rstrip(".。").casefold()
+
+
+@lru_cache(maxsize=1 << 16)  # each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
+def _same_formula(reference: str, answer: str) -> bool:
+    return bool(symbolic.VERIFIER.equal(reference, answer))

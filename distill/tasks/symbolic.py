@@ -1,0 +1,119 @@
+"""Are two formulas equal? math-verify says so, in a process of its own that is killed at a deadline.
+
+A tower of powers (5^5^5^5) hangs sympy in spite of math-verify's own timeout, which also fails in threads and on Windows
+(its issues 55, 65, 79). The child is a script of its own, started by path: the same on every system, and nothing of the
+parent is forked or imported again.
+
+    python symbolic.py < requests.jsonl > answers.jsonl      [reference, answer] -> true or false
+"""
+
+import atexit
+import contextlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from importlib.util import find_spec
+
+DEADLINE = 5.0  # seconds for one comparison
+START_SECONDS = 120.0  # sympy loads in one second, on a busy small machine in many
+MEMORY = 2 << 30  # bytes
+
+
+class Verifier:
+    """`equal(reference, answer)` in a child that is started when it is needed, and again after it was killed."""
+
+    def __init__(self, deadline: float = DEADLINE):
+        self.deadline = deadline
+        self._child: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._child.pid if self._child else None
+
+    def equal(self, reference: str, answer: str) -> bool | None:
+        """None where the child was killed at the deadline, or crashed: nobody knows."""
+        child = self._child or self._start()
+        assert child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died meanwhile: the answer is then None
+            child.stdin.write(json.dumps([reference, answer]) + "\n")
+            child.stdin.flush()
+        said = self._read(child, self.deadline)
+        if said is None:
+            self.close()
+        return said
+
+    def close(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            child.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            # -P: the script's folder holds modules of ours, none of which it wants
+            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, encoding="utf-8",
+        )  # fmt: skip
+        self._child = child
+        if self._read(child, START_SECONDS) is None:
+            self.close()
+            raise RuntimeError(f"{__file__} does not start; run it by hand to see why")
+        return child
+
+    @staticmethod
+    def _read(child: subprocess.Popen[str], seconds: float) -> bool | None:
+        """The next line; a kill at the deadline ends the pipe, which works on every system."""
+        assert child.stdout is not None
+        timer = threading.Timer(seconds, child.kill)
+        timer.start()
+        try:
+            line = child.stdout.readline()
+        finally:
+            timer.cancel()
+        return json.loads(line) if line.endswith("\n") else None
+
+
+def is_installed() -> bool:
+    return find_spec("math_verify") is not None
+
+
+VERIFIER = Verifier()  # one child for the whole program, started by the first formula
+atexit.register(VERIFIER.close)
+
+
+def serve() -> None:
+    """The child: one answer a line, until the input ends."""
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints is no answer
+    logging.disable(logging.CRITICAL)
+    from math_verify import parse, verify
+
+    print("true", file=out, flush=True)
+    for line in sys.stdin:
+        _limit()
+        try:
+            reference, answer = (parse(f"${text}$", parsing_timeout=None) for text in json.loads(line))
+            right = bool(reference and answer and verify(reference, answer, timeout_seconds=None))
+        except Exception:  # sympy raises whatever it likes on what is no formula
+            right = False
+        print(json.dumps(right), file=out, flush=True)
+
+
+def _limit() -> None:
+    """Bounds of the child's own, should the parent be gone: CPU time for this line, and memory. Not on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime + 2 * DEADLINE) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+    if sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,149 @@
+"""Final answers by value: local digits, separators by language, formulas, and a comparison that never ends."""
+
+import os
+from fractions import Fraction
+
+import pytest
+
+from distill.sections import Generate
+from distill.tasks import grader, math_answer, symbolic
+from distill.tasks.local_numbers import chinese_number, readings
+from distill.tasks.math_answer import equal, final_answer, grade
+
+needs_math_verify = pytest.mark.skipif(not symbolic.is_installed(), reason="math-verify is not installed (distill[math])")
+
+
+def right(answer, reference, language=None):
+    return grade(answer, {"reference": reference, "language": language})
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "language"),
+    [
+        ("\\boxed{४२}", "42", "hi"),
+        ("উত্তর: ৭", "7", "bn"),
+        ("الجواب: ١٢", "12", "ar"),
+        ("答案：１２", "12", "zh"),
+        ("\\boxed{0,75}", "0.75", "id"),
+        ("\\boxed{1 000}", "1000", "en"),
+        ("Jawaban: 1.000", "1000", "id"),
+        ("The total is ₹250", "250", "hi"),
+        ("Jibu: KSh 1,250/=", "1250", "sw"),
+        ("\\boxed{1,23,456}", "123456", "hi"),
+        ("\\boxed{50\\%}", "0.5", "en"),
+        ("\\boxed{50\\%}", "50", "en"),
+        ("\\boxed{(B)}", "B", "en"),
+        ("The answer is (B) 12 km.", "B", "en"),
+        ("It must be B", "(B)", "en"),
+        ("答案是四十二。", "42", "zh"),
+        ("答案：3万元", "30000", "zh"),
+        ("\\boxed{25\\text{ m}^2}", "25", "en"),
+        ("\\boxed{90^\\circ}", "90", "en"),
+        ("first \\boxed{1}, then \\boxed{\\text{x = } 2}, so \\boxed{x = 2}", "2", "en"),
+        ("#### 42", "She sold 40 + 2.\n#### 42", "en"),
+        ("Answer: **12** apples", "12 apples", "en"),
+        ("Therefore x = 7.", "7", "en"),
+        ("\\boxed{1/2}", "0.5", "en"),
+    ],
+)
+def test_numbers_and_choices_are_right_without_sympy(answer, reference, language, monkeypatch):
+    monkeypatch.setattr(math_answer, "_same_formula", None)  # would raise
+    assert right(answer, reference, language)
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("\\boxed{\\dfrac{1}{2}}", "0.5"),
+        ("\\boxed{\\frac{\\sqrt{2}}{2}}", "\\frac{1}{\\sqrt{2}}"),
+        ("so we get $x^2+2x+1$", "(x+1)^2"),
+        ("\\boxed{\\{1,2\\}}", "\\{2,1\\}"),
+        ("**Final answer:** $\\pi/2$", "\\frac{\\pi}{2}"),
+        ("\\boxed{\\frac{७}{३}}", "2\\frac{1}{3}"),
+        ("\\boxed{y=2x+3}", "3 + 2x"),
+    ],
+)
+def test_formulas_that_mean_the_same_are_right(answer, reference):
+    assert right(answer, reference)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "language"),
+    [
+        ("\\boxed{1.000}", "1000", "en"),  # in English that is one
+        ("\\boxed{50\\%}", "0.5\\%", "en"),
+        ("\\boxed{四十三}", "42", "zh"),
+        ("\\boxed{C}", "B", "en"),
+        ("B or C, \\boxed{C}", "B", "en"),
+        ("I cannot say.", "5", "en"),
+        ("42 is not it; \\boxed{41}", "42", "en"),
+        ("\\boxed{-3}", "3", "en"),
+    ],
+)
+def test_other_numbers_and_choices_are_wrong(answer, reference, language):
+    assert not right(answer, reference, language)
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    "answer", ["\\boxed{3x}", "\\boxed{2 pi}", "\\boxed{x+3}", "\\boxed{hello world}", "\\boxed{}}{", "\\boxed{\\frac{}{0}}"]
+)
+def test_other_formulas_and_nonsense_are_wrong(answer):
+    assert not right(answer, "3")
+
+
+@needs_math_verify
+def test_a_comparison_that_hangs_is_killed_and_the_next_one_works(monkeypatch):
+    monkeypatch.setattr(symbolic, "VERIFIER", verifier := symbolic.Verifier())
+    assert equal("\\frac{3}{4}", "0.75") and verifier.deadline <= 6
+    monkeypatch.setattr(verifier, "deadline", 1.5)
+    before = verifier.pid
+    assert not equal("5^{5^{5^{5^{5^{5}}}}}", "7")
+    assert verifier.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
+    assert equal("\\frac{4}{5}", "0.8") and verifier.pid not in (None, before)
+    os.kill(verifier.pid, 9)  # and one that was killed by others
+    assert not equal("\\frac{2}{7}", "x") and equal("\\frac{2}{7}", "\\frac{4}{14}")
+    verifier.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "values"),
+    [
+        ("1.000", "en", "1"), ("1.000", "id", "1 1000"), ("1.000", None, "1 1000"), ("1,000", "en", "1000"),
+        ("1,000", "id", "1 1000"), ("3.125", "sw", "25/8"), ("0,75", "en", "3/4"), ("1.234,5", "en", "2469/2"),
+        ("1,234.5", "id", "2469/2"), ("1\u202f000,5", "fr", "2001/2"), ("12 34", "en", ""), ("٣٫٥", "ar", "7/2"),
+        ("−2", "en", "-2"), ("3/4", "en", "3/4"), ("1/0", "en", ""), ("2.5亿", "zh", "250000000"), ("x", "en", ""), ("", "en", ""),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_as_its_language_writes_it(text, language, values):
+    assert readings(text, language) == {Fraction(v) for v in values.split()}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("四十二", "42"), ("十", "10"), ("十二", "12"), ("一百零五", "105"), ("三万五千", "35000"), ("三万亿", "3000000000000"),
+        ("一亿二千万", "120000000"), ("二〇二四", "2024"), ("负三", "-3"), ("三点一四", "157/50"), ("二分之一", "1/2"),
+        ("百分之五十", "1/2"), ("两千", "2000"), ("四十二元", "42"), ("零分之一", None), ("苹果", None), ("", None),
+    ],
+)  # fmt: skip
+def test_chinese_numerals(text, value):
+    assert chinese_number(text) == (None if value is None else Fraction(value))
+
+
+def test_what_a_text_calls_its_answer_comes_before_what_stands_last():
+    assert final_answer("Answer: 5\nChecked twice, in 3 ways.") == "5"
+    assert final_answer("\\boxed{\\frac{1}{2}} and an open \\boxed{3") == "\\frac{1}{2}"
+    assert final_answer("We solve for y.\n$x = 2$ gives $y = 4$") == "y = 4"
+    assert final_answer("nothing") is None
+
+
+def test_without_math_verify_the_way_out_is_said_before_anything_is_asked(monkeypatch):
+    from distill.errors import MissingError
+
+    monkeypatch.setattr(symbolic, "is_installed", lambda: False)
+    with pytest.raises(MissingError, match=r"distill\[math\]"):
+        grader(Generate.model_validate({"prompts": "p.jsonl", "task": "math_answer"}))
