@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _teachers(model: str | None) -> str:
     from distill.catalog import listing
-    from distill.plan import BYTES_PER_PARAMETER, PROCESS_BYTES, memory_of_this_machine
+    from distill.machine import memory_of_this_machine
+    from distill.plan import BYTES_PER_PARAMETER, PROCESS_BYTES
 
     room, where = memory_of_this_machine()
     if model is None:

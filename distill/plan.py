@@ -6,19 +6,15 @@ against a run.
 """
 
 import json
-import os
 import platform
-import shutil
-import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from distill.catalog import catalog
 from distill.errors import MismatchError, MissingError
+from distill.machine import GB, Machine, this_machine
 from distill.models import load
 from distill.recipe import Recipe
 from distill.rows import write_atomic
@@ -28,37 +24,16 @@ from distill.signals.hidden_states import bytes_per_token
 from distill.text import chat, language
 from distill.text.samples import by_shares, split_prompts
 
-GB = 1e9
 PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
 SERVER_SECONDS_PER_TOKEN = 0.04  # of one request among many; servers differ by a factor of ten
 START_SECONDS = 6.0  # importing them
-CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
 STEP_SECONDS_PER_LAYER = 2.0e-3  # overhead of one decoding step on a CPU, beyond the arithmetic
-GPU_FLOPS = {"H100": 400e12, "H200": 400e12, "A100": 160e12, "L40": 100e12, "4090": 90e12, "3090": 45e12, "T4": 20e12}
-OTHER_GPU_FLOPS = 30e12
 ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}
 # what families call the number of their experts in config.json
 EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 SHARED_EXPERTS = ("n_shared_experts", "moe_num_shared_experts")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What this machine has; bytes and operations a second."""
-
-    cores: int
-    memory: float
-    disk_free: float
-    gpu: str | None
-    gpu_memory: float
-    flops: float
-
-    def __str__(self) -> str:
-        gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
-        return (f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
-                f"{self.flops / 1e9:,.0f} GFLOP/s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,54 +91,6 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         "work": asdict(work), "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict),
         "warnings": warnings, "text": text,
     }  # fmt: skip
-
-
-def memory_of_this_machine() -> tuple[float, str]:
-    """(bytes, name) of the memory that models are loaded into: the GPU's where there is one, else the machine's."""
-    gpu, gpu_memory = _gpu()
-    return (gpu_memory, gpu) if gpu else (_memory(), "this machine (no GPU)")
-
-
-def _memory() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's or batch job's own limit
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, int(text))
-    return memory
-
-
-def this_machine(place: Path) -> Machine:
-    existing = next(p for p in [place, *place.parents] if p.exists())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpu, gpu_memory = _gpu()
-    known = [flops for name, flops in GPU_FLOPS.items() if gpu and name in gpu]
-    flops = (known[0] if known else OTHER_GPU_FLOPS) if gpu else _cpu_flops() * CPU_EFFICIENCY
-    return Machine(cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops)
-
-
-def _gpu() -> tuple[str | None, float]:
-    """(name, bytes) of the first NVIDIA GPU, by nvidia-smi."""
-    if not shutil.which("nvidia-smi"):
-        return None, 0.0
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    if found.returncode or not found.stdout.strip():
-        return None, 0.0
-    name, _, megabytes = found.stdout.strip().splitlines()[0].rpartition(",")
-    return name.strip(), float(megabytes) * 2**20
-
-
-def _cpu_flops() -> float:
-    """Float32 operations a second of a matrix product on all cores, measured for a tenth of a second."""
-    import numpy as np
-
-    a = np.ones((512, 512), np.float32)
-    np.matmul(a, a)
-    count, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < 0.1:
-        np.matmul(a, a)
-        count += 1
-    return count * 2 * 512**3 / elapsed
 
 
 def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
@@ -305,6 +232,9 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
              "mixed": (recipe.quantize.budget_mb or 0) * 1e6 / student.parameters}
     mixed = "mixed" in recipe.quantize.formats  # a forward pass over the samples for each tensor
     mixed_seconds = 7 * student.layers * recipe.quantize.num_sequences * (prompt + answer) * 2 * student.parameters / machine.flops
+    recovered = len(recipe.quantize.recover)
+    # forward twice, backward, and the rounding of every weight each fourth step
+    recover_seconds = recovered * recipe.quantize.recover_steps * 2048 * 10 * student.parameters / machine.flops
     return {
         "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
                          disk=num_requests * (prompt + answer) * 12,
@@ -316,8 +246,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
                            disk=4 * student.parameters, download=source_bytes),
         "train": Cost(PROCESS_BYTES + train_bytes, roles * epochs_tokens * 6 * student.parameters / machine.flops * 1.3,
                       disk=roles * 4 * student.parameters + 3 * student.parameters * (4 + optimizer_bytes)),
-        "quantize": Cost(PROCESS_BYTES + (6 + 4 * mixed) * student.parameters,
-                         len(recipe.quantize.formats) * (2 + student.parameters / 2e7) + mixed * mixed_seconds,
+        "quantize": Cost(PROCESS_BYTES + max(6 + 4 * mixed, 28 * (recovered > 0)) * student.parameters,
+                         len(recipe.quantize.formats) * (2 + student.parameters / 2e7) + mixed * mixed_seconds + recover_seconds,
                          disk=sum(sizes[name] for name in recipe.quantize.formats) * student.parameters),
         "evaluate": Cost(PROCESS_BYTES + asking_bytes, evaluate_seconds, disk=models * work.num_held_out * 1000),
         "report": Cost(PROCESS_BYTES, 2, disk=1e6),

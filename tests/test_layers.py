@@ -11,7 +11,7 @@ FLOORS = [
     {"rows", "interrupts", "progress", "losses", "schema", "strict_yaml"},
     {"sections"},
     {"recipe"},
-    {"run_folder", "processes"},
+    {"run_folder", "processes", "machine"},
     {"catalog", "signals", "text", "tasks", "models"},
     {"training", "export", "teachers"},
     {"reporting"},

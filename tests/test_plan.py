@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from distill.errors import MismatchError, MissingError
-from distill.plan import Machine, _check_formats, _row_sizes, _warnings
+from distill.machine import Machine
+from distill.plan import _check_formats, _row_sizes, _warnings, size_of, stage_costs, student_size, work_of
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -70,3 +71,15 @@ def test_a_format_whose_package_is_missing_is_refused_before_training(monkeypatc
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
     with pytest.raises(MissingError, match=r"w4a16 needs the package compressed-tensors: pip install 'distill\[w4a16\]'"):
         _check_formats(load_recipe(QUICKSTART, ["quantize.formats=[w4a16]"]))
+
+
+def test_recovery_and_mixed_types_are_in_the_plan() -> None:
+    costs = {}
+    mixed = ["quantize.formats=[q4_0, mixed]", "quantize.budget_mb=9"]
+    for name, overrides in {"plain": [], "mixed": mixed, "recover": ["quantize.recover=[q4_0]"]}.items():
+        recipe = load_recipe(QUICKSTART, ["quantize.formats=[q4_0]", *overrides])
+        teacher = size_of(recipe, recipe.teacher.model, None)
+        costs[name] = stage_costs(recipe, MACHINE, teacher, student_size(recipe, teacher), work_of(recipe))["quantize"]
+    assert costs["plain"].seconds < costs["mixed"].seconds < costs["recover"].seconds
+    assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
+    assert costs["mixed"].disk > costs["plain"].disk + 8e6

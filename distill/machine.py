@@ -1,0 +1,78 @@
+"""What the machine at hand has: cores, memory, a GPU, free disk, and how fast it multiplies matrices."""
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+GB = 1e9
+CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
+GPU_FLOPS = {"H100": 400e12, "H200": 400e12, "A100": 160e12, "L40": 100e12, "4090": 90e12, "3090": 45e12, "T4": 20e12}
+OTHER_GPU_FLOPS = 30e12
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What this machine has; bytes and operations a second."""
+
+    cores: int
+    memory: float
+    disk_free: float
+    gpu: str | None
+    gpu_memory: float
+    flops: float
+
+    def __str__(self) -> str:
+        gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
+        return (f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
+                f"{self.flops / 1e9:,.0f} GFLOP/s")  # fmt: skip
+
+
+def memory_of_this_machine() -> tuple[float, str]:
+    """(bytes, name) of the memory that models are loaded into: the GPU's where there is one, else the machine's."""
+    gpu, gpu_memory = _gpu()
+    return (gpu_memory, gpu) if gpu else (_memory(), "this machine (no GPU)")
+
+
+def _memory() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")  # a container's or batch job's own limit
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))
+    return memory
+
+
+def this_machine(place: Path) -> Machine:
+    existing = next(p for p in [place, *place.parents] if p.exists())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    gpu, gpu_memory = _gpu()
+    known = [flops for name, flops in GPU_FLOPS.items() if gpu and name in gpu]
+    flops = (known[0] if known else OTHER_GPU_FLOPS) if gpu else _cpu_flops() * CPU_EFFICIENCY
+    return Machine(cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops)
+
+
+def _gpu() -> tuple[str | None, float]:
+    """(name, bytes) of the first NVIDIA GPU, by nvidia-smi."""
+    if not shutil.which("nvidia-smi"):
+        return None, 0.0
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    if found.returncode or not found.stdout.strip():
+        return None, 0.0
+    name, _, megabytes = found.stdout.strip().splitlines()[0].rpartition(",")
+    return name.strip(), float(megabytes) * 2**20
+
+
+def _cpu_flops() -> float:
+    """Float32 operations a second of a matrix product on all cores, measured for a tenth of a second."""
+    import numpy as np
+
+    a = np.ones((512, 512), np.float32)
+    np.matmul(a, a)
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < 0.1:
+        np.matmul(a, a)
+        count += 1
+    return count * 2 * 512**3 / elapsed
