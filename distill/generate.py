@@ -15,7 +15,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,15 @@ from distill.models.by_length import Block, blocks_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import Row, RowLog, canonical_json, digest, read_row_logs, write_jsonl
+from distill.rows import Row, RowLog, read_row_logs, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
+from distill.teachers.requests import Request, best_rows, is_final, num_of_other_seeds, raw_row, request_maker
 from distill.teachers.server import Spent
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
-KEY_SCHEMA = "1"
 UNITS = {"raw": "answers", "raw_prompts": "prompts", "judged": "verdicts"}  # what a log holds
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to ask for."""
-
-    key: str
-    prompt: Prompt
-    prompt_ids: list[int]
-    sample_index: int
-    seed: int
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
@@ -124,30 +112,6 @@ def judge_prompts(
     return good, bad
 
 
-def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
-    """The request for a prompt's answer of an index; every draw has a key and a seed of its own.
-
-    Its third argument: token ids to go on from, where they are not a whole conversation in the template (magpie)."""
-    options = recipe.generate
-    teacher = load.teacher_identity(recipe)
-    # max_new_tokens is not in the key: a longer limit re-asks only what was cut
-    sampling = canonical_json([
-        teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
-        options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
-    ])  # fmt: skip
-
-    def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
-        if ids is None:
-            ids = chat.prompt_ids(
-                tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
-            )
-        key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
-        seed = int(digest(str(recipe.seed), key)[:8], 16) & 0x7FFFFFFF
-        return Request(key, prompt, ids, sample_index, seed)
-
-    return make
-
-
 def _draw_on(
     recipe: Recipe, requests: list[Request], make: Callable[[Prompt, int], Request], held_out: list[Prompt], raw: Path,
     location: str, tokenizer: Any, processes: Processes, spent: Spent,
@@ -197,7 +161,7 @@ def ask(
     `more_stop_ids` end an answer beside those that always do."""
     raw.mkdir(parents=True, exist_ok=True)
     rows, _ = read_row_logs(raw)
-    answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if _is_final(row, recipe)}
+    answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if recipe.teacher.server:
         _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
@@ -304,7 +268,7 @@ def _ask_server(
 
         def record(asked: Question, answer: Answer) -> None:
             text = answer.text if answer.error is None else answer.error
-            log.append(_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text))
+            log.append(raw_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text))
             bar.advance(1)
 
         ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
@@ -319,37 +283,11 @@ def _recorder(
         request = batch[index]
         if request.key in answered:
             return
-        log.append(_row(recipe, request, ids, finish_reason, chat.text_of(tokenizer, ids)))
+        log.append(raw_row(recipe, request, ids, finish_reason, chat.text_of(tokenizer, ids)))
         bar.advance(1)
         interrupts.check()
 
     return record
-
-
-def _row(recipe: Recipe, request: Request, ids: list[int], finish_reason: str, text: str) -> Row:
-    """What the raw log keeps of an answer. `finish_reason`: stop, length, or error (`text` is then the server's words)."""
-    return {
-        "key": request.key, "prompt_id": request.prompt.id, "sample_index": request.sample_index,
-        "seed": request.seed, "finish_reason": finish_reason, "max_new_tokens": recipe.generate.max_new_tokens,
-        "text": text, "token_ids": ids, "teacher": recipe.teacher.model, "teacher_licence": recipe.teacher.licence,
-    }  # fmt: skip
-
-
-def _is_final(row: Row, recipe: Recipe) -> bool:
-    if row["finish_reason"] == "error":
-        return not recipe.generate.retry_errors
-    return row["finish_reason"] != "length" or row["max_new_tokens"] >= recipe.generate.max_new_tokens
-
-
-def best_rows(rows: list[Row]) -> dict[str, Row]:
-    """One row a key: a finished answer before a cut one, the longer cut before the shorter, then the first written."""
-    best: dict[str, Row] = {}
-    for row in rows:
-        old = best.get(row["key"])
-        rank = (row["finish_reason"] != "length", row["max_new_tokens"])
-        if old is None or (old["finish_reason"] == "length" and rank > (False, old["max_new_tokens"])):
-            best[row["key"]] = row
-    return best
 
 
 def _grade(
@@ -377,6 +315,8 @@ def _write(
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_row_logs(stage / "raw")
     rows, num_long = best_rows(all_rows), 0
+    if others := num_of_other_seeds(recipe, {r.key: rows[r.key] for r in requests}):
+        print(f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew")
     reasons = filters.choose_shortest(candidates, reasons, recipe.generate.keep_per_prompt)
     kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
     for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
@@ -414,7 +354,7 @@ def _write(
         "prompts_by_tries": dict(sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())),
         "num_prompts_without_answer": len({r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}),
         "prompts_by_source": dict(Counter(p.source for p in prompts)),
-        "num_long_reasoning": num_long,
+        "num_long_reasoning": num_long, "seed": recipe.seed,
         "warning": filters.long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
     }  # fmt: skip
     if result["warning"]:

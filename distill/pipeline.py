@@ -68,7 +68,8 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
         section[stage] = getattr(recipe, stage).identity()
     for earlier in READS[stage]:
         inputs[earlier] = folder.require(earlier, recipe).digest
-    return Needs(section, inputs, recipe.seed if stage in ("initialize", "train") else 0)
+    seeded = stage in ("initialize", "train") or (stage == "generate" and recipe.generate.resample)
+    return Needs(section, inputs, recipe.seed if seeded else 0)
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,18 @@ def _changes(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
     return folder.changes(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
 
 
+def _other_seed(stage: str, recipe: Recipe, folder: RunFolder) -> str:
+    manifest = folder.manifest(stage)
+    if stage != "generate" or manifest is None or manifest.result.get("seed") in (None, recipe.seed):
+        return ""
+    return f", with seed {manifest.result['seed']}; its answers stay (generate.resample=true asks anew)"
+
+
 def _run_stage(stage: str, recipe: Recipe, folder: RunFolder, team: Processes) -> None:
     """Run one stage unless it is done, and write its manifest last."""
     if team.broadcast(_all_done([stage], recipe, folder)):
         if team.is_main:
-            print(f"{stage}: already done")
+            print(f"{stage}: already done{_other_seed(stage, recipe, folder)}")
         return
     wanted = needs(stage, recipe, folder)
     started = time.time()

@@ -16,6 +16,7 @@ from distill.models.intervals import wilson
 from distill.recipe import Recipe
 from distill.rows import digest, read_row_logs, write_atomic
 from distill.run_folder import RunFolder
+from distill.teachers.requests import best_rows, request_maker
 from distill.teachers.server import Spent
 from distill.text.filters import Candidate, wrong_answer
 from distill.text.language import wrong_language
@@ -98,12 +99,12 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> 
     if team.is_main:
         write_atomic(path, json.dumps({"groups": groups}))
     team.barrier()
-    make = generate.request_maker(recipe, tokenizer)
+    make = request_maker(recipe, tokenizer)
     requests = [make(prompt, 0) for prompt in chosen]
     generate.ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
     if not team.is_main:
         return []
-    rows = generate.best_rows(read_row_logs(stage / "raw")[0])
+    rows = best_rows(read_row_logs(stage / "raw")[0])
     candidates, reasons = generate.judge_answers(recipe, requests, rows, held_out, tokenizer)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])

@@ -14,6 +14,7 @@ from distill.processes import Processes
 from distill.recipe import load_recipe
 from distill.rows import RowLog, digest, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
+from distill.teachers.requests import Request, raw_row, request_maker
 from distill.text import chat
 from distill.text.filters import long_reasoning_warning
 from distill.text.samples import Prompt, split_prompts
@@ -42,11 +43,23 @@ def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
     recipe = load_recipe(QUICKSTART)
     prompts, held_out = split_prompts(recipe)
     asked, refused = generate.judge_prompts(recipe, prompts, held_out)
-    make = generate.request_maker(recipe, tokenizer)
+    make = request_maker(recipe, tokenizer)
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
     assert (len(asked), Counter(why.partition(":")[0] for _, why in refused)) == (3891, {"contaminated": 109})
     assert digest(*[p.id for p in prompts]) == "ffc63ee2a2cd4170a533dcb9783bcc2b"
+
+
+def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_path, capsys):
+    first, kept = run(tmp_path)
+    again, same = run(tmp_path, "seed=7")
+    assert same == kept and again["num_asked"] == first["num_asked"] == len(logged(tmp_path))
+    assert f"{first['num_asked']} answers on disk were drawn with another seed and stay; generate.resample=true" in capsys.readouterr().out
+    anew, _ = run(tmp_path, "seed=7", "generate.resample=true")
+    assert anew["num_asked"] == first["num_asked"] and len(logged(tmp_path)) == 2 * first["num_asked"]
+    assert "another seed" not in capsys.readouterr().out
+    run(tmp_path, "seed=7", "generate.resample=true")
+    assert len(logged(tmp_path)) == 2 * first["num_asked"]
 
 
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
@@ -90,7 +103,7 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
     assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
-    blocks = generate._blocks(recipe, [generate.Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
+    blocks = generate._blocks(recipe, [Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
     assert sorted(i for b in blocks for i in b.indices) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
 
 
@@ -112,9 +125,9 @@ def thought(folder, think):
     with RowLog(folder / "generate/raw") as log:
         for n, text in enumerate(SAID):
             prompt = Prompt(({"role": "user", "content": f"How many apples has basket {n}?"},), "en")
-            requests.append(generate.Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
+            requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            log.append(generate._row(recipe, requests[-1], ids, "stop", text))
+            log.append(raw_row(recipe, requests[-1], ids, "stop", text))
     judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizer)
     output = generate._write(recipe, folder / "generate", requests, *judged, [], [], tokenizer, Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]

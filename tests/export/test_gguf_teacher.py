@@ -16,6 +16,7 @@ from distill.recipe import load_recipe
 from distill.rows import read_row_logs
 from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore
+from distill.teachers.requests import request_maker
 from distill.text import chat
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -87,7 +88,7 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
 def test_another_file_is_another_teacher(tmp_path, file):
     tokenizer = generate.load.load_tokenizer(str(TEACHER))
     prompts, _ = generate.split_prompts(recipe_of(tmp_path, None))
-    keys = {generate.request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key for f in (None, *file.values())}
+    keys = {request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key for f in (None, *file.values())}
     assert len(keys) == 3
     headers = [capture.header_of(recipe_of(tmp_path, f), str(TEACHER), tokenizer).fingerprints for f in file.values()]
     assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0]["teacher"] != headers[1]["teacher"]

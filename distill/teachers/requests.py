@@ -1,0 +1,87 @@
+"""A request to the teacher, its key and seed, and the row that its answer becomes in the log.
+
+The key holds the prompt, the teacher and the sampling values, and the recipe's seed only with `generate.resample`: then
+another seed asks for other answers. Else it asks for nothing that is on disk.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distill.models import load
+from distill.recipe import Recipe
+from distill.rows import Row, canonical_json, digest
+from distill.text import chat
+from distill.text.samples import Prompt
+
+KEY_SCHEMA = "1"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to ask for."""
+
+    key: str
+    prompt: Prompt
+    prompt_ids: list[int]
+    sample_index: int
+    seed: int
+
+
+def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
+    """The request for a prompt's answer of an index; every draw has a key and a seed of its own.
+
+    Its third argument: token ids to go on from, where they are not a whole conversation in the template (magpie)."""
+    options = recipe.generate
+    teacher = load.teacher_identity(recipe)
+    # max_new_tokens is not in the key: a longer limit re-asks only what was cut
+    sampling = canonical_json([
+        teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
+        options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
+        *([recipe.seed] if options.resample else []),
+    ])  # fmt: skip
+
+    def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
+        if ids is None:
+            ids = chat.prompt_ids(
+                tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
+            )
+        key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
+        return Request(key, prompt, ids, sample_index, seed_of(recipe, key))
+
+    return make
+
+
+def seed_of(recipe: Recipe, key: str) -> int:
+    return int(digest(str(recipe.seed), key)[:8], 16) & 0x7FFFFFFF
+
+
+def num_of_other_seeds(recipe: Recipe, rows: dict[str, Row]) -> int:
+    """How many answers on disk were drawn with another seed than the recipe's."""
+    return sum(row["seed"] != seed_of(recipe, key) for key, row in rows.items())
+
+
+def raw_row(recipe: Recipe, request: Request, ids: list[int], finish_reason: str, text: str) -> Row:
+    """What the raw log keeps of an answer. `finish_reason`: stop, length, or error (`text` is then the server's words)."""
+    return {
+        "key": request.key, "prompt_id": request.prompt.id, "sample_index": request.sample_index,
+        "seed": request.seed, "finish_reason": finish_reason, "max_new_tokens": recipe.generate.max_new_tokens,
+        "text": text, "token_ids": ids, "teacher": recipe.teacher.model, "teacher_licence": recipe.teacher.licence,
+    }  # fmt: skip
+
+
+def is_final(row: Row, recipe: Recipe) -> bool:
+    if row["finish_reason"] == "error":
+        return not recipe.generate.retry_errors
+    return row["finish_reason"] != "length" or row["max_new_tokens"] >= recipe.generate.max_new_tokens
+
+
+def best_rows(rows: list[Row]) -> dict[str, Row]:
+    """One row a key: a finished answer before a cut one, the longer cut before the shorter, then the first written."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        old = best.get(row["key"])
+        rank = (row["finish_reason"] != "length", row["max_new_tokens"])
+        if old is None or (old["finish_reason"] == "length" and rank > (False, old["max_new_tokens"])):
+            best[row["key"]] = row
+    return best
