@@ -60,10 +60,13 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         return StageOutput({}, [])
     judged = judge_answers(recipe, requests, best_rows(read_row_logs(raw)[0]), held_out, tokenizer) if processes.is_main else None
     if recipe.generate.judge_min_score is not None:
-        judged = _grade(recipe, stage / "judged", *processes.broadcast(judged), location, tokenizer, processes, spent)
+        judged = processes.broadcast(judged)
+        assert judged is not None  # the first process has them
+        judged = _grade(recipe, stage / "judged", *judged, location, tokenizer, processes, spent)
     output = StageOutput({}, [])
     if processes.is_main and judged is not None:
-        output = _write(recipe, stage, requests, *judged, refused, held_out, tokenizer, skipped)
+        candidates, reasons = judged
+        output = _write(recipe, stage, requests, candidates, reasons, refused, held_out, tokenizer, skipped)
     processes.barrier()
     return output
 

@@ -16,10 +16,12 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
+from typing import Any
 
 DEADLINE = 5.0  # seconds for one comparison
 START_SECONDS = 120.0  # sympy loads in one second, on a busy small machine in many
 MEMORY = 2 << 30  # bytes
+NO_TIMEOUT: Any = None  # math-verify takes it, and its types do not say so
 
 
 class Verifier:
@@ -95,7 +97,7 @@ def serve() -> None:
     for line in sys.stdin:
         _limit()
         try:
-            reference, answer = (parse(f"${text}$", parsing_timeout=None) for text in json.loads(line))
+            reference, answer = (parse(f"${text}$", parsing_timeout=NO_TIMEOUT) for text in json.loads(line))
             right = bool(reference and answer and verify(reference, answer, timeout_seconds=None))
         except Exception:  # sympy raises whatever it likes on what is no formula
             right = False
