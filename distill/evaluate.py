@@ -54,6 +54,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     location = recipe.model_location(recipe.teacher.model)
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     options = recipe.generate
+    tasks.grader(options)  # what this machine lacks for it is said before the work
     prompt_ids = [
         chat.prompt_ids(tokenizer, list(p.messages), system_prompt=options.system_prompt, thinking=options.thinking)
         for p in prompts

@@ -33,6 +33,7 @@ from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
+Judged = tuple[list[filters.Candidate], list[str | None]]  # each answer as the filters see it, and why it is dropped (None: kept)
 UNITS = {"raw": "answers", "raw_prompts": "prompts", "judged": "verdicts"}  # what a log holds
 
 
@@ -58,15 +59,13 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
     if processes.num_jobs > 1:
         return StageOutput({}, [])
-    judged = judge_answers(recipe, requests, best_rows(read_row_logs(raw)[0]), held_out, tokenizer) if processes.is_main else None
+    rows = best_rows(read_row_logs(raw)[0])
+    judged = judge_answers(recipe, requests, rows, held_out, tokenizer) if processes.is_main else ([], [])
     if recipe.generate.judge_min_score is not None:
-        judged = processes.broadcast(judged)
-        assert judged is not None  # the first process has them
-        judged = _grade(recipe, stage / "judged", *judged, location, tokenizer, processes, spent)
+        judged = _grade(recipe, stage / "judged", processes.broadcast(judged), location, tokenizer, processes, spent)
     output = StageOutput({}, [])
-    if processes.is_main and judged is not None:
-        candidates, reasons = judged
-        output = _write(recipe, stage, requests, candidates, reasons, refused, held_out, tokenizer, skipped)
+    if processes.is_main:
+        output = _write(recipe, stage, requests, judged, refused, held_out, tokenizer, skipped)
     processes.barrier()
     return output
 
@@ -294,9 +293,8 @@ def _recorder(
 
 
 def _grade(
-    recipe: Recipe, log: Path, candidates: list[filters.Candidate], reasons: list[str | None], location: str, tokenizer: Any,
-    processes: Processes, spent: Spent,
-) -> tuple[list[filters.Candidate], list[str | None]]:  # fmt: skip
+    recipe: Recipe, log: Path, judged: Judged, location: str, tokenizer: Any, processes: Processes, spent: Spent
+) -> Judged:
     """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
     asking = judge.asking(recipe)
     make = request_maker(asking, tokenizer)
@@ -308,19 +306,19 @@ def _grade(
         rows = best_rows(read_row_logs(log)[0])
         return [rows[r.key] for r in requests]
 
-    return candidates, judge.judge(recipe, candidates, reasons, replies)
+    return judged[0], judge.judge(recipe, *judged, replies)
 
 
 def _write(
-    recipe: Recipe, stage: Path, requests: list[Request], candidates: list[filters.Candidate], reasons: list[str | None],
-    refused: list[tuple[Prompt, str]], held_out: list[Prompt], tokenizer: Any, skipped: Counter[str],
+    recipe: Recipe, stage: Path, requests: list[Request], judged: Judged, refused: list[tuple[Prompt, str]],
+    held_out: list[Prompt], tokenizer: Any, skipped: Counter[str],
 ) -> StageOutput:  # fmt: skip
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_row_logs(stage / "raw")
     rows, num_long = best_rows(all_rows), 0
     if others := num_of_other_seeds(recipe, {r.key: rows[r.key] for r in requests}):
         print(f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew")
-    reasons = filters.choose_shortest(candidates, reasons, recipe.generate.keep_per_prompt)
+    candidates, reasons = judged[0], filters.choose_shortest(*judged, recipe.generate.keep_per_prompt)
     kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
     for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
         prompt, row = request.prompt, rows[request.key]
@@ -367,8 +365,7 @@ def _write(
 
 def judge_answers(
     recipe: Recipe, requests: list[Request], rows: dict[str, Row], held_out: list[Prompt], tokenizer: Any
-) -> tuple[list[filters.Candidate], list[str | None]]:  # fmt: skip
-    """Each answer as the filters see it, and why it is dropped (None: kept)."""
+) -> Judged:
     candidates = [_candidate(recipe, request, rows[request.key], tokenizer) for request in requests]
     reasons = filters.judge_all(
         candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate), eval_index=EvalIndex([p.text for p in held_out]),

@@ -190,7 +190,8 @@ def work_of(recipe: Recipe) -> Work:
 def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, work: Work) -> dict[str, Cost]:
     """Cost of each stage. FLOPs: 2 x parameters a token forward, 6 x forward and backward."""
     num_answers, prompt, answer = work.num_answers, work.prompt, work.answer
-    num_requests = work.num_written + num_answers
+    judges_itself = recipe.generate.judge_min_score is not None and recipe.generate.judge_server is None
+    num_requests = work.num_written + num_answers * (2 if judges_itself else 1)
     samples, tokens = num_answers * 0.9, num_answers * 0.9 * (prompt + answer)
     epochs_tokens = tokens * recipe.train.epochs
     if recipe.train.max_steps:

@@ -86,6 +86,7 @@ def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[Verdict]:
 
 
 def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> list[Verdict]:
+    tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     location = recipe.model_location(recipe.teacher.model)
     tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
     prompts, held_out = split_prompts(recipe)

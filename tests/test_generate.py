@@ -129,7 +129,7 @@ def thought(folder, think):
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(recipe, requests[-1], ids, "stop", text))
     judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizer)
-    output = generate._write(recipe, folder / "generate", requests, *judged, [], [], tokenizer, Counter())
+    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizer, Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}

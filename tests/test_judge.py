@@ -10,13 +10,16 @@ from run_helpers import QUICKSTART
 
 from distill import generate
 from distill.errors import DataError, Stopped
+from distill.models import load
 from distill.processes import Processes
 from distill.recipe import load_recipe
-from distill.rows import read_jsonl, read_row_logs
+from distill.rows import RowLog, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
 from distill.sections import Generate
+from distill.tasks import market
 from distill.text.filters import Candidate
 from distill.text.judge import low_score, question, repair, score
+from distill.text.samples import split_prompts
 
 
 @pytest.mark.parametrize(
@@ -127,18 +130,32 @@ def judge(monkeypatch):
     made.server.server_close()
 
 
+def recipe_of(folder, *more):
+    return load_recipe(QUICKSTART, ["generate.num_prompts=24", "evaluate.num_examples=5", f"run_folder={folder}", *more])
+
+
+def answer_all(folder):
+    """Answers to all prompts in the log, right ones of many lengths, as if the teacher had written them."""
+    recipe = recipe_of(folder)
+    tokenizer = load.load_tokenizer(str(QUICKSTART.parent / "quickstart" / "teacher"), None)
+    make = generate.request_maker(recipe, tokenizer)
+    with RowLog(folder / "generate/raw") as log:
+        for n, prompt in enumerate(generate.judge_prompts(recipe, *split_prompts(recipe))[0]):
+            text = " + ".join(map(str, range(n))) + f"\n{market.WORDING[prompt.language].final}{prompt.reference}"
+            log.append(generate._row(recipe, make(prompt, 0), tokenizer(text).input_ids, "stop", text))
+
+
 def run(folder, *more):
-    recipe = load_recipe(QUICKSTART, [
-        "generate.num_prompts=16", "generate.max_new_tokens=48", "evaluate.num_examples=5", f"run_folder={folder}", *more,
-    ])  # fmt: skip
+    recipe = recipe_of(folder, *more)
     result = generate.run(recipe, RunFolder.of(recipe), Processes()).result
     kept, dropped = ([r for _, r in read_jsonl(folder / "generate" / f"{n}.jsonl")] for n in ("kept", "dropped"))
     return result, {r["key"]: r["answer"] for r in kept}, {r["key"]: r["reason"] for r in dropped if "key" in r}
 
 
 def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshold(judge, tmp_path):
+    answer_all(tmp_path)
     before, good, _ = run(tmp_path)
-    assert len(good) > 8 and not judge.asked and not (tmp_path / "generate/judged").exists()
+    assert len(good) > 15 and not judge.asked and not (tmp_path / "generate/judged").exists()
     options = [
         f"generate.judge_server={judge.url}", "generate.judge_model=big", "generate.judge_api_key_env=JUDGE_KEY",
         "generate.concurrency=2",
@@ -169,10 +186,11 @@ def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshol
 
 
 def test_the_teacher_may_judge_itself_and_what_cannot_grade_keeps_nothing(tmp_path):
+    answer_all(tmp_path)
     for _ in range(2):
         with pytest.raises(DataError, match=r"no sample passed.*judge \d"):
-            run(tmp_path, "generate.judge_min_score=4", "generate.num_prompts=6")
+            run(tmp_path, "generate.judge_min_score=4", "generate.num_prompts=4", "generate.max_new_tokens=12")
     rows = read_row_logs(tmp_path / "generate/judged")[0]
     answers = read_row_logs(tmp_path / "generate/raw")[0]
     assert len({r["key"] for r in rows}) == len(rows) > 0 and {r["key"] for r in rows}.isdisjoint(r["key"] for r in answers)
-    assert len(rows) % 2 == 0, "a question and one repair for each"
+    assert len(rows) == 2 * 4, "a question and one repair for each"

@@ -16,12 +16,10 @@ import subprocess
 import sys
 import threading
 from importlib.util import find_spec
-from typing import Any
 
 DEADLINE = 5.0  # seconds for one comparison
 START_SECONDS = 120.0  # sympy loads in one second, on a busy small machine in many
 MEMORY = 2 << 30  # bytes
-NO_TIMEOUT: Any = None  # math-verify takes it, and its types do not say so
 
 
 class Verifier:
@@ -60,9 +58,11 @@ class Verifier:
             text=True, encoding="utf-8",
         )  # fmt: skip
         self._child = child
-        if self._read(child, START_SECONDS) is None:
+        if not self._read(child, START_SECONDS):
+            from distill.errors import MissingError  # here, for the child runs this file without the package
+
             self.close()
-            raise RuntimeError(f"{__file__} does not start; run it by hand to see why")
+            raise MissingError(f"math-verify does not work here: `{sys.executable} {__file__}` does not say true; run it to see why")
         return child
 
     @staticmethod
@@ -93,15 +93,18 @@ def serve() -> None:
     logging.disable(logging.CRITICAL)
     from math_verify import parse, verify
 
-    print("true", file=out, flush=True)
+    def right(texts: list[str]) -> bool:
+        try:
+            reference, answer = (parse(f"${text}$", parsing_timeout=0) for text in texts)
+            return bool(reference and answer and verify(reference, answer, timeout_seconds=None))
+        except Exception:  # sympy raises whatever it likes on what is no formula
+            return False
+
+    # the first formula builds the parser's tables: a second that is not the next one's
+    print(json.dumps(right(["\\frac{1}{2}", "0.5"])), file=out, flush=True)
     for line in sys.stdin:
         _limit()
-        try:
-            reference, answer = (parse(f"${text}$", parsing_timeout=NO_TIMEOUT) for text in json.loads(line))
-            right = bool(reference and answer and verify(reference, answer, timeout_seconds=None))
-        except Exception:  # sympy raises whatever it likes on what is no formula
-            right = False
-        print(json.dumps(right), file=out, flush=True)
+        print(json.dumps(right(json.loads(line))), file=out, flush=True)
 
 
 def _limit() -> None:

@@ -1,12 +1,13 @@
 """Final answers by value: local digits, separators by language, formulas, and a comparison that never ends."""
 
 import os
+import random
 from fractions import Fraction
 
 import pytest
 
 from distill.sections import Generate
-from distill.tasks import grader, math_answer, symbolic
+from distill.tasks import grader, market, math_answer, symbolic
 from distill.tasks.local_numbers import chinese_number, readings
 from distill.tasks.math_answer import equal, final_answer, grade
 
@@ -101,6 +102,7 @@ def test_a_comparison_that_hangs_is_killed_and_the_next_one_works(monkeypatch):
     before = verifier.pid
     assert not equal("5^{5^{5^{5^{5^{5}}}}}", "7")
     assert verifier.pid is None
+    monkeypatch.setattr(verifier, "deadline", 60)
     with pytest.raises(ProcessLookupError):
         os.kill(before, 0)
     assert equal("\\frac{4}{5}", "0.8") and verifier.pid not in (None, before)
@@ -147,3 +149,11 @@ def test_without_math_verify_the_way_out_is_said_before_anything_is_asked(monkey
     monkeypatch.setattr(symbolic, "is_installed", lambda: False)
     with pytest.raises(MissingError, match=r"distill\[math\]"):
         grader(Generate.model_validate({"prompts": "p.jsonl", "task": "math_answer"}))
+
+
+def test_it_agrees_with_the_quickstarts_own_verifier():
+    rng = random.Random(3)
+    for made in market.problems(120, seed=8):
+        for text in (market.answer(made, rng), market.answer(made, rng)[:-1] + rng.choice("0123456789"), "?"):
+            row = {"reference": made.reference, "language": made.language}
+            assert grade(text, row) == market.grade(text, row), (text, made.reference)
