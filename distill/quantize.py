@@ -16,7 +16,9 @@ import shutil
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from distill.errors import MismatchError
 from distill.export.agreement import Reference, in_llama_cpp, in_transformers, refer_to
 from distill.export.modelfile import write_modelfiles
 from distill.models import load
+from distill.models.score import TokenSequence
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import fsync_folder, write_atomic
@@ -44,23 +47,57 @@ SPEED_TOKENS = 128 + 32  # read and written to measure the speed
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
 
+@dataclass(frozen=True)
+class Work:
+    """What every file is made from and compared with."""
+
+    recipe: Recipe
+    folder: RunFolder
+    student: Path
+    tokenizer: Any
+
+    @property
+    def stage(self) -> Path:
+        return self.folder.stage("quantize")
+
+    @cached_property
+    def samples(self) -> tuple[list[Sample], list[Sample]]:
+        """(those that the student learnt from, unseen ones)."""
+        kept = read_samples(self.folder.stage("generate") / "kept.jsonl")
+        return split_samples(kept, self.recipe.train.validation_share)
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The student itself on unseen samples."""
+        unseen = self.samples[1][: self.recipe.quantize.num_sequences]
+        return refer_to(self.load_student(), unseen, self.tokenizer, self.recipe.teacher.batch_tokens, self.distributions)
+
+    @property
+    def distributions(self) -> Path:
+        return self.stage / "student_distributions.npy"
+
+    def load_student(self) -> Any:
+        return load.load_model(str(self.student), load.placement("auto", "float32"))
+
+    def learnt(self, count: int | None = None) -> list[TokenSequence]:
+        """The first `count` samples that the student learnt from, even over the languages: the check samples stay unseen."""
+        return [TokenSequence(s.ids, len(s.prompt_ids)) for s in even_over_languages(self.samples[0], count)]
+
+
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     stage = folder.stage("quantize")
     student = folder.stage("train") / "student"
-    tokenizer = load.load_tokenizer(str(student))
-    reference, distributions = None, stage / "student_distributions.npy"
+    work = Work(recipe, folder, student, load.load_tokenizer(str(student)))
     checks: dict[str, Any] = {}
     with Progress("quantize", len(recipe.quantize.formats), "files") as bar:
         for name in recipe.quantize.formats:
             check_file = stage / f"{name}.json"
             if not check_file.is_file():
-                reference = reference or _reference(recipe, folder, student, tokenizer, distributions)
-                check = _write_and_check(recipe, folder, student, name, tokenizer, reference)
-                write_atomic(check_file, json.dumps(check, indent=1))
+                write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
             checks[name] = json.loads(check_file.read_text())
             bar.advance(1, note=name)
             interrupts.check()
-    distributions.unlink(missing_ok=True)
+    work.distributions.unlink(missing_ok=True)
     for name in checks:
         checks[name]["failed"] = reason = failure(checks[name], recipe.quantize)
         if reason:
@@ -68,7 +105,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     files = [p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]]
     if _importance_file(folder).is_file():
         files.append(_importance_file(folder))
-    files += write_modelfiles(recipe, student, tokenizer, checks, stage)
+    files += write_modelfiles(recipe, student, work.tokenizer, checks, stage)
     return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
 
 
@@ -93,84 +130,66 @@ def _weight_bytes(folder: Path) -> int:
     return sum(p.stat().st_size for p in folder.glob("*.safetensors"))
 
 
-def _reference(recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any, path: Path) -> Reference:
-    samples = read_samples(folder.stage("generate") / "kept.jsonl")
-    samples = split_samples(samples, recipe.train.validation_share)[1][: recipe.quantize.num_sequences]
-    model = load.load_model(str(student), load.placement("auto", "float32"))
-    return refer_to(model, samples, tokenizer, recipe.teacher.batch_tokens, path)
-
-
-def _write_and_check(
-    recipe: Recipe, folder: RunFolder, student: Path, name: str, tokenizer: Any, reference: Reference
-) -> dict[str, Any]:  # fmt: skip
-    importance = _importance(recipe, folder, student) if name not in (*UNWEIGHTED, *FOLDERS) else None
+def _write_and_check(work: Work, name: str) -> dict[str, Any]:
+    importance = _importance(work) if name not in (*UNWEIGHTED, *FOLDERS) else None
     if name == "mixed":
-        return _mixed(recipe, folder, student, tokenizer, reference, importance)
-    check = _plain(recipe, folder, student, name, folder.quantized(name), tokenizer, reference, importance)
-    if name in recipe.quantize.recover:
-        return _recovered(recipe, folder, student, name, tokenizer, reference, importance, check)
-    return check
+        return _mixed(work, importance)
+    check = _plain(work, name, work.student, work.folder.quantized(name), importance)
+    return _recovered(work, name, importance, check) if name in work.recipe.quantize.recover else check
 
 
-def _plain(
-    recipe: Recipe, folder: RunFolder, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference, importance: Any
-) -> dict[str, Any]:  # fmt: skip
+def _plain(work: Work, name: str, model_folder: Path, place: Path, importance: Any) -> dict[str, Any]:
+    """Write `model_folder` to `place` in this format; what was found out about it."""
     if name in FOLDERS:
-        return _folder(recipe, folder, student, name, place, tokenizer, reference)
-    return _gguf(recipe, student, name, place, tokenizer, reference, importance)
+        return _folder(work, name, model_folder, place)
+    return _gguf(work, name, model_folder, place, importance)
 
 
-def _recovered(
-    recipe: Recipe, folder: RunFolder, student: Path, name: str, tokenizer: Any, reference: Reference, importance: Any,
-    plain: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
+def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) -> dict[str, Any]:
     """The better of the plain file and one after quantization-aware distillation, which takes its place; both checks."""
     from distill.export import fake_quantize
-    from distill.models.score import TokenSequence
     from distill.training.recover import Plan, as_in_the_file, recover
 
-    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
-    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, len(samples))]
-    model = load.load_model(str(student), load.placement("auto", "float32"))
-    roundings = fake_quantize.nf4_roundings(model) if name in BITSANDBYTES else fake_quantize.gguf_roundings(student, name, importance)
-    options = recipe.quantize
+    model, options = work.load_student(), work.recipe.quantize
+    if name in BITSANDBYTES:
+        roundings = fake_quantize.nf4_roundings(model)
+    else:
+        roundings = fake_quantize.gguf_roundings(work.student, name, importance)
     rate = options.recover_learning_rate or RECOVER_LEARNING_RATES.get(name, RECOVER_LEARNING_RATE)
     recover(
-        model, sequences, roundings, Plan(options.recover_steps, rate, recipe.seed), pad_id=tokenizer.pad_token_id,
-        vocab_size=len(tokenizer), label=f"recover {name}",
+        model, work.learnt(), roundings, Plan(options.recover_steps, rate, work.recipe.seed),
+        pad_id=work.tokenizer.pad_token_id, vocab_size=len(work.tokenizer), label=f"recover {name}",
     )  # fmt: skip
-    place = folder.quantized(name)
-    latent, other = folder.stage("quantize") / f".{name}.latent", place.with_name(f".recovered.{place.name}")
+    place = work.folder.quantized(name)
+    latent, other = work.stage / f".{name}.latent", place.with_name(f".recovered.{place.name}")
     with FolderWriter(latent) as temporary:
-        for path in student.iterdir():
+        for path in work.student.iterdir():
             if path.suffix not in (".safetensors", ".tmp") and path.is_file():
                 shutil.copy2(path, temporary)
         model.save_pretrained(temporary)
-    found = _plain(recipe, folder, latent, name, other, tokenizer, reference, importance)
+    found = _plain(work, name, latent, other, importance)
+    shutil.rmtree(latent)
     if name not in BITSANDBYTES:
         with as_in_the_file(model, roundings):
-            _require_same(model, reference.samples, other, recipe, tokenizer)
-    shutil.rmtree(latent)
+            _require_same(work, model, other)
     better = found["kl"] < plain["kl"] and found["nll"] <= plain["nll"]
     if better:
         _take_place(other, place)
-    elif other.is_dir():
-        shutil.rmtree(other)
     else:
-        other.unlink()
+        _remove(other)
     figures = ("kl", "nll_change", "top_token_agreement")
     both = {word: {key: check[key] for key in figures} for word, check in (("plain", plain), ("recovered", found))}
     return (found if better else plain) | {"recovery": {**both, "kept": "recovered" if better else "plain"}}
 
 
-def _require_same(model: Any, samples: Sequence[Sample], file: Path, recipe: Recipe, tokenizer: Any) -> None:
+def _require_same(work: Work, model: Any, file: Path) -> None:
     """Raise MismatchError where the file does not say what the model with rounded weights says."""
     from distill.export.llama_cpp import LlamaProcess
 
-    path = file.with_name("rounded_distributions.npy")
-    trained = refer_to(model, samples, tokenizer, recipe.teacher.batch_tokens, path)
+    path, samples = work.stage / "rounded_distributions.npy", work.reference.samples
+    trained = refer_to(model, samples, work.tokenizer, work.recipe.teacher.batch_tokens, path)
     longest = max(len(s.ids) for s in samples)
-    with LlamaProcess(file, num_threads=recipe.quantize.num_threads, context_length=longest + 8) as llama:
+    with LlamaProcess(file, num_threads=work.recipe.quantize.num_threads, context_length=longest + 8) as llama:
         found = in_llama_cpp(trained, llama)
     path.unlink()
     if found["top_token_agreement"] < SAME_FILE and found["kl"] > SAME_FILE_KL:
@@ -187,21 +206,27 @@ def _take_place(other: Path, place: Path) -> None:
     fsync_folder(place.parent)
 
 
+def _remove(place: Path) -> None:
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+
+
 def _importance_file(folder: RunFolder) -> Path:
     return folder.stage("quantize") / "imatrix.gguf"
 
 
-def _importance(recipe: Recipe, folder: RunFolder, student: Path) -> Any:
-    """The importance matrix, measured once on training samples (the check samples stay unseen); None if not wanted."""
+def _importance(work: Work) -> Any:
+    """The importance matrix, measured once; None if not wanted."""
     from distill.export import imatrix
     from distill.export.gguf import ARCHITECTURES
 
-    path = _importance_file(folder)
-    if not recipe.quantize.importance_sequences:
+    path, count = _importance_file(work.folder), work.recipe.quantize.importance_sequences
+    if not count:
         return None
     if not path.is_file():
-        chosen = _calibration(recipe, folder)
-        model = load.load_model(str(student), load.placement("auto", "float32"))
+        chosen, model = work.learnt(count), work.load_student()
         name = model.config.architectures[0]
         if name not in ARCHITECTURES:
             return None  # write_gguf refuses it, and says why
@@ -210,14 +235,8 @@ def _importance(recipe: Recipe, folder: RunFolder, student: Path) -> Any:
     return imatrix.read(path)
 
 
-def _calibration(recipe: Recipe, folder: RunFolder) -> list[Sample]:
-    """Training samples, even over the languages: the check samples stay unseen."""
-    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
-    return _even_over_languages(samples, recipe.quantize.importance_sequences)
-
-
-def _even_over_languages(samples: Sequence[Sample], count: int) -> list[Sample]:
-    """The first `count` samples, taken from each language in turn."""
+def even_over_languages(samples: Sequence[Sample], count: int | None) -> list[Sample]:
+    """The first `count` samples (None: all), taken from each language in turn."""
     seen: Counter[str] = Counter()
     turns = []
     for sample in samples:
@@ -226,58 +245,52 @@ def _even_over_languages(samples: Sequence[Sample], count: int) -> list[Sample]:
     return [samples[number] for _, _, number in sorted(turns)[:count]]
 
 
-def _mixed(
-    recipe: Recipe, folder: RunFolder, student: Path, tokenizer: Any, reference: Reference, importance: Any
-) -> dict[str, Any]:  # fmt: skip
-    """The file within quantize.budget_mb. The types are chosen on training samples: the check samples stay unseen."""
+def _mixed(work: Work, importance: Any) -> dict[str, Any]:
+    """The file within quantize.budget_mb."""
     from distill.export import budget
     from distill.export.gguf import tensors_of, write_gguf
     from distill.export.lineage import lineage
     from distill.export.tensor_types import file_type_of
-    from distill.models.score import TokenSequence
 
-    place, max_bytes = folder.quantized("mixed"), int((recipe.quantize.budget_mb or 0) * 1e6)
-    tensors = tensors_of(student, budget.STOCK[-1])
-    stock = {name: {t.name: t.type for t in tensors_of(student, name) if len(t.shape) == 2} for name in budget.STOCK}
+    options, place = work.recipe.quantize, work.folder.quantized("mixed")
+    tensors = tensors_of(work.student, budget.STOCK[-1])
+    stock = {name: {t.name: t.type for t in tensors_of(work.student, name) if len(t.shape) == 2} for name in budget.STOCK}
     # shows how much a file holds beside its tensors
-    smallest = write_gguf(student, place, budget.STOCK[-1], metadata=lineage(recipe), importance=importance)
+    smallest = write_gguf(work.student, place, budget.STOCK[-1], metadata=lineage(work.recipe), importance=importance)
     place.unlink()
-    samples = split_samples(read_samples(folder.stage("generate") / "kept.jsonl"), recipe.train.validation_share)[0]
-    sequences = [TokenSequence(s.ids, len(s.prompt_ids)) for s in _even_over_languages(samples, recipe.quantize.num_sequences)]
-    model = load.load_model(str(student), load.placement("auto", "float32"))
-    judge = budget.Judge(model, sequences, recipe.teacher.batch_tokens, tokenizer.pad_token_id, len(tokenizer))
+    room = int((options.budget_mb or 0) * 1e6) - smallest.bytes + smallest.tensor_bytes
+    judge = budget.Judge(
+        work.load_student(), work.learnt(options.num_sequences), work.recipe.teacher.batch_tokens,
+        work.tokenizer.pad_token_id, len(work.tokenizer),
+    )  # fmt: skip
     with Progress("choose types", len(stock[budget.STOCK[0]]) + 1 + budget.STOCK_COMPARED, "tensors") as bar:
-        chosen = budget.choose(
-            judge, tensors, stock, importance or {}, max_bytes - smallest.bytes + smallest.tensor_bytes, lambda _: bar.advance(1)
-        )
-    check = _gguf(recipe, student, file_type_of(chosen.types.values()), place, tokenizer, reference, importance, chosen.types)
+        chosen = budget.choose(judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1))
+    check = _gguf(work, file_type_of(chosen.types.values()), work.student, place, importance, chosen.types)
     nats = {name: round(value, 6) for name, value in chosen.nats.items()}
-    return check | {"budget_mb": recipe.quantize.budget_mb, "chosen": chosen.name, "kl_of_choices": nats}
+    return check | {"budget_mb": options.budget_mb, "chosen": chosen.name, "kl_of_choices": nats}
 
 
 def _gguf(
-    recipe: Recipe, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference, importance: Any,
-    types: Any = None,
+    work: Work, name: str, model_folder: Path, place: Path, importance: Any, types: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:  # fmt: skip
     from distill.export.gguf import write_gguf
     from distill.export.lineage import lineage
     from distill.export.llama_cpp import LlamaProcess
 
-    written = write_gguf(student, place, name, metadata=lineage(recipe), importance=importance, types=types)
-    longest = max(len(s.ids) for s in reference.samples)
-    context_length = max(longest, SPEED_TOKENS) + 8
-    with LlamaProcess(place, num_threads=recipe.quantize.num_threads, context_length=context_length) as llama:
+    written = write_gguf(model_folder, place, name, metadata=lineage(work.recipe), importance=importance, types=types)
+    context_length = max(SPEED_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
+    with LlamaProcess(place, num_threads=work.recipe.quantize.num_threads, context_length=context_length) as llama:
         speed, peak_memory = llama.speed(), llama.peak_memory()
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already
         probes = [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
         for text, found in zip(probes, llama.tokenize(probes), strict=True):
-            expected = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+            expected = work.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             if found != expected:
                 raise MismatchError(
                     f"{place}: llama.cpp tokenizes {text!r} as {found}, the student's tokenizer as {expected}; the file "
                     "would answer wrongly. Please report this tokenizer"
                 )
-        check = in_llama_cpp(reference, llama)
+        check = in_llama_cpp(work.reference, llama)
     far = check["max_logp_difference"] > F16_DIFFERENCE and check["top_token_agreement"] < F16_AGREEMENT
     if name == "f16" and far:
         raise MismatchError(
@@ -292,23 +305,22 @@ def _gguf(
     }  # fmt: skip
 
 
-def _folder(
-    recipe: Recipe, folder: RunFolder, student: Path, name: str, place: Path, tokenizer: Any, reference: Reference
-) -> dict[str, Any]:  # fmt: skip
+def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str, Any]:
     from distill.export.bnb import load_bnb, speed, write_bnb
     from distill.export.w4a16 import load_w4a16, write_w4a16
 
     with FolderWriter(place) as temporary:
         if name in BITSANDBYTES:
-            write_bnb(student, temporary, name)
+            write_bnb(model_folder, temporary, name)
         else:
-            write_w4a16(student, temporary, [s.ids for s in _calibration(recipe, folder)])
+            write_w4a16(model_folder, temporary, [s.ids for s in work.learnt(work.recipe.quantize.importance_sequences)])
     model = load_bnb(place) if name in BITSANDBYTES else load_w4a16(place)
     num_bytes = _weight_bytes(place)
     measured = speed(model)
     return {
-        "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(student), 2),
+        "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
         "runtime": f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}",
-        "tokenization": "same tokenizer files", **in_transformers(reference, model, tokenizer, recipe.teacher.batch_tokens),
+        "tokenization": "same tokenizer files",
+        **in_transformers(work.reference, model, work.tokenizer, work.recipe.teacher.batch_tokens),
         "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip

@@ -29,8 +29,8 @@ def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[i
 
 def test_languages_take_turns() -> None:
     rows = [sample(n, language, [1], [2]) for n, language in enumerate(["en", "en", "en", "sw", "en", "zh", "sw"])]
-    assert [s.language for s in quantize._even_over_languages(rows, 5)] == ["en", "sw", "zh", "en", "sw"]
-    assert len(quantize._even_over_languages(rows, 100)) == 7
+    assert [s.language for s in quantize.even_over_languages(rows, 5)] == ["en", "sw", "zh", "en", "sw"]
+    assert len(quantize.even_over_languages(rows, 100)) == 7
 
 
 def test_a_file_beyond_the_gate_is_failed() -> None:
