@@ -17,6 +17,7 @@ from distill.rows import RowLog, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
 from distill.sections import Generate
 from distill.tasks import market
+from distill.teachers.requests import raw_row
 from distill.text.filters import Candidate
 from distill.text.judge import low_score, question, repair, score
 from distill.text.samples import split_prompts
@@ -142,7 +143,7 @@ def answer_all(folder):
     with RowLog(folder / "generate/raw") as log:
         for n, prompt in enumerate(generate.judge_prompts(recipe, *split_prompts(recipe))[0]):
             text = " + ".join(map(str, range(n))) + f"\n{market.WORDING[prompt.language].final}{prompt.reference}"
-            log.append(generate._row(recipe, make(prompt, 0), tokenizer(text).input_ids, "stop", text))
+            log.append(raw_row(recipe, make(prompt, 0), tokenizer(text).input_ids, "stop", text))
 
 
 def run(folder, *more):

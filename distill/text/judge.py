@@ -43,7 +43,7 @@ _BARE = re.compile(r"\s*([1-5])(?:\.0+)?(?:\s*/\s*5)?[\s.]*")
 def asking(recipe: Recipe) -> Recipe:
     """The recipe under which the judge is asked: greedy; its own server, where it has one, is then the teacher's."""
     options = recipe.generate
-    greedy: dict[str, Any] = {"sampling_temperature": 0.0, "top_p": 1.0, "top_k": 0, "system_prompt": None}
+    greedy: dict[str, Any] = {"sampling_temperature": 0.0, "top_p": 1.0, "top_k": 0, "system_prompt": None, "resample": False}
     if options.judge_server is None:
         return recipe.model_copy(update={"generate": options.model_copy(update=greedy)})
     assert options.judge_model is not None
