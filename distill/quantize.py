@@ -151,10 +151,8 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
     from distill.training.recover import Plan, as_in_the_file, recover
 
     model, options = work.load_student(), work.recipe.quantize
-    if name in BITSANDBYTES:
-        roundings = fake_quantize.nf4_roundings(model)
-    else:
-        roundings = fake_quantize.gguf_roundings(work.student, name, importance)
+    is_gguf = name not in BITSANDBYTES
+    roundings = fake_quantize.gguf_roundings(work.student, name, importance) if is_gguf else fake_quantize.nf4_roundings(model)
     rate = options.recover_learning_rate or RECOVER_LEARNING_RATES.get(name, RECOVER_LEARNING_RATE)
     recover(
         model, work.learnt(), roundings, Plan(options.recover_steps, rate, work.recipe.seed),
@@ -169,7 +167,7 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
         model.save_pretrained(temporary)
     found = _plain(work, name, latent, other, importance)
     shutil.rmtree(latent)
-    if name not in BITSANDBYTES:
+    if is_gguf:
         with as_in_the_file(model, roundings):
             _require_same(work, model, other)
     better = found["kl"] < plain["kl"] and found["nll"] <= plain["nll"]
