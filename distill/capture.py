@@ -2,6 +2,8 @@
 
     capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's name is the header's hash
 
+By `capture.from_server` there is no pass: a server gave the log-probs with its answers, and they are taken from there.
+
 A sequence is a key made of its token ids, so what an earlier or a killed run captured is never captured again. Batches
 are cut from all samples, so every sequence is computed in the same company.
 
@@ -9,23 +11,28 @@ Ranks share the batches, and so do independent jobs (`--shard 1/4`): in one run 
 their generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing again.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from distill import interrupts
+from distill.errors import DataError
 from distill.models import load
 from distill.models.by_length import batches_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import canonical_json, digest
+from distill.rows import canonical_json, digest, row_logs
 from distill.run_folder import RunFolder, StageOutput
-from distill.signals import hidden_states
+from distill.signals import from_server, hidden_states
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.requests import LOG_PROBS
 from distill.text import chat
 from distill.text.samples import Sample, read_samples
+
+SERVED = "server"  # in place of dtype and quantization, which a server does not tell
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
@@ -50,18 +57,26 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     mine = [b for i, b in enumerate(batches) if i % processes.num_shares == processes.share]
     todo = [b for b in mine if any(keys[i] not in have for i in b)]
     if todo:
-        way = _capture_gguf if recipe.teacher.gguf else _capture
+        way = _take_over if recipe.capture.from_server else _capture_gguf if recipe.teacher.gguf else _capture
         way(recipe, location, header, shards, samples, keys, have, todo, tokenizer, processes)
     processes.barrier()
     if not processes.is_main or processes.num_jobs > 1:
         return StageOutput({}, [])
-    return _summary(header, SignalStore(shards, header), set(keys))
+    output = _summary(header, SignalStore(shards, header), set(keys))
+    if num := output.result["num_unknown"]:
+        print(
+            f"capture: warning: of {num:,} of {output.result['num_tokens']:,} tokens the server told nothing; they get no soft loss. "
+            "llama.cpp leaves out the parts of a character: vLLM, teacher.gguf or the weights give them", file=sys.stderr,
+        )  # fmt: skip
+    return output
 
 
 def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
     """What the signal is and whose: compared field by field before anyone trains on it."""
     options = recipe.capture
-    if recipe.teacher.gguf:
+    if options.from_server:
+        dtype = quantization = SERVED
+    elif recipe.teacher.gguf:
         from distill.export import gguf_teacher
 
         dtype, quantization = "gguf", gguf_teacher.quantization(recipe)
@@ -137,6 +152,27 @@ def _capture_gguf(
             interrupts.check()
 
 
+def _take_over(
+    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
+    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
+) -> None:  # fmt: skip
+    """The log-probs that the server gave with the answers, from generate's log."""
+    assert header.top_k is not None
+    log = shards.parents[2] / "generate" / "raw"
+    wanted = {(s.key, tuple(s.answer_ids)): i for batch in todo for i in batch if keys[i] not in have for s in [samples[i]]}
+    writer = SignalWriter(shards, header, writer=f"share{processes.share}", shard_tokens=recipe.capture.shard_tokens)
+    with writer, Progress("capture (from the server's answers)", len(wanted), "samples", shown=processes.is_main) as bar:
+        for row in row_logs(log, []):
+            index = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
+            if index is not None:
+                num_tokens = len(samples[index].answer_ids)
+                writer.add(keys[index], from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size))
+                bar.advance(1)
+            interrupts.check()
+    if wanted:
+        raise DataError(f"{log}: no log-probs with {len(wanted)} of {len(samples)} kept answers; run with --redo generate to ask for them")
+
+
 def records_of(
     header: SignalHeader, head: load.Head, hidden: Sequence[Any], answers: Sequence[Sequence[int]], keys: Sequence[str]
 ) -> Iterator[SignalRecord]:
@@ -181,11 +217,13 @@ def records_of_logits(
 def _summary(header: SignalHeader, store: SignalStore, keys: set[str]) -> StageOutput:
     missing = keys - set(store.keys())
     assert not missing, f"{len(missing)} sequences were not captured"
+    served = header.fingerprints["teacher_dtype"] == SERVED
     return StageOutput(
         {
             "signal": header.kind, "num_sequences": len(store), "num_tokens": store.num_tokens, "num_bytes": store.num_bytes,
             "bytes_per_token": round(store.num_bytes / max(store.num_tokens, 1), 2), "vocab_size": header.vocab_size,
             "hidden_size": header.hidden_size, "folder": store.folder.name,
+            "num_unknown": sum(from_server.num_unknown(store.read(key)) for key in sorted(keys)) if served else 0,
         },
         store.paths,
     )  # fmt: skip

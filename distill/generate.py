@@ -25,9 +25,21 @@ from distill.models.by_length import Block, blocks_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import Row, RowLog, read_row_logs, write_jsonl
+from distill.rows import Row, RowLog, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
-from distill.teachers.requests import Request, best_rows, is_final, num_of_other_seeds, raw_row, request_maker
+from distill.sections import Capture
+from distill.signals import from_server
+from distill.teachers.requests import (
+    LOG_PROBS,
+    Request,
+    best_rows,
+    is_final,
+    num_log_probs,
+    num_of_other_seeds,
+    raw_row,
+    read_answers,
+    request_maker,
+)  # fmt: skip
 from distill.teachers.server import Spent
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
@@ -59,7 +71,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
     if processes.num_jobs > 1:
         return StageOutput({}, [])
-    rows = best_rows(read_row_logs(raw)[0])
+    rows = best_rows(read_answers(raw)[0])
     judged = judge_answers(recipe, requests, rows, held_out, tokenizer) if processes.is_main else ([], [])
     if recipe.generate.judge_min_score is not None:
         judged = _grade(recipe, stage / "judged", processes.broadcast(judged), location, tokenizer, processes, spent)
@@ -82,11 +94,11 @@ def expand(
     if not wishes:
         return [], []
     options = recipe.generate.model_copy(update={**expansion.SAMPLING, "system_prompt": None})
-    asking = recipe.model_copy(update={"generate": options})
+    asking = recipe.model_copy(update={"generate": options, "capture": Capture()})  # nobody learns from these
     make = request_maker(asking, tokenizer)
     requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
     ask(asking, list({r.key: r for r in requests}.values()), raw, location, tokenizer, processes, spent, stop_ids)
-    rows = processes.broadcast(best_rows(read_row_logs(raw)[0]) if processes.is_main else {})
+    rows = processes.broadcast(best_rows(read_answers(raw)[0]) if processes.is_main else {})
     if missing := sum(r.key not in rows for r in requests):
         if processes.is_main:
             print(f"generate: {missing} of {len(requests)} prompts that the teacher writes are other shards'; when all shards have "
@@ -130,7 +142,7 @@ def _draw_on(
         tries.setdefault(request.prompt.id, []).append(request)
     still_open = tries
     for sample_index in range(options.samples_per_prompt, options.max_tries):
-        rows = best_rows(read_row_logs(raw)[0])
+        rows = best_rows(read_answers(raw)[0])
         if any(r.key not in rows for mine in still_open.values() for r in mine):
             break  # only in a shard: the others' answers of this round are not here yet
         too_few = _too_few(recipe, still_open, rows, held_out, tokenizer) if processes.is_main else []
@@ -162,7 +174,7 @@ def ask(
     """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
     `more_stop_ids` end an answer beside those that always do."""
     raw.mkdir(parents=True, exist_ok=True)
-    rows, _ = read_row_logs(raw)
+    rows, _ = read_answers(raw)
     answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if recipe.teacher.server:
@@ -261,7 +273,8 @@ def _ask_server(
     options = recipe.generate
     stop_ids = {*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids}
     sampling = Sampling(
-        options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking
+        options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking,
+        num_log_probs(recipe, tokenizer),
     )
     questions = [question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed) for r in todo.values()]
     label = f"generate ({recipe.teacher.server})"
@@ -270,7 +283,10 @@ def _ask_server(
 
         def record(asked: Question, answer: Answer) -> None:
             text = answer.text if answer.error is None else answer.error
-            log.append(raw_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text))
+            row = raw_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text)
+            if answer.log_probs is not None:
+                row[LOG_PROBS] = from_server.packed(answer.log_probs, sampling.num_log_probs, len(tokenizer))
+            log.append(row)
             bar.advance(1)
 
         ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
@@ -303,7 +319,7 @@ def _grade(
         # another model's tokenizer is not known: it gets the conversation, not its ids
         requests = [make(p, 0, [] if recipe.generate.judge_server else None) for p in prompts]
         ask(asking, list({r.key: r for r in requests}.values()), log, location, tokenizer, processes, spent)
-        rows = best_rows(read_row_logs(log)[0])
+        rows = best_rows(read_answers(log)[0])
         return [rows[r.key] for r in requests]
 
     return judged[0], judge.judge(recipe, *judged, replies)
@@ -314,7 +330,7 @@ def _write(
     held_out: list[Prompt], tokenizer: Any, skipped: Counter[str],
 ) -> StageOutput:  # fmt: skip
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
-    all_rows, broken = read_row_logs(stage / "raw")
+    all_rows, broken = read_answers(stage / "raw")
     rows, num_long = best_rows(all_rows), 0
     if others := num_of_other_seeds(recipe, {r.key: rows[r.key] for r in requests}):
         print(f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew")

@@ -55,6 +55,8 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
     if stage in ("generate", "evaluate", "plan"):
         section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
         section["evaluate"] = recipe.evaluate.identity()
+        if recipe.capture.from_server:
+            section["capture"] = recipe.capture.identity()
         inputs["generate.prompts"] = sources.identity(recipe, "generate.prompts", recipe.generate.prompts)
         if recipe.evaluate.prompts:
             inputs["evaluate.prompts"] = sources.identity(recipe, "evaluate.prompts", recipe.evaluate.prompts)

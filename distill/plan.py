@@ -30,6 +30,7 @@ START_SECONDS = 6.0  # importing them
 STEP_SECONDS_PER_LAYER = 2.0e-3  # overhead of one decoding step on a CPU, beyond the arithmetic
 ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
+JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}
 # what families call the number of their experts in config.json
 EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
@@ -196,7 +197,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     epochs_tokens = tokens * recipe.train.epochs
     if recipe.train.max_steps:
         epochs_tokens = min(epochs_tokens, recipe.train.max_steps * recipe.train.batch_tokens)
-    captures = recipe.capture.signal != "none"
+    captures = recipe.capture.signal != "none" and not recipe.capture.from_server
+    answer_bytes = 2 * BYTES_PER_TOKEN + (JSON_BYTES_PER_LOG_PROB * recipe.capture.top_k if recipe.capture.from_server else 0)
     on_server = recipe.teacher.server is not None
     file = recipe.gguf_teacher
     teacher_bytes = file.stat().st_size if file else teacher.parameters * _bytes_per_parameter(recipe, machine)
@@ -220,6 +222,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     evaluate_seconds = teacher_seconds[1] + 3.0 * models  # loading, and scoring the teacher's answers
     evaluate_seconds += (models - 2) * answering(student, work.num_held_out, recipe.evaluate.max_new_tokens * 0.6)
     signal_bytes = {"none": 0.0, "sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
+    logged_bytes = signal_bytes["top_k"] * 4 / 3 if recipe.capture.from_server else 0.0  # base64
     download = 0 if teacher.is_local or file or (on_server and not captures) else 2 * teacher.parameters
     hidden_bytes = bytes_per_token(teacher.hidden if recipe.capture.hidden_states == "int8" else None)
     source = size_of(recipe, recipe.student.model, recipe.student.revision) if recipe.student.model else None
@@ -238,8 +241,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     recover_seconds = recovered * recipe.quantize.recover_steps * 2048 * 10 * student.parameters / machine.flops
     return {
         "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
-                         disk=num_requests * (prompt + answer) * 12,
-                         download=num_requests * answer * BYTES_PER_TOKEN * 2 if on_server else download),
+                         disk=num_requests * (prompt + answer) * 12 + num_answers * answer * logged_bytes,
+                         download=num_requests * answer * answer_bytes if on_server else download),
         "capture": Cost(PROCESS_BYTES + captures * (teacher_bytes + pass_bytes),
                         captures * tokens * 2 * teacher.parameters / machine.flops, download=download if on_server else 0,
                         disk=samples * answer * (signal_bytes[recipe.capture.signal] + hidden_bytes)),

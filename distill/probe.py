@@ -14,9 +14,9 @@ from distill import generate, interrupts, processes, tasks
 from distill.models import load
 from distill.models.intervals import wilson
 from distill.recipe import Recipe
-from distill.rows import digest, read_row_logs, write_atomic
+from distill.rows import digest, write_atomic
 from distill.run_folder import RunFolder
-from distill.teachers.requests import best_rows, request_maker
+from distill.teachers.requests import best_rows, read_answers, request_maker
 from distill.teachers.server import Spent
 from distill.text.filters import Candidate, wrong_answer
 from distill.text.language import wrong_language
@@ -105,7 +105,7 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> 
     generate.ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
     if not team.is_main:
         return []
-    rows = best_rows(read_row_logs(stage / "raw")[0])
+    rows = best_rows(read_answers(stage / "raw")[0])
     candidates, reasons = generate.judge_answers(recipe, requests, rows, held_out, tokenizer)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])

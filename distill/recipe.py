@@ -56,6 +56,7 @@ class Recipe(Section):
                 )
             if abs(sum(self.generate.shares.values()) - 1) > 1e-6:
                 raise ValueError(f"generate.shares add up to {sum(self.generate.shares.values()):g}, not to 1")
+        self._check_log_probs()
         if self.capture.signal == "none" and self.train.soft_weight:
             raise ValueError(
                 f"capture.signal none leaves nothing for train.soft_weight {self.train.soft_weight}: set soft_weight to 0 and "
@@ -82,6 +83,26 @@ class Recipe(Section):
                 "capture.hidden_states to int8, or train.hidden_weight to 0"
             )
         return self
+
+    def _check_log_probs(self) -> None:
+        """What log-probs that come with a server's answers cannot be used for."""
+        if not self.capture.from_server:
+            return
+        if self.teacher.server is None:
+            raise ValueError("capture.from_server without teacher.server: name the server, or set from_server to false")
+        if self.capture.signal != "top_k":
+            raise ValueError(
+                f"capture.from_server with capture.signal {self.capture.signal}: servers give the likeliest tokens; set signal to top_k"
+            )
+        if self.capture.hidden_states != "none":
+            raise ValueError(
+                f"capture.from_server with capture.hidden_states {self.capture.hidden_states}: servers give none; set hidden_states to none"
+            )
+        if self.generate.think == "drop":
+            raise ValueError(
+                "capture.from_server with generate.think drop: the log-probs are those of an answer after its reasoning; set think to "
+                "keep or short"
+            )
 
     def _check_expansions(self) -> None:
         """What prompts that the teacher writes cannot be used for."""

@@ -140,16 +140,20 @@ def read_row_logs(folder: Path) -> tuple[list[Row], list[str]]:
 
     The union of files made on different machines is made by copying them into one folder.
     """
-    rows, broken = [], []
+    broken: list[str] = []
+    return list(row_logs(folder, broken)), broken
+
+
+def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
+    """The same, a row at a time; the notes are added to `broken`."""
     for path in sorted(folder.glob("*.jsonl")):
-        for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-            if not line:
-                continue
-            text, _, crc = line.rpartition(b"\t")
-            try:
-                if int(crc, 16) != zlib.crc32(text):
-                    raise ValueError
-                rows.append(json.loads(text))
-            except ValueError:
-                broken.append(f"{path.name}, line {number}")
-    return rows, broken
+        with open(path, "rb") as f:
+            for number, line in enumerate(f, 1):
+                text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
+                try:
+                    if int(crc, 16) != zlib.crc32(text):
+                        raise ValueError
+                    yield json.loads(text)
+                except ValueError:
+                    if line != b"\n":
+                        broken.append(f"{path.name}, line {number}")

@@ -187,6 +187,10 @@ class Capture(Section):
     )
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
     top_k: Annotated[int, Field(gt=0, le=1024)] = field(64, "top_k: ids a token; the rest is one tail bucket")
+    from_server: bool = field(
+        False, "The log-probs come from teacher.server with each answer, so that its weights are needed nowhere else: top_k only, and a "
+        "server that gives them with exact token ids (vLLM: top_k up to its --max-logprobs, 20 by default; llama.cpp)",
+    )  # fmt: skip
     hidden_states: Literal["none", "int8"] = field(
         "none", "int8 = also the teacher's last hidden state, for train.hidden_weight; 1.03 bytes for each number of its width"
     )

@@ -352,11 +352,12 @@ def _top_k_part(
     exact where 1 − Σq would be rounding.
     """
     is_filler_nK = targets.ids_NK < 0
-    # A filler repeats the first id with mass 0: harmless, and no row of the head is touched that is not meant.
-    ids_nK = torch.where(is_filler_nK, targets.ids_NK[:, :1], targets.ids_NK)
+    # A filler repeats the first id with mass 0: harmless, and no row of the head is touched that is not meant. Where all
+    # are fillers there is no first id: then id 0 stays in the bucket, which is everything.
+    ids_nK = torch.where(is_filler_nK, targets.ids_NK[:, :1].clamp(min=0), targets.ids_NK)
     student_nK = (logits_nR.gather(1, ids_nK) - log_sum_exp_n1).masked_fill(is_filler_nK, -math.inf)
     q_nK = grad_nR.gather(1, ids_nK)
-    grad_nR.scatter_(1, ids_nK, 0.0)
+    grad_nR.scatter_(1, ids_nK, torch.where(is_filler_nK[:, :1], q_nK, 0.0))
     # In float32 a small bucket may be 0 although it is not empty, on either side, and log 0 would make the loss
     # infinite. It counts as the smallest normal number then; -inf only if no other id exists.
     smallest = torch.finfo(torch.float32).tiny

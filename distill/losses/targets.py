@@ -48,7 +48,8 @@ class SampledTargets:
 class TopKTargets:
     """The teacher's likeliest ids, and one bucket for the rest.
 
-    ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, never its first place.
+    ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, from the end. A row of -1 alone, with
+        tail_logp 0, says nothing: its loss and gradient are 0.
     logp_NK: their log-probabilities. What stands beside a -1 is not read.
     tail_logp_N: log of the mass outside the K ids; -inf if there is none.
     """

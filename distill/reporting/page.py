@@ -172,7 +172,9 @@ def _signal(captured: dict[str, Any]) -> str:
         return "No signal was captured: the student learnt from the answers' text alone."
     size = f"{captured['num_tokens']:,} answer tokens, {captured['bytes_per_token']:.1f} bytes a token"
     size += ", the last hidden state in 8 bits among them" if captured.get("hidden_size") else ""
-    return f"Signal: {_e(captured['signal'])}, {size}."
+    unknown = captured.get("num_unknown")
+    told = f" Of {unknown:,} tokens the server told nothing: they had no soft loss." if unknown else ""
+    return f"Signal: {_e(captured['signal'])}, {size}.{told}"
 
 
 def _files(manifests: dict[str, Manifest]) -> str:

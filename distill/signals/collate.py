@@ -48,8 +48,12 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:
-    logp = torch.from_numpy(np.concatenate([record.logp, record.tail_logp[:, None]], 1)).log_softmax(-1)
-    return TopKTargets(_to(record.ids.astype(np.int64), device), logp[:, :-1].to(device), logp[:, -1].to(device))
+    """Of a token without any mass nothing is known: all ids are in one bucket, and no student differs from that."""
+    is_unknown = np.isneginf(record.tail_logp) & np.isneginf(record.logp).all(1)
+    tail = np.where(is_unknown, 0, record.tail_logp)
+    logp = torch.from_numpy(np.concatenate([record.logp, tail[:, None]], 1)).log_softmax(-1)
+    ids = np.where(is_unknown[:, None], -1, record.ids.astype(np.int64))
+    return TopKTargets(_to(ids, device), logp[:, :-1].to(device), logp[:, -1].to(device))
 
 
 def _to(values: np.ndarray, device: torch.device | str) -> Tensor:

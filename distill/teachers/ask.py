@@ -18,7 +18,7 @@ from distill.errors import DistillError, ServerError, Stopped
 from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
-from distill.teachers.dialects import DIALECTS, Answer, Chat, Question, Sampling
+from distill.teachers.dialects import DIALECTS, Answer, Chat, Completions, LlamaCpp, Question, Sampling
 from distill.teachers.server import PROBE_TEXT, Refused, Server, Spent, Trouble, Unreachable, connect
 from distill.text import chat
 
@@ -185,16 +185,22 @@ def ask_server(
         if chat.opens_thinking(tokenizer, question.prompt_ids):  # the template's own tag is in the prompt already
             written = written.removeprefix("<think>\n")
         ids: list[int] = answer.token_ids if answer.token_ids is not None else tokenizer(written, add_special_tokens=False).input_ids
+        log_probs = answer.log_probs
         if answer.finish_reason == "stop" and (not ids or ids[-1] not in sampling.stop_ids):
             ids = [*ids, end]
+            log_probs = None if log_probs is None else [*log_probs, None]
         text = chat.text_of(tokenizer, ids) if exact else written
-        return on_answer(question, replace(answer, text=text, token_ids=ids))
+        return on_answer(question, replace(answer, text=text, token_ids=ids, log_probs=log_probs))
+
+    dialects = DIALECTS if all(q.prompt_ids for q in questions) else (Chat,)
+    if sampling.num_log_probs:
+        dialects = (Completions, LlamaCpp)
 
     async def errand() -> None:
         server = await connect(
             url, teacher.server_model or teacher.model, api_key_env=teacher.api_key_env,
             timeout=recipe.generate.request_timeout, prompt_ids=probe_ids, spent=spent,
-            dialects=DIALECTS if all(q.prompt_ids for q in questions) else (Chat,),
+            dialects=dialects, num_log_probs=sampling.num_log_probs,
         )  # fmt: skip
         try:
             if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):
@@ -202,7 +208,9 @@ def ask_server(
                     f"teacher.server: {server.url} takes conversations only ({server.dialect.path}), and expand: magpie goes on from "
                     "the middle of one: take expand: self_instruct or personas, or a server that takes token ids (vLLM, llama.cpp)"
                 )
-            bar.say(f"{server.url} gives {'exact token ids' if server.dialect.exact_ids else 'text only'} ({server.dialect.path})")
+            gives = "exact token ids" if server.dialect.exact_ids else "text only"
+            gives += f" and {sampling.num_log_probs} log-probs with each" if sampling.num_log_probs else ""
+            bar.say(f"{server.url} gives {gives} ({server.dialect.path})")
             await Errand(server, sampling, recipe.generate, with_ids, bar).run(iter(questions))
         finally:
             await server.client.aclose()
@@ -214,4 +222,7 @@ def _until_stop(answer: Answer, stop_ids: Sequence[int]) -> Answer:
     """Cut after the first of `stop_ids`: llama.cpp knows its model's own ends only, and wrote on after another."""
     ids = answer.token_ids or []
     place = next((i for i, token in enumerate(ids) if token in stop_ids), None)
-    return answer if place is None else replace(answer, token_ids=ids[: place + 1], finish_reason="stop")
+    if place is None:
+        return answer
+    log_probs = answer.log_probs and answer.log_probs[: place + 1]
+    return replace(answer, token_ids=ids[: place + 1], finish_reason="stop", log_probs=log_probs)

@@ -1,11 +1,15 @@
 """How a server is asked and how its answer is read. Two dialects take our own prompt ids and give exact token ids, so
-that the chat template is the tokenizer's; the third is chat, which every server has and which gives text only.
+that the chat template is the tokenizer's, and with each its likeliest rivals; the third is chat, which every server has
+and which gives text only.
 
 `read` raises KeyError, IndexError, TypeError or ValueError for an answer that is not what was asked for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+LogProbs = dict[int, float]  # of the likeliest ids at one position, at T = 1 over the whole vocabulary
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,9 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `token_ids` is None where the server gave text only; `error` where it refused this request."""
+    """What came back. `token_ids` is None where the server gave text only; `error` where it refused this request.
+
+    `log_probs`: an entry a token, where they were asked for; None for a token of which the server does not tell any."""
 
     text: str
     finish_reason: str
@@ -28,11 +34,13 @@ class Answer:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     error: str | None = None
+    log_probs: list[LogProbs | None] | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`top_k` 0 and `top_p` 1 are off and then not sent; `thinking` None leaves the template's own default."""
+    """`top_k` 0 and `top_p` 1 are off and then not sent; `thinking` None leaves the template's own default; `num_log_probs`
+    is how many of the likeliest ids to give with each token."""
 
     temperature: float
     top_p: float
@@ -40,6 +48,7 @@ class Sampling:
     max_new_tokens: int
     stop_ids: tuple[int, ...] = ()
     thinking: bool | None = None
+    num_log_probs: int = 0
 
 
 class Chat:
@@ -69,7 +78,10 @@ class Chat:
 
 
 class Completions:
-    """/v1/completions with token ids in and out: vLLM (`return_token_ids`) and SGLang where it has that field."""
+    """/v1/completions with token ids in and out: vLLM (`return_token_ids`) and SGLang where it has that field.
+
+    vLLM's log-probs are the model's own at T = 1 unless it was started with another `--logprobs-mode` than raw_logprobs.
+    """
 
     path = "v1/completions"
     exact_ids = True
@@ -80,6 +92,7 @@ class Completions:
             "model": model, "prompt": question.prompt_ids, "max_tokens": sampling.max_new_tokens, **_sampling(sampling),
             "seed": question.seed, "return_token_ids": True, "stop_token_ids": list(sampling.stop_ids),
             "skip_special_tokens": False,
+            **({"logprobs": sampling.num_log_probs, "return_tokens_as_token_ids": True} if sampling.num_log_probs else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -88,11 +101,20 @@ class Completions:
         ids = choice["token_ids"]
         if not _are_ids(ids):
             raise KeyError("token_ids")
-        return Answer(choice["text"], _reason(choice.get("finish_reason")), ids, *_usage(found))
+        log_probs = None
+        if choice.get("logprobs"):
+            rows = choice["logprobs"]["top_logprobs"]
+            log_probs = [{int(name.removeprefix("token_id:")): float(value) for name, value in row.items()} for row in rows]
+            if len(log_probs) != len(ids):
+                raise ValueError(f"log-probs of {len(log_probs)} tokens, {len(ids)} tokens")
+        return Answer(choice["text"], _reason(choice.get("finish_reason")), ids, *_usage(found), log_probs=log_probs)
 
 
 class LlamaCpp:
-    """llama.cpp's own /completion: token ids in and out."""
+    """llama.cpp's own /completion: token ids in and out.
+
+    It gives no log-probs of a token that ends in the middle of a character, nor of those before it in that character.
+    """
 
     path = "completion"
     exact_ids = True
@@ -104,6 +126,7 @@ class LlamaCpp:
         return {
             "prompt": question.prompt_ids, "n_predict": sampling.max_new_tokens, **_sampling(sampling), "seed": question.seed,
             "samplers": samplers, "return_tokens": True, "cache_prompt": False, "repeat_penalty": 1.0,
+            **({"n_probs": sampling.num_log_probs, "post_sampling_probs": False} if sampling.num_log_probs else {}),
         }  # fmt: skip
 
     @staticmethod
@@ -112,7 +135,22 @@ class LlamaCpp:
         if not _are_ids(ids):
             raise KeyError("tokens")
         reason = "length" if found.get("stop_type") == "limit" else "stop"
-        return Answer(found["content"], reason, ids, int(found["tokens_evaluated"]), int(found["tokens_predicted"]))
+        log_probs = _aligned(ids, found["completion_probabilities"]) if "completion_probabilities" in found else None
+        usage = int(found["tokens_evaluated"]), int(found["tokens_predicted"])
+        return Answer(found["content"], reason, ids, *usage, log_probs=log_probs)
+
+
+def _aligned(ids: Sequence[int], entries: Sequence[dict[str, Any]]) -> list[LogProbs | None]:
+    """llama.cpp's entries beside the tokens that they belong to. From the end: of equal tokens it is the last that
+    completes a character."""
+    found: list[LogProbs | None] = [None] * len(ids)
+    left = list(entries)
+    for place in range(len(ids) - 1, -1, -1):
+        if left and left[-1]["id"] == ids[place]:
+            found[place] = {int(e["id"]): float(e["logprob"]) for e in left.pop()["top_logprobs"]}
+    if left:
+        raise ValueError(f"log-probs of token {left[-1]['id']}, which is not among the tokens there")
+    return found
 
 
 DIALECTS = (Completions, LlamaCpp, Chat)  # exact ids first

@@ -6,15 +6,17 @@ another seed asks for other answers. Else it asks for nothing that is on disk.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distill.models import load
 from distill.recipe import Recipe
-from distill.rows import Row, canonical_json, digest
+from distill.rows import Row, canonical_json, digest, row_logs
 from distill.text import chat
 from distill.text.samples import Prompt
 
 KEY_SCHEMA = "1"
+LOG_PROBS = "top_k"  # field of a row: what the server said about each token (capture.from_server), base64 of the encoded record
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
     sampling = canonical_json([
         teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
         options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
-        *([recipe.seed] if options.resample else []),
+        *([recipe.seed] if options.resample else []), *(["top_k", recipe.capture.top_k] if recipe.capture.from_server else []),
     ])  # fmt: skip
 
     def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
@@ -68,6 +70,17 @@ def raw_row(recipe: Recipe, request: Request, ids: list[int], finish_reason: str
         "seed": request.seed, "finish_reason": finish_reason, "max_new_tokens": recipe.generate.max_new_tokens,
         "text": text, "token_ids": ids, "teacher": recipe.teacher.model, "teacher_licence": recipe.teacher.licence,
     }  # fmt: skip
+
+
+def num_log_probs(recipe: Recipe, tokenizer: Any) -> int:
+    """How many log-probs a server is asked for with each token."""
+    return min(recipe.capture.top_k, len(tokenizer) - 1) if recipe.capture.from_server else 0
+
+
+def read_answers(log: Path) -> tuple[list[Row], list[str]]:
+    """`read_row_logs` without the log-probs, which are twenty times the rest; what a row is used for does not need them."""
+    broken: list[str] = []
+    return [{key: value for key, value in row.items() if key != LOG_PROBS} for row in row_logs(log, broken)], broken
 
 
 def is_final(row: Row, recipe: Recipe) -> bool:

@@ -73,7 +73,12 @@ class Server:
     spent: Spent = field(default_factory=Spent)
 
     async def ask(self, question: Question, sampling: Sampling) -> Answer:
-        return self.dialect.read(await self.post(self.dialect, self.dialect.body(self.model, question, sampling)))
+        answer = self.dialect.read(await self.post(self.dialect, self.dialect.body(self.model, question, sampling)))
+        if sampling.num_log_probs and answer.token_ids:
+            fewest = min((len(row) for row in answer.log_probs or [{}] if row is not None), default=sampling.num_log_probs)
+            if fewest < sampling.num_log_probs:
+                raise Trouble(f"log-probs of {fewest} tokens where {sampling.num_log_probs} were asked for (capture.top_k)")
+        return answer
 
     async def post(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
         """The answer's JSON. Raises Unreachable, Trouble, Refused, or ServerError where going on is useless."""
@@ -150,10 +155,10 @@ def key_from_environment(name: str | None) -> str | None:
 
 async def connect(
     url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None,
-    dialects: Sequence[Dialect] = DIALECTS,
+    dialects: Sequence[Dialect] = DIALECTS, num_log_probs: int = 0,
 ) -> Server:  # fmt: skip
     """Find out what the server can do, by asking. `prompt_ids` = PROBE_TEXT in the model's own template; `spent`: where
-    its requests are counted, these among them.
+    its requests are counted, these among them; `num_log_probs`: what it must give with each token.
 
     Raises MissingError if nothing answers, ServerError with the server's own words if every dialect is refused.
     """
@@ -164,7 +169,7 @@ async def connect(
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     client = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(timeout, connect=20.0), limits=limits)
     question = Question("probe", [{"role": "user", "content": PROBE_TEXT}], prompt_ids, 1)
-    sampling = Sampling(0.0, 1.0, 0, 2)
+    sampling = Sampling(0.0, 1.0, 0, 2, num_log_probs=num_log_probs)
     refusals = []
     for dialect in dialects:
         server = Server(url, model, dialect, client, spent or Spent())
@@ -180,7 +185,13 @@ async def connect(
             await client.aclose()
             raise
     await client.aclose()
+    way_out = ""
+    if num_log_probs:
+        way_out = (
+            f"; and for exact token ids with {num_log_probs} log-probs: lower capture.top_k to what it gives (vLLM: 20, or start it with "
+            "--max-logprobs), or set capture.from_server to false"
+        )
     raise ServerError(
         f"teacher.server: {url} answers nothing that can be used: {'; '.join(refusals)}. It was asked for the model {model!r}: "
-        "where it goes by another name there, set teacher.server_model"
+        f"where it goes by another name there, set teacher.server_model{way_out}"
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from distill.recipe import Recipe
 from distill.rows import Row
-from distill.sections import Teacher
+from distill.sections import Capture, Teacher
 from distill.text.chat import split_thinking
 from distill.text.filters import Candidate
 from distill.text.language import base_code
@@ -45,14 +45,14 @@ def asking(recipe: Recipe) -> Recipe:
     options = recipe.generate
     greedy: dict[str, Any] = {"sampling_temperature": 0.0, "top_p": 1.0, "top_k": 0, "system_prompt": None, "resample": False}
     if options.judge_server is None:
-        return recipe.model_copy(update={"generate": options.model_copy(update=greedy)})
+        return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "capture": Capture()})
     assert options.judge_model is not None
     teacher = Teacher(
         model=f"judge/{options.judge_model}", server=options.judge_server, server_model=options.judge_model,
         api_key_env=options.judge_api_key_env,
     )  # fmt: skip
     greedy["thinking"] = None  # a switch of the teacher's own template
-    return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher})
+    return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher, "capture": Capture()})
 
 
 def judge(

@@ -326,6 +326,28 @@ def test_fillers_are_not_read(kind: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(("divergence", "parameters"), DIVERGENCES)
+def test_a_token_of_which_nothing_is_known_has_no_soft_loss(divergence: str, parameters: dict[str, float]) -> None:
+    hidden, weight, labels = inputs()
+    known = top_k(teacher_logp())
+    ids, logp, tail = known.ids_NK.clone(), known.logp_NK.clone(), known.tail_logp_N.clone()
+    ids[4:7], logp[4:7], tail[4:7] = -1, math.nan, 0.0
+
+    def loss_of(targets: Targets | None, soft: float, hard: float, rows: slice | list[int]) -> tuple[Tensor, ...]:
+        loss, _ = linear_head_loss(
+            hidden[rows], weight, labels[rows], targets, soft_weight=soft, hard_weight=hard, divergence=divergence,
+            divergence_parameters=parameters,
+        )  # fmt: skip
+        return loss, *torch.autograd.grad(loss, (hidden, weight))
+
+    found = loss_of(TopKTargets(ids, logp, tail), 0.7, 0.4, slice(None))
+    rest = [i for i in range(NUM_TOKENS) if not 4 <= i < 7]
+    soft = loss_of(TopKTargets(ids[rest], logp[rest], tail[rest]), 0.7, 0.0, rest)
+    hard = loss_of(None, 0.0, 0.4, slice(None))
+    for mine, a, b in zip(found, soft, hard, strict=True):
+        torch.testing.assert_close(mine, a + b, rtol=1e-10, atol=1e-11)
+
+
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
 def test_soft_weight_zero_is_cross_entropy_to_the_last_bit(kind: str) -> None:
     hidden, weight, labels = inputs(torch.float32)

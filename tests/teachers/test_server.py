@@ -128,3 +128,34 @@ def test_every_limit_is_named_when_it_is_reached():
         assert spent.reached(options(**{name: limit + 1})) is None
     spent.started -= 7200
     assert (spent.reached(options(max_hours=2)) or "").startswith("max_hours")
+
+
+def test_log_probs_of_llama_cpp_belong_to_their_tokens():
+    """It leaves out tokens that end inside a character: 7 and the first 8 here; the second 8 completes it."""
+    entries = [{"id": i, "top_logprobs": [{"id": i, "logprob": -0.5}, {"id": 99, "logprob": -2}]} for i in (5, 8, 2)]
+    found = {"content": "", "tokens": [5, 7, 8, 8, 2], "tokens_evaluated": 1, "tokens_predicted": 5, "completion_probabilities": entries}
+    answer = LlamaCpp.read(found)
+    assert answer.log_probs == [{5: -0.5, 99: -2}, None, None, {8: -0.5, 99: -2}, {2: -0.5, 99: -2}]
+    with pytest.raises(ValueError, match="token 5"):
+        LlamaCpp.read(found | {"tokens": [7, 8, 2]})
+
+
+def test_log_probs_of_vllm_as_it_documents_them():
+    rows = [{"token_id:4": -0.1, "token_id:9": -3.0}, {"token_id:6": -9999.0}]
+    choice = {"text": "x", "token_ids": [4, 6], "finish_reason": "stop", "logprobs": {"tokens": ["token_id:4"], "top_logprobs": rows}}
+    assert Completions.read({"choices": [choice]}).log_probs == [{4: -0.1, 9: -3.0}, {6: -9999.0}]
+    named = choice | {"logprobs": {"top_logprobs": [{"the": -0.1}, {"cat": -1}]}}
+    with pytest.raises(ValueError):
+        Completions.read({"choices": [named]})
+
+
+def test_a_server_that_gives_no_log_probs_is_refused_and_quoted(proxy):
+    async def go(num):
+        return await connect(
+            proxy.url, "m", api_key_env=None, timeout=5.0, prompt_ids=PROMPT, dialects=(Completions, LlamaCpp), num_log_probs=num
+        )
+
+    server = asyncio.run(go(20))
+    assert server.dialect is LlamaCpp and proxy.asked[-1]["n_probs"] == 20
+    with pytest.raises(ServerError, match=r"log-probs of \d+ tokens where 5000 .*capture\.top_k.*from_server"):
+        asyncio.run(go(5000))
