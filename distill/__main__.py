@@ -36,7 +36,8 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("recipe", metavar="RECIPE.yaml")
         command.add_argument("overrides", nargs="*", metavar="dotted.path=value", help="e.g. train.learning_rate=1e-4")
         if command.prog.endswith(("generate", "capture")):
-            command.add_argument("--shard", metavar="I/N", type=_shard, help="only the I-th of N shares: for independent jobs")
+            command.add_argument("--shard", metavar="I/N", type=_shard, help="only the I-th of N shares, for independent jobs; auto: "
+                                 "what no other job on this run folder has claimed, for any number of them")
         command.add_argument("--redo", choices=STAGES, help="make this stage and those after it anew")
     probed = commands.add_parser("probe", help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)")
     probed.add_argument("recipe", metavar="RECIPE.yaml")
@@ -128,10 +129,10 @@ def _run(options: argparse.Namespace) -> int:
 
     recipe = load_recipe(options.recipe, options.overrides)
     stages = _stages(options.stages) if options.command == "run" else [options.command]
-    if getattr(options, "shard", None):
+    if getattr(options, "shard", None) is not None:
         if options.redo:
             raise RecipeError("--shard and --redo: redo the stage once, without --shard, before the jobs start")
-        pipeline.run_shard(recipe, options.command, *options.shard)
+        pipeline.run_shard(recipe, options.command, options.shard or None)
         return 0
     result = pipeline.run(recipe, stages=stages, redo=options.redo)
     if _is_main() and options.command == "plan":
@@ -198,11 +199,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _shard(text: str) -> tuple[int, int]:
-    """`2/4` as (1, 4)."""
+def _shard(text: str) -> tuple[int, int] | tuple[()]:
+    """`2/4` as (1, 4), auto as ()."""
+    if text == "auto":
+        return ()
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, e.g. 2/4")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, e.g. 2/4, nor auto")
     return int(number) - 1, int(count)
 
 

@@ -11,12 +11,19 @@ Ranks share the batches, and so do independent jobs (`--shard 1/4`): in one run 
 their generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing again.
 """
 
+import os
+import re
+import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from distill import interrupts
 from distill.errors import DataError
+from distill.leases import divided, share
 from distill.models import load
 from distill.models.by_length import batches_by_length
 from distill.processes import Processes
@@ -54,13 +61,23 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         path.rename(path.with_suffix(".broken"))
 
     batches = batches_by_length([len(s.ids) for s in samples], recipe.teacher.batch_tokens)
-    mine = [b for i, b in enumerate(batches) if i % processes.num_shares == processes.share]
-    todo = [b for b in mine if any(keys[i] not in have for i in b)]
-    if todo:
-        way = _take_over if recipe.capture.from_server else _capture_gguf if recipe.teacher.gguf else _capture
-        way(recipe, location, header, shards, samples, keys, have, todo, tokenizer, processes)
+    blocks = _blocks(batches, [len(s.answer_ids) for s in samples], recipe.capture.shard_tokens, processes)
+    named = {digest(*(keys[i] for batch in block for i in batch)): block for block in blocks}
+
+    def is_done(block: Block) -> bool:
+        return all(keys[i] in have for batch in block for i in batch)
+
+    def look_again() -> None:
+        have.update(SignalStore(shards, header, skip_broken=True).keys())
+
+    with divided(processes, stage / "leases", named, is_done, look_again) as todo:
+        if (first := next(todo, None)) is not None:
+            way = _take_over if recipe.capture.from_server else _capture_gguf if recipe.teacher.gguf else _capture
+            mine = [i for block in share(processes, blocks) for batch in block for i in batch if keys[i] not in have]
+            num_tokens = sum(len(samples[i].answer_ids) for i in mine)
+            way(Capturing(recipe, location, header, shards, samples, keys, have, chain([first], todo), num_tokens, tokenizer, processes))
     processes.barrier()
-    if not processes.is_main or processes.num_jobs > 1:
+    if not processes.is_main or processes.is_part:
         return StageOutput({}, [])
     output = _summary(header, SignalStore(shards, header), set(keys))
     if num := output.result["num_unknown"]:
@@ -69,6 +86,59 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
             "llama.cpp leaves out the parts of a character: vLLM, teacher.gguf or the weights give them", file=sys.stderr,
         )  # fmt: skip
     return output
+
+
+Block = list[list[int]]  # batches of sequences, by number
+
+
+def _blocks(batches: Block, num_tokens: Sequence[int], block_tokens: int, processes: Processes) -> list[Block]:
+    """What is captured, and claimed, in one go: a share, or batches of about `block_tokens` answer tokens."""
+    if not processes.leases:
+        return [batches[i :: processes.num_shares] for i in range(processes.num_shares)]
+    found: list[Block] = []
+    room = 0
+    for batch in batches:
+        if room <= 0:
+            found.append([])
+            room = block_tokens
+        found[-1].append(batch)
+        room -= sum(num_tokens[i] for i in batch)
+    return found
+
+
+@dataclass(frozen=True)
+class Capturing:
+    """Blocks to capture, as they are claimed; `have`, the keys of what is on disk, grows."""
+
+    recipe: Recipe
+    location: str
+    header: SignalHeader
+    shards: Path
+    samples: list[Sample]
+    keys: list[str]
+    have: set[str]
+    blocks: Iterator[Block]
+    num_tokens: int
+    tokenizer: Any
+    processes: Processes
+
+    @property
+    def longest(self) -> int:
+        return max(len(s.ids) for s in self.samples)
+
+    def bar(self, where: str) -> Progress:
+        return Progress(f"capture ({where})", self.num_tokens, "tokens", shown=self.processes.is_main)
+
+    def writer(self) -> SignalWriter:
+        name = f"share{self.processes.share}"
+        if self.processes.leases:  # two may work in this folder at once
+            name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{socket.gethostname()}-{os.getpid()}")
+        return SignalWriter(self.shards, self.header, writer=name, shard_tokens=self.recipe.capture.shard_tokens)
+
+    def finish(self, block: Block, writer: SignalWriter) -> None:
+        """A block is done when it is on disk."""
+        writer.flush()
+        self.have.update(self.keys[i] for batch in block for i in batch)
 
 
 def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
@@ -102,75 +172,73 @@ def _hidden_size(recipe: Recipe, location: str) -> int:
     return config.get("text_config", config)["hidden_size"]
 
 
-def _capture(
-    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
-    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
-) -> None:  # fmt: skip
+def _capture(work: Capturing) -> None:
     from distill.models.score import TokenSequence, answer_hidden_states
 
+    recipe, samples, keys = work.recipe, work.samples, work.keys
     where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
     model = load.load_model(
-        location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
-        local_rank=processes.local_rank,
+        work.location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
+        local_rank=work.processes.local_rank,
     )  # fmt: skip
     head = load.head_of(model)
-    total = sum(len(samples[i].answer_ids) for b in todo for i in b)
-    writer = SignalWriter(shards, header, writer=f"share{processes.share}", shard_tokens=recipe.capture.shard_tokens)
-    with writer, Progress(f"capture ({where})", total, "tokens", shown=processes.is_main) as bar:
-        for batch in todo:
-            sequences = [TokenSequence(samples[i].ids, len(samples[i].prompt_ids)) for i in batch]
-            hidden = answer_hidden_states(model, sequences, tokenizer.pad_token_id)
-            records = records_of(header, head, hidden, [samples[i].answer_ids for i in batch], [keys[i] for i in batch])
-            for i, record, hidden_TH in zip(batch, records, hidden, strict=True):
-                if keys[i] not in have:
-                    states = hidden_states.quantize(hidden_TH.float().cpu().numpy()) if header.hidden_size else None
-                    writer.add(keys[i], record, states)
-            bar.advance(sum(len(samples[i].answer_ids) for i in batch))
-            interrupts.check()
+    with work.writer() as writer, work.bar(str(where)) as bar:
+        for block in work.blocks:
+            for batch in block:
+                if all(keys[i] in work.have for i in batch):
+                    continue
+                sequences = [TokenSequence(samples[i].ids, len(samples[i].prompt_ids)) for i in batch]
+                hidden = answer_hidden_states(model, sequences, work.tokenizer.pad_token_id)
+                records = records_of(work.header, head, hidden, [samples[i].answer_ids for i in batch], [keys[i] for i in batch])
+                for i, record, hidden_TH in zip(batch, records, hidden, strict=True):
+                    if keys[i] not in work.have:
+                        states = hidden_states.quantize(hidden_TH.float().cpu().numpy()) if work.header.hidden_size else None
+                        writer.add(keys[i], record, states)
+                        bar.advance(len(samples[i].answer_ids))
+                interrupts.check()
+            work.finish(block, writer)
 
 
-def _capture_gguf(
-    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
-    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
-) -> None:  # fmt: skip
+def _capture_gguf(work: Capturing) -> None:
     """The same from the recipe's GGUF file, a sequence after the other: none shares a batch, so none is computed again."""
     from distill.export import gguf_teacher
 
-    mine = [i for batch in todo for i in batch if keys[i] not in have]
-    longest = max(len(samples[i].ids) for i in mine)
-    total = sum(len(samples[i].answer_ids) for i in mine)
-    label = f"capture (llama.cpp, cpu, {header.fingerprints['teacher_quantization']})"
-    writer = SignalWriter(shards, header, writer=f"share{processes.share}", shard_tokens=recipe.capture.shard_tokens)
+    samples, keys = work.samples, work.keys
     with (
-        gguf_teacher.loaded(recipe, tokenizer, context_length=longest) as llama, writer,
-        Progress(label, total, "tokens", shown=processes.is_main) as bar,
+        gguf_teacher.loaded(work.recipe, work.tokenizer, context_length=work.longest) as llama, work.writer() as writer,
+        work.bar(f"llama.cpp, cpu, {work.header.fingerprints['teacher_quantization']}") as bar,
     ):  # fmt: skip
-        for i in mine:
-            chunks = gguf_teacher.logit_chunks(llama, samples[i].ids, len(samples[i].prompt_ids))
-            writer.add(keys[i], next(records_of_logits(header, chunks, [samples[i].answer_ids], [keys[i]])), None)
-            bar.advance(len(samples[i].answer_ids))
-            interrupts.check()
+        for block in work.blocks:
+            for i in (i for batch in block for i in batch if keys[i] not in work.have):
+                chunks = gguf_teacher.logit_chunks(llama, samples[i].ids, len(samples[i].prompt_ids))
+                writer.add(keys[i], next(records_of_logits(work.header, chunks, [samples[i].answer_ids], [keys[i]])), None)
+                bar.advance(len(samples[i].answer_ids))
+                interrupts.check()
+            work.finish(block, writer)
 
 
-def _take_over(
-    recipe: Recipe, location: str, header: SignalHeader, shards: Any, samples: list[Sample], keys: list[str],
-    have: set[str], todo: list[list[int]], tokenizer: Any, processes: Processes,
-) -> None:  # fmt: skip
+def _take_over(work: Capturing) -> None:
     """The log-probs that the server gave with the answers, from generate's log."""
+    header, samples = work.header, work.samples
     assert header.top_k is not None
-    log = shards.parents[2] / "generate" / "raw"
-    wanted = {(s.key, tuple(s.answer_ids)): i for batch in todo for i in batch if keys[i] not in have for s in [samples[i]]}
-    writer = SignalWriter(shards, header, writer=f"share{processes.share}", shard_tokens=recipe.capture.shard_tokens)
-    with writer, Progress("capture (from the server's answers)", len(wanted), "samples", shown=processes.is_main) as bar:
-        for row in row_logs(log, []):
-            index = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
-            if index is not None:
-                num_tokens = len(samples[index].answer_ids)
-                writer.add(keys[index], from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size))
-                bar.advance(1)
-            interrupts.check()
-    if wanted:
-        raise DataError(f"{log}: no log-probs with {len(wanted)} of {len(samples)} kept answers; run with --redo generate to ask for them")
+    log = work.shards.parents[2] / "generate" / "raw"
+    with work.writer() as writer, work.bar("from the server's answers") as bar:
+        for block in work.blocks:
+            todo = [i for batch in block for i in batch if work.keys[i] not in work.have]
+            wanted = {(samples[i].key, tuple(samples[i].answer_ids)): i for i in todo}
+            for row in row_logs(log, []):
+                i = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
+                if i is None:
+                    continue
+                num_tokens = len(samples[i].answer_ids)
+                writer.add(work.keys[i], from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size))
+                bar.advance(num_tokens)
+                interrupts.check()
+            if wanted:
+                raise DataError(
+                    f"{log}: no log-probs with {len(wanted)} of {len(todo)} kept answers; run with --redo generate to ask for them"
+                )
+            work.finish(block, writer)
 
 
 def records_of(

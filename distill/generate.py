@@ -7,46 +7,31 @@
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
 
-An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key. Blocks are cut
-from the list of all prompts, not of the missing ones, so a run that was killed ends with the same answers.
+An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key.
 """
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts, tasks
+from distill import tasks
 from distill.errors import DataError
 from distill.models import load
-from distill.models.by_length import Block, blocks_by_length
 from distill.processes import Processes
-from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import Row, RowLog, write_jsonl
+from distill.rows import Row, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import Capture
-from distill.signals import from_server
-from distill.teachers.requests import (
-    LOG_PROBS,
-    Request,
-    best_rows,
-    is_final,
-    num_log_probs,
-    num_of_other_seeds,
-    raw_row,
-    read_answers,
-    request_maker,
-)  # fmt: skip
+from distill.teachers.answers import ask
+from distill.teachers.requests import Request, best_rows, num_of_other_seeds, read_answers, request_maker
 from distill.teachers.server import Spent
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
 
 Judged = tuple[list[filters.Candidate], list[str | None]]  # each answer as the filters see it, and why it is dropped (None: kept)
-UNITS = {"raw": "answers", "raw_prompts": "prompts", "judged": "verdicts"}  # what a log holds
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
@@ -69,7 +54,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
     ask(recipe, requests, raw, location, tokenizer, processes, spent)
     requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
-    if processes.num_jobs > 1:
+    if processes.is_part:
         return StageOutput({}, [])
     rows = best_rows(read_answers(raw)[0])
     judged = judge_answers(recipe, requests, rows, held_out, tokenizer) if processes.is_main else ([], [])
@@ -167,147 +152,6 @@ def _too_few(
     return [i for i in tries if num_kept[i] < recipe.generate.samples_per_prompt and i not in refused]
 
 
-def ask(
-    recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes,
-    spent: Spent, more_stop_ids: Sequence[int] = (),
-) -> None:  # fmt: skip
-    """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
-    `more_stop_ids` end an answer beside those that always do."""
-    raw.mkdir(parents=True, exist_ok=True)
-    rows, _ = read_answers(raw)
-    answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
-    processes.barrier()  # every rank has read the same log before anyone adds to it
-    if recipe.teacher.server:
-        _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
-    else:
-        way = _ask_gguf if recipe.teacher.gguf else _ask_here
-        way(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
-    processes.barrier()
-
-
-def _ask_here(
-    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
-    processes: Processes, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
-    """Load the teacher and ask batch by batch."""
-    blocks = _blocks(recipe, requests, raw.parent)
-    mine = [b for i, b in enumerate(blocks) if i % processes.num_shares == processes.share]
-    todo = [b for b in mine if any(requests[i].key not in answered for i in b.indices)]
-    if not todo:
-        return
-    from distill.models.decode import Sampling, answer
-
-    where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
-    model = load.load_model(
-        location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
-        local_rank=processes.local_rank,
-    )  # fmt: skip
-    options = recipe.generate
-    sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
-    stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids(model)), *more_stop_ids})
-    done = sum(requests[i].key in answered for b in mine for i in b.indices)
-    total = sum(len(b.indices) for b in mine)
-    with RowLog(raw) as log, Progress(f"generate ({where})", total, UNITS[raw.name], done=done, shown=processes.is_main) as bar:
-        for block in todo:
-            batch = [requests[i] for i in block.indices]
-            answer(
-                model, [r.prompt_ids for r in batch], seeds=[r.seed for r in batch], sampling=sampling,
-                max_new_tokens=options.max_new_tokens, stop_ids=stop_ids, pad_id=tokenizer.pad_token_id,
-                on_finished=_recorder(recipe, batch, answered, tokenizer, log, bar), vocab_size=len(tokenizer),
-                num_slots=block.num_slots, known_lengths={i: answered[r.key] for i, r in enumerate(batch) if r.key in answered},
-            )  # fmt: skip
-
-
-def _blocks(recipe: Recipe, requests: list[Request], stage: Path) -> list[Block]:
-    """Which requests are answered together, as indices. What a probe asked stays together: those blocks are finished."""
-    groups = [set(group) for group in probed(stage)]
-    parts: list[list[int]] = [[] for _ in range(len(groups) + 1)]
-    for index, request in enumerate(requests):
-        parts[next((g for g, group in enumerate(groups) if request.prompt.id in group), -1)].append(index)
-    found = []
-    for part in parts:
-        widths = [len(requests[i].prompt_ids) + recipe.generate.max_new_tokens for i in part]
-        blocks = blocks_by_length(widths, recipe.teacher.batch_tokens)
-        found += [Block([part[i] for i in block.indices], block.num_slots) for block in blocks]
-    return found
-
-
-def probed(stage: Path) -> list[list[str]]:
-    """Ids of the prompts that `distill probe` asked in this run folder, a list a probe."""
-    path = stage / "probe.json"
-    return json.loads(path.read_text(encoding="utf-8"))["groups"] if path.is_file() else []
-
-
-def _ask_gguf(
-    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
-    processes: Processes, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
-    """Ask the recipe's GGUF file for what is missing."""
-    mine = requests[processes.share :: processes.num_shares]
-    todo = [r for r in mine if r.key not in answered]
-    if not todo:
-        return
-    from distill.export import gguf_teacher
-
-    stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids})
-    done, label = len(mine) - len(todo), f"generate (llama.cpp, cpu, {gguf_teacher.quantization(recipe)})"
-    with RowLog(raw) as log, Progress(label, len(mine), UNITS[raw.name], done=done, shown=processes.is_main) as bar:
-        gguf_teacher.answer(
-            recipe, tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
-            on_finished=_recorder(recipe, todo, answered, tokenizer, log, bar),
-        )  # fmt: skip
-
-
-def _ask_server(
-    recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
-    processes: Processes, spent: Spent, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
-    """Ask the recipe's server, many at once."""
-    mine = requests[processes.share :: processes.num_shares]
-    todo = {r.key: r for r in mine if r.key not in answered}
-    if not todo:
-        return
-    from distill.teachers.ask import ask_server, question
-    from distill.teachers.dialects import Answer, Question, Sampling
-
-    options = recipe.generate
-    stop_ids = {*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids}
-    sampling = Sampling(
-        options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking,
-        num_log_probs(recipe, tokenizer),
-    )
-    questions = [question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed) for r in todo.values()]
-    label = f"generate ({recipe.teacher.server})"
-    done = len(mine) - len(todo)
-    with RowLog(raw) as log, Progress(label, len(mine), UNITS[raw.name], done=done, shown=processes.is_main) as bar:
-
-        def record(asked: Question, answer: Answer) -> None:
-            text = answer.text if answer.error is None else answer.error
-            row = raw_row(recipe, todo[asked.key], answer.token_ids or [], answer.finish_reason, text)
-            if answer.log_probs is not None:
-                row[LOG_PROBS] = from_server.packed(answer.log_probs, sampling.num_log_probs, len(tokenizer))
-            log.append(row)
-            bar.advance(1)
-
-        ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
-
-
-def _recorder(
-    recipe: Recipe, batch: list[Request], answered: dict[str, int], tokenizer: Any, log: RowLog, bar: Progress
-) -> Callable[[int, list[int], str], None]:  # fmt: skip
-    """Writes an answer the moment it ends, unless an earlier run already has."""
-
-    def record(index: int, ids: list[int], finish_reason: str) -> None:
-        request = batch[index]
-        if request.key in answered:
-            return
-        log.append(raw_row(recipe, request, ids, finish_reason, chat.text_of(tokenizer, ids)))
-        bar.advance(1)
-        interrupts.check()
-
-    return record
-
-
 def _grade(
     recipe: Recipe, log: Path, judged: Judged, location: str, tokenizer: Any, processes: Processes, spent: Spent
 ) -> Judged:
@@ -357,7 +201,7 @@ def _write(
         )
     prompts = list({r.prompt.id: r.prompt for r in requests}.values())
     rates = filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
-    write_jsonl(stage / "prompts.jsonl", [p.row() | ({"pass_rate": rates[p.id]} if rates else {}) for p in prompts])
+    write_jsonl(stage / "prompts.jsonl", [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts])
     write_jsonl(stage / "kept.jsonl", kept)
     write_jsonl(stage / "dropped.jsonl", dropped)
     result = {
@@ -401,6 +245,7 @@ def _candidate(recipe: Recipe, request: Request, row: Row, tokenizer: Any) -> fi
         prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
         num_reasoning_tokens=len(tokenizer(reasoning, add_special_tokens=False).input_ids) if reasoning else 0,
         finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,
-        reference=request.prompt.reference, is_translation=request.prompt.is_translation,
+        reference=request.prompt.reference, is_translation=request.prompt.is_translation, verify=request.prompt.verify,
+        refusals=request.prompt.refusals,
     )  # fmt: skip
 

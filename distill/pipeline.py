@@ -124,8 +124,9 @@ def run(
     return _result(folder)
 
 
-def run_shard(recipe: Recipe, stage: str, job: int, num_jobs: int) -> None:
-    """Do share `job` (from 0) of `num_jobs` of generate or capture, and no more: other launches do the others.
+def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None:
+    """Do share `job` (from 0) of `num_jobs` of generate or capture, and no more: other launches do the others. None: do what
+    nobody else has claimed, block by block.
 
     They may work in one run folder at once. What is made is only ever added; when all have ended, the stage itself
     (`run`) finds it, makes what is missing, and writes the manifest. Raises what `run` raises.
@@ -136,7 +137,8 @@ def run_shard(recipe: Recipe, stage: str, job: int, num_jobs: int) -> None:
         return
     wanted = needs(stage, recipe, folder)
     with interrupts.listening():
-        team = replace(processes.start(recipe.num_processes), job=job, num_jobs=num_jobs)
+        job, num_jobs = shard or (0, 1)
+        team = replace(processes.start(recipe.num_processes), job=job, num_jobs=num_jobs, leases=shard is None)
         try:
             if team.is_main:
                 folder.lock(shared=True)
@@ -145,7 +147,8 @@ def run_shard(recipe: Recipe, stage: str, job: int, num_jobs: int) -> None:
             with _full_disk_explained(folder):
                 importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
             if team.is_main:
-                print(f"{stage}: shard {job + 1}/{num_jobs} is done; when all are, run `distill {stage} {recipe.source}`")
+                what = f"shard {job + 1}/{num_jobs} is done" if shard else "nothing is left that no other job works on"
+                print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
             processes.finish(team)
         finally:
             folder.unlock()

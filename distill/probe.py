@@ -16,6 +16,7 @@ from distill.models.intervals import wilson
 from distill.recipe import Recipe
 from distill.rows import digest, write_atomic
 from distill.run_folder import RunFolder
+from distill.teachers.answers import ask, probed
 from distill.teachers.requests import best_rows, read_answers, request_maker
 from distill.teachers.server import Spent
 from distill.text.filters import Candidate, wrong_answer
@@ -93,7 +94,7 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> 
     worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out)
     chosen = choose(worth_asking, num)
     path = stage / "probe.json"
-    groups = generate.probed(stage)
+    groups = probed(stage)
     if new := [p.id for p in chosen if not any(p.id in group for group in groups)]:
         groups.append(new)
     team.barrier()
@@ -102,7 +103,7 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> 
     team.barrier()
     make = request_maker(recipe, tokenizer)
     requests = [make(prompt, 0) for prompt in chosen]
-    generate.ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
+    ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])

@@ -21,7 +21,8 @@ LONGEST_WAIT = timedelta(days=7)  # rank 0 quantizes and evaluates for hours whi
 class Processes:
     """`rank` of `num` processes; collective calls do nothing where there is one.
 
-    `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's work (`--shard`).
+    `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's work (`--shard`);
+    `leases`: they claim it block by block, and there may be any number of them (`--shard auto`).
     """
 
     rank: int = 0
@@ -29,6 +30,12 @@ class Processes:
     local_rank: int = 0
     job: int = 0
     num_jobs: int = 1
+    leases: bool = False
+
+    @property
+    def is_part(self) -> bool:
+        """Others may be doing parts of the same stage: what is here is not all of it."""
+        return self.num_jobs > 1 or self.leases
 
     @property
     def share(self) -> int:

@@ -46,6 +46,8 @@ class Recipe(Section):
     def _fits(self) -> "Recipe":
         if any(source.translate for source in self.evaluate.prompts or []):
             raise ValueError("evaluate.prompts: translate: the task cannot grade translations; map columns instead")
+        if any(not source.verify or source.refusals != "drop" for source in self.evaluate.prompts or []):
+            raise ValueError("evaluate.prompts: verify and refusals say what is worth learning from: remove them here")
         if not self.languages:
             raise ValueError("languages is empty: name at least one, e.g. [en]")
         self._check_expansions()
@@ -111,10 +113,10 @@ class Recipe(Section):
         found = [source for source in self.generate.prompts if source.expand]
         if not found:
             return
-        if self.generate.task is not None:
+        if self.generate.task is not None and any(source.verify for source in found):
             raise ValueError(
                 f"generate.task {self.generate.task} checks every answer against a reference, and prompts that the teacher writes "
-                f"(expand: {found[0].expand}) have none: set task to null, or leave them out"
+                f"(expand: {found[0].expand}) have none: set verify: false beside expand, or task to null"
             )
         if len(found) == len(self.generate.prompts) and self.evaluate.prompts is None:
             raise ValueError(

@@ -59,6 +59,14 @@ class Source(Section):
         None, "Translation pairs, language: column, e.g. {en: english, sw: kiswahili}: a prompt in each direction"
     )
     check_language: bool = field(True, "false = a prompt may be in another language than its answer")
+    verify: bool = field(
+        True, "false = generate.task does not check these answers and rows need no reference: chat, safety, or prompts that the teacher "
+        "writes, beside problems that are checked",
+    )  # fmt: skip
+    refusals: Literal["drop", "keep", "require"] = field(
+        "drop", "Answers that refuse are dropped; keep = either may be right; require = what does not refuse is dropped (requests that "
+        "the student shall learn to decline)",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _expansion(self) -> "Source":

@@ -14,6 +14,7 @@ from distill.processes import Processes
 from distill.recipe import load_recipe
 from distill.rows import RowLog, digest, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
+from distill.teachers import answers
 from distill.teachers.requests import Request, raw_row, request_maker
 from distill.text import chat
 from distill.text.filters import long_reasoning_warning
@@ -103,8 +104,9 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
     assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
-    blocks = generate._blocks(recipe, [Request("", p, [1] * 5, 0, 0) for p in split_prompts(recipe)[0]], stage)
-    assert sorted(i for b in blocks for i in b.indices) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
+    requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
+    blocks = answers._blocks(recipe, requests, stage, Processes())
+    assert sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
 
 
 SAID = (

@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from run_helpers import QUICKSTART, ROOT, SMALL, environment, run, signal_when, small
+from run_helpers import QUICKSTART, ROOT, SMALL, command, environment, run, signal_when, small
 
 from distill.rows import read_row_logs
 
@@ -249,6 +249,30 @@ def test_independent_jobs_share_the_work_and_are_merged_by_copying_files(tmp_pat
     captured = json.loads((tmp_path / "whole/capture/manifest.json").read_text())["result"]
     kept = json.loads((tmp_path / "whole/generate/manifest.json").read_text())["result"]
     assert captured["num_sequences"] >= kept["num_kept"] > 0
+
+
+def test_two_jobs_that_claim_blocks_make_what_one_run_makes(tmp_path):
+    def rows(folder):
+        found = [json.loads(line.split("\t")[0]) for p in folder.glob("generate/raw/*.jsonl") for line in p.read_text().splitlines()]
+        return {row["key"]: row["token_ids"] for row in found}, len(found)
+
+    more = ["generate.num_prompts=60", "teacher.batch_tokens=600", "capture.shard_tokens=200"]
+    one, two = small(tmp_path / "one", *more), small(tmp_path / "two", *more)
+    assert run(*one, "--stages", "generate,capture").returncode == 0
+    for stage in ("generate", "capture"):
+        jobs = [subprocess.Popen([*command(*two, word=stage), "--shard", "auto"], env=environment(), cwd=ROOT) for _ in range(2)]
+        assert [job.wait(300) for job in jobs] == [0, 0]
+        names = [p.name for p in (tmp_path / "two" / stage / "leases").iterdir()]
+        done = [n for n in names if n.endswith(".done")]
+        assert len(done) >= 3 and sorted(names) == sorted([*done, *(n.replace(".done", ".0") for n in done)]), "none twice, none left"
+        before = {p for p in (tmp_path / "two").rglob("*") if p.suffix in (".shard", ".jsonl")}
+        assert run(*two, "--stages", stage).returncode == 0
+        made = {p for p in (tmp_path / "two").rglob("*") if p.suffix in (".shard", ".jsonl")} - before
+        assert {p.parent.name for p in made} <= {"generate"}, "nothing was asked or captured again"
+    (mine, num), (theirs, _) = rows(tmp_path / "two"), rows(tmp_path / "one")
+    assert mine == theirs and num == len(mine)
+    signals = [json.loads((tmp_path / n / "capture/manifest.json").read_text())["result"] for n in ("one", "two")]
+    assert signals[0]["num_sequences"] == signals[1]["num_sequences"] and signals[0]["num_tokens"] == signals[1]["num_tokens"]
 
 
 def test_nothing_left_after_filtering_gives_the_counts_by_reason(tmp_path):

@@ -222,14 +222,14 @@ def test_real_prompts_in_five_languages_with_a_kill_in_the_middle(real_proxy, re
     assert len(asked(real_proxy)) <= len(found) + CONCURRENCY
 
 
-def test_three_jobs_share_one_folder_one_is_killed_and_the_run_asks_only_for_the_rest(proxy, unbroken, tmp_path):
+@pytest.mark.parametrize("shards", [("1/3", "2/3", "3/3"), ("auto", "auto", "auto")], ids=["shares", "claims"])
+def test_three_jobs_share_one_folder_one_is_killed_and_the_run_asks_only_for_the_rest(proxy, unbroken, tmp_path, shards):
     opened = threading.Event()  # from the 40th request on the server waits for us
     proxy.trouble = lambda number, path: None if number < 40 or opened.wait(300) else "500"
     folder = tmp_path / "run"
     given = arguments(folder, proxy.url)
     jobs = [
-        subprocess.Popen([*command(*given, word="generate"), "--shard", f"{n}/3"], env=environment(), cwd=ROOT)
-        for n in (1, 2, 3)
+        subprocess.Popen([*command(*given, word="generate"), "--shard", shard], env=environment(), cwd=ROOT) for shard in shards
     ]  # fmt: skip
     end = time.monotonic() + 300
     while (len(proxy.asked) < 40 or len(logged(folder)) < 25) and time.monotonic() < end:

@@ -108,7 +108,7 @@ def field(text, name):
 
 
 def test_an_array_of_four_one_preempted_asks_for_everything_once(slurm, proxy, tmp_path):
-    opened = threading.Event()  # after 20 answers the server waits: none of the four can have finished its share of 30
+    opened = threading.Event()  # after 20 answers the server waits: all four have claimed something and none can have finished
 
     def trouble(number, path):
         probe = proxy.asked[number].get("n_predict", 0) <= 2

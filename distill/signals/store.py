@@ -88,7 +88,8 @@ class SignalWriter:
         if self._num_tokens >= self._shard_tokens or self._num_bytes >= SHARD_BYTES:
             self._write_shard()
 
-    def close(self) -> None:
+    def flush(self) -> None:
+        """Put what was added on disk, as a shard of its own."""
         if self._records:
             self._write_shard()
 
@@ -104,7 +105,7 @@ class SignalWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.flush()
 
 
 class SignalStore:

@@ -9,7 +9,7 @@ answered by that error.
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -161,14 +161,15 @@ def question(
 
 
 def ask_server(
-    recipe: Recipe, tokenizer: Any, questions: Sequence[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress,
-    spent: Spent | None = None,
+    recipe: Recipe, tokenizer: Any, questions: Iterable[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress,
+    spent: Spent | None = None, *, has_ids: bool = True, needs_ids: bool = False,
 ) -> None:  # fmt: skip
     """Ask the recipe's server all of `questions`; `on_answer` gets text and token ids, in whatever order they end.
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
     not always the very tokens that were drawn; the bar says so. What is used of the recipe's limits is added to `spent`.
-    Questions without prompt ids (to a model with another tokenizer) are asked as conversations, whatever the server can do.
+    Where not all have prompt ids (`has_ids`: to a model with another tokenizer) they are asked as conversations, whatever the
+    server can do; `needs_ids`: some are not whole conversations.
     """
     teacher, url = recipe.teacher, recipe.teacher.server
     assert url is not None
@@ -192,7 +193,7 @@ def ask_server(
         text = chat.text_of(tokenizer, ids) if exact else written
         return on_answer(question, replace(answer, text=text, token_ids=ids, log_probs=log_probs))
 
-    dialects = DIALECTS if all(q.prompt_ids for q in questions) else (Chat,)
+    dialects = DIALECTS if has_ids else (Chat,)
     if sampling.num_log_probs:
         dialects = (Completions, LlamaCpp)
 
@@ -203,7 +204,7 @@ def ask_server(
             dialects=dialects, num_log_probs=sampling.num_log_probs,
         )  # fmt: skip
         try:
-            if not server.dialect.exact_ids and any(q.messages == [] or q.messages[-1]["role"] == "system" for q in questions):
+            if needs_ids and not server.dialect.exact_ids:
                 raise ServerError(
                     f"teacher.server: {server.url} takes conversations only ({server.dialect.path}), and expand: magpie goes on from "
                     "the middle of one: take expand: self_instruct or personas, or a server that takes token ids (vLLM, llama.cpp)"

@@ -101,7 +101,7 @@ class Completions:
         ids = choice["token_ids"]
         if not _are_ids(ids):
             raise KeyError("token_ids")
-        log_probs = None
+        log_probs: list[LogProbs | None] | None = None
         if choice.get("logprobs"):
             rows = choice["logprobs"]["top_logprobs"]
             log_probs = [{int(name.removeprefix("token_id:")): float(value) for name, value in row.items()} for row in rows]

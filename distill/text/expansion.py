@@ -174,7 +174,10 @@ def read(
     for wish, prompt_ids, row in answered:
         text = normalised(_written(wish, prompt_ids, row, tokenizer)).strip()
         language = wish.prompt.language or _language_of(text, recipe.languages)
-        prompt = Prompt(({"role": "user", "content": text},), language or UNKNOWN, source=wish.source.name)
+        prompt = Prompt(
+            ({"role": "user", "content": text},), language or UNKNOWN, source=wish.source.name, verify=wish.source.verify,
+            refusals=wish.source.refusals,
+        )  # fmt: skip
         reason = _unusable(row, text, language, tokenizer)
         if reason is None:
             found.append(prompt)

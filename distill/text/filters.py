@@ -21,8 +21,8 @@ from distill.text.translation import wrong_translation
 from distill.text.words import APOSTROPHES, folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "identity", "format",
-    "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
+    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "no_refusal", "identity",
+    "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
 )  # fmt: skip
 VERIFIED = (None, "contaminated", "duplicate", "judge", "not_shortest")  # what an answer may be that passed the verifier
 LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
@@ -43,6 +43,8 @@ class Candidate:
     reference: str | None = None
     is_translation: bool = False
     num_reasoning_tokens: int = 0
+    verify: bool = True
+    refusals: str = "drop"
 
     @property
     def row(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def judge(
         or long_reasoning(c.num_reasoning_tokens, max_reasoning_tokens)
         or _in_either(loop, c)
         or _named("wrong_language", wrong_language(c.answer_text, c.language, languages))
-        or refusal(c.answer_text, c.language)
+        or wrong_refusal(c)
         or _in_either(identity, c)
         or bad_format(c.answer_text)
         or wrong_answer(c, grade)
@@ -108,7 +110,7 @@ def choose_shortest(candidates: Sequence[Candidate], reasons: Sequence[str | Non
 
 def pass_rates(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -> dict[str, float]:
     """Share of the answers to each prompt that passed the verifier, and what comes before it."""
-    draws = Counter(c.prompt_id for c in candidates)
+    draws = Counter(c.prompt_id for c in candidates if c.verify)
     passed = Counter(
         c.prompt_id for c, why in zip(candidates, reasons, strict=True) if (why and why.partition(":")[0]) in VERIFIED
     )  # fmt: skip
@@ -358,6 +360,14 @@ def refusal(text: str, language: str) -> str | None:
     return None
 
 
+def wrong_refusal(c: Candidate) -> str | None:
+    """A refusal where an answer is wanted, or an answer where the source of the prompt requires a refusal."""
+    found = None if c.refusals == "keep" else refusal(c.answer_text, c.language)
+    if c.refusals != "require":
+        return found
+    return None if found else f"no_refusal: opens with {c.answer_text.strip()[:60]!r}"
+
+
 # marks of chat templates, written out as text; what a broken decoder leaves
 _MARKS = re.compile(r"<[|｜][\w▁]{2,40}[|｜]>|</?think>|\[/?INST\]|<(?:start|end)_of_turn>")
 _BROKEN = re.compile(r"[\ufffd\ud800-\udfff]")
@@ -387,6 +397,6 @@ def wrong_answer(candidate: Candidate, grade: Grade | None) -> str | None:
     c = candidate
     if c.is_translation:
         return _named("wrong_answer", wrong_translation(c.answer_text, c.reference or ""))
-    if grade is None or grade(c.answer_text, c.row):
+    if grade is None or not c.verify or grade(c.answer_text, c.row):
         return None
     return f"wrong_answer: not {c.reference!r}: {c.answer_text.strip()[-60:]!r}"

@@ -30,6 +30,8 @@ class Prompt:
     source_id: str | None = None
     check_language: bool = True
     is_translation: bool = False
+    verify: bool = True
+    refusals: str = "drop"
 
     @cached_property
     def id(self) -> str:
@@ -96,7 +98,7 @@ def read_prompts(
         for where, row in rows(recipe, name, source):
             if source.translate is not None:
                 prompts += _translations(source.translate, row, where, source.name, recipe.languages)
-            elif (prompt := _prompt(source, row, where, recipe.languages, needs_reference)) is not None:
+            elif (prompt := _prompt(source, row, where, recipe.languages, needs_reference and source.verify)) is not None:
                 prompts.append(prompt)
             else:
                 skipped["other_language"] += 1
@@ -120,11 +122,15 @@ def _prompt(source: Source, row: Row, where: str, languages: Sequence[str], need
     if isinstance(reference, int | float) and not isinstance(reference, bool):
         reference = str(reference)  # a column of numbers
     if needs_reference and not isinstance(reference, str):
-        raise DataError(f"{where}: reference {reference!r}: a task needs it as text; set task to null to go without")
+        raise DataError(
+            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this source of prompts, or task to null, "
+            "to go without"
+        )
     source_id = row.get("id")
     return Prompt(
         tuple(_messages(row, where)), language, reference if isinstance(reference, str) else None, source=source.name,
         source_id=None if source_id is None else str(source_id), check_language=source.check_language,
+        verify=source.verify, refusals=source.refusals,
     )  # fmt: skip
 
 
@@ -177,9 +183,9 @@ def split_prompts(recipe: Recipe, skipped: Counter[str] | None = None) -> tuple[
     """(prompts to learn from, held-out prompts to evaluate on), disjoint.
 
     Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the lowest ids, which does
-    not change when prompts are appended or reordered more than it must; translations are not held out, the task cannot
-    grade them. Both lists keep the sources' order. Rows that are not the recipe's business are counted in `skipped`.
-    Prompts that the teacher writes are in neither: they are had by asking (expansion.py) and are never held out.
+    not change when prompts are appended or reordered more than it must; translations, and by a task what has `verify: false`, are
+    not held out: the task cannot grade them. Both lists keep the sources' order. Rows that are not the recipe's business are
+    counted in `skipped`. Prompts that the teacher writes are in neither: they are had by asking (expansion.py) and are never held out.
     """
     checked = recipe.generate.task is not None
     written = [source for source in recipe.generate.prompts if source.expand is None]
@@ -192,9 +198,12 @@ def split_prompts(recipe: Recipe, skipped: Counter[str] | None = None) -> tuple[
         ids = {p.id for p in held_out}
         return [p for p in prompts if p.id not in ids], held_out
     limit = int(recipe.evaluate.held_out * 2**64)
-    gradable = [p for p in prompts if not p.is_translation]
+    gradable = [p for p in prompts if not p.is_translation and (p.verify or not checked)]
     if not gradable:
-        raise DataError(f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations: give prompts to evaluate on")
+        raise DataError(
+            f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations, or have verify: false: give prompts "
+            "to evaluate on"
+        )
     outside = [p for p in gradable if int(p.id[:16], 16) < limit] or [min(gradable, key=lambda p: p.id)]
     outside = _evenly(outside, recipe.languages, recipe.evaluate.num_examples)
     ids = {p.id for p in outside}

@@ -124,7 +124,7 @@ def test_states_that_do_not_fit_the_header_are_not_written(tmp_path, header, rec
             writer.add(key_of(1), record, wrong)
     with pytest.raises(ValueError, match="expected None"):
         SignalWriter(tmp_path, header).add(key_of(1), record_of(header, 5, seed=1), states)
-    writer.close()
+    writer.flush()
     assert list(tmp_path.iterdir()) == []
 
 

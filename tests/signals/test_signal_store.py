@@ -181,7 +181,7 @@ def test_leftovers_of_killed_processes_are_ignored_and_removed_by_the_same_write
     for writer in ("rank0", "rank1", "rank10"):
         (tmp_path / f".signals-{writer}-00007-0123456789abcdef.shard.4242.tmp").write_bytes(b"half a sha")
     assert len(SignalStore(tmp_path, header)) == 1
-    SignalWriter(tmp_path, header, writer="rank1").close()
+    SignalWriter(tmp_path, header, writer="rank1").flush()
     assert [n for n in names(tmp_path) if n.endswith(".tmp")] == [
         ".signals-rank0-00007.shard.4242.tmp", ".signals-rank10-00007.shard.4242.tmp"
     ]  # fmt: skip

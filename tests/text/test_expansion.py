@@ -186,7 +186,7 @@ def test_a_source_that_does_not_fit_together_is_refused(recipe, source, words):
 
 def test_what_the_teacher_writes_is_no_exam_and_has_no_reference(recipe):
     source = "{expand: magpie, num: 5}"
-    with pytest.raises(RecipeError, match=r"generate\.task final_number checks every answer.*set task to null"):
+    with pytest.raises(RecipeError, match=r"generate\.task final_number checks .*verify: false beside expand, or task to null"):
         recipe(source, "generate.task=final_number")
     with pytest.raises(RecipeError, match="the teacher does not set its own exam"):
         recipe(source, "evaluate.prompts=[{expand: magpie, num: 5}]")

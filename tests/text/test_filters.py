@@ -38,6 +38,7 @@ CASES = {
     "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
     "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
     "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
+    "no_refusal": replace(GOOD, refusals="require"),
     "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
     "format": replace(GOOD, answer_text=GOOD.answer_text + "\n```python\nprint(4 * 12)"),
     "wrong_answer": replace(GOOD, answer_text="She has four bags and twelve mangoes, so she has 16 mangoes."),
@@ -47,6 +48,14 @@ CASES = {
 
 def test_a_good_answer_passes():
     assert reason_of(GOOD) is None
+
+
+def test_where_a_refusal_is_required_one_passes_and_where_nothing_is_verified_any_answer():
+    refused, wrong = CASES["refusal"], CASES["wrong_answer"]
+    assert reason_of(replace(refused, refusals="require")) is None and reason_of(replace(refused, refusals="keep")) is None
+    assert reason_of(replace(GOOD, refusals="keep")) is None
+    assert reason_of(replace(wrong, verify=False)) is None
+    assert filters.pass_rates([wrong, replace(wrong, prompt_id="p2", verify=False)], ["wrong_answer: x", None]) == {wrong.prompt_id: 0.0}
 
 
 @pytest.mark.parametrize("reason", CASES)

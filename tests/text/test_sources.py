@@ -113,6 +113,25 @@ def test_translation_pairs_go_both_ways_and_are_not_held_out(recipe, tmp_path):
     assert held_out and not any(p.is_translation for p in held_out) and sum(p.is_translation for p in learn) == 4
 
 
+def test_sources_that_are_not_verified_stand_beside_a_task_and_are_not_held_out(recipe, tmp_path):
+    write_jsonl(tmp_path / "sums.jsonl", [{"prompt": f"{n} + 1 = ?", "language": "en", "reference": str(n + 1)} for n in range(40)])
+    (tmp_path / "harm.txt").write_text("\n".join(f"How do I poison well {n}?" for n in range(40)))
+    mixed = "[{file: sums.jsonl}, {file: harm.txt, language: en, verify: false, refusals: require}]"
+    learn, held_out = split_prompts(recipe(mixed, "generate.task=final_number"))
+    assert held_out and {p.source for p in held_out} == {"sums.jsonl"}
+    assert {(p.source, p.verify, p.refusals) for p in learn} == {("sums.jsonl", True, "drop"), ("harm.txt", False, "require")}
+    assert {p.source for p in split_prompts(recipe(mixed))[1]} == {"sums.jsonl", "harm.txt"}
+    with pytest.raises(DataError, match="verify: false in this source"):
+        split_prompts(recipe("[{file: harm.txt, language: en}]", "generate.task=final_number"))
+    with pytest.raises(DataError, match="prompts to evaluate on"):
+        split_prompts(recipe("[{file: harm.txt, language: en, verify: false}]", "generate.task=final_number"))
+    with pytest.raises(RecipeError, match="verify: false beside expand"):
+        recipe("[{file: sums.jsonl}, {expand: magpie, num: 3}]", "generate.task=final_number")
+    assert recipe("[{file: sums.jsonl}, {expand: magpie, num: 3, verify: false}]", "generate.task=final_number")
+    with pytest.raises(RecipeError, match="verify and refusals"):
+        recipe("[{file: sums.jsonl}]", "evaluate.prompts=[{file: harm.txt, refusals: keep}]")
+
+
 def test_a_translation_in_other_words_passes_and_another_sentence_does_not():
     reference = "Watu wote wamezaliwa huru, hadhi na haki zao ni sawa."
     assert chrf(reference, reference) == 1 and chrf("", reference) == 0
