@@ -24,7 +24,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
-from distill.sections import BITSANDBYTES, FOLDERS
+from distill.sections import BITSANDBYTES, W16A16
 from distill.text import chat
 from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
@@ -85,7 +85,7 @@ def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
     if (train / "control").is_dir():
         models["control"] = train / "control"
     models["student"] = train / "student"
-    return models | {name: folder.quantized(name) for name in recipe.quantize.formats}
+    return models | {name: folder.quantized(name) for name in folder.require("quantize", recipe).result["formats"]}
 
 
 def _teacher(
@@ -214,10 +214,14 @@ def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[s
         from distill.export.bnb import load_bnb
 
         return _examine_transformers(exam, load_bnb(place), bar)
-    if name in FOLDERS:
+    if name == "w4a16":
         from distill.export.w4a16 import load_w4a16
 
         return _examine_transformers(exam, load_w4a16(place), bar)
+    if name == W16A16:
+        from distill.export.w16a16 import load_w16a16
+
+        return _examine_transformers(exam, load_w16a16(place), bar)
     where = load.placement("auto", "auto")
     return _examine_transformers(exam, load.load_model(str(place), where), bar)
 

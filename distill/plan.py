@@ -19,7 +19,7 @@ from distill.models import load
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
-from distill.sections import FOLDERS
+from distill.sections import FOLDERS, W16A16
 from distill.signals.hidden_states import bytes_per_token
 from distill.text import chat, language
 from distill.text.samples import by_shares, split_prompts
@@ -218,7 +218,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
         count * wait if on_server else answering(teacher, count, recipe.generate.max_new_tokens * 0.6)
         for count in (num_requests, 2 * work.num_held_out)
     ]
-    models = 2 + roles + len(recipe.quantize.formats)
+    files = [W16A16, *recipe.quantize.formats]
+    models = 2 + roles + len(files)
     evaluate_seconds = teacher_seconds[1] + 3.0 * models  # loading, and scoring the teacher's answers
     evaluate_seconds += (models - 2) * answering(student, work.num_held_out, recipe.evaluate.max_new_tokens * 0.6)
     signal_bytes = {"none": 0.0, "sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
@@ -232,7 +233,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     activations = recipe.train.micro_batch_tokens * student.hidden * student.layers * (4 if recipe.train.gradient_checkpointing else 60)
     train_bytes = student.parameters * (4 + share * (4 + optimizer_bytes)) + activations + 200 * 2**20
     sizes = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "int8": 1.1, "q6_k": 0.82, "q5_k_m": 0.71, "q4_k_m": 0.61, "q4_0": 0.57,
-             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7, "w4a16": 0.7,
+             "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7, "w4a16": 0.7, W16A16: 2.0,
              "mixed": (recipe.quantize.budget_mb or 0) * 1e6 / student.parameters}
     mixed = "mixed" in recipe.quantize.formats  # a forward pass over the samples for each tensor
     mixed_seconds = 7 * student.layers * recipe.quantize.num_sequences * (prompt + answer) * 2 * student.parameters / machine.flops
@@ -251,8 +252,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
         "train": Cost(PROCESS_BYTES + train_bytes, roles * epochs_tokens * 6 * student.parameters / machine.flops * 1.3,
                       disk=roles * 4 * student.parameters + 3 * student.parameters * (4 + optimizer_bytes)),
         "quantize": Cost(PROCESS_BYTES + max(6 + 4 * mixed, 28 * (recovered > 0)) * student.parameters,
-                         len(recipe.quantize.formats) * (2 + student.parameters / 2e7) + mixed * mixed_seconds + recover_seconds,
-                         disk=sum(sizes[name] for name in recipe.quantize.formats) * student.parameters),
+                         len(files) * (2 + student.parameters / 2e7) + mixed * mixed_seconds + recover_seconds,
+                         disk=sum(sizes[name] for name in files) * student.parameters),
         "evaluate": Cost(PROCESS_BYTES + asking_bytes, evaluate_seconds, disk=models * work.num_held_out * 1000),
         "report": Cost(PROCESS_BYTES, 2, disk=1e6),
     }  # fmt: skip
@@ -311,13 +312,13 @@ def _check_formats(recipe: Recipe) -> None:
     if any(whole.get(count) for count in EXPERTS):
         raise MismatchError(
             f"{start}, a mixture of experts, which no format here can hold: set quantize.formats: [] and deploy the folder "
-            "train/student"
+            f"quantize/{W16A16}"
         )
     wanted = [f for f in formats if f not in FOLDERS]
     if wanted and LANGUAGE_MODELS.get(name, name) not in ARCHITECTURES:
         raise MismatchError(
             f"{start}, which cannot be written to GGUF ({', '.join(wanted)}) here; known: {', '.join(ARCHITECTURES)}. Take "
-            f"the formats {', '.join(FOLDERS)}, or none: quantize.formats: []"
+            f"the formats {', '.join(f for f in FOLDERS if f != W16A16)}, or none: quantize.formats: []"
         )
 
 

@@ -3,6 +3,7 @@
     quantize/<format>.gguf     for llama.cpp, Ollama, LM Studio
     quantize/imatrix.gguf        the importance matrix that they were quantized with, in llama.cpp's format
     quantize/<nf4|int8>/       for transformers with bitsandbytes
+    quantize/w16a16/           for transformers and vLLM: the student in 16 bits, always written
     quantize/w4a16/            for vLLM, and for transformers with compressed-tensors
     quantize/<format>.Modelfile  for Ollama; Modelfile alone is the smallest file that passed its check
     quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit student, memory and speed
@@ -12,6 +13,7 @@ is an error: something in the export is wrong, not merely rounded.
 """
 
 import json
+import math
 import shutil
 import sys
 import unicodedata
@@ -32,7 +34,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import fsync_folder, write_atomic
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
-from distill.sections import BITSANDBYTES, FOLDERS, Quantize
+from distill.sections import BITSANDBYTES, FOLDERS, W16A16, Quantize
 from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 
@@ -89,8 +91,9 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     student = folder.stage("train") / "student"
     work = Work(recipe, folder, student, load.load_tokenizer(str(student)))
     checks: dict[str, Any] = {}
-    with Progress("quantize", len(recipe.quantize.formats), "files") as bar:
-        for name in recipe.quantize.formats:
+    names = [W16A16, *recipe.quantize.formats]
+    with Progress("quantize", len(names), "files") as bar:
+        for name in names:
             check_file = stage / f"{name}.json"
             if not check_file.is_file():
                 write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
@@ -117,7 +120,7 @@ def failure(check: dict[str, Any], gates: Quantize) -> str | None:
             f"the student's likeliest token at {share:.1%} of positions, quantize.min_top_token_share is "
             f"{gates.min_top_token_share:.1%}"
         )
-    if gates.max_kl is not None and check["kl"] > gates.max_kl:
+    if gates.max_kl is not None and not check["kl"] <= gates.max_kl:  # a KL that is no number, too
         found.append(f"{check['kl']:.4f} nats a token from the student, quantize.max_kl is {gates.max_kl:g}")
     return "; ".join([*found, "take a larger format, or train longer"]) if found else None
 
@@ -132,6 +135,8 @@ def _weight_bytes(folder: Path) -> int:
 
 def _write_and_check(work: Work, name: str) -> dict[str, Any]:
     importance = _importance(work) if name not in (*UNWEIGHTED, *FOLDERS) else None
+    if name == W16A16:
+        return _w16a16(work, work.folder.quantized(name))
     if name == "mixed":
         return _mixed(work, importance)
     check = _plain(work, name, work.student, work.folder.quantized(name), importance)
@@ -303,8 +308,22 @@ def _gguf(
     }  # fmt: skip
 
 
+def _w16a16(work: Work, place: Path) -> dict[str, Any]:
+    from distill.export import w16a16
+
+    check: dict[str, Any] = {}
+    for dtype in w16a16.dtypes(work.student):
+        with FolderWriter(place) as temporary:
+            w16a16.write_w16a16(work.student, temporary, dtype)
+        check = _check_folder(work, place, w16a16.load_w16a16(place), "transformers")
+        if math.isfinite(check["nll"]):
+            break
+        print(f"quantize: {place.name}: {dtype} does not hold the numbers of this student", file=sys.stderr, flush=True)
+    return check | {"tensor_types": w16a16.tensor_types(place)}
+
+
 def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str, Any]:
-    from distill.export.bnb import load_bnb, speed, write_bnb
+    from distill.export.bnb import load_bnb, write_bnb
     from distill.export.w4a16 import load_w4a16, write_w4a16
 
     with FolderWriter(place) as temporary:
@@ -312,13 +331,19 @@ def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str,
             write_bnb(model_folder, temporary, name)
         else:
             write_w4a16(model_folder, temporary, [s.ids for s in work.learnt(work.recipe.quantize.importance_sequences)])
-    model = load_bnb(place) if name in BITSANDBYTES else load_w4a16(place)
-    num_bytes = _weight_bytes(place)
-    measured = speed(model)
+    if name in BITSANDBYTES:
+        return _check_folder(work, place, load_bnb(place), "transformers + bitsandbytes")
+    return _check_folder(work, place, load_w4a16(place), "transformers + compressed-tensors")
+
+
+def _check_folder(work: Work, place: Path, model: Any, runtime: str) -> dict[str, Any]:
+    """What was found out about a folder, which `model` was loaded from."""
+    from distill.export.bnb import speed
+
+    num_bytes, measured = _weight_bytes(place), speed(model)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
-        "runtime": f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}",
-        "tokenization": "same tokenizer files",
+        "runtime": runtime, "tokenization": "same tokenizer files",
         **in_transformers(work.reference, model, work.tokenizer, work.recipe.teacher.batch_tokens),
         "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip

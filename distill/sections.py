@@ -20,7 +20,8 @@ Format = Literal[
     "w4a16",
 ]  # fmt: skip
 BITSANDBYTES = ("nf4", "int8")
-FOLDERS = (*BITSANDBYTES, "w4a16")  # of the formats: folders for transformers; all others are GGUF files
+W16A16 = "w16a16"  # is always written, whatever the formats
+FOLDERS = (*BITSANDBYTES, "w4a16", W16A16)  # folders for transformers; all others are GGUF files
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -257,7 +258,8 @@ class Quantize(Section):
 
     formats: list[Format] = field(
         ["f16", "q8_0", "q4_k_m"], "GGUF types (llama.cpp), nf4 and int8 (bitsandbytes), w4a16 (vLLM; needs `pip install "
-        "'distill[w4a16]'`); mixed = GGUF, its types chosen to fit budget_mb; [] = no files",
+        "'distill[w4a16]'`); mixed = GGUF, its types chosen to fit budget_mb. The student in 16 bits (w16a16) "
+        "is always written beside them; [] = it alone",
     )  # fmt: skip
     budget_mb: Annotated[float, Field(gt=0)] | None = field(
         None, "mixed: megabytes (10^6 bytes) of the file at most; each tensor's type is chosen by the KL divergence that its rounding costs"

@@ -1,10 +1,12 @@
 """The quantize stage on a trained model: the importance matrix comes from training samples, even over the languages."""
 
+import math
 import shutil
 from pathlib import Path
 
 import gguf
 import pytest
+import torch
 
 from distill import quantize
 from distill.errors import DataError
@@ -41,6 +43,8 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     assert (quantize.failure(check, Quantize(min_top_token_share=0.5)) or "").endswith(f"{nats}; take a larger format, or train longer")
     assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
+    no_number = {"top_token_agreement": 1.0, "kl": math.nan}
+    assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
     assert "failed: too &lt;far" in page._failed({"failed": "too <far"}) and page._failed({"failed": None}) == ""
 
 
@@ -104,11 +108,28 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     assert names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors} and "blk.0.attn_q.weight" in names
 
 
-def test_no_formats_are_no_files_but_the_students_size(tmp_path: Path) -> None:
+def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[]")
     output = quantize.run(recipe, folder)
-    assert output.result["formats"] == {} and not output.files
-    assert output.result["student_bytes"] == (folder.stage("train") / "student" / "model.safetensors").stat().st_size
+    student, place = folder.stage("train") / "student", folder.quantized("w16a16")
+    check = output.result["formats"]["w16a16"]
+    assert list(output.result["formats"]) == ["w16a16"] and check["failed"] is None
+    assert output.result["student_bytes"] == (student / "model.safetensors").stat().st_size
+    assert check["bytes"] == (place / "model.safetensors").stat().st_size and check["bits_per_weight"] == pytest.approx(16, abs=0.1)
+    assert check["top_token_agreement"] > 0.99 and check["kl"] < 1e-3 and check["runtime"] == "transformers"
+    assert {place / "model.safetensors", place / "tokenizer.json", place.with_name("w16a16.json")} <= set(output.files)
+
+
+def test_a_student_beyond_float16_is_written_in_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[]")
+    model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
+    with torch.no_grad():  # the weights are small enough, what they make of a word is not
+        model.model.layers[0].mlp.down_proj.weight *= 1e4
+        model.model.layers[0].mlp.up_proj.weight *= 1e3
+    model.save_pretrained(folder.stage("train") / "student")
+    check = quantize.run(recipe, folder).result["formats"]["w16a16"]
+    assert set(check["tensor_types"]) == {"BF16"} and check["failed"] is None and math.isfinite(check["nll"])
+    assert "w16a16: float16 does not hold the numbers of this student" in capsys.readouterr().err
 
 
 def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:

@@ -117,12 +117,12 @@ def test_the_recipe_runs_to_the_end(model_folder, problems, tmp_path):
     assert manifest("generate")["num_kept"] >= 10
     assert manifest("train")["roles"]["student"]["num_steps"] == 2
     formats = manifest("quantize")["formats"]
-    assert set(formats) == {"f16", "q8_0", "q4_k_m", "q4_0", "nf4"}
+    assert set(formats) == {"w16a16", "f16", "q8_0", "q4_k_m", "q4_0", "nf4"}
     assert formats["f16"]["top_token_agreement"] >= 0.995
     capture = manifest("capture")
     if capture["vocab_size"] > 100_000:
         assert capture["bytes_per_token"] <= 36, "the promise of the signal store, at Qwen's vocabulary"
-    assert len(json.loads((folder / "report/manifest.json").read_text())["result"]["table"]) == 8
+    assert len(json.loads((folder / "report/manifest.json").read_text())["result"]["table"]) == 9
 
 
 def test_plan_knows_the_real_models_without_downloading_them(tmp_path):

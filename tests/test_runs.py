@@ -61,6 +61,12 @@ def test_every_quantized_file_was_loaded_back(finished):
         assert formats[name]["tokenization"].startswith("identical")
         assert formats[name]["top_token_agreement"] > 0.98
     assert formats["f16"]["top_token_agreement"] >= 0.995 and abs(formats["f16"]["nll_change"]) < 0.02
+    merged = formats["w16a16"]
+    assert merged["runtime"] == "transformers" and set(merged["tensor_types"]) == {"F16"}, "trained in float32, on a CPU"
+    assert merged["top_token_agreement"] > 0.9 and merged["kl"] < 1e-4, "a student that has hardly learnt has ties"
+    table = json.loads((finished / "report" / "manifest.json").read_text())["result"]["table"]
+    assert [row["model"] for row in table] == ["teacher", "control", "student", "w16a16", "q8_0", "f16"]
+    assert "`quantize/w16a16`: for transformers and vLLM" in (finished / "report" / "MODEL_CARD.md").read_text()
 
 
 def test_a_finished_run_says_so_in_under_a_second_without_torch(finished):

@@ -79,7 +79,7 @@ def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
     if name in checks:
         return name
     if name in FOLDERS:
-        raise RecipeError(f"--format {name}: for transformers with bitsandbytes, not for llama.cpp; there are {', '.join(checks)}")
+        raise RecipeError(f"--format {name}: a folder for transformers, not a file for llama.cpp; there are {', '.join(checks)}")
     near = difflib.get_close_matches(name.lower().replace("-", "_"), checks, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {', '.join(checks)}")

@@ -113,7 +113,7 @@ def _figures(reference: Reference, logp: Sequence[Any], top: Sequence[Any], kl: 
     apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
     return {
         "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5),
-        "nll_change": round(nll - reference.nll, 5), "kl": round(max(0.0, float(np.mean(kl))), 6), "num_kl_tokens": len(kl),
+        "nll_change": round(nll - reference.nll, 5), "kl": round(float(np.maximum(0.0, np.mean(kl))), 6), "num_kl_tokens": len(kl),
         "top_token_agreement": round(same / count, 5), "num_tokens": count,
     }  # fmt: skip
 

@@ -122,7 +122,7 @@ def _config(folder: Path) -> Any:
     if names[0] not in ARCHITECTURES:
         raise MismatchError(
             f"{path}: architecture {names[0]} cannot be written to GGUF here; known: {', '.join(ARCHITECTURES)}. "
-            "nf4 and int8 take any dense one; train/student is a folder that transformers and vLLM read as it is"
+            "nf4 and int8 take any dense one; quantize/w16a16 is a folder that transformers and vLLM read as it is"
         )
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig

@@ -7,6 +7,7 @@ from typing import Any
 from distill.recipe import Recipe
 from distill.reporting.page import table_text
 from distill.run_folder import Manifest
+from distill.sections import W16A16
 
 
 def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str) -> str:
@@ -52,7 +53,7 @@ distilled and quantized with `distill`.
 
 ## Files
 
-- `train/student`: the whole student for transformers, vLLM and further training, {bits}-bit weights, any adapter merged in.
+- `train/student`: the student as it was trained, for further training, {bits}-bit weights, any adapter merged in.
 {files}
 
 ## Licences
@@ -92,4 +93,5 @@ def _way(recipe: Recipe) -> str:
 def _file(name: str, check: dict[str, Any]) -> str:
     place = f"quantize/{name}.gguf" if check["runtime"] == "llama.cpp" else f"quantize/{name}"
     failed = f"; **failed**: {check['failed']}" if check.get("failed") else ""
-    return f"`{place}`: for {check['runtime']}, {check['bytes'] / 1e6:,.2f} MB, {check['bits_per_weight']} bits a weight{failed}"
+    others = " and vLLM" if name in (W16A16, "w4a16") else ""
+    return f"`{place}`: for {check['runtime']}{others}, {check['bytes'] / 1e6:,.2f} MB, {check['bits_per_weight']} bits a weight{failed}"

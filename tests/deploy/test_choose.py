@@ -36,7 +36,7 @@ def test_a_recipe_stands_for_its_run(make_run: Callable[..., Path], tmp_path: Pa
     ("name", "message"),
     [
         ("q4_k_m", r"--format 'q4_k_m': not in this run; did you mean q4_0\? There are f16, q8_0, q4_0$"),
-        ("Q8-0", r"did you mean q8_0\?"), ("nf4", "for transformers with bitsandbytes, not for llama.cpp"),
+        ("Q8-0", r"did you mean q8_0\?"), ("nf4", "a folder for transformers, not a file for llama.cpp"),
     ],
 )  # fmt: skip
 def test_a_format_that_is_not_there(make_run: Callable[..., Path], name: str, message: str) -> None:

