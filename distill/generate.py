@@ -143,7 +143,7 @@ def _draw_on(
     still_open = tries
     for sample_index in range(options.samples_per_prompt, options.max_tries):
         rows = best_rows(read_answers(raw)[0])
-        if any(r.key not in rows for mine in still_open.values() for r in mine):
+        if processes.any(any(r.key not in rows for mine in still_open.values() for r in mine)):  # alike on all ranks: jobs beside us write
             break  # only in a shard: the others' answers of this round are not here yet
         too_few = _too_few(recipe, still_open, rows, held_out, tokenizer) if processes.is_main else []
         still_open = {prompt_id: tries[prompt_id] for prompt_id in processes.broadcast(too_few)}
@@ -170,31 +170,35 @@ def _too_few(
 def ask(
     recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes,
     spent: Spent, more_stop_ids: Sequence[int] = (),
-) -> None:  # fmt: skip
-    """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
-    `more_stop_ids` end an answer beside those that always do."""
+) -> float:  # fmt: skip
+    """Ask for every answer that is not on disk; return the seconds that it took, the loading of a transformers model apart.
+
+    `spent`: what this run has used of its limits on a server, all calls together; `more_stop_ids` end an answer beside those
+    that always do.
+    """
     raw.mkdir(parents=True, exist_ok=True)
     rows, _ = read_answers(raw)
     answered = {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if recipe.teacher.server:
-        _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
+        seconds = _ask_server(recipe, requests, answered, raw, location, tokenizer, processes, spent, more_stop_ids)
     else:
         way = _ask_gguf if recipe.teacher.gguf else _ask_here
-        way(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
+        seconds = way(recipe, requests, answered, raw, location, tokenizer, processes, more_stop_ids)
     processes.barrier()
+    return seconds
 
 
 def _ask_here(
     recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
     processes: Processes, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Load the teacher and ask batch by batch."""
     blocks = _blocks(recipe, requests, raw.parent)
     mine = [b for i, b in enumerate(blocks) if i % processes.num_shares == processes.share]
     todo = [b for b in mine if any(requests[i].key not in answered for i in b.indices)]
     if not todo:
-        return
+        return 0.0
     from distill.models.decode import Sampling, answer
 
     where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
@@ -216,10 +220,11 @@ def _ask_here(
                 on_finished=_recorder(recipe, batch, answered, tokenizer, log, bar), vocab_size=len(tokenizer),
                 num_slots=block.num_slots, known_lengths={i: answered[r.key] for i, r in enumerate(batch) if r.key in answered},
             )  # fmt: skip
+        return bar.seconds
 
 
 def _blocks(recipe: Recipe, requests: list[Request], stage: Path) -> list[Block]:
-    """Which requests are answered together, as indices. What a probe asked stays together: those blocks are finished."""
+    """Which requests are answered together, as indices. What was asked first stays together: those blocks are finished."""
     groups = [set(group) for group in probed(stage)]
     parts: list[list[int]] = [[] for _ in range(len(groups) + 1)]
     for index, request in enumerate(requests):
@@ -233,7 +238,7 @@ def _blocks(recipe: Recipe, requests: list[Request], stage: Path) -> list[Block]
 
 
 def probed(stage: Path) -> list[list[str]]:
-    """Ids of the prompts that `distill probe` asked in this run folder, a list a probe."""
+    """Ids of the prompts that were asked before the others in this run folder (first_answers.py), a list each time."""
     path = stage / "probe.json"
     return json.loads(path.read_text(encoding="utf-8"))["groups"] if path.is_file() else []
 
@@ -241,12 +246,12 @@ def probed(stage: Path) -> list[list[str]]:
 def _ask_gguf(
     recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
     processes: Processes, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Ask the recipe's GGUF file for what is missing."""
     mine = requests[processes.share :: processes.num_shares]
     todo = [r for r in mine if r.key not in answered]
     if not todo:
-        return
+        return 0.0
     from distill.export import gguf_teacher
 
     stop_ids = sorted({*chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision)), *more_stop_ids})
@@ -256,17 +261,18 @@ def _ask_gguf(
             recipe, tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
             on_finished=_recorder(recipe, todo, answered, tokenizer, log, bar),
         )  # fmt: skip
+        return bar.seconds
 
 
 def _ask_server(
     recipe: Recipe, requests: list[Request], answered: dict[str, int], raw: Path, location: str, tokenizer: Any,
     processes: Processes, spent: Spent, more_stop_ids: Sequence[int],
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Ask the recipe's server, many at once."""
     mine = requests[processes.share :: processes.num_shares]
     todo = {r.key: r for r in mine if r.key not in answered}
     if not todo:
-        return
+        return 0.0
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
 
@@ -290,6 +296,7 @@ def _ask_server(
             bar.advance(1)
 
         ask_server(recipe, tokenizer, questions, sampling, record, bar, spent)
+        return bar.seconds
 
 
 def _recorder(

@@ -16,7 +16,8 @@ FLOORS = [
     {"training", "export", "teachers"},
     {"reporting"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
-    {"pipeline", "probe", "deploy"},
+    {"pipeline", "first_answers", "deploy"},
+    {"probe", "estimate"},
     {"__init__"},
     {"__main__"},
 ]
