@@ -79,7 +79,9 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
     for name, overrides in {"plain": [], "mixed": mixed, "recover": ["quantize.recover=[q4_0]"]}.items():
         recipe = load_recipe(QUICKSTART, ["quantize.formats=[q4_0]", *overrides])
         teacher = size_of(recipe, recipe.teacher.model, None)
-        costs[name] = stage_costs(recipe, MACHINE, teacher, student_size(recipe, teacher), work_of(recipe))["quantize"]
+        student = student_size(recipe, teacher)
+        costs[name] = stage_costs(recipe, MACHINE, teacher, student, work_of(recipe))["quantize"]
     assert costs["plain"].seconds < costs["mixed"].seconds < costs["recover"].seconds
     assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
     assert costs["mixed"].disk > costs["plain"].disk + 8e6
+    assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * student.parameters), "the 16-bit folder is always there"
