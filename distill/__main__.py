@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DistillError, RecipeError, Stopped
-from distill.recipe import STAGES, explain, load_recipe
+from distill.recipe import STAGES, Recipe, explain, load_recipe
 
 SUMMARY = {
     "plan": "memory, time, disk, download and licences of a recipe on this machine; downloads nothing",
@@ -38,6 +38,11 @@ def parser() -> argparse.ArgumentParser:
         if command.prog.endswith(("generate", "capture")):
             command.add_argument("--shard", metavar="I/N", type=_shard, help="only the I-th of N shares, for independent jobs; auto: "
                                  "what no other job on this run folder has claimed, for any number of them")
+        if command.prog.endswith("generate"):
+            command.add_argument(
+                "--estimate", nargs="?", const=8, type=_positive, metavar="N",
+                help="only ask N prompts (default 8; generate asks none of them again) and say what the others will take",
+            )  # fmt: skip
         command.add_argument("--redo", choices=STAGES, help="make this stage and those after it anew")
     probed = commands.add_parser("probe", help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)")
     probed.add_argument("recipe", metavar="RECIPE.yaml")
@@ -128,6 +133,8 @@ def _run(options: argparse.Namespace) -> int:
     from distill import pipeline
 
     recipe = load_recipe(options.recipe, options.overrides)
+    if getattr(options, "estimate", None):
+        return _estimate(options, recipe)
     stages = _stages(options.stages) if options.command == "run" else [options.command]
     if getattr(options, "shard", None) is not None:
         if options.redo:
@@ -140,6 +147,16 @@ def _run(options: argparse.Namespace) -> int:
     elif _is_main() and "report" in (stages or STAGES):
         print(result.manifests["report"].result["text"])
         print(f"report: {result.report}")
+    return 0
+
+
+def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
+    if options.shard is not None or options.redo:
+        raise RecipeError("--estimate runs no stage: give it without --shard and --redo")
+    from distill import estimate
+
+    if (found := estimate.run(recipe, num=options.estimate)) is not None:
+        print(estimate.text(recipe, found))
     return 0
 
 

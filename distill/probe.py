@@ -1,27 +1,21 @@
 """probe: before the nights and the money, ask the teacher a few prompts in each language: is it fit to teach it?
 
-    generate/probe.json     which prompts were asked, and the verdicts
-
-The answers go into generate's own log under generate's own keys, so that `generate` asks none of them again.
+    generate/probe.json     the verdicts, beside which prompts were asked (first_answers.py)
 """
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from distill import generate, interrupts, processes, tasks
-from distill.models import load
-from distill.models.intervals import wilson
+from distill import first_answers, generate, tasks
+from distill.first_answers import FirstAnswers
+from distill.models.intervals import percent, wilson
+from distill.processes import Processes
 from distill.recipe import Recipe
-from distill.rows import digest, write_atomic
-from distill.run_folder import RunFolder
-from distill.teachers.answers import ask, probed
-from distill.teachers.requests import best_rows, read_answers, request_maker
-from distill.teachers.server import Spent
+from distill.teachers.requests import best_rows, read_answers
 from distill.text.filters import Candidate, wrong_answer
 from distill.text.language import wrong_language
-from distill.text.samples import Prompt, split_prompts
+from distill.text.samples import Prompt
 
 NUM_PROMPTS = 200  # a share near one half is then known to 7 points
 # Our judgement: below half, more is thrown away than kept; one answer in ten in another language teaches to mix them.
@@ -56,9 +50,9 @@ class Verdict:
             return "unsure: there is no prompt in this language to ask"
         found = []
         if wilson(self.num_kept, self.num)[0] < LEAST_KEPT:
-            found.append(f"{_share(self.num_kept, self.num)} of the answers are kept, {LEAST_KEPT:.0%} are needed")
+            found.append(f"{percent(self.num_kept, self.num)} of the answers are kept, {LEAST_KEPT:.0%} are needed")
         if wilson(self.num_in_language, self.num_ended)[0] < LEAST_IN_LANGUAGE:
-            found.append(f"{_share(self.num_in_language, self.num_ended)} are in the language, {LEAST_IN_LANGUAGE:.0%} are needed")
+            found.append(f"{percent(self.num_in_language, self.num_ended)} are in the language, {LEAST_IN_LANGUAGE:.0%} are needed")
         if self.num_cut > MANY_CUT * self.num:
             found.append(
                 f"{self.num_cut / self.num:.0%} were cut: raise generate.max_new_tokens (now {recipe.generate.max_new_tokens})"
@@ -72,57 +66,29 @@ class Verdict:
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[Verdict]:
     """Ask up to `num` prompts of each language and judge the answers; empty on all processes but the first."""
-    folder = RunFolder.of(recipe)
-    with interrupts.listening():
-        team = processes.start(recipe.num_processes)
-        try:
-            if team.is_main:
-                folder.lock()
-            team.barrier()
-            verdicts = _probe(recipe, folder.stage("generate"), num, team)
-            processes.finish(team)
-        finally:
-            folder.unlock()
-    return verdicts
+    with first_answers.working(recipe) as (stage, team):
+        return _probe(recipe, stage, num, team)
 
 
-def _probe(recipe: Recipe, stage: Path, num: int, team: processes.Processes) -> list[Verdict]:
-    tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
-    location = recipe.model_location(recipe.teacher.model)
-    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
-    prompts, held_out = split_prompts(recipe)
-    worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out)
-    chosen = choose(worth_asking, num)
-    path = stage / "probe.json"
-    groups = probed(stage)
-    if new := [p.id for p in chosen if not any(p.id in group for group in groups)]:
-        groups.append(new)
-    team.barrier()
-    if team.is_main:
-        write_atomic(path, json.dumps({"groups": groups}))
-    team.barrier()
-    make = request_maker(recipe, tokenizer)
-    requests = [make(prompt, 0) for prompt in chosen]
-    ask(recipe, requests, stage / "raw", location, tokenizer, team, Spent())
+def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdict]:
+    first = FirstAnswers.of(recipe, stage, team)
+    requests = first.ask(choose(first.prompts, num))
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, held_out, tokenizer)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
         for language in recipe.languages
     ]
     said = {v.language: {**asdict(v), "verdict": v.sentence(recipe)} for v in verdicts}
-    write_atomic(path, json.dumps({"groups": groups, "verdicts": said}, ensure_ascii=False))
+    first_answers.write(stage, first_answers.read(stage) | {"verdicts": said})
     return verdicts
 
 
 def choose(prompts: list[Prompt], num: int) -> list[Prompt]:
     """At most `num` of each language: any ones, but always the same; in the order in which they are given."""
-    by_language: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        by_language.setdefault(prompt.language, []).append(prompt)
-    ids = {p.id for mine in by_language.values() for p in sorted(mine, key=lambda p: digest("probe", p.id))[:num]}
+    ids = {p.id for mine in first_answers.by_lot(prompts).values() for p in mine[:num]}
     return [p for p in prompts if p.id in ids]
 
 
@@ -144,20 +110,12 @@ def text(recipe: Recipe, verdicts: list[Verdict]) -> str:
     """What `distill probe` prints: a line of figures and a verdict for each language."""
     lines = [f"teacher {recipe.teacher.model}; shares with 95 % intervals (Wilson)", ""]
     for v in verdicts:
-        verified = "not verified" if v.num_verified is None else f"{_share(v.num_verified, v.num)} verified"
+        verified = "not verified" if v.num_verified is None else f"{percent(v.num_verified, v.num)} verified"
         dropped = ", ".join(f"{name} {count}" for name, count in v.reasons.items()) or "none"
         lines += [
-            f"{v.language}: {v.num} answers: {_share(v.num_kept, v.num)} kept, {_share(v.num_in_language, v.num_ended)} in the language, "
-            f"{verified}, {_share(v.num_cut, v.num)} cut",
+            f"{v.language}: {v.num} answers: {percent(v.num_kept, v.num)} kept, {percent(v.num_in_language, v.num_ended)} in the language, "
+            f"{verified}, {percent(v.num_cut, v.num)} cut",
             f"    dropped: {dropped}",
             f"    {v.sentence(recipe)}",
         ]  # fmt: skip
     return "\n".join(lines)
-
-
-def _share(count: int, num: int) -> str:
-    """`62 % [55, 69]`; a dash where there is nothing to count."""
-    if not num:
-        return "–"
-    low, high = wilson(count, num)
-    return f"{100 * count / num:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -36,9 +36,14 @@ class Progress:
             )
         return self
 
+    @property
+    def seconds(self) -> float:
+        """Since the bar began."""
+        return time.monotonic() - self._start
+
     def rate(self) -> float:
         """Units per second since the bar began."""
-        return (self.done - self._start_done) / max(time.monotonic() - self._start, 1e-9)
+        return (self.done - self._start_done) / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1, *, note: str | None = None) -> None:
         self.done += count
@@ -70,6 +75,5 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif self.shown and error is None:
-            seconds = time.monotonic() - self._start
-            print(f"  {self.label}: {self.done} {self.unit} in {seconds:.1f} s {self._note}".rstrip(),
+            print(f"  {self.label}: {self.done} {self.unit} in {self.seconds:.1f} s {self._note}".rstrip(),
                   file=sys.stderr, flush=True)  # fmt: skip

@@ -18,7 +18,8 @@ FLOORS = [
     {"teachers"},
     {"reporting"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
-    {"pipeline", "probe", "deploy"},
+    {"pipeline", "first_answers", "deploy"},
+    {"probe", "estimate"},
     {"__init__"},
     {"__main__"},
 ]

@@ -17,6 +17,30 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def percent(count: int, num: int) -> str:
+    """A share with Wilson's interval, as a person reads it: `62 % [55, 69]`; a dash where there is nothing to count."""
+    if not num:
+        return "–"
+    low, high = wilson(count, num)
+    return f"{100 * count / num:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def mean_interval(values: Sequence[float], least: float, most: float) -> tuple[float, float, float]:
+    """(low, mean, high): Student's 95 % interval of the mean of numbers between `least` and `most`.
+
+    The quantile is Abramowitz and Stegun's 26.7.5, right to 1 % from three degrees of freedom. One number alone says
+    nothing of the spread: the interval is then all that is possible.
+    """
+    num, mean = len(values), sum(values) / len(values)
+    if num == 1:
+        return least, mean, most
+    z, n = Z95, num - 1
+    t = z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+    t += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    half = t * math.sqrt(sum((v - mean) ** 2 for v in values) / n / num)
+    return max(least, mean - half), mean, min(most, mean + half)
+
+
 def paired_bootstrap(pairs: Sequence[tuple[float, float]], *, seed: int) -> dict[str, float]:
     """Mean and 95 % interval of sum(difference) / sum(weight) over (difference, weight) pairs, one an example.
 

@@ -32,9 +32,13 @@ UNITS = {"raw": "answers", "raw_prompts": "prompts", "judged": "verdicts"}  # wh
 def ask(
     recipe: Recipe, requests: list[Request], raw: Path, location: str, tokenizer: Any, processes: Processes,
     spent: Spent, more_stop_ids: Sequence[int] = (),
-) -> None:  # fmt: skip
-    """Ask for every answer that is not on disk. `spent`: what this run has used of its limits on a server, all calls together;
-    `more_stop_ids` end an answer beside those that always do."""
+) -> float:  # fmt: skip
+    """Ask for every answer that is not on disk; return the seconds that it took, the loading of a transformers model apart.
+
+    `spent`: what this run has used of its limits on a server, all calls together; `more_stop_ids` end an answer beside those
+    that always do.
+    """
+    seconds = 0.0
     raw.mkdir(parents=True, exist_ok=True)
     answered = _answered(recipe, raw)
     processes.barrier()  # every rank has read the same log before anyone adds to it
@@ -48,10 +52,11 @@ def ask(
         if (first := next(todo, None)) is not None:
             work = Asking(recipe, chain([first], todo), count, answered, raw, location, tokenizer, processes, more_stop_ids)
             if recipe.teacher.server:
-                _ask_server(work, requests, spent)
+                seconds = _ask_server(work, requests, spent)
             else:
-                (_ask_gguf if recipe.teacher.gguf else _ask_here)(work)
+                seconds = (_ask_gguf if recipe.teacher.gguf else _ask_here)(work)
     processes.barrier()
+    return seconds
 
 
 def _answered(recipe: Recipe, raw: Path) -> dict[str, int]:
@@ -95,7 +100,7 @@ class Asking:
         bar.advance(1)
 
 
-def _ask_here(work: Asking) -> None:
+def _ask_here(work: Asking) -> float:
     """Load the teacher and ask block by block."""
     from distill.models.decode import Sampling, answer
 
@@ -119,11 +124,12 @@ def _ask_here(work: Asking) -> None:
                 on_finished=_recorder(work, asked, log, bar), vocab_size=len(tokenizer), num_slots=block.num_slots,
                 known_lengths=known_lengths,
             )  # fmt: skip
+        return bar.seconds
 
 
 def _blocks(recipe: Recipe, requests: list[Request], stage: Path, processes: Processes) -> list[Asked]:
-    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what a probe asked
-    stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what was asked
+    first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
     if recipe.teacher.server or recipe.teacher.gguf:
         if not processes.leases:
             return [Asked(requests[i :: processes.num_shares]) for i in range(processes.num_shares)]
@@ -149,12 +155,12 @@ def _name_of(block: Asked, recipe: Recipe) -> str:
 
 
 def probed(stage: Path) -> list[list[str]]:
-    """Ids of the prompts that `distill probe` asked in this run folder, a list a probe."""
+    """Ids of the prompts that were asked before the others in this run folder (first_answers.py), a list each time."""
     path = stage / "probe.json"
     return json.loads(path.read_text(encoding="utf-8"))["groups"] if path.is_file() else []
 
 
-def _ask_gguf(work: Asking) -> None:
+def _ask_gguf(work: Asking) -> float:
     """Ask the recipe's GGUF file for what is missing."""
     from distill.export import gguf_teacher
 
@@ -168,9 +174,10 @@ def _ask_gguf(work: Asking) -> None:
                 recipe, work.tokenizer, [r.prompt_ids for r in todo], seeds=[r.seed for r in todo], stop_ids=stop_ids,
                 on_finished=_recorder(work, todo, log, bar),
             )  # fmt: skip
+        return bar.seconds
 
 
-def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> None:
+def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
     """Ask the recipe's server, many at once; the next block is claimed when all of the last is sent. `requests`: all of them."""
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
@@ -199,6 +206,7 @@ def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> None:
             recipe, tokenizer, questions, sampling, record, bar, spent, has_ids=all(r.prompt_ids for r in requests),
             needs_ids=any(not r.prompt.messages or r.prompt.messages[-1]["role"] == "system" for r in requests),
         )  # fmt: skip
+        return bar.seconds
 
 
 def _recorder(work: Asking, asked: list[Request], log: RowLog, bar: Progress) -> Callable[[int, list[int], str], None]:

@@ -29,6 +29,8 @@ class Spent:
     prompt_tokens: int = 0
     answer_tokens: int = 0
     num_bytes: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def cost(self, options: Generate) -> float:
@@ -86,6 +88,8 @@ class Server:
 
         data = json.dumps(body, ensure_ascii=False).encode()
         self.spent.requests += 1
+        self.spent.at_once += 1
+        self.spent.most_at_once = max(self.spent.most_at_once, self.spent.at_once)
         try:
             response = await self.client.post(_join(self.url, dialect.path), content=data)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -94,6 +98,8 @@ class Server:
             raise Trouble(f"no answer in time ({type(error).__name__})") from None
         except httpx2.TransportError as error:
             raise Trouble(f"the connection broke ({error or type(error).__name__})") from None
+        finally:
+            self.spent.at_once -= 1
         self.spent.num_bytes += len(data) + len(response.content)
         status = response.status_code
         if status in FATAL:

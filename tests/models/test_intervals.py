@@ -1,6 +1,6 @@
 import pytest
 
-from distill.models.intervals import paired_bootstrap, wilson
+from distill.models.intervals import mean_interval, paired_bootstrap, percent, wilson
 
 
 def test_wilson_against_published_values():
@@ -26,3 +26,21 @@ def test_the_bootstrap_covers_the_mean_and_repeats():
 
 def test_weights_are_tokens_not_examples():
     assert paired_bootstrap([(3.0, 1.0), (0.0, 5.0)], seed=0)["difference"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("num", "quantile"), [(3, 4.303), (4, 3.182), (5, 2.776), (8, 2.365), (31, 2.042), (1001, 1.962)])
+def test_the_interval_of_a_mean_is_students(num, quantile):
+    """Published quantiles of t at 97.5 %."""
+    values = [float(n % 7) for n in range(num)]
+    low, mean, high = mean_interval(values, -100, 100)
+    error = (sum((v - mean) ** 2 for v in values) / (num - 1) / num) ** 0.5
+    assert (high - mean) / error == pytest.approx(quantile, rel=0.035 if num == 3 else 0.01) and low + high == pytest.approx(2 * mean)
+
+
+def test_the_interval_of_a_mean_knows_its_bounds_and_when_it_knows_nothing():
+    assert mean_interval([5.0], 0, 96) == (0, 5, 96)
+    assert mean_interval([0.0, 96.0], 0, 96) == (0, 48, 96) and mean_interval([7.0] * 8, 0, 96) == (7, 7, 7)
+
+
+def test_a_share_is_read_with_its_interval():
+    assert percent(81, 263) == "31 % [26, 37]" and percent(0, 0) == "–"

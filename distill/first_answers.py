@@ -1,0 +1,129 @@
+"""The first answers: a few prompts that `probe` and `estimate` ask before the others.
+
+    generate/probe.json     which prompts those were, a group each time, and what the last ones took
+
+The answers go into generate's own log under generate's own keys, and `generate` decodes each group by itself
+(`answers.probed`), so that it asks none of them again.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import generate, interrupts, processes, tasks
+from distill.models import load
+from distill.processes import Processes
+from distill.recipe import Recipe
+from distill.rows import digest, write_atomic
+from distill.run_folder import RunFolder
+from distill.teachers.answers import ask
+from distill.teachers.requests import Request, best_rows, is_final, read_answers, request_maker
+from distill.teachers.server import Spent
+from distill.text.samples import Prompt, split_prompts
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What some answers took. Tokens as the tokenizer counts them, and of a server also as it counts (and bills) them itself:
+    0 where it does not say. `seconds` without loading a model; `at_once`: requests under way together at most, of a server."""
+
+    num_answers: int
+    prompt_tokens: int
+    answer_tokens: int
+    seconds: float
+    at_once: int = 0
+    num_bytes: int = 0
+    billed_prompt_tokens: int = 0
+    billed_answer_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class FirstAnswers:
+    """All that is needed to ask. `prompts`: those that generate would ask; `stage`: its folder."""
+
+    recipe: Recipe
+    stage: Path
+    team: Processes
+    location: str
+    tokenizer: Any
+    prompts: list[Prompt]
+    held_out: list[Prompt]
+
+    @classmethod
+    def of(cls, recipe: Recipe, stage: Path, team: Processes) -> "FirstAnswers":
+        tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
+        location = recipe.model_location(recipe.teacher.model)
+        tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+        prompts, held_out = split_prompts(recipe)
+        worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out)
+        return cls(recipe, stage, team, location, tokenizer, worth_asking, held_out)
+
+    def ask(self, chosen: list[Prompt]) -> list[Request]:
+        """The first request of each prompt, after asking for the answers that are not on disk."""
+        make = request_maker(self.recipe, self.tokenizer)
+        requests = [make(prompt, 0) for prompt in chosen]
+        said = read(self.stage)
+        groups = said.get("groups", [])
+        if new := [p.id for p in chosen if not any(p.id in group for group in groups)]:
+            groups.append(new)
+        self.team.barrier()  # every rank has read it
+        if self.team.is_main:
+            write(self.stage, said | {"groups": groups})
+        before = self.answered()
+        self.team.barrier()
+        spent = Spent()
+        seconds = ask(self.recipe, requests, self.stage / "raw", self.location, self.tokenizer, self.team, spent)
+        if self.team.is_main and (asked := [r for r in requests if r.key not in before]):
+            rows = best_rows(read_answers(self.stage / "raw")[0])
+            taken = Taken(
+                len(asked), sum(len(r.prompt_ids) for r in asked), sum(len(rows[r.key]["token_ids"]) for r in asked), seconds,
+                spent.most_at_once, spent.num_bytes, spent.prompt_tokens, spent.answer_tokens,
+            )  # fmt: skip
+            write(self.stage, said | {"groups": groups, "taken": asdict(taken)})
+        return requests
+
+    def answered(self) -> set[str]:
+        """Keys of the answers on disk that generate would not ask for again."""
+        return {key for key, row in best_rows(read_answers(self.stage / "raw")[0]).items() if is_final(row, self.recipe)}
+
+    def taken(self) -> Taken | None:
+        """What the last answers that were asked took."""
+        said = read(self.stage).get("taken")
+        return Taken(**said) if said else None
+
+
+@contextmanager
+def working(recipe: Recipe) -> Iterator[tuple[Path, Processes]]:
+    """(generate's folder, all processes), nobody else at work in the run folder. Raises what `pipeline.run` raises."""
+    folder = RunFolder.of(recipe)
+    with interrupts.listening():
+        team = processes.start(recipe.num_processes)
+        try:
+            if team.is_main:
+                folder.lock()
+            team.barrier()
+            yield folder.stage("generate"), team
+            processes.finish(team)
+        finally:
+            folder.unlock()
+
+
+def by_lot(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+    """The prompts of each language in the order of a lot: the same every time, and for `probe` and `estimate` alike, so
+    that the one finds what the other has asked."""
+    found: dict[str, list[Prompt]] = {}
+    for prompt in sorted(prompts, key=lambda p: digest("probe", p.id)):
+        found.setdefault(prompt.language, []).append(prompt)
+    return found
+
+
+def read(stage: Path) -> dict[str, Any]:
+    path = stage / "probe.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def write(stage: Path, said: dict[str, Any]) -> None:
+    write_atomic(stage / "probe.json", json.dumps(said, ensure_ascii=False))
