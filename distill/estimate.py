@@ -101,14 +101,13 @@ def needs(options: Generate, num_requests: Range, prompt_tokens: Range, answer_t
     """What so many requests and tokens take. Where a server says how many tokens it counted, as it counts them: that is what
     it bills, and what the limits go by."""
     found = {"requests": num_requests}
-    all_tokens, measured = prompt_tokens + answer_tokens, taken is not None and taken.answer_tokens > 0
-    if measured and taken.num_bytes:
-        found["megabytes"] = all_tokens * taken.num_bytes / (taken.prompt_tokens + taken.answer_tokens) / 1e6
-    if measured and taken.seconds:
+    if taken is not None and taken.answer_tokens:
+        if taken.num_bytes:
+            found["megabytes"] = (prompt_tokens + answer_tokens) * taken.num_bytes / (taken.prompt_tokens + taken.answer_tokens) / 1e6
         found["hours"] = answer_tokens * taken.seconds / taken.answer_tokens / 3600
-    if measured and taken.billed_answer_tokens:
-        prompt_tokens = prompt_tokens * taken.billed_prompt_tokens / taken.prompt_tokens
-        answer_tokens = answer_tokens * taken.billed_answer_tokens / taken.answer_tokens
+        if taken.billed_answer_tokens:
+            prompt_tokens = prompt_tokens * taken.billed_prompt_tokens / taken.prompt_tokens
+            answer_tokens = answer_tokens * taken.billed_answer_tokens / taken.answer_tokens
     found |= {"prompt tokens": prompt_tokens, "answer tokens": answer_tokens, "tokens": prompt_tokens + answer_tokens}
     if options.price_prompt or options.price_answer:
         found["cost"] = (prompt_tokens * options.price_prompt + answer_tokens * options.price_answer) / 1e6
