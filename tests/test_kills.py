@@ -15,6 +15,7 @@ from distill.processes import Processes
 from distill.recipe import load_recipe
 from distill.rows import read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
+from distill.teachers.answers import ask
 from distill.teachers.requests import request_maker
 from distill.teachers.server import Spent
 from distill.text.samples import split_prompts
@@ -32,7 +33,7 @@ def recipe_of(folder, file, *more):
 def work(folder, file, requests, job):
     """What a worker does, in a process of its own."""
     recipe, tokenizer = recipe_of(folder, file, "teacher.batch_tokens=200"), load.load_tokenizer(str(TEACHER))
-    generate.ask(recipe, requests, folder / "generate/raw", str(TEACHER), tokenizer, Processes(job=job, num_jobs=NUM_WORKERS), Spent())
+    ask(recipe, requests, folder / "generate/raw", str(TEACHER), tokenizer, Processes(job=job, num_jobs=NUM_WORKERS), Spent())
 
 
 def logged(folder):
@@ -60,7 +61,7 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
     requests = [make(prompt, 0) for prompt in prompts]
 
     forks = multiprocessing.get_context("forkserver")  # one process imports, the workers are its copies
-    forks.set_forkserver_preload(["distill.generate", "distill.export.gguf_teacher", "distill.models.decode", "test_kills"])
+    forks.set_forkserver_preload(["distill.teachers.answers", "distill.export.gguf_teacher", "distill.models.decode", "test_kills"])
     num_killed = 0
     for number in range(NUM_ROUNDS):
         before = len(logged(folder)[0])
