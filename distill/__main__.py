@@ -151,7 +151,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
-    if options.shard or options.redo:
+    if options.shard is not None or options.redo:
         raise RecipeError("--estimate runs no stage: give it without --shard and --redo")
     from distill import estimate
 

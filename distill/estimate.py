@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from distill import first_answers, generate
 from distill.errors import DataError
-from distill.first_answers import Asking, Taken
+from distill.first_answers import FirstAnswers, Taken
 from distill.models.intervals import mean_interval, percent, wilson
 from distill.processes import Processes
 from distill.recipe import Recipe
@@ -54,24 +54,24 @@ def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
 
 
 def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimate | None:
-    asking = Asking.of(recipe, stage, team)
-    chosen = spread(asking.prompts, num)
+    first = FirstAnswers.of(recipe, stage, team)
+    chosen = spread(first.prompts, num)
     if not chosen:
         raise DataError(
             f"{recipe.source}: generate.prompts: none can be asked before the teacher has written some (expand): name a file of prompts "
             "beside it, or see `distill plan`"
         )
-    first = asking.ask(chosen)
+    requests = first.ask(chosen)
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    _, reasons = generate.judge_answers(recipe, first, rows, asking.held_out, asking.tokenizer)
-    make, answered = request_maker(recipe, asking.tokenizer), asking.answered()
-    wanted = [make(prompt, i) for prompt in asking.prompts for i in range(recipe.generate.samples_per_prompt)]
+    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
+    make, answered = request_maker(recipe, first.tokenizer), first.answered()
+    wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
     left = [r for r in wanted if r.key not in answered]
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
-    lengths, taken = [len(rows[r.key]["token_ids"]) for r in first], asking.taken()
-    more = further(recipe.generate, len(asking.prompts), num_written, reasons.count(None), len(first))
+    lengths, taken = [len(rows[r.key]["token_ids"]) for r in requests], first.taken()
+    more = further(recipe.generate, len(first.prompts), num_written, reasons.count(None), len(requests))
     return Estimate(
         len(wanted), len(wanted) - len(left), num_written, lengths, dict(Counter(p.language for p in chosen)),
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
@@ -104,8 +104,7 @@ def needs(options: Generate, num_requests: Range, prompt_tokens: Range, answer_t
     if taken is not None and taken.answer_tokens:
         if taken.num_bytes:
             found["megabytes"] = (prompt_tokens + answer_tokens) * taken.num_bytes / (taken.prompt_tokens + taken.answer_tokens) / 1e6
-        if taken.seconds:
-            found["hours"] = answer_tokens * taken.seconds / taken.answer_tokens / 3600
+        found["hours"] = answer_tokens * taken.seconds / taken.answer_tokens / 3600
         if taken.billed_answer_tokens:
             prompt_tokens = prompt_tokens * taken.billed_prompt_tokens / taken.prompt_tokens
             answer_tokens = answer_tokens * taken.billed_answer_tokens / taken.answer_tokens

@@ -19,7 +19,7 @@ from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.rows import digest, write_atomic
 from distill.run_folder import RunFolder
-from distill.teachers import answers
+from distill.teachers.answers import ask
 from distill.teachers.requests import Request, best_rows, is_final, read_answers, request_maker
 from distill.teachers.server import Spent
 from distill.text.samples import Prompt, split_prompts
@@ -41,7 +41,7 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class Asking:
+class FirstAnswers:
     """All that is needed to ask. `prompts`: those that generate would ask; `stage`: its folder."""
 
     recipe: Recipe
@@ -53,7 +53,7 @@ class Asking:
     held_out: list[Prompt]
 
     @classmethod
-    def of(cls, recipe: Recipe, stage: Path, team: Processes) -> "Asking":
+    def of(cls, recipe: Recipe, stage: Path, team: Processes) -> "FirstAnswers":
         tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
         location = recipe.model_location(recipe.teacher.model)
         tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
@@ -75,7 +75,7 @@ class Asking:
         before = self.answered()
         self.team.barrier()
         spent = Spent()
-        seconds = answers.ask(self.recipe, requests, self.stage / "raw", self.location, self.tokenizer, self.team, spent)
+        seconds = ask(self.recipe, requests, self.stage / "raw", self.location, self.tokenizer, self.team, spent)
         if self.team.is_main and (asked := [r for r in requests if r.key not in before]):
             rows = best_rows(read_answers(self.stage / "raw")[0])
             taken = Taken(

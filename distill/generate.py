@@ -128,7 +128,8 @@ def _draw_on(
     still_open = tries
     for sample_index in range(options.samples_per_prompt, options.max_tries):
         rows = best_rows(read_answers(raw)[0])
-        if processes.any(any(r.key not in rows for mine in still_open.values() for r in mine)):  # alike on all ranks: jobs beside us write
+        missing = any(r.key not in rows for mine in still_open.values() for r in mine)
+        if processes.any(missing):  # on one rank and not on another where other jobs write meanwhile
             break  # only in a shard: the others' answers of this round are not here yet
         too_few = _too_few(recipe, still_open, rows, held_out, tokenizer) if processes.is_main else []
         still_open = {prompt_id: tries[prompt_id] for prompt_id in processes.broadcast(too_few)}

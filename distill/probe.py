@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distill import first_answers, generate, tasks
+from distill.first_answers import FirstAnswers
 from distill.models.intervals import percent, wilson
 from distill.processes import Processes
 from distill.recipe import Recipe
@@ -70,12 +71,12 @@ def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[Verdict]:
 
 
 def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdict]:
-    asking = first_answers.Asking.of(recipe, stage, team)
-    requests = asking.ask(choose(asking.prompts, num))
+    first = FirstAnswers.of(recipe, stage, team)
+    requests = first.ask(choose(first.prompts, num))
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, asking.held_out, asking.tokenizer)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
         for language in recipe.languages

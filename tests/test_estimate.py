@@ -92,6 +92,7 @@ def test_through_a_server_money_megabytes_and_the_limits_are_told(proxy, tmp_pat
     found, said = reckon(tmp_path, 6, *server, *prices, *limits)
     assert len(asked) == 6 == len(logged(tmp_path)) and len([a for a in proxy.asked if a.get("n_predict", 0) > 2]) == 6
     needs, taken = found.needs, found.taken
+    assert taken is not None
     assert 1 <= taken.at_once <= 3 and f"at most {taken.at_once} requests at once; generate.concurrency allows 3" in said
     assert (taken.billed_prompt_tokens, taken.billed_answer_tokens) == pytest.approx((taken.prompt_tokens, taken.answer_tokens), abs=6)
     assert taken.num_bytes > sum(len(json.dumps(a)) for a in asked)
@@ -106,9 +107,13 @@ def test_through_a_server_money_megabytes_and_the_limits_are_told(proxy, tmp_pat
     assert len(logged(tmp_path)) == 6
 
 
+def options_of(**more):
+    return Generate.model_validate({"prompts": "p.jsonl", **more})
+
+
 def test_what_is_billed_is_what_the_server_counts():
     """Hidden reasoning of a paid model is in its own count alone; a server that counts nothing is taken at the tokenizer's."""
-    options, sure = Generate(prompts="p.jsonl", price_answer=10.0), np.ones(3)
+    options, sure = options_of(price_answer=10.0), np.ones(3)
     taken = Taken(8, 80, 100, 50.0, 4, 18_000, 88, 700)
     needs = estimate.needs(options, 1000 * sure, 10_000 * sure, np.array([9_000.0, 10_000.0, 12_000.0]), taken)
     assert needs["prompt tokens"][1] == 11_000 and list(needs["answer tokens"]) == [63_000, 70_000, 84_000]
@@ -119,9 +124,9 @@ def test_what_is_billed_is_what_the_server_counts():
 
 
 def test_further_draws_and_written_prompts_are_counted_at_most():
-    once = Generate(prompts="p.jsonl", samples_per_prompt=2)
+    once = options_of(samples_per_prompt=2)
     assert list(estimate.further(once, 100, 0, 3, 8)) == [0, 0, 0] and list(estimate.further(once, 100, 10, 3, 8)) == [30, 30, 30]
-    tries = Generate(prompts="p.jsonl", max_tries=5)
+    tries = options_of(max_tries=5)
     low, mean, high = estimate.further(tries, 100, 0, 6, 8)
     assert mean == 100 and 0 < low < mean < high < 400, "a quarter of the prompts is drawn four more times"
 

@@ -1,6 +1,7 @@
 """generate in this process, with the quickstart's own teacher: what is asked, and what is asked again."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -8,7 +9,7 @@ from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
 from distill import evaluate, generate, probe
-from distill.errors import RecipeError
+from distill.errors import RecipeError, Stopped
 from distill.models import load
 from distill.processes import Processes
 from distill.recipe import load_recipe
@@ -63,6 +64,18 @@ def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_p
     assert len(logged(tmp_path)) == 2 * first["num_asked"]
 
 
+def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path):
+    lines = (QUICKSTART.parent / "quickstart/prompts.jsonl").read_text().splitlines(keepends=True)[:12]
+    path, where = tmp_path / "prompts.jsonl", f"generate.prompts={tmp_path / 'prompts.jsonl'}"
+    path.write_text("".join(lines[:9]))
+    run(tmp_path, where)
+    first = {row["key"]: row["text"] for row in logged(tmp_path)}
+    path.write_text("".join([lines[11], *lines[8:4:-1], lines[10], *lines[:5], lines[9]]))
+    run(tmp_path, where)
+    rows = {row["key"]: row["text"] for row in logged(tmp_path)}
+    assert len(first) == 9 and len(logged(tmp_path)) == len(rows) == 12 and first.items() < rows.items()
+
+
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
     first, kept_once = run(tmp_path)
     asked_once = {row["key"]: row for row in logged(tmp_path)}
@@ -84,6 +97,57 @@ def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path
     again, _ = run(tmp_path, "generate.max_tries=4")
     assert json.dumps(again) == json.dumps(result)
     assert {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()} == before
+
+
+def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_path):
+    """Each round of draws is divided once the round before is there; the plain recipe does whatever rounds are left."""
+    more = ["generate.max_tries=3", "teacher.batch_tokens=400", "generate.num_prompts=16", "generate.max_new_tokens=40"]
+    run(tmp_path / "whole", *more)
+    wanted = {row["key"]: row["sample_index"] for row in logged(tmp_path / "whole")}
+    assert set(wanted.values()) == {0, 1, 2}
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for number in (1, 2):
+        for job, folder in enumerate(folders):
+            recipe = load_recipe(QUICKSTART, [*HOT, *more, f"run_folder={folder}"])
+            generate.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
+        drawn = [{row["key"] for row in logged(folder) if row["sample_index"] == number - 1} for folder in folders]
+        assert all(drawn) and drawn[0] | drawn[1] == {key for key, index in wanted.items() if index == number - 1}
+        assert not drawn[0] & drawn[1] and not (folders[0] / "generate/kept.jsonl").exists()
+        for one, other in (folders, folders[::-1]):
+            shutil.copytree(one / "generate/raw", other / "generate/raw", dirs_exist_ok=True)
+    run(folders[0], *more)
+    rows = logged(folders[0])
+    assert sorted(row["key"] for row in rows) == sorted(wanted), "each once"
+    for name in ("kept.jsonl", "dropped.jsonl", "prompts.jsonl"):
+        assert (folders[0] / "generate" / name).read_bytes() == (tmp_path / "whole/generate" / name).read_bytes(), name
+
+
+def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twice(proxy, tmp_path):
+    more = ["generate.max_tries=3", f"teacher.server={proxy.url}", "generate.concurrency=3"]
+    refused = []
+
+    def trouble(number, path):
+        body = proxy.asked[number]
+        if body.get("n_predict", 0) > 2 and not refused:
+            refused.append(body["prompt"])
+        return "400" if body.get("prompt") in refused else None
+
+    proxy.trouble = trouble
+    with pytest.raises(Stopped, match="max_requests"):
+        run(tmp_path, *more, "generate.max_requests=37")  # in the second round
+    assert {row["sample_index"] for row in logged(tmp_path)} == {0, 1}
+    result, kept = run(tmp_path, *more)
+    rows = logged(tmp_path)
+    asked = [a for a in proxy.asked if a.get("n_predict", 0) > 2]
+    assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result["num_asked"]
+    assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), "each draw has a seed of its own"
+    tries, solved = Counter(row["prompt_id"] for row in rows), {k["prompt_id"] for k in kept}
+    failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
+    assert len(failed) == 1 and tries[failed.pop()] == 1, "what a server refused is not drawn again"
+    assert all(number == 3 for i, number in tries.items() if i not in solved and number > 1)
+    assert sorted(result["prompts_by_tries"]) == [1, 2, 3] and len(solved) == len(kept)
+    run(tmp_path, *more)
+    assert len(logged(tmp_path)) == len(rows), "a second run draws nothing"
 
 
 def test_tries_that_cannot_help_are_refused():

@@ -128,8 +128,8 @@ def _ask_here(work: Asking) -> float:
 
 
 def _blocks(recipe: Recipe, requests: list[Request], stage: Path, processes: Processes) -> list[Asked]:
-    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what a probe asked
-    stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what was asked
+    first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
     if recipe.teacher.server or recipe.teacher.gguf:
         if not processes.leases:
             return [Asked(requests[i :: processes.num_shares]) for i in range(processes.num_shares)]
