@@ -1,10 +1,12 @@
 """The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `inspect`, `teachers`, `explain`, and for
 the result `chat`, `serve`, `bench`.
 
-Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal.
+Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal,
+141 nobody reads the output any more.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -96,26 +98,40 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = read(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Chinese is no reason to stop
     try:
-        if options.command == "explain":
-            print(explain(options.field))
-            return 0
-        if options.command == "probe":
-            return _probe(options)
-        if options.command == "inspect":
-            return _inspect(options)
-        if options.command in ("chat", "serve", "bench"):
-            return _deploy(options)
-        if options.command == "teachers":
-            print(_teachers(options.model))
-            return 0
-        return _run(options)
+        status = _command(options)
+        sys.stdout.flush()
+        return status
     except Stopped as error:
         _say(error)
         return 130
+    except KeyboardInterrupt:  # where no stage listens: nothing is half-written
+        _say("stopped by Ctrl-C")
+        return 130
+    except BrokenPipeError:  # `| head` has read enough; Python would complain once more at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except DistillError as error:
         _say(error)
         return 2
+
+
+def _command(options: argparse.Namespace) -> int:
+    if options.command == "explain":
+        print(explain(options.field))
+        return 0
+    if options.command == "probe":
+        return _probe(options)
+    if options.command == "inspect":
+        return _inspect(options)
+    if options.command in ("chat", "serve", "bench"):
+        return _deploy(options)
+    if options.command == "teachers":
+        print(_teachers(options.model))
+        return 0
+    return _run(options)
 
 
 def _teachers(model: str | None) -> str:
@@ -230,7 +246,7 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _say(error: DistillError) -> None:
+def _say(error: DistillError | str) -> None:
     print(f"distill: {error}", file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from distill.models import load
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.rows import digest, write_atomic
-from distill.run_folder import RunFolder
+from distill.run_folder import RunFolder, disk_explained
 from distill.teachers.answers import ask
 from distill.teachers.requests import Request, best_rows, is_final, read_answers, request_maker
 from distill.teachers.server import Spent
@@ -99,7 +99,7 @@ class FirstAnswers:
 def working(recipe: Recipe) -> Iterator[tuple[Path, Processes]]:
     """(generate's folder, all processes), nobody else at work in the run folder. Raises what `pipeline.run` raises."""
     folder = RunFolder.of(recipe)
-    with interrupts.listening():
+    with interrupts.listening(), disk_explained(folder):
         team = processes.start(recipe.num_processes)
         try:
             if team.is_main:

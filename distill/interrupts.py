@@ -4,6 +4,7 @@ The handler only sets a flag; loops ask for it where stopping is safe. A second 
 is safe too: every file is written whole or not at all.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -38,6 +39,9 @@ def _on_signal(number: int, _frame: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(number)
     _requested.append(signal.Signals(number).name)
+    if os.environ.get("RANK", "0") == "0":
+        # not print: the signal may have come in the middle of one
+        os.write(2, f"\n{_requested[0]}: finishing and saving what is in hand; once more ends at once\n".encode())
 
 
 def requested() -> bool:

@@ -3,26 +3,23 @@
 Every question that a finished run needs answered is answered here from files alone, without torch.
 """
 
-import errno
 import importlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from distill import interrupts, processes
-from distill.errors import DataError, DistillError, MismatchError
+from distill.errors import MismatchError
 from distill.models.load import identity, teacher_identity
 from distill.processes import Processes
 from distill.recipe import STAGES, Recipe
-from distill.run_folder import Manifest, RunFolder, StageOutput
+from distill.run_folder import Manifest, RunFolder, StageOutput, disk_explained
 from distill.text import sources
 
 SHARED = ("generate", "capture", "train")  # every process works on these; on the others the first works alone
 CHEAP = ("plan", "report")  # made again without asking when anything changed
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 READS = {
     "plan": (),
@@ -107,7 +104,7 @@ def run(
         if processes.launched_rank() == 0:
             print(f"{folder.path}: everything is done ({', '.join(chosen)})")
         return _result(folder)
-    with interrupts.listening():
+    with interrupts.listening(), disk_explained(folder):
         team = processes.start(recipe.num_processes)
         try:
             if team.is_main:
@@ -136,7 +133,7 @@ def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None
         print(f"{stage}: already done")
         return
     wanted = needs(stage, recipe, folder)
-    with interrupts.listening():
+    with interrupts.listening(), disk_explained(folder):
         job, num_jobs = shard or (0, 1)
         team = replace(processes.start(recipe.num_processes), job=job, num_jobs=num_jobs, leases=shard is None)
         try:
@@ -144,8 +141,7 @@ def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None
                 folder.lock(shared=True)
                 folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
             team.barrier()
-            with _full_disk_explained(folder):
-                importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
+            importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
             if team.is_main:
                 what = f"shard {job + 1}/{num_jobs} is done" if shard else "nothing is left that no other job works on"
                 print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
@@ -197,44 +193,19 @@ def _run_stage(stage: str, recipe: Recipe, folder: RunFolder, team: Processes) -
         print(f"{stage} ...", flush=True)
         folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
     team.barrier()
-    with _full_disk_explained(folder):
-        module = importlib.import_module(f"distill.{stage}")
-        output = StageOutput({}, [])
-        if stage in SHARED:
-            output = module.run(recipe, folder, team)
-        elif team.is_main:
-            output = module.run(recipe, folder)
-        if team.is_main:
-            manifest = folder.finish(
-                stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed, result=output.result,
-                files=output.files, started=started,
-            )  # fmt: skip
-            print(f"{stage}: done in {manifest.seconds:.1f} s", flush=True)
+    module = importlib.import_module(f"distill.{stage}")
+    output = StageOutput({}, [])
+    if stage in SHARED:
+        output = module.run(recipe, folder, team)
+    elif team.is_main:
+        output = module.run(recipe, folder)
+    if team.is_main:
+        manifest = folder.finish(
+            stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed, result=output.result,
+            files=output.files, started=started,
+        )  # fmt: skip
+        print(f"{stage}: done in {manifest.seconds:.1f} s", flush=True)
     team.barrier()
-
-
-@contextmanager
-def _full_disk_explained(folder: RunFolder) -> Iterator[None]:
-    try:
-        yield
-    except DistillError:
-        raise
-    except Exception as error:
-        if (full := explain_full_disk(error, folder)) is not None:
-            raise full from error
-        raise
-
-
-def explain_full_disk(error: BaseException, folder: RunFolder) -> DataError | None:
-    """A DataError for a full disk or quota, however a library wrapped it; None for anything else."""
-    text = str(error)
-    number = error.errno if isinstance(error, OSError) else None
-    if number not in DISK_FULL and not any(f"os error {n}" in text or f"[Errno {n}]" in text for n in DISK_FULL):
-        return None
-    place = getattr(error, "filename", None) or folder.path
-    return DataError(
-        f"{place}: the disk (or quota) is full; free space and run the same command to continue: finished work is kept"
-    )
 
 
 def _result(folder: RunFolder) -> Result:

@@ -4,12 +4,15 @@ If `manifest.json` is there, the stage is done. It holds the resolved section, t
 counts, files with size and SHA-256, and times. Stages meet only here.
 """
 
+import errno
 import fcntl
 import json
 import os
 import platform
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from distill.errors import DataError, MismatchError, MissingError
+from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
 from distill.rows import canonical_json, digest, file_sha256, fsync_folder, write_atomic
 from distill.sections import FOLDERS
@@ -168,7 +171,10 @@ class RunFolder:
 
         Shared holders (`--shard`) bear each other, and no whole run beside them.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise MismatchError(f"run_folder: {error.filename}: a file stands in the way; set run_folder=PATH to a folder") from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -214,6 +220,35 @@ class FolderWriter:
         else:
             self.temporary.rename(self.path)
         fsync_folder(self.path.parent)
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@contextmanager
+def disk_explained(folder: RunFolder) -> Iterator[None]:
+    """Within the block a full disk or quota, and a file that may not be read or written, is a DataError that names the place,
+    however a library wrapped it."""
+    try:
+        yield
+    except DistillError:
+        raise
+    except Exception as error:
+        place = getattr(error, "filename", None) or folder.path
+        if _is_one_of(error, DISK_FULL):
+            raise DataError(
+                f"{place}: the disk (or quota) is full; free space and run the same command to continue: finished work is kept"
+            ) from error
+        if _is_one_of(error, FORBIDDEN):
+            raise DataError(f"{place}: this user may not read or write it; change that, or set run_folder=PATH") from error
+        raise
+
+
+def _is_one_of(error: Exception, numbers: tuple[int, ...]) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in numbers
+    return any(f"os error {n})" in str(error) or f"[Errno {n}]" in str(error) for n in numbers)
 
 
 def files_under(folder: Path) -> list[Path]:

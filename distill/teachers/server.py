@@ -96,20 +96,25 @@ class Server:
             raise Unreachable(str(error) or type(error).__name__) from None
         except httpx2.TimeoutException as error:
             raise Trouble(f"no answer in time ({type(error).__name__})") from None
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise Trouble(f"the connection broke ({error or type(error).__name__})") from None
         finally:
             self.spent.at_once -= 1
         self.spent.num_bytes += len(data) + len(response.content)
         status = response.status_code
         if status in FATAL:
-            raise ServerError(f"teacher.server: {self.url} {FATAL[status]} (status {status}): {_excerpt(response.text)}")
+            raise ServerError(f"teacher.server: {self.url} {FATAL[status]} (status {status}): {self._words(response)}")
         if status in AGAIN:
-            raise Trouble(f"status {status}: {_excerpt(response.text)}", _retry_after(response.headers))
+            raise Trouble(f"status {status}: {self._words(response)}", _retry_after(response.headers))
         if status >= 400:
-            raise Refused(f"status {status}: {_excerpt(response.text)}")
+            raise Refused(f"status {status}: {self._words(response)}")
+        if 300 <= status < 400:  # not followed: it could lead the key anywhere
+            raise Trouble(f"status {status}: it sends on to {response.headers.get('location')}; name the server's own address")
         try:
             found = response.json()
+        except ValueError:
+            raise Trouble(f"not JSON: {self._words(response)[:60]!r}") from None
+        try:
             dialect.read(found)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise Trouble(f"an answer that is not what was asked for ({type(error).__name__} {error})") from None
@@ -124,14 +129,16 @@ class Server:
             return False
         return True
 
+    def _words(self, response: Any) -> str:
+        """The start of what it said. Some servers repeat the key, and what they say is shown and written."""
+        key = self.client.headers.get("authorization", "").removeprefix("Bearer ")
+        text = response.text.replace(key, "***") if key else response.text
+        return " ".join(text.split())[:200]
+
 
 def _join(url: str, path: str) -> str:
     """`http://host:8000` and `http://host:8000/v1` mean the same server."""
     return f"{url.rstrip('/').removesuffix('/v1')}/{path}"
-
-
-def _excerpt(text: str) -> str:
-    return " ".join(text.split())[:200]
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -150,12 +157,14 @@ def _retry_after(headers: Any) -> float | None:
 
 
 def key_from_environment(name: str | None) -> str | None:
-    """The key; RecipeError where the recipe names a variable that is not set. Never printed, never written."""
+    """The key; RecipeError where the recipe names a variable that is not set, or holds no key. Never printed, never written."""
     if name is None:
         return None
-    key = os.environ.get(name)
+    key = os.environ.get(name, "").strip()  # a line end comes along from files
     if not key:
         raise RecipeError(f"teacher.api_key_env: {name!r}: no such environment variable; set it to the server's key")
+    if not (key.isascii() and key.isprintable()):  # the HTTP library would refuse it, and quote it
+        raise RecipeError(f"teacher.api_key_env: {name!r}: a key is printable ASCII, and this variable's value is not; set it again")
     return key
 
 
@@ -186,7 +195,8 @@ async def connect(
             refusals.append(f"{dialect.path}: {error}")
         except Unreachable as error:
             await client.aclose()
-            raise MissingError(f"teacher.server: {url}: nothing answers there ({error}); is it running?") from None
+            way_out = "does it speak http:// only?" if "SSL" in str(error) else "is the address right, and the server running?"
+            raise MissingError(f"teacher.server: {url}: nothing answers there ({error}); {way_out}") from None
         except DistillError:
             await client.aclose()
             raise
