@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from run_helpers import ROOT, environment
 
@@ -168,3 +169,32 @@ def real_proxy(request):
     made = Proxy(request.getfixturevalue(request.param))
     yield made.start()
     made.stop()
+
+
+def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
+    """Of a run that took the log-probs of a server that serves TEACHER: what capture says of itself, the farthest that the log-prob
+    of the likeliest token is from the one by our own forward, and how many of the top 20 are the same."""
+    from distill.models import load
+    from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
+    from distill.signals import draws
+    from distill.signals.encoding import TopKRecord
+    from distill.signals.store import SignalStore, sequence_key
+    from distill.text.samples import read_samples
+
+    samples = read_samples(folder / "generate/kept.jsonl")
+    captured = json.loads((folder / "capture/manifest.json").read_text())["result"]
+    assert captured["num_sequences"] == len(samples)
+    store = SignalStore(folder / "capture/signals" / captured["folder"])
+    model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
+    head, worst, in_common = load.head_of(model), 0.0, []
+    for sample in samples[:20]:
+        found = store.read(sequence_key(sample.ids, len(sample.prompt_ids)))
+        assert isinstance(found, TopKRecord)
+        (hidden,) = answer_hidden_states(model, [TokenSequence(sample.ids, len(sample.prompt_ids))], 0)
+        for part, logits in logit_chunks(head, hidden):
+            rows_of = draws.Rows.of(0, len(hidden))[part]
+            expected = draws.top_k(logits, rows_of, k=20, vocab_size=store.header.vocab_size)
+            known = ~np.isneginf(found.tail_logp[part])
+            worst = max(worst, float(np.abs(found.logp[part].max(1) - expected.logp.max(1))[known].max()))
+            in_common += [len(set(a) & set(b)) for a, b in zip(found.ids[part][known], expected.ids[known], strict=True)]
+    return captured, worst, float(np.mean(in_common))

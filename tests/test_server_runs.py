@@ -9,10 +9,9 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from run_helpers import QUICKSTART, ROOT, command, environment, run, signal_when
-from server_helpers import TEACHER
+from server_helpers import TEACHER, log_probs_against_the_weights
 
 from distill.errors import RecipeError
 from distill.recipe import load_recipe
@@ -137,13 +136,6 @@ def test_a_whole_run_from_a_server_that_gives_text_only(proxy, tmp_path):
 
 def test_a_whole_run_on_log_probs_that_came_with_the_answers(proxy, tmp_path):
     """No weights: the signal is the server's, killed and capped on the way, and what a pass over the weights says."""
-    from distill.models import load
-    from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
-    from distill.signals import draws
-    from distill.signals.encoding import TopKRecord
-    from distill.signals.store import SignalStore, sequence_key
-    from distill.text.samples import read_samples
-
     folder = tmp_path / "run"
     given = arguments(
         folder, proxy.url, "generate.num_prompts=60", "generate.sampling_temperature=1", "capture.signal=top_k", "capture.top_k=20",
@@ -156,23 +148,9 @@ def test_a_whole_run_on_log_probs_that_came_with_the_answers(proxy, tmp_path):
     rows = logged(folder)
     assert len(rows) == len({row["key"] for row in rows}) and all(row["top_k"] for row in rows)
 
-    samples = read_samples(folder / "generate/kept.jsonl")
-    captured = json.loads((folder / "capture/manifest.json").read_text())["result"]
-    store = SignalStore(folder / "capture/signals" / captured["folder"])
-    assert captured["num_sequences"] == len(samples) and captured["num_unknown"] <= 0.01 * captured["num_tokens"]
-    model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
-    head, worst, close = load.head_of(model), 0.0, []
-    for sample in samples[:20]:
-        found = store.read(sequence_key(sample.ids, len(sample.prompt_ids)))
-        assert isinstance(found, TopKRecord)
-        (hidden,) = answer_hidden_states(model, [TokenSequence(sample.ids, len(sample.prompt_ids))], 0)
-        for part, logits in logit_chunks(head, hidden):
-            rows_of = draws.Rows.of(0, len(hidden))[part]
-            expected = draws.top_k(logits, rows_of, k=20, vocab_size=store.header.vocab_size)
-            known = ~np.isneginf(found.tail_logp[part])
-            worst = max(worst, float(np.abs(found.logp[part].max(1) - expected.logp.max(1))[known].max()))
-            close += [len(set(a) & set(b)) for a, b in zip(found.ids[part][known], expected.ids[known], strict=True)]
-    assert worst < 0.05 and np.mean(close) > 19.5  # the server computes in float16
+    captured, worst, in_common = log_probs_against_the_weights(folder)
+    assert captured["num_unknown"] <= 0.01 * captured["num_tokens"]
+    assert worst < 0.05 and in_common > 19.5  # the server computes in float16
     assert "text only" not in result.stderr and (folder / "report/report.html").is_file()
 
 

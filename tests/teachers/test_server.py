@@ -103,7 +103,7 @@ def test_a_reasoning_field_goes_before_the_answer():
     assert Chat.read({"choices": [{"message": {"content": None}, "finish_reason": "length"}]}).finish_reason == "length"
 
 
-def test_vllm_answers_as_its_documentation_says():
+def test_answers_of_vllm():
     found = {
         "choices": [{"index": 0, "text": "4", "token_ids": [19, 2], "prompt_token_ids": PROMPT, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 3, "completion_tokens": 2},
@@ -140,7 +140,7 @@ def test_log_probs_of_llama_cpp_belong_to_their_tokens():
         LlamaCpp.read(found | {"tokens": [7, 8, 2]})
 
 
-def test_log_probs_of_vllm_as_it_documents_them():
+def test_log_probs_of_vllm():
     rows = [{"token_id:4": -0.1, "token_id:9": -3.0}, {"token_id:6": -9999.0}]
     choice = {"text": "x", "token_ids": [4, 6], "finish_reason": "stop", "logprobs": {"tokens": ["token_id:4"], "top_logprobs": rows}}
     assert Completions.read({"choices": [choice]}).log_probs == [{4: -0.1, 9: -3.0}, {6: -9999.0}]
