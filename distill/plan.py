@@ -109,7 +109,10 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
         layers, hidden, _, kv_heads, head_dim = known.shape
         kv_width = (kv_heads or 8) * (head_dim or 128)
         return Size(known.params, layers or 1, hidden or 1, known.width or 151_936, kv_width, False)
-    return _size_from(config)
+    try:
+        return _size_from(config)
+    except KeyError as error:
+        raise MismatchError(f"{location}: its config.json says nothing of {error}: not a language model of a kind that is known") from None
 
 
 def _size_from(config: Mapping[str, Any]) -> Size:

@@ -171,6 +171,8 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise RecipeError(f"{source}{line}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:  # of a character that no text has
+        raise RecipeError(f"{source}: not YAML: {error}") from None
     except UnicodeDecodeError as error:
         raise RecipeError(f"{source}: not UTF-8 ({error.reason})") from None
     if not isinstance(values, dict):

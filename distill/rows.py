@@ -81,7 +81,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not JSON ({error.msg} at column {error.colno})") from None
+                    raise DataError(f"{path}, line {number}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})") from None
                 if not isinstance(row, dict):
                     raise DataError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
                 yield number, row

@@ -1,8 +1,10 @@
 """What a section of the recipe is made of and how it is explained, and the one that may stand in a list: a source of prompts."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -15,6 +17,15 @@ Expansion = Literal["magpie", "self_instruct", "personas"]
 
 def field(default: Any, description: str, *, machine: bool = False) -> Any:
     return Field(default, description=description, json_schema_extra={"machine": machine})
+
+
+def is_url(text: str) -> bool:
+    """Whether this is an http(s) address with a host, and with a port that there can be."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", text) and parts.port != 0
+    except ValueError:  # a port that is no number or beyond 65535, half an IPv6 address
+        return False
 
 
 class Section(BaseModel):

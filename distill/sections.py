@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distill.losses.parameters import parameter_problem
-from distill.schema import Section, Sources, field
+from distill.schema import Section, Sources, field, is_url
 
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
@@ -53,7 +53,7 @@ class Teacher(Section):
             raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
         if self.gguf and (self.server or self.quantization != "none" or self.device == "cuda"):
             raise ValueError("gguf runs on the CPU in its own quantization: remove gguf, or server, quantization and device: cuda")
-        if self.server and not self.server.startswith(("http://", "https://")):
+        if self.server and not is_url(self.server):
             raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
         return self
 
@@ -152,7 +152,7 @@ class Generate(Section):
             raise ValueError("judge_server and judge_model belong together: give both, or neither and the teacher judges itself")
         if self.judge_min_score is None and self.judge_server is not None:
             raise ValueError("judge_server without judge_min_score judges nothing: set judge_min_score, e.g. to 4")
-        if self.judge_server is not None and not self.judge_server.startswith(("http://", "https://")):
+        if self.judge_server is not None and not is_url(self.judge_server):
             raise ValueError(f"judge_server {self.judge_server!r} is not a URL: write http://host:port")
         return self
 
@@ -282,9 +282,9 @@ class Quantize(Section):
         [], "Of these formats win back what rounding took: with rounded weights the student is trained to be itself again, and the "
         "better file is kept. Worth it from 3 bits down; any GGUF type below 16 bits but mixed, and nf4",
     )  # fmt: skip
-    recover_steps: Positive = field(300, "Optimizer steps of about 2,048 tokens for each of them")
-    recover_learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = field(
-        None, "Peak; null = 1e-3 for tq2_0, 3e-4 for q2_k and q3_k_m, 2e-4 for the others"
+    recover_steps: Positive = field(500, "Optimizer steps of about 2,048 tokens for each of them")
+    recover_learning_rate: Annotated[float, Field(gt=0, lt=1)] = field(
+        0.02, "Peak, as a share of the rounding error of each tensor (root mean square)"
     )
 
     @model_validator(mode="after")

@@ -121,8 +121,21 @@ def test_broken_yaml_and_double_keys_name_the_line(tmp_path):
     path.write_text("name: a\nseed: 1\nname: b\n")
     with pytest.raises(RecipeError, match=r"line 3: not YAML: key 'name' is given twice"):
         load_recipe(path)
+    path.write_text("[1]: {a: 1}\n")
+    with pytest.raises(RecipeError, match=r"line 1: not YAML: \[.*\] cannot be a key"):
+        load_recipe(path)
+    path.write_text("name: a\0\n")
+    with pytest.raises(RecipeError, match=r"r\.yaml: not YAML: .*special characters"):
+        load_recipe(path)
     with pytest.raises(MissingError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("address", ["localhost:8000", "http://", "http://h:99999", "http://h:abc", "http://[::1", "http://a b", "ftp://h"])
+def test_an_address_that_is_none_is_refused(address):
+    assert "is not a URL: write http://host:port" in problem(f"teacher.server={address}")
+    assert "is not a URL" in problem(f"generate.judge_server={address}", "generate.judge_model=m", "generate.judge_min_score=4")
+    load_recipe(QUICKSTART, ["teacher.server=https://[::1]:8000/v1"])
 
 
 def test_python_objects_in_yaml_are_not_built(tmp_path):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.errors import MismatchError, MissingError, RecipeError
+from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.recipe import Recipe
 from distill.rows import digest
 
@@ -96,7 +96,8 @@ def _digest_of(paths: Sequence[Path]) -> str:
 
 
 def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
-    """config.json of a local folder or of the hub cache, without torch and without network. MissingError if absent."""
+    """config.json of a local folder or of the hub cache, without torch and without network. MissingError if absent, DataError if
+    it is no model's."""
     path = Path(location) / "config.json"
     if not Path(location).is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -105,7 +106,13 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
         if not isinstance(cached, str):
             raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
         path = Path(cached)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise DataError(f"{path}: no model_type in it, so it is no model's; fetch it again")
+    return config
 
 
 def quiet() -> None:
@@ -125,6 +132,8 @@ def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_c
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise MissingError(f"{location}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+    if tokenizer.vocab_size <= 1:  # what transformers makes of a folder without a tokenizer
+        raise MissingError(f"{location}: no tokenizer in it; fetch its tokenizer.json and tokenizer_config.json")
     if not tokenizer.is_fast:
         raise MismatchError(f"{location}: only a slow tokenizer is there; a tokenizer.json is needed")
     tokenizer.padding_side = "left"
@@ -138,7 +147,8 @@ def load_model(
 ) -> Any:
     """A causal language model in evaluation mode. Weights come from safetensors only.
 
-    Raises MissingError (no such folder, no safetensors) and RecipeError (an impossible quantization).
+    Raises MissingError (no such folder, no safetensors), DataError (half a download), MismatchError (weights that are not those
+    of config.json: transformers would make up what is missing) and RecipeError (an impossible quantization).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -149,20 +159,40 @@ def load_model(
         refuse_foreign_code(folder)
     if not any(folder.glob("*.safetensors")):
         raise MissingError(f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it")
+    refuse_torn(folder)
     device = f"cuda:{local_rank}" if where.device == "cuda" else "cpu"
     config = quantization_config(where.quantization, getattr(torch, where.dtype))
     known = _known_config(folder)
     try:
         # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with its sinks, has not)
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, where.dtype), device_map={"": device}, quantization_config=config,
-            use_safetensors=True, trust_remote_code=trust_remote_code, **({"config": known} if known else {}),
+            use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
+            **({"config": known} if known else {}),
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    made_up = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    if made_up:
+        raise MismatchError(
+            f"{location}: {len(made_up)} of its weights are missing, or of another shape than config.json says ({made_up[0]}, ...); "
+            "fetch the whole folder again"
+        )
     refuse_unquantized(model, where.quantization, location)
     keep_unpacked(model)
     return model.eval()
+
+
+def refuse_torn(folder: Path) -> None:
+    """Raise DataError if a file of weights is cut short, or the pointer that git without LFS leaves in its place."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{path}: not a whole file of weights ({error}); fetch it again") from None
 
 
 def refuse_foreign_code(folder: Path) -> None:

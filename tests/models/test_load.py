@@ -1,11 +1,13 @@
 import json
+import os
 import shutil
 
 import pytest
 import torch
 from conftest import tiny_qwen3
+from safetensors.torch import load_file, save_file
 
-from distill.errors import MismatchError, MissingError, RecipeError
+from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.models import load
 
 
@@ -39,6 +41,42 @@ def test_weights_that_could_run_code_are_refused(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(MissingError, match=r"no \*\.safetensors; other weight files can run code"):
         load.load_model(str(folder), load.Placement("cpu", "float32"))
+
+
+@pytest.mark.parametrize("left", ["half", "head", "nothing", "pointer"])
+def test_half_a_download_is_named(folder, left):
+    file = folder / "model.safetensors"
+    if left == "pointer":
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
+    else:
+        os.truncate(file, {"half": file.stat().st_size // 2, "head": 100, "nothing": 0}[left])
+    with pytest.raises(DataError, match=r"model\.safetensors: not a whole file of weights .* fetch it again"):
+        load.load_model(str(folder), load.Placement("cpu", "float32"))
+
+
+@pytest.mark.parametrize("change", ["missing", "shape"])
+def test_weights_that_are_not_there_are_not_made_up(folder, change):
+    """transformers would start with random ones, and say so in a table."""
+    if change == "missing":
+        weights = load_file(folder / "model.safetensors")
+        save_file({k: v for k, v in weights.items() if "layers.1" not in k}, folder / "model.safetensors", {"format": "pt"})
+    else:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 999}))
+    with pytest.raises(MismatchError, match=r"of its weights are missing, or of another shape .*model\.layers\.\d"):
+        load.load_model(str(folder), load.Placement("cpu", "float32"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_config_that_is_none_is_named(folder, text):
+    (folder / "config.json").write_text(text)
+    with pytest.raises(DataError, match=r"config\.json: .*fetch it again"):
+        load.read_config(str(folder))
+
+
+def test_a_folder_without_a_tokenizer_has_none(folder):
+    with pytest.raises(MissingError, match=r"tokenizer"):
+        load.load_tokenizer(str(folder))
 
 
 def test_a_hub_id_without_network_says_what_to_do():

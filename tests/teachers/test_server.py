@@ -65,6 +65,40 @@ def test_a_key_that_is_not_set_is_an_error_before_anything_is_sent(proxy, monkey
     assert not proxy.asked
 
 
+@pytest.mark.parametrize("status", ["400", "404", "401", "500"])
+def test_a_server_that_repeats_the_key_does_not_have_it_shown(proxy, status, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "as you")  # which the proxy's words hold
+    proxy.trouble = lambda number, path: status
+    with pytest.raises(ServerError) as error:
+        connected(proxy.url, api_key_env="SOME_KEY")
+    assert "*** asked" in str(error.value) and "as you" not in str(error.value)
+
+
+def test_the_line_end_of_a_file_is_not_part_of_the_key(proxy, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret-123\r\n")
+    connected(proxy.url, api_key_env="SOME_KEY")
+    assert proxy.headers[0]["Authorization"] == "Bearer secret-123"
+
+
+@pytest.mark.parametrize("key", ["secret-键", "secret\n123"])
+def test_what_is_no_key_is_refused_unseen(proxy, key, monkeypatch):
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(RecipeError, match=r"api_key_env: 'SOME_KEY': a key is printable ASCII") as error:
+        connected(proxy.url, api_key_env="SOME_KEY")
+    assert "secret" not in str(error.value) and not proxy.asked
+
+
+def test_a_page_instead_of_json_is_quoted(proxy):
+    proxy.trouble = lambda number, path: "not json"
+    with pytest.raises(ServerError, match="not JSON: '<html>busy</html>'"):
+        connected(proxy.url)
+
+
+def test_https_of_a_server_that_speaks_http_only(proxy):
+    with pytest.raises(MissingError, match="does it speak http:// only"):
+        connected(proxy.url.replace("http:", "https:"))
+
+
 @pytest.mark.parametrize(
     "url, path, joined",
     [
