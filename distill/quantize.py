@@ -43,8 +43,6 @@ F16_AGREEMENT = 0.995
 F16_DIFFERENCE = 0.02
 # The recovered file against the model that was trained: llama.cpp rounds activations to 8 bits where weights are quantized
 SAME_FILE, SAME_FILE_KL = 0.995, 0.01
-RECOVER_LEARNING_RATES = {"tq2_0": 1e-3, "q2_k": 3e-4, "q3_k_m": 3e-4}
-RECOVER_LEARNING_RATE = 2e-4
 SPEED_TOKENS = 128 + 32  # read and written to measure the speed
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
@@ -158,9 +156,8 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
     model, options = work.load_student(), work.recipe.quantize
     is_gguf = name not in BITSANDBYTES
     roundings = fake_quantize.gguf_roundings(work.student, name, importance) if is_gguf else fake_quantize.nf4_roundings(model)
-    rate = options.recover_learning_rate or RECOVER_LEARNING_RATES.get(name, RECOVER_LEARNING_RATE)
     recover(
-        model, work.learnt(), roundings, Plan(options.recover_steps, rate, work.recipe.seed),
+        model, work.learnt(), roundings, Plan(options.recover_steps, options.recover_learning_rate, work.recipe.seed),
         pad_id=work.tokenizer.pad_token_id, vocab_size=len(work.tokenizer), label=f"recover {name}",
     )  # fmt: skip
     place = work.folder.quantized(name)

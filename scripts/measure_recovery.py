@@ -28,17 +28,18 @@ from benchmark_sections import machine, replace_section, table  # noqa: E402
 from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from transformers.utils import logging  # noqa: E402
 
-from distill.export import agreement, fake_quantize  # noqa: E402
+from distill.export import agreement, fake_quantize, imatrix  # noqa: E402
+from distill.export.gguf import ARCHITECTURES  # noqa: E402
 from distill.losses.linear_head import linear_head_loss  # noqa: E402
-from distill.models.load import Placement, head_of, load_model, load_tokenizer  # noqa: E402
+from distill.models.load import Placement, head_of, load_model, load_tokenizer, num_parameters  # noqa: E402
 from distill.models.score import TokenSequence  # noqa: E402
-from distill.quantize import RECOVER_LEARNING_RATE, RECOVER_LEARNING_RATES  # noqa: E402
+from distill.quantize import UNWEIGHTED  # noqa: E402
+from distill.sections import Quantize  # noqa: E402
 from distill.text.samples import Sample, read_samples, split_samples  # noqa: E402
 from distill.training.batches import collate  # noqa: E402
 from distill.training.recover import Plan, as_in_the_file, recover  # noqa: E402
 
 HEADING = "## What recovery wins back"
-FORMATS = ("q2_k", "tq2_0", "q4_0", "nf4")
 LONGEST = 128  # tokens of a line
 
 
@@ -82,22 +83,34 @@ def trained(tokenizer: Any, samples: list[Sample], num_steps: int) -> Any:
     return model.eval()
 
 
-def rows_of(folder: Path, learn: list[Sample], check: list[Sample], num_steps: int) -> list[list[str]]:
+def importance_of(folder: Path, samples: list[Sample], path: Path) -> Any:
+    """The importance matrix as quantize measures it."""
+    model = load_model(str(folder), Placement("cpu", "float32"))
+    chosen = samples[: Quantize().importance_sequences]
+    sums, num_tokens = imatrix.collect(model, [s.ids for s in chosen], ARCHITECTURES[model.config.architectures[0]])
+    imatrix.write(path, sums, num_tokens, len(chosen), str(folder))
+    return imatrix.read(path)
+
+
+def rows_of(
+    folder: Path, learn: list[Sample], check: list[Sample], formats: list[str], num_steps: int, learning_rate: float
+) -> list[list[str]]:  # fmt: skip
     """A row of the table for each format, for the model in `folder`."""
     tokenizer = load_tokenizer(str(folder))
     rows = []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "distributions.npy"
-        for kind in FORMATS:
+        importance = importance_of(folder, learn, Path(name) / "imatrix.gguf")
+        for kind in formats:
             model = load_model(str(folder), Placement("cpu", "float32"))
             reference = agreement.refer_to(model, check, tokenizer, 4096, path)
-            roundings = fake_quantize.nf4_roundings(model) if kind == "nf4" else fake_quantize.gguf_roundings(folder, kind, None)
+            weighted = None if kind in UNWEIGHTED else importance
+            roundings = fake_quantize.nf4_roundings(model) if kind == "nf4" else fake_quantize.gguf_roundings(folder, kind, weighted)
             figures = []
             for after in (False, True):
                 if after:
-                    plan = Plan(num_steps, RECOVER_LEARNING_RATES.get(kind, RECOVER_LEARNING_RATE), 0)
                     recover(
-                        model, [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn], roundings, plan,
+                        model, [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn], roundings, Plan(num_steps, learning_rate, 0),
                         pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer), label=f"recover {kind}",
                     )  # fmt: skip
                 with as_in_the_file(model, roundings):
@@ -115,18 +128,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, help="a finished run folder")
     parser.add_argument("--text", type=Path, metavar="FOLDER", help="of .txt and .tsv files, for the student of 20 M parameters")
-    parser.add_argument("--steps", type=int, default=300, help="of recovery")
+    parser.add_argument("--steps", type=int, default=Quantize().recover_steps, help="of recovery")
+    parser.add_argument("--learning-rate", type=float, default=Quantize().recover_learning_rate)
+    parser.add_argument("--formats", default="q2_k,tq2_0,q4_0,nf4")
+    parser.add_argument("--student", type=Path, metavar="FOLDER", help="that student: kept there, and taken from there if it is there")
     parser.add_argument("--train-steps", type=int, default=600, help="of that student's own training")
     parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     head = ["format", "plain: NLL change / KL / same top token", f"after {options.steps} steps", "KL won back"]
-    parts = []
+    parts, how = [], (options.formats.split(","), options.steps, options.learning_rate)
     if options.run:
         learn, check = split_samples(read_samples(options.run / "generate" / "kept.jsonl"), 0.05)
         random.Random(0).shuffle(learn)
-        rows = rows_of(options.run / "train" / "student", learn, check, options.steps)
+        rows = rows_of(options.run / "train" / "student", learn, check, *how)
         parts.append(f"The student of {options.run.name}:\n\n" + table(head, rows))
     if options.text:
         tokenizer = load_tokenizer(str(ROOT / "recipes" / "quickstart" / "teacher"))
@@ -135,16 +151,16 @@ def main() -> None:
             sys.exit(f"--text {options.text}: {len(samples)} lines of text in *.txt and *.tsv; a thousand are needed")
         check, learn = samples[:200], samples[200:]
         with tempfile.TemporaryDirectory() as name:
-            model = trained(tokenizer, learn, options.train_steps)
-            model.save_pretrained(name)
-            tokenizer.save_pretrained(name)
-            size = sum(p.numel() for p in model.parameters()) / 1e6
-            rows = rows_of(Path(name), learn, check, options.steps)
-            what = f"A student of {size:.1f} M parameters after {options.train_steps} steps of cross-entropy on {len(learn):,} lines"
-            parts.append(f"{what}:\n\n" + table(head, rows))
+            folder = options.student or Path(name)
+            if not (folder / "config.json").is_file():
+                trained(tokenizer, learn, options.train_steps).save_pretrained(folder)
+                tokenizer.save_pretrained(folder)
+            what = f"A student of {num_parameters(folder) / 1e6:.1f} M parameters, trained by cross-entropy on {len(learn):,} lines"
+            parts.append(f"{what}:\n\n" + table(head, rows_of(folder, learn, check, *how)))
     section = (
         f"{HEADING}\n\n`scripts/measure_recovery.py`; its first lines say how. {machine()}. NLL change and KL (to the model "
-        "before) in nats a token,\non held-out sequences.\n\n" + "\n\n".join(parts) + "\n"
+        f"before) in nats a token,\non held-out sequences. Peak learning rate: {options.learning_rate:g} of each tensor's rounding "
+        "error.\n\n" + "\n\n".join(parts) + "\n"
     )
     print(section)
     if options.write:

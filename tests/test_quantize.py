@@ -72,7 +72,7 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tm
 
 def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(tmp_path: Path) -> None:
     overrides = ["quantize.formats=[q2_k, q8_0]", "quantize.recover=[q2_k, q8_0]", "quantize.recover_steps=12"]
-    recipe, folder = trained(tmp_path, *overrides, "quantize.recover_learning_rate=1e-4", "quantize.num_sequences=8")
+    recipe, folder = trained(tmp_path, *overrides, "quantize.num_sequences=8")
     checks = quantize.run(recipe, folder).result["formats"]
     for name in ("q2_k", "q8_0"):
         recovery, check = checks[name]["recovery"], checks[name]

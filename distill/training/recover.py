@@ -37,7 +37,12 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast; `seed` orders the samples."""
+    """How long and how fast; `seed` orders the samples.
+
+    `learning_rate`: the peak, as a share of what rounding does to each tensor (root mean square). AdamW moves a weight by about its
+    learning rate a step, and a weight must move as far as the grid is coarse before it is rounded otherwise: one number
+    for every format, every tensor and every size of model.
+    """
 
     num_steps: int
     learning_rate: float
@@ -58,10 +63,9 @@ def recover(
     whole_VH = head.weight.detach()[:vocab_size].clone()  # stays as it is when the head is trained
     parameters = dict(model.named_parameters())
     rounded = {parameters[name]: function for name, function in roundings.items()}
-    optimizer = torch.optim.AdamW(
-        [p for p in parameters.values() if p.requires_grad], lr=plan.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
-    )
     latent = _Latent(rounded)
+    peaks = {p: plan.learning_rate * latent.rms_error(p) for p in rounded}  # what is not rounded stays as it is
+    optimizer = torch.optim.AdamW([{"params": [p]} for p in peaks], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     losses = []
     with Progress(label, plan.num_steps, "steps") as bar:
         for step, batch in zip(range(plan.num_steps), _batches(pool, plan.seed), strict=False):
@@ -82,8 +86,8 @@ def recover(
                 raise TrainingError(
                     f"{label}, step {step + 1}: loss {losses[-1]}, gradient norm {norm}: not finite; lower quantize.recover_learning_rate"
                 )
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * _rate(step, plan.num_steps)
+            for group, peak in zip(optimizer.param_groups, peaks.values(), strict=True):
+                group["lr"] = peak * _rate(step, plan.num_steps)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.advance(1, note=f"{losses[-1]:.4f} nats")
@@ -105,6 +109,10 @@ class _Latent:
     def __init__(self, rounded: Mapping[Any, Round]):
         self._rounded = rounded
         self._error: dict[Any, Tensor] = {}
+
+    def rms_error(self, parameter: Any) -> float:
+        """Root mean square of what rounding does to this weight."""
+        return float((self._rounded[parameter](parameter.data) - parameter.data).square().mean().sqrt())
 
     @contextmanager
     def as_in_the_file(self, *, refresh: bool) -> Iterator[None]:

@@ -56,7 +56,7 @@ def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(sequence
     with as_in_the_file(model, roundings_of(model)):
         plain = kl(whole, model, unseen)
     assert kl(whole, model, unseen) == 0, "the latent weights come back"
-    losses = recover(model, learn, roundings_of(model), Plan(60, 1e-3, 0), pad_id=0, vocab_size=VOCAB, label="recover")
+    losses = recover(model, learn, roundings_of(model), Plan(60, 0.03, 0), pad_id=0, vocab_size=VOCAB, label="recover")
     with as_in_the_file(model, roundings_of(model)):
         recovered = kl(whole, model, unseen)
     assert len(losses) == 60 and losses[0] == pytest.approx(plain, rel=0.3)
@@ -66,7 +66,7 @@ def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(sequence
 def test_the_same_plan_ends_in_the_same_weights(sequences: list[TokenSequence]) -> None:
     first, second = tiny(), tiny()
     for model in (first, second):
-        recover(model, sequences, roundings_of(model), Plan(5, 1e-3, 3), pad_id=0, vocab_size=VOCAB, label="recover")
+        recover(model, sequences, roundings_of(model), Plan(5, 0.02, 3), pad_id=0, vocab_size=VOCAB, label="recover")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(first.model.embed_tokens.weight, tiny().model.embed_tokens.weight)
 
@@ -110,4 +110,4 @@ def test_a_loss_that_is_not_finite_stops(sequences: list[TokenSequence]) -> None
     model = tiny()
     broken = {"model.layers.0.mlp.up_proj.weight": lambda weight: weight * float("nan")}
     with pytest.raises(TrainingError, match=r"recover q2_k, step 1: loss nan.*quantize.recover_learning_rate"):
-        recover(model, sequences, broken, Plan(5, 1e-3, 0), pad_id=0, vocab_size=VOCAB, label="recover q2_k")
+        recover(model, sequences, broken, Plan(5, 0.02, 0), pad_id=0, vocab_size=VOCAB, label="recover q2_k")
