@@ -138,10 +138,11 @@ class RunFolder:
 
     def _started(self, stage: str) -> Any:
         try:
-            return SimpleNamespace(**json.loads((self.stage(stage) / "started.json").read_text(encoding="utf-8")))
+            found = json.loads((self.stage(stage) / "started.json").read_text(encoding="utf-8"))
+            return SimpleNamespace(**{name: found[name] for name in ("section", "inputs", "seed")})
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             raise DataError(f"{self.stage(stage) / 'started.json'}: broken; delete it and run the same command") from None
 
     def set_aside(self, stage: str) -> None:

@@ -35,6 +35,7 @@ def test_overrides_stand_before_and_after_options(words):
         (["rnu", "r.yaml"], "invalid choice: 'rnu'"),
         (["capture", "r.yaml", "--shard", "5/4"], "'5/4' is not I/N"),
         (["chat", "runs/r", "--threads", "0"], "'0' is not a number from 1 up"),
+        (["probe", "r.yaml", "--num", "-4"], "'-4' is not a number from 1 up"),
         (["serve", "runs/r", "generate.top_k=1"], "unknown: generate.top_k=1"),
     ],
 )

@@ -36,7 +36,7 @@ def open_run(run: str) -> tuple[Recipe, RunFolder]:
         return load_recipe(place / "recipe.yaml"), RunFolder(place.resolve())
     known = {path.parent.name: path.parent for path in (*Path("runs").glob("*/recipe.yaml"), *place.parent.glob("*/recipe.yaml"))}
     near = difflib.get_close_matches(place.name, known, n=1)
-    hint = f"did you mean {known[near[0]]}?" if near else f"known: {', '.join(map(str, known.values())) or 'no run'}"
+    hint = f"did you mean {known[near[0]]}?" if near else f"known: {', '.join(map(str, [*known.values()][:5])) or 'no run'}"
     raise MissingError(f"{place}: neither a run folder nor a recipe; {hint}")
 
 

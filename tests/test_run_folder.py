@@ -1,0 +1,25 @@
+"""What stands in a run folder is read with care: a file that somebody broke is named, never guessed at."""
+
+import pytest
+
+from distill.errors import DataError
+from distill.run_folder import RunFolder
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+@pytest.mark.parametrize("name", ["manifest.json", "started.json"])
+def test_a_broken_note_of_a_stage_is_named(tmp_path, name, text):
+    folder = RunFolder(tmp_path)
+    folder.stage("generate").mkdir()
+    (folder.stage("generate") / name).write_text(text)
+    with pytest.raises(DataError, match=rf"generate/{name}: broken.*delete it and run the same command"):
+        folder.changes("generate", section={}, inputs={}, seed=0)
+
+
+def test_what_a_stage_was_begun_with_is_compared_field_by_field(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.stage("generate").mkdir()
+    folder.start("generate", section={"a": 1, "b": {"c": 2}}, inputs={"teacher": "x"}, seed=1)
+    assert folder.changes("generate", section={"a": 1, "b": {"c": 2}}, inputs={"teacher": "x"}, seed=1) == []
+    found = folder.changes("generate", section={"a": 1, "b": {"c": 3}}, inputs={"teacher": "y"}, seed=1)
+    assert len(found) == 2 and "b.c" in found[0] and "`teacher` has changed" in found[1]
