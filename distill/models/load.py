@@ -165,13 +165,14 @@ def load_model(
     known = _known_config(folder)
     try:
         # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with its sinks, has not)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, where.dtype), device_map={"": device}, quantization_config=config,
             use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
             **({"config": known} if known else {}),
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    model, found = loaded
     made_up = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
     if made_up:
         raise MismatchError(
