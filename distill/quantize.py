@@ -96,6 +96,8 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
             if not check_file.is_file():
                 write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
             checks[name] = json.loads(check_file.read_text())
+            if note := checks[name].get("note"):
+                print(f"quantize: {name}: {note}", flush=True)
             bar.advance(1, note=name)
             interrupts.check()
     work.distributions.unlink(missing_ok=True)
@@ -179,7 +181,16 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
         _remove(other)
     figures = ("kl", "nll_change", "top_token_agreement")
     both = {word: {key: check[key] for key in figures} for word, check in (("plain", plain), ("recovered", found))}
-    return (found if better else plain) | {"recovery": {**both, "kept": "recovered" if better else "plain"}}
+    kept = "recovered" if better else "plain"
+    return (found if better else plain) | {"recovery": {**both, "kept": kept}, "note": recovery_note(**both, kept=kept)}
+
+
+def recovery_note(*, plain: Mapping[str, float], recovered: Mapping[str, float], kept: str) -> str:
+    """What recovery did, in a line for the terminal and the report."""
+    figures = f"KL {plain['kl']:.5f} to {recovered['kl']:.5f}, NLL change {plain['nll_change']:+.5f} to {recovered['nll_change']:+.5f}"
+    if kept == "plain":
+        return f"recovery did not help ({figures}): the plain file is kept"
+    return f"recovery won back {1 - recovered['kl'] / plain['kl']:.0%} of the KL ({figures})"
 
 
 def _require_same(work: Work, model: Any, file: Path) -> None:
@@ -267,7 +278,9 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
         chosen = budget.choose(judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1))
     check = _gguf(work, file_type_of(chosen.types.values()), work.student, place, importance, chosen.types)
     nats = {name: round(value, 6) for name, value in chosen.nats.items()}
-    return check | {"budget_mb": options.budget_mb, "chosen": chosen.name, "kl_of_choices": nats}
+    compared = ", ".join(f"{name} {value:.5f}" for name, value in sorted(nats.items(), key=lambda item: item[1]))
+    note = f"of what fits into {options.budget_mb:g} MB, {chosen.name} is nearest to the student (KL on training samples: {compared})"
+    return check | {"budget_mb": options.budget_mb, "chosen": chosen.name, "kl_of_choices": nats, "note": note}
 
 
 def _gguf(

@@ -70,16 +70,28 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tm
     assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
 
 
-def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(tmp_path: Path) -> None:
+def test_what_recovery_did_is_told_in_a_line() -> None:
+    plain, better, worse = ({"kl": kl, "nll_change": 2 * kl, "top_token_agreement": 0.9} for kl in (0.01, 0.002, 0.02))
+    assert quantize.recovery_note(plain=plain, recovered=better, kept="recovered") == (
+        "recovery won back 80% of the KL (KL 0.01000 to 0.00200, NLL change +0.02000 to +0.00400)"
+    )
+    assert quantize.recovery_note(plain=plain, recovered=worse, kept="plain").endswith("the plain file is kept")
+
+
+def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     overrides = ["quantize.formats=[q2_k, q8_0]", "quantize.recover=[q2_k, q8_0]", "quantize.recover_steps=12"]
     recipe, folder = trained(tmp_path, *overrides, "quantize.num_sequences=8")
     checks = quantize.run(recipe, folder).result["formats"]
+    printed = capsys.readouterr().out
     for name in ("q2_k", "q8_0"):
         recovery, check = checks[name]["recovery"], checks[name]
         assert recovery["kept"] in ("plain", "recovered")
         assert check["kl"] == recovery[recovery["kept"]]["kl"] <= recovery["plain"]["kl"]
         assert check["bytes"] == folder.quantized(name).stat().st_size
-    assert checks["q2_k"]["recovery"]["kept"] == "recovered"
+        assert f"quantize: {name}: {check['note']}" in printed
+    assert checks["q2_k"]["recovery"]["kept"] == "recovered" and "recovery won back" in checks["q2_k"]["note"]
     left = {path.name for path in folder.stage("quantize").iterdir()}
     assert not [name for name in left if "latent" in name or "recovered" in name or name.endswith(".npy")]
 

@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from typing import get_args
 
 import pytest
 from run_helpers import QUICKSTART, ROOT, SMALL, command, environment, run, signal_when, small
 
 from distill.rows import read_row_logs
+from distill.sections import Format
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +70,26 @@ def test_every_quantized_file_was_loaded_back(finished):
     table = json.loads((finished / "report" / "manifest.json").read_text())["result"]["table"]
     assert [row["model"] for row in table] == ["teacher", "control", "student", "w16a16", "q8_0", "f16"]
     assert "`quantize/w16a16`: for transformers and vLLM" in (finished / "report" / "MODEL_CARD.md").read_text()
+
+
+def test_the_student_in_every_format_at_once(copy):
+    """Written, loaded back, compared, recovered, chosen by bytes; bitsandbytes and compressed-tensors where they are installed."""
+    formats = [name for name in get_args(Format) if name != "w4a16" or find_spec("compressed_tensors")]
+    given = small(copy, f"quantize.formats=[{', '.join(formats)}]", "quantize.recover=[q2_k, nf4]", "quantize.recover_steps=4",
+                  "quantize.budget_mb=0.5", "quantize.min_top_token_share=0")  # fmt: skip
+    result = run(*given, "--redo", "quantize", "--stages", "quantize")
+    assert result.returncode == 0, result.stderr[-3000:]
+    checks = json.loads((copy / "quantize" / "manifest.json").read_text())["result"]["formats"]
+    assert set(checks) == {"w16a16", *formats}
+    for name, check in checks.items():
+        assert check["bytes"] > 0 and check["kl"] < 0.1 and check["failed"] is None, (name, check)
+        place = copy / "quantize" / (name if check["runtime"].startswith("transformers") else f"{name}.gguf")
+        assert place.exists() and check["decode_speed"] > 0
+    assert checks["tq2_0"]["bytes"] < checks["f16"]["bytes"] and checks["mixed"]["bytes"] <= 500_000
+    for name, said in (("q2_k", "recovery"), ("nf4", "recovery"), ("mixed", "of what fits into 0.5 MB")):
+        assert checks[name]["note"].startswith(said) and f"quantize: {name}: {said}" in result.stdout
+    run(*given, "--stages", "evaluate,report")
+    assert checks["mixed"]["note"] in (copy / "report" / "report.html").read_text()
 
 
 def test_a_finished_run_says_so_in_under_a_second_without_torch(finished):

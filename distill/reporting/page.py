@@ -179,7 +179,8 @@ def _signal(captured: dict[str, Any]) -> str:
 
 def _files(manifests: dict[str, Manifest]) -> str:
     rows = "".join(
-        f"<tr><td>{_e(name)}{_failed(f)}</td><td class='text'>{_e(f['runtime'])}</td><td class='text'>{_e(f['tokenization'])}</td>"
+        f"<tr><td>{_e(name)}{_failed(f)}{_note(f)}</td>"
+        f"<td class='text'>{_e(f['runtime'])}</td><td class='text'>{_e(f['tokenization'])}</td>"
         f"<td>{f['nll_change']:+.5f}</td><td>{f['kl']:.6f}</td><td>{f['num_kl_tokens']:,}</td>"
         f"<td class='text'>{_e(', '.join(f'{k} × {v}' for k, v in f.get('tensor_types', {}).items()))}</td></tr>"
         for name, f in manifests["quantize"].result["formats"].items()
@@ -194,6 +195,10 @@ def _files(manifests: dict[str, Manifest]) -> str:
 
 def _failed(check: dict[str, Any]) -> str:
     return f" <span class='wrong'>failed: {_e(check['failed'])}</span>" if check.get("failed") else ""
+
+
+def _note(check: dict[str, Any]) -> str:
+    return f"<br><span class='faint'>{_e(check['note'])}</span>" if check.get("note") else ""
 
 
 def _licences(manifests: dict[str, Manifest]) -> str:
