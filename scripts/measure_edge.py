@@ -24,7 +24,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 from distill.deploy import bandwidth, bench  # noqa: E402
 from distill.deploy.targets import target  # noqa: E402
 from distill.export.gguf import write_gguf  # noqa: E402
-from distill.models.load import load_tokenizer  # noqa: E402
+from distill.models.load import load_tokenizer, quiet  # noqa: E402
 
 HEADING = "## Edge figures"
 FORMATS = ("f16", "q8_0", "q4_k_m", "q4_0", "q2_k", "tq2_0")
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--target", default="Raspberry Pi 5", help="for the last column, an estimate")
     parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the table into this file, too")
     options = parser.parse_args()
+    quiet()
     elsewhere = target(options.target)
     counts = bench.thread_counts(len(os.sched_getaffinity(0)))
     read = {count: bandwidth.read_bandwidth(count) for count in counts}
