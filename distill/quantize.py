@@ -325,7 +325,7 @@ def _w16a16(work: Work, place: Path) -> dict[str, Any]:
     for dtype in w16a16.dtypes(work.student):
         with FolderWriter(place) as temporary:
             w16a16.write_w16a16(work.student, temporary, dtype)
-        check = _check_folder(work, place, w16a16.load_w16a16(place), "transformers")
+        check = _check_folder(work, W16A16, place, "transformers")
         if math.isfinite(check["nll"]):
             break
         print(f"quantize: {place.name}: {dtype} does not hold the numbers of this student", file=sys.stderr, flush=True)
@@ -333,27 +333,25 @@ def _w16a16(work: Work, place: Path) -> dict[str, Any]:
 
 
 def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str, Any]:
-    from distill.export.bnb import load_bnb, write_bnb
-    from distill.export.w4a16 import load_w4a16, write_w4a16
+    from distill.export.bnb import write_bnb
+    from distill.export.w4a16 import write_w4a16
 
     with FolderWriter(place) as temporary:
         if name in BITSANDBYTES:
             write_bnb(model_folder, temporary, name)
         else:
             write_w4a16(model_folder, temporary, [s.ids for s in work.learnt(work.recipe.quantize.importance_sequences)])
-    if name in BITSANDBYTES:
-        return _check_folder(work, place, load_bnb(place), "transformers + bitsandbytes")
-    return _check_folder(work, place, load_w4a16(place), "transformers + compressed-tensors")
+    return _check_folder(work, name, place, f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}")
 
 
-def _check_folder(work: Work, place: Path, model: Any, runtime: str) -> dict[str, Any]:
-    """What was found out about a folder, which `model` was loaded from."""
-    from distill.export.bnb import speed
+def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str, Any]:
+    """What was found out about a folder."""
+    from distill.export import folder_process
 
-    num_bytes, measured = _weight_bytes(place), speed(model)
+    num_bytes, measured = _weight_bytes(place), folder_process.measure(name, place)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
         "runtime": runtime, "tokenization": "same tokenizer files",
-        **in_transformers(work.reference, model, work.tokenizer, work.recipe.teacher.batch_tokens),
-        "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
+        **in_transformers(work.reference, folder_process.load(name, place), work.tokenizer, work.recipe.teacher.batch_tokens),
+        "peak_memory": measured.peak_memory, "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip

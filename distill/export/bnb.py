@@ -6,12 +6,10 @@ back wrong. So a folder is written before any forward, and models that we load o
 
 import logging
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError, MissingError
-from distill.export.llama_model import Speed
 from distill.models.load import keep_unpacked, quantization_config, refuse_unquantized
 from distill.sections import BITSANDBYTES
 
@@ -72,26 +70,6 @@ def load_bnb(folder: Path, device: str = "cpu") -> Any:
     # says at every layer of every forward that int8 casts to float16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return model.eval()
-
-
-def speed(model: Any, num_prompt_tokens: int = 128, num_new_tokens: int = 32) -> Speed:
-    """Of one sequence of arbitrary tokens in transformers, after a warm-up: what `LlamaModel.speed` measures for a GGUF file."""
-    import torch
-
-    ids_1T = torch.arange(num_prompt_tokens, device=model.device)[None] % model.config.vocab_size
-    with torch.no_grad():
-        model(input_ids=ids_1T[:, :8])
-        start = time.perf_counter()
-        said = model(input_ids=ids_1T, use_cache=True, logits_to_keep=1)
-        token_11 = said.logits[:, -1:].argmax(-1)
-        int(token_11)  # waits for a GPU
-        middle = time.perf_counter()
-        for _ in range(num_new_tokens):
-            said = model(input_ids=token_11, past_key_values=said.past_key_values, use_cache=True)
-            token_11 = said.logits[:, -1:].argmax(-1)
-        int(token_11)
-        end = time.perf_counter()
-    return Speed(num_prompt_tokens / (middle - start), num_new_tokens / (end - middle))
 
 
 def _refuse_odd_widths(folder: Path, model: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from distill.errors import DataError, DistillError, MismatchError, MissingError
+from distill.export.child import environment, peak_memory
 from distill.export.llama_model import KV_TYPES, Given, LlamaModel, OnAnswer, OnScored, Scored, Speed
 
 
@@ -39,14 +40,12 @@ class LlamaProcess:
 
     def __enter__(self) -> "LlamaProcess":
         """Start and load. Raises what LlamaModel raises, and DataError for a crash."""
-        root = str(Path(__file__).resolve().parents[2])  # the package need not be installed
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GGML_NO_BACKTRACE": "1"}
         self._errors = tempfile.TemporaryFile()  # a pipe could fill and block
         self._child = subprocess.Popen(
             # -P: the working folder may hold files named like modules
-            [sys.executable, "-P", "-m", "distill.export.llama_cpp", *self._arguments], env=environment, text=True,
-            encoding="utf-8", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+            [sys.executable, "-P", "-m", "distill.export.llama_cpp", *self._arguments],
+            env={**environment(), "GGML_NO_BACKTRACE": "1"}, text=True, encoding="utf-8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
         )  # fmt: skip
         try:
             self._receive("loading")
@@ -107,11 +106,7 @@ class LlamaProcess:
     def peak_memory(self) -> int | None:
         """Bytes of memory that the process held at most, the mapped file and Python included; None without /proc."""
         assert self._child is not None
-        try:
-            lines = Path(f"/proc/{self._child.pid}/status").read_text().splitlines()
-        except FileNotFoundError:
-            return None
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+        return peak_memory(self._child.pid)
 
     def _send(self, request: dict[str, Any]) -> None:
         assert self._child is not None and self._child.stdin is not None, "use it as a context manager"

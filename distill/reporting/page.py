@@ -111,9 +111,9 @@ def _table_notes(manifests: dict[str, Manifest]) -> str:
         f"{evaluate['num_examples']} held-out prompts. NLL: nats a token of the teacher's own sampled answers; the "
         "teacher's is the floor. KL: nats a token from the 16-bit student's distribution to the file's, and same top token: share "
         "of positions where its likeliest token is the student's, both on validation samples. Tokens/s: batched greedy answers "
-        "here, in each file's own runtime. Refused: answers that open with a refusal. Memory: of llama.cpp's process at most, "
-        "the mapped file, its keys and values and some 40 MB of Python included. Prefill and decode: one sequence, 128 tokens "
-        "read and 32 written, tokens a second."
+        "here, in each file's own runtime. Refused: answers that open with a refusal. Memory: of a process that loads the file, at "
+        "most: in llama.cpp the mapped file, its keys and values and some 40 MB of Python, in transformers torch, too. Prefill and "
+        "decode: one sequence, 128 tokens read and 32 written, tokens a second."
     )
 
 
