@@ -85,3 +85,9 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
     assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
     assert costs["mixed"].disk > costs["plain"].disk + 8e6
     assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * student.parameters), "the 16-bit folder is always there"
+
+
+def test_a_config_that_says_nothing_of_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(MismatchError, match=r"its config\.json says nothing of 'hidden_size'"):
+        size_of(load_recipe(QUICKSTART), str(tmp_path), None)

@@ -110,8 +110,8 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise DataError(f"{path}: no model_type in it, so it is no model's; fetch it again")
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: no object, so it is no model's; fetch it again")
     return config
 
 
