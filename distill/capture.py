@@ -61,7 +61,9 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         path.rename(path.with_suffix(".broken"))
 
     batches = batches_by_length([len(s.ids) for s in samples], recipe.teacher.batch_tokens)
-    blocks = _blocks(batches, [len(s.answer_ids) for s in samples], recipe.capture.shard_tokens, processes)
+    # what a server gave is only taken over: one block, because each reads the whole log
+    block_tokens = sys.maxsize if recipe.capture.from_server else recipe.capture.shard_tokens
+    blocks = _blocks(batches, [len(s.answer_ids) for s in samples], block_tokens, processes)
     named = {digest(*(keys[i] for batch in block for i in batch)): block for block in blocks}
 
     def is_done(block: Block) -> bool:

@@ -18,6 +18,7 @@ from distill.models.intervals import mean_interval, percent, wilson
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.sections import Generate
+from distill.teachers.answers import answered
 from distill.teachers.requests import Request, best_rows, read_answers, request_maker
 from distill.text.samples import Prompt
 
@@ -66,9 +67,9 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
     _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
-    make, answered = request_maker(recipe, first.tokenizer), first.answered()
+    make, on_disk = request_maker(recipe, first.tokenizer), answered(recipe, stage / "raw")
     wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
-    left = [r for r in wanted if r.key not in answered]
+    left = [r for r in wanted if r.key not in on_disk]
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
     lengths, taken = [len(rows[r.key]["token_ids"]) for r in requests], first.taken()
     more = further(recipe.generate, len(first.prompts), num_written, reasons.count(None), len(requests))

@@ -24,7 +24,7 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
-from distill.sections import BITSANDBYTES, W16A16
+from distill.sections import FOLDERS
 from distill.text import chat
 from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
@@ -210,18 +210,10 @@ def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[s
     assert place is not None
     if place.suffix == ".gguf":
         return _examine_gguf(exam, place, bar)
-    if name in BITSANDBYTES:
-        from distill.export.bnb import load_bnb
+    if name in FOLDERS:
+        from distill.export import folder_process
 
-        return _examine_transformers(exam, load_bnb(place), bar)
-    if name == "w4a16":
-        from distill.export.w4a16 import load_w4a16
-
-        return _examine_transformers(exam, load_w4a16(place), bar)
-    if name == W16A16:
-        from distill.export.w16a16 import load_w16a16
-
-        return _examine_transformers(exam, load_w16a16(place), bar)
+        return _examine_transformers(exam, folder_process.load(name, place), bar)
     where = load.placement("auto", "auto")
     return _examine_transformers(exam, load.load_model(str(place), where), bar)
 

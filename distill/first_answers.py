@@ -13,14 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import generate, interrupts, processes, tasks
+from distill import generate, tasks
 from distill.models import load
+from distill.pipeline import at_work
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.rows import digest, write_atomic
-from distill.run_folder import RunFolder, disk_explained
-from distill.teachers.answers import ask
-from distill.teachers.requests import Request, best_rows, is_final, read_answers, request_maker
+from distill.run_folder import RunFolder
+from distill.teachers.answers import answered, ask
+from distill.teachers.requests import Request, best_rows, read_answers, request_maker
 from distill.teachers.server import Spent
 from distill.text.samples import Prompt, split_prompts
 
@@ -72,7 +73,7 @@ class FirstAnswers:
         self.team.barrier()  # every rank has read it
         if self.team.is_main:
             write(self.stage, said | {"groups": groups})
-        before = self.answered()
+        before = answered(self.recipe, self.stage / "raw")
         self.team.barrier()
         spent = Spent()
         seconds = ask(self.recipe, requests, self.stage / "raw", self.location, self.tokenizer, self.team, spent)
@@ -85,10 +86,6 @@ class FirstAnswers:
             write(self.stage, said | {"groups": groups, "taken": asdict(taken)})
         return requests
 
-    def answered(self) -> set[str]:
-        """Keys of the answers on disk that generate would not ask for again."""
-        return {key for key, row in best_rows(read_answers(self.stage / "raw")[0]).items() if is_final(row, self.recipe)}
-
     def taken(self) -> Taken | None:
         """What the last answers that were asked took."""
         said = read(self.stage).get("taken")
@@ -99,16 +96,8 @@ class FirstAnswers:
 def working(recipe: Recipe) -> Iterator[tuple[Path, Processes]]:
     """(generate's folder, all processes), nobody else at work in the run folder. Raises what `pipeline.run` raises."""
     folder = RunFolder.of(recipe)
-    with interrupts.listening(), disk_explained(folder):
-        team = processes.start(recipe.num_processes)
-        try:
-            if team.is_main:
-                folder.lock()
-            team.barrier()
-            yield folder.stage("generate"), team
-            processes.finish(team)
-        finally:
-            folder.unlock()
+    with at_work(recipe, folder) as team:
+        yield folder.stage("generate"), team
 
 
 def by_lot(prompts: list[Prompt]) -> dict[str, list[Prompt]]:

@@ -5,7 +5,8 @@ Every question that a finished run needs answered is answered here from files al
 
 import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,20 +105,14 @@ def run(
         if processes.launched_rank() == 0:
             print(f"{folder.path}: everything is done ({', '.join(chosen)})")
         return _result(folder)
-    with interrupts.listening(), disk_explained(folder):
-        team = processes.start(recipe.num_processes)
-        try:
-            if team.is_main:
-                folder.lock()
-                folder.write_recipe(recipe)
-                for stage in STAGES[STAGES.index(redo) :] if redo else ():
-                    folder.set_aside(stage)
-            team.barrier()
-            for stage in chosen:
-                _run_stage(stage, recipe, folder, team)
-            processes.finish(team)
-        finally:
-            folder.unlock()
+    with at_work(recipe, folder) as team:
+        if team.is_main:
+            folder.write_recipe(recipe)
+            for stage in STAGES[STAGES.index(redo) :] if redo else ():
+                folder.set_aside(stage)
+        team.barrier()
+        for stage in chosen:
+            _run_stage(stage, recipe, folder, team)
     return _result(folder)
 
 
@@ -133,18 +128,29 @@ def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None
         print(f"{stage}: already done")
         return
     wanted = needs(stage, recipe, folder)
-    with interrupts.listening(), disk_explained(folder):
+    with at_work(recipe, folder, shared=True) as whole:
         job, num_jobs = shard or (0, 1)
-        team = replace(processes.start(recipe.num_processes), job=job, num_jobs=num_jobs, leases=shard is None)
+        team = replace(whole, job=job, num_jobs=num_jobs, leases=shard is None)
+        if team.is_main:
+            folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
+        team.barrier()
+        importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
+        if team.is_main:
+            what = f"shard {job + 1}/{num_jobs} is done" if shard else "nothing is left that no other job works on"
+            print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
+
+
+@contextmanager
+def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Iterator[Processes]:
+    """All processes of this launch, the run folder locked for them (`shared`: they bear other shards), and a full disk or a stop
+    signal told as what it is."""
+    with interrupts.listening(), disk_explained(folder):
+        team = processes.start(recipe.num_processes)
         try:
             if team.is_main:
-                folder.lock(shared=True)
-                folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
+                folder.lock(shared=shared)
             team.barrier()
-            importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
-            if team.is_main:
-                what = f"shard {job + 1}/{num_jobs} is done" if shard else "nothing is left that no other job works on"
-                print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
+            yield team
             processes.finish(team)
         finally:
             folder.unlock()

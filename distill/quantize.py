@@ -43,7 +43,6 @@ F16_AGREEMENT = 0.995
 F16_DIFFERENCE = 0.02
 # The recovered file against the model that was trained: llama.cpp rounds activations to 8 bits where weights are quantized
 SAME_FILE, SAME_FILE_KL = 0.995, 0.01
-SPEED_TOKENS = 128 + 32  # read and written to measure the speed
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
 
@@ -289,9 +288,10 @@ def _gguf(
     from distill.export.gguf import write_gguf
     from distill.export.lineage import lineage
     from distill.export.llama_cpp import LlamaProcess
+    from distill.export.llama_model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
 
     written = write_gguf(model_folder, place, name, metadata=lineage(work.recipe), importance=importance, types=types)
-    context_length = max(SPEED_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
+    context_length = max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
     with LlamaProcess(place, num_threads=work.recipe.quantize.num_threads, context_length=context_length) as llama:
         speed, peak_memory = llama.speed(), llama.peak_memory()
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already

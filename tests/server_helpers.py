@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from run_helpers import ROOT, environment
+from run_helpers import ROOT, environment, free_port
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 SERVE = """
@@ -48,9 +48,7 @@ def llama_server(tmp_path_factory):
 @pytest.fixture(scope="session")
 def transformers_server(tmp_path_factory):
     """URL of `transformers serve` on the quickstart's teacher: text only."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     program = Path(sys.executable).with_name("transformers")
     cache = tmp_path_factory.mktemp("hub")  # without one it fails offline
     with subprocess.Popen(
@@ -80,9 +78,7 @@ class Proxy:
         self.retry_after = "0"
         self.stall_seconds = 3.0
         self._lock = threading.Lock()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._server = None
 
     @property

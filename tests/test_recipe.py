@@ -115,18 +115,15 @@ def test_overrides_are_yaml_and_paths_in_them_belong_to_the_current_folder(tmp_p
 
 def test_broken_yaml_and_double_keys_name_the_line(tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text("name: a\nteacher: [\n")
-    with pytest.raises(RecipeError, match=r"r\.yaml, line \d: not YAML"):
-        load_recipe(path)
-    path.write_text("name: a\nseed: 1\nname: b\n")
-    with pytest.raises(RecipeError, match=r"line 3: not YAML: key 'name' is given twice"):
-        load_recipe(path)
-    path.write_text("[1]: {a: 1}\n")
-    with pytest.raises(RecipeError, match=r"line 1: not YAML: \[.*\] cannot be a key"):
-        load_recipe(path)
-    path.write_text("name: a\0\n")
-    with pytest.raises(RecipeError, match=r"r\.yaml: not YAML: .*special characters"):
-        load_recipe(path)
+    for text, said in (
+        ("name: a\nteacher: [\n", r"r\.yaml, line \d: not YAML"),
+        ("name: a\nseed: 1\nname: b\n", r"line 3: not YAML: key 'name' is given twice"),
+        ("[1]: {a: 1}\n", r"line 1: not YAML: \[.*\] cannot be a key"),
+        ("name: a\0\n", r"r\.yaml: not YAML: .*special characters"),
+    ):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match=said):
+            load_recipe(path)
     with pytest.raises(MissingError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
 

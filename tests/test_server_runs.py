@@ -153,6 +153,13 @@ def test_a_whole_run_on_log_probs_that_came_with_the_answers(proxy, tmp_path):
     assert worst < 0.05 and in_common > 19.5  # the server computes in float16
     assert "text only" not in result.stderr and (folder / "report/report.html").is_file()
 
+    shutil.rmtree(folder / "capture")  # taken over once more, by claims: the log is read once, however small the shards
+    assert run(*given, "capture.shard_tokens=300", "--shard", "auto", word="capture").returncode == 0
+    assert sorted(path.suffix for path in (folder / "capture/leases").iterdir()) == [".0", ".done"]
+    result = run(*given, "capture.shard_tokens=300", word="capture")
+    assert result.returncode == 0 and "from the server's answers" not in result.stderr
+    assert json.loads((folder / "capture/manifest.json").read_text())["result"]["num_tokens"] == captured["num_tokens"]
+
 
 @pytest.mark.parametrize(
     "fields, way_out",

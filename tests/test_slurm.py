@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from run_helpers import ROOT, environment, run
+from run_helpers import ROOT, environment, free_port, run
 from test_server_runs import arguments, asked, logged
 
 pytestmark = [
@@ -54,12 +54,6 @@ NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
 PartitionName=low Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 State=UP
 PartitionName=high Nodes={host} PriorityTier=10 PreemptMode=OFF State=UP
 """
-
-
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
 
 
 def until(true, seconds, what):

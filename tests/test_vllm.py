@@ -6,7 +6,6 @@ virtual environment of its own (it pins versions that are not ours).
 
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import QUICKSTART, environment, run, signal_when
+from run_helpers import QUICKSTART, environment, free_port, run, signal_when
 from server_helpers import TEACHER, log_probs_against_the_weights
 
 from distill.export.w4a16 import write_w4a16
@@ -44,9 +43,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def vllm_server():
     """URL of vLLM's server on the quickstart's teacher."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [
         PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", TEACHER, "--served-model-name", "teacher", "--host", "127.0.0.1",
         "--port", port, "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "16", "--dtype", "float32",
@@ -108,13 +105,18 @@ def in_transformers(model) -> list[list[float]]:
     return rows
 
 
+def apart(ours: list[list[float]], theirs: list[list[float]]) -> float:
+    """Mean difference of log-probs, over the tokens of all PROMPTS."""
+    found = [abs(a - b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)]
+    return sum(found) / len(found)
+
+
 def test_the_16_bit_folder_says_in_vllm_what_the_student_says(tmp_path: Path) -> None:
     write_w16a16(TEACHER, tmp_path, "float16")
     rows, printed = in_vllm(tmp_path)
     assert rows is not None, printed[-2000:]
     expected = in_transformers(load.load_model(str(TEACHER), load.Placement("cpu", "float32")))
-    pairs = [(a, b) for ours, theirs in zip(expected, rows, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    assert sum(abs(a - b) for a, b in pairs) / len(pairs) < 0.02
+    assert apart(expected, rows) < 0.02
 
 
 def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(tmp_path: Path) -> None:
@@ -125,6 +127,4 @@ def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(tmp
     if rows is None:
         assert "cpu_gemm_wna16" in printed, printed[-3000:]
         pytest.skip("vLLM opened the folder; its 4-bit kernel for CPUs needs AVX-512")
-    expected = in_transformers(load_w4a16(tmp_path))
-    pairs = [(a, b) for ours, theirs in zip(expected, rows, strict=True) for a, b in zip(ours, theirs, strict=True)]
-    assert sum(abs(a - b) for a, b in pairs) / len(pairs) < 0.05
+    assert apart(in_transformers(load_w4a16(tmp_path)), rows) < 0.05

@@ -14,9 +14,8 @@ from typing import Any
 
 from distill.errors import DataError
 from distill.export.child import environment, peak_memory
+from distill.export.llama_model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS, Speed
 from distill.sections import BITSANDBYTES, W16A16
-
-NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 128, 32
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,8 @@ def measure(name: str, place: Path) -> Measured:
     return Measured(**json.loads(found.stdout.splitlines()[-1]))
 
 
-def speed(model: Any) -> tuple[float, float]:
-    """(prefill, decode) of one sequence of arbitrary tokens after a warm-up: what `LlamaModel.speed` measures for a GGUF file."""
+def speed(model: Any) -> Speed:
+    """Of one sequence of arbitrary tokens after a warm-up: what `LlamaModel.speed` measures for a GGUF file."""
     import torch
 
     ids_1T = torch.arange(NUM_PROMPT_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
@@ -76,7 +75,7 @@ def speed(model: Any) -> tuple[float, float]:
             token_11 = said.logits[:, -1:].argmax(-1)
         int(token_11)
         end = time.perf_counter()
-    return NUM_PROMPT_TOKENS / (middle - start), NUM_NEW_TOKENS / (end - middle)
+    return Speed(NUM_PROMPT_TOKENS / (middle - start), NUM_NEW_TOKENS / (end - middle))
 
 
 def main() -> None:
@@ -89,9 +88,9 @@ def main() -> None:
 
     torch.set_num_threads(options.num_threads)
     model = load(options.name, options.folder)
-    prefill, decode = speed(model)
+    found = speed(model)
     memory = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else peak_memory("self")
-    print(json.dumps(asdict(Measured(prefill, decode, memory))))
+    print(json.dumps(asdict(Measured(found.prefill, found.decode, memory))))
 
 
 if __name__ == "__main__":

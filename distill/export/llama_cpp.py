@@ -22,7 +22,17 @@ import numpy as np
 
 from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.export.child import environment, peak_memory
-from distill.export.llama_model import KV_TYPES, Given, LlamaModel, OnAnswer, OnScored, Scored, Speed
+from distill.export.llama_model import (
+    KV_TYPES,
+    NUM_NEW_TOKENS,
+    NUM_PROMPT_TOKENS,
+    Given,
+    LlamaModel,
+    OnAnswer,
+    OnScored,
+    Scored,
+    Speed,
+)
 
 
 class LlamaProcess:
@@ -99,7 +109,7 @@ class LlamaProcess:
                 on_done(answer["index"], answer["ids"])
         return answers
 
-    def speed(self, num_prompt_tokens: int = 128, num_new_tokens: int = 32) -> Speed:
+    def speed(self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS) -> Speed:
         self._send({"do": "speed", "num_prompt_tokens": num_prompt_tokens, "num_new_tokens": num_new_tokens})
         return Speed(**self._receive("measuring its speed"))
 

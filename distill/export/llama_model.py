@@ -47,6 +47,9 @@ OnAnswer = Callable[[int, list[int]], None]
 Choose = Callable[[np.ndarray, Sequence[tuple[int, int]]], list[int]]  # logits [N, V], (prompt, token of its answer) a row
 
 
+NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 128, 32  # read and written to measure the speed
+
+
 @dataclass(frozen=True)
 class Speed:
     """Tokens a second of one sequence: reading a prompt, and writing an answer token by token."""
@@ -230,7 +233,7 @@ class LlamaModel:
         part = range(last, len(prompt))
         return self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=1)
 
-    def speed(self, num_prompt_tokens: int = 128, num_new_tokens: int = 32) -> Speed:
+    def speed(self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS) -> Speed:
         """Measured on one sequence of arbitrary tokens, after a warm-up."""
         prompt = [i % self.num_known_ids for i in range(num_prompt_tokens)]
         self._lib.llama_memory_clear(self._memory, True)

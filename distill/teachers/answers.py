@@ -40,17 +40,17 @@ def ask(
     """
     seconds = 0.0
     raw.mkdir(parents=True, exist_ok=True)
-    answered = _answered(recipe, raw)
+    on_disk = answered(recipe, raw)
     processes.barrier()  # every rank has read the same log before anyone adds to it
     blocks = {_name_of(b, recipe): b for b in _blocks(recipe, requests, raw.parent, processes)}
     mine = [r.key for block in share(processes, list(blocks.values())) for r in block.requests]
-    count = len(mine), sum(key in answered for key in mine)
+    count = len(mine), sum(key in on_disk for key in mine)
     with divided(
-        processes, raw.parent / "leases", blocks, lambda block: all(r.key in answered for r in block.requests),
-        lambda: answered.update(_answered(recipe, raw)),
+        processes, raw.parent / "leases", blocks, lambda block: all(r.key in on_disk for r in block.requests),
+        lambda: on_disk.update(answered(recipe, raw)),
     ) as todo:  # fmt: skip
         if (first := next(todo, None)) is not None:
-            work = Asking(recipe, chain([first], todo), count, answered, raw, location, tokenizer, processes, more_stop_ids)
+            work = Asking(recipe, chain([first], todo), count, on_disk, raw, location, tokenizer, processes, more_stop_ids)
             if recipe.teacher.server:
                 seconds = _ask_server(work, requests, spent)
             else:
@@ -59,7 +59,7 @@ def ask(
     return seconds
 
 
-def _answered(recipe: Recipe, raw: Path) -> dict[str, int]:
+def answered(recipe: Recipe, raw: Path) -> dict[str, int]:
     """Tokens of every answer that is on disk and final, by key."""
     rows, _ = read_answers(raw)
     return {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}

@@ -4,7 +4,6 @@ A sum over tokens, divided once: tests/losses has the same for the loss alone, h
 """
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +13,7 @@ import pytest
 import step_helpers as helpers
 import torch
 import torch.nn.functional as F
-from run_helpers import environment
+from run_helpers import environment, free_port
 from step_helpers import VOCAB, course, items, model, one_step, said_about
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -78,10 +77,7 @@ def test_processes_change_nothing(store, tmp_path):
     steps = {"even": (ROWS, 0.0), "odd": (ROWS[:3], 0.0), "one": (ROWS[:1], 0.0), "hidden": (ROWS[:3], 0.5)}
     torch.save(steps, tmp_path / "steps.pt")
     (tmp_path / "signals").symlink_to(store.folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    everywhere = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    everywhere = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
     children = [
         subprocess.Popen(
             [sys.executable, helpers.__file__, str(tmp_path), "2"], stderr=subprocess.PIPE, text=True,
