@@ -1,11 +1,10 @@
 """Three workers killed again and again, and their files torn: no answer is lost, none comes twice, none is another one."""
 
-import multiprocessing
 import random
 import signal
 import time
 
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, forks
 from server_helpers import TEACHER
 
 from distill import generate
@@ -60,13 +59,11 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
     prompts = generate.judge_prompts(recipe_of(folder, file), *split_prompts(recipe_of(folder, file)))[0]
     requests = [make(prompt, 0) for prompt in prompts]
 
-    forks = multiprocessing.get_context("forkserver")  # one process imports, the workers are its copies
-    forks.set_forkserver_preload(["distill.teachers.answers", "distill.export.gguf_teacher", "distill.models.decode", "test_kills"])
     num_killed = 0
     for number in range(NUM_ROUNDS):
         before = len(logged(folder)[0])
         jobs = [(number + n) % NUM_WORKERS for n in range(NUM_WORKERS)]  # another is the first each time
-        workers = [forks.Process(target=work, args=(folder, file, requests, job)) for job in jobs]
+        workers = [forks().Process(target=work, args=(folder, file, requests, job)) for job in jobs]
         for worker in workers:
             worker.start()
         while len(logged(folder)[0]) < before + 3 and any(worker.is_alive() for worker in workers):

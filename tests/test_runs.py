@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import get_args
 
 import pytest
-from run_helpers import QUICKSTART, ROOT, SMALL, command, environment, run, signal_when, small
+from run_helpers import QUICKSTART, ROOT, SMALL, command, environment, killed_when, run, signal_when, small
 
 from distill.rows import read_row_logs
 from distill.sections import Format
@@ -181,7 +181,7 @@ def test_killed_in_every_stage_the_run_ends_with_the_same_weights(finished, tmp_
     folder = tmp_path / "run"
     statuses = []
     for stage, ready in KILLS:
-        status = signal_when(small(folder), lambda ready=ready: ready(folder))
+        status = killed_when(small(folder), lambda ready=ready: ready(folder))
         statuses.append((stage, status))
     killed = {stage for stage, status in statuses if status == -signal.SIGKILL}
     assert {"generate", "capture", "train", "quantize", "evaluate"} <= killed, f"too fast to be killed: {statuses}"

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from run_helpers import QUICKSTART, ROOT, command, environment, run, signal_when
+from run_helpers import QUICKSTART, ROOT, command, environment, killed_when, run
 from server_helpers import TEACHER, log_probs_against_the_weights
 
 from distill.errors import RecipeError
@@ -55,7 +55,7 @@ def test_killed_twice_behind_a_failing_proxy_every_answer_is_there_once(proxy, u
     proxy.trouble = lambda number, path: faults.get(number)
     folder = tmp_path / "run"
     for enough in (25, 60):
-        status = signal_when(arguments(folder, proxy.url), lambda enough=enough: len(logged(folder)) >= enough)
+        status = killed_when(arguments(folder, proxy.url), lambda enough=enough: len(logged(folder)) >= enough)
         assert status == -signal.SIGKILL
     # what a power cut leaves: a torn line and zeros at the end of a file
     newest = max((folder / "generate/raw").glob("*.jsonl"), key=lambda p: p.stat().st_mtime)
@@ -141,7 +141,7 @@ def test_a_whole_run_on_log_probs_that_came_with_the_answers(proxy, tmp_path):
         folder, proxy.url, "generate.num_prompts=60", "generate.sampling_temperature=1", "capture.signal=top_k", "capture.top_k=20",
         "capture.from_server=true", "train.epochs=1", "quantize.formats=[]", "evaluate.num_examples=10",
     )  # fmt: skip
-    assert signal_when(given, lambda: len(logged(folder)) >= 15) == -signal.SIGKILL
+    assert killed_when(given, lambda: len(logged(folder)) >= 15) == -signal.SIGKILL
     result = run(*given)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "20 log-probs with each" in result.stderr
@@ -197,7 +197,7 @@ def test_real_prompts_in_five_languages_with_a_kill_in_the_middle(real_proxy, re
         "generate.max_new_tokens=32", f"languages=[{', '.join(codes)}]", "capture.signal=none", "train.soft_weight=0",
         "train.hard_weight=1", f"teacher.server_model={TEACHER}",
     )  # fmt: skip
-    assert signal_when(given, lambda: len(logged(folder)) >= each) == -signal.SIGKILL
+    assert killed_when(given, lambda: len(logged(folder)) >= each) == -signal.SIGKILL
     result = run(*given, word="generate")
     assert result.returncode in (0, 2), result.stderr[-2000:]  # a teacher of market problems may say nothing worth keeping
     if result.returncode == 2:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import QUICKSTART, environment, free_port, run, signal_when
+from run_helpers import QUICKSTART, environment, free_port, killed_when, run
 from server_helpers import TEACHER, log_probs_against_the_weights
 
 from distill.export.w4a16 import write_w4a16
@@ -74,7 +74,7 @@ def test_a_whole_run_on_vllm_with_its_own_log_probs_and_a_kill(vllm_server: str,
     def logged() -> list[dict]:
         return read_row_logs(folder / "generate/raw")[0] if (folder / "generate/raw").is_dir() else []
 
-    assert signal_when(given, lambda: len(logged()) >= 15) == -9
+    assert killed_when(given, lambda: len(logged()) >= 15) == -9
     result = run(*given)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "gives exact token ids and 20 log-probs with each (v1/completions)" in result.stderr
