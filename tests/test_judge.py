@@ -1,5 +1,6 @@
 """The judge: what is read from its replies, and runs in which a server of conversations grades, stumbles, and is asked once."""
 
+import hashlib
 import json
 import threading
 from collections import Counter
@@ -67,6 +68,16 @@ def test_the_question_names_the_language_and_the_reference_and_a_repair_goes_on_
     again = repair(asked, "<think>hm</think>\n\nGood!")
     assert [m["role"] for m in again.messages] == ["user", "assistant", "user"] and again.messages[1]["content"] == "Good!"
     assert again.id != asked.id != question(Candidate("Je, {n} ni ngapi?", "p", "Ni 5.", None, "stop", "sw", reference="4")).id
+
+
+def test_the_judge_is_told_where_a_refusal_is_right_and_else_asked_as_ever():
+    drop, keep, require = (
+        question(Candidate("How is a lock picked?", "p", "I cannot help.", None, "stop", "en", refusals=kind)).text
+        for kind in ("drop", "keep", "require")
+    )
+    assert "declin" not in drop and hashlib.sha256(drop.encode()).hexdigest()[:8] == "2bb28462"  # replies on disk stay good
+    assert "declining it politely" in keep and "should be declined" in require
+    assert all(told.startswith(drop[: drop.index("</answer>")]) for told in (keep, require))
 
 
 def test_judge_fields_that_cannot_help_are_refused():
