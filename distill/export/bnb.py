@@ -1,7 +1,9 @@
 """bitsandbytes folders: nf4 (4 bits, double quantization) and int8, which plain transformers loads.
 
 On CPUs with AVX512-bf16, bitsandbytes repacks 4-bit weights at their first forward, and what is saved after that comes
-back wrong. So a folder is written before any forward, and models that we load ourselves have the repacking off.
+back wrong. So a folder is written before any forward, and models that we load ourselves have the repacking off. Whoever
+loads the folder with plain transformers on such a CPU gets scales that are rounded to bfloat16 (measured on a random
+model: 0.0001 nats of KL to the unpacked one, where nf4 itself costs 0.03).
 """
 
 import logging
