@@ -82,9 +82,10 @@ def _train_role(
     store = _open_signal(folder, tokenizer, [_signal_key(s) for s in learn]) if soft or hidden else None
     tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
     # precision, accumulation and clipping are ours (see loop.run_step): nothing of the launcher's defaults is taken
+    # nor is the model moved: a recipe that says cpu is trained there, on a machine with a GPU too
     accelerator = Accelerator(
         mixed_precision="no", gradient_accumulation_steps=1, log_with=tracker, project_dir=stage if tracker else None,
-        cpu=where.device == "cpu",
+        device_placement=False,
     )  # fmt: skip
     if tracker:
         accelerator.init_trackers(recipe.name)
