@@ -55,6 +55,8 @@ def load_newest(folder: Path, optimizer: Any) -> tuple[int, Tensors, dict[str, A
             continue
         optimizer_state = _unflatten(tensors, content["optimizer_scalars"])
         optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
+        if getattr(optimizer, "is_paged", False):
+            _page(optimizer)
         return content["step"], model, content["state"], notes
     if found:
         raise DataError(f"{found[0].parent}: every checkpoint is damaged ({notes[0]}); use --redo train to start over")
@@ -88,17 +90,43 @@ def _prune(folder: Path, best_step: int | None) -> None:
 
 
 def _flatten(state: dict[int, dict[str, Any]]) -> tuple[Tensors, dict[str, Any]]:
+    """Tensors and scalars of an optimizer's state, each by its path (`3.exp_avg`); bitsandbytes has one level more."""
     tensors, scalars = {}, {}
+
+    def walk(path: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(f"{path}.{name}", inner)
+        elif isinstance(value, torch.Tensor):
+            tensors[path] = value.contiguous()
+        else:
+            scalars[path] = value
+
     for index, values in state.items():
-        for name, value in values.items():
-            place = tensors if isinstance(value, torch.Tensor) else scalars
-            place[f"{index}.{name}"] = value.contiguous() if isinstance(value, torch.Tensor) else value
+        walk(str(index), values)
+    shared: set[int] = set()
+    for path, tensor in tensors.items():  # bitsandbytes' tables are one tensor for all parameters; safetensors wants a copy each
+        if tensor.data_ptr() in shared:
+            tensors[path] = tensor.clone()
+        shared.add(tensor.data_ptr())
     return tensors, scalars
 
 
 def _unflatten(tensors: Tensors, scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
     state: dict[int, dict[str, Any]] = {}
-    for key, value in [*tensors.items(), *scalars.items()]:
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    for path, value in [*tensors.items(), *scalars.items()]:
+        index, *between, name = path.split(".")
+        place = state.setdefault(int(index), {})
+        for key in between:
+            place = place.setdefault(key, {})
+        place[name] = value
     return state
+
+
+@torch.no_grad()
+def _page(optimizer: Any) -> None:
+    """Put the states of a paged optimizer back into memory that moves between GPU and CPU: loading left them on the GPU."""
+    for parameter, state in optimizer.state.items():
+        for name in ("state1", "state2"):
+            if name in state:
+                state[name] = optimizer.get_state_buffer(parameter, dtype=state[name].dtype).copy_(state[name])

@@ -31,6 +31,33 @@ def test_weights_optimizer_and_state_come_back_bit_for_bit(tmp_path):
         assert old.keys() == new.keys() and all(torch.equal(old[k], new[k]) for k in old)
 
 
+@pytest.mark.parametrize("kind", ["AdamW8bit", "PagedAdamW8bit"])
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_the_states_of_8_bit_optimizers_come_back_and_the_next_step_is_the_same(kind, tmp_path):
+    import bitsandbytes
+
+    def fresh():
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(128, 64)
+        return layer, getattr(bitsandbytes.optim, kind)(layer.parameters(), lr=0.01)
+
+    def step(layer, optimizer, seed):
+        layer(torch.randn(5, 128, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    layer, optimizer = fresh()
+    for seed in range(3):
+        step(layer, optimizer, seed)
+    checkpoints.save(tmp_path, 3, tensors(layer), optimizer, {"best_step": None})
+    step(layer, optimizer, 3)
+    again, second = fresh()
+    _, model, _, notes = checkpoints.load_newest(tmp_path, second)
+    again.load_state_dict(model)
+    step(again, second, 3)
+    assert notes == [] and all(torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True))
+
+
 def test_no_checkpoint_is_none(tmp_path):
     assert checkpoints.load_newest(tmp_path / "nothing", trained(0)[1]) is None
 
