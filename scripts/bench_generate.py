@@ -100,7 +100,7 @@ class Case:
 class Planned(Qwen3ForCausalLM):
     """A prompt's last token is its number; it is drawn again and again until the answer is as long as planned."""
 
-    plan: dict[int, int]  # number -> position after which the answer stops
+    end_V: Any  # position after which the answer to the prompt of that number stops
     stop_id: int
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - only what both sides give, by name
@@ -110,11 +110,10 @@ class Planned(Qwen3ForCausalLM):
         found = super().forward(
             input_ids, attention_mask, position_ids, past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, **named
         )
-        assert position_ids is not None
-        ids_N, positions_N = input_ids[:, -1].tolist(), position_ids[:, -1].tolist()
-        chosen = [self.stop_id if p >= self.plan.get(i, 0) else i for i, p in zip(ids_N, positions_N, strict=True)]
-        assert found.logits is not None
-        found.logits[torch.arange(len(chosen)), -1, torch.tensor(chosen)] = 1e4
+        assert position_ids is not None and found.logits is not None
+        ids_N = input_ids[:, -1]  # all on the device, so that a step can be recorded
+        chosen_N = ids_N.masked_fill(position_ids[:, -1] >= self.end_V[ids_N], self.stop_id)
+        found.logits[:, -1].scatter_(1, chosen_N[:, None], 1e4)
         return found
 
 
@@ -142,8 +141,9 @@ def planned_case(shape: str, num_prompts: int, batch_tokens: int, vocab_size: in
     )  # fmt: skip
     with torch.device(device):
         model = Planned(config).to(getattr(torch, dtype)).eval()
-    model.plan = {n: size + length - 2 for n, size, length in zip(numbers, sizes, lengths, strict=True)}
-    model.stop_id = 1
+    model.end_V = torch.zeros(vocab_size, dtype=torch.long)
+    model.end_V[list(numbers)] = torch.tensor([size + length - 2 for size, length in zip(sizes, lengths, strict=True)])
+    model.end_V, model.stop_id = model.end_V.to(device), 1
     name = f"Qwen3, {num_layers} layers of {width}, planned lengths"
     return Case(name, model, prompts, Sampling(0.7, 0.8, 20), 512, [1], 0, vocab_size, batch_tokens, lengths)
 

@@ -8,6 +8,8 @@ What is computed when (the schedule) follows from the prompts and from how long 
 says how long answers of an earlier, killed run were, their rows are kept in the schedule, so that the others get
 matrices of the very same shape and thus the very same floating-point results, but passes in which only known rows take part
 are skipped: a kill costs the rows that were under way, not the whole list.
+
+On a GPU a step is a recorded graph (graphed_step.py) where the model's can be.
 """
 
 import inspect
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from distill.models.graphed_step import GraphedStep, can_record
 
 REFILL_SHARE = 16  # slots are refilled once a sixteenth of them is free: prompts are read together
 
@@ -75,6 +79,8 @@ class Rolling:
         layers: list[Any] = [_SlotLayer(self.num_slots, longest) for _ in DynamicCache(config=model.config).layers]
         self.cache = Cache(layers=layers)
         self.layers = layers
+        graphed = can_record(model) and rows_are_independent(model)
+        self.step = GraphedStep(model, self.cache, layers, self.num_slots, longest, pad_id) if graphed else self._step_of_rows
 
     def run(self, draw: Any, on_finished: Any) -> None:
         """`draw(logits_NV, [(index of prompt, number of its token)])` gives N token ids; `on_finished(index, ids, reason)`."""
@@ -110,14 +116,18 @@ class Rolling:
         """One more token for every row."""
         if all(row.known_length is not None for row in self.rows):
             return self._append(self.rows, draw, None)
-        positions_N = torch.tensor([row.num_cached for row in self.rows])
-        length = int(positions_N.max()) + 1
-        positions_N = positions_N.to(self.model.device)
+        ids = [row.ids[-1] if row.ids else self.pad_id for row in self.rows]
+        logits_NV = self.step(ids, [row.num_cached for row in self.rows])[: len(self.rows)]
+        return self._append(self.rows, draw, logits_NV)
+
+    def _step_of_rows(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """Logits [N, V] after `ids`, the newest token of each row, at `positions`."""
+        length = max(positions) + 1
+        positions_N = torch.tensor(positions, device=self.model.device)
         for layer in self.layers:
             layer.positions_N, layer.length = positions_N, length
-        ids_N1 = torch.tensor([[row.ids[-1] if row.ids else self.pad_id] for row in self.rows])
-        mask_NT = (torch.arange(length, device=self.model.device) <= positions_N[:, None]).long()
-        return self._append(self.rows, draw, self._forward(ids_N1, mask_NT, positions_N[:, None], self.cache))
+        mask_NS = (torch.arange(length, device=self.model.device) <= positions_N[:, None]).long()
+        return self._forward(torch.tensor(ids)[:, None], mask_NS, positions_N[:, None], self.cache)
 
     def _forward(self, ids_NT: Tensor, mask_NS: Tensor, positions_NT: Tensor, cache: Cache) -> Tensor:
         """Logits [N, V] after the last token of each row."""
