@@ -92,7 +92,7 @@ def _train_role(
     torch.manual_seed(recipe.seed)
     adapter = _add_lora(recipe, model) if recipe.train.lora_rank else None
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        checkpoint_activations(model)
     course = Course(
         role=role, model=model, options=recipe.train, soft_weight=soft, hard_weight=hard,
         items=[Item(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
@@ -144,6 +144,12 @@ def _add_lora(recipe: Recipe, model: Any) -> Any:
         task_type="CAUSAL_LM",
     )  # fmt: skip
     return get_peft_model(model, config)
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Activations are computed again in the backward pass; transformers 5.23 has another name for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _packing_isolates(model: Any) -> bool:

@@ -376,6 +376,10 @@ def versions() -> str:
     return ", ".join(found)
 
 
+def mebibytes(mib: dict[str, float], case: str) -> str:
+    return f"{mib[case]:,.0f}" if mib else "–"
+
+
 def section(
     options: argparse.Namespace, spent: dict[str, list[float]], missing: dict[str, str], mib: dict[str, float]
 ) -> str:
@@ -385,15 +389,14 @@ def section(
         for name, target in (("our cross-entropy", "at most 1.10"), ("transformers' cross-entropy", "below 1"))
     ]
     total = with_capture(spent, "ours")
-    peers = [["ours", "1", f"{mib['ours']:,.0f}", "1"]]
+    peers = [["ours", "1", mebibytes(mib, "ours"), "1"]]
     for name in PEERS:
         if name in missing:
             peers.append([name, missing[name], "–", "–"])
             continue
-        peers.append(
-            [name, ratio(with_capture(spent, name), total), f"{mib[name]:,.0f}", f"{mib[name] / mib['ours']:.1f}x"]
-        )
-    heads = [[f"{n:,}", f"{mib[f'head {n}']:,.0f}"] for n in HEAD_TOKENS]
+        times = f"{mib[name] / mib['ours']:.1f}x" if mib else "–"
+        peers.append([name, ratio(with_capture(spent, name), total), mebibytes(mib, name), times])
+    heads = [[f"{n:,}", mebibytes(mib, f"head {n}")] for n in HEAD_TOKENS]
     return f"""{HEADING}
 
 `scripts/bench_kd.py`: {options.tokens:,} tokens a step, V = {QWEN_VOCAB:,}, a student of {options.student} and a
@@ -421,6 +424,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-peers", action="store_true", help="ours and cross-entropy alone, a few minutes")
+    parser.add_argument("--no-memory", action="store_true", help="times alone: no process for each case")
     parser.add_argument("--profile", action="store_true", help="only the operators of our step, with their shares")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -442,7 +446,7 @@ def main() -> None:
             return
         spent, missing = times(bench_of(options, folder, with_teacher=True), options)
         mib = {}
-        for case in [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
+        for case in () if options.no_memory else [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
             mib[case] = memory(options, folder, case)
             print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
     text = section(options, spent, missing, mib)

@@ -4,8 +4,9 @@ The logits of all tokens together are never held. A chunk of tokens is projected
 the gradient in place, and that goes into the gradients of the hidden states and of the head, before the next chunk
 comes. Hence forward does all the work and backward only scales. Pure torch: CPU, CUDA, ROCm, XPU and NPU alike.
 
-N: positions that carry loss, H: hidden width, V: rows of the head, K: ids kept for a position, R: the real, shared ids
-(R <= V), n: positions of a chunk.
+N: positions that carry loss, H: hidden width, V: rows of the head, K: ids kept for a position, n: positions of a chunk, R: rows
+that are projected. They are the real, shared ids (`num_ids` <= V) and some more up to a multiple of ALIGNMENT, whose logits are
+-inf: with Qwen3's 151,669 ids, an odd number, no GPU's fast matrix kernels could read the rows of a chunk.
 """
 
 import math
@@ -23,6 +24,9 @@ from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Ta
 
 # Numbers in one [n, R] buffer: 64 MiB in float32. There are two, logits and probabilities; 151,936 ids give n = 110.
 CHUNK_VALUES = 16 << 20
+# On a GPU the head's gradient, read and written once a chunk, is what takes time: four times as many positions, 384 MiB in all.
+CUDA_CHUNK_VALUES = 64 << 20
+ALIGNMENT = 64  # of a row, in numbers
 LARGEST_CHUNK = 1024  # positions; a small vocabulary's chunk then stays near the processor's cache
 WEIGHT_GRADIENT_VALUES = 8 << 20  # numbers of the head's gradient that one low-precision product makes at a time
 
@@ -55,8 +59,8 @@ def linear_head_loss(
     vocab_size: ids that teacher and student share, R; rows of the head from R on get no mass and no gradient.
     loss_temperature: divides the logits in the soft part only. The targets must have been captured at it. No T² is
         multiplied in: where it is wanted it belongs in soft_weight.
-    chunk_size: positions projected at a time; None = what fits in 64 MiB of float32 logits, at most 1,024.
-        It changes no result; on a GPU with memory to spare a larger one is faster.
+    chunk_size: positions projected at a time; None = what fits in 64 MiB of float32 logits (256 MiB on a GPU), at most 1,024.
+        It changes no result.
 
     Returns the weighted sum (float32; float64 for float64 inputs; differentiable once) and the unweighted detached sums
     {"soft", "hard"} over the positions. There is no mean: divide once, by the global number of loss tokens. With
@@ -87,6 +91,7 @@ def linear_head_loss(
     tempered = targets is not None and loss_temperature != 1
     # Smaller chunks where more than two buffers of that size are alive together (autograd inside the divergence).
     copies = 8 if isinstance(targets, DenseTargets | HeadTargets) else 2 if tempered else 1
+    chunk_values = CUDA_CHUNK_VALUES if hidden_NH.is_cuda else CHUNK_VALUES
     settings = _Settings(
         divergence=function,
         is_forward_kl=function is forward_kl,
@@ -96,7 +101,7 @@ def linear_head_loss(
         logit_scale=logit_scale,
         softcap=softcap,
         temperature=loss_temperature if tempered else 1.0,
-        chunk_size=chunk_size or min(LARGEST_CHUNK, max(1, CHUNK_VALUES // (copies * num_ids))),
+        chunk_size=chunk_size or min(LARGEST_CHUNK, max(1, chunk_values // (copies * num_ids))),
         product_dtype=_product_dtype(hidden_NH, weight_VH),
         exact_dtype=torch.promote_types(hidden_NH.dtype, torch.float32),
         with_gradient=torch.is_grad_enabled()
@@ -163,7 +168,7 @@ class _Gradients:
         self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, wanted: list[bool], settings: _Settings
     ) -> None:
         exact = settings.exact_dtype
-        self.settings = settings
+        self.num_rows = len(weight_VH)
         self.dtypes = [None if t is None else t.dtype for t in (hidden_NH, weight_VH, bias_V)]
         self.hidden_NH = torch.empty_like(hidden_NH) if wanted[0] else None
         self.weight_VH = torch.zeros_like(weight_VH, dtype=exact) if wanted[1] else None
@@ -177,18 +182,23 @@ class _Gradients:
         """Add a chunk, given `grad_nR · factor`, its gradient with respect to `hidden @ weight.T + bias`."""
         if self.hidden_NH is not None:
             self.hidden_NH[part] = torch.mm(grad_nR, weight_RH).mul_(factor)
+        grad_nR = grad_nR[:, : self.num_rows]
         if self.bias_V is not None:
-            self.bias_V[: len(weight_RH)].add_(grad_nR.sum(0, dtype=self.bias_V.dtype), alpha=factor)
+            self.bias_V[: grad_nR.shape[1]].add_(grad_nR.sum(0, dtype=self.bias_V.dtype), alpha=factor)
         if self.weight_VH is None:
             return
-        if grad_nR.dtype == self.weight_VH.dtype:
-            self.weight_VH[: len(weight_RH)].addmm_(grad_nR.T, hidden_nH, alpha=factor)
+        sum_RH = self.weight_VH[: grad_nR.shape[1]]
+        if grad_nR.dtype == sum_RH.dtype:
+            sum_RH.addmm_(grad_nR.T, hidden_nH, alpha=factor)
             return
-        # A low-precision product cannot be added to a float32 matrix in one call; by blocks the copy stays small.
+        if grad_nR.is_cuda and torch.version.cuda:  # cuBLAS adds a low-precision product to a float32 matrix as it makes it
+            torch.addmm(sum_RH, grad_nR.T, hidden_nH, out_dtype=sum_RH.dtype, alpha=factor, out=sum_RH)
+            return
+        # Elsewhere that takes two calls; by blocks the copy stays small.
         rows = max(1, WEIGHT_GRADIENT_VALUES // hidden_nH.shape[1])
-        for start in range(0, len(weight_RH), rows):
+        for start in range(0, len(sum_RH), rows):
             block_nB = grad_nR[:, start : start + rows]
-            self.weight_VH[start : start + block_nB.shape[1]].add_(torch.mm(block_nB.T, hidden_nH), alpha=factor)
+            sum_RH[start : start + block_nB.shape[1]].add_(torch.mm(block_nB.T, hidden_nH), alpha=factor)
 
     def scaled(self, factor: Tensor) -> list[Tensor | None]:
         """The gradients times `factor`, in the inputs' dtypes. In place: a second copy of the head's would be large."""
@@ -209,11 +219,10 @@ def _sum_over_chunks(
     s: _Settings,
 ) -> tuple[Tensor, Tensor]:
     """(soft, hard) sums over all positions; fills `gradients`."""
-    weight_RH = weight_VH[: s.num_ids].to(s.product_dtype)
-    bias_R = None if bias_V is None else bias_V[: s.num_ids].to(s.product_dtype)
+    weight_RH, bias_R = _aligned(weight_VH, s), None if bias_V is None else _aligned(bias_V, s)
     num_rows = min(s.chunk_size, len(hidden_NH))
-    buffer_nR = weight_RH.new_empty(num_rows, s.num_ids)
-    work_nR = weight_RH.new_empty(num_rows, s.num_ids, dtype=s.exact_dtype)
+    buffer_nR = weight_RH.new_empty(num_rows, len(weight_RH))
+    work_nR = weight_RH.new_empty(num_rows, len(weight_RH), dtype=s.exact_dtype)
     soft, hard = weight_RH.new_zeros(2, dtype=s.exact_dtype).unbind()
 
     for start in range(0, len(hidden_NH), s.chunk_size):
@@ -228,6 +237,7 @@ def _sum_over_chunks(
         if s.softcap is not None:
             logits_nR = raw_nR.to(s.exact_dtype)  # float32: the buffer itself
             logits_nR.div_(s.softcap).tanh_().mul_(s.softcap)
+        logits_nR[:, s.num_ids :] = -math.inf
 
         chunk_targets = None if targets is None else targets[part].to(hidden_NH.device)
         chunk_soft, chunk_hard, factor = _chunk_loss(logits_nR, labels_N[part, None], chunk_targets, s, grad_nR)
@@ -235,11 +245,23 @@ def _sum_over_chunks(
 
         if gradients.wanted:
             if s.softcap is not None:  # d softcap(x) / dx = 1 − tanh²; the logits are not needed any more
+                logits_nR[:, s.num_ids :] = 0
                 grad_nR.mul_(logits_nR.div_(s.softcap).square_().neg_().add_(1))
             if s.product_dtype != s.exact_dtype:
                 grad_nR = raw_nR.copy_(grad_nR)
             gradients.add(part, grad_nR, factor * s.logit_scale, hidden_nH, weight_RH)
     return soft, hard
+
+
+def _aligned(rows_V: Tensor, s: _Settings) -> Tensor:
+    """The rows of the shared ids, and more up to a multiple of ALIGNMENT: what the head has, or zeros where it is copied anyway."""
+    wanted = -(-s.num_ids // ALIGNMENT) * ALIGNMENT
+    found_R = rows_V[:wanted]
+    if rows_V.dtype == s.product_dtype:
+        return found_R
+    copy_R = found_R.new_zeros((wanted, *rows_V.shape[1:]), dtype=s.product_dtype)
+    copy_R[: len(found_R)] = found_R
+    return copy_R
 
 
 def _chunk_loss(
@@ -312,10 +334,10 @@ def _sampled_part(
 def _dense_forward_kl_part(
     logits_nR: Tensor, log_sum_exp_n1: Tensor, targets: DenseTargets, share: float, s: _Settings, grad_nR: Tensor
 ) -> Tensor:
-    teacher_logp_nR = targets.logp_NV.to(s.exact_dtype)
-    soft = forward_kl(logits_nR - log_sum_exp_n1, teacher_logp_nR).sum()
+    teacher_logp_nI = targets.logp_NV.to(s.exact_dtype)
+    soft = forward_kl(logits_nR[:, : s.num_ids] - log_sum_exp_n1, teacher_logp_nI).sum()
     if s.with_gradient and share > 0:
-        grad_nR.sub_(teacher_logp_nR.exp(), alpha=share)
+        grad_nR[:, : s.num_ids].sub_(teacher_logp_nI.exp(), alpha=share)
     return soft
 
 
@@ -329,10 +351,10 @@ def _dense_part(
     grad_nR: Tensor,
 ) -> Tensor:
     """Any divergence; with a = d divergence / d log q the gradient on the logits is a − q·Σa."""
-    student_logp_nR = logits_nR - log_sum_exp_n1
-    soft, slope_nR = _value_and_slope(s, student_logp_nR, targets.logp_NV.to(s.exact_dtype), soft_weight)
+    student_logp_nI = logits_nR[:, : s.num_ids] - log_sum_exp_n1
+    soft, slope_nI = _value_and_slope(s, student_logp_nI, targets.logp_NV.to(s.exact_dtype), soft_weight)
     if s.with_gradient and soft_weight > 0:
-        grad_nR.mul_(hard_weight - slope_nR.sum(-1, keepdim=True)).add_(slope_nR)
+        grad_nR[:, : s.num_ids].mul_(hard_weight - slope_nI.sum(-1, keepdim=True)).add_(slope_nI)
     return soft
 
 
