@@ -9,8 +9,12 @@ from pathlib import Path
 
 GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
-GPU_FLOPS = {"H100": 400e12, "H200": 400e12, "A100": 160e12, "L40": 100e12, "4090": 90e12, "3090": 45e12, "T4": 20e12}
-OTHER_GPU_FLOPS = 30e12
+# operations a second in half precision, as large products reach them, and bytes a second of the GPU's memory, by its makers
+GPU_SPEEDS = {
+    "H100": (400e12, 3.3e12), "H200": (400e12, 4.8e12), "A100": (160e12, 1.9e12), "L40": (100e12, 0.86e12), "4090": (90e12, 1.0e12),
+    "3090": (45e12, 0.94e12), "T4": (20e12, 0.32e12),
+}  # fmt: skip
+OTHER_GPU_SPEEDS = (30e12, 0.3e12)
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Machine:
     gpu: str | None
     gpu_memory: float
     flops: float
+    bandwidth: float = 0.0  # of the GPU's memory; where there is none it is not needed
 
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
@@ -44,13 +49,14 @@ def _memory() -> int:
     return memory
 
 
-def this_machine(place: Path) -> Machine:
+def this_machine(place: Path, *, with_gpu: bool = True) -> Machine:
+    """`place`: where files will be written; `with_gpu` False: a recipe that leaves the GPU alone."""
     existing = next(p for p in [place, *place.parents] if p.exists())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    gpu, gpu_memory = _gpu()
-    known = [flops for name, flops in GPU_FLOPS.items() if gpu and name in gpu]
-    flops = (known[0] if known else OTHER_GPU_FLOPS) if gpu else _cpu_flops() * CPU_EFFICIENCY
-    return Machine(cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops)
+    gpu, gpu_memory = _gpu() if with_gpu else (None, 0.0)
+    known = [speeds for name, speeds in GPU_SPEEDS.items() if gpu and name in gpu]
+    flops, bandwidth = (known or [OTHER_GPU_SPEEDS])[0] if gpu else (_cpu_flops() * CPU_EFFICIENCY, 0.0)
+    return Machine(cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops, bandwidth)
 
 
 def _gpu() -> tuple[str | None, float]:

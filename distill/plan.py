@@ -1,8 +1,8 @@
 """plan: memory, time, disk and download of each stage on this machine, and what the licences allow. Loads no weights.
 
 Sizes come from config.json (or the catalogue, for models that are not here yet); times from a short measurement of this
-machine's arithmetic. They are estimates: within a factor of two on the quickstart; on a GPU they have not been checked
-against a run.
+machine's arithmetic, or what its GPU's maker says of it. They are estimates: within a factor of two on the quickstart; what
+they say of a GPU was compared with an H200 (scripts/measure_plan.py), not with small cards.
 """
 
 import json
@@ -28,10 +28,14 @@ PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
 SERVER_SECONDS_PER_TOKEN = 0.04  # of one request among many; servers differ by a factor of ten
 START_SECONDS = 6.0  # importing them
 STEP_SECONDS_PER_LAYER = 2.0e-3  # overhead of one decoding step on a CPU, beyond the arithmetic
+# the same on a GPU, in a recorded step and in a pass that is not recorded (Python starts its kernels)
+GPU_STEP_SECONDS_PER_LAYER, GPU_PASS_SECONDS_PER_LAYER = 1.4e-4, 2.0e-3
+BANDWIDTH_SHARE = 0.6  # of a GPU's memory bandwidth, in products of few rows
+TRAIN_OVERHEAD, GPU_TRAIN_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
-BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}
+BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # of the layers; the embedding and the head stay in 16 bits
 # what families call the number of their experts in config.json
 EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 SHARED_EXPERTS = ("n_shared_experts", "moe_num_shared_experts")
@@ -76,7 +80,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
     _check_tokenizers(recipe)
     _check_formats(recipe)
-    machine = this_machine(folder.path)
+    machine = this_machine(folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu")
     teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
     student = student_size(recipe, teacher)
     work = work_of(recipe)
@@ -204,27 +208,22 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     answer_bytes = 2 * BYTES_PER_TOKEN + (JSON_BYTES_PER_LOG_PROB * recipe.capture.top_k if recipe.capture.from_server else 0)
     on_server = recipe.teacher.server is not None
     file = recipe.gguf_teacher
-    teacher_bytes = file.stat().st_size if file else teacher.parameters * _bytes_per_parameter(recipe, machine)
+    teacher_bytes = file.stat().st_size if file else _teacher_bytes(recipe, machine, teacher)
     start = START_SECONDS
     roles = recipe.train.num_roles
-
-    def answering(size: Size, count: int, longest: float) -> float:
-        batches = max(1.0, count * (prompt + longest) / recipe.teacher.batch_tokens)
-        steps = 0.0 if machine.gpu else batches * longest * size.layers * STEP_SECONDS_PER_LAYER
-        return count * (prompt + answer) * 2 * size.parameters / machine.flops + steps
-
     wait = SERVER_SECONDS_PER_TOKEN * answer / recipe.generate.concurrency
-    kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * (2 if machine.gpu and not file else 4)
-    pass_bytes = recipe.teacher.batch_tokens * teacher.hidden * 4 * 8 + 64 * 2**20 * 2
-    asking_bytes = 0.0 if on_server else teacher_bytes + kv_bytes
+    asking_bytes = 0.0 if on_server else teacher_bytes + _decoding_bytes(recipe, machine, teacher, prompt)
+    longest = recipe.generate.max_new_tokens
     teacher_seconds = [
-        count * wait if on_server else answering(teacher, count, recipe.generate.max_new_tokens * 0.6)
+        count * wait if on_server else _answer_seconds(recipe, machine, teacher, teacher_bytes, count, prompt, answer, longest)
         for count in (num_requests, 2 * work.num_held_out)
     ]
     files = [W16A16, *recipe.quantize.formats]
     models = 2 + roles + len(files)
     evaluate_seconds = teacher_seconds[1] + 3.0 * models  # loading, and scoring the teacher's answers
-    evaluate_seconds += (models - 2) * answering(student, work.num_held_out, recipe.evaluate.max_new_tokens * 0.6)
+    evaluate_seconds += (models - 2) * _answer_seconds(
+        recipe, machine, student, 2 * student.parameters, work.num_held_out, prompt, answer, recipe.evaluate.max_new_tokens
+    )
     signal_bytes = {"none": 0.0, "sampled": 36.0, "top_k": 6.0 * recipe.capture.top_k + 2, "dense": 2.0 * teacher.vocabulary}
     logged_bytes = signal_bytes["top_k"] * 4 / 3 if recipe.capture.from_server else 0.0  # base64
     download = 0 if teacher.is_local or file or (on_server and not captures) else 2 * teacher.parameters
@@ -232,9 +231,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     source = size_of(recipe, recipe.student.model, recipe.student.revision) if recipe.student.model else None
     source_bytes = 2 * source.parameters if source and not source.is_local else 0
     optimizer_bytes = 8 if recipe.train.optimizer == "adamw" else 2
-    share = 0.02 if recipe.train.lora_rank else 1.0
-    activations = recipe.train.micro_batch_tokens * student.hidden * student.layers * (4 if recipe.train.gradient_checkpointing else 60)
-    train_bytes = student.parameters * (4 + share * (4 + optimizer_bytes)) + activations + 200 * 2**20
+    overhead = GPU_TRAIN_OVERHEAD if machine.gpu else TRAIN_OVERHEAD
+    overhead *= 4 / 3 if recipe.train.gradient_checkpointing else 1  # the forward pass once more
     sizes = {"f16": 2.0, "bf16": 2.0, "q8_0": 1.06, "int8": 1.1, "q6_k": 0.82, "q5_k_m": 0.71, "q4_k_m": 0.61, "q4_0": 0.57,
              "iq4_nl": 0.57, "q3_k_m": 0.53, "q2_k": 0.45, "tq2_0": 0.37, "nf4": 0.7, "w4a16": 0.7, W16A16: 2.0,
              "mixed": (recipe.quantize.budget_mb or 0) * 1e6 / student.parameters}
@@ -244,15 +242,16 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     # forward twice, backward, and the rounding of every weight each fourth step
     recover_seconds = recovered * recipe.quantize.recover_steps * 2048 * 10 * student.parameters / machine.flops
     return {
-        "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
+        "generate": Cost(PROCESS_BYTES + asking_bytes, start + teacher_seconds[0],
                          disk=num_requests * (prompt + answer) * 12 + num_answers * answer * logged_bytes,
                          download=num_requests * answer * answer_bytes if on_server else download),
-        "capture": Cost(PROCESS_BYTES + captures * (teacher_bytes + pass_bytes),
+        "capture": Cost(PROCESS_BYTES + captures * (teacher_bytes + _pass_bytes(teacher, recipe.teacher.batch_tokens)),
                         captures * tokens * 2 * teacher.parameters / machine.flops, download=download if on_server else 0,
                         disk=samples * answer * (signal_bytes[recipe.capture.signal] + hidden_bytes)),
         "initialize": Cost(PROCESS_BYTES + 4 * (source.parameters if source else student.parameters), 1 + 4 * student.parameters / 2e8,
                            disk=4 * student.parameters, download=source_bytes),
-        "train": Cost(PROCESS_BYTES + train_bytes, roles * epochs_tokens * 6 * student.parameters / machine.flops * 1.3,
+        "train": Cost(PROCESS_BYTES + _train_bytes(recipe, machine, student, optimizer_bytes),
+                      roles * epochs_tokens * 6 * student.parameters / machine.flops * overhead,
                       disk=roles * 4 * student.parameters + 3 * student.parameters * (4 + optimizer_bytes)),
         "quantize": Cost(PROCESS_BYTES + max(6 + 4 * mixed, 28 * (recovered > 0)) * student.parameters,
                          sum(2 + 6 * (name in FOLDERS) + student.parameters / 2e7 for name in files)
@@ -263,11 +262,55 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     }  # fmt: skip
 
 
-def _bytes_per_parameter(recipe: Recipe, machine: Machine) -> float:
+def _teacher_bytes(recipe: Recipe, machine: Machine, teacher: Size) -> float:
+    """Of the teacher's weights; bitsandbytes leaves its embedding and its head as they are."""
     if recipe.teacher.quantization != "none":
-        return BYTES_PER_PARAMETER[recipe.teacher.quantization]
+        return teacher.parameters * BYTES_PER_PARAMETER[recipe.teacher.quantization] + 2 * 2 * teacher.head * 0.7
     half = recipe.teacher.dtype == "bfloat16" or (recipe.teacher.dtype == "auto" and machine.gpu)
-    return BYTES_PER_PARAMETER["bfloat16"] if half else 4.0
+    return teacher.parameters * (2.0 if half else 4.0)
+
+
+def _num_slots(recipe: Recipe, prompt: float) -> float:
+    return max(1.0, recipe.teacher.batch_tokens / (prompt + recipe.generate.max_new_tokens))
+
+
+def _pass_bytes(size: Size, num_tokens: float) -> float:
+    """What a forward pass of so many tokens needs beside the weights, logits in chunks among it."""
+    return num_tokens * size.hidden * 40 + 2 * 64 * 2**20
+
+
+def _decoding_bytes(recipe: Recipe, machine: Machine, teacher: Size, prompt: float) -> float:
+    """Keys and values of every slot, and the pass that reads the prompts of all at the beginning."""
+    each = 2 if machine.gpu and not recipe.gguf_teacher else 4
+    kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * each
+    return kv_bytes + _pass_bytes(teacher, _num_slots(recipe, prompt) * prompt)
+
+
+def _answer_seconds(
+    recipe: Recipe, machine: Machine, size: Size, weight_bytes: float, count: int, prompt: float, answer: float, longest: int
+) -> float:  # fmt: skip
+    """Of `count` answers by a model that is loaded here."""
+    arithmetic = count * (prompt + answer) * 2 * size.parameters / machine.flops
+    if not machine.gpu:
+        batches = max(1.0, count * (prompt + longest * 0.6) / recipe.teacher.batch_tokens)
+        return arithmetic + batches * longest * 0.6 * size.layers * STEP_SECONDS_PER_LAYER
+    slots = min(max(1.0, count), _num_slots(recipe, prompt))
+    # bitsandbytes writes the layers' weights out in 16 bits at each step, and reads them again
+    moved = weight_bytes + (4 * size.parameters if recipe.teacher.quantization != "none" else 0)
+    step = moved / (machine.bandwidth * BANDWIDTH_SHARE) + size.layers * GPU_STEP_SECONDS_PER_LAYER
+    reads = count / max(1.0, slots / 4) * size.layers * GPU_PASS_SECONDS_PER_LAYER  # a quarter of the slots is refilled at a time
+    return arithmetic + count * answer / slots * step + reads
+
+
+def _train_bytes(recipe: Recipe, machine: Machine, student: Size, optimizer_bytes: int) -> float:
+    """Weights, gradients and the optimizer's state in float32; on a GPU a copy in 16 bits; the gradients of head and embedding
+    before they are added up; activations of one micro-batch."""
+    options = recipe.train
+    share = 0.02 if options.lora_rank else 1.0
+    copies = 2 * student.parameters + 400 * 2**20 if machine.gpu else 200 * 2**20
+    kept = 4 * student.layers + 70 if options.gradient_checkpointing else 70 * student.layers  # bytes for each number of the width
+    activations = options.micro_batch_tokens * student.hidden * kept
+    return student.parameters * (4 + share * (4 + optimizer_bytes)) + 8 * student.head * (share == 1.0) + copies + activations
 
 
 def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:
@@ -362,7 +405,7 @@ def _text(
     lines.append(f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}")
     lines += ["", f"licences: {verdict.level}: {'; '.join(verdict.sentences)}", *(f"  - {duty}" for duty in verdict.duties)]
     lines += [f"warning: {warning}" for warning in warnings]
-    note = "estimates; on a GPU not yet checked against a run" if machine.gpu else "estimates, within a factor of two"
+    note = "estimates; of GPUs compared with an H200 alone" if machine.gpu else "estimates, within a factor of two"
     return "\n".join([*lines, f"({platform.machine()}; {note})"])
 
 

@@ -2,12 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distill.errors import MismatchError, MissingError
-from distill.machine import Machine
+from distill.machine import GPU_SPEEDS, Machine
 from distill.plan import _check_formats, _row_sizes, _warnings, size_of, stage_costs, student_size, work_of
 from distill.recipe import load_recipe
 
@@ -85,6 +86,36 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
     assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
     assert costs["mixed"].disk > costs["plain"].disk + 8e6
     assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * student.parameters), "the 16-bit folder is always there"
+
+
+FLOPS, BANDWIDTH = GPU_SPEEDS["H200"]
+H200 = Machine(16, memory=128e9, disk_free=1e12, gpu="NVIDIA H200", gpu_memory=150e9, flops=FLOPS, bandwidth=BANDWIDTH)
+# recipes/qwen_to_1b.yaml as its comments change it for a GPU of so many GB: gigabytes taken on an H200, and tokens a second
+MEASURED = {
+    "24": ([], {"generate": (19.7, 1171), "capture": (19.8, 18_845), "train": (21.4, None)}),
+    "12": (
+        ["teacher.quantization=nf4", "teacher.batch_tokens=8192", "train.optimizer=paged_adamw_8bit", "train.micro_batch_tokens=2048",
+         "train.lora_rank=64"], {"generate": (8.4, 360), "capture": (7.9, 18_801), "train": (10.0, None)},
+    ),
+    "80": (
+        ["teacher.batch_tokens=131072", "train.micro_batch_tokens=16384", "train.gradient_checkpointing=false"],
+        {"generate": (38.9, 7381), "capture": (37.7, 20_792), "train": (54.0, None)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", MEASURED)
+def test_the_plan_of_a_gpu_is_what_was_measured_on_one(size: str) -> None:
+    overrides, measured = MEASURED[size]
+    recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", overrides)
+    teacher = size_of(recipe, recipe.teacher.model, None)
+    work = replace(work_of(recipe), prompt=96, answer=300)
+    costs = stage_costs(recipe, H200, teacher, student_size(recipe, teacher), work)
+    tokens = {"generate": work.num_answers * 300, "capture": work.num_answers * 0.9 * 396}
+    for stage, (gigabytes, speed) in measured.items():
+        assert 0.7 < costs[stage].memory / 1e9 / gigabytes < 1.2, f"{stage}: {costs[stage].memory / 1e9:.1f} GB"
+        if speed is not None:
+            assert 0.5 < costs[stage].seconds / (tokens[stage] / speed) < 2, f"{stage}: {costs[stage].seconds:.0f} s"
 
 
 def test_a_config_that_says_nothing_of_a_model_is_named(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ from transformers.cache_utils import DynamicLayer
 
 from distill.models.graphed_step import GraphedStep, can_record
 
-REFILL_SHARE = 16  # slots are refilled once a sixteenth of them is free: prompts are read together
+# Slots are refilled once a share of them is free, so that prompts are read together: a sixteenth. Beside recorded steps reading is
+# slow, since it is not recorded (as long as eight steps of 36 layers): a quarter.
+REFILL_SHARE, REFILL_SHARE_GRAPHED = 16, 4
 
 
 def has_slots(model: Any) -> bool:
@@ -81,13 +83,14 @@ class Rolling:
         self.layers = layers
         graphed = can_record(model) and rows_are_independent(model)
         self.step = GraphedStep(model, self.cache, layers, self.num_slots, longest, pad_id) if graphed else self._step_of_rows
+        self.refill_share = REFILL_SHARE_GRAPHED if graphed else REFILL_SHARE
 
     def run(self, draw: Any, on_finished: Any) -> None:
         """`draw(logits_NV, [(index of prompt, number of its token)])` gives N token ids; `on_finished(index, ids, reason)`."""
         waiting = deque(range(len(self.prompts)))
         while waiting or self.rows:
             free = self.num_slots - len(self.rows)
-            if waiting and (not self.rows or free * REFILL_SHARE >= self.num_slots):
+            if waiting and (not self.rows or free * self.refill_share >= self.num_slots):
                 self._admit([waiting.popleft() for _ in range(min(free, len(waiting)))], draw)
             else:
                 self._step(draw)

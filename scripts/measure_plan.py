@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""The plan's memory and time beside what models of the recipe's shapes take on this GPU.
+
+    python scripts/measure_plan.py                          # recipes/qwen_to_1b.yaml in its three sizes, about 4 minutes
+    python scripts/measure_plan.py --sizes "24 GB"          # as the recipe stands
+    python scripts/measure_plan.py --write BENCHMARKS.md    # replaces its own section there
+
+Teacher and student have the shapes of the recipe's models and random weights, on which neither memory nor speed depends.
+They go through the stages' own code: load_model, the slots that decode, capture's records, run_step of the training loop.
+
+generate: as many slots as the recipe's batch_tokens allow for prompts of 96 tokens; 200 decoding steps, of which the last
+150 are timed, so the cache is read to position 300: longer answers are slower. capture: one whole batch. train: two timed
+steps after one. Memory is the highest that torch had reserved, and 0.5 GB for CUDA itself, which it does not see.
+"""
+
+import argparse
+import gc
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from benchmark_sections import machine, replace_section, table  # noqa: E402
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers.utils import logging  # noqa: E402
+
+from distill.capture import records_of  # noqa: E402
+from distill.catalog import catalog  # noqa: E402
+from distill.machine import GB, Machine, this_machine  # noqa: E402
+from distill.models import load  # noqa: E402
+from distill.models.decode import Drawer, Sampling  # noqa: E402
+from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
+from distill.models.slots import Rolling  # noqa: E402
+from distill.plan import size_of, stage_costs, student_size, work_of  # noqa: E402
+from distill.processes import Processes  # noqa: E402
+from distill.recipe import Recipe, load_recipe  # noqa: E402
+from distill.signals import draws  # noqa: E402
+from distill.signals.header import SignalHeader  # noqa: E402
+from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402
+from distill.train import _add_lora, checkpoint_activations  # noqa: E402
+from distill.training.loop import Course, Item, StudentLoss, build_optimizer, run_step, trainable_parameters  # noqa: E402
+
+HEADING = "## The plan on a GPU"
+RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
+SIZES = {  # what the recipe's comments say
+    "24 GB": [],
+    "12 GB": [
+        "teacher.quantization=nf4", "teacher.batch_tokens=8192", "train.optimizer=paged_adamw_8bit", "train.micro_batch_tokens=2048",
+        "train.lora_rank=64",
+    ],
+    "80 GB": ["teacher.batch_tokens=131072", "train.micro_batch_tokens=16384", "train.gradient_checkpointing=false"],
+}  # fmt: skip
+PROMPT, ANSWER = 96, 300  # tokens
+STEPS, WARM = 200, 50
+CUDA_ITSELF = 0.5 * GB
+INTERMEDIATE = {"Qwen/Qwen3-8B": 12_288, "Qwen/Qwen3-1.7B": 6_144, "Qwen/Qwen3-4B": 9_728}  # the catalogue has the rest
+Measured = tuple[float, float]  # bytes, tokens a second
+
+
+def random_model(model: str, share: float = 1.0) -> Any:
+    """A Qwen3 of the shape of that model in bfloat16, `share` of its layers."""
+    known = catalog.find(model)
+    assert known is not None and known.shape is not None and known.width is not None
+    layers, hidden, heads, kv_heads, head_dim = (number or 0 for number in known.shape)
+    config = Qwen3Config(
+        vocab_size=known.width, hidden_size=hidden, intermediate_size=INTERMEDIATE[model], num_hidden_layers=round(layers * share),
+        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings="8B" not in model,
+        bos_token_id=None, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("cuda"):
+            return Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def measured(work: Callable[[], float]) -> Measured:
+    """(highest memory, what `work` says): tokens a second."""
+    gc.collect()  # models hold themselves in cycles
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    speed = work()
+    return torch.cuda.max_memory_reserved() + CUDA_ITSELF, speed
+
+
+def clock() -> float:
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def generate(recipe: Recipe, model: Any) -> float:
+    """Answer tokens a second with every slot taken."""
+    options = recipe.generate
+    longest = PROMPT + options.max_new_tokens
+    num_slots = recipe.teacher.batch_tokens // longest
+    dice = random.Random(1)
+    prompts = [[dice.randrange(2, 150_000) for _ in range(PROMPT)] for _ in range(num_slots)]
+    sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
+    drawer = Drawer(range(num_slots), sampling, options.max_new_tokens, 151_669)
+    times: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    def draw(logits_NV: Any, places: Any) -> list[int]:
+        found = drawer(logits_NV, places)
+        times.append(clock())
+        if len(times) > STEPS:
+            raise Enough
+        return [max(2, i) for i in found]  # none of these ends an answer
+
+    with torch.inference_mode():
+        rolling = Rolling(
+            model, prompts, num_slots=num_slots, max_new_tokens=options.max_new_tokens, stop_ids=[1], pad_id=0, known_lengths={}
+        )
+        with suppress(Enough):
+            rolling.run(draw, lambda *_: None)
+    return num_slots * (STEPS - WARM) / (times[-1] - times[WARM])
+
+
+def capture(recipe: Recipe, model: Any, folder: Path) -> float:
+    """Tokens a second, prompts counted, of one batch."""
+    num = recipe.teacher.batch_tokens // (PROMPT + ANSWER)
+    dice = random.Random(2)
+    sequences = [TokenSequence([dice.randrange(2, 150_000) for _ in range(PROMPT + ANSWER)], PROMPT) for _ in range(num)]
+    keys = [sequence_key(s.ids, s.answer_start) for s in sequences]
+    header, head = SignalHeader("sampled", 151_669, num_draws=recipe.capture.num_draws), load.head_of(model)
+    took = []
+    for number in range(2):
+        started = clock()
+        with SignalWriter(folder / f"capture{number}", header) as writer:
+            hidden = answer_hidden_states(model, sequences, 0)
+            for key, record in zip(keys, records_of(header, head, hidden, [s.ids[PROMPT:] for s in sequences], keys), strict=True):
+                writer.add(key, record)
+        took.append(clock() - started)
+    return num * (PROMPT + ANSWER) / took[-1]
+
+
+def signal(folder: Path, items: list[Item]) -> SignalStore:
+    """What a teacher of 1.8 nats or so said about random answers."""
+    header = SignalHeader("sampled", 151_669, num_draws=50)
+    generator = torch.Generator("cuda").manual_seed(3)
+    with SignalWriter(folder, header) as writer:
+        for item in items:
+            labels_N = torch.tensor(item.ids[item.answer_start :])
+            logits_NV = torch.randn(len(labels_N), 151_669, generator=generator, device="cuda") * 4.5
+            rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
+            writer.add(item.signal_key, draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=151_669))
+    return SignalStore(folder, header)
+
+
+def train(recipe: Recipe, student: Any, folder: Path) -> float:
+    """Tokens a second of the student's optimizer steps."""
+    options = recipe.train
+    model = student.float()
+    if options.lora_rank:
+        _add_lora(recipe, model)
+    if options.gradient_checkpointing:
+        checkpoint_activations(model)
+    dice = random.Random(4)
+    size = PROMPT + ANSWER
+    lists = [[dice.randrange(2, 150_000) for _ in range(size)] for _ in range(3 * options.batch_tokens // size + 1)]
+    items = [Item(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
+    accelerator = Accelerator(mixed_precision="no", device_placement=False)
+    course = Course(
+        role="student", model=model, options=options, soft_weight=options.soft_weight, hard_weight=options.hard_weight, items=items,
+        validation=[], store=signal(folder / "train", items), vocab_size=151_669, pad_id=0, seed=1,
+        where=load.Placement("cuda", "bfloat16"), folder=folder, processes=Processes(), accelerator=accelerator,
+    )  # fmt: skip
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    module = StudentLoss(model, options, 151_669)
+    trainable = trainable_parameters(module)
+    optimizer = build_optimizer(trainable, options)
+    speeds = []
+    for step, rows in enumerate(course.steps()[:3]):
+        started = clock()
+        run_step(course, module, optimizer, trainable, rows, step, 1e-6)
+        speeds.append(sum(len(items[i].ids) for row in rows for i in row) / (clock() - started))
+    return statistics.mean(speeds[1:])
+
+
+def asked(recipe: Recipe, teacher: Any, folder: Path) -> dict[str, Measured]:
+    return {
+        "generate": measured(lambda: generate(recipe, teacher)), "capture": measured(lambda: capture(recipe, teacher, folder)),
+    }  # fmt: skip
+
+
+def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -> list[list[str]]:
+    """A row a stage: planned and measured."""
+    where = load.placement("cuda", "bfloat16", recipe.teacher.quantization)
+    found = asked(recipe, load.load_model(str(teacher_folder), where), folder)
+    student = random_model(recipe.student.model or "", recipe.student.layer_share)
+    found["train"] = measured(lambda: train(recipe, student, folder))
+    teacher = size_of(recipe, recipe.teacher.model, None)
+    work = work_of(recipe)
+    work = replace(work, prompt=PROMPT, answer=ANSWER)
+    costs = stage_costs(recipe, here, teacher, student_size(recipe, teacher), work)
+    answers, samples = work.num_answers * ANSWER, work.num_answers * 0.9 * (PROMPT + ANSWER)
+    num_tokens = {"generate": answers, "capture": samples, "train": recipe.train.num_roles * samples * recipe.train.epochs}
+    return [
+        [
+            stage, f"{costs[stage].memory / GB:.1f}", f"{memory / GB:.1f}", f"{costs[stage].seconds / 60:,.0f}",
+            f"{num_tokens[stage] / speed / 60:,.0f}", f"{speed:,.0f}",
+        ]
+        for stage, (memory, speed) in found.items()
+    ]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--folder", type=Path, help="for the teacher's 16 GB, e.g. /dev/shm (default: a temporary folder)")
+    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the table into this file, too")
+    options = parser.parse_args()
+    logging.set_verbosity_error()
+    here = this_machine(ROOT)
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        teacher_folder = Path(name) / "teacher"
+        random_model("Qwen/Qwen3-8B").save_pretrained(teacher_folder)
+        for size in options.sizes:
+            folder = Path(name) / "work"
+            rows += [[f"{size}: {row[0]}", *row[1:]] for row in of_size(load_recipe(RECIPE, SIZES[size]), here, folder, teacher_folder)]
+            print(*rows[-3:], sep="\n", file=sys.stderr, flush=True)
+            shutil.rmtree(folder)
+    head = ["", "memory planned, GB", "taken, GB", "time planned, minutes", "at the speed measured", "tokens/s"]
+    text = f"""{HEADING}
+
+`scripts/measure_plan.py`: recipes/qwen_to_1b.yaml as it stands (24 GB) and as its comments change it, random weights of the same
+shapes, prompts of {PROMPT} and answers of {ANSWER} tokens; what is measured stands at the top of the script. {machine()}.
+
+{table(head, rows)}
+"""
+    print(text)
+    if options.write:
+        replace_section(options.write, text)
+
+
+if __name__ == "__main__":
+    main()
