@@ -21,6 +21,7 @@ from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS, W16A16
 from distill.signals.hidden_states import bytes_per_token
+from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
 from distill.text import chat, language
 from distill.text.samples import by_shares, split_prompts
 
@@ -53,6 +54,9 @@ class Size:
         return self.hidden * self.vocabulary
 
 
+ELSEWHERE = Size(0, 0, 0, 0, 0, True)
+
+
 @dataclass(frozen=True)
 class Cost:
     """One stage: bytes of memory (GPU memory where there is one), seconds, bytes on disk, bytes to download."""
@@ -74,19 +78,19 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Costs by stage, the licence verdict, and the text that `distill plan` prints."""
     for code in recipe.languages:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
-    _check_tokenizers(recipe)
+    note = _check_tokenizers(recipe)
     _check_formats(recipe)
     machine = this_machine(folder.path)
-    teacher = size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
+    teacher = teacher_size(recipe)
     student = student_size(recipe, teacher)
     work = work_of(recipe)
     costs = stage_costs(recipe, machine, teacher, student, work)
     verdict = catalog.verdict(
         recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence, use="logits",
+        declared_base=recipe.student.licence, use=recipe.learns,
     )  # fmt: skip
     warnings = _warnings(recipe, machine, costs)
-    text = _text(machine, teacher, student, work, costs, verdict, warnings)
+    text = _text(machine, teacher, student, work, note, costs, verdict, warnings)
     return {
         "machine": asdict(machine), "teacher": asdict(teacher), "student": asdict(student),
         "work": asdict(work), "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict),
@@ -113,6 +117,16 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
         return _size_from(config)
     except KeyError as error:
         raise MismatchError(f"{location}: its config.json says nothing of {error}: not a language model of a kind that is known") from None
+
+
+def teacher_size(recipe: Recipe) -> Size:
+    """Of a teacher that is a name on somebody's server nothing need be known: then it is ELSEWHERE."""
+    try:
+        return size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
+    except MissingError:
+        if recipe.teacher.text_only:
+            return ELSEWHERE
+        raise
 
 
 def _size_from(config: Mapping[str, Any]) -> Size:
@@ -344,12 +358,15 @@ def _row_sizes(recipe: Recipe) -> dict[str, int]:
 
 
 def _text(
-    machine: Machine, teacher: Size, student: Size, work: Work, costs: Mapping[str, Cost], verdict: Any, warnings: list[str]
+    machine: Machine, teacher: Size, student: Size, work: Work, note: str | None, costs: Mapping[str, Cost], verdict: Any,
+    warnings: list[str],
 ) -> str:  # fmt: skip
+    size = "of unknown size, on a server" if teacher == ELSEWHERE else f"{teacher.parameters:,} parameters"
     lines = [
         f"this machine: {machine}",
-        f"teacher {teacher.parameters:,} parameters, student {student.parameters:,}",
+        f"teacher {size}, student {student.parameters:,}",
         str(work),
+        *([note] if note else []),
         "",
         f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}",
     ]
@@ -372,16 +389,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _check_tokenizers(recipe: Recipe) -> None:
-    """Refuse teacher and student with different tokenizers before the teacher has cost anything, where both are here."""
+def _check_tokenizers(recipe: Recipe) -> str | None:
+    """What is to be said about two tokenizers, if anything. Where a signal is captured, different ones are refused before the
+    teacher has cost anything; all this where both are on this machine."""
     if recipe.student.model is None:
-        return
+        return None
     try:
-        for model in (recipe.teacher, recipe.student):
+        for model in (recipe.student, *([] if recipe.teacher.text_only else [recipe.teacher])):
             load.read_config(recipe.model_location(model.model or ""), model.revision)
     except MissingError:
-        return  # not on this machine yet: `initialize` compares them
-    teacher, student = (
-        load.load_tokenizer(recipe.model_location(m.model or ""), m.revision) for m in (recipe.teacher, recipe.student)
-    )
-    chat.require_same_tokenizer(recipe, teacher, student)
+        return None  # not on this machine yet: `initialize` compares them
+    found = tokenizers_of(recipe)
+    if recipe.capture.signal != "none":
+        chat.require_same_tokenizer(recipe, found.teacher, students_tokenizer(recipe))
+    return None if found.same else f"the student learns the answers' text in its own tokenizer ({found.difference})"

@@ -17,7 +17,7 @@ from distill.rows import read_row_logs
 from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore
 from distill.teachers.requests import request_maker
-from distill.text import chat
+from distill.teachers.tokenizers import Tokenizers
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 FEW = ["generate.num_prompts=24", "generate.max_new_tokens=48", "teacher.batch_tokens=500", "evaluate.num_examples=4"]
@@ -100,10 +100,10 @@ def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
         recipe = recipe_of(tmp_path, source, "evaluate.max_new_tokens=32")
         prompts = generate.split_prompts(recipe)[1]
         tokenizer = generate.load.load_tokenizer(str(TEACHER))
-        ids = [chat.prompt_ids(tokenizer, list(p.messages)) for p in prompts]
+        sitting = evaluate.Sitting(recipe, tmp_path, tmp_path, str(TEACHER), prompts, Tokenizers(tokenizer, tokenizer))
         (tmp_path / "teacher.json").unlink(missing_ok=True)  # the answers stay: both are scored on the same
         with Progress("evaluate", len(prompts), "answers", shown=False) as bar:
-            exam = evaluate._teacher(recipe, tmp_path, str(TEACHER), prompts, ids, tokenizer, bar)
+            exam = evaluate._teacher(sitting, bar)
         assert any(exam.teacher_ids)
         found.append(json.loads((tmp_path / "teacher.json").read_text()))
     ours, theirs = found
