@@ -21,7 +21,7 @@ from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS, W16A16
 from distill.signals.hidden_states import bytes_per_token
-from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
+from distill.teachers.tokenizers import students_tokenizer, tokenizers_of, with_way_out
 from distill.text import chat, language
 from distill.text.samples import by_shares, split_prompts
 
@@ -123,10 +123,10 @@ def teacher_size(recipe: Recipe) -> Size:
     """Of a teacher that is a name on somebody's server nothing need be known: then it is ELSEWHERE."""
     try:
         return size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
-    except MissingError:
+    except MissingError as error:
         if recipe.teacher.text_only:
             return ELSEWHERE
-        raise
+        raise with_way_out(recipe, error) from None
 
 
 def _size_from(config: Mapping[str, Any]) -> Size:
@@ -230,7 +230,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     wait = SERVER_SECONDS_PER_TOKEN * answer / recipe.generate.concurrency
     kv_bytes = recipe.teacher.batch_tokens * teacher.layers * teacher.kv_width * 2 * (2 if machine.gpu and not file else 4)
     pass_bytes = recipe.teacher.batch_tokens * teacher.hidden * 4 * 8 + 64 * 2**20 * 2
-    asking_bytes = 0.0 if on_server else teacher_bytes + kv_bytes
+    asking_bytes = 0.0 if on_server else teacher_bytes + kv_bytes + pass_bytes
     teacher_seconds = [
         count * wait if on_server else answering(teacher, count, recipe.generate.max_new_tokens * 0.6)
         for count in (num_requests, 2 * work.num_held_out)
@@ -258,7 +258,7 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
     # forward twice, backward, and the rounding of every weight each fourth step
     recover_seconds = recovered * recipe.quantize.recover_steps * 2048 * 10 * student.parameters / machine.flops
     return {
-        "generate": Cost(PROCESS_BYTES + asking_bytes + pass_bytes, start + teacher_seconds[0],
+        "generate": Cost(PROCESS_BYTES + asking_bytes, start + teacher_seconds[0],
                          disk=num_requests * (prompt + answer) * 12 + num_answers * answer * logged_bytes,
                          download=num_requests * answer * answer_bytes if on_server else download),
         "capture": Cost(PROCESS_BYTES + captures * (teacher_bytes + pass_bytes),

@@ -1,11 +1,13 @@
 """A student with a tokenizer of its own learns a teacher's text: from a server that gives text, and from a teacher loaded here."""
 
 import json
+import re
+import shlex
 
 import pytest
 import torch
 from families import BY_NAME, save
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, ROOT
 
 from distill import evaluate, generate, plan
 from distill.errors import MismatchError, MissingError, RecipeError
@@ -123,6 +125,25 @@ def test_a_signal_and_another_tokenizer_is_refused_with_the_way_out(student, tmp
     with pytest.raises(MismatchError, match=r"different tokenizers .*capture\.signal=none train\.soft_weight=0 train\.hard_weight=1"):
         plan._check_tokenizers(recipe)
     assert "its own tokenizer (vocabulary of" in (plan._check_tokenizers(recipe_of(tmp_path, student)) or "")
+
+
+def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path):
+    recipe = recipe_of(tmp_path, student, "teacher.model=big-model", "teacher.server=http://h:1")
+    for find in (tokenizers_of, plan.teacher_size):
+        with pytest.raises(MissingError, match=r"big-model.* set teacher\.server_gives=text"):
+            find(recipe)
+
+
+def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
+    """Kimi K2 by its API and a student of another family: the catalogue knows the licence, no file of the teacher is read."""
+    words = re.search(r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert words is not None
+    source, *overrides = shlex.split(words[1].replace("\\\n", " "))
+    recipe = load_recipe(ROOT / source, [*overrides, f"student.model={student}", "student.licence=apache-2.0", f"run_folder={tmp_path}"])
+    planned = plan.make_plan(recipe, RunFolder(tmp_path))
+    assert planned["licence"]["level"] == "allow" and "learning from its answers" in planned["licence"]["sentences"][0]
+    assert "its own tokenizer (the teacher's is not known)" in planned["text"]
+    assert planned["stages"]["generate"]["memory"] < 1e9 and planned["stages"]["generate"]["download"] < 1e9
 
 
 @pytest.mark.parametrize(

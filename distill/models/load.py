@@ -144,9 +144,9 @@ def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_c
 
 
 def refuse_tiktoken(location: str, folder: Path) -> None:
-    """Raise MissingError, with the ways out, for a folder (Kimi K2's) whose vocabulary only code from its repository can read."""
+    """Raise MismatchError, with the ways out, for a folder (Kimi K2's) whose vocabulary only code from its repository can read."""
     if (folder / "tiktoken.model").is_file() and not (folder / "tokenizer.json").is_file():
-        raise MissingError(
+        raise MismatchError(
             f"{location}: it has a tiktoken.model, which only code from its repository can read, and no tokenizer.json. To learn from "
             "its text alone, with the student's own tokenizer, no tokenizer of the teacher is needed: teacher.server=URL "
             "teacher.server_gives=text capture.signal=none train.soft_weight=0 train.hard_weight=1. Else convert it (transformers' "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.errors import MissingError
 from distill.models import load
 from distill.recipe import Recipe
 from distill.text import chat
@@ -73,7 +74,17 @@ def tokenizers_of(recipe: Recipe) -> Tokenizers:
 
 def teachers_tokenizer(recipe: Recipe) -> Any:
     teacher = recipe.teacher
-    return load.load_tokenizer(recipe.model_location(teacher.model), teacher.revision, trust_remote_code=teacher.trust_remote_code)
+    try:
+        return load.load_tokenizer(recipe.model_location(teacher.model), teacher.revision, trust_remote_code=teacher.trust_remote_code)
+    except MissingError as error:
+        raise with_way_out(recipe, error) from None
+
+
+def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
+    """The same error, and how to do without the model's files where that is possible: on a server, for its text alone."""
+    if recipe.teacher.server is None or recipe.capture.signal != "none" or recipe.student.model is None:
+        return error
+    return MissingError(f"{error}. To learn from its text alone nothing of the teacher is needed here: set teacher.server_gives=text")
 
 
 def students_tokenizer(recipe: Recipe) -> Any:
