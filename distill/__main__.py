@@ -136,8 +136,8 @@ def _command(options: argparse.Namespace) -> int:
 
 def _teachers(model: str | None) -> str:
     from distill.catalog import listing
+    from distill.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
     from distill.machine import memory_of_this_machine
-    from distill.plan import BYTES_PER_PARAMETER, PROCESS_BYTES
 
     room, where = memory_of_this_machine()
     if model is None:

@@ -7,6 +7,7 @@ and seconds are what those took, by the token. They go where generate keeps its 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.answers import answered
-from distill.teachers.requests import Request, best_rows, read_answers, request_maker
+from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
 from distill.text.samples import Prompt
 
 NUM_PROMPTS = 8
@@ -66,8 +67,9 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
-    make, on_disk = request_maker(recipe, first.tokenizer), answered(recipe, stage / "raw")
+    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
+    tokenizer = first.tokenizers.asked
+    make, on_disk = request_maker(recipe, tokenizer), answered(recipe, stage / "raw")
     wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
     left = [r for r in wanted if r.key not in on_disk]
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
@@ -76,7 +78,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     return Estimate(
         len(wanted), len(wanted) - len(left), num_written, lengths, dict(Counter(p.language for p in chosen)),
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
-        needs(recipe.generate, len(left) + more, _tokens(left) + more * _tokens(wanted) / len(wanted),
+        needs(recipe.generate, len(left) + more, _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
               (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
         taken,
     )  # fmt: skip
@@ -172,8 +174,8 @@ def _limit(options: Generate, name: str, needs: dict[str, Range]) -> str | None:
     return f"generate.max_{name} {most:,} {verdict}{share}"
 
 
-def _tokens(requests: list[Request]) -> int:
-    return sum(len(r.prompt_ids) for r in requests)
+def _tokens(requests: list[Request], tokenizer: Any) -> int:
+    return sum(num_prompt_tokens(r, tokenizer) for r in requests)
 
 
 def _amount(values: Range) -> str:

@@ -18,7 +18,6 @@ from typing import Any
 
 from distill import tasks
 from distill.errors import DataError
-from distill.models import load
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.rows import Row, write_jsonl
@@ -27,6 +26,7 @@ from distill.sections import Capture
 from distill.teachers.answers import ask
 from distill.teachers.requests import Request, best_rows, num_of_other_seeds, read_answers, request_maker
 from distill.teachers.server import Spent
+from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
@@ -38,7 +38,10 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     stage = folder.stage("generate")
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     location = recipe.model_location(recipe.teacher.model)
-    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    tokenizers = tokenizers_of(recipe)
+    tokenizer = tokenizers.asked
+    if not tokenizers.same and processes.is_main:
+        print(f"generate: the student has another tokenizer ({tokenizers.difference}): it learns the answers' text in its own")
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
     spent = Spent()
@@ -53,16 +56,16 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     make = request_maker(recipe, tokenizer)
     requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
     ask(recipe, requests, raw, location, tokenizer, processes, spent)
-    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizer, processes, spent)
+    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizers, processes, spent)
     if processes.is_part:
         return StageOutput({}, [])
     rows = best_rows(read_answers(raw)[0])
-    judged = judge_answers(recipe, requests, rows, held_out, tokenizer) if processes.is_main else ([], [])
+    judged = judge_answers(recipe, requests, rows, held_out, tokenizers) if processes.is_main else ([], [])
     if recipe.generate.judge_min_score is not None:
         judged = _grade(recipe, stage / "judged", processes.broadcast(judged), location, tokenizer, processes, spent)
     output = StageOutput({}, [])
     if processes.is_main:
-        output = _write(recipe, stage, requests, judged, refused, held_out, tokenizer, skipped)
+        output = _write(recipe, stage, requests, judged, refused, held_out, tokenizers, skipped)
     processes.barrier()
     return output
 
@@ -113,7 +116,7 @@ def judge_prompts(
 
 def _draw_on(
     recipe: Recipe, requests: list[Request], make: Callable[[Prompt, int], Request], held_out: list[Prompt], raw: Path,
-    location: str, tokenizer: Any, processes: Processes, spent: Spent,
+    location: str, tokenizers: Tokenizers, processes: Processes, spent: Spent,
 ) -> list[Request]:  # fmt: skip
     """Rejection sampling: another draw for each prompt with too few good answers, round after round; return all requests.
 
@@ -131,23 +134,23 @@ def _draw_on(
         missing = any(r.key not in rows for mine in still_open.values() for r in mine)
         if processes.any(missing):  # on one rank and not on another where other jobs write meanwhile
             break  # only in a shard: the others' answers of this round are not here yet
-        too_few = _too_few(recipe, still_open, rows, held_out, tokenizer) if processes.is_main else []
+        too_few = _too_few(recipe, still_open, rows, held_out, tokenizers) if processes.is_main else []
         still_open = {prompt_id: tries[prompt_id] for prompt_id in processes.broadcast(too_few)}
         more = [make(mine[0].prompt, sample_index) for mine in still_open.values()]
         if not more:
             break
         for request in more:
             tries[request.prompt.id].append(request)
-        ask(recipe, more, raw, location, tokenizer, processes, spent)
+        ask(recipe, more, raw, location, tokenizers.asked, processes, spent)
     return [request for mine in tries.values() for request in mine]
 
 
 def _too_few(
-    recipe: Recipe, tries: dict[str, list[Request]], rows: dict[str, Row], held_out: list[Prompt], tokenizer: Any
+    recipe: Recipe, tries: dict[str, list[Request]], rows: dict[str, Row], held_out: list[Prompt], tokenizers: Tokenizers
 ) -> list[str]:  # fmt: skip
     """Ids of the prompts that want another draw. What a server refused once, it would refuse again."""
     requests = [request for mine in tries.values() for request in mine]
-    _, reasons = judge_answers(recipe, requests, rows, held_out, tokenizer)
+    _, reasons = judge_answers(recipe, requests, rows, held_out, tokenizers)
     num_kept = Counter(r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None)
     refused = {r.prompt.id for r in requests if rows[r.key]["finish_reason"] == "error"}
     return [i for i in tries if num_kept[i] < recipe.generate.samples_per_prompt and i not in refused]
@@ -172,7 +175,7 @@ def _grade(
 
 def _write(
     recipe: Recipe, stage: Path, requests: list[Request], judged: Judged, refused: list[tuple[Prompt, str]],
-    held_out: list[Prompt], tokenizer: Any, skipped: Counter[str],
+    held_out: list[Prompt], tokenizers: Tokenizers, skipped: Counter[str],
 ) -> StageOutput:  # fmt: skip
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_answers(stage / "raw")
@@ -190,8 +193,8 @@ def _write(
             continue
         num_long += candidate.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
         kept.append(Sample(
-            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text, request.prompt_ids,
-            chat.learnt_ids(recipe, tokenizer, prompt.messages, request.prompt_ids, row["token_ids"]),
+            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text,
+            *tokenizers.lesson(recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]),
         ).row())  # fmt: skip
     by_reason = Counter(d["reason"].partition(":")[0] for d in dropped)
     if not kept:
@@ -210,7 +213,7 @@ def _write(
         "num_kept": len(kept), "num_dropped": len(dropped), "dropped_by_reason": dict(by_reason),
         "kept_by_language": dict(Counter(s["language"] for s in kept)), "num_held_out": len(held_out),
         "num_answer_tokens": sum(len(s["answer_ids"]) for s in kept), "num_broken_log_lines": len(broken),
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizers.student), "format": chat.fingerprint_of_format(tokenizers.student), "retold": tokenizers.difference,
         "num_skipped": dict(skipped), "prompts_by_language": dict(Counter(p.language for p in prompts)),
         "by_language": count_by_language(kept, dropped),
         "prompts_by_tries": dict(sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())),
@@ -225,26 +228,34 @@ def _write(
 
 
 def judge_answers(
-    recipe: Recipe, requests: list[Request], rows: dict[str, Row], held_out: list[Prompt], tokenizer: Any
+    recipe: Recipe, requests: list[Request], rows: dict[str, Row], held_out: list[Prompt], tokenizers: Tokenizers
 ) -> Judged:
-    candidates = [_candidate(recipe, request, rows[request.key], tokenizer) for request in requests]
+    candidates = [_candidate(recipe, request, rows[request.key], tokenizers) for request in requests]
     reasons = filters.judge_all(
         candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate), eval_index=EvalIndex([p.text for p in held_out]),
         min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
         max_reasoning_tokens=recipe.generate.max_reasoning_tokens if recipe.generate.think == "short" else None,
     )  # fmt: skip
+    if not tokenizers.same:
+        reasons = [reason or _untellable(tokenizers.student, c) for c, reason in zip(candidates, reasons, strict=True)]
     return candidates, reasons
 
 
-def _candidate(recipe: Recipe, request: Request, row: Row, tokenizer: Any) -> filters.Candidate:
-    opened = chat.opens_thinking(tokenizer, request.prompt_ids)
+def _untellable(tokenizer: Any, candidate: filters.Candidate) -> str | None:
+    """Why an answer cannot be told in the student's tokenizer, if so."""
+    mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
+    return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
+
+
+def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> filters.Candidate:
+    opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.think == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     return filters.Candidate(
         prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
-        num_reasoning_tokens=len(tokenizer(reasoning, add_special_tokens=False).input_ids) if reasoning else 0,
+        num_reasoning_tokens=len(tokenizers.student(reasoning, add_special_tokens=False).input_ids) if reasoning else 0,
         finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,
         reference=request.prompt.reference, is_translation=request.prompt.is_translation, verify=request.prompt.verify,
         refusals=request.prompt.refusals,

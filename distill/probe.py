@@ -76,7 +76,7 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdi
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
         for language in recipe.languages

@@ -44,6 +44,10 @@ class Teacher(Section):
         None, "URL of an OpenAI-compatible server that serves the model (http://host:8000); null = load it here", machine=True
     )
     server_model: str | None = field(None, "The model's name on that server; null = teacher.model", machine=True)
+    server_gives: Literal["text"] | None = field(
+        None, "text = ask the server for text alone, in conversations; the teacher's tokenizer is then not needed and `model` may be any "
+        "name (capture.signal: none, and a student with a tokenizer of its own); null = what it gives is found out by asking",
+    )  # fmt: skip
     api_key_env: str | None = field(None, "Environment variable that holds the server's key; null = no key", machine=True)
     trust_remote_code: bool = field(False, "Run code from the model's folder; needs a pinned revision")
 
@@ -55,7 +59,14 @@ class Teacher(Section):
             raise ValueError("gguf runs on the CPU in its own quantization: remove gguf, or server, quantization and device: cuda")
         if self.server and not is_url(self.server):
             raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
+        if self.server_gives and not self.server:
+            raise ValueError(f"server_gives {self.server_gives} without server: name the server, or remove server_gives")
         return self
+
+    @property
+    def text_only(self) -> bool:
+        """Whether it is asked for text alone, so that nothing here needs its tokenizer."""
+        return self.server_gives == "text"
 
 
 class Student(Section):
@@ -113,7 +124,10 @@ class Generate(Section):
         "and not at all where the system cannot promise that; limited = as boxed as this system can", machine=True,
     )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
-    thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
+    thinking: bool | None = field(
+        None, "The chat template's switch (enable_thinking, thinking); null = its default. A student with a template of its own gets it "
+        "where that has one",
+    )  # fmt: skip
     think: Literal["keep", "drop", "short"] = field(
         "keep", "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
         "template writes one without reasoning; short = samples with more than max_reasoning_tokens of it are dropped",
@@ -184,8 +198,10 @@ class Capture(Section):
     """The teacher's distribution at each answer token, stored."""
 
     signal: Literal["sampled", "top_k", "dense", "none"] = field(
-        "sampled", "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a teacher that is only on a server)"
-    )
+        "sampled", "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a teacher that is only on a "
+        "server). A signal is about the teacher's tokens, so the student must have them; with none it keeps its own tokenizer and "
+        "chat template, whatever the teacher's are",
+    )  # fmt: skip
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
     top_k: Annotated[int, Field(gt=0, le=1024)] = field(64, "top_k: ids a token; the rest is one tail bucket")
     from_server: bool = field(

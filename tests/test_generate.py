@@ -17,6 +17,7 @@ from distill.rows import RowLog, digest, read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
 from distill.teachers import answers
 from distill.teachers.requests import Request, raw_row, request_maker
+from distill.teachers.tokenizers import Tokenizers
 from distill.text import chat
 from distill.text.filters import long_reasoning_warning
 from distill.text.samples import Prompt, split_prompts
@@ -194,14 +195,18 @@ def thought(folder, think):
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(recipe, requests[-1], ids, "stop", text))
-    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizer)
-    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizer, Counter())
+    tokenizers = Tokenizers(tokenizer, tokenizer)
+    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers)
+    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
     prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
-    evaluate._write_answers(folder / "a.jsonl", prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
-    exam = evaluate._exam(recipe, folder / "a.jsonl", prompts, asked, tokenizer)
+    sitting = evaluate.Sitting(recipe, folder, folder, "", prompts, tokenizers)
+    assert sitting.prompt_ids == asked
+    evaluate._write_answers(sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
+    exam, own = evaluate._exams(sitting)
+    assert exam is own
     assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), "examined on what it learnt"
     return output.result, kept
 

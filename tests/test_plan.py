@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from distill.costs import size_of, stage_costs, student_size, work_of
 from distill.errors import MismatchError, MissingError
 from distill.machine import GPU_SPEEDS, Machine
-from distill.plan import _check_formats, _row_sizes, _warnings, size_of, stage_costs, student_size, work_of
+from distill.plan import _check_formats, _row_sizes, _warnings
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"

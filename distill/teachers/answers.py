@@ -177,13 +177,18 @@ def _ask_gguf(work: Asking) -> float:
         return bar.seconds
 
 
+def served_stop_ids(recipe: Recipe, location: str, tokenizer: Any) -> list[int]:
+    """Ids that end a server's answers; of one that gives text alone those of `tokenizer`, in which the text is counted."""
+    return chat.stop_ids(tokenizer, None if recipe.teacher.text_only else load.stop_ids_of_files(location, recipe.teacher.revision))
+
+
 def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
     """Ask the recipe's server, many at once; the next block is claimed when all of the last is sent. `requests`: all of them."""
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
 
     recipe, options, tokenizer = work.recipe, work.recipe.generate, work.tokenizer
-    stop_ids = {*chat.stop_ids(tokenizer, load.stop_ids_of_files(work.location, recipe.teacher.revision)), *work.more_stop_ids}
+    stop_ids = {*served_stop_ids(recipe, work.location, tokenizer), *work.more_stop_ids}
     sampling = Sampling(
         options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking,
         num_log_probs(recipe, tokenizer),

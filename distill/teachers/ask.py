@@ -168,13 +168,14 @@ def ask_server(
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
     not always the very tokens that were drawn; the bar says so. What is used of the recipe's limits is added to `spent`.
-    Where not all have prompt ids (`has_ids`: to a model with another tokenizer) they are asked as conversations, whatever the
-    server can do; `needs_ids`: some are not whole conversations.
+    Where not all have prompt ids (`has_ids`, or teacher.server_gives text: the model's tokenizer is another) they are asked as
+    conversations, whatever the server can do; `needs_ids`: some are not whole conversations.
     """
     teacher, url = recipe.teacher, recipe.teacher.server
     assert url is not None
     end = chat.end_of_turn(tokenizer, sampling.stop_ids)
-    probe_ids = chat.prompt_ids(tokenizer, PROBE_TEXT, thinking=sampling.thinking)
+    has_ids = has_ids and not teacher.text_only
+    probe_ids = chat.prompt_ids(tokenizer, PROBE_TEXT, thinking=sampling.thinking) if has_ids else []
 
     def with_ids(question: Question, answer: Answer) -> None:
         if answer.error is not None:

@@ -16,6 +16,7 @@ from distill.text import chat
 from distill.text.samples import Prompt
 
 KEY_SCHEMA = "1"
+TEXT_ONLY = "text"  # in place of the template's fingerprint, where the teacher's template is the server's own business
 LOG_PROBS = "top_k"  # field of a row: what the server said about each token (capture.from_server), base64 of the encoded record
 
 
@@ -36,15 +37,18 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
     Its third argument: token ids to go on from, where they are not a whole conversation in the template (magpie)."""
     options = recipe.generate
     teacher = load.teacher_identity(recipe)
+    template = TEXT_ONLY if recipe.teacher.text_only else chat.fingerprint_of_template(tokenizer)
     # max_new_tokens is not in the key: a longer limit re-asks only what was cut
     sampling = canonical_json([
-        teacher, recipe.teacher.quantization, recipe.teacher.dtype, chat.fingerprint_of_template(tokenizer),
+        teacher, recipe.teacher.quantization, recipe.teacher.dtype, template,
         options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
         *([recipe.seed] if options.resample else []), *(["top_k", recipe.capture.top_k] if recipe.capture.from_server else []),
     ])  # fmt: skip
 
     def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
-        if ids is None:
+        if recipe.teacher.text_only:
+            ids = []  # it gets the conversation
+        elif ids is None:
             ids = chat.prompt_ids(
                 tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
             )
@@ -52,6 +56,11 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
         return Request(key, prompt, ids, sample_index, seed_of(recipe, key))
 
     return make
+
+
+def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
+    """As the teacher's tokenizer counts them, or of a conversation about so many, by another's."""
+    return len(request.prompt_ids) or len(tokenizer(request.prompt.whole_text, add_special_tokens=False).input_ids)
 
 
 def seed_of(recipe: Recipe, key: str) -> int:

@@ -55,7 +55,7 @@ def asking(recipe: Recipe) -> Recipe:
     assert options.judge_model is not None
     teacher = Teacher(
         model=f"judge/{options.judge_model}", server=options.judge_server, server_model=options.judge_model,
-        api_key_env=options.judge_api_key_env,
+        api_key_env=options.judge_api_key_env, server_gives=recipe.teacher.server_gives,
     )  # fmt: skip
     greedy["thinking"] = None  # a switch of the teacher's own template
     return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher, "capture": Capture()})

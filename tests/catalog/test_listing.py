@@ -7,8 +7,8 @@ import pytest
 
 from distill.__main__ import main
 from distill.catalog import catalog, listing
+from distill.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
 from distill.errors import RecipeError
-from distill.plan import BYTES_PER_PARAMETER, PROCESS_BYTES
 
 GB = 1e9
 
