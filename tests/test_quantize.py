@@ -36,14 +36,14 @@ def test_languages_take_turns() -> None:
 
 
 def test_a_file_beyond_the_gate_is_failed() -> None:
-    check = {"top_token_agreement": 0.795, "kl": 0.25}
+    check = {"top_token_agreement": 0.795, "kl": 0.25, "kl_error": 0.01}
     share = "79.5% of positions, quantize.min_top_token_share is 80.0%"
-    nats = "0.2500 nats a token from the student, quantize.max_kl is 0.1"
+    nats = "0.2500 nats a token (± 0.0100) from the student, quantize.max_kl is 0.1"
     assert f"{share}; {nats}; take" in (quantize.failure(check, Quantize()) or "")
     assert (quantize.failure(check, Quantize(min_top_token_share=0.5)) or "").endswith(f"{nats}; take a larger format, or train longer")
     assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
-    no_number = {"top_token_agreement": 1.0, "kl": math.nan}
+    no_number = {"top_token_agreement": 1.0, "kl": math.nan, "kl_error": math.nan}
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
     assert "failed: too &lt;far" in page._failed({"failed": "too <far"}) and page._failed({"failed": None}) == ""
 
@@ -66,7 +66,7 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tm
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
     check = quantize.run(recipe, folder).result["formats"]["mixed"]
     assert 1_800_000 < check["bytes"] == folder.quantized("mixed").stat().st_size <= 1_900_000
-    assert check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values()) and len(check["kl_of_choices"]) == 3
+    assert check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values()) and len(check["kl_of_choices"]) > 3
     assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
 
 
