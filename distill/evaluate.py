@@ -25,6 +25,7 @@ from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS
+from distill.teachers.spent import Ledger, Spent
 from distill.text import chat
 from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
@@ -167,22 +168,23 @@ def _teacher_on_server(
     answers = stage / "teacher_answers.jsonl"
     options = recipe.generate
     stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
+    spent = Spent(Ledger(stage.parent / "generate", options))
     if not answers.is_file():
         sampling = (options.sampling_temperature, options.top_p, options.top_k)
-        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, sampling, options.max_new_tokens, bar)
+        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, sampling, options.max_new_tokens, bar, spent)
         _write_answers(answers, prompts, found, stop_ids)
     exam = _exam(recipe, answers, prompts, prompt_ids, tokenizer)
     if not (stage / "teacher.json").is_file():
         started = time.monotonic()
         longest = recipe.evaluate.max_new_tokens
-        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, (0.0, 1.0, 0), longest, bar)
+        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, (0.0, 1.0, 0), longest, bar, spent)
         _write(stage, "teacher", _figures(exam, found, {}, time.monotonic() - started, "server"))
     return exam
 
 
 def _ask_server(
     recipe: Recipe, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any, stop_ids: list[int],
-    sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress,
+    sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress, spent: Spent,
 ) -> list[tuple[list[int], str]]:  # fmt: skip
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
     from distill.teachers.ask import ask_server, question
@@ -198,7 +200,7 @@ def _ask_server(
         question(recipe, p.id, p.messages, ids, _seed(recipe, p)) for p, ids in zip(prompts, prompt_ids, strict=True)
     ]
     wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.thinking)
-    ask_server(recipe, tokenizer, questions, wanted, record, bar)
+    ask_server(recipe, tokenizer, questions, wanted, record, bar, spent)
     return [found[p.id] for p in prompts]
 
 

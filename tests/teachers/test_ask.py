@@ -15,8 +15,8 @@ from distill.progress import Progress
 from distill.sections import Generate
 from distill.tasks import market
 from distill.teachers.ask import Errand, Lane, _until_stop
+from distill.teachers.connect import connect
 from distill.teachers.dialects import Answer, LlamaCpp, Question, Sampling
-from distill.teachers.server import connect
 from distill.text import chat
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -46,7 +46,7 @@ def ask(url, questions, *, during=None, timeout=10.0, on_answer=None, **options)
     async def go():
         server = await connect(url, "m", api_key_env=None, timeout=timeout, prompt_ids=[1, 2, 3])
         assert server.dialect is LlamaCpp
-        server.spent.requests = 0
+        server.spent.mine.requests = 0
         if during is not None:
             during()
         with Progress("ask", len(questions), "answers", shown=False) as bar:
@@ -67,7 +67,7 @@ def ask(url, questions, *, during=None, timeout=10.0, on_answer=None, **options)
 def calm(llama_server, questions):
     """What the server answers where nothing goes wrong."""
     answers, times, server = ask(llama_server, questions)
-    assert set(times.values()) == {1} and len(answers) == server.spent.requests == len(questions)
+    assert set(times.values()) == {1} and len(answers) == server.spent.mine.requests == len(questions)
     return answers
 
 
@@ -107,7 +107,7 @@ def test_every_question_is_answered_once_whatever_goes_wrong(proxy, questions, c
     assert {k: a.token_ids for k, a in answers.items()} == {k: a.token_ids for k, a in calm.items()}
     assert set(times.values()) == {1} and faults[0] >= 5
     if fault != "stall":  # on a busy machine an honest answer may be late as well
-        assert server.spent.requests == len(questions) + faults[0]
+        assert server.spent.mine.requests == len(questions) + faults[0]
 
 
 def test_retry_after_is_obeyed(proxy, questions):
@@ -162,7 +162,7 @@ def test_a_limit_stops_cleanly(proxy, questions, limit):
     answers, times, server = ask(proxy.url, questions, concurrency=4, **limit)
     assert isinstance(server.stopped, Stopped) and next(iter(limit)) in str(server.stopped)
     assert 1 <= len(answers) < len(questions) and set(times.values()) == {1}
-    assert server.spent.requests == len(answers), "what was sent was awaited: it is paid for"
+    assert server.spent.mine.requests == len(answers), "what was sent was awaited: it is paid for"
 
 
 def test_a_signal_stops_cleanly(proxy, questions):
@@ -172,7 +172,7 @@ def test_a_signal_stops_cleanly(proxy, questions):
         )
     interrupts._requested.clear()
     assert isinstance(server.stopped, Stopped) and 5 <= len(answers) <= 7
-    assert server.spent.requests == len(answers)
+    assert server.spent.mine.requests == len(answers)
 
 
 def test_the_lane_widens_while_calm_and_narrows_in_trouble():
