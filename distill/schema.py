@@ -30,7 +30,7 @@ def is_url(text: str) -> bool:
 
 def address_problem(text: str) -> str | None:
     """What is wrong with a server's address, if anything. What may be a secret in it is not repeated: errors are shown and logged."""
-    if "@" in text.partition("://")[2].partition("/")[0]:
+    if "@" in text.split("://")[-1].partition("/")[0]:
         return (
             "the address holds a user name or a password: take out all from :// to @. A key belongs in an environment variable, and its "
             "name in the recipe (api_key_env)"

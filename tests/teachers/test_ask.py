@@ -7,20 +7,24 @@ import time
 from collections import Counter
 
 import pytest
-from run_helpers import ROOT
+from families import BY_NAME, tokenizer_of
+from run_helpers import QUICKSTART, ROOT
 from server_helpers import said
 
-from distill import interrupts
+from distill import generate, interrupts
 from distill.errors import ServerError, Stopped
 from distill.models import load
 from distill.progress import Progress
+from distill.recipe import load_recipe
 from distill.sections import Generate
 from distill.tasks import market
-from distill.teachers.ask import Errand, Lane, _until_stop
+from distill.teachers.ask import Errand, Lane, _until_stop, ask_server, question
 from distill.teachers.connect import connect
 from distill.teachers.dialects import Answer, Question, Sampling
+from distill.teachers.requests import Request, raw_row
 from distill.teachers.spent import Spent
 from distill.text import chat, filters
+from distill.text.samples import Prompt
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 GREEDY = Sampling(0.0, 1.0, 0, 24)
@@ -382,3 +386,30 @@ def test_the_time_that_a_run_may_take_ends_its_waits_too(api):
     api.reply = lambda number, body: (429, {"error": "slow down"})
     _, _, ended = talk(api, 4, max_hours=1e-4)
     assert isinstance(ended, Stopped) and "max_hours" in str(ended)
+
+
+@pytest.mark.parametrize("shows", [{}, {"reasoning_content": "3 and 4"}], ids=["hidden", "apart"])
+def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_path, shows):
+    """R1's template opens the reasoning in the prompt; an answer without a closing tag would be taken for one that was cut."""
+    tokenizer = tokenizer_of(BY_NAME["deepseek-r1"])
+    recipe = load_recipe(QUICKSTART, [f"teacher.server={api.url}", "generate.task=null", "generate.max_new_tokens=40", "languages=[en]"])
+    prompt = Prompt(({"role": "user", "content": "What is 3 + 4?"},), "en")
+    request = Request("k", prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1)
+    assert chat.opens_thinking(tokenizer, request.prompt_ids)
+    found = []
+    for reason, text in (("stop", "They are seven apples."), ("length", "They are")):
+        api.reply = lambda number, body, text=text, reason=reason: said(text, reason=reason, **shows)
+        with Progress("ask", 1, "answers", shown=False) as bar:
+            ask_server(
+                recipe, tokenizer, [question(recipe, "k", prompt.messages, request.prompt_ids, 1)],
+                Sampling(0.7, 1.0, 0, 40, (tokenizer.eos_token_id,)), lambda q, a: found.append(a), bar,
+            )  # fmt: skip
+    whole, cut = found
+    row = raw_row(recipe, request, whole.token_ids, whole.finish_reason, whole.text)
+    candidate = generate._candidate(recipe, request, row, tokenizer)
+    assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
+    assert candidate.reasoning == shows.get("reasoning_content")
+    learnt = tokenizer.decode([*request.prompt_ids, *whole.token_ids])
+    assert learnt.count("<think>") == learnt.count("</think>") == 1 and whole.token_ids[-1] == tokenizer.eos_token_id
+    row = raw_row(recipe, request, cut.token_ids, cut.finish_reason, cut.text)
+    assert generate._candidate(recipe, request, row, tokenizer).finish_reason == "length"
