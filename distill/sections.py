@@ -131,7 +131,9 @@ class Generate(Section):
         "and not at all where the system cannot promise that; limited = as boxed as this system can", machine=True,
     )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
-    thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
+    thinking: bool | None = field(
+        None, "The chat template's switch (enable_thinking, thinking), or whichever a server obeys; null = its default"
+    )
     think: Literal["keep", "drop", "short"] = field(
         "keep", "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
         "template writes one without reasoning; short = samples with more than max_reasoning_tokens of it are dropped",
@@ -143,7 +145,7 @@ class Generate(Section):
     top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")
     concurrency: Positive = field(64, "Server: at most so many requests at once; fewer while it refuses", machine=True)
     request_timeout: Annotated[float, Field(gt=0)] = field(600.0, "Server: seconds to wait for one answer", machine=True)
-    retry_errors: bool = field(False, "Server: ask again what it refused in an earlier run", machine=True)
+    retry_errors: bool = field(False, "Server: ask again what it refused, or answered too badly, in an earlier run", machine=True)
     max_requests: Positive | None = field(
         None, "Server: stop after so many requests for this run folder, those of earlier runs and of other jobs among them", machine=True
     )

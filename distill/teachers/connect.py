@@ -129,12 +129,17 @@ async def _sleep(seconds: float) -> None:
 
 async def _talking(server: Server, sampling: Sampling, first_delay: float) -> Server:
     """The server, which takes conversations, with what it must be told and must not. Raises what `_asked` raises."""
-    quiet = replace(sampling, thinking=None)
     try:
-        server, _ = await _asked(server, quiet, first_delay)
+        return await _told(server, sampling, first_delay)
     except Refused as error:
-        server = await _without_unknown_fields(server, quiet, first_delay, error)
-    return server if sampling.thinking is None else await _switched(server, sampling, first_delay)
+        return await _without_unknown_fields(server, sampling, first_delay, error)
+
+
+async def _told(server: Server, sampling: Sampling, first_delay: float) -> Server:
+    """The server, told to think or not in the way that it obeys, where the recipe says so."""
+    if sampling.thinking is not None:
+        return await _switched(server, sampling, first_delay)
+    return (await _asked(server, sampling, first_delay))[0]
 
 
 async def _without_unknown_fields(server: Server, sampling: Sampling, first_delay: float, refusal: Refused) -> Server:
@@ -145,7 +150,7 @@ async def _without_unknown_fields(server: Server, sampling: Sampling, first_dela
     sent.sort(key=lambda name: f"{name}" not in str(refusal))  # it often says
     for fields in [*([name] for name in sent), sent]:
         try:
-            trial, _ = await _asked(replace(server, without=frozenset(fields)), sampling, first_delay)
+            trial = await _told(replace(server, without=frozenset(fields)), sampling, first_delay)
         except (Refused, Trouble):
             continue
         if ways_out := [way for name in fields if (way := WAYS_OUT[name])]:
@@ -153,24 +158,28 @@ async def _without_unknown_fields(server: Server, sampling: Sampling, first_dela
                 f"teacher.server: {server.url} does not take {' and '.join(fields)} ({refusal}): {' and '.join(ways_out)}; answers are "
                 "then drawn without it, and what was answered before is asked anew"
             )
-        return replace(trial, notes=[*server.notes, f"it takes no seed ({refusal})"])
+        return replace(trial, notes=[*trial.notes, f"it takes no seed ({refusal})"])
     raise refusal
 
 
 async def _switched(server: Server, sampling: Sampling, first_delay: float) -> Server:
-    """The server with the switch of SWITCHES that it obeys, judged by whether its answer holds reasoning."""
-    said, accepted = [], None
+    """The server with the switch of SWITCHES that it obeys, judged by whether its answer holds reasoning. Raises the last refusal
+    where it takes none."""
+    said, accepted, last = [], None, None
     for switch in SWITCHES:
         trial = replace(server, switch=switch)
         try:
             trial, answer = await _asked(trial, replace(sampling, max_new_tokens=THINKING_TOKENS), first_delay)
         except (Refused, Trouble) as error:
             said.append(f"{switch}: {error}")
+            last = error
             continue
         accepted = accepted or trial
         if answer.thinks == sampling.thinking:
             return replace(trial, notes=[*server.notes, f"thinking is turned {'on' if sampling.thinking else 'off'} by {switch}"])
         said.append(f"{switch}: its answer holds {'no reasoning' if sampling.thinking else 'reasoning all the same'}")
+    if accepted is None and last is not None:
+        raise last
     if sampling.thinking and accepted is not None:  # it may keep its reasoning to itself
         return replace(accepted, notes=[*server.notes, f"it shows no reasoning, and was told to think by {accepted.switch}"])
     raise ServerError(

@@ -140,6 +140,20 @@ def test_a_switch_that_is_refused_is_not_the_one(api):
     assert met(api.url, Sampling(0.7, 1.0, 0, 64, thinking=True)).switch == "enable_thinking"
 
 
+def test_a_server_that_answers_only_when_it_need_not_think(api):
+    """DashScope refuses some models that think to requests that are not streamed."""
+    api.reply = lambda number, body: said("4") if body.get("enable_thinking") is False else (400, {"error": "thinking must be streamed"})
+    assert met(api.url, Sampling(0.7, 1.0, 20, 64, thinking=False)).switch == "enable_thinking"
+    with pytest.raises(ServerError, match="must be streamed"):
+        met(api.url, Sampling(0.7, 1.0, 20, 64))
+
+
+def test_a_field_that_it_does_not_take_is_found_beside_the_switch(api):
+    api.reply = refusing("top_k", "chat_template_kwargs")
+    with pytest.raises(ServerError, match=r"does not take top_k "):
+        met(api.url, Sampling(0.7, 0.8, 20, 64, thinking=False))
+
+
 def test_one_that_never_says_why_an_answer_ended_is_known(api):
     api.reply = lambda number, body: said("4", reason=None)
     server = met(api.url)
