@@ -94,12 +94,13 @@ class Errand:
         self.first_delay, self.first_probe = first_delay, first_probe
         self.lane = Lane(options.concurrency)
         self.ended: DistillError | None = None
-        self._refused: list[tuple[Question, Answer]] = []  # held back until something is answered
+        self._held: list[tuple[Question, Answer]] = []  # refusals, until something is answered
+        self._num_refused = 0
 
     async def run(self, questions: Iterator[Question]) -> None:
         """Raises Stopped at a limit or a signal, ServerError where going on is useless; what was under way is awaited."""
         await asyncio.gather(*(self._work(questions) for _ in range(self.options.concurrency)))
-        if len(self._refused) < ALL_REFUSED:
+        if self._num_refused < ALL_REFUSED:
             self._release()
         if self.ended is not None:
             raise self.ended
@@ -122,17 +123,21 @@ class Errand:
             self.server.spent.answered = True
             self._release()
         elif not self.server.spent.answered:
-            self._refused.append((question, answer))
-            if len(self._refused) >= ALL_REFUSED:
+            self._num_refused += 1
+            if answer.took is not None and answer.took.tokens:  # it was paid for: on record, whatever comes
+                self.on_answer(question, answer)
+            else:
+                self._held.append((question, answer))
+            if self._num_refused >= ALL_REFUSED:
                 raise ServerError(
-                    f"teacher.server: {self.server.url} refused each of the first {len(self._refused)} requests, the last with: "
-                    f"{answer.error}. Nothing of it is recorded: mend the recipe, or take these prompts out, and run the same command"
+                    f"teacher.server: {self.server.url} refused each of the first {self._num_refused} requests, the last with: "
+                    f"{answer.error}. Refusals are not recorded: mend the recipe, or take these prompts out, and run the same command"
                 )
             return
         self.on_answer(question, answer)
 
     def _release(self) -> None:
-        held, self._refused = self._refused, []
+        held, self._held = self._held, []
         for question, answer in held:
             self.on_answer(question, answer)
 

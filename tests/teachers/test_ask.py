@@ -309,7 +309,7 @@ def test_an_empty_account_stops_the_run_and_marks_nothing_failed(api, status, er
     assert len(answers) == 4 and all(a.error is None for a in answers.values()) and len(api.asked) <= 8
 
 
-def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_nothing(api):
+def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_nothing(api, monkeypatch):
     api.reply = lambda number, body: (400, {"error": "no such thing"})
     answers, _, ended = talk(api, 60)
     assert isinstance(ended, ServerError) and "each of the first 20" in str(ended) and "no such thing" in str(ended)
@@ -317,6 +317,10 @@ def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_no
     assert len(talk(api, 12)[0]) == 12, "fewer prompts may each be at fault"
     api.reply = lambda number, body: (400, {"error": "not this"}) if number != 10 else said("4")
     assert len(talk(api, 60)[0]) == 60, "what answers anything refuses prompts, not the recipe"
+    monkeypatch.setattr("distill.teachers.ask.ALL_REFUSED", 3)
+    paid = {"error": "no such thing", "usage": {"prompt_tokens": 20, "completion_tokens": 9}}
+    api.reply = lambda number, body: paid if body["messages"][0]["content"][0] == "q" else said("4")
+    assert 3 <= len(talk(api, 12)[0]) <= 7, "what was paid for is on record"
 
 
 @pytest.mark.parametrize("reason", ["abort", "insufficient_system_resource", "error"])
