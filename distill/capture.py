@@ -29,13 +29,13 @@ from distill.models.by_length import batches_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import canonical_json, digest, row_logs
+from distill.rows import canonical_json, digest
 from distill.run_folder import RunFolder, StageOutput
 from distill.signals import from_server, hidden_states
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.teachers.requests import LOG_PROBS
+from distill.teachers.requests import LOG_PROBS, answer_rows
 from distill.text import chat
 from distill.text.samples import Sample, read_samples
 
@@ -228,7 +228,7 @@ def _take_over(work: Capturing) -> None:
         for block in work.blocks:
             todo = [i for batch in block for i in batch if work.keys[i] not in work.have]
             wanted = {(samples[i].key, tuple(samples[i].answer_ids)): i for i in todo}
-            for row in row_logs(log, []):
+            for row in answer_rows(log, []):
                 i = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
                 if i is None:
                     continue

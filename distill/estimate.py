@@ -21,6 +21,7 @@ from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.answers import answered
 from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
+from distill.teachers.spent import Amount, Ledger
 from distill.text.samples import Prompt
 
 NUM_PROMPTS = 8
@@ -34,7 +35,7 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 class Estimate:
     """`needs`: by name, what is left to ask will take; what is not known is not there. `lengths`: tokens of the answers that
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped for what. `num_written`:
-    prompts that the teacher is to write."""
+    prompts that the teacher is to write; `spent`: what is used of the limits on a server."""
 
     num_wanted: int
     num_on_disk: int
@@ -44,6 +45,7 @@ class Estimate:
     reasons: dict[str, int]
     needs: dict[str, Range]
     taken: Taken | None
+    spent: Amount
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
@@ -80,7 +82,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
         needs(recipe.generate, len(left) + more, _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
               (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
-        taken,
+        taken, Ledger(stage, recipe.generate).total(),
     )  # fmt: skip
 
 
@@ -134,7 +136,7 @@ def text(recipe: Recipe, found: Estimate) -> str:
     ]  # fmt: skip
     lines += _notes(recipe, found)
     if recipe.teacher.server:
-        lines += [limit for name in LIMITS if (limit := _limit(options, name, found.needs)) is not None]
+        lines += [limit for name in LIMITS if (limit := _limit(options, name, found.needs, found.spent)) is not None]
     return "\n".join(lines)
 
 
@@ -151,7 +153,7 @@ def _notes(recipe: Recipe, found: Estimate) -> list[str]:
             if server else f"{speed} side by side; larger batches are faster (teacher.batch_tokens)"
         )  # fmt: skip
     if server and taken and not taken.billed_answer_tokens:
-        notes.append("the server does not say what it counts: tokens are the tokenizer's, and max_tokens and max_cost stop nothing")
+        notes.append("the server does not say what it counts: tokens are the tokenizer's, for max_tokens and max_cost, too")
     if server and "cost" not in found.needs:
         notes.append("cost is not known: set generate.price_prompt and generate.price_answer, prices of a million tokens")
     if found.num_written:
@@ -163,14 +165,15 @@ def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     return notes
 
 
-def _limit(options: Generate, name: str, needs: dict[str, Range]) -> str | None:
-    """Whether a limit of the recipe would stop the run."""
+def _limit(options: Generate, name: str, needs: dict[str, Range], spent: Amount) -> str | None:
+    """Whether a limit of the recipe would stop the run, with what is used of it already."""
     most = getattr(options, f"max_{name}")
     if most is None or name not in needs:
         return None
-    low, mean, high = needs[name]
-    verdict = "would stop it before the end" if low >= most else "may stop it before the end" if high >= most else "is enough"
-    share = f", after about {most / mean:.0%} of what is left" if mean >= most else ""
+    used = {"requests": spent.requests, "tokens": spent.tokens, "cost": spent.cost, "megabytes": spent.num_bytes / 1e6}.get(name, 0)
+    left, (low, mean, high) = max(0, most - used), needs[name]
+    verdict = "would stop it before the end" if low > left else "may stop it before the end" if high > left else "is enough"
+    share = f", after about {left / mean:.0%} of what is left" if mean > left else ""
     return f"generate.max_{name} {most:,} {verdict}{share}"
 
 

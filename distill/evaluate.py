@@ -29,6 +29,7 @@ from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS
+from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat
 from distill.text.filters import refusal
@@ -199,21 +200,21 @@ def _teacher_on_server(sitting: Sitting, bar: Progress) -> Exam:
 
     recipe, options = sitting.recipe, sitting.recipe.generate
     stop_ids = served_stop_ids(recipe, sitting.location, sitting.tokenizers.asked)
+    spent = Spent(Ledger(sitting.stage.parent / "generate", options))
     if not sitting.answers.is_file():
         sampling = (options.sampling_temperature, options.top_p, options.top_k)
-        _write_answers(
-            sitting.answers, sitting.prompts, _ask_server(sitting, stop_ids, sampling, options.max_new_tokens, bar), stop_ids
-        )
+        found = _ask_server(sitting, stop_ids, sampling, options.max_new_tokens, bar, spent)
+        _write_answers(sitting.answers, sitting.prompts, found, stop_ids)
     exam, own = _exams(sitting)
     if not sitting.figures.is_file():
         started = time.monotonic()
-        found = _ask_server(sitting, stop_ids, (0.0, 1.0, 0), recipe.evaluate.max_new_tokens, bar)
+        found = _ask_server(sitting, stop_ids, (0.0, 1.0, 0), recipe.evaluate.max_new_tokens, bar, spent)
         _write(sitting.stage, "teacher", _figures(own, found, {}, time.monotonic() - started, "server"))
     return exam
 
 
 def _ask_server(
-    sitting: Sitting, stop_ids: list[int], sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress
+    sitting: Sitting, stop_ids: list[int], sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress, spent: Spent
 ) -> list[tuple[list[int], str]]:  # fmt: skip
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
     from distill.teachers.ask import ask_server, question
@@ -230,7 +231,7 @@ def _ask_server(
         question(recipe, p.id, p.messages, ids, _seed(recipe, p)) for p, ids in zip(prompts, sitting.prompt_ids, strict=True)
     ]
     wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.thinking)
-    ask_server(recipe, sitting.tokenizers.asked, questions, wanted, record, bar)
+    ask_server(recipe, sitting.tokenizers.asked, questions, wanted, record, bar, spent)
     return [found[p.id] for p in prompts]
 
 

@@ -21,7 +21,7 @@ from distill.rows import digest, write_atomic
 from distill.run_folder import RunFolder
 from distill.teachers.answers import answered, ask
 from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
-from distill.teachers.server import Spent
+from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text.samples import Prompt, split_prompts
 
@@ -76,13 +76,16 @@ class FirstAnswers:
             write(self.stage, said | {"groups": groups})
         before = answered(self.recipe, self.stage / "raw")
         self.team.barrier()
-        spent = Spent()
+        spent = Spent(Ledger(self.stage, self.recipe.generate))
         seconds = ask(self.recipe, requests, self.stage / "raw", self.location, tokenizer, self.team, spent)
         if self.team.is_main and (asked := [r for r in requests if r.key not in before]):
             rows = best_rows(read_answers(self.stage / "raw")[0])
+            # those of a server, and where it tells what it counts; not what it took to know the server
+            served = [] if spent.num_untold else [rows[r.key].get("server", {}) for r in asked]
             taken = Taken(
                 len(asked), sum(num_prompt_tokens(r, tokenizer) for r in asked), sum(len(rows[r.key]["token_ids"]) for r in asked), seconds,
-                spent.most_at_once, spent.num_bytes, spent.prompt_tokens, spent.answer_tokens,
+                spent.most_at_once, spent.mine.num_bytes,
+                *(sum(s.get(name, 0) for s in served) for name in ("prompt_tokens", "answer_tokens")),
             )  # fmt: skip
             write(self.stage, said | {"groups": groups, "taken": asdict(taken)})
         return requests

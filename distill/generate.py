@@ -25,7 +25,7 @@ from distill.run_folder import RunFolder, StageOutput
 from distill.sections import Capture
 from distill.teachers.answers import ask
 from distill.teachers.requests import Request, best_rows, num_of_other_seeds, read_answers, request_maker
-from distill.teachers.server import Spent
+from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
@@ -44,7 +44,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         print(f"generate: the student has another tokenizer ({tokenizers.difference}): it learns the answers' text in its own")
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
-    spent = Spent()
+    spent = Spent(Ledger(stage, recipe.generate))
     expanded = expand(recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent)
     if expanded is None:
         return StageOutput({}, [])
@@ -160,8 +160,11 @@ def _grade(
     recipe: Recipe, log: Path, judged: Judged, location: str, tokenizer: Any, processes: Processes, spent: Spent
 ) -> Judged:
     """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
-    asking = judge.asking(recipe)
+    options, asking = recipe.generate, judge.asking(recipe)
     make = request_maker(asking, tokenizer)
+    if options.judge_server and options.max_cost and not (options.judge_price_prompt or options.judge_price_answer) and processes.is_main:
+        print("generate: the judge's server counts as free towards max_cost: where it is not, set generate.judge_price_prompt and "
+              "generate.judge_price_answer")  # fmt: skip
 
     def replies(prompts: list[Prompt]) -> list[Row]:
         # another model's tokenizer is not known: it gets the conversation, not its ids
@@ -180,7 +183,7 @@ def _write(
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_answers(stage / "raw")
     rows, num_long = best_rows(all_rows), 0
-    if others := num_of_other_seeds(recipe, {r.key: rows[r.key] for r in requests}):
+    if others := num_of_other_seeds(requests, rows):
         print(f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew")
     candidates, reasons = judged[0], filters.choose_shortest(*judged, recipe.generate.keep_per_prompt)
     kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]

@@ -218,11 +218,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4")
+    *parents, last = path.split(".")
+    if "server" in last or "key" in last:  # the value may hold a key
+        override = f"{path}=..."
     try:
         value = yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError:
         raise RecipeError(f"override {override!r}: the value is not YAML") from None
-    *parents, last = path.split(".")
     place = values
     for parent in parents:
         place = place.setdefault(parent, {})
@@ -259,6 +261,8 @@ def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> 
         return f"{source}: {name}: missing; it is needed"
     if error["type"] == "value_error" or not location:
         return f"{source}: {name + ': ' if name else ''}{message}"
+    if location[-1] in ("server", "judge_server", "api_key_env", "judge_api_key_env"):  # may hold a key
+        return f"{source}: {name}: {message[0].lower() + message[1:]}"
     value: Any = values
     for part in error["loc"]:
         try:

@@ -149,11 +149,16 @@ def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
     for path in sorted(folder.glob("*.jsonl")):
         with open(path, "rb") as f:
             for number, line in enumerate(f, 1):
-                text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
-                try:
-                    if int(crc, 16) != zlib.crc32(text):
-                        raise ValueError
-                    yield json.loads(text)
-                except ValueError:
-                    if line != b"\n":
-                        broken.append(f"{path.name}, line {number}")
+                if (row := row_of(line)) is not None:
+                    yield row
+                elif line != b"\n":
+                    broken.append(f"{path.name}, line {number}")
+
+
+def row_of(line: bytes) -> Row | None:
+    """The row of a log's line; None where the line is torn."""
+    text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
+    try:
+        return json.loads(text) if int(crc, 16) == zlib.crc32(text) else None
+    except ValueError:
+        return None

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distill.losses.parameters import parameter_problem
-from distill.schema import Section, Sources, field, is_url
+from distill.schema import NO_VARIABLE, Section, Sources, address_problem, field, is_variable
 
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
@@ -41,14 +41,20 @@ class Teacher(Section):
     )  # fmt: skip
     batch_tokens: Positive = field(16384, "Tokens (prompt + answer) in one batch; less = less memory")
     server: str | None = field(
-        None, "URL of an OpenAI-compatible server that serves the model (http://host:8000); null = load it here", machine=True
+        None, "URL of an OpenAI-compatible server that serves the model (http://host:8000; a path with a version in it, such as "
+        "https://open.bigmodel.cn/api/paas/v4, is used as it is, else /v1 is added); null = load it here", machine=True,
+    )  # fmt: skip
+    server_model: str | None = field(
+        None, "The model's name on that server; null = teacher.model. Another name may be another model, with answers of its own",
+        machine=True,
+    )  # fmt: skip
+    api_key_env: str | None = field(
+        None, "Environment variable that holds the server's key (its name, never the key itself); null = no key", machine=True
     )
-    server_model: str | None = field(None, "The model's name on that server; null = teacher.model", machine=True)
     server_gives: Literal["text"] | None = field(
         None, "text = ask the server for text alone, in conversations; the teacher's tokenizer is then not needed and `model` may be any "
         "name (capture.signal: none, and a student with a tokenizer of its own); null = what it gives is found out by asking",
     )  # fmt: skip
-    api_key_env: str | None = field(None, "Environment variable that holds the server's key; null = no key", machine=True)
     trust_remote_code: bool = field(False, "Run code from the model's folder; needs a pinned revision")
 
     @model_validator(mode="after")
@@ -57,8 +63,10 @@ class Teacher(Section):
             raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
         if self.gguf and (self.server or self.quantization != "none" or self.device == "cuda"):
             raise ValueError("gguf runs on the CPU in its own quantization: remove gguf, or server, quantization and device: cuda")
-        if self.server and not is_url(self.server):
-            raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
+        if self.server and (problem := address_problem(self.server)):
+            raise ValueError(f"server: {problem}")
+        if self.api_key_env is not None and not is_variable(self.api_key_env):
+            raise ValueError(f"api_key_env: {NO_VARIABLE}")
         if self.server_gives and not self.server:
             raise ValueError(f"server_gives {self.server_gives} without server: name the server, or remove server_gives")
         return self
@@ -67,6 +75,16 @@ class Teacher(Section):
     def text_only(self) -> bool:
         """Whether it is asked for text alone, so that nothing here needs its tokenizer."""
         return self.server_gives == "text"
+
+    @property
+    def name_there(self) -> str | None:
+        """The model's name on its server, where that is another than `model`."""
+        return name_there(self.model, self.server, self.server_model)
+
+
+def name_there(model: str, server: str | None, server_model: str | None) -> str | None:
+    """`Teacher.name_there` of these fields. A judge with a server of its own (text/judge.py) has its name in `model`."""
+    return None if server is None or server_model in (None, model, model.removeprefix("judge/")) else server_model
 
 
 class Student(Section):
@@ -125,8 +143,8 @@ class Generate(Section):
     )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
     thinking: bool | None = field(
-        None, "The chat template's switch (enable_thinking, thinking); null = its default. A student with a template of its own gets it "
-        "where that has one",
+        None, "The chat template's switch (enable_thinking, thinking), or whichever a server obeys; null = its default. A student with a "
+        "template of its own gets it where that has one",
     )  # fmt: skip
     think: Literal["keep", "drop", "short"] = field(
         "keep", "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
@@ -139,14 +157,24 @@ class Generate(Section):
     top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")
     concurrency: Positive = field(64, "Server: at most so many requests at once; fewer while it refuses", machine=True)
     request_timeout: Annotated[float, Field(gt=0)] = field(600.0, "Server: seconds to wait for one answer", machine=True)
-    retry_errors: bool = field(False, "Server: ask again what it refused in an earlier run", machine=True)
-    max_requests: Positive | None = field(None, "Server: stop after so many requests in this run", machine=True)
-    max_tokens: Positive | None = field(None, "Server: stop after so many tokens, prompts and answers", machine=True)
-    max_cost: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop at this cost, by the two prices", machine=True)
+    retry_errors: bool = field(False, "Server: ask again what it refused, or answered too badly, in an earlier run", machine=True)
+    max_requests: Positive | None = field(
+        None, "Server: stop after so many requests for this run folder, those of earlier runs and of other jobs among them", machine=True
+    )
+    max_tokens: Positive | None = field(
+        None, "Server: stop before so many tokens, prompts and answers, are used for this run folder, all runs and jobs together: the "
+        "longest answer must still fit", machine=True,
+    )  # fmt: skip
+    max_cost: Annotated[float, Field(gt=0)] | None = field(
+        None, "Server: stop before more than this is spent for this run folder, by the prices below, all runs and jobs together",
+        machine=True,
+    )  # fmt: skip
     price_prompt: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million prompt tokens", machine=True)
     price_answer: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million answer tokens", machine=True)
-    max_megabytes: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so much traffic", machine=True)
-    max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long", machine=True)
+    max_megabytes: Annotated[float, Field(gt=0)] | None = field(
+        None, "Server: stop after so much traffic for this run folder", machine=True
+    )
+    max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long, in each run anew", machine=True)
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
@@ -159,6 +187,10 @@ class Generate(Section):
     judge_server: str | None = field(None, "URL of the judge's OpenAI-compatible server; null = the teacher judges itself", machine=True)
     judge_model: str | None = field(None, "judge_server: the judge's name there")
     judge_api_key_env: str | None = field(None, "judge_server: environment variable that holds its key; null = no key", machine=True)
+    judge_price_prompt: Annotated[float, Field(ge=0)] = field(
+        0.0, "judge_server: price of a million prompt tokens; counts towards max_cost, 0 = nothing", machine=True
+    )
+    judge_price_answer: Annotated[float, Field(ge=0)] = field(0.0, "judge_server: price of a million answer tokens", machine=True)
 
     @model_validator(mode="after")
     def _judge(self) -> "Generate":
@@ -166,8 +198,20 @@ class Generate(Section):
             raise ValueError("judge_server and judge_model belong together: give both, or neither and the teacher judges itself")
         if self.judge_min_score is None and self.judge_server is not None:
             raise ValueError("judge_server without judge_min_score judges nothing: set judge_min_score, e.g. to 4")
-        if self.judge_server is not None and not is_url(self.judge_server):
-            raise ValueError(f"judge_server {self.judge_server!r} is not a URL: write http://host:port")
+        if self.judge_server is not None and (problem := address_problem(self.judge_server)):
+            raise ValueError(f"judge_server: {problem}")
+        if self.judge_api_key_env is not None and not is_variable(self.judge_api_key_env):
+            raise ValueError(f"judge_api_key_env: {NO_VARIABLE}")
+        return self
+
+    @model_validator(mode="after")
+    def _prices(self) -> "Generate":
+        prices = (self.price_prompt, self.price_answer, self.judge_price_prompt, self.judge_price_answer)
+        if self.max_cost is not None and not any(prices):
+            raise ValueError(
+                f"max_cost {self.max_cost:g} without prices stops nothing: set price_prompt and price_answer (of a million tokens), or "
+                "max_tokens instead"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,8 +21,8 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import Row, RowLog, digest
 from distill.signals import from_server
-from distill.teachers.requests import LOG_PROBS, Request, best_rows, is_final, num_log_probs, raw_row, read_answers
-from distill.teachers.server import Spent
+from distill.teachers.requests import LOG_PROBS, RAW, Request, final_rows, num_log_probs, raw_row, read_answers
+from distill.teachers.spent import Spent
 from distill.text import chat
 
 LEAST_CLAIM, FEWEST_CLAIMS = 8, 64  # requests in a block that a job claims; blocks, so that the last ones end together
@@ -62,7 +62,7 @@ def ask(
 def answered(recipe: Recipe, raw: Path) -> dict[str, int]:
     """Tokens of every answer that is on disk and final, by key."""
     rows, _ = read_answers(raw)
-    return {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
+    return {key: len(row["token_ids"]) for key, row in final_rows(rows, recipe).items()}
 
 
 @dataclass(frozen=True)
@@ -198,11 +198,18 @@ def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
         question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed)
         for block in work.blocks for r in block.requests if r.key not in work.answered
     )  # fmt: skip
+    spent.answered = spent.answered or any(work.answered.values())
     with RowLog(work.raw) as log, work.bar(str(recipe.teacher.server)) as bar:
+        if spent.ledger is not None:
+            spent.ledger.leave_out(log.path)
 
         def record(asked: Question, answer: Answer) -> None:
             text = answer.text if answer.error is None else answer.error
             row = raw_row(recipe, by_key[asked.key], answer.token_ids or [], answer.finish_reason, text)
+            if answer.took is not None:
+                row["server"] = answer.took.row()
+            if answer.error is not None and answer.raw:
+                row[RAW] = answer.raw
             if answer.log_probs is not None:
                 row[LOG_PROBS] = from_server.packed(answer.log_probs, sampling.num_log_probs, len(tokenizer))
             work.record(by_key[asked.key], row, log, bar)

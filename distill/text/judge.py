@@ -58,6 +58,7 @@ def asking(recipe: Recipe) -> Recipe:
         api_key_env=options.judge_api_key_env, server_gives=recipe.teacher.server_gives,
     )  # fmt: skip
     greedy["thinking"] = None  # a switch of the teacher's own template
+    greedy |= {"price_prompt": options.judge_price_prompt, "price_answer": options.judge_price_answer}
     return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher, "capture": Capture()})
 
 
