@@ -100,8 +100,8 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
         for name in names:
             check_file = stage / f"{name}.json"
             if not check_file.is_file():
-                if name not in FOLDERS and not any((stage / f"{n}.json").is_file() for n in names if n not in FOLDERS):
-                    _require_right_export(work)
+                if name not in FOLDERS:
+                    _try_export(work)
                 write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
             checks[name] = json.loads(check_file.read_text())
             if note := checks[name].get("note"):
@@ -240,22 +240,31 @@ def _in_llama_cpp(work: Work, reference: Reference, file: Path) -> dict[str, Any
         return in_llama_cpp(reference, llama)
 
 
-def _require_right_export(work: Work) -> None:
-    """Raise MismatchError where an f16 file of the student does not say what the student says: everything but the rounding of the
-    other files is then wrong, too."""
+def _try_export(work: Work) -> None:
+    """Before the first GGUF file, where no f16 file is wanted: `_require_right_export` of one that is written for that alone."""
     from distill.export.gguf import write_gguf
 
+    formats = [name for name in work.recipe.quantize.formats if name not in FOLDERS]
+    if "f16" in formats or any((work.stage / f"{name}.json").is_file() for name in formats):
+        return
     file = work.stage / ".export.gguf"
     write_gguf(work.student, file, "f16", metadata={})
     check = _in_llama_cpp(work, work.reference, file)
     file.unlink()
-    if check["max_logp_difference"] < SAME_WEIGHTS and check["top_token_agreement_without_ties"] >= SAME_TOP_TOKEN:
+    _require_right_export(work, check)
+
+
+def _require_right_export(work: Work, f16: Mapping[str, float]) -> None:
+    """Raise MismatchError where an f16 file of the student does not say what the student says: everything but the rounding of the
+    other files is then wrong, too."""
+    apart, share = f16["max_logp_difference"], f16["top_token_agreement_without_ties"]
+    if apart < SAME_WEIGHTS and share >= SAME_TOP_TOKEN:
         return
     raise MismatchError(
-        f"{work.student}: as an f16 file it differs from itself by up to {check['max_logp_difference']:.3f} in log-probability (at most "
-        f"{SAME_WEIGHTS:g}), and has the same likeliest token at {check['top_token_agreement_without_ties']:.1%} of the positions where "
-        f"that leads clearly (at least {SAME_TOP_TOKEN:.1%}); the export of this architecture is wrong. Take formats that transformers "
-        f"runs ({', '.join(f for f in FOLDERS if f != W16A16)}), or none: quantize.formats: []; and please report this model"
+        f"{work.student}: as an f16 file it differs from itself by up to {apart:.3f} in log-probability (below {SAME_WEIGHTS:g}), and "
+        f"has the same likeliest token at {share:.1%} of the positions where that leads clearly (at least {SAME_TOP_TOKEN:.1%}); the "
+        f"export of this architecture is wrong. Take formats that transformers runs ({', '.join(f for f in FOLDERS if f != W16A16)}), or none: "
+        "quantize.formats: []; and please report this model"
     )
 
 
@@ -357,6 +366,8 @@ def _gguf(
                     "would answer wrongly. Please report this tokenizer"
                 )
         check = in_llama_cpp(work.reference, llama)
+    if name == "f16" and types is None:
+        _require_right_export(work, check)
     return {
         "bytes": written.bytes, "importance_matrix": importance is not None,
         "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,

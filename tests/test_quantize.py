@@ -2,14 +2,17 @@
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 import torch
 
 from distill import quantize
-from distill.errors import DataError
+from distill.errors import DataError, MismatchError
+from distill.export import gguf as gguf_files
 from distill.export import w4a16
 from distill.models import load
 from distill.recipe import Recipe, load_recipe
@@ -94,6 +97,25 @@ def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told
     assert checks["q2_k"]["recovery"]["kept"] == "recovered" and "recovery won back" in checks["q2_k"]["note"]
     left = {path.name for path in folder.stage("quantize").iterdir()}
     assert not [name for name in left if "latent" in name or "recovered" in name or name.endswith(".npy")]
+
+
+def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
+    right = gguf_files._tensors
+
+    def wrong(*arguments: Any) -> Any:
+        tensors = right(*arguments)  # the norm before the last layer's feed-forward a little too large
+        return [replace(t, change=lambda x: 1.05 * x) if t.name == "blk.5.ffn_norm.weight" else t for t in tensors]
+
+    monkeypatch.setattr(gguf_files, "_tensors", wrong)
+    with pytest.raises(MismatchError, match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong"):
+        quantize.run(recipe, folder)
+
+
+def test_a_mixed_file_whose_tensors_are_mostly_whole_is_no_f16_file(tmp_path: Path) -> None:
+    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=4.6")
+    check = quantize.run(recipe, folder).result["formats"]["mixed"]
+    assert check["bytes"] <= 4_600_000 and check["tensor_types"]["F16"] > 1
 
 
 def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
