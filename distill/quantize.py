@@ -263,8 +263,8 @@ def _require_right_export(work: Work, f16: Mapping[str, float]) -> None:
     raise MismatchError(
         f"{work.student}: as an f16 file it differs from itself by up to {apart:.3f} in log-probability (below {SAME_WEIGHTS:g}), and "
         f"has the same likeliest token at {share:.1%} of the positions where that leads clearly (at least {SAME_TOP_TOKEN:.1%}); the "
-        f"export of this architecture is wrong. Take formats that transformers runs ({', '.join(f for f in FOLDERS if f != W16A16)}), or none: "
-        "quantize.formats: []; and please report this model"
+        f"export of this architecture is wrong. Take {', '.join(f for f in FOLDERS if f != W16A16)}, which transformers runs, or "
+        "no format (quantize.formats: []), and please report this model"
     )
 
 
