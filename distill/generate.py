@@ -98,8 +98,8 @@ def judge_prompts(
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:  # fmt: skip
     """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many."""
     reasons = prompt_filters.judge_prompts(
-        [p.whole_text for p in prompts], expected=[p.language if p.check_language else None for p in prompts],
-        languages=recipe.languages, eval_index=EvalIndex(p.text for p in held_out), near_duplicate=recipe.generate.near_duplicate,
+        prompts, languages=recipe.languages, eval_index=EvalIndex(p.text for p in held_out),
+        near_duplicate=recipe.generate.near_duplicate,
     )  # fmt: skip
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
     bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]

@@ -135,7 +135,10 @@ class Generate(Section):
     max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long", machine=True)
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(
+        0.9, "Jaccard similarity from which answers to one prompt are duplicates; and prompts, if the sentences that only one has are "
+        "alike, too: questions about one text are not",
+    )  # fmt: skip
     resample: bool = field(False, "true = another `seed` asks for other answers; false = what is on disk stays, whatever the seed")
     keep_per_prompt: Positive | None = field(None, "Of the good answers to a prompt keep so many, the shortest; null = all")
     judge_min_score: Annotated[int, Field(ge=2, le=5)] | None = field(

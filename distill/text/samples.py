@@ -42,9 +42,13 @@ class Prompt:
         """What the user says last."""
         return self.messages[-1]["content"]
 
+    def said_by(self, *roles: str) -> str:
+        """What system, user or assistant say in it."""
+        return "\n".join(m["content"] for m in self.messages if m["role"] in roles)
+
     @property
     def whole_text(self) -> str:
-        return "\n".join(m["content"] for m in self.messages)
+        return self.said_by("system", "user", "assistant")
 
     def row(self) -> Row:
         return {

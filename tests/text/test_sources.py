@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,7 @@ from distill.recipe import load_recipe
 from distill.rows import write_jsonl
 from distill.text import sources
 from distill.text.prompt_filters import judge_prompts
-from distill.text.samples import by_shares, read_prompts, split_prompts
+from distill.text.samples import Prompt, by_shares, read_prompts, split_prompts
 from distill.text.translation import chrf, wrong_translation
 
 ROWS = [
@@ -154,11 +155,12 @@ def test_a_prompt_in_another_language_or_nearly_asked_before_is_not_asked():
         goats, goats.replace("Kisumu", "Kitale"), goats + " 7", "How many goats does the farmer have after he has sold seven of them?",
         "农夫卖掉了七只山羊以后还有多少只山羊？",
     ]  # fmt: skip
-    reasons = judge_prompts(prompts, expected=["sw"] * 5, languages=["sw", "en"], near_duplicate=0.7)
+    asked = [Prompt(({"role": "user", "content": text},), "sw") for text in prompts]
+    reasons = judge_prompts(asked, languages=["sw", "en"], near_duplicate=0.7)
     assert [r and r.partition(":")[0] for r in reasons] == [
         None, "near_duplicate_prompt", None, "wrong_prompt_language", "wrong_prompt_language",
     ]  # fmt: skip
-    assert judge_prompts(prompts[3:], expected=[None, None]) == [None, None]
+    assert judge_prompts([replace(p, check_language=False) for p in asked[3:]]) == [None, None]
 
 
 def test_shares_hold_and_the_scarcest_language_sets_the_number(recipe, tmp_path):
