@@ -100,7 +100,7 @@ def judge(recipe: Recipe, language: str, answers: list[tuple[Candidate, str | No
     return Verdict(
         language=language, num=len(answers), num_kept=sum(why is None for _, why in answers),
         num_cut=sum(c.finish_reason == "length" for c, _ in answers), num_ended=len(ended),
-        num_in_language=sum(wrong_language(c.answer_text, language, recipe.languages) is None for c in ended),
+        num_in_language=sum(wrong_language(c.answer_text, language, recipe.languages, c.prompt) is None for c in ended),
         num_verified=sum(wrong_answer(c, grade) is None for c in ended) if checkable else None,
         reasons=dict(Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()),
     )  # fmt: skip

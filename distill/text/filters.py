@@ -16,13 +16,13 @@ import numpy as np
 from distill.text.contamination import EvalIndex
 from distill.text.dedup import near_duplicates
 from distill.text.identity import identity
-from distill.text.language import base_code, wrong_language
+from distill.text.language import base_code, wrong_language, wrong_reasoning_language
 from distill.text.translation import wrong_translation
 from distill.text.words import APOSTROPHES, folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "no_refusal", "identity",
-    "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
+    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "wrong_reasoning_language", "refusal",
+    "no_refusal", "identity", "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
 )  # fmt: skip
 VERIFIED = (None, "contaminated", "duplicate", "judge", "not_shortest")  # what an answer may be that passed the verifier
 LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
@@ -63,7 +63,8 @@ def judge(
         or bad_length(c.answer_text, min_characters, max_characters)
         or long_reasoning(c.num_reasoning_tokens, max_reasoning_tokens)
         or _in_either(loop, c)
-        or _named("wrong_language", wrong_language(c.answer_text, c.language, languages))
+        or _named("wrong_language", wrong_language(c.answer_text, c.language, languages, c.prompt))
+        or _named("wrong_reasoning_language", wrong_reasoning_language(c.reasoning or "", c.language, languages, c.prompt))
         or wrong_refusal(c)
         or _in_either(identity, c)
         or bad_format(c.answer_text)

@@ -38,6 +38,7 @@ CASES = {
     "long_reasoning": replace(GOOD, reasoning="Let me count again.", num_reasoning_tokens=101),
     "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
     "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
+    "wrong_reasoning_language": replace(GOOD, reasoning="四个袋子，每个袋子有十二个芒果，所以一共有四十八个芒果。"),
     "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
     "no_refusal": replace(GOOD, refusals="require"),
     "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
@@ -112,10 +113,12 @@ def test_tables_and_lists_are_no_loops(text):
     assert loop(text) is None
 
 
-def test_the_reasoning_is_checked_for_loops_and_identity_but_not_for_its_language():
+def test_the_reasoning_is_checked_for_loops_identity_and_language():
     assert reason_of(replace(GOOD, reasoning="等等，" * 200)) == "loop"
-    assert reason_of(replace(GOOD, reasoning="我是通义千问，我要计算芒果的数量。")) == "identity"
-    assert reason_of(replace(GOOD, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) is None
+    assert reason_of(replace(GOOD, reasoning="I am Qwen, so I shall count the mangoes first.")) == "identity"
+    swahili = replace(GOOD, language="sw", answer_text="Ana mifuko minne yenye maembe kumi na mawili, kwa hiyo ana maembe 48.")
+    assert reason_of(replace(swahili, reasoning="Four bags with twelve mangoes each are forty-eight mangoes.")) is None
+    assert reason_of(replace(swahili, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) == "wrong_reasoning_language"
 
 
 REFUSALS = {
