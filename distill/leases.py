@@ -1,4 +1,4 @@
-"""How processes divide blocks of work: by number, or (`--shard auto`) by claims in a folder that any number of them share,
+"""How processes divide the blocks of their job: by number, or (`--shard auto`) by claims in a folder that any number of them share,
 coming and going.
 
     <folder>/<block>.<n>     who has it, the n-th to do so; its time of change is the sign of life
@@ -41,8 +41,8 @@ def divided(
 
 
 def share(processes: Processes, blocks: list[T]) -> list[T]:
-    """The blocks that may be this process's."""
-    return blocks if processes.leases else blocks[processes.share :: processes.num_shares]
+    """The blocks, of those of its job, that may be this process's."""
+    return blocks if processes.leases else blocks[processes.rank :: processes.num]
 
 
 class Leases(Generic[T]):
