@@ -1,5 +1,9 @@
 """What stands in a run folder is read with care: a file that somebody broke is named, never guessed at."""
 
+import errno
+import fcntl
+import os
+
 import pytest
 
 from distill.errors import DataError
@@ -23,3 +27,16 @@ def test_what_a_stage_was_begun_with_is_compared_field_by_field(tmp_path):
     assert folder.changes("generate", section={"a": 1, "b": {"c": 2}}, inputs={"teacher": "x"}, seed=1) == []
     found = folder.changes("generate", section={"a": 1, "b": {"c": 3}}, inputs={"teacher": "y"}, seed=1)
     assert len(found) == 2 and "b.c" in found[0] and "`teacher` has changed" in found[1]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_worked_on_and_said(number, tmp_path, monkeypatch, capsys):
+    def flock(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)  # as Lustre without -o flock answers
+    folder = RunFolder(tmp_path)
+    folder.lock()
+    folder.unlock()
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said and "no locks" in said and "run_folder=PATH" in said
