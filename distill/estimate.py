@@ -20,6 +20,7 @@ from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.answers import answered
 from distill.teachers.requests import Request, best_rows, read_answers, request_maker
+from distill.text.filters import long_reasoning_ahead
 from distill.text.samples import Prompt
 
 NUM_PROMPTS = 8
@@ -33,7 +34,7 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 class Estimate:
     """`needs`: by name, what is left to ask will take; what is not known is not there. `lengths`: tokens of the answers that
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped for what. `num_written`:
-    prompts that the teacher is to write."""
+    prompts that the teacher is to write. `warning`: what should be changed before more is asked."""
 
     num_wanted: int
     num_on_disk: int
@@ -43,6 +44,7 @@ class Estimate:
     reasons: dict[str, int]
     needs: dict[str, Range]
     taken: Taken | None
+    warning: str | None = None
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
@@ -66,7 +68,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
     make, on_disk = request_maker(recipe, first.tokenizer), answered(recipe, stage / "raw")
     wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
     left = [r for r in wanted if r.key not in on_disk]
@@ -78,7 +80,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
         needs(recipe.generate, len(left) + more, _tokens(left) + more * _tokens(wanted) / len(wanted),
               (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
-        taken,
+        taken, long_reasoning_ahead(candidates, reasons, len(wanted), recipe.generate.max_reasoning_tokens),
     )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def text(recipe: Recipe, found: Estimate) -> str:
 def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     """How far the figures can be trusted, and what is not in them."""
     options, taken, server = recipe.generate, found.taken, recipe.teacher.server
-    notes = []
+    notes = [f"warning: {found.warning}"] if found.warning else []
     if taken is None:
         notes.append("time is not measured: all of these answers were on disk already; a larger --estimate asks some more")
     else:

@@ -3,6 +3,7 @@
     generate/probe.json     the verdicts, beside which prompts were asked (first_answers.py)
 """
 
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from distill.models.intervals import percent, wilson
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.teachers.requests import best_rows, read_answers
-from distill.text.filters import Candidate, wrong_answer
+from distill.text.filters import Candidate, long_reasoning_ahead, wrong_answer
 from distill.text.language import wrong_language
 from distill.text.samples import Prompt
 
@@ -81,6 +82,9 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdi
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
         for language in recipe.languages
     ]
+    num_wanted = len(first.prompts) * recipe.generate.samples_per_prompt
+    if warning := long_reasoning_ahead(candidates, reasons, num_wanted, recipe.generate.max_reasoning_tokens):
+        print(f"probe: warning: {warning}", file=sys.stderr)
     said = {v.language: {**asdict(v), "verdict": v.sentence(recipe)} for v in verdicts}
     first_answers.write(stage, first_answers.read(stage) | {"verdicts": said})
     return verdicts

@@ -8,7 +8,7 @@ import pytest
 from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
-from distill import capture, evaluate, generate, probe
+from distill import capture, estimate, evaluate, generate, probe
 from distill.errors import RecipeError, Stopped
 from distill.leases import share
 from distill.models import load
@@ -20,7 +20,7 @@ from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import answers
 from distill.teachers.requests import Request, raw_row, request_maker
 from distill.text import chat
-from distill.text.filters import long_reasoning_warning
+from distill.text.filters import Candidate, long_reasoning_ahead, long_reasoning_warning
 from distill.text.samples import Prompt, split_prompts
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
@@ -269,6 +269,16 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
 )
 def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
     assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
+
+
+def test_long_reasoning_is_told_before_the_answers_are_paid_for():
+    answers_seen = [Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n) for n in (10, 20, 2000, 3000)]
+    warning = long_reasoning_ahead(answers_seen, [None] * 4, 10_000, 1024)
+    assert warning is not None and "2 of 4 samples" in warning and "set generate.think to short or drop" in warning
+    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, "so many are borne"
+    assert long_reasoning_ahead(answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024) is None
+    found = estimate.Estimate(10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, warning)
+    assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 
 
 def verdict(kept, in_language, num=200, cut=0):

@@ -120,13 +120,29 @@ def pass_rates(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -
 
 def long_reasoning_warning(num_long: int, num_kept: int, max_reasoning_tokens: int) -> str | None:
     """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
-    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them."""
+    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them.
+
+    A warning, no error: once the answers are paid for, another `think` sorts them anew for nothing. `probe` and `--estimate` say
+    it before (long_reasoning_ahead).
+    """
     if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
         return None
     return (
         f"{num_long:,} of {num_kept:,} samples have more than {max_reasoning_tokens:,} tokens of reasoning; a student of up to 3B "
         f"parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
     )
+
+
+def long_reasoning_ahead(
+    candidates: Sequence[Candidate], reasons: Sequence[str | None], num_wanted: int, max_reasoning_tokens: int
+) -> str | None:
+    """The same warning of `num_wanted` answers that will be like these, or None."""
+    kept = [c for c, reason in zip(candidates, reasons, strict=True) if reason is None]
+    num_long = sum(c.num_reasoning_tokens > max_reasoning_tokens for c in kept)
+    if num_long * num_wanted >= LONG_ENOUGH * len(candidates):
+        return None
+    warning = long_reasoning_warning(num_long, len(kept), max_reasoning_tokens)
+    return warning and f"too much long reasoning, if all are like these: {warning}"
 
 
 def _named(name: str, detail: str | None) -> str | None:
