@@ -22,7 +22,7 @@ from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS, W16A16
 from distill.signals.hidden_states import bytes_per_token
 from distill.text import chat, language
-from distill.text.samples import by_shares, split_prompts
+from distill.text.samples import mixed, split_prompts
 
 PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
 SERVER_SECONDS_PER_TOKEN = 0.04  # of one request among many; servers differ by a factor of ten
@@ -181,9 +181,9 @@ def work_of(recipe: Recipe) -> Work:
     learn, held_out = split_prompts(recipe)
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
     num_prompts = len(learn) + num_written
-    if recipe.generate.shares is not None and not num_written:
-        num_prompts = len(by_shares(learn, recipe.generate.shares, recipe.generate.num_prompts))
-    elif recipe.generate.shares is not None:  # the languages of prompts that are not written yet are not known
+    if recipe.generate.mix is not None and not num_written:
+        num_prompts = len(mixed(recipe.generate, learn))
+    elif recipe.generate.mix is not None:  # what prompts that are not written yet will be is not known
         num_prompts = min(num_prompts, recipe.generate.num_prompts or num_prompts)
     known = learn or held_out
     prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12
