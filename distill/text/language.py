@@ -333,6 +333,8 @@ def _leak(plain: str, language: str, languages: Sequence[str]) -> str | None:
     """The first passage that is surely in another script or language, quotations apart."""
     wanted, mine = scripts_of(language), base_code(language)
     likely = {base_code(code) for code in (*languages, "en", "zh")}
+    # among a few candidates French is the likeliest English, so in Latin letters the open choice is asked about every sentence
+    is_latin = "Latin" in wanted and mine in _all_languages().labels
     for sentence in sentences(_QUOTED.sub(" ", plain)):
         counts = _weighed(letters_by_script(sentence))
         between: list[str] = []  # the letters that the language has
@@ -344,7 +346,7 @@ def _leak(plain: str, language: str, languages: Sequence[str]) -> str | None:
             if sum(foreign.values()) >= LEAK_SCRIPT:
                 return f"script: {max(foreign, key=lambda s: foreign[s])} in {language}: {piece[:60]!r}"
         for piece in (*_COLON.split(sentence), *between):
-            if not _is_long(piece) or identify(piece, language, languages)[0] == mine:
+            if not _is_long(piece) or (not is_latin and identify(piece, language, languages)[0] == mine):
                 continue
             other, confidence = _open_choice(piece)
             if other not in (mine, NO_LANGUAGE) and confidence > (SURE if other in likely else SURE_OF_ANY):

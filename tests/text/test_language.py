@@ -79,6 +79,12 @@ def test_one_sentence_that_leaked_drops_a_long_answer(code):
         assert wrong_language(f"{many} {others[1]}", code, [code]) == f"script: Han in {code}: {others[1]!r}", "2 % of the letters"
 
 
+def test_a_french_sentence_in_english_is_found_where_the_recipe_has_english_alone():
+    french = "Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie."
+    for languages in (["en"], ["en", "sw"]):
+        assert wrong_language(f"{ENGLISH} {ANSWERS['en']} {french}", "en", languages) and not wrong_language(ENGLISH, "en", languages)
+
+
 def test_han_in_the_middle_of_a_swahili_sentence_weighs_three_letters_each():
     assert wrong_language(OWN["sw"] + " Mkulima 把玉米晒干再放进粮仓 kila mwaka.", "sw", ["sw"])
     assert wrong_language("Mkulima 把玉米晒干 kila mwaka baada ya mavuno yake yote.", "sw", ["sw"])
