@@ -17,7 +17,7 @@ from distill.recipe import Recipe
 from distill.sections import FOLDERS, W16A16
 from distill.signals.hidden_states import bytes_per_token
 from distill.teachers.tokenizers import with_way_out
-from distill.text.samples import by_shares, split_prompts
+from distill.text.samples import mixed, split_prompts
 
 PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
 SERVER_SECONDS_PER_TOKEN = 0.04  # of one request among many; servers differ by a factor of ten
@@ -165,9 +165,9 @@ def work_of(recipe: Recipe) -> Work:
     learn, held_out = split_prompts(recipe)
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
     num_prompts = len(learn) + num_written
-    if recipe.generate.shares is not None and not num_written:
-        num_prompts = len(by_shares(learn, recipe.generate.shares, recipe.generate.num_prompts))
-    elif recipe.generate.shares is not None:  # the languages of prompts that are not written yet are not known
+    if recipe.generate.mix is not None and not num_written:
+        num_prompts = len(mixed(recipe.generate, learn))
+    elif recipe.generate.mix is not None:  # what prompts that are not written yet will be is not known
         num_prompts = min(num_prompts, recipe.generate.num_prompts or num_prompts)
     known = learn or held_out
     prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12

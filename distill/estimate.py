@@ -22,6 +22,7 @@ from distill.sections import Generate
 from distill.teachers.answers import answered
 from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
 from distill.teachers.spent import Amount, Ledger
+from distill.text.filters import long_reasoning_ahead
 from distill.text.samples import Prompt
 
 NUM_PROMPTS = 8
@@ -35,7 +36,8 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 class Estimate:
     """`needs`: by name, what is left to ask will take; what is not known is not there. `lengths`: tokens of the answers that
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped for what. `num_written`:
-    prompts that the teacher is to write; `spent`: what is used of the limits on a server."""
+    prompts that the teacher is to write; `spent`: what is used of the limits on a server; `warning`: what should be changed before
+    more is asked."""
 
     num_wanted: int
     num_on_disk: int
@@ -46,6 +48,7 @@ class Estimate:
     needs: dict[str, Range]
     taken: Taken | None
     spent: Amount
+    warning: str | None = None
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
@@ -69,7 +72,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
     tokenizer = first.tokenizers.asked
     make, on_disk = request_maker(recipe, tokenizer), answered(recipe, stage / "raw")
     wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
@@ -83,6 +86,7 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
         needs(recipe.generate, len(left) + more, _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
               (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
         taken, Ledger(stage, recipe.generate).total(),
+        long_reasoning_ahead(candidates, reasons, len(wanted), recipe.generate.max_reasoning_tokens),
     )  # fmt: skip
 
 
@@ -143,7 +147,7 @@ def text(recipe: Recipe, found: Estimate) -> str:
 def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     """How far the figures can be trusted, and what is not in them."""
     options, taken, server = recipe.generate, found.taken, recipe.teacher.server
-    notes = []
+    notes = [f"warning: {found.warning}"] if found.warning else []
     if taken is None:
         notes.append("time is not measured: all of these answers were on disk already; a larger --estimate asks some more")
     else:

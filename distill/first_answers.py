@@ -59,7 +59,7 @@ class FirstAnswers:
         location = recipe.model_location(recipe.teacher.model)
         tokenizers = tokenizers_of(recipe)
         prompts, held_out = split_prompts(recipe)
-        worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out)
+        worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out, are_all=not any(s.expand for s in recipe.generate.prompts))
         return cls(recipe, stage, team, location, tokenizers, worth_asking, held_out)
 
     def ask(self, chosen: list[Prompt]) -> list[Request]:

@@ -29,7 +29,7 @@ from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
-from distill.text.samples import Prompt, Sample, by_shares, count_by_language, split_prompts
+from distill.text.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 
 Judged = tuple[list[filters.Candidate], list[str | None]]  # each answer as the filters see it, and why it is dropped (None: kept)
 
@@ -97,21 +97,23 @@ def expand(
 
 
 def judge_prompts(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt]
+    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:  # fmt: skip
-    """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many."""
+    """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many.
+
+    are_all: False before the teacher has written its own: then the shares of sources cannot be told."""
     reasons = prompt_filters.judge_prompts(
-        [p.whole_text for p in prompts], expected=[p.language if p.check_language else None for p in prompts],
-        languages=recipe.languages, eval_index=EvalIndex(p.text for p in held_out), near_duplicate=recipe.generate.near_duplicate,
+        prompts, languages=recipe.languages, eval_index=EvalIndex(p.text for p in held_out),
+        near_duplicate=recipe.generate.near_duplicate,
     )  # fmt: skip
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
     bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
-    if recipe.generate.shares is not None:
-        chosen = by_shares(good, recipe.generate.shares, recipe.generate.num_prompts)
-        ids = {p.id for p in chosen}
-        bad += [(p, "beyond_share: its language has enough prompts") for p in good if p.id not in ids]
-        good = chosen
-    return good, bad
+    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
+        return good, bad
+    chosen = mixed(recipe.generate, good)
+    ids = {p.id for p in chosen}
+    bad += [(p, f"beyond_share: its {recipe.generate.mix[0]} has enough prompts") for p in good if p.id not in ids]
+    return chosen, bad
 
 
 def _draw_on(

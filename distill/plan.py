@@ -73,6 +73,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     whole = [f for f in recipe.quantize.formats if "_k" in f or f == "tq2_0"]
     if odd and whole:
         found.append(f"{', '.join(odd)}: not a multiple of 256, so {', '.join(whole)} will hold larger types in those tensors")
+    if unknown := language.by_script_only(recipe.languages):
+        found.append(f"languages: {unknown}")
     return found
 
 

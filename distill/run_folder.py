@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,7 +194,9 @@ class RunFolder:
     def lock(self, *, shared: bool = False) -> None:
         """Hold the run folder for this process group; a second command on it is refused (released by the kernel).
 
-        Shared holders (`--shard`) bear each other, and no whole run beside them.
+        Shared holders (`--shard`) bear each other, and no whole run beside them. Where the file system knows no such locks (Lustre
+        mounted without flock) the run goes on without and says so: its user can seldom remount it, and can see to it that no
+        second command works there.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -208,6 +211,14 @@ class RunFolder:
             raise MismatchError(
                 f"{self.path}: another process works in this run folder; wait for it, stop it, or set run_folder=PATH"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {self.path}: this file system has no locks ({error.strerror}): nothing keeps a second command out of this "
+                "run folder, so start none there while this one runs (--shard excepted); run_folder=PATH on another disk has locks, and so "
+                "has Lustre mounted with -o flock", file=sys.stderr,
+            )  # fmt: skip
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -263,6 +274,7 @@ class FolderWriter:
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

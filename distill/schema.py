@@ -95,6 +95,10 @@ class Source(Section):
     translate: dict[str, str] | None = field(
         None, "Translation pairs, language: column, e.g. {en: english, sw: kiswahili}: a prompt in each direction"
     )
+    share: Annotated[float, Field(gt=0, le=1)] | None = field(
+        None, "Share of the prompts that come from this source, after the filters, e.g. 0.45; given for every source or for none; the "
+        "scarcest sets the number. null = all of them",
+    )  # fmt: skip
     check_language: bool = field(True, "false = a prompt may be in another language than its answer")
     verify: bool = field(
         True, "false = generate.task does not check these answers and rows need no reference: chat, safety, or prompts that the teacher "

@@ -124,7 +124,7 @@ class Generate(Section):
         "the teacher writes (expand)",
     )  # fmt: skip
     num_prompts: Positive | None = field(
-        None, "Use the first so many prompts of files and data sets; with shares ask so many in all; null = all"
+        None, "Use the first so many prompts of files and data sets; with shares, of languages or sources, ask so many in all; null = all"
     )
     shares: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = field(
         None, "Share of the prompts by language, after the filters, e.g. {sw: 0.6, en: 0.4}; the scarcest sets the number; null = as it is"
@@ -177,7 +177,10 @@ class Generate(Section):
     max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long, in each run anew", machine=True)
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(
+        0.9, "Jaccard similarity from which answers to one prompt are duplicates; and prompts, if the sentences that only one has are "
+        "alike, too: questions about one text are not",
+    )  # fmt: skip
     resample: bool = field(False, "true = another `seed` asks for other answers; false = what is on disk stays, whatever the seed")
     keep_per_prompt: Positive | None = field(None, "Of the good answers to a prompt keep so many, the shortest; null = all")
     judge_min_score: Annotated[int, Field(ge=2, le=5)] | None = field(
@@ -213,6 +216,27 @@ class Generate(Section):
                 "max_tokens instead"
             )
         return self
+
+    @model_validator(mode="after")
+    def _source_shares(self) -> "Generate":
+        given = {source.name: source.share for source in self.prompts if source.share is not None}
+        if not given:
+            return self
+        if self.shares is not None:
+            raise ValueError("shares (by language) and a source's share exclude each other: remove one")
+        if without := [source.name for source in self.prompts if source.share is None]:
+            raise ValueError(f"prompts: {without[0]} has no share and {next(iter(given))} has: give one to every source, or to none")
+        if len(given) < len(self.prompts):
+            raise ValueError("prompts: two sources with a share are the same file or data set: make one of them")
+        if abs(sum(given.values()) - 1) > 1e-6:
+            raise ValueError(f"prompts: the shares of the sources add up to {sum(given.values()):g}, not to 1")
+        return self
+
+    @property
+    def mix(self) -> tuple[Literal["language", "source"], dict[str, float]] | None:
+        """Of what each share is, and the shares; None where all prompts are asked."""
+        by_source = {source.name: source.share for source in self.prompts if source.share is not None}
+        return ("language", self.shares) if self.shares is not None else ("source", by_source) if by_source else None
 
     @model_validator(mode="after")
     def _code(self) -> "Generate":
@@ -374,6 +398,12 @@ class Evaluate(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] = field(0.1, "Share of generate.prompts to hold out, where prompts is null")
     num_examples: Positive = field(300, "At most so many, evenly over the languages")
     max_new_tokens: Positive = field(512, "Longest answer")
+
+    @model_validator(mode="after")
+    def _no_shares(self) -> "Evaluate":
+        if any(source.share is not None for source in self.prompts or []):
+            raise ValueError("prompts: share is for generate.prompts: remove it; num_examples are taken evenly over the languages")
+        return self
 
 
 class Report(Section):

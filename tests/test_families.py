@@ -14,7 +14,7 @@ from families import BY_NAME, FAMILIES, Family, model_of, save, tokenizer_of
 from run_helpers import QUICKSTART
 from step_helpers import one_step
 
-from distill import plan
+from distill import costs
 from distill.capture import records_of
 from distill.catalog import catalog
 from distill.errors import MismatchError
@@ -297,7 +297,7 @@ def test_bitsandbytes_does_not_pass_off_whole_experts_as_quantized(loaded):
 @each_family
 def test_the_plan_knows_how_big_a_model_is(family, loaded):
     here = loaded(family)
-    size = plan._size_from(json.loads((here.folder / "config.json").read_text()))
+    size = costs._size_from(json.loads((here.folder / "config.json").read_text()))
     assert size.parameters == pytest.approx(here.model.num_parameters(), rel=0.15)
 
 

@@ -1,5 +1,9 @@
 """What stands in a run folder is read with care: a file that somebody broke is named, never guessed at."""
 
+import errno
+import fcntl
+import os
+
 import pytest
 from run_helpers import QUICKSTART
 
@@ -46,3 +50,16 @@ def test_another_name_of_the_model_on_its_server_is_another_recipe_and_the_old_o
         folder.write_recipe(recipe)
         assert changes("a") == [] and changes("b") == ["teacher.server_model was 'a', is now 'b'"]
         assert changes("null") == ["teacher.server_model was 'a', is now None"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_worked_on_and_said(number, tmp_path, monkeypatch, capsys):
+    def flock(fd, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)  # as Lustre without -o flock answers
+    folder = RunFolder(tmp_path)
+    folder.lock()
+    folder.unlock()
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said and "no locks" in said and "run_folder=PATH" in said

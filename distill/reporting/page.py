@@ -7,6 +7,7 @@ from typing import Any
 from distill.recipe import Recipe
 from distill.reporting import data
 from distill.run_folder import Manifest
+from distill.text.language import by_script_only
 
 STYLE = """
 body{font:16px/1.55 system-ui,'Noto Sans',sans-serif;color:#1d2731;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -217,6 +218,8 @@ def _limits(recipe: Recipe, manifests: dict[str, Manifest]) -> str:
     ]
     if not recipe.generate.task:
         items.insert(0, "No task checked the answers: only their likelihood was measured.")
+    if unknown := by_script_only(recipe.languages):
+        items.append(f"The language of the answers: {unknown}.")
     return "<ul>" + "".join(f"<li>{_e(item)}</li>" for item in items) + "</ul>"
 
 

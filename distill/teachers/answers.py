@@ -1,8 +1,8 @@
 """Ask the recipe's teacher for every answer that is not on disk: loaded here, as a GGUF file, or on a server.
 
-Each answer is in the log the moment it ends. Blocks of requests are divided among processes and jobs (leases.py). Where the
-teacher is loaded here they are cut from the list of all requests, not of the missing ones, so that a run that was killed ends
-with the same answers.
+Each answer is in the log the moment it ends. Independent jobs divide the requests by their prompts' ids (`--shard 1/4`), and the
+processes of a job its blocks (leases.py). Where the teacher is loaded here those are cut from all requests of the job, not from the
+missing ones, so that a run that was killed ends with the same answers.
 """
 
 import json
@@ -128,11 +128,12 @@ def _ask_here(work: Asking) -> float:
 
 
 def _blocks(recipe: Recipe, requests: list[Request], stage: Path, processes: Processes) -> list[Asked]:
-    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what was asked
-    first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    """Which requests of this job are answered together. Here that decides the answers, so it follows from all of them and what
+    was asked first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    requests = [r for r in requests if processes.is_mine(r.prompt.id, r.sample_index)]
     if recipe.teacher.server or recipe.teacher.gguf:
         if not processes.leases:
-            return [Asked(requests[i :: processes.num_shares]) for i in range(processes.num_shares)]
+            return [Asked(requests[i :: processes.num]) for i in range(processes.num)]
         most = 16 * (recipe.generate.concurrency if recipe.teacher.server else LEAST_CLAIM)
         size = max(LEAST_CLAIM, min(most, len(requests) // FEWEST_CLAIMS))
         return [Asked(requests[i : i + size]) for i in range(0, len(requests), size)]

@@ -23,6 +23,7 @@ from distill.teachers.connect import connect
 from distill.teachers.dialects import Answer, Question, Sampling
 from distill.teachers.requests import Request, raw_row
 from distill.teachers.spent import Spent
+from distill.teachers.tokenizers import Tokenizers
 from distill.text import chat, filters
 from distill.text.samples import Prompt
 
@@ -410,10 +411,10 @@ def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_
             )  # fmt: skip
     whole, cut = found
     row = raw_row(recipe, request, whole.token_ids, whole.finish_reason, whole.text)
-    candidate = generate._candidate(recipe, request, row, tokenizer)
+    candidate = generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer))
     assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
     assert candidate.reasoning == shows.get("reasoning_content")
     learnt = tokenizer.decode([*request.prompt_ids, *whole.token_ids])
     assert learnt.count("<think>") == learnt.count("</think>") == 1 and whole.token_ids[-1] == tokenizer.eos_token_id
     row = raw_row(recipe, request, cut.token_ids, cut.finish_reason, cut.text)
-    assert generate._candidate(recipe, request, row, tokenizer).finish_reason == "length"
+    assert generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer)).finish_reason == "length"
