@@ -19,6 +19,7 @@ from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import answers
 from distill.teachers.requests import Request, raw_row, request_maker
+from distill.teachers.spent import Amount
 from distill.teachers.tokenizers import Tokenizers
 from distill.text import chat
 from distill.text.filters import Candidate, long_reasoning_ahead, long_reasoning_warning
@@ -282,7 +283,7 @@ def test_long_reasoning_is_told_before_the_answers_are_paid_for():
     assert warning is not None and "2 of 4 samples" in warning and "set generate.think to short or drop" in warning
     assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, "so many are borne"
     assert long_reasoning_ahead(answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024) is None
-    found = estimate.Estimate(10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, warning)
+    found = estimate.Estimate(10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning)
     assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 
 
