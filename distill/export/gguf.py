@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from gguf import GGMLQuantizationType as Type
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml, qwen3_5
+from distill.export.chat_template import require_same
 from distill.export.gguf_header import read_declared
 from distill.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from distill.export.lineage import Metadata
 from distill.export.tensor_types import FILE_TYPES, Mixture
+from distill.models import load
 from distill.rows import fsync_folder
+from distill.sections import Generate
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": gguf.MODEL_ARCH.QWEN35,
@@ -63,13 +66,14 @@ class Tensor:
 
 def write_gguf(
     model_folder: Path, out_file: Path, file_type: str, *, metadata: Metadata | None = None,
-    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None,
+    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None, trained: Generate | None = None,
 ) -> GgufFile:  # fmt: skip
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
     `metadata` are more GGUF keys: general.name, general.license, general.languages, ... (lineage.py).
     `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are quantized plainly.
     `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture `file_type`.
+    `trained`: how the student's prompts were written, which the file's chat template then does on any server.
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE variant or a tokenizer
     that llama.cpp would run differently) and DataError (weights that are not finite).
     """
@@ -77,6 +81,8 @@ def write_gguf(
         raise MismatchError(f"{file_type!r} is not a GGUF type known here; choose one of {', '.join(FILE_TYPES)}")
     config = _config(model_folder)
     vocabulary = read_vocabulary(model_folder, config.vocab_size)
+    if trained is not None and vocabulary.chat_template:
+        vocabulary = replace(vocabulary, chat_template=require_same(load.load_tokenizer(str(model_folder)), trained))
     out_file.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_file.with_name(f".{out_file.name}.tmp")  # a killed run's leftover is written over
     try:
@@ -316,7 +322,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     else:
         writer.add_token_merges(vocabulary.merges)
     add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "eot": writer.add_eot_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
+           "eot": writer.add_eot_token_id, "eom": writer.add_eom_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
     for name, number in vocabulary.special_ids.items():
         add[name](number)
     writer.add_add_bos_token(vocabulary.add_bos)

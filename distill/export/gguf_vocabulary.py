@@ -16,6 +16,8 @@ from typing import Any
 from gguf import TokenType
 
 from distill.errors import MismatchError, MissingError
+from distill.models import load
+from distill.text import chat
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -200,7 +202,8 @@ def _byte_tokens() -> list[str]:
 
 
 def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
-    """bos, eos, pad by the tokenizer, else by the model; a second end token of the model becomes eot."""
+    """bos, eos, pad by the tokenizer, else by the model; what else ends an answer is eot and eom: first what the chat
+    template writes after one, then what the model names."""
     tokenizer_config = _json(folder / "tokenizer_config.json")
     model_config = {**_json(folder / "config.json"), **_json(folder / "generation_config.json")}
     ends = model_config.get("eos_token_id")
@@ -214,10 +217,10 @@ def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
             number = number[0] if number else None
         if number is not None and 0 <= number < len(ids):
             found[name] = number
-    others = [i for i in ends if i != found.get("eos") and i < len(ids)]
-    if others:
-        found["eot"] = others[0]
-    return found
+    if _chat_template(folder):
+        ends = [chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]), *ends]
+    others = [i for i in dict.fromkeys(ends) if i != found.get("eos") and 0 <= i < len(ids)]
+    return found | dict(zip(("eot", "eom"), others, strict=False))
 
 
 def _adds(path: Path, special_ids: dict[str, int]) -> tuple[bool, bool]:
