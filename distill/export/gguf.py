@@ -150,6 +150,8 @@ def _config(folder: Path) -> Any:
             names[0] == "Qwen2ForCausalLM" and width != config.hidden_size,
         "quantization_config (export from the 16-bit model)": getattr(config, "quantization_config", None) is not None,
         f"rope_type {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE_TYPES,
+        **_yarn_problems(rope),
+        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3" and names[0] != "LlamaForCausalLM",
         f"partial_rotary_factor {rope.get('partial_rotary_factor')}":
             rope.get("partial_rotary_factor", 1.0) != 1.0 and names[0] != "Qwen3_5ForCausalLM",
     }  # fmt: skip
@@ -159,6 +161,17 @@ def _config(folder: Path) -> Any:
     if found:
         raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
     return config
+
+
+def _yarn_problems(rope: Mapping[str, Any]) -> dict[str, bool]:
+    """What of YaRN llama.cpp does not read from a file of our architectures, though GGUF has keys for it."""
+    if rope.get("rope_type") != "yarn":
+        return {}
+    return {
+        f"rope_parameters.truncate {rope.get('truncate')} (true is needed)": not rope.get("truncate", True),
+        f"rope_parameters.beta_fast {rope.get('beta_fast')} (32 is needed)": (rope.get("beta_fast") or 32) != 32,
+        f"rope_parameters.beta_slow {rope.get('beta_slow')} (1 is needed)": (rope.get("beta_slow") or 1) != 1,
+    }
 
 
 def _head_dim(config: Any) -> int:
@@ -288,11 +301,29 @@ def _add_model(writer: gguf.GGUFWriter, config: Any, file_type: str) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
     elif rope.get("rope_type") == "yarn":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(rope["factor"])
-        writer.add_rope_scaling_orig_ctx_len(
-            int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
-        )
+        _add_yarn(writer, config)
+
+
+def _add_yarn(writer: gguf.GGUFWriter, config: Any) -> None:
+    """YaRN's keys. llama.cpp scales cosines by attn_factor times its own 1 + 0.1 ln(factor), and reads yarn_attn_factor, which
+    its converter writes, nowhere; so the whole of transformers' factor goes into attn_factor."""
+    rope = config.rope_parameters
+    original = int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    factor = rope["factor"] or config.max_position_embeddings / original
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(factor)
+    writer.add_rope_scaling_orig_ctx_len(original)
+    usual = _yarn_scale(factor, 1.0)
+    wanted = rope.get("attention_factor")
+    if wanted is None:
+        both = rope.get("mscale"), rope.get("mscale_all_dim")
+        wanted = _yarn_scale(factor, both[0]) / _yarn_scale(factor, both[1]) if both[0] and both[1] else usual
+    if wanted != usual:
+        writer.add_rope_scaling_attn_factors(wanted / usual)
+
+
+def _yarn_scale(factor: float, mscale: float) -> float:
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _llama3_factors(config: Any) -> np.ndarray | None:

@@ -29,6 +29,14 @@ CASES = {
     "qwen3, yarn rope": {"rope_parameters": {
         "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
     }},
+    "qwen3, yarn rope and its factor": {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 0.8,
+        "beta_fast": 32, "beta_slow": 1,
+    }},
+    "llama, yarn rope of DeepSeek": {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "original_max_position_embeddings": 128, "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+    }},
     "qwen3, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
 }  # fmt: skip
 TOKENIZERS = {
