@@ -137,30 +137,34 @@ def _config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, StrictDataclassError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; save the model again") from None
-    head_dim = _head_dim(config)
-    width = config.num_attention_heads * head_dim
+    found = problems(config, names[0])
+    if found:
+        raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
+    return config
+
+
+def problems(config: Any, architecture: str) -> list[str]:
+    """What a transformers config says that llama.cpp's counterpart does not have."""
+    width = config.num_attention_heads * _head_dim(config)
     rope = config.rope_parameters or {}
-    problems = {
+    reasons = {
         f"hidden_act {config.hidden_act} (silu is needed)": config.hidden_act != "silu",
         "attention_bias true": getattr(config, "attention_bias", False),
         "mlp_bias true": getattr(config, "mlp_bias", False),
         "use_bias true": getattr(config, "use_bias", False),
         "sliding-window attention": getattr(config, "use_sliding_window", False),
         f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)":
-            names[0] == "Qwen2ForCausalLM" and width != config.hidden_size,
+            architecture == "Qwen2ForCausalLM" and width != config.hidden_size,
         "quantization_config (export from the 16-bit model)": getattr(config, "quantization_config", None) is not None,
         f"rope_type {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE_TYPES,
         **_yarn_problems(rope),
-        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3" and names[0] != "LlamaForCausalLM",
+        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3" and architecture != "LlamaForCausalLM",
         f"partial_rotary_factor {rope.get('partial_rotary_factor')}":
-            rope.get("partial_rotary_factor", 1.0) != 1.0 and names[0] != "Qwen3_5ForCausalLM",
+            rope.get("partial_rotary_factor", 1.0) != 1.0 and architecture != "Qwen3_5ForCausalLM",
     }  # fmt: skip
-    if names[0] == "Qwen3_5ForCausalLM":
-        problems |= qwen3_5.problems(config)
-    found = [text for text, wrong in problems.items() if wrong]
-    if found:
-        raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
-    return config
+    if architecture == "Qwen3_5ForCausalLM":
+        reasons |= qwen3_5.problems(config)
+    return [text for text, wrong in reasons.items() if wrong]
 
 
 def _yarn_problems(rope: Mapping[str, Any]) -> dict[str, bool]:

@@ -187,6 +187,11 @@ def _tokens(
             f"{path}: token {by_id[max(by_id)][0]!r} has id {max(by_id)}, but the model has only {num_ids} embedding "
             "rows; the folder mixes two models"
         )
+    if holes := [i for i in range(max(by_id)) if i not in by_id]:
+        raise MismatchError(
+            f"{path}: no token has id {holes[0]} ({len(holes)} such), though {by_id[max(by_id)][0]!r} has {max(by_id)}; a file's ids are "
+            "compared with the tokenizer's one by one. Add tokens for them, or take the formats nf4 and int8"
+        )
     pairs = [by_id.get(i, (f"[PAD {i}]", TokenType.UNUSED)) for i in range(num_ids)]
     tokens = [token for token, _ in pairs]
     if len(set(tokens)) < len(tokens):
