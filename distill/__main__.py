@@ -81,7 +81,7 @@ def _add_deployment(commands: Any) -> None:
             command.add_argument("--context", type=_positive, metavar="N", help="tokens (default 4096, or what the student takes)")
         if word == "serve":
             command.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
-            command.add_argument("--port", type=int, default=8080, help="default 8080; 0 = any that is free")
+            command.add_argument("--port", type=_port, default=8080, help="default 8080; 0 = any that is free")
 
 
 def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -229,6 +229,12 @@ def _stages(text: str | None) -> list[str] | None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 up")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to 65535")
     return int(text)
 
 

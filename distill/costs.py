@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.catalog import catalog
 from distill.errors import MismatchError, MissingError
+from distill.export.demands import EXPERTS
 from distill.machine import GB, Machine
 from distill.models import load
 from distill.recipe import Recipe
@@ -32,8 +33,6 @@ BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}  # of a whole model
 LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # the embedding and the head stay in 16 bits
-# what families call the number of their experts in config.json
-EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts")
 SHARED_EXPERTS = ("n_shared_experts", "moe_num_shared_experts")
 
 

@@ -7,18 +7,17 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 from distill.catalog import catalog
-from distill.costs import ELSEWHERE, EXPERTS, Cost, Size, Work, stage_costs, student_size, teacher_size, work_of
-from distill.errors import MismatchError, MissingError
+from distill.costs import ELSEWHERE, Cost, Size, Work, stage_costs, student_size, teacher_size, work_of
+from distill.errors import MissingError
+from distill.export import demands
 from distill.machine import GB, Machine, this_machine
 from distill.models import load
 from distill.recipe import Recipe
 from distill.rows import write_atomic
 from distill.run_folder import RunFolder, StageOutput
-from distill.sections import FOLDERS, W16A16
 from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
 from distill.text import chat, language
 
@@ -35,7 +34,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     for code in recipe.languages:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
-    _check_formats(recipe)
+    demands.check_formats(recipe)
     machine = this_machine(folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu")
     teacher = teacher_size(recipe)
     student = student_size(recipe, teacher)
@@ -69,64 +68,11 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     disk = sum(c.disk + c.download for c in costs.values())
     if disk > machine.disk_free:
         found.append(f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free")
-    odd = [f"student {name} {value}" for name, value in _row_sizes(recipe).items() if value % 256]
-    whole = [f for f in recipe.quantize.formats if "_k" in f or f == "tq2_0"]
-    if odd and whole:
-        found.append(f"{', '.join(odd)}: not a multiple of 256, so {', '.join(whole)} will hold larger types in those tensors")
+    if odd := demands.wide_rows(recipe):
+        found.append(odd)
     if unknown := language.by_script_only(recipe.languages):
         found.append(f"languages: {unknown}")
     return found
-
-
-def _student_config(recipe: Recipe) -> Mapping[str, Any] | None:
-    """The config.json that the student begins with; None for a random student, and where it is not on this machine."""
-    try:
-        return load.read_config(recipe.model_location(recipe.student.model), recipe.student.revision) if recipe.student.model else None
-    except MissingError:
-        return None
-
-
-def _check_formats(recipe: Recipe) -> None:
-    """Refuse formats that the student cannot have, before the teacher has cost anything."""
-    config, formats = _student_config(recipe), recipe.quantize.formats
-    if "w4a16" in formats and find_spec("compressed_tensors") is None:
-        from distill.export.w4a16 import INSTALL
-
-        raise MissingError(f"{recipe.source}: quantize.formats: {INSTALL}")
-    if config is None or not formats:
-        return
-    from distill.export.gguf import ARCHITECTURES, LANGUAGE_MODELS
-
-    whole, name = config.get("text_config", config), (config.get("architectures") or ["none"])[0]
-    start = f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a {name}"
-    if any(whole.get(count) for count in EXPERTS):
-        raise MismatchError(
-            f"{start}, a mixture of experts, which no format here can hold: set quantize.formats: [] and deploy the folder "
-            f"quantize/{W16A16}"
-        )
-    wanted = [f for f in formats if f not in FOLDERS]
-    if wanted and LANGUAGE_MODELS.get(name, name) not in ARCHITECTURES:
-        raise MismatchError(
-            f"{start}, which cannot be written to GGUF ({', '.join(wanted)}) here; known: {', '.join(ARCHITECTURES)}. Take "
-            f"the formats {', '.join(f for f in FOLDERS if f != W16A16)}, or none: quantize.formats: []"
-        )
-
-
-def _row_sizes(recipe: Recipe) -> dict[str, int]:
-    """Row lengths of the student's matrices: what decides the GGUF types. Empty where its config.json is not here."""
-    student = recipe.student
-    if student.method == "random":
-        config: Mapping[str, Any] = student.model_dump()
-        heads = student.num_heads
-    else:
-        found = _student_config(recipe)
-        if found is None:
-            return {}
-        config = found.get("text_config", found)
-        heads = config["num_attention_heads"]
-    hidden = config["hidden_size"]
-    width = heads * (config.get("head_dim") or hidden // heads)
-    return {"hidden_size": hidden, "intermediate_size": config["intermediate_size"], "heads x head_dim": width}
 
 
 def _text(

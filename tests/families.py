@@ -12,7 +12,6 @@ import torch
 
 from distill.export.gguf_vocabulary import PRE_TOKENIZERS
 
-(QWEN_PATTERN,), (LLAMA_PATTERN,), *_ = PRE_TOKENIZERS
 ROWS = 448  # of the embedding; the tokenizers have fewer tokens
 TEXTS = ["How many apples are left? Seven, since 3 + 4 = 7.", "Habari ya asubuhi", "今天天气很好"]
 GQA = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
@@ -136,10 +135,11 @@ BY_NAME = {family.name: family for family in FAMILIES}
 
 
 @cache
-def _bytes_and_merges(pattern: str) -> str:
+def _bytes_and_merges(name: str) -> str:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-    core = Tokenizer(models.BPE(ignore_merges=PRE_TOKENIZERS[pattern,][1]))
+    (pattern,), ignore_merges = PRE_TOKENIZERS[name]
+    core = Tokenizer(models.BPE(ignore_merges=ignore_merges))
     core.normalizer = normalizers.NFC()
     core.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(pattern), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
@@ -154,7 +154,7 @@ def tokenizer_of(family: Family) -> Any:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    core = Tokenizer.from_str(_bytes_and_merges(LLAMA_PATTERN if family.name == "llama" else QWEN_PATTERN))
+    core = Tokenizer.from_str(_bytes_and_merges("llama-bpe" if family.name == "llama" else "qwen2"))
     core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in family.tokens])
     tags = [AddedToken(t, special=family.tags_are_special, normalized=False) for t in ("<think>", "</think>")]
     (core.add_special_tokens if family.tags_are_special else core.add_tokens)(tags)

@@ -1,6 +1,7 @@
 """What the plan says about GGUF types before anything is trained."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 
 from distill.costs import size_of, stage_costs, student_size, work_of
 from distill.errors import MismatchError, MissingError
+from distill.export.demands import check_formats, row_sizes
 from distill.machine import GPU_SPEEDS, Machine
-from distill.plan import _check_formats, _row_sizes, _warnings
+from distill.plan import _warnings
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+TEACHER = QUICKSTART.parent / "quickstart" / "teacher"
 MACHINE = Machine(cores=2, memory=1e12, disk_free=1e12, gpu=None, gpu_memory=0.0, flops=1e9)
 FORMATS = "quantize.formats=[f16, iq4_nl, q3_k_m, q2_k, tq2_0]"
 
@@ -43,7 +46,7 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     shape = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
     (tmp_path / "config.json").write_text(json.dumps(shape))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}"])
-    assert _row_sizes(recipe) == {"hidden_size": 896, "intermediate_size": 4864, "heads x head_dim": 896}
+    assert row_sizes(recipe) == {"hidden_size": 896, "intermediate_size": 4864, "heads x head_dim": 896}
 
 
 @pytest.mark.parametrize(
@@ -63,16 +66,85 @@ def test_formats_that_the_student_cannot_have_are_refused_before_generation(
     (tmp_path / "config.json").write_text(json.dumps(config))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}", f"quantize.formats={formats}"])
     if message is None:
-        _check_formats(recipe)
+        check_formats(recipe)
     else:
         with pytest.raises(MismatchError, match=message):
-            _check_formats(recipe)
+            check_formats(recipe)
+
+
+QWEN35 = {
+    "architectures": ["Qwen3_5ForConditionalGeneration"],
+    "text_config": {"model_type": "qwen3_5_text", "hidden_size": 2560, "intermediate_size": 9216, "num_attention_heads": 16,
+                    "num_key_value_heads": 4, "head_dim": 256, "layer_types": ["full_attention", "linear_attention"], "num_hidden_layers": 2},
+}  # fmt: skip
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
+QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
+         "num_attention_heads": 16, "head_dim": 128}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "formats", "message"),
+    [
+        (QWEN35, "[mixed, q8_0]", "no layer_types with full attention elsewhere"),
+        (QWEN2 | {"use_sliding_window": True}, "[q8_0]", r"student '.*' is a Qwen2ForCausalLM; llama\.cpp's has no sliding-window attention"),
+        (QWEN2 | {"hidden_size": 1024, "head_dim": 32}, "[mixed]", "no heads x head_dim 448, hidden_size 1024"),
+        (QWEN3 | {"attention_bias": True}, "[q4_0]", r"no attention_bias true\. Take the formats nf4"),
+        (QWEN3 | {"attention_bias": True}, "[nf4]", None),
+        (QWEN3 | {"hidden_size": 1000}, "[nf4]", r"nf4 needs rows in multiples of 64, the student has hidden_size 1000: take"),
+        (QWEN3 | {"intermediate_size": 3000}, "[w4a16]", "w4a16 needs rows in multiples of 32, the student has intermediate_size 3000"),
+        (QWEN3, "[w4a16, nf4, mixed]", None),
+    ],
+)  # fmt: skip
+def test_what_the_export_will_demand_of_a_config_is_asked_before_generation(
+    tmp_path: Path, config: dict[str, object], formats: str, message: str | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    budget = ["quantize.budget_mb=9"] if "mixed" in formats else []
+    recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}", f"quantize.formats={formats}", *budget])
+    if message is None:
+        check_formats(recipe)
+    else:
+        with pytest.raises(MismatchError, match=message):
+            check_formats(recipe)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"ByteLevel","add_prefix_space":false', '"ByteLevel","add_prefix_space":true', "is not one of those known here"),
+        (":1020}", ":1030}", r"no token has id 1020 \(7 such\)|has id 1030, but the model has only 1024"),
+    ],
+)
+@pytest.mark.parametrize("method", ["random", "base"])
+def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
+    tmp_path: Path, method: str, old: str, new: str, message: str
+) -> None:
+    """A random student has its teacher's tokenizer."""
+    for path in TEACHER.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path)
+    file = tmp_path / "tokenizer.json"
+    text = json.dumps(json.loads(file.read_text()), separators=(",", ":"), ensure_ascii=False)
+    assert old in text
+    file.write_text(text.replace(old, new))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 1088}))
+    student = {"random": "student={method: random}", "base": f"student={{method: base, model: {tmp_path}}}"}[method]
+    with pytest.raises(MismatchError, match=rf"quantize\.formats: {tmp_path}/tokenizer\.json: .*{message}"):
+        check_formats(load_recipe(QUICKSTART, [f"teacher.model={tmp_path}", student, "quantize.formats=[q8_0]"]))
+    check_formats(load_recipe(QUICKSTART, [f"teacher.model={tmp_path}", student, "quantize.formats=[int8]"]))
+
+
+def test_widths_of_a_student_that_is_not_here_are_the_catalogues() -> None:
+    recipe = load_recipe(QUICKSTART, ["student={method: base, model: Qwen/Qwen2.5-0.5B}", "quantize.formats=[q4_k_m, mixed]", "quantize.budget_mb=9"])
+    assert row_sizes(recipe) == {"hidden_size": 896, "heads x head_dim": 896}
+    assert any("student hidden_size 896" in w and "q4_k_m, mixed will hold larger types" in w for w in _warnings(recipe, MACHINE, {}))
 
 
 def test_a_format_whose_package_is_missing_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "compressed_tensors", None)
     with pytest.raises(MissingError, match=r"w4a16 needs the package compressed-tensors: pip install 'distill\[w4a16\]'"):
-        _check_formats(load_recipe(QUICKSTART, ["quantize.formats=[w4a16]"]))
+        check_formats(load_recipe(QUICKSTART, ["quantize.formats=[w4a16]"]))
 
 
 def test_recovery_and_mixed_types_are_in_the_plan() -> None:

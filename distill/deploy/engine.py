@@ -7,7 +7,8 @@ from typing import Any
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml
-from distill.text.chat import SWITCHES
+from distill.export.chat_template import as_trained
+from distill.export.gguf_header import read_string
 
 CONTEXT = 4096  # tokens, unless asked for more: keys and values of a long one need more memory than the weights
 SILENT, ERRORS = 0, 1  # verbosity
@@ -19,8 +20,7 @@ def start(
 ) -> Any:  # fmt: skip
     """An `xllamacpp.Server` that listens on host:port (0 = any) and answers in-process calls too.
 
-    It writes prompts as the student was trained, by the chat template in the file with `generate.thinking`, and samples
-    as the recipe says where a request does not. Raises MissingError (no xllamacpp), MismatchError (the address is taken)
+    It writes prompts as the student was trained (chat_template.py), and samples as the recipe says where a request does not. Raises MissingError (no xllamacpp), MismatchError (the address is taken)
     and DataError (llama.cpp cannot load the file).
     """
     try:
@@ -43,8 +43,8 @@ def start(
     params.verbosity = verbosity
     options, sampling = chosen.recipe.generate, params.sampling
     sampling.temp, sampling.top_p, sampling.top_k, sampling.min_p = options.sampling_temperature, options.top_p, options.top_k, 0.0
-    if options.thinking is not None:
-        params.default_template_kwargs = {name: str(options.thinking).lower() for name in SWITCHES}
+    if template := read_string(chosen.path, "tokenizer.chat_template"):
+        params.chat_template = as_trained(template, options)  # a file of an older version has the student's own
     try:
         return xllamacpp.Server(params)
     except RuntimeError:

@@ -21,6 +21,8 @@ def serve(chosen: GgufChoice, *, host: str, port: int, num_threads: int, context
         print(f"{chosen.path.name} ({chosen.why}) at {url}, threads: {num_threads}; Ctrl-C stops it")
         print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
               """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""", flush=True)  # fmt: skip
+        if chosen.recipe.generate.system_prompt is not None:
+            print("  generate.system_prompt stands before a conversation that has no system message of its own", flush=True)
         if not _is_loopback(host):
             print(f"warning: {host} is reached from other machines, and whoever reaches it can use it: no key, no encryption",
                   file=sys.stderr, flush=True)  # fmt: skip

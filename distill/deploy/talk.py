@@ -3,6 +3,7 @@
 On a terminal Ctrl-C stops an answer; at the prompt Ctrl-D, or Ctrl-C twice, ends. From a pipe each line is a turn.
 """
 
+import io
 import secrets
 import signal
 import sys
@@ -28,7 +29,11 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
     )  # fmt: skip
     conversation = Conversation(server, chosen)
     _say(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # llama.cpp takes whole characters only
     for line in _terminal_lines() if sys.stdin.isatty() else sys.stdin:
+        if "\ufffd" in line:
+            _say(f"what is no {sys.stdin.encoding} in this line is read as \ufffd")
         if line.strip():
             conversation.answer(line.strip())
 
@@ -69,10 +74,12 @@ class Conversation:
             printer.take(chunk["choices"][0])
             return stopped()
 
+        request = {"messages": [*self._system, *self.turns], "stream": True, "max_tokens": options.max_new_tokens}
         with _interruptible() as stopped:
-            self._server.handle_chat_completions(
-                {"messages": [*self._system, *self.turns], "stream": True, "max_tokens": options.max_new_tokens}, take
-            )
+            try:
+                self._server.handle_chat_completions(request, take)
+            except RuntimeError as error:
+                raise DataError(f"llama.cpp cannot answer: {error}") from None
         if refused and refused[0]["type"] == "exceed_context_size_error":
             return None
         if refused:

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from gguf import GGMLQuantizationType as Type
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.export import ggml, qwen3_5
+from distill.export.chat_template import require_same
 from distill.export.gguf_header import read_declared
 from distill.export.gguf_vocabulary import Vocabulary, read_vocabulary
 from distill.export.lineage import Metadata
 from distill.export.tensor_types import FILE_TYPES, Mixture
+from distill.models import load
 from distill.rows import fsync_folder
+from distill.sections import Generate
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": gguf.MODEL_ARCH.QWEN35,
@@ -63,13 +66,14 @@ class Tensor:
 
 def write_gguf(
     model_folder: Path, out_file: Path, file_type: str, *, metadata: Metadata | None = None,
-    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None,
+    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None, trained: Generate | None = None,
 ) -> GgufFile:  # fmt: skip
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
     `metadata` are more GGUF keys: general.name, general.license, general.languages, ... (lineage.py).
     `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are quantized plainly.
     `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture `file_type`.
+    `trained`: how the student's prompts were written, which the file's chat template then does on any server.
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE variant or a tokenizer
     that llama.cpp would run differently) and DataError (weights that are not finite).
     """
@@ -77,6 +81,8 @@ def write_gguf(
         raise MismatchError(f"{file_type!r} is not a GGUF type known here; choose one of {', '.join(FILE_TYPES)}")
     config = _config(model_folder)
     vocabulary = read_vocabulary(model_folder, config.vocab_size)
+    if trained is not None and vocabulary.chat_template:
+        vocabulary = replace(vocabulary, chat_template=require_same(load.load_tokenizer(str(model_folder)), trained))
     out_file.parent.mkdir(parents=True, exist_ok=True)
     temporary = out_file.with_name(f".{out_file.name}.tmp")  # a killed run's leftover is written over
     try:
@@ -131,28 +137,45 @@ def _config(folder: Path) -> Any:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, StrictDataclassError) as error:
         raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; save the model again") from None
-    head_dim = _head_dim(config)
-    width = config.num_attention_heads * head_dim
+    found = problems(config, names[0])
+    if found:
+        raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
+    return config
+
+
+def problems(config: Any, architecture: str) -> list[str]:
+    """What a transformers config says that llama.cpp's counterpart does not have."""
+    width = config.num_attention_heads * _head_dim(config)
     rope = config.rope_parameters or {}
-    problems = {
+    reasons = {
         f"hidden_act {config.hidden_act} (silu is needed)": config.hidden_act != "silu",
         "attention_bias true": getattr(config, "attention_bias", False),
         "mlp_bias true": getattr(config, "mlp_bias", False),
         "use_bias true": getattr(config, "use_bias", False),
         "sliding-window attention": getattr(config, "use_sliding_window", False),
         f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)":
-            names[0] == "Qwen2ForCausalLM" and width != config.hidden_size,
+            architecture == "Qwen2ForCausalLM" and width != config.hidden_size,
         "quantization_config (export from the 16-bit model)": getattr(config, "quantization_config", None) is not None,
         f"rope_type {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE_TYPES,
+        **_yarn_problems(rope),
+        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3" and architecture != "LlamaForCausalLM",
         f"partial_rotary_factor {rope.get('partial_rotary_factor')}":
-            rope.get("partial_rotary_factor", 1.0) != 1.0 and names[0] != "Qwen3_5ForCausalLM",
+            rope.get("partial_rotary_factor", 1.0) != 1.0 and architecture != "Qwen3_5ForCausalLM",
     }  # fmt: skip
-    if names[0] == "Qwen3_5ForCausalLM":
-        problems |= qwen3_5.problems(config)
-    found = [text for text, wrong in problems.items() if wrong]
-    if found:
-        raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
-    return config
+    if architecture == "Qwen3_5ForCausalLM":
+        reasons |= qwen3_5.problems(config)
+    return [text for text, wrong in reasons.items() if wrong]
+
+
+def _yarn_problems(rope: Mapping[str, Any]) -> dict[str, bool]:
+    """What of YaRN llama.cpp does not read from a file of our architectures, though GGUF has keys for it."""
+    if rope.get("rope_type") != "yarn":
+        return {}
+    return {
+        f"rope_parameters.truncate {rope.get('truncate')} (true is needed)": not rope.get("truncate", True),
+        f"rope_parameters.beta_fast {rope.get('beta_fast')} (32 is needed)": (rope.get("beta_fast") or 32) != 32,
+        f"rope_parameters.beta_slow {rope.get('beta_slow')} (1 is needed)": (rope.get("beta_slow") or 1) != 1,
+    }
 
 
 def _head_dim(config: Any) -> int:
@@ -282,11 +305,29 @@ def _add_model(writer: gguf.GGUFWriter, config: Any, file_type: str) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
     elif rope.get("rope_type") == "yarn":
-        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-        writer.add_rope_scaling_factor(rope["factor"])
-        writer.add_rope_scaling_orig_ctx_len(
-            int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
-        )
+        _add_yarn(writer, config)
+
+
+def _add_yarn(writer: gguf.GGUFWriter, config: Any) -> None:
+    """YaRN's keys. llama.cpp scales cosines by attn_factor times its own 1 + 0.1 ln(factor), and reads yarn_attn_factor, which
+    its converter writes, nowhere; so the whole of transformers' factor goes into attn_factor."""
+    rope = config.rope_parameters
+    original = int(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+    factor = rope["factor"] or config.max_position_embeddings / original
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(factor)
+    writer.add_rope_scaling_orig_ctx_len(original)
+    usual = _yarn_scale(factor, 1.0)
+    wanted = rope.get("attention_factor")
+    if wanted is None:
+        both = rope.get("mscale"), rope.get("mscale_all_dim")
+        wanted = _yarn_scale(factor, both[0]) / _yarn_scale(factor, both[1]) if both[0] and both[1] else usual
+    if wanted != usual:
+        writer.add_rope_scaling_attn_factors(wanted / usual)
+
+
+def _yarn_scale(factor: float, mscale: float) -> float:
+    return 0.1 * mscale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def _llama3_factors(config: Any) -> np.ndarray | None:
@@ -316,7 +357,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     else:
         writer.add_token_merges(vocabulary.merges)
     add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "eot": writer.add_eot_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
+           "eot": writer.add_eot_token_id, "eom": writer.add_eom_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
     for name, number in vocabulary.special_ids.items():
         add[name](number)
     writer.add_add_bos_token(vocabulary.add_bos)

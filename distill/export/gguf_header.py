@@ -41,6 +41,23 @@ def read_declared(path: Path) -> list[Declared]:
     return declared
 
 
+def read_string(path: Path, key: str) -> str | None:
+    """The text of a key; None where the file has no such key, or no whole header (llama.cpp then says what is wrong)."""
+    try:
+        with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            at = 24
+            for _ in range(struct.unpack_from("<Q", data, 16)[0]):
+                name_end = _after_string(data, at)
+                (kind,) = struct.unpack_from("<I", data, name_end)
+                end = _after_value(data, name_end + 4, kind)
+                if kind == STRING and data[at + 8 : name_end] == key.encode():
+                    return data[name_end + 12 : end].decode()
+                at = end
+    except (ValueError, struct.error, KeyError):
+        pass
+    return None
+
+
 def _parse(data: mmap.mmap) -> tuple[list[Declared], int]:
     """The tensors, and the length that the file must have."""
     magic, version, num_tensors, num_values = struct.unpack_from("<4sIQQ", data, 0)

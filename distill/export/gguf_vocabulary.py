@@ -16,6 +16,8 @@ from typing import Any
 from gguf import TokenType
 
 from distill.errors import MismatchError, MissingError
+from distill.models import load
+from distill.text import chat
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,13 +26,21 @@ _WITH_MARKS = (
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-# split patterns, in turn -> (llama.cpp's name, whether it takes a whole word that is in the vocabulary before any merge)
+_DEEPSEEK_V3 = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
+    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Left out, though llama.cpp has names for them: gpt-4o (gpt-oss, MiniMax M2) and kimi-k2; it cuts Indic words at vowel signs.
+# llama.cpp's name -> (split patterns, in turn; whether it takes a whole word that is in the vocabulary before any merge)
 PRE_TOKENIZERS = {
-    (_CONTRACTIONS + r"\p{N}" + _REST,): ("qwen2", False),
-    (_CONTRACTIONS + r"\p{N}{1,3}" + _REST,): ("llama-bpe", True),
-    (_WITH_MARKS,): ("qwen35", False),
-    (r"\p{N}{1,3}", _CONTRACTIONS + r"\p{N}+" + _REST): ("minicpm5", True),
-    (r"\p{N}", GPT2): ("smollm", False),
+    "qwen2": ((_CONTRACTIONS + r"\p{N}" + _REST,), False),
+    "llama-bpe": ((_CONTRACTIONS + r"\p{N}{1,3}" + _REST,), True),
+    "glm4": ((_CONTRACTIONS + r"\p{N}{1,3}" + _REST,), False),
+    "qwen35": ((_WITH_MARKS,), False),
+    "minicpm5": ((r"\p{N}{1,3}", _CONTRACTIONS + r"\p{N}+" + _REST), True),
+    "smollm": ((r"\p{N}", GPT2), False),
+    "deepseek-v3": ((r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK_V3), False),
 }
 SPACE = "▁"  # how SentencePiece writes a space
 
@@ -131,27 +141,27 @@ def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
     patterns = tuple(_pattern(part) for part in parts)
     if patterns and patterns[-1] == "":  # ByteLevel that only writes bytes
         patterns = patterns[:-1]
-    if patterns not in PRE_TOKENIZERS or parts[-1]["type"] != "ByteLevel":
-        known = ", ".join(name for name, _ in PRE_TOKENIZERS.values())
-        found = patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
+    found = {ignore: name for name, (known, ignore) in PRE_TOKENIZERS.items() if known == patterns}
+    if not found or parts[-1]["type"] != "ByteLevel":
+        pattern = patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
         raise MismatchError(
-            f"{path}: split pattern {found!r} is not one of those known here ({known}); llama.cpp would "
+            f"{path}: split pattern {pattern!r} is not one of those known here ({', '.join(PRE_TOKENIZERS)}); llama.cpp would "
             "tokenize differently. Take a student with a Qwen or Llama-3 tokenizer, or the formats nf4 and int8"
         )
-    name, ignore_merges = PRE_TOKENIZERS[patterns]
-    if bool(model.get("ignore_merges")) != ignore_merges:
+    ignore_merges = bool(model.get("ignore_merges"))
+    if ignore_merges not in found:
         raise MismatchError(
-            f"{path}: ignore_merges is {model.get('ignore_merges')} but llama.cpp's {name} works with {ignore_merges}; "
+            f"{path}: ignore_merges is {ignore_merges} but llama.cpp's {', '.join(found.values())} works with {not ignore_merges}; "
             "it would tokenize differently"
         )
-    return name
+    return found[ignore_merges]
 
 
 def _pattern(part: dict[str, Any]) -> str | None:
     """The regular expression by which a step splits a text, each match a part of its own; "" = it does not split."""
     match part:
         case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
-            return pattern
+            return pattern.replace("\r", r"\r").replace("\n", r"\n")  # DeepSeek's has the characters themselves
         case {"type": "Digits", "individual_digits": True}:
             return r"\p{N}"
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}:
@@ -185,6 +195,11 @@ def _tokens(
             f"{path}: token {by_id[max(by_id)][0]!r} has id {max(by_id)}, but the model has only {num_ids} embedding "
             "rows; the folder mixes two models"
         )
+    if holes := [i for i in range(max(by_id)) if i not in by_id]:
+        raise MismatchError(
+            f"{path}: no token has id {holes[0]} ({len(holes)} such), though {by_id[max(by_id)][0]!r} has {max(by_id)}; a file's ids are "
+            "compared with the tokenizer's one by one. Add tokens for them, or take the formats nf4 and int8"
+        )
     pairs = [by_id.get(i, (f"[PAD {i}]", TokenType.UNUSED)) for i in range(num_ids)]
     tokens = [token for token, _ in pairs]
     if len(set(tokens)) < len(tokens):
@@ -200,7 +215,8 @@ def _byte_tokens() -> list[str]:
 
 
 def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
-    """bos, eos, pad by the tokenizer, else by the model; a second end token of the model becomes eot."""
+    """bos, eos, pad by the tokenizer, else by the model; what else ends an answer is eot and eom: first what the chat
+    template writes after one, then what the model names."""
     tokenizer_config = _json(folder / "tokenizer_config.json")
     model_config = {**_json(folder / "config.json"), **_json(folder / "generation_config.json")}
     ends = model_config.get("eos_token_id")
@@ -214,10 +230,10 @@ def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
             number = number[0] if number else None
         if number is not None and 0 <= number < len(ids):
             found[name] = number
-    others = [i for i in ends if i != found.get("eos") and i < len(ids)]
-    if others:
-        found["eot"] = others[0]
-    return found
+    if _chat_template(folder):
+        ends = [chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]), *ends]
+    others = [i for i in dict.fromkeys(ends) if i != found.get("eos") and 0 <= i < len(ids)]
+    return found | dict(zip(("eot", "eom"), others, strict=False))
 
 
 def _adds(path: Path, special_ids: dict[str, int]) -> tuple[bool, bool]:

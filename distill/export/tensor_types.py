@@ -56,12 +56,10 @@ class Mixture:
         if name == "token_embd.weight":
             return Type.Q4_K if base == Type.TQ2_0 else base
         layer, role = int(name.split(".")[1]), name.split(".")[2]
-        if role == "attn_v":
+        if role in ("attn_v", "attn_qkv"):  # in Qwen3.5 each layer has one or the other
             return self._value(base, layer)
         if role == "ffn_down":
             return self._down(base, layer)
-        if role == "attn_qkv":
-            return {"q3_k_m": Type.Q4_K, "q4_k_m": Type.Q5_K, "q5_k_m": Type.Q6_K}.get(self.file_type, base)
         if role == "attn_output":
             return {"q2_k": Type.Q3_K, "q3_k_m": Type.Q4_K}.get(self.file_type, base)
         return base

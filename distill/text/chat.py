@@ -165,13 +165,17 @@ def _render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
     from jinja2 import TemplateError
 
     if "strftime_now(" in _template(tokenizer) and isinstance(tokenizer.chat_template, str):
-        # in the source: what is passed to a template may be text only, and its own clock cannot be set
-        options["chat_template"] = _CLOCK.sub(lambda m: repr(PROMPT_DATE.strftime(m[2])), tokenizer.chat_template)
+        options["chat_template"] = dated(tokenizer.chat_template)
     try:
         return tokenizer.apply_chat_template(list(messages), **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise MismatchError(f"{_name(tokenizer)}: its chat template refuses messages of roles {roles}: {error}") from None
+
+
+def dated(template: str) -> str:
+    """The template with PROMPT_DATE in place of its clock: what is passed to a template may be text only."""
+    return _CLOCK.sub(lambda m: repr(PROMPT_DATE.strftime(m[2])), template)
 
 
 def _template(tokenizer: Any) -> str:

@@ -1,6 +1,7 @@
 """`distill serve`: what a client gets, and how the server ends."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,10 +16,14 @@ from run_helpers import environment
 from server_helpers import TEACHER
 
 from distill.__main__ import main
+from distill.deploy import engine
+from distill.deploy.choose import choose
 from distill.deploy.serve import _is_loopback
+from distill.export.gguf import write_gguf
 from distill.models import load
 from distill.text import chat
 
+OTHER = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Hi"}]
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How much are 3 mangoes at 4 shillings each?"}]
 
 
@@ -31,7 +36,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: signal.Signals) -> None:
-    run = make_run(failed=("q4_0",))
+    run = make_run("generate.system_prompt=Be brief.", failed=("q4_0",))
     program = "import sys; from distill.__main__ import main; sys.exit(main() or 'torch' in sys.modules)"
     with subprocess.Popen(
         [sys.executable, "-c", program, "serve", str(run), "--port", "0", "--threads", "1"], env=environment(), stdout=subprocess.PIPE,
@@ -43,16 +48,41 @@ def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: 
         url = first.split(" at ")[1].split(",")[0]
         assert curl.strip().startswith(f"curl {url}/v1/chat/completions")
         answer = post(f"{url}/v1/chat/completions", {"messages": MESSAGES})
-        prompt = post(f"{url}/apply-template", {"messages": MESSAGES})["prompt"]
+        prompts = [post(f"{url}/apply-template", {"messages": messages})["prompt"] for messages in (MESSAGES, MESSAGES[1:], OTHER)]
         with urllib.request.urlopen(f"{url}/props", timeout=60) as properties:
             info = json.load(properties)
         child.send_signal(number)
         assert child.wait(timeout=60) == 0
-        assert child.stdout.read() == "stopped\n" and child.stderr.read() == ""
+        system = "  generate.system_prompt stands before a conversation that has no system message of its own\n"
+        assert child.stdout.read() == f"{system}stopped\n" and child.stderr.read() == ""
     assert info["default_generation_settings"]["n_ctx"] == 2048  # the student's, though 4096 are allowed
     assert answer["model"] == "mango-q8_0" and "12" in answer["choices"][0]["message"]["content"]
-    # llama.cpp runs the student's template as transformers does
-    assert prompt == chat.prompt_text(load.load_tokenizer(str(TEACHER)), MESSAGES)
+    # llama.cpp runs the student's template as transformers does, with the system message of training where there is no other
+    tokenizer = load.load_tokenizer(str(TEACHER))
+    assert prompts == [chat.prompt_text(tokenizer, messages) for messages in (MESSAGES, MESSAGES, OTHER)]
+
+
+@pytest.mark.parametrize("thinking", ["null", "false"])
+def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(make_run: Callable[..., Path], tmp_path: Path, thinking: str) -> None:
+    """As older versions wrote them: llama.cpp alone says enable_thinking=true."""
+    student = Path(shutil.copytree(TEACHER, tmp_path / "student"))
+    (student / "chat_template.jinja").write_text(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    run = make_run(f"generate.thinking={thinking}", student=student)
+    write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")
+    server = engine.start(choose(str(run), "q8_0"), host="127.0.0.1", port=0, num_threads=1, context_length=64)
+    found = post(f"{server.listening_address}/apply-template", {"messages": MESSAGES})["prompt"]
+    assert found.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert found == chat.prompt_text(load.load_tokenizer(str(student)), MESSAGES)
+
+
+@pytest.mark.parametrize("port", ["99999", "-1", "http"])
+def test_a_port_that_there_cannot_be_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "somewhere", f"--port={port}"])
+    assert f"argument --port: {port!r} is not a port: a number from 0 to 65535" in capsys.readouterr().err
 
 
 def test_an_address_that_is_taken_is_an_error(make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

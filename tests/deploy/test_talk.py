@@ -73,6 +73,24 @@ def test_answers_are_the_models_own_with_the_conversation_so_far(
     assert len(out.pieces) > 30 and not any("\ufffd" in piece for piece in out.pieces)
 
 
+def test_bytes_that_are_no_text_are_read_as_such(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = Recorder()
+    say(monkeypatch, [], out)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8", errors="surrogateescape"))
+    run = make_run()
+    assert main(["chat", str(run), "--format", "f16", "--threads", "1"]) == 0
+    assert out.getvalue() == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "hi \ufffd"}]) + "\n"
+    assert "what is no utf-8 in this line is read as \ufffd" in capsys.readouterr().err
+
+
+def test_an_error_of_the_engine_is_one_of_ours(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It raises RuntimeError for half a character, as it stands here in a line that is already decoded."""
+    run = make_run()
+    say(monkeypatch, ["a \udcff"], Recorder())
+    assert main(["chat", str(run), "--threads", "1"]) == 2
+    assert "llama.cpp cannot answer: " in capsys.readouterr().err
+
+
 def test_ctrl_c_stops_the_answer_and_a_pipe(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = Recorder(on_write=lambda count: signal.raise_signal(signal.SIGINT) if count == 3 else None)
     say(monkeypatch, QUESTIONS, out)

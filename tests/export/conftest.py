@@ -11,7 +11,6 @@ import torch
 
 from distill.export.gguf_vocabulary import GPT2, PRE_TOKENIZERS, SPACE
 
-PATTERNS = {name: (patterns, ignore_merges) for patterns, (name, ignore_merges) in PRE_TOKENIZERS.items()}
 SENTENCES = [
     "The quick brown fox doesn't jump over 13 lazy dogs; it's 2024 already.",
     "今天天气很好，我们去公园散步吧。机器学习模型可以很小。",
@@ -30,7 +29,7 @@ def train_tokenizer(name: str) -> Any:
     from tokenizers import AddedToken, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    core = sentencepiece() if name == "sentencepiece" else byte_level(*PATTERNS[name])
+    core = sentencepiece() if name == "sentencepiece" else byte_level(*PRE_TOKENIZERS[name])
     core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     core.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
     assert isinstance(core, Tokenizer)

@@ -17,6 +17,7 @@ from distill.export.gguf import describe, write_gguf
 from distill.export.gguf_header import read_declared
 
 FolderMaker = Callable[..., Path]
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 128}
 
 
 def fields(path: Path) -> dict[str, Any]:
@@ -141,6 +142,10 @@ def test_a_16_bit_model_goes_through_exactly(model_folder: FolderMaker, tmp_path
         ({"hidden_act": "gelu"}, "hidden_act gelu"),
         ({"attention_bias": True}, "attention_bias true"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type dynamic"),
+        ({"rope_parameters": YARN | {"truncate": False}}, r"rope_parameters\.truncate False \(true is needed\)"),
+        ({"rope_parameters": YARN | {"beta_fast": 20.0, "beta_slow": 2}}, "no rope_parameters.beta_fast 20.0 .*no rope_parameters.beta_slow 2 "),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                              "original_max_position_embeddings": 128}}, "rope_type llama3"),
         ({"tie_word_embeddings": False}, "lm_head.weight is not in its safetensors"),
         ({"num_hidden_layers": 1, "layer_types": ["full_attention"]}, "has no place in a QWEN3 file"),
         ({"num_hidden_layers": 1}, "config.json: cannot be read"),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from distill.export import ggml, llama_library
 from distill.export.gguf import write_gguf
 from distill.export.llama_cpp import LlamaProcess
 from distill.export.llama_model import LlamaModel
+from distill.text import chat
 
 FolderMaker = Callable[..., Path]
 CASES = {
@@ -29,11 +31,20 @@ CASES = {
     "qwen3, yarn rope": {"rope_parameters": {
         "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
     }},
+    "qwen3, yarn rope and its factor": {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128, "attention_factor": 0.8,
+        "beta_fast": 32, "beta_slow": 1,
+    }},
+    "llama, yarn rope of DeepSeek": {"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e4, "factor": 40.0, "original_max_position_embeddings": 128, "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+    }},
     "qwen3, linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
 }  # fmt: skip
 TOKENIZERS = {
     "qwen3, its own": {}, "llama, its own": {}, "ernie, sentencepiece": {}, "qwen3, of Qwen3.5": {"tokenizer": "qwen35"},
     "llama, of MiniCPM5": {"tokenizer": "minicpm5"}, "llama, of SmolLM": {"tokenizer": "smollm"},
+    **{f"qwen3, {name}": {"tokenizer": name} for name in ("glm4", "deepseek-v3")},
 }  # fmt: skip
 PROBES = [
     "It's 12345 o'clock, they'LL say: \"naïve\" 1,000.50!", "今天天气很好。123个苹果",
@@ -126,7 +137,7 @@ def test_scores_are_over_the_ids_that_have_a_text(written: Any, sentences: list[
 @pytest.mark.parametrize("case", TOKENIZERS)
 def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], case: str) -> None:
     folder, path = written(case, "f16")
-    tokenizer, texts = load_tokenizer(folder), PROBES + sentences
+    tokenizer, texts = load_tokenizer(folder), PROBES + sentences + [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
     with LlamaProcess(path, num_threads=1, context_length=64) as llama:
         as_text, as_markup = llama.tokenize(texts), llama.tokenize(texts, parse_special=True)
     for text, plain, parsed in zip(texts, as_text, as_markup, strict=True):

@@ -21,6 +21,18 @@ def test_the_sensitive_tensors_of_some_layers_get_six_bits(file_type: str, role:
     assert layers_with(Type.Q6_K, role, mixture(file_type)) == expected
 
 
+def test_a_linear_layers_qkv_counts_as_values() -> None:
+    """llama-quant.cpp's category_is_attn_v holds attn_qkv, so that its own branch for attn_qkv is never reached."""
+    for heads_per_kv in (2, 4):
+        for file_type in ("q2_k", "q3_k_m", "q4_k_m", "q5_k_m", "iq4_nl"):
+            what = mixture(file_type, heads_per_kv=heads_per_kv)
+            found = [[what.type_of(f"blk.{i}.{role}.weight", 1024) for i in range(28)] for role in ("attn_qkv", "attn_v")]
+            assert found[0] == found[1], file_type
+    assert layers_with(Type.Q6_K, "attn_qkv", mixture("q4_k_m"))[:4] == [0, 1, 2, 5]
+    assert mixture("q2_k").type_of("blk.9.attn_qkv.weight", 1024) == Type.Q3_K
+    assert mixture("q2_k", heads_per_kv=4).type_of("blk.9.attn_qkv.weight", 1024) == Type.Q4_K
+
+
 def test_other_tensors_get_the_base_type() -> None:
     for role in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
         assert layers_with(Type.Q4_K, role, mixture("q4_k_m")) == list(range(28))
