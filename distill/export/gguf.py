@@ -55,13 +55,15 @@ class GgufFile:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One tensor to write. `change` makes of the stored tensor what llama.cpp wants, of this `shape`."""
+    """One tensor to write. `change` makes of the stored tensor what llama.cpp wants, of this `shape`; `columns`: the order of
+    its columns there, which an importance matrix has to follow."""
 
     source: str
     name: str
     shape: tuple[int, ...]
     type: Type
     change: Callable[[Any], Any] | None = None
+    columns: np.ndarray | None = None
 
 
 def write_gguf(
@@ -197,13 +199,13 @@ def _tensors(config: Any, weights: "_Weights", file_type: str, types: Mapping[st
         name = names.get_name(source.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
         assert name is not None, source
         kind = types.get(name, mixture.type_of(name, shape[-1])) if len(shape) == 2 else Type.F32
-        change = None
+        change, columns = None, None
         if arch == gguf.MODEL_ARCH.LLAMA and (projection := source.split(".")[-2]) in heads:
             change = partial(_llama_rows, heads=heads[projection])
         elif arch == gguf.MODEL_ARCH.QWEN35:
-            change = qwen3_5.change_of(source)
+            change, columns = qwen3_5.change_of(source, config), qwen3_5.columns_of(source, config)
             shape = tuple(n for i, n in enumerate(shape) if len(shape) < 3 or i != 1)  # the convolution's middle
-        tensors.append(Tensor(source, name, shape, kind, change))
+        tensors.append(Tensor(source, name, shape, kind, change, columns))
     left = {n for n in weights.names() - {t.source for t in tensors} if not n.endswith("rotary_emb.inv_freq")}
     if config.tie_word_embeddings:
         left.discard("lm_head.weight")
@@ -404,6 +406,8 @@ def _encode(weights: _Weights, tensor: Tensor, importance_C: np.ndarray | None) 
     num_rows = tensor.shape[0]
     rows = tensor.change(source[:]) if tensor.change else source
     num_columns = math.prod(tensor.shape[1:])
+    if importance_C is not None and tensor.columns is not None:
+        importance_C = importance_C[tensor.columns]
     step = max(1, VALUES_A_BLOCK // num_columns)
     parts = []
     for first in range(0, num_rows, step):

@@ -1,14 +1,15 @@
 """Qwen3.5 (dense) in GGUF's terms: most layers have linear attention (gated delta net), every n-th has full attention.
 
 What llama.cpp's `qwen35` wants otherwise than transformers stores it: norms as 1 + w, the decay as -exp(A_log), the
-convolution without its middle dimension. Students of 0.8 B and 2 B have as many value heads as key heads; where there
-are more, llama.cpp wants them in another order, which is not written here.
+convolution without its middle dimension. Where there are more value heads than key heads (4 B and larger), transformers
+keeps those of one key head together, and llama.cpp wants the first of each key head, then the second of each, and so on.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gguf
+import numpy as np
 
 MROPE_SECTIONS = [11, 11, 10, 0]  # of the family; for text alone all positions are one, whatever they are
 
@@ -20,7 +21,7 @@ def problems(config: Any) -> dict[str, bool]:
     return {
         f"layer_types with full attention elsewhere than in every n-th layer ({', '.join(config.layer_types[:8])}, ...)":
             any((kind == "full_attention") != ((i + 1) % interval == 0) for i, kind in enumerate(config.layer_types)),
-        f"linear_num_value_heads {values} with linear_num_key_heads {keys} (must be equal here)": keys != values,
+        f"linear_num_value_heads {values} with linear_num_key_heads {keys} (must be a multiple)": values % keys > 0,
     }  # fmt: skip
 
 
@@ -41,15 +42,45 @@ def sources(config: Any, layer: int) -> Iterator[str]:
     yield f"model.layers.{layer}.linear_attn.dt_bias"
 
 
-def change_of(source: str) -> Callable[[Any], Any] | None:
+def change_of(source: str, config: Any) -> Callable[[Any], Any] | None:
     """What is done with this tensor before it is written."""
+    rows, columns = _rows(source, config), columns_of(source, config)
     if source.endswith("A_log"):
-        return lambda weight: -weight.float().exp()
+        return lambda weight: -weight.float().exp()[rows]
     if source.endswith("conv1d.weight"):
-        return lambda weight: weight.squeeze(1)
+        return lambda weight: weight.squeeze(1)[rows]
     if source.endswith("norm.weight") and not source.endswith("linear_attn.norm.weight"):
         return lambda weight: weight.float() + 1
+    if rows is not None:
+        return lambda weight: weight[rows]
+    return None if columns is None else lambda weight: weight[:, columns]
+
+
+def columns_of(source: str, config: Any) -> np.ndarray | None:
+    """The order in which a matrix's columns are written; None as they are."""
+    if source.endswith("linear_attn.out_proj.weight") and _values_per_key(config) > 1:
+        return _value_heads(config, config.linear_value_head_dim)
     return None
+
+
+def _rows(source: str, config: Any) -> np.ndarray | None:
+    part = source.partition(".linear_attn.")[2].removesuffix(".weight")
+    if part in ("in_proj_qkv", "conv1d"):  # queries and keys stay
+        before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
+        return np.concatenate([np.arange(before), before + _value_heads(config, config.linear_value_head_dim)])
+    if part == "in_proj_z":
+        return _value_heads(config, config.linear_value_head_dim)
+    return _value_heads(config, 1) if part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias") else None
+
+
+def _values_per_key(config: Any) -> int:
+    return config.linear_num_value_heads // config.linear_num_key_heads
+
+
+def _value_heads(config: Any, width: int) -> np.ndarray:
+    """Indices of the value heads' entries, `width` each, in llama.cpp's order."""
+    numbers = np.arange(config.linear_num_value_heads * width)
+    return numbers.reshape(config.linear_num_key_heads, _values_per_key(config), width).transpose(1, 0, 2).reshape(-1)
 
 
 def add_keys(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -45,7 +45,7 @@ for job in json.load(open(sys.argv[2])):
 """
 CASES = {
     "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {},
-    "qwen3.5": {}, "llama, of MiniCPM5": {"tokenizer": "minicpm5"},
+    "qwen3.5": {}, "qwen3.5, of 4 B": {"linear_num_value_heads": 12}, "llama, of MiniCPM5": {"tokenizer": "minicpm5"},
     "llama, llama3 rope": {"rope_parameters": {
         "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 128,
@@ -94,7 +94,7 @@ def converted(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
         jobs.append({
             "folder": str(folder), "out": str(place / f"{number}.theirs.gguf"), "pre_tokenizer": keys["tokenizer.ggml.pre"],
             "pieces": pieces(folder) if keys["tokenizer.ggml.model"] == "llama" else None,
-            "options": ["--no-mtp"] if case == "qwen3.5" else [],  # no layers that predict further tokens
+            "options": ["--no-mtp"] if case.startswith("qwen3.5") else [],  # no layers that predict further tokens
         })  # fmt: skip
     (place / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-c", DRIVER, FOLDER, str(place / "jobs.json")]

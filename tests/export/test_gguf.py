@@ -163,7 +163,7 @@ def test_a_model_that_llama_cpp_would_run_differently_is_refused(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"linear_num_value_heads": 8}, r"linear_num_value_heads 8 with linear_num_key_heads 4 \(must be equal here\)"),
+        ({"linear_num_value_heads": 6}, r"linear_num_value_heads 6 with linear_num_key_heads 4 \(must be a multiple\)"),
         ({"layer_types": ["full_attention", *["linear_attention"] * 3]}, "full attention elsewhere than in every n-th layer"),
         ({"use_bias": True, "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5"}, "use_bias true"),
     ],
@@ -175,6 +175,19 @@ def test_variants_of_qwen3_5_and_ernie_are_refused(
     edit_config(folder, **values)
     with pytest.raises(MismatchError, match=message):
         write_gguf(folder, tmp_path / "m.gguf", "f16")
+
+
+def test_an_importance_matrix_follows_the_order_of_the_columns(model_folder: FolderMaker, tmp_path: Path) -> None:
+    """Value head 3, the second of the second key head, stands last but four in Qwen3.5's files."""
+    folder = model_folder("qwen3.5", linear_num_value_heads=8)
+    columns = np.arange(256).reshape(4, 2, 32).transpose(1, 0, 2).reshape(-1)  # 8 heads of 32
+    importance = np.where(np.arange(256) // 32 == 3, 1.0, 1e-6).astype(np.float32)
+    errors = {}
+    for name, given in (("plain", None), ("weighed", {"blk.0.ssm_out.weight": importance})):
+        found = matrices(write_gguf(folder, tmp_path / f"{name}.gguf", "q4_0", importance=given).path)["blk.0.ssm_out.weight"]
+        source = load_file(folder / "model.safetensors")["model.layers.0.linear_attn.out_proj.weight"].numpy()[:, columns]
+        errors[name] = ((found - source) ** 2)[:, columns // 32 == 3].sum()
+    assert errors["weighed"] < errors["plain"]
 
 
 def test_a_language_model_that_was_a_part_is_found_by_its_longer_names(model_folder: FolderMaker, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from distill.text import chat
 
 FolderMaker = Callable[..., Path]
 CASES = {
-    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {}, "qwen3.5": {},
+    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {}, "qwen3.5": {}, "qwen3.5, of 4 B": {"linear_num_value_heads": 8},
     "llama, llama3 rope": {"rope_parameters": {
         "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 128,
