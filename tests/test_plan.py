@@ -74,9 +74,11 @@ def test_formats_that_the_student_cannot_have_are_refused_before_generation(
 QWEN35 = {
     "architectures": ["Qwen3_5ForConditionalGeneration"],
     "text_config": {"model_type": "qwen3_5_text", "hidden_size": 2560, "intermediate_size": 9216, "num_attention_heads": 16,
-                    "num_key_value_heads": 4, "head_dim": 256, "layer_types": ["full_attention", "linear_attention"], "num_hidden_layers": 2},
+                    "num_key_value_heads": 4, "head_dim": 256, "layer_types": ["full_attention", "linear_attention"],
+                    "num_hidden_layers": 2},
 }  # fmt: skip
-QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
+QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "hidden_size": 896, "intermediate_size": 4864,
+         "num_attention_heads": 14}  # fmt: skip
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072,
          "num_attention_heads": 16, "head_dim": 128}  # fmt: skip
 
@@ -85,7 +87,7 @@ QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_s
     ("config", "formats", "message"),
     [
         (QWEN35, "[mixed, q8_0]", "no layer_types with full attention elsewhere"),
-        (QWEN2 | {"use_sliding_window": True}, "[q8_0]", r"student '.*' is a Qwen2ForCausalLM; llama\.cpp's has no sliding-window attention"),
+        (QWEN2 | {"use_sliding_window": True}, "[q8_0]", r"is a Qwen2ForCausalLM; llama\.cpp's has no sliding-window attention"),
         (QWEN2 | {"hidden_size": 1024, "head_dim": 32}, "[mixed]", "no heads x head_dim 448, hidden_size 1024"),
         (QWEN3 | {"attention_bias": True}, "[q4_0]", r"no attention_bias true\. Take the formats nf4"),
         (QWEN3 | {"attention_bias": True}, "[nf4]", None),
@@ -135,7 +137,8 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
 
 
 def test_widths_of_a_student_that_is_not_here_are_the_catalogues() -> None:
-    recipe = load_recipe(QUICKSTART, ["student={method: base, model: Qwen/Qwen2.5-0.5B}", "quantize.formats=[q4_k_m, mixed]", "quantize.budget_mb=9"])
+    formats = ["quantize.formats=[q4_k_m, mixed]", "quantize.budget_mb=9"]
+    recipe = load_recipe(QUICKSTART, ["student={method: base, model: Qwen/Qwen2.5-0.5B}", *formats])
     assert row_sizes(recipe) == {"hidden_size": 896, "heads x head_dim": 896}
     assert any("student hidden_size 896" in w and "q4_k_m, mixed will hold larger types" in w for w in _warnings(recipe, MACHINE, {}))
 

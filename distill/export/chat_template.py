@@ -51,7 +51,8 @@ def require_same(tokenizer: Any, options: Generate) -> str:
         if (found := chat.prompt_text(fixed, messages)) != expected:
             raise MismatchError(
                 f"{tokenizer.name_or_path}: its chat template cannot be fixed to generate.thinking and generate.system_prompt for "
-                f"GGUF: it writes {found[-80:]!r} instead of {expected[-80:]!r}. Please report this template, or take the formats nf4 and int8"
+                f"GGUF: it writes {found[-80:]!r} instead of {expected[-80:]!r}. Please report this template, or take the formats "
+                "nf4 and int8"
             )
     return fixed.chat_template
 

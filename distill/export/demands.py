@@ -79,7 +79,8 @@ def _check_widths(recipe: Recipe) -> None:
         odd = [f"{size} {value}" for size, value in sizes.items() if value % block]
         if name in recipe.quantize.formats and odd:
             raise MismatchError(
-                f"{recipe.source}: quantize.formats: {name} needs rows in multiples of {block}, the student has {', '.join(odd)}: take int8 or GGUF"
+                f"{recipe.source}: quantize.formats: {name} needs rows in multiples of {block}, the student has "
+                f"{', '.join(odd)}: take int8 or GGUF"
             )
 
 

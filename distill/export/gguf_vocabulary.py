@@ -221,7 +221,7 @@ def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
     model_config = {**_json(folder / "config.json"), **_json(folder / "generation_config.json")}
     ends = model_config.get("eos_token_id")
     ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    found = {}
+    found: dict[str, int] = {}
     for name in ("bos", "eos", "pad"):
         text = tokenizer_config.get(f"{name}_token")
         text = text["content"] if isinstance(text, dict) else text
@@ -233,7 +233,8 @@ def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
     if _chat_template(folder):
         ends = [chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]), *ends]
     others = [i for i in dict.fromkeys(ends) if i != found.get("eos") and 0 <= i < len(ids)]
-    return found | dict(zip(("eot", "eom"), others, strict=False))
+    found.update(zip(("eot", "eom"), others, strict=False))
+    return found
 
 
 def _adds(path: Path, special_ids: dict[str, int]) -> tuple[bool, bool]:

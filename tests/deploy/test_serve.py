@@ -63,12 +63,15 @@ def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: 
 
 
 @pytest.mark.parametrize("thinking", ["null", "false"])
-def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(make_run: Callable[..., Path], tmp_path: Path, thinking: str) -> None:
+def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
+    make_run: Callable[..., Path], tmp_path: Path, thinking: str
+) -> None:
     """As older versions wrote them: llama.cpp alone says enable_thinking=true."""
     student = Path(shutil.copytree(TEACHER, tmp_path / "student"))
     (student / "chat_template.jinja").write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.content }}<|im_end|>\n{% endfor %}"
-        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+        "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n"
+        "{% endif %}"
     )
     run = make_run(f"generate.thinking={thinking}", student=student)
     write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")

@@ -73,7 +73,9 @@ def test_answers_are_the_models_own_with_the_conversation_so_far(
     assert len(out.pieces) > 30 and not any("\ufffd" in piece for piece in out.pieces)
 
 
-def test_bytes_that_are_no_text_are_read_as_such(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_are_no_text_are_read_as_such(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = Recorder()
     say(monkeypatch, [], out)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8", errors="surrogateescape"))
@@ -83,7 +85,9 @@ def test_bytes_that_are_no_text_are_read_as_such(make_run: MakeRun, monkeypatch:
     assert "what is no utf-8 in this line is read as \ufffd" in capsys.readouterr().err
 
 
-def test_an_error_of_the_engine_is_one_of_ours(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_the_engine_is_one_of_ours(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It raises RuntimeError for half a character, as it stands here in a line that is already decoded."""
     run = make_run()
     say(monkeypatch, ["a \udcff"], Recorder())

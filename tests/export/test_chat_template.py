@@ -22,7 +22,8 @@ from distill.text import chat
 OFF_BY_DEFAULT = (
     "{%- for m in messages %}\n<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' and m.reasoning_content %}<think>\n"
     "{{ m.reasoning_content }}\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n    {%- if enable_thinking is defined and enable_thinking is true %}\n"
+    "{%- if add_generation_prompt %}\n    {{- '<|im_start|>assistant\n' }}\n    {%- if enable_thinking is defined and "
+    "enable_thinking is true %}\n"
     "        {{- '<think>\n' }}\n    {%- else %}\n        {{- '<think>\n\n</think>\n\n' }}\n    {%- endif %}\n{%- endif %}\n"
 )
 DATED = (
@@ -35,8 +36,10 @@ DATED = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATES = {
-    "off by default": OFF_BY_DEFAULT, "on by default": BY_NAME["qwen3.5"].template, "another switch": BY_NAME["deepseek-v3.1"].template,
-    "dated": DATED, "a clock": BY_NAME["gpt-oss"].template, "white space first": "\n  {% if true %}x{% endif %}" + BY_NAME["qwen3"].template,
+    "off by default": OFF_BY_DEFAULT, "on by default": BY_NAME["qwen3.5"].template,
+    "another switch": BY_NAME["deepseek-v3.1"].template,
+    "dated": DATED, "a clock": BY_NAME["gpt-oss"].template,
+    "white space first": "\n  {% if true %}x{% endif %}" + BY_NAME["qwen3"].template,
 }  # fmt: skip
 SYSTEM = "Say \"yes\" or 'no'.\n\tनमस्ते \\n {{ x }} {% if %} %} {# #}"
 TALKS = [
@@ -45,7 +48,8 @@ TALKS = [
 ]  # fmt: skip
 CASES = [
     ("off by default", None, None), ("off by default", True, SYSTEM), ("on by default", None, SYSTEM), ("on by default", False, None),
-    ("another switch", True, None), ("dated", None, None), ("dated", None, SYSTEM), ("a clock", None, None), ("white space first", False, None),
+    ("another switch", True, None), ("dated", None, None), ("dated", None, SYSTEM), ("a clock", None, None),
+    ("white space first", False, None),
 ]  # fmt: skip
 
 
@@ -107,5 +111,5 @@ def test_once_is_enough() -> None:
 def test_a_template_that_cannot_be_fixed_is_refused(tmp_path: Path) -> None:
     tokenizer = load.load_tokenizer(str(shutil.copytree(TEACHER, tmp_path / "student")))
     tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}A{% endif %}{% if thinking %}B{% endif %}"
-    with pytest.raises(MismatchError, match="student: its chat template cannot be fixed.*writes 'hiAB' instead of 'hiA'"):
+    with pytest.raises(MismatchError, match=r"student: its chat template cannot be fixed.*writes 'hiAB' instead of 'hiA'"):
         chat_template.require_same(tokenizer, options(True))

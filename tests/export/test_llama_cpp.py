@@ -23,7 +23,8 @@ from distill.text import chat
 
 FolderMaker = Callable[..., Path]
 CASES = {
-    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {}, "qwen3.5": {}, "qwen3.5, of 4 B": {"linear_num_value_heads": 8},
+    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {}, "qwen3.5": {},
+    "qwen3.5, of 4 B": {"linear_num_value_heads": 8},
     "llama, llama3 rope": {"rope_parameters": {
         "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 128,
@@ -137,7 +138,8 @@ def test_scores_are_over_the_ids_that_have_a_text(written: Any, sentences: list[
 @pytest.mark.parametrize("case", TOKENIZERS)
 def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], case: str) -> None:
     folder, path = written(case, "f16")
-    tokenizer, texts = load_tokenizer(folder), PROBES + sentences + [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
+    tokenizer, texts = load_tokenizer(folder), PROBES + sentences
+    texts += [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
     with LlamaProcess(path, num_threads=1, context_length=64) as llama:
         as_text, as_markup = llama.tokenize(texts), llama.tokenize(texts, parse_special=True)
     for text, plain, parsed in zip(texts, as_text, as_markup, strict=True):
