@@ -1,13 +1,16 @@
 """Qwen2.5's two paddings: a teacher of 152,064 logits, a student of 151,936, one real tokenizer of 151,669 ids."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from run_helpers import ROOT
 
 from distill.capture import records_of
+from distill.export.gguf_vocabulary import read_vocabulary
 from distill.losses.linear_head import linear_head_loss
 from distill.models.load import Head
 from distill.signals.collate import targets
@@ -62,3 +65,25 @@ def test_two_paddings_of_one_tokenizer_meet_at_its_real_ids(tokenizer, tmp_path,
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     torch.testing.assert_close(gradients[0][:num_ids], gradients[1], rtol=1e-4, atol=1e-6)
     assert (gradients[0][num_ids:] == 0).all() and gradients[1].abs().max() > 0.1
+
+
+CONVERTER = Path(os.environ.get("DISTILL_CONVERTER") or f"{sys.prefix}/converter")
+HASHED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from types import SimpleNamespace
+from conversion.base import TextModel
+from transformers import AutoTokenizer
+print(TextModel.get_vocab_base_pre(SimpleNamespace(), AutoTokenizer.from_pretrained(sys.argv[2])))
+"""
+
+
+def test_gguf_has_the_name_that_llama_cpps_converter_knows_the_tokenizer_by(tokenizer):
+    """By its hash of what the real tokenizer makes of a text."""
+    if not (CONVERTER / "conversion").is_dir():
+        pytest.skip(f"{CONVERTER} does not hold llama.cpp's converter: run scripts/setup test")
+    folder = tokenizer.name_or_path
+    command = [sys.executable, "-c", HASHED, str(CONVERTER), folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split()[-1] == read_vocabulary(Path(folder), STUDENT_ROWS).pre_tokenizer == "qwen2"

@@ -21,8 +21,7 @@ def start(
     """An `xllamacpp.Server` that listens on host:port (0 = any) and answers in-process calls too.
 
     It writes prompts as the student was trained (chat_template.py), and samples as the recipe says where a request does
-    not. Raises MissingError (no xllamacpp), MismatchError (the address is taken)
-    and DataError (llama.cpp cannot load the file).
+    not. Raises MissingError (no xllamacpp), MismatchError (the address is taken) and DataError (llama.cpp cannot load the file).
     """
     try:
         xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
