@@ -136,13 +136,13 @@ def _command(options: argparse.Namespace) -> int:
 
 def _teachers(model: str | None) -> str:
     from distill.catalog import listing
-    from distill.machine import memory_of_this_machine
-    from distill.plan import BYTES_PER_PARAMETER, PROCESS_BYTES
+    from distill.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
+    from distill.machine import room_for_models
 
-    room, where = memory_of_this_machine()
+    room = room_for_models()
     if model is None:
-        return listing.table(room, where, BYTES_PER_PARAMETER, PROCESS_BYTES)
-    return listing.whole(model, room, where, BYTES_PER_PARAMETER, PROCESS_BYTES)
+        return listing.table(room, BYTES_PER_PARAMETER, PROCESS_BYTES)
+    return listing.whole(model, room, BYTES_PER_PARAMETER, PROCESS_BYTES)
 
 
 def _run(options: argparse.Namespace) -> int:

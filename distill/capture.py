@@ -5,10 +5,10 @@
 By `capture.from_server` there is no pass: a server gave the log-probs with its answers, and they are taken from there.
 
 A sequence is a key made of its token ids, so what an earlier or a killed run captured is never captured again. Batches
-are cut from all samples, so every sequence is computed in the same company.
+are cut from all samples of a job, so every sequence is computed in the same company.
 
-Ranks share the batches, and so do independent jobs (`--shard 1/4`): in one run folder, or each in its own; then copy
-their generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing again.
+Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in its own: then copy their
+generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing again. The processes of a job share its batches.
 """
 
 import os
@@ -29,13 +29,13 @@ from distill.models.by_length import batches_by_length
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import canonical_json, digest, row_logs
+from distill.rows import canonical_json, digest
 from distill.run_folder import RunFolder, StageOutput
 from distill.signals import from_server, hidden_states
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.teachers.requests import LOG_PROBS
+from distill.teachers.requests import LOG_PROBS, answer_rows
 from distill.text import chat
 from distill.text.samples import Sample, read_samples
 
@@ -60,7 +60,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         print(f"  capture: {path}: broken; set aside, its sequences are captured anew")
         path.rename(path.with_suffix(".broken"))
 
-    batches = batches_by_length([len(s.ids) for s in samples], recipe.teacher.batch_tokens)
+    own = [i for i, key in enumerate(keys) if processes.is_mine(key)]
+    batches = [[own[i] for i in batch] for batch in batches_by_length([len(samples[i].ids) for i in own], recipe.teacher.batch_tokens)]
     # what a server gave is only taken over: one block, because each reads the whole log
     block_tokens = sys.maxsize if recipe.capture.from_server else recipe.capture.shard_tokens
     blocks = _blocks(batches, [len(s.answer_ids) for s in samples], block_tokens, processes)
@@ -96,7 +97,7 @@ Block = list[list[int]]  # batches of sequences, by number
 def _blocks(batches: Block, num_tokens: Sequence[int], block_tokens: int, processes: Processes) -> list[Block]:
     """What is captured, and claimed, in one go: a share, or batches of about `block_tokens` answer tokens."""
     if not processes.leases:
-        return [batches[i :: processes.num_shares] for i in range(processes.num_shares)]
+        return [batches[i :: processes.num] for i in range(processes.num)]
     found: list[Block] = []
     room = 0
     for batch in batches:
@@ -132,7 +133,9 @@ class Capturing:
         return Progress(f"capture ({where})", self.num_tokens, "tokens", shown=self.processes.is_main)
 
     def writer(self) -> SignalWriter:
-        name = f"share{self.processes.share}"
+        name = f"share{self.processes.rank}"
+        if self.processes.num_jobs > 1:  # its folder is merged with others'
+            name = f"job{self.processes.job}of{self.processes.num_jobs}share{self.processes.rank}"
         if self.processes.leases:  # two may work in this folder at once
             name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{socket.gethostname()}-{os.getpid()}")
         return SignalWriter(self.shards, self.header, writer=name, shard_tokens=self.recipe.capture.shard_tokens)
@@ -228,7 +231,7 @@ def _take_over(work: Capturing) -> None:
         for block in work.blocks:
             todo = [i for batch in block for i in batch if work.keys[i] not in work.have]
             wanted = {(samples[i].key, tuple(samples[i].answer_ids)): i for i in todo}
-            for row in row_logs(log, []):
+            for row in answer_rows(log, []):
                 i = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
                 if i is None:
                     continue

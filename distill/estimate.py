@@ -7,6 +7,7 @@ and seconds are what those took, by the token. They go where generate keeps its 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.answers import answered
-from distill.teachers.requests import Request, best_rows, read_answers, request_maker
+from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
+from distill.teachers.spent import Amount, Ledger
+from distill.text.filters import long_reasoning_ahead
 from distill.text.samples import Prompt
 
 NUM_PROMPTS = 8
@@ -33,7 +36,8 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 class Estimate:
     """`needs`: by name, what is left to ask will take; what is not known is not there. `lengths`: tokens of the answers that
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped for what. `num_written`:
-    prompts that the teacher is to write."""
+    prompts that the teacher is to write; `spent`: what is used of the limits on a server; `warning`: what should be changed before
+    more is asked."""
 
     num_wanted: int
     num_on_disk: int
@@ -43,6 +47,8 @@ class Estimate:
     reasons: dict[str, int]
     needs: dict[str, Range]
     taken: Taken | None
+    spent: Amount
+    warning: str | None = None
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
@@ -66,8 +72,9 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    _, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
-    make, on_disk = request_maker(recipe, first.tokenizer), answered(recipe, stage / "raw")
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
+    tokenizer = first.tokenizers.asked
+    make, on_disk = request_maker(recipe, tokenizer), answered(recipe, stage / "raw")
     wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
     left = [r for r in wanted if r.key not in on_disk]
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
@@ -76,9 +83,10 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     return Estimate(
         len(wanted), len(wanted) - len(left), num_written, lengths, dict(Counter(p.language for p in chosen)),
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
-        needs(recipe.generate, len(left) + more, _tokens(left) + more * _tokens(wanted) / len(wanted),
+        needs(recipe.generate, len(left) + more, _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
               (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
-        taken,
+        taken, Ledger(stage, recipe.generate).total(),
+        long_reasoning_ahead(candidates, reasons, len(wanted), recipe.generate.max_reasoning_tokens),
     )  # fmt: skip
 
 
@@ -132,14 +140,14 @@ def text(recipe: Recipe, found: Estimate) -> str:
     ]  # fmt: skip
     lines += _notes(recipe, found)
     if recipe.teacher.server:
-        lines += [limit for name in LIMITS if (limit := _limit(options, name, found.needs)) is not None]
+        lines += [limit for name in LIMITS if (limit := _limit(options, name, found.needs, found.spent)) is not None]
     return "\n".join(lines)
 
 
 def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     """How far the figures can be trusted, and what is not in them."""
     options, taken, server = recipe.generate, found.taken, recipe.teacher.server
-    notes = []
+    notes = [f"warning: {found.warning}"] if found.warning else []
     if taken is None:
         notes.append("time is not measured: all of these answers were on disk already; a larger --estimate asks some more")
     else:
@@ -149,7 +157,7 @@ def _notes(recipe: Recipe, found: Estimate) -> list[str]:
             if server else f"{speed} side by side; larger batches are faster (teacher.batch_tokens)"
         )  # fmt: skip
     if server and taken and not taken.billed_answer_tokens:
-        notes.append("the server does not say what it counts: tokens are the tokenizer's, and max_tokens and max_cost stop nothing")
+        notes.append("the server does not say what it counts: tokens are the tokenizer's, for max_tokens and max_cost, too")
     if server and "cost" not in found.needs:
         notes.append("cost is not known: set generate.price_prompt and generate.price_answer, prices of a million tokens")
     if found.num_written:
@@ -161,19 +169,20 @@ def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     return notes
 
 
-def _limit(options: Generate, name: str, needs: dict[str, Range]) -> str | None:
-    """Whether a limit of the recipe would stop the run."""
+def _limit(options: Generate, name: str, needs: dict[str, Range], spent: Amount) -> str | None:
+    """Whether a limit of the recipe would stop the run, with what is used of it already."""
     most = getattr(options, f"max_{name}")
     if most is None or name not in needs:
         return None
-    low, mean, high = needs[name]
-    verdict = "would stop it before the end" if low >= most else "may stop it before the end" if high >= most else "is enough"
-    share = f", after about {most / mean:.0%} of what is left" if mean >= most else ""
+    used = {"requests": spent.requests, "tokens": spent.tokens, "cost": spent.cost, "megabytes": spent.num_bytes / 1e6}.get(name, 0)
+    left, (low, mean, high) = max(0, most - used), needs[name]
+    verdict = "would stop it before the end" if low > left else "may stop it before the end" if high > left else "is enough"
+    share = f", after about {left / mean:.0%} of what is left" if mean > left else ""
     return f"generate.max_{name} {most:,} {verdict}{share}"
 
 
-def _tokens(requests: list[Request]) -> int:
-    return sum(len(r.prompt_ids) for r in requests)
+def _tokens(requests: list[Request], tokenizer: Any) -> int:
+    return sum(num_prompt_tokens(r, tokenizer) for r in requests)
 
 
 def _amount(values: Range) -> str:

@@ -6,12 +6,16 @@
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and the NLL, in nats a
 token, of the teacher's sampled answers: how well a model predicts what the teacher would say. Student and control are
 compared example by example, by a paired bootstrap.
+
+A student with a tokenizer of its own (capture.signal: none) is asked in that, and the teacher's answers are scored in its tokens.
+The teacher then has no NLL: nats of its own tokens are not nats of the student's.
 """
 
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from distill.recipe import Recipe
 from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import FOLDERS
+from distill.teachers.spent import Ledger, Spent
+from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat
 from distill.text.filters import refusal
 from distill.text.samples import Prompt, split_prompts
@@ -48,21 +54,43 @@ class Exam:
         return [i for i, ids in enumerate(self.teacher_ids) if ids is not None]
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """What the teacher's examination takes."""
+
+    recipe: Recipe
+    stage: Path
+    student: Path
+    location: str
+    prompts: list[Prompt]
+    tokenizers: Tokenizers
+
+    @cached_property
+    def prompt_ids(self) -> list[list[int]]:
+        """As the teacher reads them."""
+        return [self.tokenizers.prompt_ids(self.recipe, list(p.messages)) for p in self.prompts]
+
+    @property
+    def answers(self) -> Path:
+        return self.stage / "teacher_answers.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        return self.stage / "teacher.json"
+
+
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     stage = folder.stage("evaluate")
     _, prompts = split_prompts(recipe)
     location = recipe.model_location(recipe.teacher.model)
-    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    tokenizers = tokenizers_of(recipe)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
-    prompt_ids = [
-        chat.prompt_ids(tokenizer, list(p.messages), system_prompt=options.system_prompt, thinking=options.thinking)
-        for p in prompts
-    ]
+    sitting = Sitting(recipe, stage, folder.stage("train") / "student", location, prompts, tokenizers)
     names = _models(recipe, folder)
     total = len(names) * len(prompts)
     with Progress("evaluate", total, "answers") as bar:
-        exam = _teacher(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
+        exam = _teacher(sitting, bar)
         for name, place in names.items():
             if name != "teacher" and not (stage / f"{name}.json").is_file():
                 _write(stage, name, _examine(exam, name, place, bar))
@@ -88,33 +116,29 @@ def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
     return models | {name: folder.quantized(name) for name in folder.require("quantize", recipe).result["formats"]}
 
 
-def _teacher(
-    recipe: Recipe, stage: Path, location: str, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any,
-    bar: Progress,
-) -> Exam:  # fmt: skip
-    """The exam with the teacher's sampled answers; the teacher itself is examined while it is loaded."""
+def _teacher(sitting: Sitting, bar: Progress) -> Exam:
+    """The students' exam, with the teacher's sampled answers; the teacher itself is examined while it is loaded."""
+    recipe = sitting.recipe
     if recipe.teacher.server:
-        return _teacher_on_server(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
+        return _teacher_on_server(sitting, bar)
     if recipe.teacher.gguf:
-        return _teacher_of_gguf(recipe, stage, location, prompts, prompt_ids, tokenizer, bar)
-    answers = stage / "teacher_answers.jsonl"
-    exam = Exam(recipe, prompts, prompt_ids, [], tokenizer, [])
+        return _teacher_of_gguf(sitting, bar)
+    tokenizer = sitting.tokenizers.asked
     model: Any = None
-    if not (answers.is_file() and (stage / "teacher.json").is_file()):
+    if not (sitting.answers.is_file() and sitting.figures.is_file()):
         where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
         model = load.load_model(
-            location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
+            sitting.location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
         )
         stop_ids = chat.stop_ids(tokenizer, load.stop_ids(model))
-        if not answers.is_file():
+        if not sitting.answers.is_file():
             options = recipe.generate
-            found = _answer(
-                model, exam, stop_ids, options.max_new_tokens, (options.sampling_temperature, options.top_p, options.top_k)
-            )
-            _write_answers(answers, prompts, found, stop_ids)
-    exam = _exam(recipe, answers, prompts, prompt_ids, tokenizer)
-    if not (stage / "teacher.json").is_file():
-        _write(stage, "teacher", _examine_transformers(exam, model, bar))
+            sampling = options.sampling_temperature, options.top_p, options.top_k
+            empty = Exam(recipe, sitting.prompts, sitting.prompt_ids, [], tokenizer, [])
+            _write_answers(sitting.answers, sitting.prompts, _answer(model, empty, stop_ids, options.max_new_tokens, sampling), stop_ids)
+    exam, own = _exams(sitting)
+    if not sitting.figures.is_file():
+        _write(sitting.stage, "teacher", _examine_transformers(own, model, bar))
     return exam
 
 
@@ -125,69 +149,78 @@ def _write_answers(path: Path, prompts: list[Prompt], found: list[tuple[list[int
     ])  # fmt: skip
 
 
-def _exam(recipe: Recipe, answers: Path, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any) -> Exam:
-    rows = [row for _, row in read_jsonl(answers)]
-    teacher_ids = [
-        chat.learnt_ids(recipe, tokenizer, p.messages, ids, row["token_ids"]) if row["finish_reason"] == "stop" else None
-        for p, ids, row in zip(prompts, prompt_ids, rows, strict=True)
-    ]
-    if not any(teacher_ids):
-        raise DataError(f"{answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
-    return Exam(recipe, prompts, prompt_ids, teacher_ids, tokenizer, rows[0]["stop_ids"])
+def _exams(sitting: Sitting) -> tuple[Exam, Exam]:
+    """(the students' exam, the teacher's): the same where they have one tokenizer, else each in its own, and the teacher's
+    without answers to score."""
+    recipe, prompts, tokenizers = sitting.recipe, sitting.prompts, sitting.tokenizers
+    rows = [row for _, row in read_jsonl(sitting.answers)]
+    asked, stop_ids = tokenizers.asked, rows[0]["stop_ids"]
+    lessons = [
+        tokenizers.lesson(recipe, p.messages, ids, row["token_ids"], chat.text_of(asked, row["token_ids"]))
+        if row["finish_reason"] == "stop" else None
+        for p, ids, row in zip(prompts, sitting.prompt_ids, rows, strict=True)
+    ]  # fmt: skip
+    if not any(lessons):
+        raise DataError(f"{sitting.answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
+    learnt = [lesson and lesson[1] for lesson in lessons]
+    if tokenizers.same:
+        exam = Exam(recipe, prompts, sitting.prompt_ids, learnt, asked, stop_ids)
+        return exam, exam
+    student = tokenizers.student
+    learnt = [ids if ids and len(ids) > 1 else None for ids in learnt]  # the end alone: reasoning that never came to an answer
+    students_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
+    ends = chat.stop_ids(student, load.stop_ids_of_files(str(sitting.student)))
+    nothing: list[list[int] | None] = [None] * len(prompts)
+    return Exam(recipe, prompts, students_ids, learnt, student, ends), Exam(recipe, prompts, sitting.prompt_ids, nothing, asked, stop_ids)
 
 
-def _teacher_of_gguf(
-    recipe: Recipe, stage: Path, location: str, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any,
-    bar: Progress,
-) -> Exam:  # fmt: skip
+def _teacher_of_gguf(sitting: Sitting, bar: Progress) -> Exam:
     """The same by the recipe's GGUF file."""
     from distill.export import gguf_teacher
 
-    answers = stage / "teacher_answers.jsonl"
-    if not answers.is_file():
-        stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
+    recipe, prompts = sitting.recipe, sitting.prompts
+    if not sitting.answers.is_file():
+        stop_ids = chat.stop_ids(sitting.tokenizers.asked, load.stop_ids_of_files(sitting.location, recipe.teacher.revision))
         found: dict[int, tuple[list[int], str]] = {}
         gguf_teacher.answer(
-            recipe, tokenizer, prompt_ids, seeds=[_seed(recipe, p) for p in prompts], stop_ids=stop_ids,
+            recipe, sitting.tokenizers.asked, sitting.prompt_ids, seeds=[_seed(recipe, p) for p in prompts], stop_ids=stop_ids,
             on_finished=_collector(found, range(len(prompts)), None),
         )  # fmt: skip
-        _write_answers(answers, prompts, [found[i] for i in range(len(prompts))], stop_ids)
-    exam = _exam(recipe, answers, prompts, prompt_ids, tokenizer)
-    if not (stage / "teacher.json").is_file():
+        _write_answers(sitting.answers, prompts, [found[i] for i in range(len(prompts))], stop_ids)
+    exam, own = _exams(sitting)
+    if not sitting.figures.is_file():
         assert recipe.gguf_teacher is not None
-        _write(stage, "teacher", _examine_gguf(exam, recipe.gguf_teacher, bar))
+        _write(sitting.stage, "teacher", _examine_gguf(own, recipe.gguf_teacher, bar))
     return exam
 
 
-def _teacher_on_server(
-    recipe: Recipe, stage: Path, location: str, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any,
-    bar: Progress,
-) -> Exam:  # fmt: skip
+def _teacher_on_server(sitting: Sitting, bar: Progress) -> Exam:
     """The same by the recipe's server. Its own answers cannot be scored there, so the teacher has no NLL."""
-    answers = stage / "teacher_answers.jsonl"
-    options = recipe.generate
-    stop_ids = chat.stop_ids(tokenizer, load.stop_ids_of_files(location, recipe.teacher.revision))
-    if not answers.is_file():
+    from distill.teachers.answers import served_stop_ids
+
+    recipe, options = sitting.recipe, sitting.recipe.generate
+    stop_ids = served_stop_ids(recipe, sitting.location, sitting.tokenizers.asked)
+    spent = Spent(Ledger(sitting.stage.parent / "generate", options))
+    if not sitting.answers.is_file():
         sampling = (options.sampling_temperature, options.top_p, options.top_k)
-        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, sampling, options.max_new_tokens, bar)
-        _write_answers(answers, prompts, found, stop_ids)
-    exam = _exam(recipe, answers, prompts, prompt_ids, tokenizer)
-    if not (stage / "teacher.json").is_file():
+        found = _ask_server(sitting, stop_ids, sampling, options.max_new_tokens, bar, spent)
+        _write_answers(sitting.answers, sitting.prompts, found, stop_ids)
+    exam, own = _exams(sitting)
+    if not sitting.figures.is_file():
         started = time.monotonic()
-        longest = recipe.evaluate.max_new_tokens
-        found = _ask_server(recipe, prompts, prompt_ids, tokenizer, stop_ids, (0.0, 1.0, 0), longest, bar)
-        _write(stage, "teacher", _figures(exam, found, {}, time.monotonic() - started, "server"))
+        found = _ask_server(sitting, stop_ids, (0.0, 1.0, 0), recipe.evaluate.max_new_tokens, bar, spent)
+        _write(sitting.stage, "teacher", _figures(own, found, {}, time.monotonic() - started, "server"))
     return exam
 
 
 def _ask_server(
-    recipe: Recipe, prompts: list[Prompt], prompt_ids: list[list[int]], tokenizer: Any, stop_ids: list[int],
-    sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress,
+    sitting: Sitting, stop_ids: list[int], sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress, spent: Spent
 ) -> list[tuple[list[int], str]]:  # fmt: skip
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
 
+    recipe, prompts = sitting.recipe, sitting.prompts
     found: dict[str, tuple[list[int], str]] = {}
 
     def record(asked: Question, answer: Answer) -> None:
@@ -195,10 +228,10 @@ def _ask_server(
         bar.advance(1)
 
     questions = [
-        question(recipe, p.id, p.messages, ids, _seed(recipe, p)) for p, ids in zip(prompts, prompt_ids, strict=True)
+        question(recipe, p.id, p.messages, ids, _seed(recipe, p)) for p, ids in zip(prompts, sitting.prompt_ids, strict=True)
     ]
     wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.thinking)
-    ask_server(recipe, tokenizer, questions, wanted, record, bar)
+    ask_server(recipe, sitting.tokenizers.asked, questions, wanted, record, bar, spent)
     return [found[p.id] for p in prompts]
 
 
@@ -251,7 +284,8 @@ def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
         )  # fmt: skip
         seconds = time.monotonic() - started
         numbers = exam.scored()
-        scored = llama.score([(exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i])) for i in numbers])
+        sequences = [(exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i])) for i in numbers]
+        scored = llama.score(sequences) if sequences else []
     answers = [(a, "stop" if a and a[-1] in exam.stop_ids else "length") for a in ids]
     nll = {i: -float(s.logp_T.sum()) for i, s in zip(numbers, scored, strict=True)}
     return _figures(exam, answers, nll, seconds, "llama.cpp, cpu")

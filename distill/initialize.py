@@ -4,7 +4,8 @@
     layers   evenly kept layers of a bigger model (first and last always), everything else shared
     random   a new Qwen3 of a given shape with the teacher's tokenizer
 
-The student's tokenizer must be the teacher's, id for id: logits are compared id by id.
+Where a signal is captured the student's tokenizer must be the teacher's, id for id: logits are compared id by id. A student that
+learns from text alone (capture.signal: none) keeps its own, and its own chat template.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from distill.errors import MismatchError
 from distill.models import load
 from distill.recipe import Recipe
 from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
 from distill.text import chat
 
 
@@ -39,22 +41,20 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     """(student in float32 on the CPU, tokenizer). Raises MismatchError if the tokenizers differ."""
     import torch
 
-    teacher_location = recipe.model_location(recipe.teacher.model)
-    tokenizer = load.load_tokenizer(
-        teacher_location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
-    )
+    tokenizers = tokenizers_of(recipe)
     torch.manual_seed(recipe.seed)
     if recipe.student.method == "random":
-        return _random(recipe, tokenizer), tokenizer
+        return _random(recipe, tokenizers.student), tokenizers.student
     assert recipe.student.model is not None  # the recipe's own check
     location = recipe.model_location(recipe.student.model)
-    own = load.load_tokenizer(location, recipe.student.revision)
-    chat.require_same_tokenizer(recipe, tokenizer, own)
+    own = students_tokenizer(recipe)
+    if tokenizers.same:
+        chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
     model = load.load_model(location, load.Placement("cpu", "float32"), revision=recipe.student.revision)
     if recipe.student.method == "layers":
         keep_layers(model, kept_layers(model.config.get_text_config().num_hidden_layers, recipe.student.layer_share))
-    # the student answers in the format that the teacher's template makes, so it carries that template
-    own.chat_template = tokenizer.chat_template
+    if tokenizers.same:  # the student answers in the format that the teacher's template makes, so it carries that template
+        own.chat_template = tokenizers.student.chat_template
     return model, own
 
 

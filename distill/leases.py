@@ -1,4 +1,4 @@
-"""How processes divide blocks of work: by number, or (`--shard auto`) by claims in a folder that any number of them share,
+"""How processes divide the blocks of their job: by number, or (`--shard auto`) by claims in a folder that any number of them share,
 coming and going.
 
     <folder>/<block>.<n>     who has it, the n-th to do so; its time of change is the sign of life
@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -41,8 +41,8 @@ def divided(
 
 
 def share(processes: Processes, blocks: list[T]) -> list[T]:
-    """The blocks that may be this process's."""
-    return blocks if processes.leases else blocks[processes.share :: processes.num_shares]
+    """The blocks, of those of its job, that may be this process's."""
+    return blocks if processes.leases else blocks[processes.rank :: processes.num]
 
 
 class Leases(Generic[T]):
@@ -69,7 +69,8 @@ class Leases(Generic[T]):
         self._beat.join()
         self._settle()
         for path in self._held.values():
-            os.utime(path, (0, 0))
+            with suppress(OSError):  # else it grows old
+                os.utime(path, (0, 0))
 
     def __iter__(self) -> Iterator[T]:
         found = True
@@ -115,4 +116,7 @@ class Leases(Generic[T]):
     def _show_life(self) -> None:
         while not self._ended.wait(self._lifetime / SIGNS):
             for path in list(self._held.values()):
-                os.utime(path)
+                # a network's file system fails now and then (ESTALE, EIO): nine signs of ten may get lost, and those of the
+                # other claims are not this one's fault
+                with suppress(OSError):
+                    os.utime(path)

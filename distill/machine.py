@@ -35,10 +35,24 @@ class Machine:
                 f"{self.flops / 1e9:,.0f} GFLOP/s")  # fmt: skip
 
 
-def memory_of_this_machine() -> tuple[float, str]:
-    """(bytes, name) of the memory that models are loaded into: the GPU's where there is one, else the machine's."""
+# what is never free for a model: the system and the user's other programs; on a GPU the screen and CUDA's own context
+KEPT_BYTES, KEPT_GPU_BYTES = 1.5 * GB, 0.5 * GB
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes for a model, without what the system keeps: `loaded`, where models are loaded (`name`: the GPU, or this machine),
+    and `ram`, where llama.cpp runs."""
+
+    name: str
+    loaded: float
+    ram: float
+
+
+def room_for_models() -> Room:
     gpu, gpu_memory = _gpu()
-    return (gpu_memory, gpu) if gpu else (_memory(), "this machine (no GPU)")
+    ram = max(0.0, _memory() - KEPT_BYTES)
+    return Room(gpu, gpu_memory - KEPT_GPU_BYTES, ram) if gpu else Room("this machine (no GPU)", ram, ram)
 
 
 def _memory() -> int:

@@ -52,6 +52,7 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
         inputs["teacher"] = teacher_identity(recipe)
     if stage in ("generate", "evaluate", "plan"):
         section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
+        section["teacher"]["server_model"] = recipe.teacher.name_there  # perhaps another model
         section["evaluate"] = recipe.evaluate.identity()
         if recipe.capture.from_server:
             section["capture"] = recipe.capture.identity()
@@ -149,6 +150,7 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
         try:
             if team.is_main:
                 folder.lock(shared=shared)
+                folder.note_old_name(recipe)
             team.barrier()
             yield team
             processes.finish(team)

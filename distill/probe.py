@@ -3,6 +3,7 @@
     generate/probe.json     the verdicts, beside which prompts were asked (first_answers.py)
 """
 
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from distill.models.intervals import percent, wilson
 from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.teachers.requests import best_rows, read_answers
-from distill.text.filters import Candidate, wrong_answer
+from distill.text.filters import Candidate, long_reasoning_ahead, wrong_answer
 from distill.text.language import wrong_language
 from distill.text.samples import Prompt
 
@@ -76,11 +77,14 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdi
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizer)
+    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
     verdicts = [
         judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
         for language in recipe.languages
     ]
+    num_wanted = len(first.prompts) * recipe.generate.samples_per_prompt
+    if warning := long_reasoning_ahead(candidates, reasons, num_wanted, recipe.generate.max_reasoning_tokens):
+        print(f"probe: warning: {warning}", file=sys.stderr)
     said = {v.language: {**asdict(v), "verdict": v.sentence(recipe)} for v in verdicts}
     first_answers.write(stage, first_answers.read(stage) | {"verdicts": said})
     return verdicts
@@ -100,7 +104,7 @@ def judge(recipe: Recipe, language: str, answers: list[tuple[Candidate, str | No
     return Verdict(
         language=language, num=len(answers), num_kept=sum(why is None for _, why in answers),
         num_cut=sum(c.finish_reason == "length" for c, _ in answers), num_ended=len(ended),
-        num_in_language=sum(wrong_language(c.answer_text, language, recipe.languages) is None for c in ended),
+        num_in_language=sum(wrong_language(c.answer_text, language, recipe.languages, c.prompt) is None for c in ended),
         num_verified=sum(wrong_answer(c, grade) is None for c in ended) if checkable else None,
         reasons=dict(Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()),
     )  # fmt: skip

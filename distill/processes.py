@@ -37,14 +37,10 @@ class Processes:
         """Others may be doing parts of the same stage: what is here is not all of it."""
         return self.num_jobs > 1 or self.leases
 
-    @property
-    def share(self) -> int:
-        """Which share of divided work is this process's, from 0 to num_shares - 1."""
-        return self.job * self.num + self.rank
-
-    @property
-    def num_shares(self) -> int:
-        return self.num_jobs * self.num
+    def is_mine(self, content_id: str, turn: int = 0) -> bool:
+        """Whether work that this id (hexadecimal) stands for is this job's, by the id alone: where one job has read a longer list
+        than another, or launched more processes, nothing else changes hands. `turn` goes round the jobs, for several of one id."""
+        return (int(content_id, 16) + turn) % self.num_jobs == self.job
 
     @property
     def is_main(self) -> bool:

@@ -9,7 +9,7 @@
     quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit student, memory and speed
 
 A file whose tokenization differs from the student's by one token, or an f16 file that does not agree with the student,
-is an error: something in the export is wrong, not merely rounded.
+is an error: something in the export is wrong, not merely rounded. Where no f16 file is wanted one is written for that check alone.
 """
 
 import json
@@ -26,7 +26,7 @@ from typing import Any
 
 from distill import interrupts
 from distill.errors import MismatchError
-from distill.export.agreement import Reference, in_llama_cpp, in_transformers, refer_to
+from distill.export.agreement import SAME_WEIGHTS, Reference, in_llama_cpp, in_transformers, refer_to
 from distill.export.modelfile import write_modelfiles
 from distill.models import load
 from distill.models.score import TokenSequence
@@ -38,11 +38,10 @@ from distill.sections import BITSANDBYTES, FOLDERS, W16A16, Quantize
 from distill.text import chat
 from distill.text.samples import Sample, read_samples, split_samples
 
-# An f16 file that is right is within both; a student that has learnt nothing has ties, which rounding may turn
-F16_AGREEMENT = 0.995
-F16_DIFFERENCE = 0.02
-# The recovered file against the model that was trained: llama.cpp rounds activations to 8 bits where weights are quantized
-SAME_FILE, SAME_FILE_KL = 0.995, 0.01
+# Of positions where the likeliest token leads clearly: an f16 file against the student, a recovered file against the trained model
+SAME_TOP_TOKEN = 0.995
+SAME_FILE_KL = 0.002  # llama.cpp rounds activations to 8 bits where weights are quantized; another grid costs more
+OWN_PROBES, LONGEST_PROBE = 3, 2000  # samples of each language that tokenizers are compared on; characters of each
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
 
@@ -75,6 +74,13 @@ class Work:
     def distributions(self) -> Path:
         return self.stage / "student_distributions.npy"
 
+    @cached_property
+    def probes(self) -> list[str]:
+        """Texts on which a file's tokenizer must agree with the student's: what is known to be hard, and this run's own samples in
+        each of its languages."""
+        own = [s for code in self.recipe.languages for s in [s for s in self.samples[0] if s.language == code][:OWN_PROBES]]
+        return [*chat.PROBES.values(), *(text[:LONGEST_PROBE] for s in own for text in (s.prompt, s.answer))]
+
     def load_student(self) -> Any:
         return load.load_model(str(self.student), load.placement("auto", "float32"))
 
@@ -87,12 +93,15 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     stage = folder.stage("quantize")
     student = folder.stage("train") / "student"
     work = Work(recipe, folder, student, load.load_tokenizer(str(student)))
+    _clear(stage)
     checks: dict[str, Any] = {}
     names = [W16A16, *recipe.quantize.formats]
     with Progress("quantize", len(names), "files") as bar:
         for name in names:
             check_file = stage / f"{name}.json"
             if not check_file.is_file():
+                if name not in FOLDERS:
+                    _try_export(work)
                 write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
             checks[name] = json.loads(check_file.read_text())
             if note := checks[name].get("note"):
@@ -111,6 +120,13 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
 
 
+def _clear(stage: Path) -> None:
+    """Remove what a run that was killed left half done."""
+    for pattern in (".*.latent", ".recovered.*", ".export.gguf", "*_distributions.npy"):
+        for place in stage.glob(pattern):
+            _remove(place)
+
+
 def failure(check: dict[str, Any], gates: Quantize) -> str | None:
     """Why a file must not be deployed, or None."""
     found = []
@@ -120,7 +136,8 @@ def failure(check: dict[str, Any], gates: Quantize) -> str | None:
             f"{gates.min_top_token_share:.1%}"
         )
     if gates.max_kl is not None and not check["kl"] <= gates.max_kl:  # a KL that is no number, too
-        found.append(f"{check['kl']:.4f} nats a token from the student, quantize.max_kl is {gates.max_kl:g}")
+        error = f" (± {check['kl_error']:.4f})" if "kl_error" in check else ""
+        found.append(f"{check['kl']:.4f} nats a token{error} from the student, quantize.max_kl is {gates.max_kl:g}")
     return "; ".join([*found, "take a larger format, or train longer"]) if found else None
 
 
@@ -170,9 +187,8 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
         model.save_pretrained(temporary)
     found = _plain(work, name, latent, other, importance)
     shutil.rmtree(latent)
-    if is_gguf:
-        with as_in_the_file(model, roundings):
-            _require_same(work, model, other)
+    with as_in_the_file(model, roundings):
+        same = _require_same(work, model, name, other)
     better = found["kl"] < plain["kl"] and found["nll"] <= plain["nll"]
     if better:
         _take_place(other, place)
@@ -181,7 +197,8 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
     figures = ("kl", "nll_change", "top_token_agreement")
     both = {word: {key: check[key] for key in figures} for word, check in (("plain", plain), ("recovered", found))}
     kept = "recovered" if better else "plain"
-    return (found if better else plain) | {"recovery": {**both, "kept": kept}, "note": recovery_note(**both, kept=kept)}
+    recovery = {**both, "kept": kept, "same_top_token_as_trained": same}
+    return (found if better else plain) | {"recovery": recovery, "note": recovery_note(**both, kept=kept)}
 
 
 def recovery_note(*, plain: Mapping[str, float], recovered: Mapping[str, float], kept: str) -> str:
@@ -192,21 +209,63 @@ def recovery_note(*, plain: Mapping[str, float], recovered: Mapping[str, float],
     return f"recovery won back {1 - recovered['kl'] / plain['kl']:.0%} of the KL ({figures})"
 
 
-def _require_same(work: Work, model: Any, file: Path) -> None:
-    """Raise MismatchError where the file does not say what the model with rounded weights says."""
+def _require_same(work: Work, model: Any, name: str, file: Path) -> float:
+    """The share of positions where the file has the likeliest token of the model with rounded weights that was trained.
+
+    Raises MismatchError where it does not say what that model says: then it was trained on another grid.
+    """
+    path, samples, batch_tokens = work.stage / "rounded_distributions.npy", work.reference.samples, work.recipe.teacher.batch_tokens
+    trained = refer_to(model, samples, work.tokenizer, batch_tokens, path)
+    if name in FOLDERS:
+        from distill.export import folder_process
+
+        found = in_transformers(trained, folder_process.load(name, file), work.tokenizer, batch_tokens)
+    else:
+        found = _in_llama_cpp(work, trained, file)
+    path.unlink()
+    if found["top_token_agreement_without_ties"] < SAME_TOP_TOKEN and found["kl"] > SAME_FILE_KL:
+        raise MismatchError(
+            f"{file}: the likeliest token of the model that was trained at {found['top_token_agreement_without_ties']:.1%} of the "
+            f"positions where that leads clearly, and {found['kl']:.4f} nats from it: it was trained on another grid than the file's. "
+            "Please report this model"
+        )
+    return found["top_token_agreement"]
+
+
+def _in_llama_cpp(work: Work, reference: Reference, file: Path) -> dict[str, Any]:
     from distill.export.llama_cpp import LlamaProcess
 
-    path, samples = work.stage / "rounded_distributions.npy", work.reference.samples
-    trained = refer_to(model, samples, work.tokenizer, work.recipe.teacher.batch_tokens, path)
-    longest = max(len(s.ids) for s in samples)
+    longest = max(len(s.ids) for s in reference.samples)
     with LlamaProcess(file, num_threads=work.recipe.quantize.num_threads, context_length=longest + 8) as llama:
-        found = in_llama_cpp(trained, llama)
-    path.unlink()
-    if found["top_token_agreement"] < SAME_FILE and found["kl"] > SAME_FILE_KL:
-        raise MismatchError(
-            f"{file}: the likeliest token of the model that was trained at {found['top_token_agreement']:.1%} of positions, and "
-            f"{found['kl']:.4f} nats from it: it was trained on another grid than the file's. Please report this model"
-        )
+        return in_llama_cpp(reference, llama)
+
+
+def _try_export(work: Work) -> None:
+    """Before the first GGUF file, where no f16 file is wanted: `_require_right_export` of one that is written for that alone."""
+    from distill.export.gguf import write_gguf
+
+    formats = [name for name in work.recipe.quantize.formats if name not in FOLDERS]
+    if "f16" in formats or any((work.stage / f"{name}.json").is_file() for name in formats):
+        return
+    file = work.stage / ".export.gguf"
+    write_gguf(work.student, file, "f16", metadata={})
+    check = _in_llama_cpp(work, work.reference, file)
+    file.unlink()
+    _require_right_export(work, check)
+
+
+def _require_right_export(work: Work, f16: Mapping[str, float]) -> None:
+    """Raise MismatchError where an f16 file of the student does not say what the student says: everything but the rounding of the
+    other files is then wrong, too."""
+    apart, share = f16["max_logp_difference"], f16["top_token_agreement_without_ties"]
+    if apart < SAME_WEIGHTS and share >= SAME_TOP_TOKEN:
+        return
+    raise MismatchError(
+        f"{work.student}: as an f16 file it differs from itself by up to {apart:.3f} in log-probability (below {SAME_WEIGHTS:g}), and "
+        f"has the same likeliest token at {share:.1%} of the positions where that leads clearly (at least {SAME_TOP_TOKEN:.1%}); the "
+        f"export of this architecture is wrong. Take {', '.join(f for f in FOLDERS if f != W16A16)}, which transformers runs, or "
+        "no format (quantize.formats: []), and please report this model"
+    )
 
 
 def _take_place(other: Path, place: Path) -> None:
@@ -268,14 +327,17 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
     # shows how much a file holds beside its tensors
     smallest = write_gguf(work.student, place, budget.STOCK[-1], metadata=lineage(work.recipe), importance=importance)
     place.unlink()
-    room = int((options.budget_mb or 0) * 1e6) - smallest.bytes + smallest.tensor_bytes
+    most = int((options.budget_mb or 0) * 1e6)
+    room = most - (smallest.bytes - budget.bytes_of(tensors, {t.name: t.type for t in tensors}))
     judge = budget.Judge(
         work.load_student(), work.learnt(options.num_sequences), work.recipe.teacher.batch_tokens,
         work.tokenizer.pad_token_id, len(work.tokenizer),
     )  # fmt: skip
-    with Progress("choose types", len(stock[budget.STOCK[0]]) + 1 + budget.STOCK_COMPARED, "tensors") as bar:
+    with Progress("choose types", len(stock[budget.STOCK[0]]) + 1 + len(budget.STOCK), "tensors") as bar:
         chosen = budget.choose(judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1))
     check = _gguf(work, file_type_of(chosen.types.values()), work.student, place, importance, chosen.types)
+    if check["bytes"] > most:
+        raise MismatchError(f"{place}: {check['bytes']:,} bytes, quantize.budget_mb allows {most:,}: the sizes were reckoned wrong")
     nats = {name: round(value, 6) for name, value in chosen.nats.items()}
     compared = ", ".join(f"{name} {value:.5f}" for name, value in sorted(nats.items(), key=lambda item: item[1]))
     note = f"of what fits into {options.budget_mb:g} MB, {chosen.name} is nearest to the student (KL on training samples: {compared})"
@@ -295,7 +357,7 @@ def _gguf(
     with LlamaProcess(place, num_threads=work.recipe.quantize.num_threads, context_length=context_length) as llama:
         speed, peak_memory = llama.speed(), llama.peak_memory()
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already
-        probes = [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
+        probes = [unicodedata.normalize("NFC", text) for text in work.probes]
         for text, found in zip(probes, llama.tokenize(probes), strict=True):
             expected = work.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             if found != expected:
@@ -304,12 +366,8 @@ def _gguf(
                     "would answer wrongly. Please report this tokenizer"
                 )
         check = in_llama_cpp(work.reference, llama)
-    far = check["max_logp_difference"] > F16_DIFFERENCE and check["top_token_agreement"] < F16_AGREEMENT
-    if name == "f16" and far:
-        raise MismatchError(
-            f"{place}: agrees with the student on {check['top_token_agreement']:.1%} of tokens and differs by up to "
-            f"{check['max_logp_difference']:.3f} in log-probability; the export of this architecture is wrong"
-        )
+    if name == "f16" and types is None:
+        _require_right_export(work, check)
     return {
         "bytes": written.bytes, "importance_matrix": importance is not None,
         "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,
@@ -348,10 +406,13 @@ def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str,
     """What was found out about a folder."""
     from distill.export import folder_process
 
+    probes = {str(n): text for n, text in enumerate(work.probes)}
+    if difference := chat.same_tokenizer(work.tokenizer, load.load_tokenizer(str(place)), probes):
+        raise MismatchError(f"{place}: its tokenizer is not the student's: {difference}. Please report this tokenizer")
     num_bytes, measured = _weight_bytes(place), folder_process.measure(name, place)
     return {
         "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
-        "runtime": runtime, "tokenization": "same tokenizer files",
+        "runtime": runtime, "tokenization": f"identical on {len(work.probes)} probes",
         **in_transformers(work.reference, folder_process.load(name, place), work.tokenizer, work.recipe.teacher.batch_tokens),
         "peak_memory": measured.peak_memory, "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
     }  # fmt: skip

@@ -10,7 +10,7 @@ model is touched. The sections are described in sections.py.
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
@@ -59,6 +59,7 @@ class Recipe(Section):
             if abs(sum(self.generate.shares.values()) - 1) > 1e-6:
                 raise ValueError(f"generate.shares add up to {sum(self.generate.shares.values()):g}, not to 1")
         self._check_log_probs()
+        self._check_text_only()
         if self.capture.signal == "none" and self.train.soft_weight:
             raise ValueError(
                 f"capture.signal none leaves nothing for train.soft_weight {self.train.soft_weight}: set soft_weight to 0 and "
@@ -106,6 +107,26 @@ class Recipe(Section):
                 "keep or short"
             )
 
+    def _check_text_only(self) -> None:
+        """What a teacher that is known by its text alone cannot be used for."""
+        if not self.teacher.text_only:
+            return
+        if self.capture.signal != "none":
+            raise ValueError(
+                f"teacher.server_gives text with capture.signal {self.capture.signal}: a signal is about the teacher's tokens. Set "
+                "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, or remove server_gives"
+            )
+        if self.student.model is None:
+            raise ValueError(
+                f"teacher.server_gives text with student.method {self.student.method}: a new model takes the teacher's tokenizer, and "
+                "there is none. Take method base or layers, or remove server_gives and let teacher.model name a folder or hub id with one"
+            )
+        if any(source.expand == "magpie" for source in self.generate.prompts):
+            raise ValueError(
+                "teacher.server_gives text with generate.prompts: expand: magpie, which goes on from the middle of the teacher's template: "
+                "take self_instruct or personas, or remove server_gives"
+            )
+
     def _check_expansions(self) -> None:
         """What prompts that the teacher writes cannot be used for."""
         if any(source.expand for source in self.evaluate.prompts or []):
@@ -126,6 +147,11 @@ class Recipe(Section):
         for code in [c for source in found for c in (*(source.steer or ()), source.language) if c is not None]:
             if code not in self.languages:
                 raise ValueError(f"generate.prompts: expand: language {code} is not in the recipe's languages {self.languages}")
+
+    @property
+    def learns(self) -> Literal["outputs", "logits"]:
+        """What the student learns of the teacher, as licences tell it apart."""
+        return "outputs" if self.capture.signal == "none" else "logits"
 
     @property
     def source(self) -> Path:
@@ -192,11 +218,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4")
+    *parents, last = path.split(".")
+    if "server" in last or "key" in last:  # the value may hold a key
+        override = f"{path}=..."
     try:
         value = yaml.load(text, Loader=StrictLoader)
     except yaml.YAMLError:
         raise RecipeError(f"override {override!r}: the value is not YAML") from None
-    *parents, last = path.split(".")
     place = values
     for parent in parents:
         place = place.setdefault(parent, {})
@@ -233,6 +261,8 @@ def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> 
         return f"{source}: {name}: missing; it is needed"
     if error["type"] == "value_error" or not location:
         return f"{source}: {name + ': ' if name else ''}{message}"
+    if location[-1] in ("server", "judge_server", "api_key_env", "judge_api_key_env"):  # may hold a key
+        return f"{source}: {name}: {message[0].lower() + message[1:]}"
     value: Any = values
     for part in error["loc"]:
         try:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import socket
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator
@@ -97,7 +98,7 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 
 class RowLog:
-    """Append rows to a new file of our own under `folder`; each row is on disk within a second."""
+    """Append rows to a new file of our own under `folder`; each row is on disk within a second, whenever the next one comes."""
 
     FSYNC_SECONDS = 1.0
 
@@ -105,24 +106,42 @@ class RowLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}.jsonl"
         self._file = open(self.path, "xb", buffering=0)  # noqa: SIM115 - closed by close()
-        self._synced = time.monotonic()
+        self._unsynced = threading.Event()
+        self._ended = threading.Event()
+        self._failed: OSError | None = None
+        self._thread = threading.Thread(target=self._keep_synced, daemon=True)
+        self._thread.start()
         fsync_folder(folder)
 
     def append(self, row: Row) -> None:
+        if self._failed is not None:
+            raise self._failed
         text = canonical_json(row).encode()
         line = b"%s\t%08x\n" % (text, zlib.crc32(text))
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, "the disk took only part of a row", str(self.path))
-        if time.monotonic() - self._synced > self.FSYNC_SECONDS:
-            self.sync()
+        self._unsynced.set()
 
     def sync(self) -> None:
+        self._unsynced.clear()  # before: a row that comes meanwhile sets it again
         os.fsync(self._file.fileno())
-        self._synced = time.monotonic()
+
+    def _keep_synced(self) -> None:
+        """In a thread: in `append` the last rows of a burst would wait for the next one, which may take hours (a batch, an outage)."""
+        while not self._ended.wait(self.FSYNC_SECONDS):
+            if self._unsynced.is_set():
+                try:
+                    self.sync()
+                except OSError as error:
+                    error.filename = str(self.path)
+                    self._failed = error  # a full disk, often: the next row is told
+                    return
 
     def close(self) -> None:
         if self._file.closed:
             return
+        self._ended.set()
+        self._thread.join()
         self.sync()
         self._file.close()
         if self.path.stat().st_size == 0:
@@ -149,11 +168,16 @@ def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
     for path in sorted(folder.glob("*.jsonl")):
         with open(path, "rb") as f:
             for number, line in enumerate(f, 1):
-                text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
-                try:
-                    if int(crc, 16) != zlib.crc32(text):
-                        raise ValueError
-                    yield json.loads(text)
-                except ValueError:
-                    if line != b"\n":
-                        broken.append(f"{path.name}, line {number}")
+                if (row := row_of(line)) is not None:
+                    yield row
+                elif line != b"\n":
+                    broken.append(f"{path.name}, line {number}")
+
+
+def row_of(line: bytes) -> Row | None:
+    """The row of a log's line; None where the line is torn."""
+    text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
+    try:
+        return json.loads(text) if int(crc, 16) == zlib.crc32(text) else None
+    except ValueError:
+        return None

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml
+
 from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
-from distill.rows import canonical_json, digest, file_sha256, fsync_folder, write_atomic
-from distill.sections import FOLDERS
+from distill.rows import canonical_json, digest, file_sha256, fsync_folder, row_of, write_atomic
+from distill.sections import FOLDERS, name_there
 
+OLD_ROWS = "old_rows.json"  # in generate's folder: the model's name on the server for answers that do not say theirs
 PACKAGES = ("distill", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "gguf", "xllamacpp", "numpy")
 
 
@@ -118,6 +122,8 @@ class RunFolder:
             return []
         found = []
         old, new = _flat(manifest.section), _flat(section)
+        if "teacher.server_model" in new and "teacher.server_model" not in old:  # from before it was written down
+            old["teacher.server_model"] = self._name_before()
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 found.append(f"{name} was {old.get(name)!r}, is now {new.get(name)!r}")
@@ -164,13 +170,33 @@ class RunFolder:
         folder.rename(aside)
         fsync_folder(self.path)
 
+    def note_old_name(self, recipe: Recipe) -> None:
+        """Write down whose answers those are that do not say it, before this recipe takes the place of the one that had them made."""
+        path = self.stage("generate") / OLD_ROWS
+        if not path.exists() and _has_old_rows(path.parent):
+            recorded = (self.path / "recipe.yaml").is_file()  # jobs that share a stage write none
+            name = self._name_before() if recorded else recipe.teacher.name_there
+            write_atomic(path, json.dumps({"server_model": name}, ensure_ascii=False))
+
+    def _name_before(self) -> str | None:
+        """The model's name on its server (`Teacher.name_there`) where an earlier version wrote this run folder."""
+        if (self.stage("generate") / OLD_ROWS).is_file():
+            return old_name(self.stage("generate"))
+        try:
+            teacher = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))["teacher"]
+            return name_there(teacher["model"], teacher.get("server"), teacher.get("server_model"))
+        except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):
+            return None
+
     def write_recipe(self, recipe: Recipe) -> None:
         write_atomic(self.path / "recipe.yaml", f"# resolved from {recipe.source}\n{to_yaml(recipe)}")
 
     def lock(self, *, shared: bool = False) -> None:
         """Hold the run folder for this process group; a second command on it is refused (released by the kernel).
 
-        Shared holders (`--shard`) bear each other, and no whole run beside them.
+        Shared holders (`--shard`) bear each other, and no whole run beside them. Where the file system knows no such locks (Lustre
+        mounted without flock) the run goes on without and says so: its user can seldom remount it, and can see to it that no
+        second command works there.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -185,11 +211,35 @@ class RunFolder:
             raise MismatchError(
                 f"{self.path}: another process works in this run folder; wait for it, stop it, or set run_folder=PATH"
             ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(
+                f"warning: {self.path}: this file system has no locks ({error.strerror}): nothing keeps a second command out of this "
+                "run folder, so start none there while this one runs (--shard excepted); run_folder=PATH on another disk has locks, and so "
+                "has Lustre mounted with -o flock", file=sys.stderr,
+            )  # fmt: skip
 
     def unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def old_name(stage: Path) -> str | None:
+    """The model's name on its server (`Teacher.name_there`) of rows that do not say it. `stage`: generate's folder."""
+    path = stage / OLD_ROWS
+    return json.loads(path.read_text(encoding="utf-8"))["server_model"] if path.is_file() else None
+
+
+def _has_old_rows(stage: Path) -> bool:
+    """Whether a log has rows that do not say what the server calls the model; a file is of one version."""
+    for path in stage.glob("*/*.jsonl"):
+        with open(path, "rb") as f:
+            row = row_of(f.readline())
+        if row is not None and "server_model" not in row:
+            return True
+    return False
 
 
 class FolderWriter:
@@ -224,6 +274,7 @@ class FolderWriter:
 
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

@@ -28,6 +28,32 @@ def is_url(text: str) -> bool:
         return False
 
 
+def address_problem(text: str) -> str | None:
+    """What is wrong with a server's address, if anything. What may be a secret in it is not repeated: errors are shown and logged."""
+    if "@" in text.split("://")[-1].partition("/")[0]:
+        return (
+            "the address holds a user name or a password: take out all from :// to @. A key belongs in an environment variable, and its "
+            "name in the recipe (api_key_env)"
+        )
+    if "?" in text or "#" in text:
+        return (
+            "the address has a query: take out all from the ? or # on. A key belongs in an environment variable, and its name in the "
+            "recipe (api_key_env)"
+        )
+    return None if is_url(text) else f"{text!r} is not a URL: write http://host:port"
+
+
+def is_variable(name: str) -> bool:
+    """Whether an environment variable may be called so: what is not may well be a key itself."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name) is not None
+
+
+NO_VARIABLE = (
+    "this is no name of an environment variable (letters, digits and _, at most 100; it is not shown, for it may be the key itself): put "
+    "the key into a variable, e.g. SERVER_KEY, and write that name here"
+)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -69,6 +95,10 @@ class Source(Section):
     translate: dict[str, str] | None = field(
         None, "Translation pairs, language: column, e.g. {en: english, sw: kiswahili}: a prompt in each direction"
     )
+    share: Annotated[float, Field(gt=0, le=1)] | None = field(
+        None, "Share of the prompts that come from this source, after the filters, e.g. 0.45; given for every source or for none; the "
+        "scarcest sets the number. null = all of them",
+    )  # fmt: skip
     check_language: bool = field(True, "false = a prompt may be in another language than its answer")
     verify: bool = field(
         True, "false = generate.task does not check these answers and rows need no reference: chat, safety, or prompts that the teacher "

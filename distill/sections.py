@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distill.losses.parameters import parameter_problem
-from distill.schema import Section, Sources, field, is_url
+from distill.schema import NO_VARIABLE, Section, Sources, address_problem, field, is_variable
 
 Divergence = Literal[
     "forward_kl", "reverse_kl", "jsd", "jsd_normalised", "skew_kl", "skew_reverse_kl", "adaptive_kl", "total_variation"
@@ -41,10 +41,20 @@ class Teacher(Section):
     )  # fmt: skip
     batch_tokens: Positive = field(16384, "Tokens (prompt + answer) in one batch; less = less memory")
     server: str | None = field(
-        None, "URL of an OpenAI-compatible server that serves the model (http://host:8000); null = load it here", machine=True
+        None, "URL of an OpenAI-compatible server that serves the model (http://host:8000; a path with a version in it, such as "
+        "https://open.bigmodel.cn/api/paas/v4, is used as it is, else /v1 is added); null = load it here", machine=True,
+    )  # fmt: skip
+    server_model: str | None = field(
+        None, "The model's name on that server; null = teacher.model. Another name may be another model, with answers of its own",
+        machine=True,
+    )  # fmt: skip
+    api_key_env: str | None = field(
+        None, "Environment variable that holds the server's key (its name, never the key itself); null = no key", machine=True
     )
-    server_model: str | None = field(None, "The model's name on that server; null = teacher.model", machine=True)
-    api_key_env: str | None = field(None, "Environment variable that holds the server's key; null = no key", machine=True)
+    server_gives: Literal["text"] | None = field(
+        None, "text = ask the server for text alone, in conversations; the teacher's tokenizer is then not needed and `model` may be any "
+        "name (capture.signal: none, and a student with a tokenizer of its own); null = what it gives is found out by asking",
+    )  # fmt: skip
     trust_remote_code: bool = field(False, "Run code from the model's folder; needs a pinned revision")
 
     @model_validator(mode="after")
@@ -53,9 +63,28 @@ class Teacher(Section):
             raise ValueError("trust_remote_code needs a pinned revision: set teacher.revision to a commit")
         if self.gguf and (self.server or self.quantization != "none" or self.device == "cuda"):
             raise ValueError("gguf runs on the CPU in its own quantization: remove gguf, or server, quantization and device: cuda")
-        if self.server and not is_url(self.server):
-            raise ValueError(f"server {self.server!r} is not a URL: write http://host:port")
+        if self.server and (problem := address_problem(self.server)):
+            raise ValueError(f"server: {problem}")
+        if self.api_key_env is not None and not is_variable(self.api_key_env):
+            raise ValueError(f"api_key_env: {NO_VARIABLE}")
+        if self.server_gives and not self.server:
+            raise ValueError(f"server_gives {self.server_gives} without server: name the server, or remove server_gives")
         return self
+
+    @property
+    def text_only(self) -> bool:
+        """Whether it is asked for text alone, so that nothing here needs its tokenizer."""
+        return self.server_gives == "text"
+
+    @property
+    def name_there(self) -> str | None:
+        """The model's name on its server, where that is another than `model`."""
+        return name_there(self.model, self.server, self.server_model)
+
+
+def name_there(model: str, server: str | None, server_model: str | None) -> str | None:
+    """`Teacher.name_there` of these fields. A judge with a server of its own (text/judge.py) has its name in `model`."""
+    return None if server is None or server_model in (None, model, model.removeprefix("judge/")) else server_model
 
 
 class Student(Section):
@@ -95,7 +124,7 @@ class Generate(Section):
         "the teacher writes (expand)",
     )  # fmt: skip
     num_prompts: Positive | None = field(
-        None, "Use the first so many prompts of files and data sets; with shares ask so many in all; null = all"
+        None, "Use the first so many prompts of files and data sets; with shares, of languages or sources, ask so many in all; null = all"
     )
     shares: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = field(
         None, "Share of the prompts by language, after the filters, e.g. {sw: 0.6, en: 0.4}; the scarcest sets the number; null = as it is"
@@ -113,7 +142,10 @@ class Generate(Section):
         "and not at all where the system cannot promise that; limited = as boxed as this system can", machine=True,
     )  # fmt: skip
     system_prompt: str | None = field(None, "System message put before every prompt")
-    thinking: bool | None = field(None, "The chat template's switch (enable_thinking, thinking); null = its default")
+    thinking: bool | None = field(
+        None, "The chat template's switch (enable_thinking, thinking), or whichever a server obeys; null = its default. A student with a "
+        "template of its own gets it where that has one",
+    )  # fmt: skip
     think: Literal["keep", "drop", "short"] = field(
         "keep", "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
         "template writes one without reasoning; short = samples with more than max_reasoning_tokens of it are dropped",
@@ -125,17 +157,30 @@ class Generate(Section):
     top_k: Annotated[int, Field(ge=0)] = field(20, "Keep the k likeliest tokens; 0 = off")
     concurrency: Positive = field(64, "Server: at most so many requests at once; fewer while it refuses", machine=True)
     request_timeout: Annotated[float, Field(gt=0)] = field(600.0, "Server: seconds to wait for one answer", machine=True)
-    retry_errors: bool = field(False, "Server: ask again what it refused in an earlier run", machine=True)
-    max_requests: Positive | None = field(None, "Server: stop after so many requests in this run", machine=True)
-    max_tokens: Positive | None = field(None, "Server: stop after so many tokens, prompts and answers", machine=True)
-    max_cost: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop at this cost, by the two prices", machine=True)
+    retry_errors: bool = field(False, "Server: ask again what it refused, or answered too badly, in an earlier run", machine=True)
+    max_requests: Positive | None = field(
+        None, "Server: stop after so many requests for this run folder, those of earlier runs and of other jobs among them", machine=True
+    )
+    max_tokens: Positive | None = field(
+        None, "Server: stop before so many tokens, prompts and answers, are used for this run folder, all runs and jobs together: the "
+        "longest answer must still fit", machine=True,
+    )  # fmt: skip
+    max_cost: Annotated[float, Field(gt=0)] | None = field(
+        None, "Server: stop before more than this is spent for this run folder, by the prices below, all runs and jobs together",
+        machine=True,
+    )  # fmt: skip
     price_prompt: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million prompt tokens", machine=True)
     price_answer: Annotated[float, Field(ge=0)] = field(0.0, "Price of a million answer tokens", machine=True)
-    max_megabytes: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so much traffic", machine=True)
-    max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long", machine=True)
+    max_megabytes: Annotated[float, Field(gt=0)] | None = field(
+        None, "Server: stop after so much traffic for this run folder", machine=True
+    )
+    max_hours: Annotated[float, Field(gt=0)] | None = field(None, "Server: stop after so long, in each run anew", machine=True)
     min_characters: Annotated[int, Field(ge=0)] = field(1, "Drop shorter answers")
     max_characters: Positive = field(20000, "Drop longer answers")
-    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(0.9, "Jaccard similarity from which answers to one prompt are duplicates")
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = field(
+        0.9, "Jaccard similarity from which answers to one prompt are duplicates; and prompts, if the sentences that only one has are "
+        "alike, too: questions about one text are not",
+    )  # fmt: skip
     resample: bool = field(False, "true = another `seed` asks for other answers; false = what is on disk stays, whatever the seed")
     keep_per_prompt: Positive | None = field(None, "Of the good answers to a prompt keep so many, the shortest; null = all")
     judge_min_score: Annotated[int, Field(ge=2, le=5)] | None = field(
@@ -145,6 +190,10 @@ class Generate(Section):
     judge_server: str | None = field(None, "URL of the judge's OpenAI-compatible server; null = the teacher judges itself", machine=True)
     judge_model: str | None = field(None, "judge_server: the judge's name there")
     judge_api_key_env: str | None = field(None, "judge_server: environment variable that holds its key; null = no key", machine=True)
+    judge_price_prompt: Annotated[float, Field(ge=0)] = field(
+        0.0, "judge_server: price of a million prompt tokens; counts towards max_cost, 0 = nothing", machine=True
+    )
+    judge_price_answer: Annotated[float, Field(ge=0)] = field(0.0, "judge_server: price of a million answer tokens", machine=True)
 
     @model_validator(mode="after")
     def _judge(self) -> "Generate":
@@ -152,9 +201,42 @@ class Generate(Section):
             raise ValueError("judge_server and judge_model belong together: give both, or neither and the teacher judges itself")
         if self.judge_min_score is None and self.judge_server is not None:
             raise ValueError("judge_server without judge_min_score judges nothing: set judge_min_score, e.g. to 4")
-        if self.judge_server is not None and not is_url(self.judge_server):
-            raise ValueError(f"judge_server {self.judge_server!r} is not a URL: write http://host:port")
+        if self.judge_server is not None and (problem := address_problem(self.judge_server)):
+            raise ValueError(f"judge_server: {problem}")
+        if self.judge_api_key_env is not None and not is_variable(self.judge_api_key_env):
+            raise ValueError(f"judge_api_key_env: {NO_VARIABLE}")
         return self
+
+    @model_validator(mode="after")
+    def _prices(self) -> "Generate":
+        prices = (self.price_prompt, self.price_answer, self.judge_price_prompt, self.judge_price_answer)
+        if self.max_cost is not None and not any(prices):
+            raise ValueError(
+                f"max_cost {self.max_cost:g} without prices stops nothing: set price_prompt and price_answer (of a million tokens), or "
+                "max_tokens instead"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _source_shares(self) -> "Generate":
+        given = {source.name: source.share for source in self.prompts if source.share is not None}
+        if not given:
+            return self
+        if self.shares is not None:
+            raise ValueError("shares (by language) and a source's share exclude each other: remove one")
+        if without := [source.name for source in self.prompts if source.share is None]:
+            raise ValueError(f"prompts: {without[0]} has no share and {next(iter(given))} has: give one to every source, or to none")
+        if len(given) < len(self.prompts):
+            raise ValueError("prompts: two sources with a share are the same file or data set: make one of them")
+        if abs(sum(given.values()) - 1) > 1e-6:
+            raise ValueError(f"prompts: the shares of the sources add up to {sum(given.values()):g}, not to 1")
+        return self
+
+    @property
+    def mix(self) -> tuple[Literal["language", "source"], dict[str, float]] | None:
+        """Of what each share is, and the shares; None where all prompts are asked."""
+        by_source = {source.name: source.share for source in self.prompts if source.share is not None}
+        return ("language", self.shares) if self.shares is not None else ("source", by_source) if by_source else None
 
     @model_validator(mode="after")
     def _code(self) -> "Generate":
@@ -184,8 +266,10 @@ class Capture(Section):
     """The teacher's distribution at each answer token, stored."""
 
     signal: Literal["sampled", "top_k", "dense", "none"] = field(
-        "sampled", "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a teacher that is only on a server)"
-    )
+        "sampled", "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a teacher that is only on a "
+        "server). A signal is about the teacher's tokens, so the student must have them; with none it keeps its own tokenizer and "
+        "chat template, whatever the teacher's are",
+    )  # fmt: skip
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
     top_k: Annotated[int, Field(gt=0, le=1024)] = field(64, "top_k: ids a token; the rest is one tail bucket")
     from_server: bool = field(
@@ -314,6 +398,12 @@ class Evaluate(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] = field(0.1, "Share of generate.prompts to hold out, where prompts is null")
     num_examples: Positive = field(300, "At most so many, evenly over the languages")
     max_new_tokens: Positive = field(512, "Longest answer")
+
+    @model_validator(mode="after")
+    def _no_shares(self) -> "Evaluate":
+        if any(source.share is not None for source in self.prompts or []):
+            raise ValueError("prompts: share is for generate.prompts: remove it; num_examples are taken evenly over the languages")
+        return self
 
 
 class Report(Section):

@@ -40,6 +40,7 @@ ROLES = ("student", "control")
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     stage = folder.stage("train")
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
+    _require_own_tokens(folder, load.load_tokenizer(str(folder.stage("initialize") / "student")))
     fitting = [s for s in samples if len(s.ids) <= recipe.train.max_length]
     learn, validation = split_samples(fitting, recipe.train.validation_share)
     if not learn:
@@ -118,6 +119,20 @@ def _train_role(
 
 def _signal_key(sample: Sample) -> str:
     return sequence_key(sample.ids, len(sample.prompt_ids))
+
+
+def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
+    """Raise MismatchError where generate's samples are in another tokenizer or template than the student's: the recipe has changed
+    between the two. Nothing of runs that generated before this was noted, but their number of tokens."""
+    manifest = folder.manifest("generate")
+    assert manifest is not None  # the pipeline's own check
+    width, format_of = manifest.result.get("vocab_size"), manifest.result.get("format")
+    if width in (None, len(tokenizer)) and format_of in (None, chat.fingerprint_of_format(tokenizer)):
+        return
+    raise MismatchError(
+        f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template ({width} tokens) than the student's "
+        f"({len(tokenizer)}); run with --redo generate, which asks the teacher nothing again"
+    )
 
 
 def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalStore:

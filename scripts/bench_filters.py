@@ -1,6 +1,6 @@
 """How fast are the filters? Samples a second of each, and 100,000 texts deduplicated: seconds and memory.
 
-    python scripts/bench_filters.py              # about two minutes on two cores
+    python scripts/bench_filters.py              # about three minutes on two cores
     python scripts/bench_filters.py --num 500
 
 The texts are made from the quickstart's own prompts in five languages (its teacher's kind of answer, lengthened to what
@@ -21,10 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill.text.contamination import EvalIndex
-from distill.text.dedup import near_duplicates
+from distill.text.dedup import near_prompts
 from distill.text.filters import bad_format, bad_length, identity, loop, refusal, truncated
 from distill.text.language import wrong_language
 from distill.text.prompt_filters import judge_prompts
+from distill.text.samples import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ["en", "zh", "sw", "id", "hi"]
@@ -46,6 +47,17 @@ def texts(num: int, length: int, seed: int = 0) -> list[tuple[str, str]]:
             text += rng.choice(by_language[language]) + " "
         found.append((text, language))
     return found
+
+
+def with_context(num: int) -> list[str]:
+    """Prompts of 900 characters: an instruction that all share, a passage that four share, a question."""
+    asked, passages = texts(num, 100, seed=5), texts(-(-num // 4), 400, seed=4)
+    (instruction, _), *_ = texts(1, 400, seed=6)
+    return [f"{instruction}\n{passages[n // 4][0]}\n{question}" for n, (question, _) in enumerate(asked)]
+
+
+def prompts_of(samples: list[tuple[str, str]]) -> list[Prompt]:
+    return [Prompt(({"role": "user", "content": text},), language, check_language=False) for text, language in samples]
 
 
 INDEX = EvalIndex([text for text, _ in texts(300, 150, seed=9)])
@@ -85,12 +97,12 @@ def single_filters(samples: list[tuple[str, str]]) -> dict[str, float]:
     return {n: len(samples) / cpu_seconds(lambda c=c: [c(t, language) for t, language in samples]) for n, c in checks.items()}
 
 
-def deduplicate(num: int, pipe: Connection) -> None:
+def deduplicate(num: int, context: bool, pipe: Connection) -> None:
     """In a process of its own, so that its peak memory is its own."""
-    short = [text for text, _ in texts(num, 300, seed=3)]
+    short = with_context(num) if context else [text for text, _ in texts(num, 300, seed=3)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu_start = time.perf_counter(), time.process_time()
-    found = near_duplicates(short, 0.8)
+    found = near_prompts(short, 0.8, [""] * num)
     used = (time.perf_counter() - start, time.process_time() - cpu_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     pipe.send((used, peak / 1024, before / 1024, sum(f is not None for f in found), sum(map(len, short)) / num))
@@ -108,17 +120,19 @@ def main() -> None:
         print(f"  {name:<16}{rate:>10,.0f}")
     rate = 2 * len(samples) / cpu_seconds(lambda: cheap(samples))
     print(f"all but language identification, on two cores: {rate:,.0f} samples a second (wanted: {TARGET:,})")
-    prompts = [text for text, _ in texts(given.num, 200)]
+    prompts = prompts_of(texts(given.num, 200))
     rate = len(prompts) / cpu_seconds(lambda: judge_prompts(prompts, near_duplicate=0.9))
     print(f"prompts, without language identification: {rate:,.0f} a second of CPU time")
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    child = multiprocessing.get_context("spawn").Process(target=deduplicate, args=(given.texts, theirs))
-    child.start()
-    used, peak, before, found, characters = ours.recv()
-    child.join()
-    print(f"{given.texts:,} texts of {characters:.0f} characters deduplicated in {used[0]:.1f} s ({used[1]:.1f} s of CPU), peak "
-          f"{peak:,.0f} MB ({before:,.0f} MB of them before it began); {found:,} repeated another "
-          "(wanted: under 60 s and 1,000 MB)")  # fmt: skip
+    for context in (False, True):
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        child = multiprocessing.get_context("spawn").Process(target=deduplicate, args=(given.texts, context, theirs))
+        child.start()
+        used, peak, before, found, characters = ours.recv()
+        child.join()
+        what = "prompts about passages, four about each, under one instruction" if context else "prompts"
+        wanted = "" if context else " (wanted: under 60 s and 1,000 MB)"
+        print(f"{given.texts:,} {what}, of {characters:.0f} characters, deduplicated in {used[0]:.1f} s ({used[1]:.1f} s of CPU), peak "
+              f"{peak:,.0f} MB ({before:,.0f} MB of them before it began); {found:,} repeated another{wanted}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ from transformers.utils import logging  # noqa: E402
 
 from distill.capture import records_of  # noqa: E402
 from distill.catalog import catalog  # noqa: E402
+from distill.costs import size_of, stage_costs, student_size, work_of  # noqa: E402
 from distill.machine import GB, Machine, this_machine  # noqa: E402
 from distill.models import load  # noqa: E402
 from distill.models.decode import Drawer, Sampling  # noqa: E402
 from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
 from distill.models.slots import Rolling  # noqa: E402
-from distill.plan import size_of, stage_costs, student_size, work_of  # noqa: E402
 from distill.processes import Processes  # noqa: E402
 from distill.recipe import Recipe, load_recipe  # noqa: E402
 from distill.signals import draws  # noqa: E402

@@ -9,7 +9,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each wou
 
 import pytest
 import torch
-from server_helpers import llama_server, proxy, real_proxy, transformers_server  # noqa: F401 - fixtures for every folder
+from server_helpers import api, llama_server, proxy, real_proxy, transformers_server  # noqa: F401 - fixtures for every folder
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

@@ -152,6 +152,69 @@ class Proxy:
             connection.close()
 
 
+class Api:
+    """A server of conversations as paid ones are: `reply(number, body)` gives the JSON of a request (and its status, if not 200), or
+    text as it is sent. Other paths are not there."""
+
+    def __init__(self):
+        self.asked: list[dict] = []
+        self.times: list[float] = []
+        self.reply = lambda number, body: said("4")
+        self.headers: dict[str, str] = {}
+        api, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.path.endswith("/chat/completions"):
+                    return self._send(404, "{}")
+                with lock:
+                    number = len(api.asked)
+                    api.asked.append(body)
+                    api.times.append(time.monotonic())
+                found = api.reply(number, body)
+                status, found = found if isinstance(found, tuple) else (200, found)
+                return self._send(status, found if isinstance(found, str) else json.dumps(found))
+
+            def do_GET(self):
+                self._send(200, "{}")
+
+            def _send(self, status, text):
+                self.send_response(status)
+                data = text.encode()
+                for name, value in {"Content-Length": str(len(data)), **(api.headers if status == 429 else {})}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format, *args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def said(text, *, reason="stop", usage=(9, 3), **message):
+    """A chat server's answer."""
+    found = {"model": "served-1", "choices": [{"message": {"content": text, **message}, "finish_reason": reason}]}
+    return found | ({"usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}} if usage else {})
+
+
+@pytest.fixture
+def api():
+    made = Api()
+    yield made
+    made.stop()
+
+
 @pytest.fixture
 def proxy(llama_server):
     made = Proxy(llama_server)

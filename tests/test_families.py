@@ -11,9 +11,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from families import BY_NAME, FAMILIES, Family, model_of, save, tokenizer_of
+from run_helpers import QUICKSTART
 from step_helpers import one_step
 
-from distill import plan
+from distill import costs
 from distill.capture import records_of
 from distill.catalog import catalog
 from distill.errors import MismatchError
@@ -23,9 +24,11 @@ from distill.models import load
 from distill.models.decode import Sampling, answer
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.processes import Processes
+from distill.recipe import load_recipe
 from distill.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.tokenizers import Tokenizers
 from distill.text import chat
 from distill.train import _packing_isolates
 from distill.training.loop import Course, Item
@@ -213,6 +216,30 @@ def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
         assert [*prompt, *learnt][: len(whole)] == whole[: len(prompt) + len(learnt)]
 
 
+@pytest.mark.parametrize("student", ["qwen3", "qwen3.5", "llama"])
+@each_family
+def test_an_answer_is_told_to_a_student_of_another_family(family, student):
+    """From text alone: what the student reads is what it will be asked with, ends as its own answers do, and says the same."""
+    teacher, own = tokenizer_of(family), tokenizer_of(BY_NAME[student])
+    for think in ("keep", "drop"):
+        recipe = load_recipe(QUICKSTART, [f"generate.think={think}"])
+        _tell(recipe, Tokenizers(teacher, own, "another"), family)
+
+
+def _tell(recipe, pair, family):
+    teacher, own = pair.teacher, pair.student
+    question = [{"role": "user", "content": "3 + 4?"}]
+    asked = pair.prompt_ids(recipe, question)
+    said = [*teacher.encode(family.said, add_special_tokens=False), teacher.eos_token_id]
+    prompt, learnt = pair.lesson(recipe, question, asked, said, chat.text_of(teacher, said))
+    assert prompt == chat.prompt_ids(own, question) == pair.students_prompt_ids(recipe, question)
+    assert learnt[-1] == own.eos_token_id and not set(learnt[:-1]) & set(chat.stop_ids(own, None))
+    opened, wanted = chat.opens_thinking(own, prompt), family.reasoning if recipe.generate.think == "keep" else None
+    assert chat.split_thinking(chat.text_of(own, learnt), opened=opened) == (wanted, "7", True)
+    # the tokens that the student itself would write: those of the whole conversation
+    assert own(own.decode([*prompt, *learnt]), add_special_tokens=False).input_ids == [*prompt, *learnt]
+
+
 @pytest.mark.parametrize("name", ["gpt-oss", "llama"])
 def test_a_prompt_is_the_same_tomorrow(name, monkeypatch):
     tokenizer = tokenizer_of(BY_NAME[name])
@@ -270,7 +297,7 @@ def test_bitsandbytes_does_not_pass_off_whole_experts_as_quantized(loaded):
 @each_family
 def test_the_plan_knows_how_big_a_model_is(family, loaded):
     here = loaded(family)
-    size = plan._size_from(json.loads((here.folder / "config.json").read_text()))
+    size = costs._size_from(json.loads((here.folder / "config.json").read_text()))
     assert size.parameters == pytest.approx(here.model.num_parameters(), rel=0.15)
 
 

@@ -8,17 +8,21 @@ import pytest
 from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
-from distill import evaluate, generate, probe
+from distill import capture, estimate, evaluate, generate, probe
 from distill.errors import RecipeError, Stopped
+from distill.leases import share
 from distill.models import load
 from distill.processes import Processes
 from distill.recipe import load_recipe
-from distill.rows import RowLog, digest, read_jsonl, read_row_logs
+from distill.rows import RowLog, digest, read_jsonl, read_row_logs, write_jsonl
 from distill.run_folder import RunFolder
+from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import answers
 from distill.teachers.requests import Request, raw_row, request_maker
+from distill.teachers.spent import Amount
+from distill.teachers.tokenizers import Tokenizers
 from distill.text import chat
-from distill.text.filters import long_reasoning_warning
+from distill.text.filters import Candidate, long_reasoning_ahead, long_reasoning_warning
 from distill.text.samples import Prompt, split_prompts
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
@@ -173,6 +177,48 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     assert sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
 
 
+def shares_of(recipe, prompts, stage, teams):
+    """What each process would ask, as prompts' ids with the index of the sample."""
+    requests = [Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)]
+    return [
+        [(r.prompt.id, r.sample_index) for block in share(team, answers._blocks(recipe, requests, stage, team)) for r in block.requests]
+        for team in teams
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("server", [None, "http://127.0.0.1:1"])
+def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes_or_probes(server, tmp_path):
+    where = f"teacher.server={server}" if server else "teacher.batch_tokens=9000"
+    recipe = load_recipe(QUICKSTART, [f"run_folder={tmp_path}", where])
+    prompts = split_prompts(recipe)[0][:200]
+    wanted = sorted((p.id, i) for p in prompts for i in range(2))
+    one, two = (Processes(job=job, num_jobs=2) for job in range(2))
+    for num in (1, 2):  # the first job is started with so many processes
+        ranks = [Processes(rank=r, num=num, job=0, num_jobs=2) for r in range(num)]
+        found = shares_of(recipe, prompts, tmp_path, [*ranks, two])
+        assert sorted(pair for mine in found for pair in mine) == wanted and all(found)
+    (before,) = shares_of(recipe, prompts[1:], tmp_path, [one])
+    (after,) = shares_of(recipe, prompts, tmp_path, [two])  # one more in front, before the second job starts
+    assert not {*before} & {*after} and {*before, *after} >= {pair for pair in wanted if pair[0] != prompts[0].id}
+    (tmp_path / "probe.json").write_text(json.dumps({"groups": [[p.id for p in prompts[::5]]]}))  # on the second machine alone
+    (probed,) = shares_of(recipe, prompts, tmp_path, [two])
+    assert sorted(probed) == sorted(after)
+
+
+def test_capture_in_shards_divides_the_samples_by_what_they_are(tmp_path):
+    _, kept = run(tmp_path / "one", "teacher.batch_tokens=600")
+    shutil.copytree(tmp_path / "one/generate", tmp_path / "two/generate")
+    write_jsonl(tmp_path / "two/generate/kept.jsonl", kept[1:])  # a sample less, in front
+    captured = []
+    for job, name in enumerate(("one", "two")):
+        recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path / name}", "teacher.batch_tokens=600"])
+        capture.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
+        (folder,) = (tmp_path / name / "capture/signals").iterdir()
+        captured.append({*SignalStore(folder).keys()})
+    wanted = [sequence_key(row["prompt_ids"] + row["answer_ids"], len(row["prompt_ids"])) for row in kept]
+    assert all(captured) and not captured[0] & captured[1] and {*wanted[1:]} <= captured[0] | captured[1] <= {*wanted}
+
+
 SAID = (
     "They are seven apples.",
     "<think>\n3 + 4\n</think>\n\nThey are seven apples.",
@@ -194,14 +240,18 @@ def thought(folder, think):
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(recipe, requests[-1], ids, "stop", text))
-    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizer)
-    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizer, Counter())
+    tokenizers = Tokenizers(tokenizer, tokenizer)
+    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers)
+    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
     prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
-    evaluate._write_answers(folder / "a.jsonl", prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
-    exam = evaluate._exam(recipe, folder / "a.jsonl", prompts, asked, tokenizer)
+    sitting = evaluate.Sitting(recipe, folder, folder, "", prompts, tokenizers)
+    assert sitting.prompt_ids == asked
+    evaluate._write_answers(sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
+    exam, own = evaluate._exams(sitting)
+    assert exam is own
     assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), "examined on what it learnt"
     return output.result, kept
 
@@ -225,6 +275,16 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
 )
 def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
     assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
+
+
+def test_long_reasoning_is_told_before_the_answers_are_paid_for():
+    answers_seen = [Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n) for n in (10, 20, 2000, 3000)]
+    warning = long_reasoning_ahead(answers_seen, [None] * 4, 10_000, 1024)
+    assert warning is not None and "2 of 4 samples" in warning and "set generate.think to short or drop" in warning
+    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, "so many are borne"
+    assert long_reasoning_ahead(answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024) is None
+    found = estimate.Estimate(10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning)
+    assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 
 
 def verdict(kept, in_language, num=200, cut=0):

@@ -197,6 +197,21 @@ def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshol
     assert sum(rates.values()) == len(good), "the judge comes after the verifier"
 
 
+def test_the_judge_is_billed_by_its_own_prices(judge, tmp_path, capsys):
+    """Its server says 9 tokens of a prompt and 3 of an answer each time."""
+    options = [
+        f"generate.judge_server={judge.url}", "generate.judge_model=big", "generate.judge_min_score=2", "generate.num_prompts=4",
+        "generate.price_prompt=1000", "generate.price_answer=1000", "generate.max_cost=1",
+    ]  # fmt: skip
+    for prices, cost, said in (([], None, True), (["generate.judge_price_answer=5", "generate.judge_price_prompt=1"], 24e-6, False)):
+        folder = tmp_path / str(cost)
+        answer_all(folder)
+        run(folder, *options, *prices)
+        rows = read_row_logs(folder / "generate/judged")[0]
+        assert rows and {row["server"].get("cost") for row in rows} == {cost}
+        assert ("counts as free towards max_cost" in capsys.readouterr().out) == said
+
+
 def test_the_teacher_may_judge_itself_and_what_cannot_grade_keeps_nothing(tmp_path):
     answer_all(tmp_path)
     for _ in range(2):

@@ -16,7 +16,7 @@ from distill.rows import read_jsonl, read_row_logs
 from distill.run_folder import RunFolder
 from distill.teachers.answers import ask
 from distill.teachers.requests import request_maker
-from distill.teachers.server import Spent
+from distill.teachers.spent import Spent
 from distill.text.samples import split_prompts
 
 NUM_WORKERS, NUM_ROUNDS = 3, 7

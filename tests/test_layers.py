@@ -16,7 +16,7 @@ FLOORS = [
     {"catalog", "signals", "text", "tasks", "models"},
     {"training", "export"},
     {"teachers"},
-    {"reporting"},
+    {"reporting", "costs"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
     {"pipeline", "deploy"},
     {"first_answers"},

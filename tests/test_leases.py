@@ -83,6 +83,18 @@ def test_signs_of_life_keep_a_claim_however_long_its_block_takes(claims):
             assert list(other) == []
 
 
+def test_a_sign_that_cannot_be_given_costs_no_other_claim(claims, tmp_path):
+    """One failure (here: the claim's file is gone) ended the thread that gives them all."""
+    done = set()
+    with claims(done, lifetime=0.5, blocks={"a": 1, "b": 2}) as mine:
+        blocks = iter(mine)
+        assert [next(blocks), next(blocks)] == [1, 2]
+        (tmp_path / "a.0").unlink()
+        time.sleep(0.8)
+        with claims(set(), lifetime=0.5, blocks={"b": 2}) as other:
+            assert list(other) == []
+
+
 def test_what_is_done_elsewhere_is_not_yielded_after_looking_again(tmp_path):
     """One died in the middle: what it had done is on disk, and only looking tells."""
     done = set()
@@ -93,10 +105,10 @@ def test_what_is_done_elsewhere_is_not_yielded_after_looking_again(tmp_path):
 
 
 def test_without_leases_shares_are_by_number(tmp_path):
-    for job in range(3):
-        team = Processes(job=job, num_jobs=3)
+    for rank in range(3):
+        team = Processes(rank=rank, num=3)
         with divided(team, tmp_path / "none", BLOCKS, lambda n: n == 4, lambda: None) as mine:
-            assert list(mine) == [n for n in range(job, 60, 3) if n != 4]
-        assert share(team, list(BLOCKS.values())) == list(range(job, 60, 3))
+            assert list(mine) == [n for n in range(rank, 60, 3) if n != 4]
+        assert share(team, list(BLOCKS.values())) == list(range(rank, 60, 3))
     assert not (tmp_path / "none").exists()
     assert share(Processes(leases=True), [1, 2]) == [1, 2] and Processes(leases=True).is_part

@@ -3,6 +3,7 @@
 import pytest
 
 from distill.processes import Processes, threads_left_idle
+from distill.rows import digest
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
 
@@ -23,6 +24,10 @@ def test_a_launcher_that_leaves_cores_idle_is_overruled(environment, num_cores, 
     assert threads_left_idle(environment, num_cores) == threads
 
 
-def test_shares_of_jobs_and_ranks_cover_everything_once():
-    team = [Processes(rank=r, num=2, job=j, num_jobs=3) for j in range(3) for r in range(2)]
-    assert sorted(p.share for p in team) == list(range(6)) and {p.num_shares for p in team} == {6}
+def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():
+    ids = [digest(str(n)) for n in range(300)]
+    jobs = [Processes(rank=r, num=r + 1, job=j, num_jobs=3) for j, r in ((0, 0), (1, 1), (2, 0))]
+    shares = [{i for i in ids if job.is_mine(i)} for job in jobs]
+    assert set.union(*shares) == set(ids) and sum(map(len, shares)) == 300 and min(map(len, shares)) > 70
+    assert [sum(job.is_mine(ids[0], turn) for turn in range(30)) for job in jobs] == [10, 10, 10]
+    assert all(Processes(num=4).is_mine(i) for i in ids)

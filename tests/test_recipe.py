@@ -135,6 +135,30 @@ def test_an_address_that_is_none_is_refused(address):
     load_recipe(QUICKSTART, ["teacher.server=https://[::1]:8000/v1"])
 
 
+@pytest.mark.parametrize("name", ["teacher", "judge"])
+@pytest.mark.parametrize("value", ["sk-SECRET123", "SECRET.abc", "1SECRET", "S" + "ECRET" * 30, "[SECRET]", "{a: SECRET}", "SECRET: b: c"])
+def test_a_key_in_the_place_of_its_variable_is_refused_and_not_shown(name, value):
+    place = "teacher.api_key_env" if name == "teacher" else "generate.judge_api_key_env"
+    said = problem(f"{place}={value}", "generate.judge_server=http://h", "generate.judge_model=m", "generate.judge_min_score=4")
+    assert "api_key_env" in said and "SECRET" not in said
+    load_recipe(QUICKSTART, ["teacher.api_key_env=DEEPSEEK_KEY_2"])
+
+
+@pytest.mark.parametrize("place", ["teacher.server", "generate.judge_server"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://user:SECRET@h:1", "https://SECRET@h/v1", "https://h/v1?api_key=SECRET", "http://h/#SECRET", "user:SECRET@h ost", "[SECRET]"],
+)
+def test_an_address_that_holds_a_key_is_refused_and_not_shown(place, address):
+    said = problem(f"{place}={address}", "generate.judge_model=m", "generate.judge_min_score=4")
+    assert "server" in said and "SECRET" not in said
+
+
+def test_a_limit_of_cost_without_prices_is_refused():
+    assert "max_cost 20 without prices stops nothing" in problem("generate.max_cost=20")
+    load_recipe(QUICKSTART, ["generate.max_cost=20", "generate.price_answer=1.2"])
+
+
 def test_python_objects_in_yaml_are_not_built(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("name: !!python/object/apply:os.system ['true']\n")

@@ -1,7 +1,10 @@
+import errno
 import json
+import os
 import resource
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -100,3 +103,38 @@ def test_json_of_a_log_row_reads_back(tmp_path):
         log.append({"text": "tab\there\nand newline"})
     assert read_row_logs(tmp_path)[0] == [{"text": "tab\there\nand newline"}]
     assert json.loads(log.path.read_bytes().rpartition(b"\t")[0]) == {"text": "tab\there\nand newline"}
+
+
+def test_the_last_row_of_a_burst_is_synced_without_another_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(RowLog, "FSYNC_SECONDS", 0.01)
+    synced, fsync = threading.Event(), os.fsync
+
+    def told(fd):
+        fsync(fd)
+        if threading.current_thread() is not threading.main_thread():
+            synced.set()
+
+    monkeypatch.setattr(os, "fsync", told)
+    with RowLog(tmp_path) as log:
+        log.append({"n": 1})
+        assert synced.wait(60), "no row came after it"
+
+
+def test_a_disk_that_takes_no_more_is_told_with_the_next_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(RowLog, "FSYNC_SECONDS", 0.01)
+    failed, fsync = threading.Event(), os.fsync
+
+    def full(fd):
+        if threading.current_thread() is threading.main_thread():
+            return fsync(fd)
+        failed.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with RowLog(tmp_path) as log:
+        log.append({"n": 1})
+        assert failed.wait(60)
+        log._thread.join()
+        with pytest.raises(OSError, match="No space left") as error:
+            log.append({"n": 2})
+        assert error.value.filename == str(log.path)

@@ -6,24 +6,28 @@ from collections.abc import Mapping
 from distill.catalog import catalog
 from distill.catalog.catalog import Teacher, Verdict
 from distill.errors import RecipeError
+from distill.machine import Room
 
 GB = 1e9
 WIDTH = 100
 # type as plan knows it -> as people call it
 TYPES = {"bfloat16": "bf16", "int8": "8-bit", "nf4": "4-bit"}
+GGUF, GGUF_BYTES_PER_PARAMETER = "Q4_K_M", 0.61
+CACHE_TOKENS = 4096  # of keys and values, in 16 bits
 
 
-def table(room: float, where: str, bytes_per_parameter: Mapping[str, float], overhead: float) -> str:
-    """A line a model. room: bytes of memory on this machine, GPU's or RAM (`where` names it); overhead: of the process.
+def table(room: Room, bytes_per_parameter: Mapping[str, float], overhead: float) -> str:
+    """A line a model. overhead: bytes of the process.
 
     `*` marks what fits. A mixture of experts is not counted in 8 or 4 bits: bitsandbytes leaves its experts as they are,
-    so only a server (llama.cpp, vLLM) holds it so.
+    so only llama.cpp (Q4_K_M) or a server holds it so.
     """
     lines = [
-        f"{where}: {room / GB:.1f} GB. Memory in GB to load a teacher, * = fits here.",
+        f"{room.name}: {room.loaded / GB:.1f} GB for a model; for {GGUF} {room.ram / GB:.1f} GB of RAM",
+        f"Memory in GB to load a teacher and hold {CACHE_TOKENS:,} tokens, * = fits here.",
         "licence: may a student learn from its probabilities?",
         "",
-        f"{'model':<42}{'params':>8}{'active':>8}{'bf16':>9}{'8-bit':>8}{'4-bit':>8}  licence",
+        f"{'model':<42}{'all/active':>11}{'bf16':>8}{'8-bit':>7}{'4-bit':>7}{GGUF:>8}  licence",
     ]
     family = None
     for model in catalog.teachers():
@@ -31,15 +35,17 @@ def table(room: float, where: str, bytes_per_parameter: Mapping[str, float], ove
             family = model.family
             lines += ["", family]
         needs = needs_of(model, bytes_per_parameter, overhead)
-        cells = [_cell(needs.get(kind), room) for kind in TYPES]
+        cells = [_cell(needs.get(kind), room.ram if kind == GGUF else room.loaded) for kind in (*TYPES, GGUF)]
+        size = _count(model.params) + (f"/{_count(model.active)}" if model.active is not None else "")
         verdict = catalog.verdict(model.id, None)
         lines.append(
-            f"  {model.id:<40}{_count(model.params):>8}{_count(model.active):>8}{cells[0]:>9}{cells[1]:>8}{cells[2]:>8}  "
+            f"  {model.id:<40}{size:>11}{cells[0]:>8}{cells[1]:>7}{cells[2]:>7}{cells[3]:>8}  "
             f"{verdict.level.replace('_', ' ')}{'' if model.checked == 'verified' else '?'}"
         )
     lines += [
-        "", "? = known from a report or from memory only. 8 and 4 bits: dense models; a mixture of experts needs",
-        "a server that holds it so (teacher.server). `distill teachers NAME` shows one whole.",
+        "", "? = known from a report or from memory only. all/active: parameters, and those that a token uses.",
+        f"8 and 4 bits: dense models. {GGUF}: a GGUF file through llama.cpp on the CPU (teacher.gguf),",
+        "mixtures of experts, too; or on a server that holds it so. `distill teachers NAME` shows one whole.",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -49,10 +55,17 @@ def needs_of(model: Teacher, bytes_per_parameter: Mapping[str, float], overhead:
     if model.params is None:
         return {}
     kinds = ["bfloat16"] if model.active is not None else list(TYPES)
-    return {kind: overhead + model.params * bytes_per_parameter[kind] for kind in kinds}
+    factors = {kind: bytes_per_parameter[kind] for kind in kinds} | {GGUF: GGUF_BYTES_PER_PARAMETER}
+    return {kind: overhead + model.params * factor + _cache_bytes(model) for kind, factor in factors.items()}
 
 
-def whole(model_id: str, room: float, where: str, bytes_per_parameter: Mapping[str, float], overhead: float) -> str:
+def _cache_bytes(model: Teacher) -> float:
+    """0 where its shape is not known."""
+    layers, _, _, heads, width = model.shape or (None,) * 5
+    return CACHE_TOKENS * 2 * 2.0 * layers * heads * width if layers and heads and width else 0.0
+
+
+def whole(model_id: str, room: Room, bytes_per_parameter: Mapping[str, float], overhead: float) -> str:
     """All that the catalogue says of one model. Raises RecipeError for an id that is not in it, naming near ones."""
     model = catalog.find(model_id)
     if model is None:
@@ -60,13 +73,17 @@ def whole(model_id: str, room: float, where: str, bytes_per_parameter: Mapping[s
         hint = f"did you mean {' or '.join(near)}?" if near else "`distill teachers` lists them"
         raise RecipeError(f"model {model_id!r} is not in the catalogue; {hint}")
     needs = needs_of(model, bytes_per_parameter, overhead)
-    memory = [f"{TYPES[kind]} {need / GB:.1f} GB{' (fits)' if need <= room else ''}" for kind, need in needs.items()]
+    memory = [
+        f"{TYPES.get(kind, kind)} {need / GB:.1f} GB{' (fits)' if need <= (room.ram if kind == GGUF else room.loaded) else ''}"
+        for kind, need in needs.items()
+    ]
+    rooms = f"{room.name} {room.loaded / GB:.1f} GB, {GGUF} in {room.ram / GB:.1f} GB of RAM"
     rows = {
         "model": model_id, "same facts": ", ".join(i for i in (model.id, *model.also) if i != model_id), "family": model.family,
         "parameters": _exact(model.params), "active a token": _exact(model.active), "shape": _shape(model),
         "context": f"{model.context:,} tokens" if model.context else "",
         "vocabulary": f"{model.group}, {model.width:,} wide" if model.group and model.width else "",
-        "memory": f"{', '.join(memory)}; {where} {room / GB:.1f} GB" if memory else "",
+        "memory": f"{', '.join(memory)}; {rooms}" if memory else "",
         "sampling": _sampling(model.sampling), "while thinking": _sampling(model.sampling_thinking),
         **_template(model), "note": model.note or "", "source": catalog.source(model),
     }  # fmt: skip
@@ -110,7 +127,9 @@ def _doubt(checked: str) -> str:
 
 
 def _cell(need: float | None, room: float) -> str:
-    return "-" if need is None else f"{need / GB:,.1f}{'*' if need <= room else ' '}"
+    if need is None:
+        return "-"
+    return f"{need / GB:,.{0 if need >= 1000 * GB else 1}f}{'*' if need <= room else ' '}"
 
 
 def _count(number: int | None) -> str:
@@ -118,7 +137,7 @@ def _count(number: int | None) -> str:
         return "-"
     for unit, size in (("T", 1e12), ("B", 1e9)):
         if number >= size:
-            return f"{number / size:.1f}{unit}"
+            return f"{number / size:.{0 if number >= 100 * size else 1}f}{unit}"
     return f"{number / 1e6:.0f}M"
 
 

@@ -3,7 +3,7 @@
 NLL of the answers and its change, in nats a token; the largest difference of a token's log-prob; the share of positions
 with the same likeliest token; and KL(student || file), exact over the whole vocabulary. For that the student's
 distributions lie on disk meanwhile, in at most 512 MiB of float32: at every position, or at as many as fit, taken evenly
-over all answers (883 at 151,936 ids). The figures say at how many.
+over all answers (883 at 151,936 ids). The figures say at how many, and how uncertain the mean over them is.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,15 +19,23 @@ from distill.models import load
 from distill.text.samples import Sample
 
 GIVEN_VALUES = 128 << 20  # float32 numbers on disk
+# Two files of the same weights may differ so much in a log-prob (llama.cpp rounds activations, too): what is nearer than both
+# together is a tie, which either may win.
+SAME_WEIGHTS = 0.02
+TIE = 2 * SAME_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What the 16-bit student says on the check samples; its distributions lie in `path`, one for every `every`-th token."""
+    """What the 16-bit student says on the check samples; its distributions lie in `path`, one for every `every`-th token.
+
+    `lead`: by how much the likeliest token's log-prob is above the second's, at each token.
+    """
 
     samples: list[Sample]
     logp: list[np.ndarray]
     top: list[np.ndarray]
+    lead: list[np.ndarray]
     path: Path
     every: int
 
@@ -50,13 +58,18 @@ def refer_to(model: Any, samples: Sequence[Sample], tokenizer: Any, batch_tokens
     num_tokens, vocab_size = sum(len(s.answer_ids) for s in samples), len(tokenizer)
     every = max(1, -(-num_tokens * vocab_size // GIVEN_VALUES))
     rows_RV = np.lib.format.open_memmap(path, "w+", np.float32, (-(-num_tokens // every), vocab_size))
-    reference = Reference(list(samples), [], [], path, every)
+    lead = [np.empty(len(s.answer_ids), np.float32) for s in samples]
+    reference = Reference(list(samples), [], [], lead, path, every)
     given = reference.given()
 
     def keep(index: int, row: int, logp_V: Any) -> None:
         rows_RV[given[index].first + row] = logp_V.numpy()
 
-    logp, top = _score(model, reference, tokenizer, batch_tokens, keep)
+    def note(index: int, part: slice, logp_NV: Any) -> None:
+        two_N2 = logp_NV.topk(2).values
+        lead[index][part] = (two_N2[:, 0] - two_N2[:, 1]).cpu().numpy()
+
+    logp, top = _score(model, reference, tokenizer, batch_tokens, keep, note)
     rows_RV.flush()
     reference.logp.extend(logp)
     reference.top.extend(top)
@@ -83,10 +96,11 @@ def in_llama_cpp(reference: Reference, llama: LlamaProcess) -> dict[str, Any]:
 
 
 def _score(
-    model: Any, reference: Reference, tokenizer: Any, batch_tokens: int, on_row: Callable[[int, int, Any], None]
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    model: Any, reference: Reference, tokenizer: Any, batch_tokens: int, on_row: Callable[[int, int, Any], None],
+    on_every: Callable[[int, slice, Any], None] | None = None,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
     """(log-probs of each answer's tokens, likeliest tokens there), in the samples' order; `on_row(sample, row of its given
-    ones, log-probs [V])` sees the distributions that are compared."""
+    ones, log-probs [V])` sees the distributions that are compared, `on_every` all of them as `score` has them."""
     from distill.models.score import TokenSequence, score
 
     samples, given = reference.samples, reference.given()
@@ -94,6 +108,8 @@ def _score(
     top: list[Any] = [None] * len(samples)
 
     def on_chunk(index: int, part: slice, logp_NV: Any) -> None:
+        if on_every is not None:
+            on_every(index, part, logp_NV)
         for row, place in enumerate(given[index].places):
             if part.start <= place < part.stop:
                 on_row(index, row, logp_NV[place - part.start].float().cpu())
@@ -108,13 +124,15 @@ def _score(
 
 def _figures(reference: Reference, logp: Sequence[Any], top: Sequence[Any], kl: Sequence[float]) -> dict[str, Any]:
     nll = _nll(logp)
-    same = sum(int((a == b).sum()) for a, b in zip(reference.top, top, strict=True))
-    count = sum(len(t) for t in reference.top)
+    same = np.concatenate([a == b for a, b in zip(reference.top, top, strict=True)])
+    clear = np.concatenate(reference.lead) > TIE
+    error = 1.96 * float(np.std(kl)) / len(kl) ** 0.5
     apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
     return {
         "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5),
-        "nll_change": round(nll - reference.nll, 5), "kl": round(float(np.maximum(0.0, np.mean(kl))), 6), "num_kl_tokens": len(kl),
-        "top_token_agreement": round(same / count, 5), "num_tokens": count,
+        "nll_change": round(nll - reference.nll, 5), "kl": round(float(np.maximum(0.0, np.mean(kl))), 6), "kl_error": round(error, 6),
+        "num_kl_tokens": len(kl), "top_token_agreement": round(float(same.mean()), 5), "num_tokens": len(same),
+        "top_token_agreement_without_ties": round(float(same[clear].mean()), 5) if clear.any() else 1.0,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ weighs them. With a cost in nats and a size for every type the choice is a knaps
 hull of each tensor's (bytes, nats), the steepest step first (Everett 1963: optimal for the bytes that it ends at).
 
 The sum over tensors is a prediction. So the whole choice is measured as well, beside llama.cpp's own mixtures that fit
-into the same bytes, and the best of them all is taken.
+into the same bytes, every one of them, and the best of all is taken.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ CANDIDATES = (
 )  # fmt: skip
 PROBES = (Type.Q3_K, Type.Q4_0, Type.F16)  # the first that fits the row: an error that is seen and still small
 STOCK = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q4_0", "q3_k_m", "q2_k")
-STOCK_COMPARED = 2  # the largest that fit
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT  # of a tensor in the file, in bytes
 BY_TENSOR = "by tensor"
 
 OnStep = Callable[[str], None]
@@ -104,14 +104,13 @@ def choose(
     measured. Raises DataError where even the smallest types do not fit.
     """
     matrices = [t for t in tensors if len(t.shape) == 2]
-    room = max_bytes - sum(4 * prod(t.shape) for t in tensors if len(t.shape) != 2)
+    room = max_bytes - bytes_of([t for t in tensors if len(t.shape) != 2], {})
     options = {}
     for tensor in matrices:
         options[tensor.name] = _options(judge, tensor, importance.get(tensor.name))
         on_step(tensor.name)
-    sizes = {name: _bytes(matrices, types) for name, types in stock.items()}
-    fitting = sorted((n for n in sizes if sizes[n] <= room), key=lambda n: -sizes[n])[:STOCK_COMPARED]
-    compared = {BY_TENSOR: fill(options, room)} | {name: dict(stock[name]) for name in fitting}
+    fitting = {name: dict(types) for name, types in stock.items() if bytes_of(matrices, types) <= room}
+    compared = {BY_TENSOR: fill(options, room)} | fitting
     nats = {}
     for name, types in compared.items():
         with rounded(judge.model, matrices, types, importance):
@@ -174,9 +173,8 @@ def _options(judge: Judge, tensor: FileTensor, importance_C: np.ndarray | None) 
         if kind == probe:
             with _replaced(parameter, found_RC):
                 nats = judge.nats()
-    size = prod(tensor.shape[:-1])
     scale = nats / max(errors[probe], 1e-30)
-    return [Option(kind, size * ggml.row_bytes(kind, tensor.shape[-1]), scale * e) for kind, e in errors.items()]
+    return [Option(kind, bytes_of([tensor], {tensor.name: kind}), scale * e) for kind, e in errors.items()]
 
 
 def fits(kind: Type, num_columns: int) -> bool:
@@ -212,5 +210,11 @@ def _replaced(parameter: Any, values_RC: np.ndarray) -> Iterator[None]:
         parameter.data = whole
 
 
-def _bytes(matrices: Sequence[FileTensor], types: Mapping[str, Type]) -> int:
-    return sum(prod(t.shape[:-1]) * ggml.row_bytes(types[t.name], t.shape[-1]) for t in matrices)
+def bytes_of(tensors: Sequence[FileTensor], types: Mapping[str, Type]) -> int:
+    """What these tensors take in a file, the filler after each among it; those that are not in `types` (vectors) in float32."""
+    found = 0
+    for tensor in tensors:
+        *rows, columns = tensor.shape
+        num_bytes = prod(rows) * ggml.row_bytes(types.get(tensor.name, Type.F32), columns)
+        found += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    return found

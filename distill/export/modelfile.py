@@ -147,7 +147,7 @@ def write_modelfiles(recipe: Recipe, student: Path, tokenizer: Any, checks: Mapp
 def modelfile(recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int]) -> str:
     """All but the FROM line. What Ollama cannot do as the student was trained stands in comments."""
     options = recipe.generate
-    lines = _template_lines(tokenizer, options.thinking)
+    lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.thinking))
     lines += [f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(list(stop_ids))]
     lines += [
         f"PARAMETER temperature {options.sampling_temperature}", f"PARAMETER top_p {options.top_p}",
@@ -188,6 +188,6 @@ def _unwritable(text: str) -> str | None:
 def _licence(recipe: Recipe) -> str:
     verdict = catalog.verdict(
         recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence, use="logits",
+        declared_base=recipe.student.licence, use=recipe.learns,
     )  # fmt: skip
     return "\n".join([f"A student of {recipe.teacher.model}.", *verdict.sentences, *verdict.duties]).replace('"', "'")

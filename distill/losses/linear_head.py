@@ -210,14 +210,9 @@ class _Gradients:
 
 
 def _sum_over_chunks(
-    hidden_NH: Tensor,
-    weight_VH: Tensor,
-    bias_V: Tensor | None,
-    labels_N: Tensor,
-    targets: Targets | None,
-    gradients: _Gradients,
+    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor, targets: Targets | None, gradients: _Gradients,
     s: _Settings,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(soft, hard) sums over all positions; fills `gradients`."""
     weight_RH, bias_R = _aligned(weight_VH, s), None if bias_V is None else _aligned(bias_V, s)
     num_rows = min(s.chunk_size, len(hidden_NH))

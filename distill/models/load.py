@@ -128,6 +128,7 @@ def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_c
     folder = local_folder(location, revision, weights=False, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
+    refuse_tiktoken(location, folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
@@ -140,6 +141,17 @@ def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_c
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def refuse_tiktoken(location: str, folder: Path) -> None:
+    """Raise MismatchError, with the ways out, for a folder (Kimi K2's) whose vocabulary only code from its repository can read."""
+    if (folder / "tiktoken.model").is_file() and not (folder / "tokenizer.json").is_file():
+        raise MismatchError(
+            f"{location}: it has a tiktoken.model, which only code from its repository can read, and no tokenizer.json. To learn from "
+            "its text alone, with the student's own tokenizer, no tokenizer of the teacher is needed: teacher.server=URL "
+            "teacher.server_gives=text capture.signal=none train.soft_weight=0 train.hard_weight=1. Else convert it (transformers' "
+            "TikTokenConverter) and put the tokenizer.json and its chat template beside the model"
+        )
 
 
 def load_model(

@@ -48,8 +48,7 @@ distilled and quantized with `distill`.
 - Student began as: {start}.
 - Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of {sources}, filtered
   (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
-- Training: {recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy
-  (weight {recipe.train.hard_weight}), hidden states (weight {recipe.train.hidden_weight}), {steps:,} steps.
+- Training: {_training(recipe, data.get("retold"))}, {steps:,} steps.
 
 ## Files
 
@@ -83,10 +82,22 @@ Model names are used only to state origin. This is not legal advice.
 """
 
 
+def _training(recipe: Recipe, difference: str | None) -> str:
+    if recipe.capture.signal == "none":
+        own = f", in the student's own tokenizer ({difference})" if difference else ""
+        return f"cross-entropy on the text of the answers{own}"
+    return (
+        f"{recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy\n"
+        f"  (weight {recipe.train.hard_weight}), hidden states (weight {recipe.train.hidden_weight})"
+    )
+
+
 def _way(recipe: Recipe) -> str:
     """How the teacher was run."""
     if recipe.teacher.gguf:
         return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}"
+    if recipe.teacher.server:
+        return "asked on a server"
     return f"run locally, quantization {recipe.teacher.quantization}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from distill.recipe import Recipe
 from distill.reporting import data
 from distill.run_folder import Manifest
+from distill.text.language import by_script_only
 
 STYLE = """
 body{font:16px/1.55 system-ui,'Noto Sans',sans-serif;color:#1d2731;max-width:72rem;margin:2rem auto;padding:0 1rem}
@@ -88,7 +89,7 @@ def _columns(table: list[dict[str, Any]]) -> list[tuple[str, Any]]:
         ]
     return [
         *columns,
-        ("NLL", lambda r: "" if r["nll"] is None else f"{r['nll']:.4f}"),
+        ("NLL", _or_dash("nll", "{:.4f}")),
         ("KL", _or_dash("kl", "{:.5f}")),
         ("same top token %", lambda r: f"{100 * r['agreement']:.2f}" if r["agreement"] else "–"),
         ("tokens/s", lambda r: f"{r['tokens_per_second']:,.0f}"),
@@ -161,15 +162,16 @@ def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
         f"<p>{g['num_prompts']:,} prompts, {g['num_asked']:,} answers asked{f' (to prompts of {sources})' if sources else ''}, "
         f"{g['num_kept']:,} kept ({kept}); dropped: {reasons}. "
         f"{t['num_samples']:,} samples were learnt from, {t['num_validation']:,} gave the validation loss, {t['num_too_long']:,} "
-        f"were longer than a row.</p>{table}<p>{_signal(c)}</p>"
+        f"were longer than a row.</p>{table}<p>{_signal(c, g.get('retold'))}</p>"
         + (f"<p class='wrong'>{_e(g['warning'])}</p>" if g.get("warning") else "")
         + (f"<details><summary>One dropped answer for each reason</summary>{shown}</details>" if shown else "")
     )
 
 
-def _signal(captured: dict[str, Any]) -> str:
+def _signal(captured: dict[str, Any], difference: str | None) -> str:
+    own = f", in its own tokenizer ({_e(difference)}): the teacher's NLL, in other tokens, cannot be compared" if difference else ""
     if captured["signal"] == "none":
-        return "No signal was captured: the student learnt from the answers' text alone."
+        return f"No signal was captured: the student learnt from the answers' text alone{own}."
     size = f"{captured['num_tokens']:,} answer tokens, {captured['bytes_per_token']:.1f} bytes a token"
     size += ", the last hidden state in 8 bits among them" if captured.get("hidden_size") else ""
     unknown = captured.get("num_unknown")
@@ -216,6 +218,8 @@ def _limits(recipe: Recipe, manifests: dict[str, Manifest]) -> str:
     ]
     if not recipe.generate.task:
         items.insert(0, "No task checked the answers: only their likelihood was measured.")
+    if unknown := by_script_only(recipe.languages):
+        items.append(f"The language of the answers: {unknown}.")
     return "<ul>" + "".join(f"<li>{_e(item)}</li>" for item in items) + "</ul>"
 
 

@@ -1,8 +1,8 @@
 """Ask the recipe's teacher for every answer that is not on disk: loaded here, as a GGUF file, or on a server.
 
-Each answer is in the log the moment it ends. Blocks of requests are divided among processes and jobs (leases.py). Where the
-teacher is loaded here they are cut from the list of all requests, not of the missing ones, so that a run that was killed ends
-with the same answers.
+Each answer is in the log the moment it ends. Independent jobs divide the requests by their prompts' ids (`--shard 1/4`), and the
+processes of a job its blocks (leases.py). Where the teacher is loaded here those are cut from all requests of the job, not from the
+missing ones, so that a run that was killed ends with the same answers.
 """
 
 import json
@@ -21,8 +21,8 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.rows import Row, RowLog, digest
 from distill.signals import from_server
-from distill.teachers.requests import LOG_PROBS, Request, best_rows, is_final, num_log_probs, raw_row, read_answers
-from distill.teachers.server import Spent
+from distill.teachers.requests import LOG_PROBS, RAW, Request, final_rows, num_log_probs, raw_row, read_answers
+from distill.teachers.spent import Spent
 from distill.text import chat
 
 LEAST_CLAIM, FEWEST_CLAIMS = 8, 64  # requests in a block that a job claims; blocks, so that the last ones end together
@@ -62,7 +62,7 @@ def ask(
 def answered(recipe: Recipe, raw: Path) -> dict[str, int]:
     """Tokens of every answer that is on disk and final, by key."""
     rows, _ = read_answers(raw)
-    return {key: len(row["token_ids"]) for key, row in best_rows(rows).items() if is_final(row, recipe)}
+    return {key: len(row["token_ids"]) for key, row in final_rows(rows, recipe).items()}
 
 
 @dataclass(frozen=True)
@@ -128,11 +128,12 @@ def _ask_here(work: Asking) -> float:
 
 
 def _blocks(recipe: Recipe, requests: list[Request], stage: Path, processes: Processes) -> list[Asked]:
-    """Which requests are answered together. Here that decides the answers, so it follows from all requests and what was asked
-    first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    """Which requests of this job are answered together. Here that decides the answers, so it follows from all of them and what
+    was asked first stays together: those blocks are finished. Elsewhere a share is one block, or a claim a small part."""
+    requests = [r for r in requests if processes.is_mine(r.prompt.id, r.sample_index)]
     if recipe.teacher.server or recipe.teacher.gguf:
         if not processes.leases:
-            return [Asked(requests[i :: processes.num_shares]) for i in range(processes.num_shares)]
+            return [Asked(requests[i :: processes.num]) for i in range(processes.num)]
         most = 16 * (recipe.generate.concurrency if recipe.teacher.server else LEAST_CLAIM)
         size = max(LEAST_CLAIM, min(most, len(requests) // FEWEST_CLAIMS))
         return [Asked(requests[i : i + size]) for i in range(0, len(requests), size)]
@@ -177,13 +178,18 @@ def _ask_gguf(work: Asking) -> float:
         return bar.seconds
 
 
+def served_stop_ids(recipe: Recipe, location: str, tokenizer: Any) -> list[int]:
+    """Ids that end a server's answers; of one that gives text alone those of `tokenizer`, in which the text is counted."""
+    return chat.stop_ids(tokenizer, None if recipe.teacher.text_only else load.stop_ids_of_files(location, recipe.teacher.revision))
+
+
 def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
     """Ask the recipe's server, many at once; the next block is claimed when all of the last is sent. `requests`: all of them."""
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
 
     recipe, options, tokenizer = work.recipe, work.recipe.generate, work.tokenizer
-    stop_ids = {*chat.stop_ids(tokenizer, load.stop_ids_of_files(work.location, recipe.teacher.revision)), *work.more_stop_ids}
+    stop_ids = {*served_stop_ids(recipe, work.location, tokenizer), *work.more_stop_ids}
     sampling = Sampling(
         options.sampling_temperature, options.top_p, options.top_k, options.max_new_tokens, tuple(sorted(stop_ids)), options.thinking,
         num_log_probs(recipe, tokenizer),
@@ -193,11 +199,18 @@ def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
         question(recipe, r.key, r.prompt.messages, r.prompt_ids, r.seed)
         for block in work.blocks for r in block.requests if r.key not in work.answered
     )  # fmt: skip
+    spent.answered = spent.answered or any(work.answered.values())
     with RowLog(work.raw) as log, work.bar(str(recipe.teacher.server)) as bar:
+        if spent.ledger is not None:
+            spent.ledger.leave_out(log.path)
 
         def record(asked: Question, answer: Answer) -> None:
             text = answer.text if answer.error is None else answer.error
             row = raw_row(recipe, by_key[asked.key], answer.token_ids or [], answer.finish_reason, text)
+            if answer.took is not None:
+                row["server"] = answer.took.row()
+            if answer.error is not None and answer.raw:
+                row[RAW] = answer.raw
             if answer.log_probs is not None:
                 row[LOG_PROBS] = from_server.packed(answer.log_probs, sampling.num_log_probs, len(tokenizer))
             work.record(by_key[asked.key], row, log, bar)

@@ -2,14 +2,27 @@
 that the chat template is the tokenizer's, and with each its likeliest rivals; the third is chat, which every server has
 and which gives text only.
 
-`read` raises KeyError, IndexError, TypeError or ValueError for an answer that is not what was asked for.
+`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is not what was asked for.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill.teachers.spent import Took
+
 LogProbs = dict[int, float]  # of the likeliest ids at one position, at T = 1 over the whole vocabulary
+UNTOLD = "untold"  # finish reason of an answer that came without one
+BROKEN_OFF = frozenset({"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"})  # not the model's end
+# How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp pass the first on to the template, by
+# both names that templates use; the second is DashScope's, SiliconFlow's and Qianfan's, the third GLM's, DeepSeek's and Kimi's
+SWITCHES: dict[str, Callable[[bool], Any]] = {
+    "chat_template_kwargs": lambda on: {"enable_thinking": on, "thinking": on},
+    "enable_thinking": lambda on: on,
+    "thinking": lambda on: {"type": "enabled" if on else "disabled"},
+}
+_THOUGHT = re.compile(r"<think>\s*(?!</think>)\S")
 
 
 @dataclass(frozen=True)
@@ -24,7 +37,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `token_ids` is None where the server gave text only; `error` where it refused this request.
+    """What came back. `token_ids` is None where the server gave text only; `error` where it refused this request, `raw` is then
+    what it sent; `thinks`: it reasoned first; `took`: with all its tries.
 
     `log_probs`: an entry a token, where they were asked for; None for a token of which the server does not tell any."""
 
@@ -35,12 +49,15 @@ class Answer:
     answer_tokens: int = 0
     error: str | None = None
     log_probs: list[LogProbs | None] | None = None
+    raw: str = ""
+    thinks: bool = False
+    took: Took | None = None
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`top_k` 0 and `top_p` 1 are off and then not sent; `thinking` None leaves the template's own default; `num_log_probs`
-    is how many of the likeliest ids to give with each token."""
+    """`top_k` 0 and `top_p` 1 are off and then not sent; `thinking` None leaves the template's own default, else `switch` is the field
+    that says it (SWITCHES); `num_log_probs` is how many of the likeliest ids to give with each token."""
 
     temperature: float
     top_p: float
@@ -49,6 +66,7 @@ class Sampling:
     stop_ids: tuple[int, ...] = ()
     thinking: bool | None = None
     num_log_probs: int = 0
+    switch: str = "chat_template_kwargs"
 
 
 class Chat:
@@ -62,8 +80,7 @@ class Chat:
         body = {"model": model, "messages": question.messages, "max_tokens": sampling.max_new_tokens, **_sampling(sampling)}
         body["seed"] = question.seed
         if sampling.thinking is not None:
-            # both names that templates use: one that they do not know changes nothing
-            body["chat_template_kwargs"] = {"enable_thinking": sampling.thinking, "thinking": sampling.thinking}
+            body[sampling.switch] = SWITCHES[sampling.switch](sampling.thinking)
         return body
 
     @staticmethod
@@ -71,10 +88,11 @@ class Chat:
         choice = found["choices"][0]
         message = choice["message"]
         text = message.get("content") or ""
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        reasoning = (message.get("reasoning_content") or message.get("reasoning") or "").strip()
         if reasoning:
-            text = f"<think>\n{reasoning.strip()}\n</think>\n\n{text}"
-        return Answer(text, _reason(choice.get("finish_reason")), None, *_usage(found))
+            text = f"<think>\n{reasoning}\n</think>\n\n{text}"
+        thinks = bool(reasoning or _THOUGHT.search(text) or _hidden_reasoning(found))
+        return Answer(text, _reason(choice.get("finish_reason")), None, *usage(found), thinks=thinks)
 
 
 class Completions:
@@ -107,7 +125,7 @@ class Completions:
             log_probs = [{int(name.removeprefix("token_id:")): float(value) for name, value in row.items()} for row in rows]
             if len(log_probs) != len(ids):
                 raise ValueError(f"log-probs of {len(log_probs)} tokens, {len(ids)} tokens")
-        return Answer(choice["text"], _reason(choice.get("finish_reason")), ids, *_usage(found), log_probs=log_probs)
+        return Answer(choice["text"], _reason(choice.get("finish_reason")), ids, *usage(found), log_probs=log_probs)
 
 
 class LlamaCpp:
@@ -134,10 +152,9 @@ class LlamaCpp:
         ids = found["tokens"]
         if not _are_ids(ids):
             raise KeyError("tokens")
-        reason = "length" if found.get("stop_type") == "limit" else "stop"
+        reason = {"limit": "length", "eos": "stop", "word": "stop"}.get(found.get("stop_type", ""), UNTOLD)
         log_probs = _aligned(ids, found["completion_probabilities"]) if "completion_probabilities" in found else None
-        usage = int(found["tokens_evaluated"]), int(found["tokens_predicted"])
-        return Answer(found["content"], reason, ids, *usage, log_probs=log_probs)
+        return Answer(found["content"], reason, ids, *usage(found), log_probs=log_probs)
 
 
 def _aligned(ids: Sequence[int], entries: Sequence[dict[str, Any]]) -> list[LogProbs | None]:
@@ -166,13 +183,26 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return values
 
 
-def _usage(found: dict[str, Any]) -> tuple[int, int]:
-    usage = found.get("usage") or {}
-    return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+def usage(found: Any) -> tuple[int, int]:
+    """(prompt tokens, answer tokens) that the server counted; 0 where it does not say. Of any JSON: what is paid for is counted,
+    whatever else is wrong with the answer."""
+    if not isinstance(found, dict):
+        return 0, 0
+    said = found.get("usage")
+    if not isinstance(said, dict):
+        said = {"prompt_tokens": found.get("tokens_evaluated"), "completion_tokens": found.get("tokens_predicted")}
+    prompt, answer = (said.get(name) for name in ("prompt_tokens", "completion_tokens"))
+    return prompt if isinstance(prompt, int) else 0, answer if isinstance(answer, int) else 0
+
+
+def _hidden_reasoning(found: dict[str, Any]) -> int:
+    """Tokens of reasoning that were counted, if not shown."""
+    details = (found.get("usage") or {}).get("completion_tokens_details") or {}
+    return details.get("reasoning_tokens") or 0
 
 
 def _reason(reason: str | None) -> str:
-    return "length" if reason == "length" else "stop" if reason in (None, "stop", "eos") else str(reason)
+    return UNTOLD if not reason else "stop" if reason == "eos" else str(reason)
 
 
 def _are_ids(ids: Any) -> bool:

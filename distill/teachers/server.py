@@ -1,63 +1,58 @@
-"""A connection to an OpenAI-compatible server: vLLM, llama.cpp, SGLang, Ollama, `transformers serve`, a paid API.
+"""One request to an OpenAI-compatible server, and how it went: vLLM, llama.cpp, SGLang, Ollama, `transformers serve`, a paid API.
 
-What a server can do is found out by asking it, never from its name or from a status 200: `connect` sends one small
-request a dialect, and takes the first whose answer has what it should have.
+What a server can do is found out in connect.py. What it answers is paid for, so tokens are counted before anything is
+read, and what cannot be read is kept as it came.
 """
 
 import json
 import os
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
-from distill.errors import DistillError, MissingError, RecipeError, ServerError
+from distill.errors import RecipeError, ServerError
 from distill.sections import Generate
-from distill.teachers.dialects import DIALECTS, Answer, Dialect, Question, Sampling
+from distill.teachers.dialects import BROKEN_OFF, UNTOLD, Answer, Dialect, Question, Sampling, usage
+from distill.teachers.spent import Amount, Spent, Took, price
 
-AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+LOAD = frozenset({408, 409, 425, 429, 503, 529})  # not this question's fault
+LATE = frozenset({504})
 FATAL = {401: "refused the key", 402: "has no balance left for this key", 403: "forbids this key the model"}
-PROBE_TEXT = "你好"  # two characters: a server that mangles bytes shows it here
+NO_BALANCE = re.compile(
+    r"insufficient[_ ](account[_ ])?(quota|balance|credits?|funds)|balance.{0,20}(insufficient|not enough)|arrear|account_?overdue|"
+    r"exceeded_current_quota|余额不足|欠费", re.IGNORECASE,
+)  # fmt: skip
+RAW_LENGTH = 20_000  # characters that are kept of what could not be read
+_LONE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # perhaps: as JSON may write one, or as it is
 
 
-@dataclass
-class Spent:
-    """What this run has used of its limits."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    num_bytes: int = 0
-    at_once: int = 0
-    most_at_once: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-    def cost(self, options: Generate) -> float:
-        return (self.prompt_tokens * options.price_prompt + self.answer_tokens * options.price_answer) / 1e6
-
-    def reached(self, options: Generate) -> str | None:
-        """The limit of the recipe that is used up, as a person reads it."""
-        used = {
-            "max_requests": (self.requests, options.max_requests),
-            "max_tokens": (self.prompt_tokens + self.answer_tokens, options.max_tokens),
-            "max_cost": (round(self.cost(options), 4), options.max_cost),
-            "max_megabytes": (round(self.num_bytes / 1e6, 2), options.max_megabytes),
-            "max_hours": (round((time.monotonic() - self.started) / 3600, 3), options.max_hours),
-        }
-        return next((f"{n} ({u} of {most})" for n, (u, most) in used.items() if most is not None and u >= most), None)
+class Denied(ServerError):
+    """The server refuses the key; or the path to this key, which only another path can tell."""
 
 
 class Refused(Exception):
-    """The server answered that this one request is wrong; its text is recorded."""
+    """The server answered that this one request is wrong; its text is recorded. `raw`: as it came, of which the message is the start."""
+
+    def __init__(self, what: str, raw: str):
+        super().__init__(what)
+        self.raw = raw
 
 
 class Trouble(Exception):
-    """Worth another try: `wait` seconds at least, where the server said so."""
+    """Worth another try: `wait` seconds at least, where the server said so. `kind` is a key of BLAME.
 
-    def __init__(self, what: str, wait: float | None = None):
+    `answer`: what to take where it stays so; `raw`: as it came."""
+
+    # how much a try speaks against its question: it is given up at 30. Refusals for load and lost connections never do
+    BLAME = {"load": 0, "lost": 0, "late": 3, "broken": 6, "other": 6, "unfinished": 10}  # noqa: RUF012 - a constant
+
+    def __init__(self, what: str, kind: str, *, wait: float | None = None, raw: str = "", answer: Answer | None = None):
         super().__init__(what)
-        self.wait = wait
+        self.kind, self.wait, self.raw, self.answer = kind, wait, raw, answer
 
 
 class Unreachable(Exception):
@@ -66,59 +61,126 @@ class Unreachable(Exception):
 
 @dataclass
 class Server:
-    """A connected server. `await ask(...)` sends one request and says how it went by return or exception."""
+    """A connected server. `await ask(...)` sends one request and says how it went by return or exception.
+
+    `switch` and `without`: how it is told to think, and fields that it does not take; `tells_reasons`: why an answer ended;
+    `notes`: what else was found; `tokens_of` counts where it does not."""
 
     url: str
     model: str
     dialect: Dialect
     client: Any
+    options: Generate | None = None
     spent: Spent = field(default_factory=Spent)
+    switch: str = "chat_template_kwargs"
+    without: frozenset[str] = frozenset()
+    tells_reasons: bool = True
+    notes: list[str] = field(default_factory=list)
+    tokens_of: Callable[[str], int] = len
+    hello: Question | None = None  # what it answered when it was met
 
-    async def ask(self, question: Question, sampling: Sampling) -> Answer:
-        answer = self.dialect.read(await self.post(self.dialect, self.dialect.body(self.model, question, sampling)))
+    async def ask(self, question: Question, sampling: Sampling, took: Took | None = None) -> Answer:
+        """`took` grows by what this try takes. Raises what `post` raises."""
+        took = took or Took()
+        body = self.dialect.body(self.model, question, replace(sampling, switch=self.switch))
+        found = await self.post({name: value for name, value in body.items() if name not in self.without}, took)
+        answer = self.dialect.read(found)
+        if not (answer.prompt_tokens or answer.answer_tokens):
+            self.spent.num_untold += 1
+            told = self.prompt_tokens(question), len(answer.token_ids or ()) or self.tokens_of(answer.text)
+            self._count(took, Amount(0, *told))
+        took.model = found.get("model") if isinstance(found.get("model"), str) else None
         if sampling.num_log_probs and answer.token_ids:
             fewest = min((len(row) for row in answer.log_probs or [{}] if row is not None), default=sampling.num_log_probs)
             if fewest < sampling.num_log_probs:
-                raise Trouble(f"log-probs of {fewest} tokens where {sampling.num_log_probs} were asked for (capture.top_k)")
-        return answer
+                what = f"log-probs of {fewest} tokens where {sampling.num_log_probs} were asked for (capture.top_k)"
+                raise Trouble(what, "other", raw=_shortened(json.dumps(found, ensure_ascii=False)))
+        return replace(self._ended(answer, sampling), took=took)
 
-    async def post(self, dialect: Dialect, body: dict[str, Any]) -> dict[str, Any]:
-        """The answer's JSON. Raises Unreachable, Trouble, Refused, or ServerError where going on is useless."""
+    def _ended(self, answer: Answer, sampling: Sampling) -> Answer:
+        """With the model's own end, or none. Raises Trouble where something else ended it."""
+        if answer.finish_reason in BROKEN_OFF:
+            raise Trouble(f"it broke the answer off ({answer.finish_reason})", "unfinished", raw=_shortened(answer.text))
+        if answer.finish_reason != UNTOLD:
+            return answer
+        if set(answer.token_ids or ()) & set(sampling.stop_ids):
+            return replace(answer, finish_reason="stop")
+        cut = replace(answer, finish_reason="length")
+        if self.tells_reasons:
+            raise Trouble("it does not say why the answer ended", "unfinished", answer=cut)
+        return cut
+
+    def prompt_tokens(self, question: Question) -> int:
+        return len(question.prompt_ids) or sum(self.tokens_of(message["content"]) for message in question.messages)
+
+    async def post(self, body: dict[str, Any], took: Took) -> dict[str, Any]:
+        """The answer's JSON, which the dialect can read. Raises Unreachable, Trouble, Refused, or ServerError where going on is useless."""
         import httpx2
 
         data = json.dumps(body, ensure_ascii=False).encode()
-        self.spent.requests += 1
+        took.start = took.start or time.time()
+        self._count(took, Amount(requests=1))
         self.spent.at_once += 1
         self.spent.most_at_once = max(self.spent.most_at_once, self.spent.at_once)
         try:
-            response = await self.client.post(_join(self.url, dialect.path), content=data)
+            response = await self.client.post(_join(self.url, self.dialect.path), content=data)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Unreachable(str(error) or type(error).__name__) from None
         except httpx2.TimeoutException as error:
-            raise Trouble(f"no answer in time ({type(error).__name__})") from None
+            raise Trouble(f"no answer in time ({type(error).__name__})", "late") from None
         except httpx2.RequestError as error:
-            raise Trouble(f"the connection broke ({error or type(error).__name__})") from None
+            raise Trouble(f"the connection broke ({error or type(error).__name__})", "lost") from None
         finally:
             self.spent.at_once -= 1
-        self.spent.num_bytes += len(data) + len(response.content)
-        status = response.status_code
-        if status in FATAL:
-            raise ServerError(f"teacher.server: {self.url} {FATAL[status]} (status {status}): {self._words(response)}")
-        if status in AGAIN:
-            raise Trouble(f"status {status}: {self._words(response)}", _retry_after(response.headers))
-        if status >= 400:
-            raise Refused(f"status {status}: {self._words(response)}")
-        if 300 <= status < 400:  # not followed: it could lead the key anywhere
-            raise Trouble(f"status {status}: it sends on to {response.headers.get('location')}; name the server's own address")
+            took.end = time.time()
+        self._count(took, Amount(num_bytes=len(data) + len(response.content)))
         try:
-            found = response.json()
+            found = repaired(response.json()) if _LONE.search(response.text) else response.json()
         except ValueError:
-            raise Trouble(f"not JSON: {self._words(response)[:60]!r}") from None
+            found = None
+        prompt_tokens, answer_tokens = usage(found)
+        self._count(took, Amount(0, prompt_tokens, answer_tokens))
+        self._check_status(response, found)
+        words = self._words(response)
+        if found is None:
+            raise Trouble(f"not JSON: {words[:60]!r}", "broken", raw=self._raw(response))
         try:
-            dialect.read(found)
+            self.dialect.read(found)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise Trouble(f"an answer that is not what was asked for ({type(error).__name__} {error})") from None
+            if said := _said(found):  # an error with status 200
+                self._check_balance(200, said, words)
+                kind = "load" if _code(found) in LOAD else "other"
+                raise Trouble(f"an error for an answer: {words}", kind, raw=self._raw(response)) from None
+            what = f"an answer that is not what was asked for ({type(error).__name__} {error})"
+            raise Trouble(what, "other", raw=self._raw(response)) from None
         return found
+
+    def _check_status(self, response: Any, found: Any) -> None:
+        status, words = response.status_code, self._words(response)
+        if status < 300:
+            return
+        if status in (400, 403, 429):
+            self._check_balance(status, _said(found) if isinstance(found, dict) else words, words)
+        if status in FATAL:
+            kind = ServerError if status == 402 else Denied
+            raise kind(f"teacher.server: {self.url} {FATAL[status]} (status {status}): {words}")
+        if 300 <= status < 400:  # not followed: it could lead the key anywhere
+            where = f"it sends on to {response.headers.get('location')}; name the server's own address"
+            raise Trouble(f"status {status}: {where}", "other", raw=self._raw(response))
+        if status in LOAD or status >= 500:
+            kind = "load" if status in LOAD else "late" if status in LATE else "broken"
+            raise Trouble(f"status {status}: {words}", kind, wait=_retry_after(response.headers), raw=self._raw(response))
+        raise Refused(f"status {status}: {words}", self._raw(response))
+
+    def _check_balance(self, status: int, said: str, words: str) -> None:
+        if NO_BALANCE.search(said):
+            raise ServerError(f"teacher.server: {self.url} {FATAL[402]} (status {status}): {words}")
+
+    def _count(self, took: Took, amount: Amount) -> None:
+        if self.options is not None:
+            amount.cost = price(self.options, amount.prompt_tokens, amount.answer_tokens)
+        took.add(amount)
+        self.spent.mine.add(amount)
 
     async def is_back(self) -> bool:
         import httpx2
@@ -129,16 +191,69 @@ class Server:
             return False
         return True
 
-    def _words(self, response: Any) -> str:
-        """The start of what it said. Some servers repeat the key, and what they say is shown and written."""
+    async def is_well(self, sampling: Sampling) -> bool:
+        """Whether it answers what it answered when it was met: then it is a question that is at fault, and not the server."""
+        assert self.hello is not None
+        try:
+            await self.ask(self.hello, replace(sampling, max_new_tokens=2))
+        except Trouble as error:
+            return error.answer is not None
+        except (Refused, Unreachable):
+            return False
+        return True
+
+    def _masked(self, text: str) -> str:
+        """Some servers repeat the key, and what they say is shown and written."""
         key = self.client.headers.get("authorization", "").removeprefix("Bearer ")
-        text = response.text.replace(key, "***") if key else response.text
-        return " ".join(text.split())[:200]
+        return repaired(text.replace(key, "***") if key else text)
+
+    def _words(self, response: Any) -> str:
+        """The start of what it said."""
+        return " ".join(self._masked(response.text).split())[:200]
+
+    def _raw(self, response: Any) -> str:
+        return _shortened(self._masked(response.text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= RAW_LENGTH else f"{text[:RAW_LENGTH]} ... {len(text)} characters"
+
+
+def _said(found: dict[str, Any]) -> str:
+    """Code, kind and words of the error that the JSON holds, or nothing. Not all of it: some servers repeat the prompt."""
+    parts: list[Any] = []
+    error, base = found.get("error"), found.get("base_resp")  # MiniMax has the second
+    for place in (found, error, base):
+        if isinstance(place, dict):
+            parts += [place.get(name) for name in ("code", "type", "message", "status_msg")]
+    parts += [error] if isinstance(error, str) else []
+    return " ".join(str(part) for part in parts if part)
+
+
+def _code(found: dict[str, Any]) -> Any:
+    error = found.get("error")
+    return error.get("code") if isinstance(error, dict) else None
+
+
+def repaired(value: Any) -> Any:
+    """The same without half a character: a lone surrogate cannot be written, nor read by a tokenizer; U+FFFD says that it was there."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _LONE.search(value) else value
+    if isinstance(value, list):
+        return [repaired(part) for part in value]
+    if isinstance(value, dict):
+        return {repaired(name): repaired(part) for name, part in value.items()}
+    return value
 
 
 def _join(url: str, path: str) -> str:
-    """`http://host:8000` and `http://host:8000/v1` mean the same server."""
-    return f"{url.rstrip('/').removesuffix('/v1')}/{path}"
+    """A path with a version in it (/v1, /api/paas/v4, /v1beta/openai) is used as it is; else /v1 is added: `http://host:8000` and
+    `http://host:8000/v1` mean the same server. llama.cpp's own paths lie beside the version."""
+    base = url.rstrip("/")
+    has_version = re.search(r"/v\d\w*(/|$)", urlsplit(base).path) is not None
+    if path.startswith("v1/"):
+        return f"{base}/{path.removeprefix('v1/')}" if has_version else f"{base}/{path}"
+    return f"{re.sub(r'/v[0-9]+$', '', base) if has_version else base}/{path}"
 
 
 def _retry_after(headers: Any) -> float | None:
@@ -166,48 +281,3 @@ def key_from_environment(name: str | None) -> str | None:
     if not (key.isascii() and key.isprintable()):  # the HTTP library would refuse it, and quote it
         raise RecipeError(f"teacher.api_key_env: {name!r}: a key is printable ASCII, and this variable's value is not; set it again")
     return key
-
-
-async def connect(
-    url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None,
-    dialects: Sequence[Dialect] = DIALECTS, num_log_probs: int = 0,
-) -> Server:  # fmt: skip
-    """Find out what the server can do, by asking. `prompt_ids` = PROBE_TEXT in the model's own template; `spent`: where
-    its requests are counted, these among them; `num_log_probs`: what it must give with each token.
-
-    Raises MissingError if nothing answers, ServerError with the server's own words if every dialect is refused.
-    """
-    import httpx2
-
-    key = key_from_environment(api_key_env)
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    client = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(timeout, connect=20.0), limits=limits)
-    question = Question("probe", [{"role": "user", "content": PROBE_TEXT}], prompt_ids, 1)
-    sampling = Sampling(0.0, 1.0, 0, 2, num_log_probs=num_log_probs)
-    refusals = []
-    for dialect in dialects:
-        server = Server(url, model, dialect, client, spent or Spent())
-        try:
-            await server.ask(question, sampling)
-            return server
-        except (Refused, Trouble) as error:
-            refusals.append(f"{dialect.path}: {error}")
-        except Unreachable as error:
-            await client.aclose()
-            way_out = "does it speak http:// only?" if "SSL" in str(error) else "is the address right, and the server running?"
-            raise MissingError(f"teacher.server: {url}: nothing answers there ({error}); {way_out}") from None
-        except DistillError:
-            await client.aclose()
-            raise
-    await client.aclose()
-    way_out = ""
-    if num_log_probs:
-        way_out = (
-            f"; and for exact token ids with {num_log_probs} log-probs: lower capture.top_k to what it gives (vLLM: 20, or start it with "
-            "--max-logprobs), or set capture.from_server to false"
-        )
-    raise ServerError(
-        f"teacher.server: {url} answers nothing that can be used: {'; '.join(refusals)}. It was asked for the model {model!r}: "
-        f"where it goes by another name there, set teacher.server_model{way_out}"
-    )

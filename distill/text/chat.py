@@ -135,6 +135,17 @@ def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
     )
 
 
+def thinking_of(tokenizer: Any, thinking: bool | None) -> bool | None:
+    """The same setting for a model that need not have the teacher's switch: None where its template has none."""
+    if thinking is None:
+        return None
+    try:
+        thinking_switch(tokenizer, thinking)
+    except MismatchError:
+        return None
+    return thinking
+
+
 def prompt_text(tokenizer: Any, messages: Messages, *, thinking: bool | None = None, begin_answer: bool = True) -> str:
     """What the chat template writes for `messages`, as text; `begin_answer` adds what comes before the answer.
 
@@ -270,6 +281,36 @@ def without_reasoning(
     return [*(rest[: rest.index(end)] if end in rest else rest), end]
 
 
+def retold(recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str) -> tuple[list[int], list[int]]:
+    """(prompt ids, answer ids) of another model's answer in this tokenizer and by its chat template, with its end token: a
+    student with a tokenizer of its own learns after the very prompt that it will be asked with."""
+    options = recipe.generate
+    thinking = thinking_of(tokenizer, options.thinking)
+    before = prompt_ids(tokenizer, messages, system_prompt=options.system_prompt, thinking=thinking)
+    system = [] if options.system_prompt is None else [{"role": "system", "content": options.system_prompt}]
+    turns = [*system, *map(dict, messages)]
+    asked = prompt_text(tokenizer, turns, thinking=thinking)
+    end = end_of_turn(tokenizer, stop_ids(tokenizer, None))
+    if opens_thinking(tokenizer, before):
+        written = f"{reasoning}\n</think>\n\n{answer}" if reasoning else f"</think>\n\n{answer}"
+    elif reasoning:
+        written = f"<think>\n{reasoning}\n</think>\n\n{answer}"
+    else:  # some templates write an empty block, or a channel, before an answer
+        whole = prompt_text(tokenizer, [*turns, {"role": "assistant", "content": answer}], thinking=thinking, begin_answer=False)
+        written = whole.removeprefix(asked).partition(tokenizer.decode([end]))[0] if whole.startswith(asked) else ""
+        written = written.rstrip("\n") if answer in written else answer
+    # in one piece with the prompt: SentencePiece would put a space before an answer that stands alone
+    together = tokenizer(asked + written, add_special_tokens=False).input_ids
+    is_whole = together[: len(before)] == before
+    return before, [*(together[len(before) :] if is_whole else tokenizer(written, add_special_tokens=False).input_ids), end]
+
+
+def own_mark(tokenizer: Any, text: str) -> str | None:
+    """A special token of this tokenizer that a text of another model holds: it would become that token, and could end the answer."""
+    found = (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in THINK_TAGS)
+    return next((content for content in found if content in text), None)
+
+
 def _stripped(reasoning: str) -> str | None:
     return reasoning.strip() or None
 
@@ -314,6 +355,11 @@ def _end_of_turn(tokenizer: Any) -> list[int]:
 def fingerprint_of_template(tokenizer: Any) -> str:
     """32 hex characters over the chat template and the special tokens that it may write."""
     return digest(_template(tokenizer), canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()}))
+
+
+def fingerprint_of_format(tokenizer: Any) -> str:
+    """The same over the ids of a text and the chat template, but not over what the special tokens are called."""
+    return digest(fingerprint_of_tokenizer(tokenizer), _template(tokenizer))
 
 
 def fingerprint_of_tokenizer(tokenizer: Any) -> str:
@@ -365,5 +411,7 @@ def require_same_tokenizer(recipe: Recipe, teacher: Any, student: Any) -> None:
     if difference := same_tokenizer(teacher, student):
         raise MismatchError(
             f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have different "
-            f"tokenizers ({difference}); take a student of the teacher's family, or student.method: random"
+            f"tokenizers ({difference}), and capture.signal {recipe.capture.signal} is about the teacher's tokens: take a student of the "
+            "teacher's family, or student.method: random, or learn from its text alone: capture.signal=none train.soft_weight=0 "
+            "train.hard_weight=1"
         )

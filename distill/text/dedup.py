@@ -6,19 +6,26 @@ Numbers matter: two arithmetic problems that differ in a number are two problems
 
 import re
 from array import array
-from collections.abc import Hashable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from difflib import SequenceMatcher
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
 
 from distill.rows import digest
-from distill.text.words import folded, is_unspaced, words
+from distill.text.language import sentences
+from distill.text.words import folded, is_unspaced, ngrams, words
 
 NUM_PERMUTATIONS = 128
 _WORDS_A_SHINGLE, _CHARACTERS_A_SHINGLE = 3, 5
 # Texts made from one template can have thousands of near neighbours that are not duplicates; the likeliest are verified.
 _MAX_VERIFIED = 32
+_COMMON = 10  # a sentence in more prompts than that is their form, not their question
+_SPELLING = 0.8  # of two spellings of a word more than this is the same (difflib); "he" and "she" have just that
 _SPACE = re.compile(r"\s+")
+_DIGIT = re.compile(r"\d")
 
 
 def exact_key(text: str) -> str:
@@ -26,14 +33,57 @@ def exact_key(text: str) -> str:
     return digest(_SPACE.sub(" ", folded(text)).strip())
 
 
+def near_prompts(texts: Sequence[str], threshold: float, groups: Sequence[Hashable]) -> list[int | None]:
+    """For each prompt the index of the earlier prompt of its group that it repeats, or None.
+
+    Prompts about one passage, or under one long instruction, are alike as a whole and ask different things. So two repeat each
+    other if they are near duplicates as a whole, and the sentences that only one of them has are alike, too: misspelt at
+    most, or with so many character trigrams in common (Jaccard, `threshold`). White space, case, punctuation and typos do not tell
+    prompts apart; another word does in a short sentence, and not in a long one (at 0.9 in one of 150 letters); a sentence
+    more or less does. Sentences that many prompts have are left out of the first comparison: that keeps it linear.
+    """
+    common = Counter(piece for text in texts for piece in set(sentences(text)))
+    own = [" ".join(piece for piece in sentences(text) if common[piece] <= _COMMON) or text for text in texts]
+    del common
+    numbers = [tuple(u for u in words(t) if u[0].isdigit()) if _DIGIT.search(t) else () for t in texts]
+    return near_duplicates(
+        own, threshold, list(zip(groups, numbers, strict=True)), lambda a, b: _ask_the_same(texts[a], texts[b], threshold)
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=1024)  # prompts about one passage stand together
+def _sentences_of(text: str) -> dict[str, None]:
+    return dict.fromkeys(sentences(text))
+
+
+def _ask_the_same(a: str, b: str, threshold: float) -> bool:
+    """Whether the sentences that only one of the two has are alike."""
+    ours, theirs = _sentences_of(a), _sentences_of(b)
+    left, right = (words(" ".join(s for s in one if s not in other)) for one, other in ((ours, theirs), (theirs, ours)))
+    trigrams = [set(ngrams(" ".join(units), 3)) for units in (left, right)]
+    both = len(trigrams[0] & trigrams[1])
+    return both >= threshold * (len(trigrams[0]) + len(trigrams[1]) - both) or _differ_in_spelling(left, right)
+
+
+def _differ_in_spelling(left: Sequence[str], right: Sequence[str]) -> bool:
+    for kind, i, j, k, n in SequenceMatcher(None, left, right).get_opcodes():
+        if kind == "equal":
+            continue
+        if kind != "replace" or SequenceMatcher(None, "".join(left[i:j]), "".join(right[k:n])).ratio() <= _SPELLING:
+            return False
+    return True
+
+
 def near_duplicates(
-    texts: Sequence[str], threshold: float = 0.8, groups: Sequence[Hashable] | None = None
-) -> list[int | None]:
+    texts: Sequence[str], threshold: float = 0.8, groups: Sequence[Hashable] | None = None,
+    alike: Callable[[int, int], bool] | None = None,
+) -> list[int | None]:  # fmt: skip
     """For each text the index of the earlier text that it repeats, or None.
 
     Shingles are 3 words, or 5 characters where a script has no spaces. A text repeats an earlier one that was kept if
     the Jaccard similarity of their shingle sets is at least `threshold` and the numbers in both are the same, in the
-    same order; with `groups`, only within the same group. About 95 % of pairs at similarity 0.8 are found, 99.9 % at 0.9.
+    same order; with `groups`, only within the same group; with `alike`, only if that says so of their two indices. About 95 % of
+    pairs at similarity 0.8 are found, 99.9 % at 0.9.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in (0, 1]")
@@ -44,7 +94,7 @@ def near_duplicates(
     result: list[int | None] = []
     for index, bands in enumerate(bands_NB.tolist()):
         near = _members([buckets[band] for band in bands if band in buckets], index)
-        original = _first_repeated(index, near, threshold, signatures_NP, hashes, offsets)
+        original = _first_repeated(index, near, threshold, signatures_NP, hashes, offsets, alike)
         result.append(original)
         if original is None:
             for band in bands:
@@ -64,8 +114,9 @@ def _members(buckets: list["array[int]"], end: int) -> np.ndarray:
 
 
 def _first_repeated(
-    index: int, candidates: np.ndarray, threshold: float, signatures_NP: np.ndarray, hashes: np.ndarray, offsets: np.ndarray
-) -> int | None:
+    index: int, candidates: np.ndarray, threshold: float, signatures_NP: np.ndarray, hashes: np.ndarray, offsets: np.ndarray,
+    alike: Callable[[int, int], bool] | None,
+) -> int | None:  # fmt: skip
     if not len(candidates):
         return None
     if len(candidates) > _MAX_VERIFIED:
@@ -75,7 +126,7 @@ def _first_repeated(
     for other in candidates.tolist():
         theirs = set(hashes[offsets[other] : offsets[other + 1]].tolist())
         common = len(mine & theirs)
-        if common >= threshold * (len(mine) + len(theirs) - common):
+        if common >= threshold * (len(mine) + len(theirs) - common) and (alike is None or alike(index, other)):
             return other
     return None
 

@@ -16,13 +16,13 @@ import numpy as np
 from distill.text.contamination import EvalIndex
 from distill.text.dedup import near_duplicates
 from distill.text.identity import identity
-from distill.text.language import base_code, wrong_language
+from distill.text.language import base_code, wrong_language, wrong_reasoning_language
 from distill.text.translation import wrong_translation
 from distill.text.words import APOSTROPHES, folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "refusal", "no_refusal", "identity",
-    "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
+    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "wrong_reasoning_language", "refusal",
+    "no_refusal", "identity", "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
 )  # fmt: skip
 VERIFIED = (None, "contaminated", "duplicate", "judge", "not_shortest")  # what an answer may be that passed the verifier
 LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
@@ -63,7 +63,8 @@ def judge(
         or bad_length(c.answer_text, min_characters, max_characters)
         or long_reasoning(c.num_reasoning_tokens, max_reasoning_tokens)
         or _in_either(loop, c)
-        or _named("wrong_language", wrong_language(c.answer_text, c.language, languages))
+        or _named("wrong_language", wrong_language(c.answer_text, c.language, languages, c.prompt))
+        or _named("wrong_reasoning_language", wrong_reasoning_language(c.reasoning or "", c.language, languages, c.prompt))
         or wrong_refusal(c)
         or _in_either(identity, c)
         or bad_format(c.answer_text)
@@ -119,13 +120,29 @@ def pass_rates(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -
 
 def long_reasoning_warning(num_long: int, num_kept: int, max_reasoning_tokens: int) -> str | None:
     """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
-    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them."""
+    Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them.
+
+    A warning, no error: once the answers are paid for, another `think` sorts them anew for nothing. `probe` and `--estimate` say
+    it before (long_reasoning_ahead).
+    """
     if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
         return None
     return (
         f"{num_long:,} of {num_kept:,} samples have more than {max_reasoning_tokens:,} tokens of reasoning; a student of up to 3B "
         f"parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
     )
+
+
+def long_reasoning_ahead(
+    candidates: Sequence[Candidate], reasons: Sequence[str | None], num_wanted: int, max_reasoning_tokens: int
+) -> str | None:
+    """The same warning of `num_wanted` answers that will be like these, or None."""
+    kept = [c for c, reason in zip(candidates, reasons, strict=True) if reason is None]
+    num_long = sum(c.num_reasoning_tokens > max_reasoning_tokens for c in kept)
+    if num_long * num_wanted >= LONG_ENOUGH * len(candidates):
+        return None
+    warning = long_reasoning_warning(num_long, len(kept), max_reasoning_tokens)
+    return warning and f"too much long reasoning, if all are like these: {warning}"
 
 
 def _named(name: str, detail: str | None) -> str | None:

@@ -55,9 +55,10 @@ def asking(recipe: Recipe) -> Recipe:
     assert options.judge_model is not None
     teacher = Teacher(
         model=f"judge/{options.judge_model}", server=options.judge_server, server_model=options.judge_model,
-        api_key_env=options.judge_api_key_env,
+        api_key_env=options.judge_api_key_env, server_gives=recipe.teacher.server_gives,
     )  # fmt: skip
     greedy["thinking"] = None  # a switch of the teacher's own template
+    greedy |= {"price_prompt": options.judge_price_prompt, "price_answer": options.judge_price_answer}
     return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher, "capture": Capture()})
 
 

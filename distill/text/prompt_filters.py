@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 
 from distill.text.contamination import EvalIndex
-from distill.text.dedup import exact_key, near_duplicates
+from distill.text.dedup import exact_key, near_prompts
 from distill.text.language import wrong_language
+from distill.text.samples import Prompt
 
 PROMPT_REASONS = (
     "empty_prompt", "broken_prompt", "prompt_too_long", "duplicate_prompt", "wrong_prompt_language", "near_duplicate_prompt",
@@ -17,28 +18,36 @@ _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]"
 
 
 def judge_prompts(
-    prompts: Sequence[str], *, expected: Sequence[str | None] | None = None, languages: Sequence[str] = (),
-    eval_index: EvalIndex | None = None, max_characters: int = 20_000, near_duplicate: float | None = None,
+    prompts: Sequence[Prompt], *, languages: Sequence[str] = (), eval_index: EvalIndex | None = None,
+    max_characters: int = 20_000, near_duplicate: float | None = None,
 ) -> list[str | None]:  # fmt: skip
     """For each prompt why it is not worth asking, or None.
 
-    `expected`: the language each must be in (None: any), told apart from `languages`. Of prompts that repeat each other
-    (Jaccard similarity from `near_duplicate` on, with the same numbers) the first stays.
+    What the user says must be in the prompt's language, told apart from `languages`, where the prompt is to be checked: a system
+    message is often English. Of prompts that repeat each other under the same system message (near_prompts, from `near_duplicate`
+    on) the first stays.
     """
     first: dict[str, int] = {}
-    reasons = [_alone(prompt, index, first, max_characters) for index, prompt in enumerate(prompts)]
-    for index, language in enumerate(expected or ()):
-        if reasons[index] is None and language is not None and (why := wrong_language(prompts[index], language, languages)):
-            reasons[index] = f"wrong_prompt_language: {why}"
+    texts = [p.whole_text for p in prompts]
+    reasons = [_alone(text, index, first, max_characters) for index, text in enumerate(texts)]
+    for index, prompt in enumerate(prompts):
+        if reasons[index] is None and prompt.check_language:
+            reasons[index] = _named("wrong_prompt_language", wrong_language(prompt.said_by("user"), prompt.language, languages))
     if near_duplicate is not None:
         good = [index for index, reason in enumerate(reasons) if reason is None]
-        for place, original in enumerate(near_duplicates([prompts[i] for i in good], near_duplicate)):
+        systems = [exact_key(prompts[i].said_by("system")) for i in good]
+        found = near_prompts([prompts[i].said_by("user", "assistant") for i in good], near_duplicate, systems)
+        for index, original in zip(good, found, strict=True):
             if original is not None:
-                reasons[good[place]] = f"near_duplicate_prompt: nearly prompt {good[original]}"
-    for index, prompt in enumerate(prompts):
-        if reasons[index] is None and eval_index is not None and (hit := eval_index.hit(prompt)):
-            reasons[index] = f"contaminated: {hit}"
+                reasons[index] = f"near_duplicate_prompt: nearly prompt {good[original]}"
+    for index, text in enumerate(texts):
+        if reasons[index] is None and eval_index is not None:
+            reasons[index] = _named("contaminated", eval_index.hit(text))
     return reasons
+
+
+def _named(name: str, detail: str | None) -> str | None:
+    return None if detail is None else f"{name}: {detail}"
 
 
 def _alone(prompt: str, index: int, first: dict[str, int], max_characters: int) -> str | None:

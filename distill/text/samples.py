@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.rows import Row, canonical_json, digest, read_jsonl
 from distill.schema import Source
+from distill.sections import Generate
 from distill.text import translation
 from distill.text.sources import rows
 
@@ -42,9 +43,13 @@ class Prompt:
         """What the user says last."""
         return self.messages[-1]["content"]
 
+    def said_by(self, *roles: str) -> str:
+        """What system, user or assistant say in it."""
+        return "\n".join(m["content"] for m in self.messages if m["role"] in roles)
+
     @property
     def whole_text(self) -> str:
-        return "\n".join(m["content"] for m in self.messages)
+        return self.said_by("system", "user", "assistant")
 
     def row(self) -> Row:
         return {
@@ -190,7 +195,7 @@ def split_prompts(recipe: Recipe, skipped: Counter[str] | None = None) -> tuple[
     checked = recipe.generate.task is not None
     written = [source for source in recipe.generate.prompts if source.expand is None]
     prompts = read_prompts(recipe, "generate.prompts", written, needs_reference=checked, skipped=skipped)
-    if recipe.generate.shares is None:
+    if recipe.generate.mix is None:
         prompts = prompts[: recipe.generate.num_prompts]
     if recipe.evaluate.prompts is not None:
         held_out = read_prompts(recipe, "evaluate.prompts", recipe.evaluate.prompts, needs_reference=checked)
@@ -210,20 +215,31 @@ def split_prompts(recipe: Recipe, skipped: Counter[str] | None = None) -> tuple[
     return [p for p in prompts if p.id not in ids], outside
 
 
-def by_shares(prompts: list[Prompt], shares: Mapping[str, float], num: int | None) -> list[Prompt]:
-    """The first prompts of each language, as many as its share of the whole; the whole is `num`, or less where a
-    language has too few. Raises DataError for a language without prompts."""
-    have = Counter(p.language for p in prompts)
-    if missing := [language for language in shares if not have[language]]:
-        raise DataError(f"generate.shares: {missing[0]}: no usable prompt in that language; add some, or take it out")
+def mixed(options: Generate, prompts: list[Prompt]) -> list[Prompt]:
+    """The first prompts of each language, or source, as many as its share of the whole; all, where no shares are given."""
+    if options.mix is None:
+        return prompts
+    kind, shares = options.mix
+    return by_shares(prompts, shares, options.num_prompts, kind)
+
+
+def by_shares(
+    prompts: list[Prompt], shares: Mapping[str, float], num: int | None, kind: Literal["language", "source"] = "language"
+) -> list[Prompt]:
+    """The first prompts of each `kind`, as many as its share of the whole; the whole is `num`, or less where one has too few.
+    Raises DataError for one without prompts."""
+    have = Counter(getattr(p, kind) for p in prompts)
+    if missing := [name for name in shares if not have[name]]:
+        where = "generate.shares" if kind == "language" else "generate.prompts: share"
+        raise DataError(f"{where}: {missing[0]}: no usable prompt in that {kind}; add some, or take it out")
     # the epsilon forgives 0.1 + 0.2 in the shares: 30 prompts are 0.3 of 100, not of 99
-    whole = min(int(have[language] / share + 1e-6) for language, share in shares.items())
+    whole = min(int(have[name] / share + 1e-6) for name, share in shares.items())
     whole = whole if num is None else min(whole, num)
-    left = {language: max(1, round(share * whole)) for language, share in shares.items()}
+    left = {name: max(1, round(share * whole)) for name, share in shares.items()}
     chosen = []
     for prompt in prompts:
-        if left[prompt.language] > 0:
-            left[prompt.language] -= 1
+        if left[getattr(prompt, kind)] > 0:
+            left[getattr(prompt, kind)] -= 1
             chosen.append(prompt)
     return chosen
 

@@ -29,7 +29,7 @@ from distill.training.batches import collate
 Round = Callable[[Tensor], Tensor]  # a latent weight to the one that the file will hold
 
 BATCH_TOKENS = 2048
-POOL_VALUES = 128 << 20  # float32 numbers of the 16-bit student's hidden states: 512 MiB
+POOL_VALUES = 256 << 20  # numbers of the 16-bit student's hidden states, 16 bits each: 512 MiB
 REFRESH_EVERY = 4  # steps between roundings; meanwhile the rounding error stays (half the time, little lost)
 WARMUP_SHARE = 0.05
 MAX_GRAD_NORM = 1.0
@@ -63,14 +63,16 @@ def recover(
     whole_VH = head.weight.detach()[:vocab_size].clone()  # stays as it is when the head is trained
     parameters = dict(model.named_parameters())
     rounded = {parameters[name]: function for name, function in roundings.items()}
+    for parameter in parameters.values():  # what is not rounded stays as it is, and its gradient clips nothing
+        parameter.requires_grad_(parameter in rounded)
     latent = _Latent(rounded)
-    peaks = {p: plan.learning_rate * latent.rms_error(p) for p in rounded}  # what is not rounded stays as it is
+    peaks = {p: plan.learning_rate * latent.rms_error(p) for p in rounded}
     optimizer = torch.optim.AdamW([{"params": [p]} for p in peaks], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     losses = []
     with Progress(label, plan.num_steps, "steps") as bar:
         for step, batch in zip(range(plan.num_steps), _batches(pool, plan.seed), strict=False):
             rows = collate([[(pool[i].ids, pool[i].answer_start)] for i in batch], pad_id).to(model.device)
-            teacher = HeadTargets(torch.cat([hidden[i] for i in batch]).to(model.device), whole_VH, head.scale, head.softcap)
+            teacher = HeadTargets(torch.cat([hidden[i] for i in batch]).to(model.device, torch.float32), whole_VH, head.scale, head.softcap)
             with latent.as_in_the_file(refresh=step % REFRESH_EVERY == 0):
                 states_BTH = model.base_model(
                     input_ids=rows.input_ids_BT, position_ids=rows.position_ids_BT, use_cache=False
@@ -81,7 +83,7 @@ def recover(
                 )  # fmt: skip
                 (loss / len(rows.labels_N)).backward()
             losses.append(float(loss.detach()) / len(rows.labels_N))
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters.values(), MAX_GRAD_NORM))
+            norm = float(torch.nn.utils.clip_grad_norm_(rounded, MAX_GRAD_NORM))
             if not (math.isfinite(losses[-1]) and math.isfinite(norm)):
                 raise TrainingError(
                     f"{label}, step {step + 1}: loss {losses[-1]}, gradient norm {norm}: not finite; lower quantize.recover_learning_rate"
@@ -137,15 +139,21 @@ def _pool(
     pool: list[TokenSequence] = []
     room = min(POOL_VALUES // model.config.get_text_config().hidden_size, num_steps * BATCH_TOKENS)
     for s in sequences:
-        if room < len(s.ids) and pool:
+        if room < s.num_answer_tokens and pool:
             break
-        room -= len(s.ids)
+        room -= s.num_answer_tokens
         pool.append(s)
     hidden: dict[int, Tensor] = {}
     for batch in batches_by_length([len(s.ids) for s in pool], BATCH_TOKENS):
         states = answer_hidden_states(model, [pool[i] for i in batch], pad_id)
-        hidden |= {i: h.float().cpu() for i, h in zip(batch, states, strict=True)}
+        hidden |= {i: _compact(h.cpu()) for i, h in zip(batch, states, strict=True)}
     return pool, [hidden[i] for i in range(len(pool))]
+
+
+def _compact(hidden_TH: Tensor) -> Tensor:
+    """In float16, whose rounding is far below what is to be won back; as they are where a number is too large for it."""
+    half_TH = hidden_TH.half()
+    return half_TH if half_TH.isfinite().all() else hidden_TH
 
 
 def _batches(pool: Sequence[TokenSequence], seed: int) -> Iterator[list[int]]:

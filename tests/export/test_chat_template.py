@@ -113,3 +113,10 @@ def test_a_template_that_cannot_be_fixed_is_refused(tmp_path: Path) -> None:
     tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}A{% endif %}{% if thinking %}B{% endif %}"
     with pytest.raises(MismatchError, match=r"student: its chat template cannot be fixed.*writes 'hiAB' instead of 'hiA'"):
         chat_template.require_same(tokenizer, options(True))
+
+
+def test_a_student_without_the_teachers_switch_keeps_its_template(tmp_path: Path) -> None:
+    """Where it learns from text alone, its template is its own."""
+    tokenizer = load.load_tokenizer(str(shutil.copytree(TEACHER, tmp_path / "student")))
+    written = chat_template.require_same(tokenizer, options(False))
+    assert written.removeprefix(chat_template.MARK) == chat.dated(tokenizer.chat_template)

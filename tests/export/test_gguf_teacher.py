@@ -10,6 +10,7 @@ from distill import capture, evaluate, generate, interrupts, plan
 from distill.errors import MismatchError, MissingError, RecipeError, Stopped
 from distill.export.gguf import write_gguf
 from distill.export.llama_model import LlamaModel
+from distill.models import load
 from distill.processes import Processes
 from distill.progress import Progress
 from distill.recipe import load_recipe
@@ -17,7 +18,7 @@ from distill.rows import read_row_logs
 from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore
 from distill.teachers.requests import request_maker
-from distill.text import chat
+from distill.teachers.tokenizers import Tokenizers
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 FEW = ["generate.num_prompts=24", "generate.max_new_tokens=48", "teacher.batch_tokens=500", "evaluate.num_examples=4"]
@@ -86,7 +87,7 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
 
 
 def test_another_file_is_another_teacher(tmp_path, file):
-    tokenizer = generate.load.load_tokenizer(str(TEACHER))
+    tokenizer = load.load_tokenizer(str(TEACHER))
     prompts, _ = generate.split_prompts(recipe_of(tmp_path, None))
     keys = {request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key for f in (None, *file.values())}
     assert len(keys) == 3
@@ -99,11 +100,11 @@ def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
     for source in (file["f32"], None):
         recipe = recipe_of(tmp_path, source, "evaluate.max_new_tokens=32")
         prompts = generate.split_prompts(recipe)[1]
-        tokenizer = generate.load.load_tokenizer(str(TEACHER))
-        ids = [chat.prompt_ids(tokenizer, list(p.messages)) for p in prompts]
+        tokenizer = load.load_tokenizer(str(TEACHER))
+        sitting = evaluate.Sitting(recipe, tmp_path, tmp_path, str(TEACHER), prompts, Tokenizers(tokenizer, tokenizer))
         (tmp_path / "teacher.json").unlink(missing_ok=True)  # the answers stay: both are scored on the same
         with Progress("evaluate", len(prompts), "answers", shown=False) as bar:
-            exam = evaluate._teacher(recipe, tmp_path, str(TEACHER), prompts, ids, tokenizer, bar)
+            exam = evaluate._teacher(sitting, bar)
         assert any(exam.teacher_ids)
         found.append(json.loads((tmp_path / "teacher.json").read_text()))
     ours, theirs = found

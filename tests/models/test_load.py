@@ -79,6 +79,17 @@ def test_a_folder_without_a_tokenizer_has_none(folder):
         load.load_tokenizer(str(folder))
 
 
+@pytest.mark.parametrize("code", [False, True])
+def test_a_tokenizer_that_only_foreign_code_can_read_is_said_with_the_ways_out(tmp_path, code):
+    """What Kimi K2's repository holds; none of its code is run to find out."""
+    (tmp_path / "tiktoken.model").write_text("IQ== 0\n")
+    names = {"tokenizer_class": "TikTokenTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    (tmp_path / "tokenization_kimi.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(MismatchError, match=r"tiktoken\.model.* no tokenizer\.json.*teacher\.server_gives=text.*TikTokenConverter"):
+        load.load_tokenizer(str(tmp_path), trust_remote_code=code)
+
+
 def test_a_hub_id_without_network_says_what_to_do():
     with pytest.raises(MissingError, match=r"neither a folder .* nor in the hub cache"):
         load.local_folder("nobody/nothing-of-this-name")

@@ -8,8 +8,10 @@ import pytest
 
 from distill.errors import MissingError, RecipeError, ServerError
 from distill.sections import Generate
+from distill.teachers.connect import connect
 from distill.teachers.dialects import Chat, Completions, LlamaCpp, Question, Sampling
-from distill.teachers.server import Spent, _join, _retry_after, connect
+from distill.teachers.server import _join, _retry_after
+from distill.teachers.spent import Amount, Spent
 
 PROMPT = [1, 2, 3]
 QUESTION = Question("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
@@ -17,7 +19,8 @@ QUESTION = Question("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
 
 def connected(url, **more):
     async def go():
-        server = await connect(url, "m", api_key_env=more.pop("api_key_env", None), timeout=5.0, prompt_ids=PROMPT)
+        given = {"api_key_env": None, "timeout": 5.0, "prompt_ids": PROMPT, "first_delay": 0.01, **more}
+        server = await connect(url, "m", **given)
         await server.client.aclose()
         return server
 
@@ -48,13 +51,14 @@ def test_a_server_that_refuses_everything_is_quoted(proxy):
         connected(proxy.url)
 
 
-@pytest.mark.parametrize("status", ["401", "402", "403"])
-def test_a_refused_key_stops_at_once_and_is_not_shown(proxy, status, monkeypatch):
+@pytest.mark.parametrize("status, tries", [("401", 3), ("402", 1), ("403", 3)])
+def test_a_refused_key_stops_and_is_not_shown(proxy, status, tries, monkeypatch):
+    """Many say 401 or 403 of a path that they do not have: only every path tells."""
     monkeypatch.setenv("SOME_KEY", "secret-123")
     proxy.trouble = lambda number, path: status
     with pytest.raises(ServerError) as error:
         connected(proxy.url, api_key_env="SOME_KEY")
-    assert status in str(error.value) and "secret-123" not in str(error.value) and len(proxy.asked) == 1
+    assert status in str(error.value) and "secret-123" not in str(error.value) and len(proxy.asked) == tries
     assert proxy.headers[0]["Authorization"] == "Bearer secret-123"
 
 
@@ -106,6 +110,12 @@ def test_https_of_a_server_that_speaks_http_only(proxy):
         ("http://h:1/v1/", "v1/completions", "http://h:1/v1/completions"),
         ("https://h/api/v1", "v1/models", "https://h/api/v1/models"),
         ("http://h:1/v1", "completion", "http://h:1/completion"),
+        ("https://open.bigmodel.cn/api/paas/v4", "v1/chat/completions", "https://open.bigmodel.cn/api/paas/v4/chat/completions"),
+        ("https://qianfan.baidubce.com/v2/", "v1/chat/completions", "https://qianfan.baidubce.com/v2/chat/completions"),
+        ("https://h/compatible-mode/v1", "v1/models", "https://h/compatible-mode/v1/models"),
+        ("https://h/v1beta/openai", "v1/models", "https://h/v1beta/openai/models"),
+        ("https://v1.h/prefix", "v1/models", "https://v1.h/prefix/v1/models"),
+        ("http://h:1", "completion", "http://h:1/completion"),
     ],
 )
 def test_urls(url, path, joined):
@@ -151,17 +161,30 @@ def test_answers_of_vllm():
 
 
 def test_every_limit_is_named_when_it_is_reached():
-    spent = Spent(requests=10, prompt_tokens=2_000_000, answer_tokens=1_000_000, num_bytes=5_000_000)
+    spent = Spent(mine=Amount(10, 2_000_000, 1_000_000, 5_000_000, 3.0))
+
     def options(**limits):
         return Generate(prompts="p.jsonl", price_prompt=0.5, price_answer=2.0, **limits)
 
-    assert spent.reached(options()) is None
-    assert spent.cost(options()) == 3.0
+    one_more = spent.need(options(), 100, 1000)
+    assert one_more == Amount(1, 100, 1000, 500_000, 0.00205)
+    assert spent.full(options(), one_more) is None
     for name, limit in [("max_requests", 10), ("max_tokens", 3_000_000), ("max_cost", 3.0), ("max_megabytes", 5.0)]:
-        assert (spent.reached(options(**{name: limit})) or "").startswith(f"{name} (")
-        assert spent.reached(options(**{name: limit + 1})) is None
+        assert (spent.full(options(**{name: limit}), one_more) or "").startswith(f"{name} (")
+        assert spent.full(options(**{name: limit + 1}), one_more) is None or name == "max_tokens"
     spent.started -= 7200
-    assert (spent.reached(options(max_hours=2)) or "").startswith("max_hours")
+    assert (spent.full(options(max_hours=2), one_more) or "").startswith("max_hours")
+
+
+def test_one_more_must_fit_beside_those_under_way():
+    spent, options = Spent(mine=Amount(2, 100, 300)), Generate(prompts="p.jsonl", max_tokens=1000)
+    need = spent.need(options, 50, 200)
+    assert spent.fits(options, need)
+    spent.under_way.add(need)
+    assert spent.fits(options, need), "100 + 300 + 250 + 250"
+    spent.under_way.add(need)
+    assert not spent.fits(options, need) and spent.full(options, need) is None, "it may when those are back"
+    assert spent.full(options, Amount(1, 50, 600)) == "max_tokens (400 of 1000, and one more answer may take 650)"
 
 
 def test_log_probs_of_llama_cpp_belong_to_their_tokens():
@@ -186,8 +209,9 @@ def test_log_probs_of_vllm():
 def test_a_server_that_gives_no_log_probs_is_refused_and_quoted(proxy):
     async def go(num):
         return await connect(
-            proxy.url, "m", api_key_env=None, timeout=5.0, prompt_ids=PROMPT, dialects=(Completions, LlamaCpp), num_log_probs=num
-        )
+            proxy.url, "m", api_key_env=None, timeout=5.0, prompt_ids=PROMPT, dialects=(Completions, LlamaCpp),
+            sampling=Sampling(0.0, 1.0, 0, 24, num_log_probs=num),
+        )  # fmt: skip
 
     server = asyncio.run(go(20))
     assert server.dialect is LlamaCpp and proxy.asked[-1]["n_probs"] == 20

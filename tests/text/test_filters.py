@@ -8,6 +8,7 @@ from distill.text import filters
 from distill.text.contamination import EvalIndex
 from distill.text.filters import Candidate, identity, judge, judge_all, loop, refusal
 from distill.text.prompt_filters import PROMPT_REASONS, judge_prompts
+from distill.text.samples import Prompt
 
 GOOD = Candidate(
     prompt="Amina has 4 bags with 12 mangoes each. How many mangoes does she have?", prompt_id="p1",
@@ -37,6 +38,7 @@ CASES = {
     "long_reasoning": replace(GOOD, reasoning="Let me count again.", num_reasoning_tokens=101),
     "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
     "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
+    "wrong_reasoning_language": replace(GOOD, reasoning="四个袋子，每个袋子有十二个芒果，所以一共有四十八个芒果。"),
     "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
     "no_refusal": replace(GOOD, refusals="require"),
     "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
@@ -111,10 +113,12 @@ def test_tables_and_lists_are_no_loops(text):
     assert loop(text) is None
 
 
-def test_the_reasoning_is_checked_for_loops_and_identity_but_not_for_its_language():
+def test_the_reasoning_is_checked_for_loops_identity_and_language():
     assert reason_of(replace(GOOD, reasoning="等等，" * 200)) == "loop"
-    assert reason_of(replace(GOOD, reasoning="我是通义千问，我要计算芒果的数量。")) == "identity"
-    assert reason_of(replace(GOOD, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) is None
+    assert reason_of(replace(GOOD, reasoning="I am Qwen, so I shall count the mangoes first.")) == "identity"
+    swahili = replace(GOOD, language="sw", answer_text="Ana mifuko minne yenye maembe kumi na mawili, kwa hiyo ana maembe 48.")
+    assert reason_of(replace(swahili, reasoning="Four bags with twelve mangoes each are forty-eight mangoes.")) is None
+    assert reason_of(replace(swahili, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) == "wrong_reasoning_language"
 
 
 REFUSALS = {
@@ -276,13 +280,18 @@ def test_the_pass_rate_is_the_share_that_was_verified_whatever_came_after():
     assert {r for r in filters.VERIFIED if r} == set(filters.REASONS[filters.REASONS.index("wrong_answer") + 1 :])
 
 
+def prompts_of(*texts: str, language: str = "en", system: str | None = None) -> list[Prompt]:
+    before = ({"role": "system", "content": system},) if system else ()
+    return [Prompt((*before, {"role": "user", "content": text}), language) for text in texts]
+
+
 def test_prompts_are_judged_before_they_cost_anything():
-    prompts = ["How many goats?", " ", "how  many goats?", "bad \x07 bell", "x" * 60, EVAL_ITEM, "عدد الماعز؟\n\tok"]
-    reasons = judge_prompts(prompts, eval_index=EvalIndex([EVAL_ITEM]), max_characters=120)
+    prompts = ["How many goats?", " ", "how  many goats?", "bad \x07 bell", "x" * 60, EVAL_ITEM, "How\n\tthen?"]
+    reasons = judge_prompts(prompts_of(*prompts), eval_index=EvalIndex([EVAL_ITEM]), max_characters=120)
     assert [reason and reason.partition(":")[0] for reason in reasons] == [
         None, "empty_prompt", "duplicate_prompt", "broken_prompt", None, "contaminated", None,
     ]  # fmt: skip
-    assert judge_prompts(["x" * 60], max_characters=50) == ["prompt_too_long: 60 characters, at most 50"]
+    assert judge_prompts(prompts_of("x" * 60), max_characters=50) == ["prompt_too_long: 60 characters, at most 50"]
     assert reasons[2] == "duplicate_prompt: same as prompt 0"
     assert all(reason is None or reason.partition(":")[0] in PROMPT_REASONS for reason in reasons)
 
@@ -290,3 +299,68 @@ def test_prompts_are_judged_before_they_cost_anything():
 def test_a_swahili_refusal_list_does_not_fire_on_an_ordinary_answer():
     answer = "Ana mifuko minne na kila mmoja una maembe kumi na mawili, kwa hiyo ana maembe 48."
     assert judge(replace(GOOD, language="sw", answer_text=answer), languages=["en", "sw"], grade=graded) is None
+
+
+PASSAGE = " ".join(
+    f"In the {name} the farmers of the valley {verb}, and the traders who came by boat {other} before they went home across the lake."
+    for name, verb, other in [
+        ("spring", "mended their nets", "sold them salt"), ("early summer", "planted beans", "bought the last maize"),
+        ("late summer", "fed the goats", "rested for a week"), ("autumn", "dried the fish", "paid with cloth"),
+        ("winter", "told long stories", "stayed away"), ("dry years", "walked to the river", "brought water in barrels"),
+        ("wet years", "built walls of stone", "could not land"), ("old days", "had no boats at all", "came on foot"),
+        ("last century", "began to count the fish", "kept books"), ("present", "send their children to school", "carry the teachers"),
+    ]
+)  # fmt: skip
+ABOUT_IT = [
+    "What did the farmers do in spring?", "Why could the traders not land in wet years?", "Who carries the teachers across the lake?",
+    "What did the traders sell in spring?",
+]  # fmt: skip
+
+
+def names(reasons: list[str | None]) -> list[str | None]:
+    return [reason and reason.partition(":")[0] for reason in reasons]
+
+
+@pytest.mark.parametrize("form", ["{passage}\n\n{question}", "{question} {passage}", "Text: {passage} Question: {question} Answer:"])
+def test_questions_about_one_passage_are_not_duplicates_of_each_other(form):
+    asked = prompts_of(*(form.format(passage=PASSAGE, question=question) for question in ABOUT_IT))
+    assert judge_prompts(asked, near_duplicate=0.9) == [None] * 4
+    assert judge_prompts(asked, near_duplicate=0.7) == [None] * 4
+
+
+def test_prompts_that_say_the_same_are_still_duplicates_with_a_long_context():
+    first = f"{PASSAGE} {ABOUT_IT[0]}"
+    again = [
+        first.replace("spring?", "Spring ?\n"), first.replace("mended", "mennded"), first.replace("farmers do", "farmres do"),
+        first.replace("barrels", "barels").replace("teachers", "techers"), first.replace("across the lake", "acros the lake", 1),
+    ]  # fmt: skip
+    asked = prompts_of(first, *again, language="en")
+    assert names(judge_prompts(asked, near_duplicate=0.9)) == [None, *["near_duplicate_prompt"] * len(again)]
+    stayed = "who came by boat and stayed for the night and slept under the trees of the shore " * 3
+    ends = [f"The traders {stayed} sold {what}." for what in ("salt", "rice")] + ["They sold salt.", "They sold rice."]
+    asked = prompts_of(*(f"{PASSAGE} {end}" for end in ends))
+    assert names(judge_prompts(asked, near_duplicate=0.9)) == [None, "near_duplicate_prompt", None, None]
+
+
+def test_a_shared_system_message_makes_no_duplicates_and_another_one_another_prompt():
+    asked = prompts_of(*ABOUT_IT, system=PASSAGE)
+    assert judge_prompts(asked, near_duplicate=0.7) == [None] * 4
+    other = prompts_of(ABOUT_IT[0] + " " + PASSAGE, system="Answer a child.") + prompts_of(ABOUT_IT[0] + " " + PASSAGE)
+    assert judge_prompts(other, near_duplicate=0.7) == [None, None]
+
+
+def test_many_prompts_of_one_form_are_compared_by_what_is_theirs():
+    """A sentence that many have is not compared, but numbers in it count."""
+    towns = ["Kisumu", "Arusha", "Kitale", "Mwanza", "Lindi", "Moshi", "Tanga", "Nakuru", "Eldoret", "Iringa", "Mbeya", "Songea"]
+    texts = [f"{PASSAGE} Which of them came from {town}?" for town in towns]
+    found = judge_prompts(prompts_of(*texts, texts[3].replace("Which", "which"), texts[3] + " Choose 1.", texts[3] + " Choose 2."),
+                          near_duplicate=0.9)  # fmt: skip
+    assert names(found) == [None] * 12 + ["duplicate_prompt", None, None]
+
+
+def test_the_language_of_a_prompt_is_that_of_its_user():
+    question = "Mkulima ana mbuzi ishirini na wanne, anauza saba sokoni. Ana mbuzi wangapi sasa?"
+    (asked,) = prompts_of(question, language="sw", system="You are a helpful assistant of farmers. Answer in short sentences. " * 3)
+    assert judge_prompts([asked], languages=["sw"]) == [None]
+    (asked,) = prompts_of("How many goats does the farmer have now?", language="sw", system=question)
+    assert names(judge_prompts([asked], languages=["sw"])) == ["wrong_prompt_language"]

@@ -3,15 +3,19 @@
 import json
 import unicodedata
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import yaml
+from run_helpers import ROOT
 
+from distill import generate
 from distill.errors import DataError, MissingError, RecipeError
 from distill.recipe import load_recipe
 from distill.rows import write_jsonl
 from distill.text import sources
 from distill.text.prompt_filters import judge_prompts
-from distill.text.samples import by_shares, read_prompts, split_prompts
+from distill.text.samples import Prompt, by_shares, mixed, read_prompts, split_prompts
 from distill.text.translation import chrf, wrong_translation
 
 ROWS = [
@@ -154,11 +158,12 @@ def test_a_prompt_in_another_language_or_nearly_asked_before_is_not_asked():
         goats, goats.replace("Kisumu", "Kitale"), goats + " 7", "How many goats does the farmer have after he has sold seven of them?",
         "农夫卖掉了七只山羊以后还有多少只山羊？",
     ]  # fmt: skip
-    reasons = judge_prompts(prompts, expected=["sw"] * 5, languages=["sw", "en"], near_duplicate=0.7)
+    asked = [Prompt(({"role": "user", "content": text},), "sw") for text in prompts]
+    reasons = judge_prompts(asked, languages=["sw", "en"], near_duplicate=0.7)
     assert [r and r.partition(":")[0] for r in reasons] == [
         None, "near_duplicate_prompt", None, "wrong_prompt_language", "wrong_prompt_language",
     ]  # fmt: skip
-    assert judge_prompts(prompts[3:], expected=[None, None]) == [None, None]
+    assert judge_prompts([replace(p, check_language=False) for p in asked[3:]]) == [None, None]
 
 
 def test_shares_hold_and_the_scarcest_language_sets_the_number(recipe, tmp_path):
@@ -171,6 +176,46 @@ def test_shares_hold_and_the_scarcest_language_sets_the_number(recipe, tmp_path)
     assert {p.id for p in more} == {p.id for p in chosen}, "an appended prompt displaces none"
     with pytest.raises(DataError, match="no usable prompt"):
         by_shares(prompts[1:4], {"sw": 0.5, "en": 0.5}, None)
+
+
+def test_sources_have_their_shares_after_the_filters(recipe, tmp_path):
+    numbers = {"sw.jsonl": 90, "en.jsonl": 200, "safety.jsonl": 30}
+    for number, (name, num) in enumerate(numbers.items()):
+        write_jsonl(tmp_path / name, [{"prompt": f"{number} {n}", "language": "en"} for n in range(num)])
+    loaded = recipe("[{file: sw.jsonl, share: 0.6}, {file: en.jsonl, share: 0.3}, {file: safety.jsonl, share: 0.1}]")
+    prompts = read(loaded)
+    assert Counter(p.source for p in mixed(loaded.generate, prompts)) == {"sw.jsonl": 90, "en.jsonl": 45, "safety.jsonl": 15}
+    few = recipe(loaded.generate.model_dump(mode="json")["prompts"], "generate.num_prompts=50")
+    assert Counter(p.source for p in mixed(few.generate, prompts)) == {"sw.jsonl": 30, "en.jsonl": 15, "safety.jsonl": 5}
+    asked, refused = generate.judge_prompts(few, prompts, [])
+    assert len(asked) == 50 and {why for _, why in refused} == {"beyond_share: its source has enough prompts"}
+    assert len(split_prompts(few)[0]) > 250, "num_prompts is taken after the filters"
+    with pytest.raises(DataError, match=r"share: safety.jsonl: no usable prompt in that source"):
+        mixed(loaded.generate, prompts[:200])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl}]", "q.jsonl has no share"),
+        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl, share: 0.4}]", "add up to 0.9"),
+        ("[{file: p.jsonl, share: 0.5}, {file: p.jsonl, share: 0.5}]", "the same file"),
+        ("[{file: p.jsonl, share: 1}], shares: {en: 0.5, sw: 0.5}", "exclude each other"),
+    ],
+)
+def test_shares_that_cannot_hold_are_refused(recipe, prompts, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe(prompts)
+
+
+def test_the_mix_that_the_recipe_for_1b_shows_can_be_had(recipe):
+    """The commented lines of recipes/qwen_to_1b.yaml."""
+    lines = (ROOT / "recipes/qwen_to_1b.yaml").read_text(encoding="utf-8").splitlines()
+    (first,) = [n for n, line in enumerate(lines) if line == "  # prompts:"]
+    block = yaml.safe_load("\n".join(line.removeprefix("  #") for line in lines[first + 1 : first + 6]))
+    kind, shares = recipe(json.dumps(block)).generate.mix or ("", {})
+    assert kind == "source" and list(shares.values()) == [0.45, 0.35, 0.1, 0.05, 0.05]
+    assert list(shares)[3:] == ["personas of people.txt", "harmful.jsonl"]
 
 
 @pytest.mark.parametrize(
