@@ -325,7 +325,9 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
     tensors = tensors_of(work.student, budget.STOCK[-1])
     stock = {name: {t.name: t.type for t in tensors_of(work.student, name) if len(t.shape) == 2} for name in budget.STOCK}
     # shows how much a file holds beside its tensors
-    smallest = write_gguf(work.student, place, budget.STOCK[-1], metadata=lineage(work.recipe), importance=importance)
+    smallest = write_gguf(
+        work.student, place, budget.STOCK[-1], metadata=lineage(work.recipe), importance=importance, trained=work.recipe.generate
+    )
     place.unlink()
     most = int((options.budget_mb or 0) * 1e6)
     room = most - (smallest.bytes - budget.bytes_of(tensors, {t.name: t.type for t in tensors}))
@@ -352,7 +354,9 @@ def _gguf(
     from distill.export.llama_cpp import LlamaProcess
     from distill.export.llama_model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
 
-    written = write_gguf(model_folder, place, name, metadata=lineage(work.recipe), importance=importance, types=types)
+    written = write_gguf(
+        model_folder, place, name, metadata=lineage(work.recipe), importance=importance, types=types, trained=work.recipe.generate
+    )
     context_length = max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
     with LlamaProcess(place, num_threads=work.recipe.quantize.num_threads, context_length=context_length) as llama:
         speed, peak_memory = llama.speed(), llama.peak_memory()

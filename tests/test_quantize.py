@@ -14,6 +14,7 @@ from distill import quantize
 from distill.errors import DataError, MismatchError
 from distill.export import gguf as gguf_files
 from distill.export import w4a16
+from distill.export.chat_template import MARK
 from distill.models import load
 from distill.recipe import Recipe, load_recipe
 from distill.reporting import page
@@ -138,6 +139,8 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     modelfiles = [folder.stage("quantize") / name for name in ("q8_0.Modelfile", "q4_0.Modelfile", "Modelfile")]
     assert set(modelfiles) <= set(output.files)
     assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
+    template = gguf.GGUFReader(folder.quantized("q4_0")).get_field("tokenizer.chat_template")
+    assert template is not None and template.contents().startswith(MARK), "any llama.cpp server writes the prompt of training"
     names = {t.name.removesuffix(".in_sum2") for t in gguf.GGUFReader(matrix).tensors if t.name.endswith(".in_sum2")}
     assert names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors} and "blk.0.attn_q.weight" in names
 

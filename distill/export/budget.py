@@ -168,7 +168,7 @@ def _options(judge: Judge, tensor: FileTensor, importance_C: np.ndarray | None) 
     errors, probe = {}, next(t for t in PROBES if fits(t, tensor.shape[-1]))
     nats = 0.0
     for kind in (t for t in CANDIDATES if fits(t, tensor.shape[-1])):
-        found_RC = as_stored(values_RC, kind, importance_C)
+        found_RC = as_stored(values_RC, kind, importance_C, tensor.columns)
         errors[kind] = float((((found_RC - values_RC) ** 2).sum(0, dtype=np.float64) * weights_C).sum())
         if kind == probe:
             with _replaced(parameter, found_RC):
@@ -192,7 +192,7 @@ def rounded(
         for tensor in tensors:
             parameter = model.get_parameter(tensor.source)
             whole.append((parameter, parameter.data))
-            values = as_stored(parameter.data.float().cpu().numpy(), types[tensor.name], importance.get(tensor.name))
+            values = as_stored(parameter.data.float().cpu().numpy(), types[tensor.name], importance.get(tensor.name), tensor.columns)
             parameter.data = torch.from_numpy(values).to(parameter.data)
         yield
     finally:

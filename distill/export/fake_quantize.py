@@ -19,8 +19,14 @@ from distill.export import ggml
 from distill.export.gguf import tensors_of
 
 
-def as_stored(values_RC: np.ndarray, kind: Type, importance_C: np.ndarray | None = None) -> np.ndarray:
-    """Float32 rows as they are read back from a GGUF file that holds them in this type."""
+def as_stored(
+    values_RC: np.ndarray, kind: Type, importance_C: np.ndarray | None = None, columns: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
+    """Float32 rows as they are read back from a GGUF file that holds them in this type; `columns`: their order there, where it is
+    another (a block of a row is rounded together)."""
+    if columns is not None:
+        written_RC = as_stored(values_RC[:, columns], kind, None if importance_C is None else importance_C[columns])
+        return written_RC[:, np.argsort(columns)]
     if kind == Type.F16:
         return values_RC.astype(np.float16).astype(np.float32)
     return gguf.quants.dequantize(ggml.quantize(values_RC, kind, importance_C), kind)
@@ -32,14 +38,14 @@ def gguf_roundings(
     """Parameter name -> what a file of this type makes of it, for every matrix of the model folder `student`."""
     # Rows are rounded one by one, so their other order in a Llama file makes no difference
     return {
-        t.source: partial(_through_ggml, kind=t.type, importance_C=(importance or {}).get(t.name))
+        t.source: partial(_through_ggml, kind=t.type, importance_C=(importance or {}).get(t.name), columns=t.columns)
         for t in tensors_of(student, file_type)
         if len(t.shape) == 2
     }
 
 
-def _through_ggml(weight: Tensor, kind: Type, importance_C: np.ndarray | None) -> Tensor:
-    return torch.from_numpy(as_stored(weight.detach().float().cpu().numpy(), kind, importance_C)).to(weight)
+def _through_ggml(weight: Tensor, kind: Type, importance_C: np.ndarray | None, columns: np.ndarray | None) -> Tensor:
+    return torch.from_numpy(as_stored(weight.detach().float().cpu().numpy(), kind, importance_C, columns)).to(weight)
 
 
 def nf4_roundings(model: Any) -> dict[str, Callable[[Tensor], Tensor]]:

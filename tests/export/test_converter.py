@@ -25,8 +25,8 @@ pytestmark = pytest.mark.skipif(
     reason=f"{FOLDER} does not hold llama.cpp's converter: run scripts/setup test, or set DISTILL_CONVERTER to a checkout of llama.cpp",
 )
 # One process converts every folder. The converter's table of tokenizers knows published ones by a hash; here it is told
-# the name (tests/test_qwen_vocabulary.py asks it for one). ERNIE's folder has a SentencePiece model beside tokenizer.json, which
-# is made of the same pieces.
+# the name (tests/test_qwen_vocabulary.py asks for one).
+# ERNIE's folder has a SentencePiece model beside tokenizer.json, which is made of the same pieces.
 DRIVER = """
 import json, sys
 sys.path.insert(0, sys.argv[1])

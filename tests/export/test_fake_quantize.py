@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distill.export import fake_quantize
@@ -50,3 +51,20 @@ def test_rounded_weights_are_the_nf4_folders(model_folder: Callable[..., Path], 
         in_file = dequantize_4bit(weight.data, weight.quant_state) if is_packed else weight.data
         assert torch.equal(found, in_file.float()), name
     assert num_packed == 14  # seven in each of two layers; no embedding, no head
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_columns_that_the_file_has_in_another_order_are_rounded_in_that_order(
+    model_folder: Callable[..., Path], tmp_path: Path, weighted: bool
+) -> None:
+    folder = model_folder("qwen3.5", linear_num_value_heads=8)
+    tensor = next(t for t in tensors_of(folder, "q2_k") if t.columns is not None)
+    assert tensor.columns is not None and not np.array_equal(tensor.columns, np.arange(tensor.shape[1]))
+    weights = np.random.default_rng(0).exponential(size=tensor.shape[1]).astype(np.float32)
+    importance = {tensor.name: weights} if weighted else None
+    write_gguf(folder, tmp_path / "file.gguf", "q2_k", importance=importance)
+    stored = next(t for t in gguf.GGUFReader(tmp_path / "file.gguf").tensors if t.name == tensor.name)
+    in_file = gguf.quants.dequantize(stored.data, Type(stored.tensor_type)).reshape(tensor.shape)
+    weight = load_file(folder / "model.safetensors")[tensor.source]
+    found = fake_quantize.gguf_roundings(folder, "q2_k", importance)[tensor.source](weight.float())
+    np.testing.assert_array_equal(found.numpy()[:, tensor.columns], in_file)
