@@ -49,8 +49,10 @@ class Conversation:
 
     def answer(self, text: str) -> None:
         """Stream the answer to the terminal and keep both. The oldest exchange is forgotten where all do not fit."""
+        # half a character makes the engine raise, and its end may then wait for itself for ever
+        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         # llama.cpp does not normalise text as the tokenizer does
-        self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", text)})
+        self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", whole)})
         while (printed := self._ask()) is None:
             if len(self.turns) == 1:
                 raise DataError("this message alone is longer than the context; shorten it, or raise --context")

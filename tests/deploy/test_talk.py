@@ -85,14 +85,12 @@ def test_bytes_that_are_no_text_are_read_as_such(
     assert "what is no utf-8 in this line is read as \ufffd" in capsys.readouterr().err
 
 
-def test_an_error_of_the_engine_is_one_of_ours(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It raises RuntimeError for half a character, as it stands here in a line that is already decoded."""
-    run = make_run()
-    say(monkeypatch, ["a \udcff"], Recorder())
-    assert main(["chat", str(run), "--threads", "1"]) == 2
-    assert "llama.cpp cannot answer: " in capsys.readouterr().err
+def test_half_a_character_never_reaches_the_engine(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a line that is already decoded may hold one: the engine would raise."""
+    out, run = Recorder(), make_run()
+    say(monkeypatch, ["a \udcff"], out)
+    assert main(["chat", str(run), "--format", "f16", "--threads", "1"]) == 0
+    assert out.getvalue() == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "a \ufffd"}]) + "\n"
 
 
 def test_ctrl_c_stops_the_answer_and_a_pipe(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
