@@ -32,6 +32,8 @@ ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}  # of a whole model
+# embedding and head, two bytes each, where they are not tied; less what the line below has counted of them already
+UNQUANTIZED_BYTES_PER_NUMBER = 2.8
 LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # the embedding and the head stay in 16 bits
 SHARED_EXPERTS = ("n_shared_experts", "moe_num_shared_experts")
 
@@ -244,7 +246,8 @@ def stage_costs(recipe: Recipe, machine: Machine, teacher: Size, student: Size, 
 def _teacher_bytes(recipe: Recipe, machine: Machine, teacher: Size) -> float:
     """Of the teacher's weights; bitsandbytes leaves its embedding and its head as they are."""
     if recipe.teacher.quantization != "none":
-        return teacher.parameters * LAYER_BYTES_PER_PARAMETER[recipe.teacher.quantization] + 2 * 2 * teacher.head * 0.7
+        layers = teacher.parameters * LAYER_BYTES_PER_PARAMETER[recipe.teacher.quantization]
+        return layers + UNQUANTIZED_BYTES_PER_NUMBER * teacher.head
     half = recipe.teacher.dtype == "bfloat16" or (recipe.teacher.dtype == "auto" and machine.gpu)
     return teacher.parameters * (2.0 if half else 4.0)
 

@@ -17,6 +17,7 @@ from typing import Any
 from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, Stopped
+from distill.teachers.server import repaired
 
 DIM, PLAIN = "\033[2m", "\033[0m"
 
@@ -50,7 +51,7 @@ class Conversation:
     def answer(self, text: str) -> None:
         """Stream the answer to the terminal and keep both. The oldest exchange is forgotten where all do not fit."""
         # half a character makes the engine raise, and its end may then wait for itself for ever
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        whole = repaired(text)
         # llama.cpp does not normalise text as the tokenizer does
         self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", whole)})
         while (printed := self._ask()) is None:
