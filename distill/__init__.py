@@ -1,8 +1,8 @@
 """distill: from a large open teacher to a small, quantized, verified student, on the machine you have.
 
-    from distill import load_recipe, run
-    result = run(load_recipe("recipes/quickstart.yaml"))
-    result          # in a notebook: the report's table
+from distill import load_recipe, run
+result = run(load_recipe("recipes/quickstart.yaml"))
+result          # in a notebook: the report's table
 """
 
 from distill.pipeline import Result, run

@@ -29,35 +29,70 @@ SUMMARY = {
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="distill", description="From a large open teacher to a small, verified student.")
+    top = argparse.ArgumentParser(
+        prog="distill", description="From a large open teacher to a small, verified student."
+    )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run every stage that is not done")
     run.add_argument("--stages", metavar="A,B", help="only these stages, e.g. generate,capture")
     each = [run, *(commands.add_parser(stage, help=text) for stage, text in SUMMARY.items())]
     for command in each:
         command.add_argument("recipe", metavar="RECIPE.yaml")
-        command.add_argument("overrides", nargs="*", metavar="dotted.path=value", help="e.g. train.learning_rate=1e-4")
+        command.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="dotted.path=value",
+            help="e.g. train.learning_rate=1e-4",
+        )
         if command.prog.endswith(("generate", "capture")):
-            command.add_argument("--shard", metavar="I/N", type=_shard, help="only the I-th of N shares, for independent jobs; auto: "
-                                 "what no other job on this run folder has claimed, for any number of them")
+            command.add_argument(
+                "--shard",
+                metavar="I/N",
+                type=_shard,
+                help="only the I-th of N shares, for independent jobs; auto: "
+                "what no other job on this run folder has claimed, for any number of them",
+            )
         if command.prog.endswith("generate"):
             command.add_argument(
-                "--estimate", nargs="?", const=8, type=_positive, metavar="N",
+                "--estimate",
+                nargs="?",
+                const=8,
+                type=_positive,
+                metavar="N",
                 help="only ask N prompts (default 8; generate asks none of them again) and say what the others will take",
-            )  # fmt: skip
-        command.add_argument("--redo", choices=STAGES, help="make this stage and those after it anew")
-    probed = commands.add_parser("probe", help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)")
+            )
+        command.add_argument(
+            "--redo", choices=STAGES, help="make this stage and those after it anew"
+        )
+    probed = commands.add_parser(
+        "probe",
+        help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)",
+    )
     probed.add_argument("recipe", metavar="RECIPE.yaml")
-    probed.add_argument("overrides", nargs="*", metavar="dotted.path=value", help="e.g. teacher.model=Qwen/Qwen3-4B")
-    probed.add_argument("--num", type=_positive, default=200, help="prompts for each language at most (default 200)")
-    inspected = commands.add_parser("inspect", help="kept and dropped samples side by side, counts by reason and language")
+    probed.add_argument(
+        "overrides", nargs="*", metavar="dotted.path=value", help="e.g. teacher.model=Qwen/Qwen3-4B"
+    )
+    probed.add_argument(
+        "--num", type=_positive, default=200, help="prompts for each language at most (default 200)"
+    )
+    inspected = commands.add_parser(
+        "inspect", help="kept and dropped samples side by side, counts by reason and language"
+    )
     inspected.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
     inspected.add_argument("--language", metavar="CODE", help="only this language")
-    inspected.add_argument("--reason", metavar="NAME", help="only samples dropped for this, e.g. wrong_language")
-    inspected.add_argument("--num", type=_positive, default=3, help="pairs for each language (default 3)")
-    listed = commands.add_parser("teachers", help="the catalogue: which teachers fit this machine, what their licences allow")
+    inspected.add_argument(
+        "--reason", metavar="NAME", help="only samples dropped for this, e.g. wrong_language"
+    )
+    inspected.add_argument(
+        "--num", type=_positive, default=3, help="pairs for each language (default 3)"
+    )
+    listed = commands.add_parser(
+        "teachers", help="the catalogue: which teachers fit this machine, what their licences allow"
+    )
     listed.add_argument("model", nargs="?", help="one of them whole, e.g. Qwen/Qwen3-8B")
-    described = commands.add_parser("explain", help="what a recipe field means, e.g. `distill explain train.schedule`")
+    described = commands.add_parser(
+        "explain", help="what a recipe field means, e.g. `distill explain train.schedule`"
+    )
     described.add_argument("field", nargs="?", default="")
     _add_deployment(commands)
     return top
@@ -74,14 +109,32 @@ def _add_deployment(commands: Any) -> None:
         command.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
         every = "every GGUF file" if word == "bench" else "the smallest that passed its check"
         command.add_argument("--format", metavar="NAME", help=f"e.g. q4_k_m (default: {every})")
-        command.add_argument("--threads", type=_positive, metavar="N", help="default: quantize.threads; bench: at most so many")
+        command.add_argument(
+            "--threads",
+            type=_positive,
+            metavar="N",
+            help="default: quantize.threads; bench: at most so many",
+        )
         if word == "bench":
-            command.add_argument("--target", metavar="MACHINE", help="also an estimate for another, e.g. 'Raspberry Pi 5'")
+            command.add_argument(
+                "--target",
+                metavar="MACHINE",
+                help="also an estimate for another, e.g. 'Raspberry Pi 5'",
+            )
         else:
-            command.add_argument("--context", type=_positive, metavar="N", help="tokens (default 4096, or what the student takes)")
+            command.add_argument(
+                "--context",
+                type=_positive,
+                metavar="N",
+                help="tokens (default 4096, or what the student takes)",
+            )
         if word == "serve":
-            command.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
-            command.add_argument("--port", type=_port, default=8080, help="default 8080; 0 = any that is free")
+            command.add_argument(
+                "--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone"
+            )
+            command.add_argument(
+                "--port", type=_port, default=8080, help="default 8080; 0 = any that is free"
+            )
 
 
 def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -89,7 +142,9 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
     top = parser()
     options, rest = top.parse_known_args(argv)
     if unknown := [word for word in rest if word.startswith("-") or "overrides" not in options]:
-        top.error(f"unknown: {' '.join(unknown)}; `distill {options.command} --help` lists the options")
+        top.error(
+            f"unknown: {' '.join(unknown)}; `distill {options.command} --help` lists the options"
+        )
     if rest:
         options.overrides += rest
     return options
@@ -99,7 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = read(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without Chinese is no reason to stop
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a terminal without Chinese is no reason to stop
     try:
         status = _command(options)
         sys.stdout.flush()
@@ -154,7 +211,9 @@ def _run(options: argparse.Namespace) -> int:
     stages = _stages(options.stages) if options.command == "run" else [options.command]
     if getattr(options, "shard", None) is not None:
         if options.redo:
-            raise RecipeError("--shard and --redo: redo the stage once, without --shard, before the jobs start")
+            raise RecipeError(
+                "--shard and --redo: redo the stage once, without --shard, before the jobs start"
+            )
         pipeline.run_shard(recipe, options.command, options.shard or None)
         return 0
     result = pipeline.run(recipe, stages=stages, redo=options.redo)
@@ -192,7 +251,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
     place = Path(options.run).expanduser()
     folder = RunFolder.of(load_recipe(place)) if place.is_file() else RunFolder(place)
-    data.show(folder.stage("generate"), language=options.language, reason=options.reason, num=options.num)
+    data.show(
+        folder.stage("generate"), language=options.language, reason=options.reason, num=options.num
+    )
     return 0
 
 
@@ -200,12 +261,20 @@ def _deploy(options: argparse.Namespace) -> int:
     if options.command == "bench":
         from distill.deploy.bench import bench
 
-        bench(options.run, format_name=options.format, target_name=options.target, num_threads=options.threads)
+        bench(
+            options.run,
+            format_name=options.format,
+            target_name=options.target,
+            num_threads=options.threads,
+        )
         return 0
     from distill.deploy.choose import choose
 
     chosen = choose(options.run, options.format)
-    common = {"num_threads": options.threads or chosen.recipe.quantize.num_threads, "context_length": options.context}
+    common = {
+        "num_threads": options.threads or chosen.recipe.quantize.num_threads,
+        "context_length": options.context,
+    }
     if options.command == "chat":
         from distill.deploy.talk import talk
 
@@ -244,7 +313,9 @@ def _shard(text: str) -> tuple[int, int] | tuple[()]:
         return ()
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with 1 <= I <= N, e.g. 2/4, nor auto")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not I/N with 1 <= I <= N, e.g. 2/4, nor auto"
+        )
     return int(number) - 1, int(count)
 
 

@@ -45,10 +45,14 @@ SERVED = "server"  # in place of dtype and quantization, which a server does not
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     stage = folder.stage("capture")
     if recipe.capture.signal == "none":
-        return StageOutput({"signal": "none", "num_tokens": 0, "num_bytes": 0, "bytes_per_token": 0.0}, [])
+        return StageOutput(
+            {"signal": "none", "num_tokens": 0, "num_bytes": 0, "bytes_per_token": 0.0}, []
+        )
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
     location = recipe.model_location(recipe.teacher.model)
-    tokenizer = load.load_tokenizer(location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code)
+    tokenizer = load.load_tokenizer(
+        location, recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
+    )
     header = header_of(recipe, location, tokenizer)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,12 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         path.rename(path.with_suffix(".broken"))
 
     own = [i for i, key in enumerate(keys) if processes.is_mine(key)]
-    batches = [[own[i] for i in batch] for batch in batches_by_length([len(samples[i].ids) for i in own], recipe.teacher.batch_tokens)]
+    batches = [
+        [own[i] for i in batch]
+        for batch in batches_by_length(
+            [len(samples[i].ids) for i in own], recipe.teacher.batch_tokens
+        )
+    ]
     # what a server gave is only taken over: one block, because each reads the whole log
     block_tokens = sys.maxsize if recipe.capture.from_server else recipe.capture.shard_tokens
     blocks = _blocks(batches, [len(s.answer_ids) for s in samples], block_tokens, processes)
@@ -75,10 +84,36 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
     with divided(processes, stage / "leases", named, is_done, look_again) as todo:
         if (first := next(todo, None)) is not None:
-            way = _take_over if recipe.capture.from_server else _capture_gguf if recipe.teacher.gguf else _capture
-            mine = [i for block in share(processes, blocks) for batch in block for i in batch if keys[i] not in have]
+            way = (
+                _take_over
+                if recipe.capture.from_server
+                else _capture_gguf
+                if recipe.teacher.gguf
+                else _capture
+            )
+            mine = [
+                i
+                for block in share(processes, blocks)
+                for batch in block
+                for i in batch
+                if keys[i] not in have
+            ]
             num_tokens = sum(len(samples[i].answer_ids) for i in mine)
-            way(Capturing(recipe, location, header, shards, samples, keys, have, chain([first], todo), num_tokens, tokenizer, processes))
+            way(
+                Capturing(
+                    recipe,
+                    location,
+                    header,
+                    shards,
+                    samples,
+                    keys,
+                    have,
+                    chain([first], todo),
+                    num_tokens,
+                    tokenizer,
+                    processes,
+                )
+            )
     processes.barrier()
     if not processes.is_main or processes.is_part:
         return StageOutput({}, [])
@@ -86,15 +121,18 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     if num := output.result["num_unknown"]:
         print(
             f"capture: warning: of {num:,} of {output.result['num_tokens']:,} tokens the server told nothing; they get no soft loss. "
-            "llama.cpp leaves out the parts of a character: vLLM, teacher.gguf or the weights give them", file=sys.stderr,
-        )  # fmt: skip
+            "llama.cpp leaves out the parts of a character: vLLM, teacher.gguf or the weights give them",
+            file=sys.stderr,
+        )
     return output
 
 
 Block = list[list[int]]  # batches of sequences, by number
 
 
-def _blocks(batches: Block, num_tokens: Sequence[int], block_tokens: int, processes: Processes) -> list[Block]:
+def _blocks(
+    batches: Block, num_tokens: Sequence[int], block_tokens: int, processes: Processes
+) -> list[Block]:
     """What is captured, and claimed, in one go: a share, or batches of about `block_tokens` answer tokens."""
     if not processes.leases:
         return [batches[i :: processes.num] for i in range(processes.num)]
@@ -130,7 +168,9 @@ class Capturing:
         return max(len(s.ids) for s in self.samples)
 
     def bar(self, where: str) -> Progress:
-        return Progress(f"capture ({where})", self.num_tokens, "tokens", shown=self.processes.is_main)
+        return Progress(
+            f"capture ({where})", self.num_tokens, "tokens", shown=self.processes.is_main
+        )
 
     def writer(self) -> SignalWriter:
         name = f"share{self.processes.rank}"
@@ -138,7 +178,9 @@ class Capturing:
             name = f"job{self.processes.job}of{self.processes.num_jobs}share{self.processes.rank}"
         if self.processes.leases:  # two may work in this folder at once
             name = re.sub(r"[^A-Za-z0-9_-]", "-", f"{socket.gethostname()}-{os.getpid()}")
-        return SignalWriter(self.shards, self.header, writer=name, shard_tokens=self.recipe.capture.shard_tokens)
+        return SignalWriter(
+            self.shards, self.header, writer=name, shard_tokens=self.recipe.capture.shard_tokens
+        )
 
     def finish(self, block: Block, writer: SignalWriter) -> None:
         """A block is done when it is on disk."""
@@ -156,19 +198,25 @@ def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
 
         dtype, quantization = "gguf", gguf_teacher.quantization(recipe)
     else:
-        where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+        where = load.placement(
+            recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization
+        )
         dtype, quantization = where.dtype, where.quantization
     assert options.signal != "none"
     return SignalHeader(
-        kind=options.signal, vocab_size=len(tokenizer),
+        kind=options.signal,
+        vocab_size=len(tokenizer),
         num_draws=options.num_draws if options.signal == "sampled" else None,
         top_k=min(options.top_k, len(tokenizer) - 1) if options.signal == "top_k" else None,
         hidden_size=_hidden_size(recipe, location) if options.hidden_states == "int8" else None,
         fingerprints={
-            "teacher": load.teacher_identity(recipe), "teacher_dtype": dtype, "teacher_quantization": quantization,
-            "tokenizer": chat.fingerprint_of_tokenizer(tokenizer), "chat_template": chat.fingerprint_of_template(tokenizer),
+            "teacher": load.teacher_identity(recipe),
+            "teacher_dtype": dtype,
+            "teacher_quantization": quantization,
+            "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
+            "chat_template": chat.fingerprint_of_template(tokenizer),
         },
-    )  # fmt: skip
+    )
 
 
 def _hidden_size(recipe: Recipe, location: str) -> int:
@@ -183,21 +231,36 @@ def _capture(work: Capturing) -> None:
     recipe, samples, keys = work.recipe, work.samples, work.keys
     where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
     model = load.load_model(
-        work.location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code,
+        work.location,
+        where,
+        revision=recipe.teacher.revision,
+        trust_remote_code=recipe.teacher.trust_remote_code,
         local_rank=work.processes.local_rank,
-    )  # fmt: skip
+    )
     head = load.head_of(model)
     with work.writer() as writer, work.bar(str(where)) as bar:
         for block in work.blocks:
             for batch in block:
                 if all(keys[i] in work.have for i in batch):
                     continue
-                sequences = [TokenSequence(samples[i].ids, len(samples[i].prompt_ids)) for i in batch]
+                sequences = [
+                    TokenSequence(samples[i].ids, len(samples[i].prompt_ids)) for i in batch
+                ]
                 hidden = answer_hidden_states(model, sequences, work.tokenizer.pad_token_id)
-                records = records_of(work.header, head, hidden, [samples[i].answer_ids for i in batch], [keys[i] for i in batch])
+                records = records_of(
+                    work.header,
+                    head,
+                    hidden,
+                    [samples[i].answer_ids for i in batch],
+                    [keys[i] for i in batch],
+                )
                 for i, record, hidden_TH in zip(batch, records, hidden, strict=True):
                     if keys[i] not in work.have:
-                        states = hidden_states.quantize(hidden_TH.float().cpu().numpy()) if work.header.hidden_size else None
+                        states = (
+                            hidden_states.quantize(hidden_TH.float().cpu().numpy())
+                            if work.header.hidden_size
+                            else None
+                        )
                         writer.add(keys[i], record, states)
                         bar.advance(len(samples[i].answer_ids))
                 interrupts.check()
@@ -210,13 +273,22 @@ def _capture_gguf(work: Capturing) -> None:
 
     samples, keys = work.samples, work.keys
     with (
-        gguf_teacher.loaded(work.recipe, work.tokenizer, context_length=work.longest) as llama, work.writer() as writer,
+        gguf_teacher.loaded(work.recipe, work.tokenizer, context_length=work.longest) as llama,
+        work.writer() as writer,
         work.bar(f"llama.cpp, cpu, {work.header.fingerprints['teacher_quantization']}") as bar,
-    ):  # fmt: skip
+    ):
         for block in work.blocks:
             for i in (i for batch in block for i in batch if keys[i] not in work.have):
-                chunks = gguf_teacher.logit_chunks(llama, samples[i].ids, len(samples[i].prompt_ids))
-                writer.add(keys[i], next(records_of_logits(work.header, chunks, [samples[i].answer_ids], [keys[i]])), None)
+                chunks = gguf_teacher.logit_chunks(
+                    llama, samples[i].ids, len(samples[i].prompt_ids)
+                )
+                writer.add(
+                    keys[i],
+                    next(
+                        records_of_logits(work.header, chunks, [samples[i].answer_ids], [keys[i]])
+                    ),
+                    None,
+                )
                 bar.advance(len(samples[i].answer_ids))
                 interrupts.check()
             work.finish(block, writer)
@@ -232,11 +304,20 @@ def _take_over(work: Capturing) -> None:
             todo = [i for batch in block for i in batch if work.keys[i] not in work.have]
             wanted = {(samples[i].key, tuple(samples[i].answer_ids)): i for i in todo}
             for row in answer_rows(log, []):
-                i = wanted.pop((row["key"], tuple(row["token_ids"])), None) if LOG_PROBS in row else None
+                i = (
+                    wanted.pop((row["key"], tuple(row["token_ids"])), None)
+                    if LOG_PROBS in row
+                    else None
+                )
                 if i is None:
                     continue
                 num_tokens = len(samples[i].answer_ids)
-                writer.add(work.keys[i], from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size))
+                writer.add(
+                    work.keys[i],
+                    from_server.unpacked(
+                        row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size
+                    ),
+                )
                 bar.advance(num_tokens)
                 interrupts.check()
             if wanted:
@@ -247,7 +328,11 @@ def _take_over(work: Capturing) -> None:
 
 
 def records_of(
-    header: SignalHeader, head: load.Head, hidden: Sequence[Any], answers: Sequence[Sequence[int]], keys: Sequence[str]
+    header: SignalHeader,
+    head: load.Head,
+    hidden: Sequence[Any],
+    answers: Sequence[Sequence[int]],
+    keys: Sequence[str],
 ) -> Iterator[SignalRecord]:
     """What the teacher says at each answer token of a batch, a record a sequence, in order.
 
@@ -262,7 +347,10 @@ def records_of(
 
 
 def records_of_logits(
-    header: SignalHeader, logit_chunks: Iterable[tuple[slice, Any]], answers: Sequence[Sequence[int]], keys: Sequence[str]
+    header: SignalHeader,
+    logit_chunks: Iterable[tuple[slice, Any]],
+    answers: Sequence[Sequence[int]],
+    keys: Sequence[str],
 ) -> Iterator[SignalRecord]:
     """The same from (slice of the answer tokens of all sequences, logits [N, V] that predict them)."""
     import torch
@@ -271,16 +359,24 @@ def records_of_logits(
 
     lengths = [len(a) for a in answers]
     labels_N = torch.tensor([token for a in answers for token in a], dtype=torch.long)
-    rows = draws.Rows.join([draws.Rows.of(draws.seed_of(k), n) for k, n in zip(keys, lengths, strict=True)])
+    rows = draws.Rows.join(
+        [draws.Rows.of(draws.seed_of(k), n) for k, n in zip(keys, lengths, strict=True)]
+    )
 
     def chunks() -> Iterator[SignalRecord]:
         for part, logits_NV in logit_chunks:
             if header.num_draws is not None:
                 yield draws.draw(
-                    logits_NV, labels_N[part], rows[part], num_draws=header.num_draws, vocab_size=header.vocab_size
+                    logits_NV,
+                    labels_N[part],
+                    rows[part],
+                    num_draws=header.num_draws,
+                    vocab_size=header.vocab_size,
                 )
             elif header.top_k is not None:
-                yield draws.top_k(logits_NV, rows[part], k=header.top_k, vocab_size=header.vocab_size)
+                yield draws.top_k(
+                    logits_NV, rows[part], k=header.top_k, vocab_size=header.vocab_size
+                )
             else:
                 yield draws.dense(logits_NV, rows[part], vocab_size=header.vocab_size)
 
@@ -293,10 +389,17 @@ def _summary(header: SignalHeader, store: SignalStore, keys: set[str]) -> StageO
     served = header.fingerprints["teacher_dtype"] == SERVED
     return StageOutput(
         {
-            "signal": header.kind, "num_sequences": len(store), "num_tokens": store.num_tokens, "num_bytes": store.num_bytes,
-            "bytes_per_token": round(store.num_bytes / max(store.num_tokens, 1), 2), "vocab_size": header.vocab_size,
-            "hidden_size": header.hidden_size, "folder": store.folder.name,
-            "num_unknown": sum(from_server.num_unknown(store.read(key)) for key in sorted(keys)) if served else 0,
+            "signal": header.kind,
+            "num_sequences": len(store),
+            "num_tokens": store.num_tokens,
+            "num_bytes": store.num_bytes,
+            "bytes_per_token": round(store.num_bytes / max(store.num_tokens, 1), 2),
+            "vocab_size": header.vocab_size,
+            "hidden_size": header.hidden_size,
+            "folder": store.folder.name,
+            "num_unknown": sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))
+            if served
+            else 0,
         },
         store.paths,
-    )  # fmt: skip
+    )

@@ -20,7 +20,13 @@ from distill.processes import Processes
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.answers import answered
-from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
+from distill.teachers.requests import (
+    Request,
+    best_rows,
+    num_prompt_tokens,
+    read_answers,
+    request_maker,
+)
 from distill.teachers.spent import Amount, Ledger
 from distill.text.filters import long_reasoning_ahead
 from distill.text.samples import Prompt
@@ -72,54 +78,99 @@ def _estimate(recipe: Recipe, stage: Path, num: int, team: Processes) -> Estimat
     if not team.is_main:
         return None
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
+    candidates, reasons = generate.judge_answers(
+        recipe, requests, rows, first.held_out, first.tokenizers
+    )
     tokenizer = first.tokenizers.asked
     make, on_disk = request_maker(recipe, tokenizer), answered(recipe, stage / "raw")
-    wanted = [make(prompt, i) for prompt in first.prompts for i in range(recipe.generate.samples_per_prompt)]
+    wanted = [
+        make(prompt, i)
+        for prompt in first.prompts
+        for i in range(recipe.generate.samples_per_prompt)
+    ]
     left = [r for r in wanted if r.key not in on_disk]
     num_written = sum(source.num or 0 for source in recipe.generate.prompts)
     lengths, taken = [len(rows[r.key]["token_ids"]) for r in requests], first.taken()
-    more = further(recipe.generate, len(first.prompts), num_written, reasons.count(None), len(requests))
+    more = further(
+        recipe.generate, len(first.prompts), num_written, reasons.count(None), len(requests)
+    )
     return Estimate(
-        len(wanted), len(wanted) - len(left), num_written, lengths, dict(Counter(p.language for p in chosen)),
+        len(wanted),
+        len(wanted) - len(left),
+        num_written,
+        lengths,
+        dict(Counter(p.language for p in chosen)),
         dict(Counter(why.partition(":")[0] for why in reasons if why is not None).most_common()),
-        needs(recipe.generate, len(left) + more, _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
-              (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens), taken),
-        taken, Ledger(stage, recipe.generate).total(),
-        long_reasoning_ahead(candidates, reasons, len(wanted), recipe.generate.max_reasoning_tokens),
-    )  # fmt: skip
+        needs(
+            recipe.generate,
+            len(left) + more,
+            _tokens(left, tokenizer) + more * _tokens(wanted, tokenizer) / len(wanted),
+            (len(left) + more) * mean_interval(lengths, 0, recipe.generate.max_new_tokens),
+            taken,
+        ),
+        taken,
+        Ledger(stage, recipe.generate).total(),
+        long_reasoning_ahead(
+            candidates, reasons, len(wanted), recipe.generate.max_reasoning_tokens
+        ),
+    )
 
 
 def spread(prompts: list[Prompt], num: int) -> list[Prompt]:
     """`num` prompts (or all), each language by its share; a larger number takes the same and more."""
-    place = {p.id: (i + 0.5) / len(mine) for mine in first_answers.by_lot(prompts).values() for i, p in enumerate(mine)}
+    place = {
+        p.id: (i + 0.5) / len(mine)
+        for mine in first_answers.by_lot(prompts).values()
+        for i, p in enumerate(mine)
+    }
     ids = set(sorted(place, key=lambda i: place[i])[:num])
     return [p for p in prompts if p.id in ids]
 
 
-def further(options: Generate, num_prompts: int, num_written: int, num_kept: int, num: int) -> Range:
+def further(
+    options: Generate, num_prompts: int, num_written: int, num_kept: int, num: int
+) -> Range:
     """Requests beyond the first for each prompt that is there: further draws (max_tries), as if a prompt whose answer is
     dropped once never had a good one, and prompts that the teacher writes, as if each were worth asking."""
     low, high = wilson(num_kept, num)
     dropped = 1 - np.array([high, num_kept / num, low])
-    draws = options.samples_per_prompt + dropped * ((options.max_tries or options.samples_per_prompt) - options.samples_per_prompt)
+    draws = options.samples_per_prompt + dropped * (
+        (options.max_tries or options.samples_per_prompt) - options.samples_per_prompt
+    )
     return num_written * (1 + draws) + num_prompts * (draws - options.samples_per_prompt)
 
 
-def needs(options: Generate, num_requests: Range, prompt_tokens: Range, answer_tokens: Range, taken: Taken | None) -> dict[str, Range]:
+def needs(
+    options: Generate,
+    num_requests: Range,
+    prompt_tokens: Range,
+    answer_tokens: Range,
+    taken: Taken | None,
+) -> dict[str, Range]:
     """What so many requests and tokens take. Where a server says how many tokens it counted, as it counts them: that is what
     it bills, and what the limits go by."""
     found = {"requests": num_requests}
     if taken is not None and taken.answer_tokens:
         if taken.num_bytes:
-            found["megabytes"] = (prompt_tokens + answer_tokens) * taken.num_bytes / (taken.prompt_tokens + taken.answer_tokens) / 1e6
+            found["megabytes"] = (
+                (prompt_tokens + answer_tokens)
+                * taken.num_bytes
+                / (taken.prompt_tokens + taken.answer_tokens)
+                / 1e6
+            )
         found["hours"] = answer_tokens * taken.seconds / taken.answer_tokens / 3600
         if taken.billed_answer_tokens:
             prompt_tokens = prompt_tokens * taken.billed_prompt_tokens / taken.prompt_tokens
             answer_tokens = answer_tokens * taken.billed_answer_tokens / taken.answer_tokens
-    found |= {"prompt tokens": prompt_tokens, "answer tokens": answer_tokens, "tokens": prompt_tokens + answer_tokens}
+    found |= {
+        "prompt tokens": prompt_tokens,
+        "answer tokens": answer_tokens,
+        "tokens": prompt_tokens + answer_tokens,
+    }
     if options.price_prompt or options.price_answer:
-        found["cost"] = (prompt_tokens * options.price_prompt + answer_tokens * options.price_answer) / 1e6
+        found["cost"] = (
+            prompt_tokens * options.price_prompt + answer_tokens * options.price_answer
+        ) / 1e6
     return found
 
 
@@ -137,10 +188,14 @@ def text(recipe: Recipe, found: Estimate) -> str:
         f"generate.max_new_tokens {options.max_new_tokens}; {percent(sum(others.values()), num)} dropped otherwise: {dropped}",
         "left to ask:",
         *(f"  {name:<14} {_amount(found.needs[name])}" for name in SHOWN if name in found.needs),
-    ]  # fmt: skip
+    ]
     lines += _notes(recipe, found)
     if recipe.teacher.server:
-        lines += [limit for name in LIMITS if (limit := _limit(options, name, found.needs, found.spent)) is not None]
+        lines += [
+            limit
+            for name in LIMITS
+            if (limit := _limit(options, name, found.needs, found.spent)) is not None
+        ]
     return "\n".join(lines)
 
 
@@ -149,23 +204,36 @@ def _notes(recipe: Recipe, found: Estimate) -> list[str]:
     options, taken, server = recipe.generate, found.taken, recipe.teacher.server
     notes = [f"warning: {found.warning}"] if found.warning else []
     if taken is None:
-        notes.append("time is not measured: all of these answers were on disk already; a larger --estimate asks some more")
+        notes.append(
+            "time is not measured: all of these answers were on disk already; a larger --estimate asks some more"
+        )
     else:
         speed = f"{taken.answer_tokens / max(taken.seconds, 1e-9):.3g} answer tokens/s, measured on {taken.num_answers} answers"
         notes.append(
             f"{speed} with at most {taken.at_once} requests at once; generate.concurrency allows {options.concurrency}"
-            if server else f"{speed} side by side; larger batches are faster (teacher.batch_tokens)"
-        )  # fmt: skip
+            if server
+            else f"{speed} side by side; larger batches are faster (teacher.batch_tokens)"
+        )
     if server and taken and not taken.billed_answer_tokens:
-        notes.append("the server does not say what it counts: tokens are the tokenizer's, for max_tokens and max_cost, too")
+        notes.append(
+            "the server does not say what it counts: tokens are the tokenizer's, for max_tokens and max_cost, too"
+        )
     if server and "cost" not in found.needs:
-        notes.append("cost is not known: set generate.price_prompt and generate.price_answer, prices of a million tokens")
+        notes.append(
+            "cost is not known: set generate.price_prompt and generate.price_answer, prices of a million tokens"
+        )
     if found.num_written:
-        notes.append(f"{found.num_written:,} prompts that the teacher writes are counted as answers are, and as if each were worth asking")
+        notes.append(
+            f"{found.num_written:,} prompts that the teacher writes are counted as answers are, and as if each were worth asking"
+        )
     if options.max_tries is not None:
-        notes.append("further draws (max_tries) are counted as if a prompt whose first answer is dropped never had a good one")
+        notes.append(
+            "further draws (max_tries) are counted as if a prompt whose first answer is dropped never had a good one"
+        )
     if options.judge_min_score is not None:
-        notes.append("not in these figures: the judge (judge_min_score), one short reply about each answer that passes the other filters")
+        notes.append(
+            "not in these figures: the judge (judge_min_score), one short reply about each answer that passes the other filters"
+        )
     return notes
 
 
@@ -174,9 +242,20 @@ def _limit(options: Generate, name: str, needs: dict[str, Range], spent: Amount)
     most = getattr(options, f"max_{name}")
     if most is None or name not in needs:
         return None
-    used = {"requests": spent.requests, "tokens": spent.tokens, "cost": spent.cost, "megabytes": spent.num_bytes / 1e6}.get(name, 0)
+    used = {
+        "requests": spent.requests,
+        "tokens": spent.tokens,
+        "cost": spent.cost,
+        "megabytes": spent.num_bytes / 1e6,
+    }.get(name, 0)
     left, (low, mean, high) = max(0, most - used), needs[name]
-    verdict = "would stop it before the end" if low > left else "may stop it before the end" if high > left else "is enough"
+    verdict = (
+        "would stop it before the end"
+        if low > left
+        else "may stop it before the end"
+        if high > left
+        else "is enough"
+    )
     share = f", after about {left / mean:.0%} of what is left" if mean > left else ""
     return f"generate.max_{name} {most:,} {verdict}{share}"
 

@@ -86,7 +86,9 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     tokenizers = tokenizers_of(recipe)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
-    sitting = Sitting(recipe, stage, folder.stage("train") / "student", location, prompts, tokenizers)
+    sitting = Sitting(
+        recipe, stage, folder.stage("train") / "student", location, prompts, tokenizers
+    )
     names = _models(recipe, folder)
     total = len(names) * len(prompts)
     with Progress("evaluate", total, "answers") as bar:
@@ -99,9 +101,16 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
             interrupts.check()
     found = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
     figures = {name: {k: v for k, v in f.items() if k != "examples"} for name, f in found.items()}
-    result = {"models": figures, "num_examples": len(prompts), "task": options.task, "task_version": tasks.version(options.task)}
+    result = {
+        "models": figures,
+        "num_examples": len(prompts),
+        "task": options.task,
+        "task_version": tasks.version(options.task),
+    }
     if "control" in found:
-        result["student_against_control"] = _against(found["student"], found["control"], recipe.seed)
+        result["student_against_control"] = _against(
+            found["student"], found["control"], recipe.seed
+        )
     files = [stage / "teacher_answers.jsonl", *(stage / f"{name}.json" for name in names)]
     return StageOutput(result, files)
 
@@ -113,7 +122,10 @@ def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
     if (train / "control").is_dir():
         models["control"] = train / "control"
     models["student"] = train / "student"
-    return models | {name: folder.quantized(name) for name in folder.require("quantize", recipe).result["formats"]}
+    return models | {
+        name: folder.quantized(name)
+        for name in folder.require("quantize", recipe).result["formats"]
+    }
 
 
 def _teacher(sitting: Sitting, bar: Progress) -> Exam:
@@ -126,27 +138,42 @@ def _teacher(sitting: Sitting, bar: Progress) -> Exam:
     tokenizer = sitting.tokenizers.asked
     model: Any = None
     if not (sitting.answers.is_file() and sitting.figures.is_file()):
-        where = load.placement(recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization)
+        where = load.placement(
+            recipe.teacher.device, recipe.teacher.dtype, recipe.teacher.quantization
+        )
         model = load.load_model(
-            sitting.location, where, revision=recipe.teacher.revision, trust_remote_code=recipe.teacher.trust_remote_code
+            sitting.location,
+            where,
+            revision=recipe.teacher.revision,
+            trust_remote_code=recipe.teacher.trust_remote_code,
         )
         stop_ids = chat.stop_ids(tokenizer, load.stop_ids(model))
         if not sitting.answers.is_file():
             options = recipe.generate
             sampling = options.sampling_temperature, options.top_p, options.top_k
             empty = Exam(recipe, sitting.prompts, sitting.prompt_ids, [], tokenizer, [])
-            _write_answers(sitting.answers, sitting.prompts, _answer(model, empty, stop_ids, options.max_new_tokens, sampling), stop_ids)
+            _write_answers(
+                sitting.answers,
+                sitting.prompts,
+                _answer(model, empty, stop_ids, options.max_new_tokens, sampling),
+                stop_ids,
+            )
     exam, own = _exams(sitting)
     if not sitting.figures.is_file():
         _write(sitting.stage, "teacher", _examine_transformers(own, model, bar))
     return exam
 
 
-def _write_answers(path: Path, prompts: list[Prompt], found: list[tuple[list[int], str]], stop_ids: list[int]) -> None:
-    write_jsonl(path, [
-        {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
-        for p, (ids, why) in zip(prompts, found, strict=True)
-    ])  # fmt: skip
+def _write_answers(
+    path: Path, prompts: list[Prompt], found: list[tuple[list[int], str]], stop_ids: list[int]
+) -> None:
+    write_jsonl(
+        path,
+        [
+            {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
+            for p, (ids, why) in zip(prompts, found, strict=True)
+        ],
+    )
 
 
 def _exams(sitting: Sitting) -> tuple[Exam, Exam]:
@@ -156,22 +183,31 @@ def _exams(sitting: Sitting) -> tuple[Exam, Exam]:
     rows = [row for _, row in read_jsonl(sitting.answers)]
     asked, stop_ids = tokenizers.asked, rows[0]["stop_ids"]
     lessons = [
-        tokenizers.lesson(recipe, p.messages, ids, row["token_ids"], chat.text_of(asked, row["token_ids"]))
-        if row["finish_reason"] == "stop" else None
+        tokenizers.lesson(
+            recipe, p.messages, ids, row["token_ids"], chat.text_of(asked, row["token_ids"])
+        )
+        if row["finish_reason"] == "stop"
+        else None
         for p, ids, row in zip(prompts, sitting.prompt_ids, rows, strict=True)
-    ]  # fmt: skip
+    ]
     if not any(lessons):
-        raise DataError(f"{sitting.answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens")
+        raise DataError(
+            f"{sitting.answers}: the teacher finished none of {len(rows)} answers; raise generate.max_new_tokens"
+        )
     learnt = [lesson and lesson[1] for lesson in lessons]
     if tokenizers.same:
         exam = Exam(recipe, prompts, sitting.prompt_ids, learnt, asked, stop_ids)
         return exam, exam
     student = tokenizers.student
-    learnt = [ids if ids and len(ids) > 1 else None for ids in learnt]  # the end alone: reasoning that never came to an answer
+    learnt = [
+        ids if ids and len(ids) > 1 else None for ids in learnt
+    ]  # the end alone: reasoning that never came to an answer
     students_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
     ends = chat.stop_ids(student, load.stop_ids_of_files(str(sitting.student)))
     nothing: list[list[int] | None] = [None] * len(prompts)
-    return Exam(recipe, prompts, students_ids, learnt, student, ends), Exam(recipe, prompts, sitting.prompt_ids, nothing, asked, stop_ids)
+    return Exam(recipe, prompts, students_ids, learnt, student, ends), Exam(
+        recipe, prompts, sitting.prompt_ids, nothing, asked, stop_ids
+    )
 
 
 def _teacher_of_gguf(sitting: Sitting, bar: Progress) -> Exam:
@@ -180,12 +216,19 @@ def _teacher_of_gguf(sitting: Sitting, bar: Progress) -> Exam:
 
     recipe, prompts = sitting.recipe, sitting.prompts
     if not sitting.answers.is_file():
-        stop_ids = chat.stop_ids(sitting.tokenizers.asked, load.stop_ids_of_files(sitting.location, recipe.teacher.revision))
+        stop_ids = chat.stop_ids(
+            sitting.tokenizers.asked,
+            load.stop_ids_of_files(sitting.location, recipe.teacher.revision),
+        )
         found: dict[int, tuple[list[int], str]] = {}
         gguf_teacher.answer(
-            recipe, sitting.tokenizers.asked, sitting.prompt_ids, seeds=[_seed(recipe, p) for p in prompts], stop_ids=stop_ids,
+            recipe,
+            sitting.tokenizers.asked,
+            sitting.prompt_ids,
+            seeds=[_seed(recipe, p) for p in prompts],
+            stop_ids=stop_ids,
             on_finished=_collector(found, range(len(prompts)), None),
-        )  # fmt: skip
+        )
         _write_answers(sitting.answers, prompts, [found[i] for i in range(len(prompts))], stop_ids)
     exam, own = _exams(sitting)
     if not sitting.figures.is_file():
@@ -208,14 +251,23 @@ def _teacher_on_server(sitting: Sitting, bar: Progress) -> Exam:
     exam, own = _exams(sitting)
     if not sitting.figures.is_file():
         started = time.monotonic()
-        found = _ask_server(sitting, stop_ids, (0.0, 1.0, 0), recipe.evaluate.max_new_tokens, bar, spent)
-        _write(sitting.stage, "teacher", _figures(own, found, {}, time.monotonic() - started, "server"))
+        found = _ask_server(
+            sitting, stop_ids, (0.0, 1.0, 0), recipe.evaluate.max_new_tokens, bar, spent
+        )
+        _write(
+            sitting.stage, "teacher", _figures(own, found, {}, time.monotonic() - started, "server")
+        )
     return exam
 
 
 def _ask_server(
-    sitting: Sitting, stop_ids: list[int], sampling: tuple[float, float, int], max_new_tokens: int, bar: Progress, spent: Spent
-) -> list[tuple[list[int], str]]:  # fmt: skip
+    sitting: Sitting,
+    stop_ids: list[int],
+    sampling: tuple[float, float, int],
+    max_new_tokens: int,
+    bar: Progress,
+    spent: Spent,
+) -> list[tuple[list[int], str]]:
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
     from distill.teachers.ask import ask_server, question
     from distill.teachers.dialects import Answer, Question, Sampling
@@ -228,7 +280,8 @@ def _ask_server(
         bar.advance(1)
 
     questions = [
-        question(recipe, p.id, p.messages, ids, _seed(recipe, p)) for p, ids in zip(prompts, sitting.prompt_ids, strict=True)
+        question(recipe, p.id, p.messages, ids, _seed(recipe, p))
+        for p, ids in zip(prompts, sitting.prompt_ids, strict=True)
     ]
     wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.thinking)
     ask_server(recipe, sitting.tokenizers.asked, questions, wanted, record, bar, spent)
@@ -255,17 +308,25 @@ def _examine_transformers(exam: Exam, model: Any, bar: Progress) -> dict[str, An
     from distill.models.score import TokenSequence, score
 
     started = time.monotonic()
-    answers = _answer(model, exam, exam.stop_ids, exam.recipe.evaluate.max_new_tokens, (0.0, 1.0, 0), bar)
+    answers = _answer(
+        model, exam, exam.stop_ids, exam.recipe.evaluate.max_new_tokens, (0.0, 1.0, 0), bar
+    )
     seconds = time.monotonic() - started
     numbers = exam.scored()
     sequences = [
-        TokenSequence(exam.prompt_ids[i] + ids, len(exam.prompt_ids[i])) for i in numbers if (ids := exam.teacher_ids[i])
+        TokenSequence(exam.prompt_ids[i] + ids, len(exam.prompt_ids[i]))
+        for i in numbers
+        if (ids := exam.teacher_ids[i])
     ]
     nll: dict[int, float] = {}
     for index, logp, _ in score(
-        model, load.head_of(model), sequences, batch_tokens=exam.recipe.teacher.batch_tokens,
-        pad_id=exam.tokenizer.pad_token_id, vocab_size=len(exam.tokenizer),
-    ):  # fmt: skip
+        model,
+        load.head_of(model),
+        sequences,
+        batch_tokens=exam.recipe.teacher.batch_tokens,
+        pad_id=exam.tokenizer.pad_token_id,
+        vocab_size=len(exam.tokenizer),
+    ):
         nll[numbers[index]] = -float(logp.sum())
     return _figures(exam, answers, nll, seconds, f"transformers, {model.device.type}")
 
@@ -274,17 +335,29 @@ def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
     from distill.export.llama_cpp import LlamaProcess
 
     longest = max(map(len, exam.prompt_ids)) + exam.recipe.evaluate.max_new_tokens
-    longest = max([longest, *(len(p) + len(t) for p, t in zip(exam.prompt_ids, exam.teacher_ids, strict=True) if t)])
+    longest = max(
+        [
+            longest,
+            *(len(p) + len(t) for p, t in zip(exam.prompt_ids, exam.teacher_ids, strict=True) if t),
+        ]
+    )
     threads = exam.recipe.quantize.num_threads
-    with LlamaProcess(place, num_threads=threads, context_length=longest + 8, num_sequences=LLAMA_SEQUENCES) as llama:
+    with LlamaProcess(
+        place, num_threads=threads, context_length=longest + 8, num_sequences=LLAMA_SEQUENCES
+    ) as llama:
         started = time.monotonic()
         ids = llama.generate(
-            exam.prompt_ids, max_new_tokens=exam.recipe.evaluate.max_new_tokens, stop_ids=exam.stop_ids,
+            exam.prompt_ids,
+            max_new_tokens=exam.recipe.evaluate.max_new_tokens,
+            stop_ids=exam.stop_ids,
             on_done=lambda *_: bar.advance(1),
-        )  # fmt: skip
+        )
         seconds = time.monotonic() - started
         numbers = exam.scored()
-        sequences = [(exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i])) for i in numbers]
+        sequences = [
+            (exam.prompt_ids[i] + (exam.teacher_ids[i] or []), len(exam.prompt_ids[i]))
+            for i in numbers
+        ]
         scored = llama.score(sequences) if sequences else []
     answers = [(a, "stop" if a and a[-1] in exam.stop_ids else "length") for a in ids]
     nll = {i: -float(s.logp_T.sum()) for i, s in zip(numbers, scored, strict=True)}
@@ -292,9 +365,13 @@ def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
 
 
 def _answer(
-    model: Any, exam: Exam, stop_ids: list[int], max_new_tokens: int, sampling: tuple[float, float, int],
+    model: Any,
+    exam: Exam,
+    stop_ids: list[int],
+    max_new_tokens: int,
+    sampling: tuple[float, float, int],
     bar: Progress | None = None,
-) -> list[tuple[list[int], str]]:  # fmt: skip
+) -> list[tuple[list[int], str]]:
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
     from distill.models.decode import Sampling, answer
 
@@ -302,17 +379,23 @@ def _answer(
     widths = [len(ids) + max_new_tokens for ids in exam.prompt_ids]
     for block in blocks_by_length(widths, exam.recipe.teacher.batch_tokens):
         answer(
-            model, [exam.prompt_ids[i] for i in block.indices], sampling=Sampling(*sampling),
-            seeds=[_seed(exam.recipe, exam.prompts[i]) for i in block.indices], max_new_tokens=max_new_tokens,
-            stop_ids=stop_ids, pad_id=exam.tokenizer.pad_token_id, on_finished=_collector(found, block.indices, bar),
-            vocab_size=len(exam.tokenizer), num_slots=block.num_slots,
-        )  # fmt: skip
+            model,
+            [exam.prompt_ids[i] for i in block.indices],
+            sampling=Sampling(*sampling),
+            seeds=[_seed(exam.recipe, exam.prompts[i]) for i in block.indices],
+            max_new_tokens=max_new_tokens,
+            stop_ids=stop_ids,
+            pad_id=exam.tokenizer.pad_token_id,
+            on_finished=_collector(found, block.indices, bar),
+            vocab_size=len(exam.tokenizer),
+            num_slots=block.num_slots,
+        )
     return [found[i] for i in range(len(exam.prompts))]
 
 
 def _collector(
     found: dict[int, tuple[list[int], str]], batch: Sequence[int], bar: Progress | None
-) -> Callable[[int, list[int], str], None]:  # fmt: skip
+) -> Callable[[int, list[int], str], None]:
     def record(index: int, ids: list[int], reason: str) -> None:
         found[batch[index]] = (ids, reason)
         if bar is not None:
@@ -323,29 +406,49 @@ def _collector(
 
 
 def _figures(
-    exam: Exam, answers: list[tuple[list[int], str]], nll: dict[int, float], seconds: float, runtime: str
-) -> dict[str, Any]:  # fmt: skip
+    exam: Exam,
+    answers: list[tuple[list[int], str]],
+    nll: dict[int, float],
+    seconds: float,
+    runtime: str,
+) -> dict[str, Any]:
     """Figures of one model, and a row an example."""
     grade = tasks.grader(exam.recipe.generate)
     examples = []
     for i, (prompt, (ids, reason)) in enumerate(zip(exam.prompts, answers, strict=True)):
         opened = chat.opens_thinking(exam.tokenizer, exam.prompt_ids[i])
         text = chat.split_thinking(chat.text_of(exam.tokenizer, ids), opened=opened)[1]
-        right = grade(text, {"reference": prompt.reference, "language": prompt.language}) if grade else None
-        examples.append({
-            "prompt_id": prompt.id, "prompt": prompt.text, "language": prompt.language, "reference": prompt.reference,
-            "answer": text, "right": right, "finish_reason": reason, "nll": nll.get(i),
-            "num_tokens": len(exam.teacher_ids[i] or []),
-        })  # fmt: skip
+        right = (
+            grade(text, {"reference": prompt.reference, "language": prompt.language})
+            if grade
+            else None
+        )
+        examples.append(
+            {
+                "prompt_id": prompt.id,
+                "prompt": prompt.text,
+                "language": prompt.language,
+                "reference": prompt.reference,
+                "answer": text,
+                "right": right,
+                "finish_reason": reason,
+                "nll": nll.get(i),
+                "num_tokens": len(exam.teacher_ids[i] or []),
+            }
+        )
     tokens = sum(len(ids) for ids, _ in answers)
     scored = [e for e in examples if e["nll"] is not None]
     figures: dict[str, Any] = {
         "runtime": runtime,
-        "nll": round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5) if scored else None,
+        "nll": round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5)
+        if scored
+        else None,
         "refused": sum(refusal(e["answer"], e["language"]) is not None for e in examples),
-        "cut_answers": sum(e["finish_reason"] == "length" for e in examples), "generated_tokens": tokens,
-        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1), "examples": examples,
-    }  # fmt: skip
+        "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
+        "generated_tokens": tokens,
+        "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+        "examples": examples,
+    }
     if grade:
         right = sum(bool(e["right"]) for e in examples)
         figures["exact_match"] = right / len(examples)
@@ -369,6 +472,8 @@ def _against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dic
     if "exact_match" in student:
         differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
         result["exact_match"] = paired_bootstrap(differences, seed=seed)
-    differences = [(s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None]
+    differences = [
+        (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
+    ]
     result["nll"] = paired_bootstrap(differences, seed=seed)
     return result

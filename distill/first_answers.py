@@ -20,7 +20,13 @@ from distill.recipe import Recipe
 from distill.rows import digest, write_atomic
 from distill.run_folder import RunFolder
 from distill.teachers.answers import answered, ask
-from distill.teachers.requests import Request, best_rows, num_prompt_tokens, read_answers, request_maker
+from distill.teachers.requests import (
+    Request,
+    best_rows,
+    num_prompt_tokens,
+    read_answers,
+    request_maker,
+)
 from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text.samples import Prompt, split_prompts
@@ -55,11 +61,15 @@ class FirstAnswers:
 
     @classmethod
     def of(cls, recipe: Recipe, stage: Path, team: Processes) -> "FirstAnswers":
-        tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
+        tasks.grader(
+            recipe.generate
+        )  # what this machine lacks for it is said before anything is asked
         location = recipe.model_location(recipe.teacher.model)
         tokenizers = tokenizers_of(recipe)
         prompts, held_out = split_prompts(recipe)
-        worth_asking, _ = generate.judge_prompts(recipe, prompts, held_out, are_all=not any(s.expand for s in recipe.generate.prompts))
+        worth_asking, _ = generate.judge_prompts(
+            recipe, prompts, held_out, are_all=not any(s.expand for s in recipe.generate.prompts)
+        )
         return cls(recipe, stage, team, location, tokenizers, worth_asking, held_out)
 
     def ask(self, chosen: list[Prompt]) -> list[Request]:
@@ -77,16 +87,25 @@ class FirstAnswers:
         before = answered(self.recipe, self.stage / "raw")
         self.team.barrier()
         spent = Spent(Ledger(self.stage, self.recipe.generate))
-        seconds = ask(self.recipe, requests, self.stage / "raw", self.location, tokenizer, self.team, spent)
+        seconds = ask(
+            self.recipe, requests, self.stage / "raw", self.location, tokenizer, self.team, spent
+        )
         if self.team.is_main and (asked := [r for r in requests if r.key not in before]):
             rows = best_rows(read_answers(self.stage / "raw")[0])
             # those of a server, and where it tells what it counts; not what it took to know the server
             served = [] if spent.num_untold else [rows[r.key].get("server", {}) for r in asked]
             taken = Taken(
-                len(asked), sum(num_prompt_tokens(r, tokenizer) for r in asked), sum(len(rows[r.key]["token_ids"]) for r in asked), seconds,
-                spent.most_at_once, spent.mine.num_bytes,
-                *(sum(s.get(name, 0) for s in served) for name in ("prompt_tokens", "answer_tokens")),
-            )  # fmt: skip
+                len(asked),
+                sum(num_prompt_tokens(r, tokenizer) for r in asked),
+                sum(len(rows[r.key]["token_ids"]) for r in asked),
+                seconds,
+                spent.most_at_once,
+                spent.mine.num_bytes,
+                *(
+                    sum(s.get(name, 0) for s in served)
+                    for name in ("prompt_tokens", "answer_tokens")
+                ),
+            )
             write(self.stage, said | {"groups": groups, "taken": asdict(taken)})
         return requests
 

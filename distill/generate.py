@@ -24,14 +24,22 @@ from distill.rows import Row, write_jsonl
 from distill.run_folder import RunFolder, StageOutput
 from distill.sections import Capture
 from distill.teachers.answers import ask
-from distill.teachers.requests import Request, best_rows, num_of_other_seeds, read_answers, request_maker
+from distill.teachers.requests import (
+    Request,
+    best_rows,
+    num_of_other_seeds,
+    read_answers,
+    request_maker,
+)
 from distill.teachers.spent import Ledger, Spent
 from distill.teachers.tokenizers import Tokenizers, tokenizers_of
 from distill.text import chat, expansion, filters, judge, prompt_filters
 from distill.text.contamination import EvalIndex
 from distill.text.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 
-Judged = tuple[list[filters.Candidate], list[str | None]]  # each answer as the filters see it, and why it is dropped (None: kept)
+Judged = tuple[
+    list[filters.Candidate], list[str | None]
+]  # each answer as the filters see it, and why it is dropped (None: kept)
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
@@ -41,11 +49,15 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     tokenizers = tokenizers_of(recipe)
     tokenizer = tokenizers.asked
     if not tokenizers.same and processes.is_main:
-        print(f"generate: the student has another tokenizer ({tokenizers.difference}): it learns the answers' text in its own")
+        print(
+            f"generate: the student has another tokenizer ({tokenizers.difference}): it learns the answers' text in its own"
+        )
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
     spent = Spent(Ledger(stage, recipe.generate))
-    expanded = expand(recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent)
+    expanded = expand(
+        recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent
+    )
     if expanded is None:
         return StageOutput({}, [])
     written, unfit = expanded
@@ -54,15 +66,31 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     refused = [*unfit, *refused]
     raw = stage / "raw"
     make = request_maker(recipe, tokenizer)
-    requests = [make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)]
+    requests = [
+        make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)
+    ]
     ask(recipe, requests, raw, location, tokenizer, processes, spent)
-    requests = _draw_on(recipe, requests, make, held_out, raw, location, tokenizers, processes, spent)
+    requests = _draw_on(
+        recipe, requests, make, held_out, raw, location, tokenizers, processes, spent
+    )
     if processes.is_part:
         return StageOutput({}, [])
     rows = best_rows(read_answers(raw)[0])
-    judged = judge_answers(recipe, requests, rows, held_out, tokenizers) if processes.is_main else ([], [])
+    judged = (
+        judge_answers(recipe, requests, rows, held_out, tokenizers)
+        if processes.is_main
+        else ([], [])
+    )
     if recipe.generate.judge_min_score is not None:
-        judged = _grade(recipe, stage / "judged", processes.broadcast(judged), location, tokenizer, processes, spent)
+        judged = _grade(
+            recipe,
+            stage / "judged",
+            processes.broadcast(judged),
+            location,
+            tokenizer,
+            processes,
+            spent,
+        )
     output = StageOutput({}, [])
     if processes.is_main:
         output = _write(recipe, stage, requests, judged, refused, held_out, tokenizers, skipped)
@@ -71,9 +99,15 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
 
 
 def expand(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], raw: Path, location: str, tokenizer: Any,
-    processes: Processes, spent: Spent,
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:  # fmt: skip
+    recipe: Recipe,
+    prompts: list[Prompt],
+    held_out: list[Prompt],
+    raw: Path,
+    location: str,
+    tokenizer: Any,
+    processes: Processes,
+    spent: Spent,
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """(prompts that the teacher wrote, (prompt, reason) of those that are not usable), after asking for what is not there.
 
     None in a shard (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid for yet.
@@ -82,15 +116,28 @@ def expand(
     if not wishes:
         return [], []
     options = recipe.generate.model_copy(update={**expansion.SAMPLING, "system_prompt": None})
-    asking = recipe.model_copy(update={"generate": options, "capture": Capture()})  # nobody learns from these
+    asking = recipe.model_copy(
+        update={"generate": options, "capture": Capture()}
+    )  # nobody learns from these
     make = request_maker(asking, tokenizer)
     requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
-    ask(asking, list({r.key: r for r in requests}.values()), raw, location, tokenizer, processes, spent, stop_ids)
+    ask(
+        asking,
+        list({r.key: r for r in requests}.values()),
+        raw,
+        location,
+        tokenizer,
+        processes,
+        spent,
+        stop_ids,
+    )
     rows = processes.broadcast(best_rows(read_answers(raw)[0]) if processes.is_main else {})
     if missing := sum(r.key not in rows for r in requests):
         if processes.is_main:
-            print(f"generate: {missing} of {len(requests)} prompts that the teacher writes are other shards'; when all shards have "
-                  "ended, run them again: they will then divide the answers")  # fmt: skip
+            print(
+                f"generate: {missing} of {len(requests)} prompts that the teacher writes are other shards'; when all shards have "
+                "ended, run them again: they will then divide the answers"
+            )
         return None
     answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wishes, requests, strict=True)]
     return expansion.read(recipe, answered, tokenizer, prompts)
@@ -98,28 +145,41 @@ def expand(
 
 def judge_prompts(
     recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:  # fmt: skip
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many.
 
     are_all: False before the teacher has written its own: then the shares of sources cannot be told."""
     reasons = prompt_filters.judge_prompts(
-        prompts, languages=recipe.languages, eval_index=EvalIndex(p.text for p in held_out),
+        prompts,
+        languages=recipe.languages,
+        eval_index=EvalIndex(p.text for p in held_out),
         near_duplicate=recipe.generate.near_duplicate,
-    )  # fmt: skip
+    )
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
     bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
     if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
         return good, bad
     chosen = mixed(recipe.generate, good)
     ids = {p.id for p in chosen}
-    bad += [(p, f"beyond_share: its {recipe.generate.mix[0]} has enough prompts") for p in good if p.id not in ids]
+    bad += [
+        (p, f"beyond_share: its {recipe.generate.mix[0]} has enough prompts")
+        for p in good
+        if p.id not in ids
+    ]
     return chosen, bad
 
 
 def _draw_on(
-    recipe: Recipe, requests: list[Request], make: Callable[[Prompt, int], Request], held_out: list[Prompt], raw: Path,
-    location: str, tokenizers: Tokenizers, processes: Processes, spent: Spent,
-) -> list[Request]:  # fmt: skip
+    recipe: Recipe,
+    requests: list[Request],
+    make: Callable[[Prompt, int], Request],
+    held_out: list[Prompt],
+    raw: Path,
+    location: str,
+    tokenizers: Tokenizers,
+    processes: Processes,
+    spent: Spent,
+) -> list[Request]:
     """Rejection sampling: another draw for each prompt with too few good answers, round after round; return all requests.
 
     Which prompts those are follows from the log alone, so a killed or repeated run draws the same and asks nothing twice.
@@ -134,9 +194,13 @@ def _draw_on(
     for sample_index in range(options.samples_per_prompt, options.max_tries):
         rows = best_rows(read_answers(raw)[0])
         missing = any(r.key not in rows for mine in still_open.values() for r in mine)
-        if processes.any(missing):  # on one rank and not on another where other jobs write meanwhile
+        if processes.any(
+            missing
+        ):  # on one rank and not on another where other jobs write meanwhile
             break  # only in a shard: the others' answers of this round are not here yet
-        too_few = _too_few(recipe, still_open, rows, held_out, tokenizers) if processes.is_main else []
+        too_few = (
+            _too_few(recipe, still_open, rows, held_out, tokenizers) if processes.is_main else []
+        )
         still_open = {prompt_id: tries[prompt_id] for prompt_id in processes.broadcast(too_few)}
         more = [make(mine[0].prompt, sample_index) for mine in still_open.values()]
         if not more:
@@ -148,30 +212,59 @@ def _draw_on(
 
 
 def _too_few(
-    recipe: Recipe, tries: dict[str, list[Request]], rows: dict[str, Row], held_out: list[Prompt], tokenizers: Tokenizers
-) -> list[str]:  # fmt: skip
+    recipe: Recipe,
+    tries: dict[str, list[Request]],
+    rows: dict[str, Row],
+    held_out: list[Prompt],
+    tokenizers: Tokenizers,
+) -> list[str]:
     """Ids of the prompts that want another draw. What a server refused once, it would refuse again."""
     requests = [request for mine in tries.values() for request in mine]
     _, reasons = judge_answers(recipe, requests, rows, held_out, tokenizers)
-    num_kept = Counter(r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None)
+    num_kept = Counter(
+        r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None
+    )
     refused = {r.prompt.id for r in requests if rows[r.key]["finish_reason"] == "error"}
-    return [i for i in tries if num_kept[i] < recipe.generate.samples_per_prompt and i not in refused]
+    return [
+        i for i in tries if num_kept[i] < recipe.generate.samples_per_prompt and i not in refused
+    ]
 
 
 def _grade(
-    recipe: Recipe, log: Path, judged: Judged, location: str, tokenizer: Any, processes: Processes, spent: Spent
+    recipe: Recipe,
+    log: Path,
+    judged: Judged,
+    location: str,
+    tokenizer: Any,
+    processes: Processes,
+    spent: Spent,
 ) -> Judged:
     """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
     options, asking = recipe.generate, judge.asking(recipe)
     make = request_maker(asking, tokenizer)
-    if options.judge_server and options.max_cost and not (options.judge_price_prompt or options.judge_price_answer) and processes.is_main:
-        print("generate: the judge's server counts as free towards max_cost: where it is not, set generate.judge_price_prompt and "
-              "generate.judge_price_answer")  # fmt: skip
+    if (
+        options.judge_server
+        and options.max_cost
+        and not (options.judge_price_prompt or options.judge_price_answer)
+        and processes.is_main
+    ):
+        print(
+            "generate: the judge's server counts as free towards max_cost: where it is not, set generate.judge_price_prompt and "
+            "generate.judge_price_answer"
+        )
 
     def replies(prompts: list[Prompt]) -> list[Row]:
         # another model's tokenizer is not known: it gets the conversation, not its ids
         requests = [make(p, 0, [] if recipe.generate.judge_server else None) for p in prompts]
-        ask(asking, list({r.key: r for r in requests}.values()), log, location, tokenizer, processes, spent)
+        ask(
+            asking,
+            list({r.key: r for r in requests}.values()),
+            log,
+            location,
+            tokenizer,
+            processes,
+            spent,
+        )
         rows = best_rows(read_answers(log)[0])
         return [rows[r.key] for r in requests]
 
@@ -179,28 +272,57 @@ def _grade(
 
 
 def _write(
-    recipe: Recipe, stage: Path, requests: list[Request], judged: Judged, refused: list[tuple[Prompt, str]],
-    held_out: list[Prompt], tokenizers: Tokenizers, skipped: Counter[str],
-) -> StageOutput:  # fmt: skip
+    recipe: Recipe,
+    stage: Path,
+    requests: list[Request],
+    judged: Judged,
+    refused: list[tuple[Prompt, str]],
+    held_out: list[Prompt],
+    tokenizers: Tokenizers,
+    skipped: Counter[str],
+) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     all_rows, broken = read_answers(stage / "raw")
     rows, num_long = best_rows(all_rows), 0
     if others := num_of_other_seeds(requests, rows):
-        print(f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew")
-    candidates, reasons = judged[0], filters.choose_shortest(*judged, recipe.generate.keep_per_prompt)
-    kept, dropped = [], [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused]
+        print(
+            f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew"
+        )
+    candidates, reasons = (
+        judged[0],
+        filters.choose_shortest(*judged, recipe.generate.keep_per_prompt),
+    )
+    kept, dropped = (
+        [],
+        [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused],
+    )
     for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
         prompt, row = request.prompt, rows[request.key]
         if reason is not None:
-            dropped.append({
-                "key": request.key, "prompt": prompt.text, "language": prompt.language, "answer": row["text"], "reason": reason,
-            })  # fmt: skip
+            dropped.append(
+                {
+                    "key": request.key,
+                    "prompt": prompt.text,
+                    "language": prompt.language,
+                    "answer": row["text"],
+                    "reason": reason,
+                }
+            )
             continue
         num_long += candidate.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
-        kept.append(Sample(
-            request.key, prompt.id, prompt.text, prompt.language, prompt.reference, candidate.answer_text,
-            *tokenizers.lesson(recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]),
-        ).row())  # fmt: skip
+        kept.append(
+            Sample(
+                request.key,
+                prompt.id,
+                prompt.text,
+                prompt.language,
+                prompt.reference,
+                candidate.answer_text,
+                *tokenizers.lesson(
+                    recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
+                ),
+            ).row()
+        )
     by_reason = Counter(d["reason"].partition(":")[0] for d in dropped)
     if not kept:
         counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.most_common())
@@ -210,40 +332,75 @@ def _write(
         )
     prompts = list({r.prompt.id: r.prompt for r in requests}.values())
     rates = filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
-    write_jsonl(stage / "prompts.jsonl", [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts])
+    write_jsonl(
+        stage / "prompts.jsonl",
+        [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts],
+    )
     write_jsonl(stage / "kept.jsonl", kept)
     write_jsonl(stage / "dropped.jsonl", dropped)
     result = {
-        "num_prompts": len({r.prompt.id for r in requests}) + len(refused), "num_asked": len(requests),
-        "num_kept": len(kept), "num_dropped": len(dropped), "dropped_by_reason": dict(by_reason),
-        "kept_by_language": dict(Counter(s["language"] for s in kept)), "num_held_out": len(held_out),
-        "num_answer_tokens": sum(len(s["answer_ids"]) for s in kept), "num_broken_log_lines": len(broken),
-        "vocab_size": len(tokenizers.student), "format": chat.fingerprint_of_format(tokenizers.student), "retold": tokenizers.difference,
-        "num_skipped": dict(skipped), "prompts_by_language": dict(Counter(p.language for p in prompts)),
+        "num_prompts": len({r.prompt.id for r in requests}) + len(refused),
+        "num_asked": len(requests),
+        "num_kept": len(kept),
+        "num_dropped": len(dropped),
+        "dropped_by_reason": dict(by_reason),
+        "kept_by_language": dict(Counter(s["language"] for s in kept)),
+        "num_held_out": len(held_out),
+        "num_answer_tokens": sum(len(s["answer_ids"]) for s in kept),
+        "num_broken_log_lines": len(broken),
+        "vocab_size": len(tokenizers.student),
+        "format": chat.fingerprint_of_format(tokenizers.student),
+        "retold": tokenizers.difference,
+        "num_skipped": dict(skipped),
+        "prompts_by_language": dict(Counter(p.language for p in prompts)),
         "by_language": count_by_language(kept, dropped),
-        "prompts_by_tries": dict(sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())),
-        "num_prompts_without_answer": len({r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}),
+        "prompts_by_tries": dict(
+            sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())
+        ),
+        "num_prompts_without_answer": len(
+            {r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}
+        ),
         "prompts_by_source": dict(Counter(p.source for p in prompts)),
-        "num_long_reasoning": num_long, "seed": recipe.seed,
-        "warning": filters.long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
-    }  # fmt: skip
+        "num_long_reasoning": num_long,
+        "seed": recipe.seed,
+        "warning": filters.long_reasoning_warning(
+            num_long, len(kept), recipe.generate.max_reasoning_tokens
+        ),
+    }
     if result["warning"]:
         print(f"generate: warning: {result['warning']}", file=sys.stderr)
-    return StageOutput(result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")])
+    return StageOutput(
+        result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")]
+    )
 
 
 def judge_answers(
-    recipe: Recipe, requests: list[Request], rows: dict[str, Row], held_out: list[Prompt], tokenizers: Tokenizers
+    recipe: Recipe,
+    requests: list[Request],
+    rows: dict[str, Row],
+    held_out: list[Prompt],
+    tokenizers: Tokenizers,
 ) -> Judged:
-    candidates = [_candidate(recipe, request, rows[request.key], tokenizers) for request in requests]
+    candidates = [
+        _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
+    ]
     reasons = filters.judge_all(
-        candidates, languages=recipe.languages, grade=tasks.grader(recipe.generate), eval_index=EvalIndex([p.text for p in held_out]),
-        min_characters=recipe.generate.min_characters, max_characters=recipe.generate.max_characters,
+        candidates,
+        languages=recipe.languages,
+        grade=tasks.grader(recipe.generate),
+        eval_index=EvalIndex([p.text for p in held_out]),
+        min_characters=recipe.generate.min_characters,
+        max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
-        max_reasoning_tokens=recipe.generate.max_reasoning_tokens if recipe.generate.think == "short" else None,
-    )  # fmt: skip
+        max_reasoning_tokens=recipe.generate.max_reasoning_tokens
+        if recipe.generate.think == "short"
+        else None,
+    )
     if not tokenizers.same:
-        reasons = [reason or _untellable(tokenizers.student, c) for c, reason in zip(candidates, reasons, strict=True)]
+        reasons = [
+            reason or _untellable(tokenizers.student, c)
+            for c, reason in zip(candidates, reasons, strict=True)
+        ]
     return candidates, reasons
 
 
@@ -253,16 +410,25 @@ def _untellable(tokenizer: Any, candidate: filters.Candidate) -> str | None:
     return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
 
 
-def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> filters.Candidate:
+def _candidate(
+    recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
+) -> filters.Candidate:
     opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.think == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     return filters.Candidate(
-        prompt=request.prompt.text, prompt_id=request.prompt.id, answer_text=answer, reasoning=reasoning,
-        num_reasoning_tokens=len(tokenizers.student(reasoning, add_special_tokens=False).input_ids) if reasoning else 0,
-        finish_reason=row["finish_reason"] if complete else "length", language=request.prompt.language,
-        reference=request.prompt.reference, is_translation=request.prompt.is_translation, verify=request.prompt.verify,
+        prompt=request.prompt.text,
+        prompt_id=request.prompt.id,
+        answer_text=answer,
+        reasoning=reasoning,
+        num_reasoning_tokens=len(tokenizers.student(reasoning, add_special_tokens=False).input_ids)
+        if reasoning
+        else 0,
+        finish_reason=row["finish_reason"] if complete else "length",
+        language=request.prompt.language,
+        reference=request.prompt.reference,
+        is_translation=request.prompt.is_translation,
+        verify=request.prompt.verify,
         refusals=request.prompt.refusals,
-    )  # fmt: skip
-
+    )

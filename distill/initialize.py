@@ -28,13 +28,17 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     config = model.config.get_text_config()
     return StageOutput(
         {
-            "num_parameters": model.num_parameters(), "method": recipe.student.method, "model": recipe.student.model,
-            "num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size, "vocab_size": config.vocab_size,
+            "num_parameters": model.num_parameters(),
+            "method": recipe.student.method,
+            "model": recipe.student.model,
+            "num_layers": config.num_hidden_layers,
+            "hidden_size": config.hidden_size,
+            "intermediate_size": config.intermediate_size,
+            "vocab_size": config.vocab_size,
             "architecture": type(model).__name__,
         },
         files_under(out),
-    )  # fmt: skip
+    )
 
 
 def build(recipe: Recipe) -> tuple[Any, Any]:
@@ -50,9 +54,16 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     own = students_tokenizer(recipe)
     if tokenizers.same:
         chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
-    model = load.load_model(location, load.Placement("cpu", "float32"), revision=recipe.student.revision)
+    model = load.load_model(
+        location, load.Placement("cpu", "float32"), revision=recipe.student.revision
+    )
     if recipe.student.method == "layers":
-        keep_layers(model, kept_layers(model.config.get_text_config().num_hidden_layers, recipe.student.layer_share))
+        keep_layers(
+            model,
+            kept_layers(
+                model.config.get_text_config().num_hidden_layers, recipe.student.layer_share
+            ),
+        )
     if tokenizers.same:  # the student answers in the format that the teacher's template makes, so it carries that template
         own.chat_template = tokenizers.student.chat_template
     return model, own
@@ -63,13 +74,23 @@ def _random(recipe: Recipe, tokenizer: Any) -> Any:
 
     shape = recipe.student
     config = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers, num_attention_heads=shape.num_heads, num_key_value_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim, tie_word_embeddings=True, max_position_embeddings=max(2048, recipe.train.max_length),
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=True,
+        max_position_embeddings=max(2048, recipe.train.max_length),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     return model
 
 
@@ -90,7 +111,9 @@ def keep_layers(model: Any, kept: list[int]) -> None:
 
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
-        raise MismatchError(f"{type(model).__name__}: no `layers` list to cut; use student.method: base")
+        raise MismatchError(
+            f"{type(model).__name__}: no `layers` list to cut; use student.method: base"
+        )
     model.base_model.layers = torch.nn.ModuleList(layers[i] for i in kept)
     for number, layer in enumerate(model.base_model.layers):
         for module in layer.modules():  # the number finds a layer's place in the key/value cache
@@ -99,7 +122,9 @@ def keep_layers(model: Any, kept: list[int]) -> None:
     config = model.config.get_text_config()
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
-        if "linear_attention" in config.layer_types and not any("full" in config.layer_types[i] for i in kept):
+        if "linear_attention" in config.layer_types and not any(
+            "full" in config.layer_types[i] for i in kept
+        ):
             raise MismatchError(
                 f"{type(model).__name__}: layers {kept} are all linear attention, and the family needs one of full attention; "
                 "raise student.layer_share"
@@ -112,11 +137,14 @@ def keep_layers(model: Any, kept: list[int]) -> None:
         config.moe_layer_end_index = sum(i <= config.moe_layer_end_index for i in kept) - 1
         config.moe_layer_start_index = sum(i < config.moe_layer_start_index for i in kept)
     with torch.device("meta"):
-        expected = {name: value.shape for name, value in type(model)(model.config).state_dict().items()}
+        expected = {
+            name: value.shape for name, value in type(model)(model.config).state_dict().items()
+        }
     found = {name: value.shape for name, value in model.state_dict().items()}
-    if wrong := sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)):
+    if wrong := sorted(
+        n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n)
+    ):
         raise MismatchError(
             f"{type(model).__name__}: layers {kept} cannot be told in its config ({wrong[0]} is {found.get(wrong[0])}, the "
             f"config says {expected.get(wrong[0])}); use another student.layer_share, or student.method: base"
         )
-

@@ -41,7 +41,10 @@ def _on_signal(number: int, _frame: object) -> None:
     _requested.append(signal.Signals(number).name)
     if os.environ.get("RANK", "0") == "0":
         # not print: the signal may have come in the middle of one
-        os.write(2, f"\n{_requested[0]}: finishing and saving what is in hand; once more ends at once\n".encode())
+        os.write(
+            2,
+            f"\n{_requested[0]}: finishing and saving what is in hand; once more ends at once\n".encode(),
+        )
 
 
 def requested() -> bool:

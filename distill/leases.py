@@ -27,8 +27,12 @@ SIGNS = 10  # of life in a lifetime
 
 @contextmanager
 def divided(
-    processes: Processes, folder: Path, blocks: Mapping[str, T], is_done: Callable[[T], bool], look_again: Callable[[], None]
-) -> Iterator[Iterator[T]]:  # fmt: skip
+    processes: Processes,
+    folder: Path,
+    blocks: Mapping[str, T],
+    is_done: Callable[[T], bool],
+    look_again: Callable[[], None],
+) -> Iterator[Iterator[T]]:
     """The blocks that are not done and are this process's, one after another; their names must be the same in every process.
 
     `look_again`: called before `is_done` where another process may have done some of a block.
@@ -50,9 +54,13 @@ class Leases(Generic[T]):
     `with` gives back those that are not."""
 
     def __init__(
-        self, folder: Path, blocks: Mapping[str, T], is_done: Callable[[T], bool], look_again: Callable[[], None],
+        self,
+        folder: Path,
+        blocks: Mapping[str, T],
+        is_done: Callable[[T], bool],
+        look_again: Callable[[], None],
         lifetime: float = LIFETIME,
-    ):  # fmt: skip
+    ):
         self._folder, self._blocks, self._lifetime = folder, blocks, lifetime
         self._is_done, self._look_again = is_done, look_again
         self._held: dict[str, Path] = {}
@@ -78,7 +86,12 @@ class Leases(Generic[T]):
             found = False
             for name, block in self._blocks.items():
                 self._settle()
-                if not self._is_done(block) and name not in self._held and self._take(name) and not self._is_done(block):
+                if (
+                    not self._is_done(block)
+                    and name not in self._held
+                    and self._take(name)
+                    and not self._is_done(block)
+                ):
                     found = True
                     yield block
 
@@ -93,7 +106,11 @@ class Leases(Generic[T]):
         number = 0
         while (path := self._folder / f"{name}.{number}").exists():
             number += 1
-        if number and self._now() - (self._folder / f"{name}.{number - 1}").stat().st_mtime < self._lifetime:
+        if (
+            number
+            and self._now() - (self._folder / f"{name}.{number - 1}").stat().st_mtime
+            < self._lifetime
+        ):
             return False
         try:
             with open(path, "x") as f:

@@ -11,9 +11,14 @@ GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
 # operations a second in half precision, as large products reach them, and bytes a second of the GPU's memory, by its makers
 GPU_SPEEDS = {
-    "H100": (400e12, 3.3e12), "H200": (400e12, 4.8e12), "A100": (160e12, 1.9e12), "L40": (100e12, 0.86e12), "4090": (90e12, 1.0e12),
-    "3090": (45e12, 0.94e12), "T4": (20e12, 0.32e12),
-}  # fmt: skip
+    "H100": (400e12, 3.3e12),
+    "H200": (400e12, 4.8e12),
+    "A100": (160e12, 1.9e12),
+    "L40": (100e12, 0.86e12),
+    "4090": (90e12, 1.0e12),
+    "3090": (45e12, 0.94e12),
+    "T4": (20e12, 0.32e12),
+}
 OTHER_GPU_SPEEDS = (30e12, 0.3e12)
 
 
@@ -31,8 +36,10 @@ class Machine:
 
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
-        return (f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
-                f"{self.flops / 1e9:,.0f} GFLOP/s")  # fmt: skip
+        return (
+            f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
+            f"{self.flops / 1e9:,.0f} GFLOP/s"
+        )
 
 
 # what is never free for a model: the system and the user's other programs; on a GPU the screen and CUDA's own context
@@ -52,7 +59,11 @@ class Room:
 def room_for_models() -> Room:
     gpu, gpu_memory = _gpu()
     ram = max(0.0, _memory() - KEPT_BYTES)
-    return Room(gpu, gpu_memory - KEPT_GPU_BYTES, ram) if gpu else Room("this machine (no GPU)", ram, ram)
+    return (
+        Room(gpu, gpu_memory - KEPT_GPU_BYTES, ram)
+        if gpu
+        else Room("this machine (no GPU)", ram, ram)
+    )
 
 
 def _memory() -> int:
@@ -66,11 +77,17 @@ def _memory() -> int:
 def this_machine(place: Path, *, with_gpu: bool = True) -> Machine:
     """`place`: where files will be written; `with_gpu` False: a recipe that leaves the GPU alone."""
     existing = next(p for p in [place, *place.parents] if p.exists())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     gpu, gpu_memory = _gpu() if with_gpu else (None, 0.0)
     known = [speeds for name, speeds in GPU_SPEEDS.items() if gpu and name in gpu]
-    flops, bandwidth = (known or [OTHER_GPU_SPEEDS])[0] if gpu else (_cpu_flops() * CPU_EFFICIENCY, 0.0)
-    return Machine(cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops, bandwidth)
+    flops, bandwidth = (
+        (known or [OTHER_GPU_SPEEDS])[0] if gpu else (_cpu_flops() * CPU_EFFICIENCY, 0.0)
+    )
+    return Machine(
+        cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops, bandwidth
+    )
 
 
 def _gpu() -> tuple[str | None, float]:

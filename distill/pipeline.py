@@ -19,7 +19,11 @@ from distill.recipe import STAGES, Recipe
 from distill.run_folder import Manifest, RunFolder, StageOutput, disk_explained
 from distill.text import sources
 
-SHARED = ("generate", "capture", "train")  # every process works on these; on the others the first works alone
+SHARED = (
+    "generate",
+    "capture",
+    "train",
+)  # every process works on these; on the others the first works alone
 CHEAP = ("plan", "report")  # made again without asking when anything changed
 
 READS = {
@@ -56,9 +60,13 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
         section["evaluate"] = recipe.evaluate.identity()
         if recipe.capture.from_server:
             section["capture"] = recipe.capture.identity()
-        inputs["generate.prompts"] = sources.identity(recipe, "generate.prompts", recipe.generate.prompts)
+        inputs["generate.prompts"] = sources.identity(
+            recipe, "generate.prompts", recipe.generate.prompts
+        )
         if recipe.evaluate.prompts:
-            inputs["evaluate.prompts"] = sources.identity(recipe, "evaluate.prompts", recipe.evaluate.prompts)
+            inputs["evaluate.prompts"] = sources.identity(
+                recipe, "evaluate.prompts", recipe.evaluate.prompts
+            )
     if stage in ("initialize", "plan"):
         section["student"] = recipe.student.identity()
         source = recipe.student.model or recipe.teacher.model
@@ -90,19 +98,23 @@ class Result:
         return self.manifests["report"].result["table"]
 
     def _repr_html_(self) -> str:
-        return self.manifests["report"].result["table_html"] if "report" in self.manifests else f"<p>{self.folder}</p>"
+        return (
+            self.manifests["report"].result["table_html"]
+            if "report" in self.manifests
+            else f"<p>{self.folder}</p>"
+        )
 
 
-def run(
-    recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None
-) -> Result:
+def run(recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None) -> Result:
     """Run the recipe's stages (all, or those named) and return what is in the run folder.
 
     Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full disk, a stop signal.
     """
     chosen = [s for s in STAGES if stages is None or s in stages]
     folder = RunFolder.of(recipe)
-    if redo is None and _all_done(chosen, recipe, folder):  # on every rank alike, before any of them writes
+    if redo is None and _all_done(
+        chosen, recipe, folder
+    ):  # on every rank alike, before any of them writes
         if processes.launched_rank() == 0:
             print(f"{folder.path}: everything is done ({', '.join(chosen)})")
         return _result(folder)
@@ -137,7 +149,11 @@ def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None
         team.barrier()
         importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
         if team.is_main:
-            what = f"shard {job + 1}/{num_jobs} is done" if shard else "nothing is left that no other job works on"
+            what = (
+                f"shard {job + 1}/{num_jobs} is done"
+                if shard
+                else "nothing is left that no other job works on"
+            )
             print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
 
 
@@ -184,7 +200,11 @@ def _changes(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
 
 def _other_seed(stage: str, recipe: Recipe, folder: RunFolder) -> str:
     manifest = folder.manifest(stage)
-    if stage != "generate" or manifest is None or manifest.result.get("seed") in (None, recipe.seed):
+    if (
+        stage != "generate"
+        or manifest is None
+        or manifest.result.get("seed") in (None, recipe.seed)
+    ):
         return ""
     return f", with seed {manifest.result['seed']}; its answers stay (generate.resample=true asks anew)"
 
@@ -209,9 +229,14 @@ def _run_stage(stage: str, recipe: Recipe, folder: RunFolder, team: Processes) -
         output = module.run(recipe, folder)
     if team.is_main:
         manifest = folder.finish(
-            stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed, result=output.result,
-            files=output.files, started=started,
-        )  # fmt: skip
+            stage,
+            section=wanted.section,
+            inputs=wanted.inputs,
+            seed=wanted.seed,
+            result=output.result,
+            files=output.files,
+            started=started,
+        )
         print(f"{stage}: done in {manifest.seconds:.1f} s", flush=True)
     team.barrier()
 

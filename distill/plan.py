@@ -10,7 +10,16 @@ from dataclasses import asdict
 from typing import Any
 
 from distill.catalog import catalog
-from distill.costs import ELSEWHERE, Cost, Size, Work, stage_costs, student_size, teacher_size, work_of
+from distill.costs import (
+    ELSEWHERE,
+    Cost,
+    Size,
+    Work,
+    stage_costs,
+    student_size,
+    teacher_size,
+    work_of,
+)
 from distill.errors import MissingError
 from distill.export import demands
 from distill.machine import GB, Machine, this_machine
@@ -35,22 +44,32 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     demands.check_formats(recipe)
-    machine = this_machine(folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu")
+    machine = this_machine(
+        folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu"
+    )
     teacher = teacher_size(recipe)
     student = student_size(recipe, teacher)
     work = work_of(recipe)
     costs = stage_costs(recipe, machine, teacher, student, work)
     verdict = catalog.verdict(
-        recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence, use=recipe.learns,
-    )  # fmt: skip
+        recipe.teacher.model,
+        recipe.student.model,
+        declared_teacher=recipe.teacher.licence,
+        declared_base=recipe.student.licence,
+        use=recipe.learns,
+    )
     warnings = _warnings(recipe, machine, costs)
     text = _text(machine, teacher, student, work, note, costs, verdict, warnings)
     return {
-        "machine": asdict(machine), "teacher": asdict(teacher), "student": asdict(student),
-        "work": asdict(work), "stages": {name: asdict(cost) for name, cost in costs.items()}, "licence": asdict(verdict),
-        "warnings": warnings, "text": text,
-    }  # fmt: skip
+        "machine": asdict(machine),
+        "teacher": asdict(teacher),
+        "student": asdict(student),
+        "work": asdict(work),
+        "stages": {name: asdict(cost) for name, cost in costs.items()},
+        "licence": asdict(verdict),
+        "warnings": warnings,
+        "text": text,
+    }
 
 
 def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:
@@ -62,12 +81,18 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         if cost.memory > room
     ]
     if any("generate" in w or "capture" in w for w in found):
-        found.append("a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less")
+        found.append(
+            "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
+        )
     if any(w.startswith("train") for w in found):
-        found.append("train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or micro_batch_tokens need less")
+        found.append(
+            "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or micro_batch_tokens need less"
+        )
     disk = sum(c.disk + c.download for c in costs.values())
     if disk > machine.disk_free:
-        found.append(f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free")
+        found.append(
+            f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free"
+        )
     if odd := demands.wide_rows(recipe):
         found.append(odd)
     if unknown := language.by_script_only(recipe.languages):
@@ -76,10 +101,20 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
 
 def _text(
-    machine: Machine, teacher: Size, student: Size, work: Work, note: str | None, costs: Mapping[str, Cost], verdict: Any,
+    machine: Machine,
+    teacher: Size,
+    student: Size,
+    work: Work,
+    note: str | None,
+    costs: Mapping[str, Cost],
+    verdict: Any,
     warnings: list[str],
-) -> str:  # fmt: skip
-    size = "of unknown size, on a server" if teacher == ELSEWHERE else f"{teacher.parameters:,} parameters"
+) -> str:
+    size = (
+        "of unknown size, on a server"
+        if teacher == ELSEWHERE
+        else f"{teacher.parameters:,} parameters"
+    )
     lines = [
         f"this machine: {machine}",
         f"teacher {size}, student {student.parameters:,}",
@@ -94,10 +129,20 @@ def _text(
         )
     total = [sum(getattr(c, k) for c in costs.values()) for k in ("seconds", "disk", "download")]
     peak = max(c.memory for c in costs.values())
-    lines.append(f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}")
-    lines += ["", f"licences: {verdict.level}: {'; '.join(verdict.sentences)}", *(f"  - {duty}" for duty in verdict.duties)]
+    lines.append(
+        f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}"
+    )
+    lines += [
+        "",
+        f"licences: {verdict.level}: {'; '.join(verdict.sentences)}",
+        *(f"  - {duty}" for duty in verdict.duties),
+    ]
     lines += [f"warning: {warning}" for warning in warnings]
-    note = "estimates; of GPUs compared with an H200 alone" if machine.gpu else "estimates, within a factor of two"
+    note = (
+        "estimates; of GPUs compared with an H200 alone"
+        if machine.gpu
+        else "estimates, within a factor of two"
+    )
     return "\n".join([*lines, f"({platform.machine()}; {note})"])
 
 
@@ -120,4 +165,8 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
     found = tokenizers_of(recipe)
     if recipe.capture.signal != "none":
         chat.require_same_tokenizer(recipe, found.teacher, students_tokenizer(recipe))
-    return None if found.same else f"the student learns the answers' text in its own tokenizer ({found.difference})"
+    return (
+        None
+        if found.same
+        else f"the student learns the answers' text in its own tokenizer ({found.difference})"
+    )

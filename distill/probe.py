@@ -1,6 +1,6 @@
 """probe: before the nights and the money, ask the teacher a few prompts in each language: is it fit to teach it?
 
-    generate/probe.json     the verdicts, beside which prompts were asked (first_answers.py)
+generate/probe.json     the verdicts, beside which prompts were asked (first_answers.py)
 """
 
 import sys
@@ -41,7 +41,10 @@ class Verdict:
     @property
     def word(self) -> str:
         """fit, unfit, or unsure: where an interval holds its threshold, more prompts must tell."""
-        kept, language = wilson(self.num_kept, self.num), wilson(self.num_in_language, self.num_ended)
+        kept, language = (
+            wilson(self.num_kept, self.num),
+            wilson(self.num_in_language, self.num_ended),
+        )
         if kept[1] < LEAST_KEPT or language[1] < LEAST_IN_LANGUAGE:
             return "unfit"
         return "fit" if kept[0] >= LEAST_KEPT and language[0] >= LEAST_IN_LANGUAGE else "unsure"
@@ -51,9 +54,13 @@ class Verdict:
             return "unsure: there is no prompt in this language to ask"
         found = []
         if wilson(self.num_kept, self.num)[0] < LEAST_KEPT:
-            found.append(f"{percent(self.num_kept, self.num)} of the answers are kept, {LEAST_KEPT:.0%} are needed")
+            found.append(
+                f"{percent(self.num_kept, self.num)} of the answers are kept, {LEAST_KEPT:.0%} are needed"
+            )
         if wilson(self.num_in_language, self.num_ended)[0] < LEAST_IN_LANGUAGE:
-            found.append(f"{percent(self.num_in_language, self.num_ended)} are in the language, {LEAST_IN_LANGUAGE:.0%} are needed")
+            found.append(
+                f"{percent(self.num_in_language, self.num_ended)} are in the language, {LEAST_IN_LANGUAGE:.0%} are needed"
+            )
         if self.num_cut > MANY_CUT * self.num:
             found.append(
                 f"{self.num_cut / self.num:.0%} were cut: raise generate.max_new_tokens (now {recipe.generate.max_new_tokens})"
@@ -77,13 +84,25 @@ def _probe(recipe: Recipe, stage: Path, num: int, team: Processes) -> list[Verdi
     if not team.is_main:
         return []
     rows = best_rows(read_answers(stage / "raw")[0])
-    candidates, reasons = generate.judge_answers(recipe, requests, rows, first.held_out, first.tokenizers)
+    candidates, reasons = generate.judge_answers(
+        recipe, requests, rows, first.held_out, first.tokenizers
+    )
     verdicts = [
-        judge(recipe, language, [(c, why) for c, why in zip(candidates, reasons, strict=True) if c.language == language])
+        judge(
+            recipe,
+            language,
+            [
+                (c, why)
+                for c, why in zip(candidates, reasons, strict=True)
+                if c.language == language
+            ],
+        )
         for language in recipe.languages
     ]
     num_wanted = len(first.prompts) * recipe.generate.samples_per_prompt
-    if warning := long_reasoning_ahead(candidates, reasons, num_wanted, recipe.generate.max_reasoning_tokens):
+    if warning := long_reasoning_ahead(
+        candidates, reasons, num_wanted, recipe.generate.max_reasoning_tokens
+    ):
         print(f"probe: warning: {warning}", file=sys.stderr)
     said = {v.language: {**asdict(v), "verdict": v.sentence(recipe)} for v in verdicts}
     first_answers.write(stage, first_answers.read(stage) | {"verdicts": said})
@@ -102,24 +121,36 @@ def judge(recipe: Recipe, language: str, answers: list[tuple[Candidate, str | No
     checkable = grade is not None or any(c.is_translation for c, _ in answers)
     ended = [c for c, _ in answers if c.finish_reason == "stop" and c.answer_text.strip()]
     return Verdict(
-        language=language, num=len(answers), num_kept=sum(why is None for _, why in answers),
-        num_cut=sum(c.finish_reason == "length" for c, _ in answers), num_ended=len(ended),
-        num_in_language=sum(wrong_language(c.answer_text, language, recipe.languages, c.prompt) is None for c in ended),
+        language=language,
+        num=len(answers),
+        num_kept=sum(why is None for _, why in answers),
+        num_cut=sum(c.finish_reason == "length" for c, _ in answers),
+        num_ended=len(ended),
+        num_in_language=sum(
+            wrong_language(c.answer_text, language, recipe.languages, c.prompt) is None
+            for c in ended
+        ),
         num_verified=sum(wrong_answer(c, grade) is None for c in ended) if checkable else None,
-        reasons=dict(Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()),
-    )  # fmt: skip
+        reasons=dict(
+            Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()
+        ),
+    )
 
 
 def text(recipe: Recipe, verdicts: list[Verdict]) -> str:
     """What `distill probe` prints: a line of figures and a verdict for each language."""
     lines = [f"teacher {recipe.teacher.model}; shares with 95 % intervals (Wilson)", ""]
     for v in verdicts:
-        verified = "not verified" if v.num_verified is None else f"{percent(v.num_verified, v.num)} verified"
+        verified = (
+            "not verified"
+            if v.num_verified is None
+            else f"{percent(v.num_verified, v.num)} verified"
+        )
         dropped = ", ".join(f"{name} {count}" for name, count in v.reasons.items()) or "none"
         lines += [
             f"{v.language}: {v.num} answers: {percent(v.num_kept, v.num)} kept, {percent(v.num_in_language, v.num_ended)} in the language, "
             f"{verified}, {percent(v.num_cut, v.num)} cut",
             f"    dropped: {dropped}",
             f"    {v.sentence(recipe)}",
-        ]  # fmt: skip
+        ]
     return "\n".join(lines)

@@ -14,7 +14,9 @@ from distill.errors import MismatchError
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(days=7)  # rank 0 quantizes and evaluates for hours while the others wait at a barrier
+LONGEST_WAIT = timedelta(
+    days=7
+)  # rank 0 quantizes and evaluates for hours while the others wait at a barrier
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ def _device() -> Any:
     import torch
     import torch.distributed as dist
 
-    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
 
 
 def launched_rank() -> int:
@@ -119,7 +125,9 @@ def start(num_wanted: int | None) -> Processes:
             f"num_processes: the recipe wants {num_wanted}, {state.num_processes} is running; launch with "
             f"`accelerate launch --multi_gpu --num_processes {num_wanted}` (`--cpu` silently starts one)"
         )
-    return Processes(rank=state.process_index, num=state.num_processes, local_rank=state.local_process_index)
+    return Processes(
+        rank=state.process_index, num=state.num_processes, local_rank=state.local_process_index
+    )
 
 
 def threads_left_idle(environment: Mapping[str, str], num_cores: int) -> int | None:

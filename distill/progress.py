@@ -26,10 +26,14 @@ class Progress:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(
-                TextColumn("{task.description:<22}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TextColumn("{task.fields[unit]} {task.fields[rate]}"), TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"), console=Console(stderr=True),
-            )  # fmt: skip
+                TextColumn("{task.description:<22}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]} {task.fields[rate]}"),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
             self._bar.start()
             self._task = self._bar.add_task(
                 self.label, total=self.total, completed=self.done, unit=self.unit, rate="", note=""
@@ -56,8 +60,12 @@ class Progress:
         elif time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             left = (self.total - self.done) / max(self.rate(), 1e-9)
-            print(f"  {self.label}: {self.done}/{self.total} {self.unit}, {self.rate():.3g}/s, "
-                  f"{left:.0f} s left {self._note}".rstrip(), file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"  {self.label}: {self.done}/{self.total} {self.unit}, {self.rate():.3g}/s, "
+                f"{left:.0f} s left {self._note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def say(self, text: str) -> None:
         """News that is not progress: beside the bar on a terminal, a line now and then elsewhere."""
@@ -70,10 +78,16 @@ class Progress:
             print(f"  {self.label}: {text}", file=sys.stderr, flush=True)
 
     def __exit__(
-        self, error: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+        self,
+        error: type[BaseException] | None,
+        _value: BaseException | None,
+        _trace: TracebackType | None,
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif self.shown and error is None:
-            print(f"  {self.label}: {self.done} {self.unit} in {self.seconds:.1f} s {self._note}".rstrip(),
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"  {self.label}: {self.done} {self.unit} in {self.seconds:.1f} s {self._note}".rstrip(),
+                file=sys.stderr,
+                flush=True,
+            )

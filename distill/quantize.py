@@ -26,7 +26,13 @@ from typing import Any
 
 from distill import interrupts
 from distill.errors import MismatchError
-from distill.export.agreement import SAME_WEIGHTS, Reference, in_llama_cpp, in_transformers, refer_to
+from distill.export.agreement import (
+    SAME_WEIGHTS,
+    Reference,
+    in_llama_cpp,
+    in_transformers,
+    refer_to,
+)
 from distill.export.modelfile import write_modelfiles
 from distill.models import load
 from distill.models.score import TokenSequence
@@ -41,7 +47,10 @@ from distill.text.samples import Sample, read_samples, split_samples
 # Of positions where the likeliest token leads clearly: an f16 file against the student, a recovered file against the trained model
 SAME_TOP_TOKEN = 0.995
 SAME_FILE_KL = 0.002  # llama.cpp rounds activations to 8 bits where weights are quantized; another grid costs more
-OWN_PROBES, LONGEST_PROBE = 3, 2000  # samples of each language that tokenizers are compared on; characters of each
+OWN_PROBES, LONGEST_PROBE = (
+    3,
+    2000,
+)  # samples of each language that tokenizers are compared on; characters of each
 UNWEIGHTED = ("f16", "bf16", "q8_0", "tq2_0")  # ggml does not look at the importance of these
 
 
@@ -68,7 +77,13 @@ class Work:
     def reference(self) -> Reference:
         """The student itself on unseen samples."""
         unseen = self.samples[1][: self.recipe.quantize.num_sequences]
-        return refer_to(self.load_student(), unseen, self.tokenizer, self.recipe.teacher.batch_tokens, self.distributions)
+        return refer_to(
+            self.load_student(),
+            unseen,
+            self.tokenizer,
+            self.recipe.teacher.batch_tokens,
+            self.distributions,
+        )
 
     @property
     def distributions(self) -> Path:
@@ -78,15 +93,25 @@ class Work:
     def probes(self) -> list[str]:
         """Texts on which a file's tokenizer must agree with the student's: what is known to be hard, and this run's own samples in
         each of its languages."""
-        own = [s for code in self.recipe.languages for s in [s for s in self.samples[0] if s.language == code][:OWN_PROBES]]
-        return [*chat.PROBES.values(), *(text[:LONGEST_PROBE] for s in own for text in (s.prompt, s.answer))]
+        own = [
+            s
+            for code in self.recipe.languages
+            for s in [s for s in self.samples[0] if s.language == code][:OWN_PROBES]
+        ]
+        return [
+            *chat.PROBES.values(),
+            *(text[:LONGEST_PROBE] for s in own for text in (s.prompt, s.answer)),
+        ]
 
     def load_student(self) -> Any:
         return load.load_model(str(self.student), load.placement("auto", "float32"))
 
     def learnt(self, count: int | None = None) -> list[TokenSequence]:
         """The first `count` samples that the student learnt from, even over the languages: the check samples stay unseen."""
-        return [TokenSequence(s.ids, len(s.prompt_ids)) for s in even_over_languages(self.samples[0], count)]
+        return [
+            TokenSequence(s.ids, len(s.prompt_ids))
+            for s in even_over_languages(self.samples[0], count)
+        ]
 
 
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
@@ -113,7 +138,9 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
         checks[name]["failed"] = reason = failure(checks[name], recipe.quantize)
         if reason:
             print(f"quantize: {name} FAILED: {reason}", file=sys.stderr, flush=True)
-    files = [p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]]
+    files = [
+        p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]
+    ]
     if _importance_file(folder).is_file():
         files.append(_importance_file(folder))
     files += write_modelfiles(recipe, student, work.tokenizer, checks, stage)
@@ -137,7 +164,9 @@ def failure(check: dict[str, Any], gates: Quantize) -> str | None:
         )
     if gates.max_kl is not None and not check["kl"] <= gates.max_kl:  # a KL that is no number, too
         error = f" (± {check['kl_error']:.4f})" if "kl_error" in check else ""
-        found.append(f"{check['kl']:.4f} nats a token{error} from the student, quantize.max_kl is {gates.max_kl:g}")
+        found.append(
+            f"{check['kl']:.4f} nats a token{error} from the student, quantize.max_kl is {gates.max_kl:g}"
+        )
     return "; ".join([*found, "take a larger format, or train longer"]) if found else None
 
 
@@ -156,10 +185,14 @@ def _write_and_check(work: Work, name: str) -> dict[str, Any]:
     if name == "mixed":
         return _mixed(work, importance)
     check = _plain(work, name, work.student, work.folder.quantized(name), importance)
-    return _recovered(work, name, importance, check) if name in work.recipe.quantize.recover else check
+    return (
+        _recovered(work, name, importance, check) if name in work.recipe.quantize.recover else check
+    )
 
 
-def _plain(work: Work, name: str, model_folder: Path, place: Path, importance: Any) -> dict[str, Any]:
+def _plain(
+    work: Work, name: str, model_folder: Path, place: Path, importance: Any
+) -> dict[str, Any]:
     """Write `model_folder` to `place` in this format; what was found out about it."""
     if name in FOLDERS:
         return _folder(work, name, model_folder, place)
@@ -173,11 +206,20 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
 
     model, options = work.load_student(), work.recipe.quantize
     is_gguf = name not in BITSANDBYTES
-    roundings = fake_quantize.gguf_roundings(work.student, name, importance) if is_gguf else fake_quantize.nf4_roundings(model)
+    roundings = (
+        fake_quantize.gguf_roundings(work.student, name, importance)
+        if is_gguf
+        else fake_quantize.nf4_roundings(model)
+    )
     recover(
-        model, work.learnt(), roundings, Plan(options.recover_steps, options.recover_learning_rate, work.recipe.seed),
-        pad_id=work.tokenizer.pad_token_id, vocab_size=len(work.tokenizer), label=f"recover {name}",
-    )  # fmt: skip
+        model,
+        work.learnt(),
+        roundings,
+        Plan(options.recover_steps, options.recover_learning_rate, work.recipe.seed),
+        pad_id=work.tokenizer.pad_token_id,
+        vocab_size=len(work.tokenizer),
+        label=f"recover {name}",
+    )
     place = work.folder.quantized(name)
     latent, other = work.stage / f".{name}.latent", place.with_name(f".recovered.{place.name}")
     with FolderWriter(latent) as temporary:
@@ -195,10 +237,16 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
     else:
         _remove(other)
     figures = ("kl", "nll_change", "top_token_agreement")
-    both = {word: {key: check[key] for key in figures} for word, check in (("plain", plain), ("recovered", found))}
+    both = {
+        word: {key: check[key] for key in figures}
+        for word, check in (("plain", plain), ("recovered", found))
+    }
     kept = "recovered" if better else "plain"
     recovery = {**both, "kept": kept, "same_top_token_as_trained": same}
-    return (found if better else plain) | {"recovery": recovery, "note": recovery_note(**both, kept=kept)}
+    return (found if better else plain) | {
+        "recovery": recovery,
+        "note": recovery_note(**both, kept=kept),
+    }
 
 
 def recovery_note(*, plain: Mapping[str, float], recovered: Mapping[str, float], kept: str) -> str:
@@ -214,12 +262,18 @@ def _require_same(work: Work, model: Any, name: str, file: Path) -> float:
 
     Raises MismatchError where it does not say what that model says: then it was trained on another grid.
     """
-    path, samples, batch_tokens = work.stage / "rounded_distributions.npy", work.reference.samples, work.recipe.teacher.batch_tokens
+    path, samples, batch_tokens = (
+        work.stage / "rounded_distributions.npy",
+        work.reference.samples,
+        work.recipe.teacher.batch_tokens,
+    )
     trained = refer_to(model, samples, work.tokenizer, batch_tokens, path)
     if name in FOLDERS:
         from distill.export import folder_process
 
-        found = in_transformers(trained, folder_process.load(name, file), work.tokenizer, batch_tokens)
+        found = in_transformers(
+            trained, folder_process.load(name, file), work.tokenizer, batch_tokens
+        )
     else:
         found = _in_llama_cpp(work, trained, file)
     path.unlink()
@@ -236,7 +290,9 @@ def _in_llama_cpp(work: Work, reference: Reference, file: Path) -> dict[str, Any
     from distill.export.llama_cpp import LlamaProcess
 
     longest = max(len(s.ids) for s in reference.samples)
-    with LlamaProcess(file, num_threads=work.recipe.quantize.num_threads, context_length=longest + 8) as llama:
+    with LlamaProcess(
+        file, num_threads=work.recipe.quantize.num_threads, context_length=longest + 8
+    ) as llama:
         return in_llama_cpp(reference, llama)
 
 
@@ -323,47 +379,90 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
 
     options, place = work.recipe.quantize, work.folder.quantized("mixed")
     tensors = tensors_of(work.student, budget.STOCK[-1])
-    stock = {name: {t.name: t.type for t in tensors_of(work.student, name) if len(t.shape) == 2} for name in budget.STOCK}
+    stock = {
+        name: {t.name: t.type for t in tensors_of(work.student, name) if len(t.shape) == 2}
+        for name in budget.STOCK
+    }
     # shows how much a file holds beside its tensors
     smallest = write_gguf(
-        work.student, place, budget.STOCK[-1], metadata=lineage(work.recipe), importance=importance, trained=work.recipe.generate
+        work.student,
+        place,
+        budget.STOCK[-1],
+        metadata=lineage(work.recipe),
+        importance=importance,
+        trained=work.recipe.generate,
     )
     place.unlink()
     most = int((options.budget_mb or 0) * 1e6)
     room = most - (smallest.bytes - budget.bytes_of(tensors, {t.name: t.type for t in tensors}))
     judge = budget.Judge(
-        work.load_student(), work.learnt(options.num_sequences), work.recipe.teacher.batch_tokens,
-        work.tokenizer.pad_token_id, len(work.tokenizer),
-    )  # fmt: skip
-    with Progress("choose types", len(stock[budget.STOCK[0]]) + 1 + len(budget.STOCK), "tensors") as bar:
-        chosen = budget.choose(judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1))
-    check = _gguf(work, file_type_of(chosen.types.values()), work.student, place, importance, chosen.types)
+        work.load_student(),
+        work.learnt(options.num_sequences),
+        work.recipe.teacher.batch_tokens,
+        work.tokenizer.pad_token_id,
+        len(work.tokenizer),
+    )
+    with Progress(
+        "choose types", len(stock[budget.STOCK[0]]) + 1 + len(budget.STOCK), "tensors"
+    ) as bar:
+        chosen = budget.choose(
+            judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1)
+        )
+    check = _gguf(
+        work, file_type_of(chosen.types.values()), work.student, place, importance, chosen.types
+    )
     if check["bytes"] > most:
-        raise MismatchError(f"{place}: {check['bytes']:,} bytes, quantize.budget_mb allows {most:,}: the sizes were reckoned wrong")
+        raise MismatchError(
+            f"{place}: {check['bytes']:,} bytes, quantize.budget_mb allows {most:,}: the sizes were reckoned wrong"
+        )
     nats = {name: round(value, 6) for name, value in chosen.nats.items()}
-    compared = ", ".join(f"{name} {value:.5f}" for name, value in sorted(nats.items(), key=lambda item: item[1]))
+    compared = ", ".join(
+        f"{name} {value:.5f}" for name, value in sorted(nats.items(), key=lambda item: item[1])
+    )
     note = f"of what fits into {options.budget_mb:g} MB, {chosen.name} is nearest to the student (KL on training samples: {compared})"
-    return check | {"budget_mb": options.budget_mb, "chosen": chosen.name, "kl_of_choices": nats, "note": note}
+    return check | {
+        "budget_mb": options.budget_mb,
+        "chosen": chosen.name,
+        "kl_of_choices": nats,
+        "note": note,
+    }
 
 
 def _gguf(
-    work: Work, name: str, model_folder: Path, place: Path, importance: Any, types: Mapping[str, Any] | None = None
-) -> dict[str, Any]:  # fmt: skip
+    work: Work,
+    name: str,
+    model_folder: Path,
+    place: Path,
+    importance: Any,
+    types: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     from distill.export.gguf import write_gguf
     from distill.export.lineage import lineage
     from distill.export.llama_cpp import LlamaProcess
     from distill.export.llama_model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
 
     written = write_gguf(
-        model_folder, place, name, metadata=lineage(work.recipe), importance=importance, types=types, trained=work.recipe.generate
+        model_folder,
+        place,
+        name,
+        metadata=lineage(work.recipe),
+        importance=importance,
+        types=types,
+        trained=work.recipe.generate,
     )
-    context_length = max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
-    with LlamaProcess(place, num_threads=work.recipe.quantize.num_threads, context_length=context_length) as llama:
+    context_length = (
+        max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, *(len(s.ids) for s in work.reference.samples)) + 8
+    )
+    with LlamaProcess(
+        place, num_threads=work.recipe.quantize.num_threads, context_length=context_length
+    ) as llama:
         speed, peak_memory = llama.speed(), llama.peak_memory()
         # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already
         probes = [unicodedata.normalize("NFC", text) for text in work.probes]
         for text, found in zip(probes, llama.tokenize(probes), strict=True):
-            expected = work.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+            expected = work.tokenizer(
+                text, add_special_tokens=False, split_special_tokens=True
+            ).input_ids
             if found != expected:
                 raise MismatchError(
                     f"{place}: llama.cpp tokenizes {text!r} as {found}, the student's tokenizer as {expected}; the file "
@@ -373,11 +472,17 @@ def _gguf(
     if name == "f16" and types is None:
         _require_right_export(work, check)
     return {
-        "bytes": written.bytes, "importance_matrix": importance is not None,
-        "bits_per_weight": round(written.bits_per_weight, 2), "tensor_types": written.tensor_types,
-        "runtime": "llama.cpp", "tokenization": f"identical on {len(probes)} probes (NFC)", **check,
-        "peak_memory": peak_memory, "prefill_speed": round(speed.prefill, 1), "decode_speed": round(speed.decode, 1),
-    }  # fmt: skip
+        "bytes": written.bytes,
+        "importance_matrix": importance is not None,
+        "bits_per_weight": round(written.bits_per_weight, 2),
+        "tensor_types": written.tensor_types,
+        "runtime": "llama.cpp",
+        "tokenization": f"identical on {len(probes)} probes (NFC)",
+        **check,
+        "peak_memory": peak_memory,
+        "prefill_speed": round(speed.prefill, 1),
+        "decode_speed": round(speed.decode, 1),
+    }
 
 
 def _w16a16(work: Work, place: Path) -> dict[str, Any]:
@@ -390,7 +495,11 @@ def _w16a16(work: Work, place: Path) -> dict[str, Any]:
         check = _check_folder(work, W16A16, place, "transformers")
         if math.isfinite(check["nll"]):
             break
-        print(f"quantize: {place.name}: {dtype} does not hold the numbers of this student", file=sys.stderr, flush=True)
+        print(
+            f"quantize: {place.name}: {dtype} does not hold the numbers of this student",
+            file=sys.stderr,
+            flush=True,
+        )
     return check | {"tensor_types": w16a16.tensor_types(place)}
 
 
@@ -402,8 +511,17 @@ def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str,
         if name in BITSANDBYTES:
             write_bnb(model_folder, temporary, name)
         else:
-            write_w4a16(model_folder, temporary, [s.ids for s in work.learnt(work.recipe.quantize.importance_sequences)])
-    return _check_folder(work, name, place, f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}")
+            write_w4a16(
+                model_folder,
+                temporary,
+                [s.ids for s in work.learnt(work.recipe.quantize.importance_sequences)],
+            )
+    return _check_folder(
+        work,
+        name,
+        place,
+        f"transformers + {'bitsandbytes' if name in BITSANDBYTES else 'compressed-tensors'}",
+    )
 
 
 def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str, Any]:
@@ -412,11 +530,22 @@ def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str,
 
     probes = {str(n): text for n, text in enumerate(work.probes)}
     if difference := chat.same_tokenizer(work.tokenizer, load.load_tokenizer(str(place)), probes):
-        raise MismatchError(f"{place}: its tokenizer is not the student's: {difference}. Please report this tokenizer")
+        raise MismatchError(
+            f"{place}: its tokenizer is not the student's: {difference}. Please report this tokenizer"
+        )
     num_bytes, measured = _weight_bytes(place), folder_process.measure(name, place)
     return {
-        "bytes": num_bytes, "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
-        "runtime": runtime, "tokenization": f"identical on {len(work.probes)} probes",
-        **in_transformers(work.reference, folder_process.load(name, place), work.tokenizer, work.recipe.teacher.batch_tokens),
-        "peak_memory": measured.peak_memory, "prefill_speed": round(measured.prefill, 1), "decode_speed": round(measured.decode, 1),
-    }  # fmt: skip
+        "bytes": num_bytes,
+        "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
+        "runtime": runtime,
+        "tokenization": f"identical on {len(work.probes)} probes",
+        **in_transformers(
+            work.reference,
+            folder_process.load(name, place),
+            work.tokenizer,
+            work.recipe.teacher.batch_tokens,
+        ),
+        "peak_memory": measured.peak_memory,
+        "prefill_speed": round(measured.prefill, 1),
+        "decode_speed": round(measured.decode, 1),
+    }

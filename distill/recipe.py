@@ -17,7 +17,17 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from distill.errors import MissingError, RecipeError
 from distill.schema import Section, describe, field, fields_at
-from distill.sections import Capture, Evaluate, Generate, Positive, Quantize, Report, Student, Teacher, Train
+from distill.sections import (
+    Capture,
+    Evaluate,
+    Generate,
+    Positive,
+    Quantize,
+    Report,
+    Student,
+    Teacher,
+    Train,
+)
 from distill.strict_yaml import StrictLoader
 
 STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report")
@@ -26,11 +36,15 @@ STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "eva
 class Recipe(Section):
     """From a teacher to a deployed student."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = field(..., "Name of the run and of its folder under runs/")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = field(
+        ..., "Name of the run and of its folder under runs/"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = field(0, "Everything random follows from it")
     languages: list[str] = field(..., "Codes such as en, zh, sw: answers in others are dropped")
     run_folder: str | None = field(None, "Where the run lives; null = runs/<name>", machine=True)
-    num_processes: Positive | None = field(None, "Refuse to start with another number of processes; null = any", machine=True)
+    num_processes: Positive | None = field(
+        None, "Refuse to start with another number of processes; null = any", machine=True
+    )
     teacher: Teacher
     student: Student
     generate: Generate
@@ -45,9 +59,15 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
         if any(source.translate for source in self.evaluate.prompts or []):
-            raise ValueError("evaluate.prompts: translate: the task cannot grade translations; map columns instead")
-        if any(not source.verify or source.refusals != "drop" for source in self.evaluate.prompts or []):
-            raise ValueError("evaluate.prompts: verify and refusals say what is worth learning from: remove them here")
+            raise ValueError(
+                "evaluate.prompts: translate: the task cannot grade translations; map columns instead"
+            )
+        if any(
+            not source.verify or source.refusals != "drop" for source in self.evaluate.prompts or []
+        ):
+            raise ValueError(
+                "evaluate.prompts: verify and refusals say what is worth learning from: remove them here"
+            )
         if not self.languages:
             raise ValueError("languages is empty: name at least one, e.g. [en]")
         self._check_expansions()
@@ -57,7 +77,9 @@ class Recipe(Section):
                     f"generate.shares names {', '.join(self.generate.shares)}, languages {', '.join(self.languages)}: name the same"
                 )
             if abs(sum(self.generate.shares.values()) - 1) > 1e-6:
-                raise ValueError(f"generate.shares add up to {sum(self.generate.shares.values()):g}, not to 1")
+                raise ValueError(
+                    f"generate.shares add up to {sum(self.generate.shares.values()):g}, not to 1"
+                )
         self._check_log_probs()
         self._check_text_only()
         if self.capture.signal == "none" and self.train.soft_weight:
@@ -75,7 +97,11 @@ class Recipe(Section):
                 f"capture.hidden_states {self.capture.hidden_states}: llama.cpp gives logits only: set hidden_states to none, or "
                 "remove teacher.gguf to load teacher.model itself"
             )
-        if self.capture.signal == "sampled" and self.train.soft_weight and self.train.divergence != "forward_kl":
+        if (
+            self.capture.signal == "sampled"
+            and self.train.soft_weight
+            and self.train.divergence != "forward_kl"
+        ):
             raise ValueError(
                 f"train.divergence {self.train.divergence} needs more than draws: set capture.signal to top_k or dense, "
                 "or train.divergence to forward_kl"
@@ -92,7 +118,9 @@ class Recipe(Section):
         if not self.capture.from_server:
             return
         if self.teacher.server is None:
-            raise ValueError("capture.from_server without teacher.server: name the server, or set from_server to false")
+            raise ValueError(
+                "capture.from_server without teacher.server: name the server, or set from_server to false"
+            )
         if self.capture.signal != "top_k":
             raise ValueError(
                 f"capture.from_server with capture.signal {self.capture.signal}: servers give the likeliest tokens; set signal to top_k"
@@ -130,7 +158,9 @@ class Recipe(Section):
     def _check_expansions(self) -> None:
         """What prompts that the teacher writes cannot be used for."""
         if any(source.expand for source in self.evaluate.prompts or []):
-            raise ValueError("evaluate.prompts: expand: the teacher does not set its own exam; name prompts that people wrote")
+            raise ValueError(
+                "evaluate.prompts: expand: the teacher does not set its own exam; name prompts that people wrote"
+            )
         found = [source for source in self.generate.prompts if source.expand]
         if not found:
             return
@@ -144,9 +174,13 @@ class Recipe(Section):
                 "evaluate.prompts is null, and the teacher writes all of generate.prompts (expand): name prompts that people wrote "
                 "to evaluate on"
             )
-        for code in [c for source in found for c in (*(source.steer or ()), source.language) if c is not None]:
+        for code in [
+            c for source in found for c in (*(source.steer or ()), source.language) if c is not None
+        ]:
             if code not in self.languages:
-                raise ValueError(f"generate.prompts: expand: language {code} is not in the recipe's languages {self.languages}")
+                raise ValueError(
+                    f"generate.prompts: expand: language {code} is not in the recipe's languages {self.languages}"
+                )
 
     @property
     def learns(self) -> Literal["outputs", "logits"]:
@@ -180,7 +214,9 @@ class Recipe(Section):
             return value
         folder = self.path(value)
         if not (folder / "config.json").is_file():
-            raise MissingError(f"{self._source}: model {value!r}: no config.json in {folder}; give a model folder or a hub id")
+            raise MissingError(
+                f"{self._source}: model {value!r}: no config.json in {folder}; give a model folder or a hub id"
+            )
         return str(folder)
 
 
@@ -202,7 +238,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{source}: not UTF-8 ({error.reason})") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{source}: expected sections such as `teacher:`, got {type(values).__name__}")
+        raise RecipeError(
+            f"{source}: expected sections such as `teacher:`, got {type(values).__name__}"
+        )
     for override in overrides:
         _apply(values, override)
     try:
@@ -217,7 +255,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise RecipeError(f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4")
+        raise RecipeError(
+            f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4"
+        )
     *parents, last = path.split(".")
     if "server" in last or "key" in last:  # the value may hold a key
         override = f"{path}=..."
@@ -240,7 +280,9 @@ def _from_here(name: str, value: Any) -> Any:
     if isinstance(value, dict) and name == "prompts":
         return {key: _from_here(key, part) for key, part in value.items()}
     always, where_it_looks_so = ("prompts", "run_folder", "file", "gguf"), ("model", "dataset")
-    if isinstance(value, str) and (name in always or (name in where_it_looks_so and value.startswith((".", "~")))):
+    if isinstance(value, str) and (
+        name in always or (name in where_it_looks_so and value.startswith((".", "~")))
+    ):
         return str(Path(value).expanduser().resolve())
     return value
 
@@ -251,7 +293,9 @@ def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> 
     name = ".".join(location)
     message = error["msg"].removeprefix("Value error, ")
     if location and location[-1] == "[key]":  # of a mapping with fixed keys
-        return f"{source}: {'.'.join(location[:-1])}: unknown key: {message[0].lower() + message[1:]}"
+        return (
+            f"{source}: {'.'.join(location[:-1])}: unknown key: {message[0].lower() + message[1:]}"
+        )
     if error["type"] == "extra_forbidden":
         known = [n for n, _ in fields_at(Recipe, location[:-1])]
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
@@ -261,7 +305,12 @@ def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> 
         return f"{source}: {name}: missing; it is needed"
     if error["type"] == "value_error" or not location:
         return f"{source}: {name + ': ' if name else ''}{message}"
-    if location[-1] in ("server", "judge_server", "api_key_env", "judge_api_key_env"):  # may hold a key
+    if location[-1] in (
+        "server",
+        "judge_server",
+        "api_key_env",
+        "judge_api_key_env",
+    ):  # may hold a key
         return f"{source}: {name}: {message[0].lower() + message[1:]}"
     value: Any = values
     for part in error["loc"]:

@@ -33,11 +33,15 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     }
     examples = _examples(folder.stage("evaluate"), manifests)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
-    write_atomic(stage / "report.html", page(recipe, manifests, table, verdict, pictures, examples, dropped))
+    write_atomic(
+        stage / "report.html", page(recipe, manifests, table, verdict, pictures, examples, dropped)
+    )
     write_atomic(stage / "MODEL_CARD.md", model_card(recipe, manifests, table, verdict))
     text = table_text(table) + "\n\n" + verdict
     files = [stage / "report.html", stage / "MODEL_CARD.md"]
-    return StageOutput({"table": table, "table_html": table_html(table), "text": text, "verdict": verdict}, files)
+    return StageOutput(
+        {"table": table, "table_html": table_html(table), "text": text, "verdict": verdict}, files
+    )
 
 
 def rows(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
@@ -47,16 +51,29 @@ def rows(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
     student_bytes = manifests["quantize"].result["student_bytes"]
     for name, figures in manifests["evaluate"].result["models"].items():
         check = quantized.get(name, {})
-        size = check.get("bytes") or (student_bytes if name in ("student", "control") else figures.get("bytes"))
-        found.append({
-            "model": name, "bytes": size, "bits_per_weight": check.get("bits_per_weight"),
-            "exact_match": figures.get("exact_match"), "interval": figures.get("interval"), "nll": figures["nll"],
-            "agreement": check.get("top_token_agreement"), "kl": check.get("kl"), "failed": check.get("failed"),
-            "refused": figures["refused"] / manifests["evaluate"].result["num_examples"],
-            "peak_memory": check.get("peak_memory"), "prefill_speed": check.get("prefill_speed"),
-            "decode_speed": check.get("decode_speed"), "tokens_per_second": figures["tokens_per_second"],
-            "runtime": figures["runtime"], "by_language": figures.get("by_language", {}),
-        })  # fmt: skip
+        size = check.get("bytes") or (
+            student_bytes if name in ("student", "control") else figures.get("bytes")
+        )
+        found.append(
+            {
+                "model": name,
+                "bytes": size,
+                "bits_per_weight": check.get("bits_per_weight"),
+                "exact_match": figures.get("exact_match"),
+                "interval": figures.get("interval"),
+                "nll": figures["nll"],
+                "agreement": check.get("top_token_agreement"),
+                "kl": check.get("kl"),
+                "failed": check.get("failed"),
+                "refused": figures["refused"] / manifests["evaluate"].result["num_examples"],
+                "peak_memory": check.get("peak_memory"),
+                "prefill_speed": check.get("prefill_speed"),
+                "decode_speed": check.get("decode_speed"),
+                "tokens_per_second": figures["tokens_per_second"],
+                "runtime": figures["runtime"],
+                "by_language": figures.get("by_language", {}),
+            }
+        )
     return found
 
 
@@ -66,9 +83,14 @@ def gain(manifests: dict[str, Manifest]) -> str:
     if against is None:
         if manifests["train"].section["train"]["soft_weight"] == 0:
             return "The student learnt the answers' text alone, which is what a control does: there is no gain to tell."
-        return "There was no control (train.control: false), so what distillation gained is not known."
+        return (
+            "There was no control (train.control: false), so what distillation gained is not known."
+        )
     sentences = []
-    for key, unit, better in (("exact_match", "points of exact match", 1), ("nll", "nats a token of NLL", -1)):
+    for key, unit, better in (
+        ("exact_match", "points of exact match", 1),
+        ("nll", "nats a token of NLL", -1),
+    ):
         if key not in against:
             continue
         d = against[key]
@@ -76,7 +98,9 @@ def gain(manifests: dict[str, Manifest]) -> str:
         number = f"{d['difference'] * scale:+.{1 if scale == 100 else 4}f} {unit}"
         interval = f"[{d['low'] * scale:+.{1 if scale == 100 else 4}f}, {d['high'] * scale:+.{1 if scale == 100 else 4}f}]"
         ends = sorted((d["low"] * better, d["high"] * better))
-        says = "beat" if ends[0] > 0 else "lost to" if ends[1] < 0 else "did not clearly differ from"
+        says = (
+            "beat" if ends[0] > 0 else "lost to" if ends[1] < 0 else "did not clearly differ from"
+        )
         sentences.append(f"KD {says} the control: {number}, 95 % interval {interval}")
     return "; ".join(sentences) + "."
 
@@ -88,8 +112,10 @@ def _examples(stage: Path, manifests: dict[str, Manifest]) -> list[dict[str, Any
         if name not in manifests["evaluate"].result["models"]:
             continue
         for example in json.loads((stage / f"{name}.json").read_text())["examples"]:
-            mine = shown.setdefault(example["language"], {"prompt_id": example["prompt_id"], "prompt": example["prompt"]})
+            mine = shown.setdefault(
+                example["language"],
+                {"prompt_id": example["prompt_id"], "prompt": example["prompt"]},
+            )
             if mine["prompt_id"] == example["prompt_id"]:
                 mine[name] = (example["answer"], example["right"])
     return list(shown.values())
-

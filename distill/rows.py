@@ -82,12 +82,18 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
                 try:
                     row = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})") from None
+                    raise DataError(
+                        f"{path}, line {number}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
+                    ) from None
                 if not isinstance(row, dict):
-                    raise DataError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
+                    raise DataError(
+                        f"{path}, line {number}: expected an object, got {type(row).__name__}"
+                    )
                 yield number, row
         except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+            raise DataError(
+                f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+            ) from None
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:

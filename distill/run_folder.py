@@ -29,7 +29,17 @@ from distill.rows import canonical_json, digest, file_sha256, fsync_folder, row_
 from distill.sections import FOLDERS, name_there
 
 OLD_ROWS = "old_rows.json"  # in generate's folder: the model's name on the server for answers that do not say theirs
-PACKAGES = ("distill", "torch", "transformers", "accelerate", "peft", "bitsandbytes", "gguf", "xllamacpp", "numpy")
+PACKAGES = (
+    "distill",
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "bitsandbytes",
+    "gguf",
+    "xllamacpp",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,9 @@ class RunFolder:
         """The manifest of an earlier stage; MissingError naming the command that makes it."""
         manifest = self.manifest(stage)
         if manifest is None:
-            raise MissingError(f"{self.stage(stage)}: not finished; run `distill {stage} {recipe.source}` first")
+            raise MissingError(
+                f"{self.stage(stage)}: not finished; run `distill {stage} {recipe.source}` first"
+            )
         return manifest
 
     def manifest(self, stage: str) -> Manifest | None:
@@ -94,35 +106,61 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise DataError(f"{path}: broken ({error}); delete it and run the same command again") from None
+            raise DataError(
+                f"{path}: broken ({error}); delete it and run the same command again"
+            ) from None
 
     def finish(
-        self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int, result: dict[str, Any],
-        files: list[Path], started: float,
-    ) -> Manifest:  # fmt: skip
+        self,
+        stage: str,
+        *,
+        section: dict[str, Any],
+        inputs: dict[str, str],
+        seed: int,
+        result: dict[str, Any],
+        files: list[Path],
+        started: float,
+    ) -> Manifest:
         """Write the stage's manifest. `files` are hashed, made durable, and named relative to the stage's folder."""
         folder = self.stage(stage)
         described = {}
         for path in sorted(files):
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
-            described[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+            described[str(path.relative_to(folder))] = {
+                "bytes": path.stat().st_size,
+                "sha256": file_sha256(path),
+            }
         manifest = Manifest(
-            stage=stage, section=section, inputs=inputs, seed=seed, result=result, files=described,
-            seconds=round(time.time() - started, 2), finished=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}", versions=_versions(),
-        )  # fmt: skip
-        write_atomic(folder / "manifest.json", json.dumps(manifest.__dict__, indent=1, ensure_ascii=False) + "\n")
+            stage=stage,
+            section=section,
+            inputs=inputs,
+            seed=seed,
+            result=result,
+            files=described,
+            seconds=round(time.time() - started, 2),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+            versions=_versions(),
+        )
+        write_atomic(
+            folder / "manifest.json",
+            json.dumps(manifest.__dict__, indent=1, ensure_ascii=False) + "\n",
+        )
         return manifest
 
-    def changes(self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int) -> list[str]:
+    def changes(
+        self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int
+    ) -> list[str]:
         """What differs between a finished (or begun) stage and what the recipe asks for now; empty = nothing."""
         manifest = self.manifest(stage) or self._started(stage)
         if manifest is None:
             return []
         found = []
         old, new = _flat(manifest.section), _flat(section)
-        if "teacher.server_model" in new and "teacher.server_model" not in old:  # from before it was written down
+        if (
+            "teacher.server_model" in new and "teacher.server_model" not in old
+        ):  # from before it was written down
             old["teacher.server_model"] = self._name_before()
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
@@ -134,13 +172,17 @@ class RunFolder:
                 found.append(f"its input `{name}` has changed")
         return found
 
-    def start(self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int) -> None:
+    def start(
+        self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int
+    ) -> None:
         """Note what an unfinished stage is being made from, so that another recipe does not continue it."""
         started = {"section": section, "inputs": inputs, "seed": seed}
         write_atomic(self.stage(stage) / "started.json", json.dumps(started, indent=1))
 
     def began(self, stage: str) -> bool:
-        return any((self.stage(stage) / name).exists() for name in ("manifest.json", "started.json"))
+        return any(
+            (self.stage(stage) / name).exists() for name in ("manifest.json", "started.json")
+        )
 
     def _started(self, stage: str) -> Any:
         try:
@@ -149,7 +191,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            raise DataError(f"{self.stage(stage) / 'started.json'}: broken; delete it and run the same command") from None
+            raise DataError(
+                f"{self.stage(stage) / 'started.json'}: broken; delete it and run the same command"
+            ) from None
 
     def set_aside(self, stage: str) -> None:
         """Before a redo: forget the manifest; move what the stage made away, except what cost teacher time.
@@ -183,13 +227,17 @@ class RunFolder:
         if (self.stage("generate") / OLD_ROWS).is_file():
             return old_name(self.stage("generate"))
         try:
-            teacher = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))["teacher"]
+            teacher = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))[
+                "teacher"
+            ]
             return name_there(teacher["model"], teacher.get("server"), teacher.get("server_model"))
         except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):
             return None
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_atomic(self.path / "recipe.yaml", f"# resolved from {recipe.source}\n{to_yaml(recipe)}")
+        write_atomic(
+            self.path / "recipe.yaml", f"# resolved from {recipe.source}\n{to_yaml(recipe)}"
+        )
 
     def lock(self, *, shared: bool = False) -> None:
         """Hold the run folder for this process group; a second command on it is refused (released by the kernel).
@@ -201,7 +249,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise MismatchError(f"run_folder: {error.filename}: a file stands in the way; set run_folder=PATH to a folder") from None
+            raise MismatchError(
+                f"run_folder: {error.filename}: a file stands in the way; set run_folder=PATH to a folder"
+            ) from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -217,8 +267,9 @@ class RunFolder:
             print(
                 f"warning: {self.path}: this file system has no locks ({error.strerror}): nothing keeps a second command out of this "
                 "run folder, so start none there while this one runs (--shard excepted); run_folder=PATH on another disk has locks, and so "
-                "has Lustre mounted with -o flock", file=sys.stderr,
-            )  # fmt: skip
+                "has Lustre mounted with -o flock",
+                file=sys.stderr,
+            )
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -293,7 +344,9 @@ def disk_explained(folder: RunFolder) -> Iterator[None]:
                 f"{place}: the disk (or quota) is full; free space and run the same command to continue: finished work is kept"
             ) from error
         if _is_one_of(error, FORBIDDEN):
-            raise DataError(f"{place}: this user may not read or write it; change that, or set run_folder=PATH") from error
+            raise DataError(
+                f"{place}: this user may not read or write it; change that, or set run_folder=PATH"
+            ) from error
         raise
 
 
@@ -310,7 +363,11 @@ def files_under(folder: Path) -> list[Path]:
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= (
+            _flat(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 
@@ -322,5 +379,3 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
-
-

@@ -15,9 +15,13 @@ def _unique_mapping(loader: StrictLoader, node: yaml.MappingNode) -> dict[Any, A
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
         if not isinstance(key, str | int | float | None):
-            raise yaml.MarkedYAMLError(problem=f"{key!r} cannot be a key", problem_mark=key_node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"{key!r} cannot be a key", problem_mark=key_node.start_mark
+            )
         if key in seen:
-            raise yaml.MarkedYAMLError(problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"key {key!r} is given twice", problem_mark=key_node.start_mark
+            )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 

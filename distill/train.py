@@ -15,7 +15,10 @@ if __name__ == "__main__":
     # A script inside the package: Python put distill/ first on sys.path, where `import evaluate` elsewhere would find
     # ours, and `import distill` would fail. Put the checkout first instead, and start from a module of its own name.
     package = Path(__file__).resolve().parent
-    sys.path[:] = [str(package.parent), *(p for p in sys.path if Path(p or ".").resolve() != package)]
+    sys.path[:] = [
+        str(package.parent),
+        *(p for p in sys.path if Path(p or ".").resolve() != package),
+    ]
     from distill.__main__ import main
 
     sys.exit(main(["run", *sys.argv[1:]]))
@@ -44,7 +47,9 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
     fitting = [s for s in samples if len(s.ids) <= recipe.train.max_length]
     learn, validation = split_samples(fitting, recipe.train.validation_share)
     if not learn:
-        raise DataError(f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise train.max_length")
+        raise DataError(
+            f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise train.max_length"
+        )
     results = {}
     roles = ROLES[: recipe.train.num_roles]
     for role in roles:
@@ -57,15 +62,24 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         return StageOutput({}, [])
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
     result = {
-        "roles": results, "num_samples": len(learn), "num_validation": len(validation),
+        "roles": results,
+        "num_samples": len(learn),
+        "num_validation": len(validation),
         "num_too_long": len(samples) - len(fitting),
-    }  # fmt: skip
-    files = [p for role in roles for p in [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]]
+    }
+    files = [
+        p for role in roles for p in [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]
+    ]
     return StageOutput(result, files)
 
 
 def _train_role(
-    recipe: Recipe, folder: RunFolder, processes: Processes, role: str, learn: list[Sample], validation: list[Sample]
+    recipe: Recipe,
+    folder: RunFolder,
+    processes: Processes,
+    role: str,
+    learn: list[Sample],
+    validation: list[Sample],
 ) -> None:
     import torch
     from accelerate import Accelerator
@@ -76,18 +90,25 @@ def _train_role(
     where = load.placement(recipe.train.device, recipe.train.precision)
     start = folder.stage("initialize") / "student"
     tokenizer = load.load_tokenizer(str(start))
-    model = load.load_model(str(start), load.Placement(where.device, "float32"), local_rank=processes.local_rank)
+    model = load.load_model(
+        str(start), load.Placement(where.device, "float32"), local_rank=processes.local_rank
+    )
     options = recipe.train
     weights = options.soft_weight, options.hard_weight, options.hidden_weight
     soft, hard, hidden = weights if role == "student" else (0.0, 1.0, 0.0)
-    store = _open_signal(folder, tokenizer, [_signal_key(s) for s in learn]) if soft or hidden else None
+    store = (
+        _open_signal(folder, tokenizer, [_signal_key(s) for s in learn]) if soft or hidden else None
+    )
     tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
     # precision, accumulation and clipping are ours (see loop.run_step): nothing of the launcher's defaults is taken
     # nor is the model moved: a recipe that says cpu is trained there, on a machine with a GPU too
     accelerator = Accelerator(
-        mixed_precision="no", gradient_accumulation_steps=1, log_with=tracker, project_dir=stage if tracker else None,
+        mixed_precision="no",
+        gradient_accumulation_steps=1,
+        log_with=tracker,
+        project_dir=stage if tracker else None,
         device_placement=False,
-    )  # fmt: skip
+    )
     if tracker:
         accelerator.init_trackers(recipe.name)
     torch.manual_seed(recipe.seed)
@@ -95,13 +116,24 @@ def _train_role(
     if recipe.train.gradient_checkpointing:
         checkpoint_activations(model)
     course = Course(
-        role=role, model=model, options=recipe.train, soft_weight=soft, hard_weight=hard,
+        role=role,
+        model=model,
+        options=recipe.train,
+        soft_weight=soft,
+        hard_weight=hard,
         items=[Item(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
-        validation=[Item(s.ids, len(s.prompt_ids), "") for s in validation], store=store, vocab_size=len(tokenizer),
-        pad_id=tokenizer.pad_token_id, seed=recipe.seed, where=where, folder=stage, processes=processes,
-        accelerator=accelerator, packing=_packing_isolates(model),
+        validation=[Item(s.ids, len(s.prompt_ids), "") for s in validation],
+        store=store,
+        vocab_size=len(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        seed=recipe.seed,
+        where=where,
+        folder=stage,
+        processes=processes,
+        accelerator=accelerator,
+        packing=_packing_isolates(model),
         teacher_width=store.hidden_size if store and hidden else None,
-    )  # fmt: skip
+    )
     result = train(course)
     if tracker:
         accelerator.end_training()
@@ -127,7 +159,10 @@ def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
     manifest = folder.manifest("generate")
     assert manifest is not None  # the pipeline's own check
     width, format_of = manifest.result.get("vocab_size"), manifest.result.get("format")
-    if width in (None, len(tokenizer)) and format_of in (None, chat.fingerprint_of_format(tokenizer)):
+    if width in (None, len(tokenizer)) and format_of in (
+        None,
+        chat.fingerprint_of_format(tokenizer),
+    ):
         return
     raise MismatchError(
         f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template ({width} tokens) than the student's "
@@ -146,7 +181,9 @@ def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalSt
             f"student's ({mine[:12]}); run with --redo capture"
         )
     if missing := store.missing(keys):
-        raise DataError(f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture")
+        raise DataError(
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture"
+        )
     return store
 
 
@@ -155,15 +192,21 @@ def _add_lora(recipe: Recipe, model: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
-        r=recipe.train.lora_rank, lora_alpha=recipe.train.lora_alpha, target_modules=LORA_TARGETS, lora_dropout=0.0,
+        r=recipe.train.lora_rank,
+        lora_alpha=recipe.train.lora_alpha,
+        target_modules=LORA_TARGETS,
+        lora_dropout=0.0,
         task_type="CAUSAL_LM",
-    )  # fmt: skip
+    )
     return get_peft_model(model, config)
 
 
 def checkpoint_activations(model: Any) -> None:
     """Activations are computed again in the backward pass; transformers 5.23 has another name for it."""
-    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable = (
+        getattr(model, "activation_checkpointing_enable", None)
+        or model.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})
 
 
@@ -183,7 +226,9 @@ def _packing_isolates(model: Any) -> bool:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        packed = model.base_model(input_ids=ids[None], position_ids=positions, use_cache=False).last_hidden_state[0, 6:]
+        packed = model.base_model(
+            input_ids=ids[None], position_ids=positions, use_cache=False
+        ).last_hidden_state[0, 6:]
         alone = model.base_model(input_ids=second[None], use_cache=False).last_hidden_state[0]
         other = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, 6:]
     model.train(was_training)

@@ -35,7 +35,9 @@ TARGET = 2000  # samples a second of everything but language identification, mat
 def texts(num: int, length: int, seed: int = 0) -> list[tuple[str, str]]:
     """(text, language): about `length` characters each, of problems shuffled together, no two alike."""
     by_language: dict[str, list[str]] = {}
-    for line in (ROOT / "recipes/quickstart/prompts.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in (
+        (ROOT / "recipes/quickstart/prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
         row = json.loads(line)
         by_language.setdefault(row["language"], []).append(row["prompt"])
     rng = random.Random(seed)
@@ -53,11 +55,16 @@ def with_context(num: int) -> list[str]:
     """Prompts of 900 characters: an instruction that all share, a passage that four share, a question."""
     asked, passages = texts(num, 100, seed=5), texts(-(-num // 4), 400, seed=4)
     (instruction, _), *_ = texts(1, 400, seed=6)
-    return [f"{instruction}\n{passages[n // 4][0]}\n{question}" for n, (question, _) in enumerate(asked)]
+    return [
+        f"{instruction}\n{passages[n // 4][0]}\n{question}" for n, (question, _) in enumerate(asked)
+    ]
 
 
 def prompts_of(samples: list[tuple[str, str]]) -> list[Prompt]:
-    return [Prompt(({"role": "user", "content": text},), language, check_language=False) for text, language in samples]
+    return [
+        Prompt(({"role": "user", "content": text},), language, check_language=False)
+        for text, language in samples
+    ]
 
 
 INDEX = EvalIndex([text for text, _ in texts(300, 150, seed=9)])
@@ -66,7 +73,17 @@ INDEX = EvalIndex([text for text, _ in texts(300, 150, seed=9)])
 def cheap(samples: list[tuple[str, str]]) -> int:
     """Every filter of an answer but language identification; how many were dropped."""
     return sum(
-        any((truncated("stop"), bad_length(t, 1, 20_000), loop(t), refusal(t, language), identity(t), bad_format(t), INDEX.hit(t)))
+        any(
+            (
+                truncated("stop"),
+                bad_length(t, 1, 20_000),
+                loop(t),
+                refusal(t, language),
+                identity(t),
+                bad_format(t),
+                INDEX.hit(t),
+            )
+        )
         for t, language in samples
     )
 
@@ -91,10 +108,13 @@ def single_filters(samples: list[tuple[str, str]]) -> dict[str, float]:
         "format": lambda text, language: bad_format(text),
         "contaminated": lambda text, language: INDEX.hit(text),
         "wrong_language": lambda text, language: wrong_language(text, language, LANGUAGES),
-    }  # fmt: skip
+    }
     for check in checks.values():
         check(*samples[0])  # tables and models are loaded once
-    return {n: len(samples) / cpu_seconds(lambda c=c: [c(t, language) for t, language in samples]) for n, c in checks.items()}
+    return {
+        n: len(samples) / cpu_seconds(lambda c=c: [c(t, language) for t, language in samples])
+        for n, c in checks.items()
+    }
 
 
 def deduplicate(num: int, context: bool, pipe: Connection) -> None:
@@ -105,34 +125,57 @@ def deduplicate(num: int, context: bool, pipe: Connection) -> None:
     found = near_prompts(short, 0.8, [""] * num)
     used = (time.perf_counter() - start, time.process_time() - cpu_start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pipe.send((used, peak / 1024, before / 1024, sum(f is not None for f in found), sum(map(len, short)) / num))
+    pipe.send(
+        (
+            used,
+            peak / 1024,
+            before / 1024,
+            sum(f is not None for f in found),
+            sum(map(len, short)) / num,
+        )
+    )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--num", type=int, default=2000, help="samples for the filters")
     options.add_argument("--texts", type=int, default=100_000, help="texts to deduplicate")
     given = options.parse_args()
     samples = texts(given.num, 1200)
     size = sum(len(text.encode()) for text, _ in samples) / len(samples)
-    print(f"{len(samples)} samples of {size:,.0f} bytes, five languages; samples a second of CPU time:")
+    print(
+        f"{len(samples)} samples of {size:,.0f} bytes, five languages; samples a second of CPU time:"
+    )
     for name, rate in single_filters(samples).items():
         print(f"  {name:<16}{rate:>10,.0f}")
     rate = 2 * len(samples) / cpu_seconds(lambda: cheap(samples))
-    print(f"all but language identification, on two cores: {rate:,.0f} samples a second (wanted: {TARGET:,})")
+    print(
+        f"all but language identification, on two cores: {rate:,.0f} samples a second (wanted: {TARGET:,})"
+    )
     prompts = prompts_of(texts(given.num, 200))
     rate = len(prompts) / cpu_seconds(lambda: judge_prompts(prompts, near_duplicate=0.9))
     print(f"prompts, without language identification: {rate:,.0f} a second of CPU time")
     for context in (False, True):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        child = multiprocessing.get_context("spawn").Process(target=deduplicate, args=(given.texts, context, theirs))
+        child = multiprocessing.get_context("spawn").Process(
+            target=deduplicate, args=(given.texts, context, theirs)
+        )
         child.start()
         used, peak, before, found, characters = ours.recv()
         child.join()
-        what = "prompts about passages, four about each, under one instruction" if context else "prompts"
+        what = (
+            "prompts about passages, four about each, under one instruction"
+            if context
+            else "prompts"
+        )
         wanted = "" if context else " (wanted: under 60 s and 1,000 MB)"
-        print(f"{given.texts:,} {what}, of {characters:.0f} characters, deduplicated in {used[0]:.1f} s ({used[1]:.1f} s of CPU), peak "
-              f"{peak:,.0f} MB ({before:,.0f} MB of them before it began); {found:,} repeated another{wanted}", flush=True)  # fmt: skip
+        print(
+            f"{given.texts:,} {what}, of {characters:.0f} characters, deduplicated in {used[0]:.1f} s ({used[1]:.1f} s of CPU), peak "
+            f"{peak:,.0f} MB ({before:,.0f} MB of them before it began); {found:,} repeated another{wanted}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

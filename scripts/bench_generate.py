@@ -47,24 +47,24 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import torch  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from measure_capture import seconds  # noqa: E402
-from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from benchmark_sections import machine, replace_section, table
+from measure_capture import seconds
+from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.export.gguf import write_gguf  # noqa: E402
-from distill.export.gguf_teacher import MOST_SEQUENCES  # noqa: E402
-from distill.export.llama_model import LlamaModel  # noqa: E402
-from distill.models.by_length import blocks_by_length  # noqa: E402
-from distill.models.decode import Drawer, Sampling, answer  # noqa: E402
-from distill.models.load import Placement, load_model, load_tokenizer, stop_ids, stop_ids_of_files  # noqa: E402
-from distill.progress import Progress  # noqa: E402
-from distill.recipe import load_recipe  # noqa: E402
-from distill.rows import read_jsonl  # noqa: E402
-from distill.teachers import dialects  # noqa: E402
-from distill.teachers.ask import ask_server, question  # noqa: E402
-from distill.text import chat  # noqa: E402
+from distill.export.gguf import write_gguf
+from distill.export.gguf_teacher import MOST_SEQUENCES
+from distill.export.llama_model import LlamaModel
+from distill.models.by_length import blocks_by_length
+from distill.models.decode import Drawer, Sampling, answer
+from distill.models.load import Placement, load_model, load_tokenizer, stop_ids, stop_ids_of_files
+from distill.progress import Progress
+from distill.recipe import load_recipe
+from distill.rows import read_jsonl
+from distill.teachers import dialects
+from distill.teachers.ask import ask_server, question
+from distill.text import chat
 
 HEADING = "## Generation"
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -104,11 +104,23 @@ class Planned(Qwen3ForCausalLM):
     stop_id: int
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - only what both sides give, by name
-        self, input_ids: Any, attention_mask: Any = None, position_ids: Any = None, past_key_values: Any = None,
-        use_cache: Any = None, logits_to_keep: Any = 0, **named: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        past_key_values: Any = None,
+        use_cache: Any = None,
+        logits_to_keep: Any = 0,
+        **named: Any,
+    ) -> Any:
         found = super().forward(
-            input_ids, attention_mask, position_ids, past_key_values, use_cache=use_cache, logits_to_keep=logits_to_keep, **named
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **named,
         )
         assert position_ids is not None and found.logits is not None
         ids_N = input_ids[:, -1]  # all on the device, so that a step can be recorded
@@ -121,31 +133,58 @@ def quickstart_case(num_prompts: int, batch_tokens: int) -> Case:
     tokenizer = load_tokenizer(str(TEACHER))
     model = load_model(str(TEACHER), Placement("cpu", "float32"))
     rows = [row for _, row in read_jsonl(TEACHER.parent / "prompts.jsonl")][:num_prompts]
-    prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows]
+    prompts = [
+        chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows
+    ]
     ends = chat.stop_ids(tokenizer, stop_ids(model))
-    return Case("quickstart's teacher", model, prompts, Sampling(1.0), 96, ends, tokenizer.pad_token_id, len(tokenizer), batch_tokens)
+    return Case(
+        "quickstart's teacher",
+        model,
+        prompts,
+        Sampling(1.0),
+        96,
+        ends,
+        tokenizer.pad_token_id,
+        len(tokenizer),
+        batch_tokens,
+    )
 
 
-def planned_case(shape: str, num_prompts: int, batch_tokens: int, vocab_size: int, device: str, dtype: str) -> Case:
+def planned_case(
+    shape: str, num_prompts: int, batch_tokens: int, vocab_size: int, device: str, dtype: str
+) -> Case:
     """A random Qwen3 of width x layers (heads of 64, feed-forward 3 x width) and answers of planned lengths."""
     width, num_layers = map(int, shape.split("x"))
     draw = random.Random(1)
     lengths = [min(512, max(8, round(draw.lognormvariate(4.564, 0.8)))) for _ in range(num_prompts)]
     sizes = [min(256, max(12, round(draw.lognormvariate(3.871, 0.6)))) for _ in range(num_prompts)]
     numbers = range(vocab_size - num_prompts, vocab_size)
-    prompts = [[*(draw.randrange(2, vocab_size - num_prompts) for _ in range(size - 1)), n] for size, n in zip(sizes, numbers, strict=True)]
+    prompts = [
+        [*(draw.randrange(2, vocab_size - num_prompts) for _ in range(size - 1)), n]
+        for size, n in zip(sizes, numbers, strict=True)
+    ]
     torch.manual_seed(1)
     config = Qwen3Config(
-        vocab_size=vocab_size, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=num_layers, head_dim=64,
-        num_attention_heads=width // 64, num_key_value_heads=max(1, width // 256), tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=vocab_size,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
+        head_dim=64,
+        num_attention_heads=width // 64,
+        num_key_value_heads=max(1, width // 256),
+        tie_word_embeddings=True,
+    )
     with torch.device(device):
         model = Planned(config).to(getattr(torch, dtype)).eval()
     model.end_V = torch.zeros(vocab_size, dtype=torch.long)
-    model.end_V[list(numbers)] = torch.tensor([size + length - 2 for size, length in zip(sizes, lengths, strict=True)])
+    model.end_V[list(numbers)] = torch.tensor(
+        [size + length - 2 for size, length in zip(sizes, lengths, strict=True)]
+    )
     model.end_V, model.stop_id = model.end_V.to(device), 1
     name = f"Qwen3, {num_layers} layers of {width}, planned lengths"
-    return Case(name, model, prompts, Sampling(0.7, 0.8, 20), 512, [1], 0, vocab_size, batch_tokens, lengths)
+    return Case(
+        name, model, prompts, Sampling(0.7, 0.8, 20), 512, [1], 0, vocab_size, batch_tokens, lengths
+    )
 
 
 def ours(case: Case) -> Answers:
@@ -157,10 +196,17 @@ def ours(case: Case) -> Answers:
             found[block.indices[i]] = ids
 
         answer(
-            case.model, [case.prompts[i] for i in block.indices], seeds=block.indices, sampling=case.sampling,
-            max_new_tokens=case.max_new_tokens, stop_ids=case.stop_ids, pad_id=case.pad_id, on_finished=finished,
-            vocab_size=case.vocab_size, num_slots=block.num_slots,
-        )  # fmt: skip
+            case.model,
+            [case.prompts[i] for i in block.indices],
+            seeds=block.indices,
+            sampling=case.sampling,
+            max_new_tokens=case.max_new_tokens,
+            stop_ids=case.stop_ids,
+            pad_id=case.pad_id,
+            on_finished=finished,
+            vocab_size=case.vocab_size,
+            num_slots=block.num_slots,
+        )
     return found
 
 
@@ -168,17 +214,28 @@ def naive(case: Case) -> Answers:
     """`model.generate`, batch after batch."""
     sampling = case.sampling
     config = GenerationConfig(
-        max_new_tokens=case.max_new_tokens, do_sample=True, temperature=sampling.temperature, top_p=sampling.top_p,
-        top_k=sampling.top_k, eos_token_id=case.stop_ids, pad_token_id=case.pad_id,
-    )  # fmt: skip
+        max_new_tokens=case.max_new_tokens,
+        do_sample=True,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        eos_token_id=case.stop_ids,
+        pad_token_id=case.pad_id,
+    )
     torch.manual_seed(1)
     found: Answers = {}
     for batch in arrival_batches(case):
         width = max(len(case.prompts[i]) for i in batch)
-        ids_BT = torch.tensor([[case.pad_id] * (width - len(case.prompts[i])) + case.prompts[i] for i in batch])
-        mask_BT = torch.tensor([[0] * (width - len(case.prompts[i])) + [1] * len(case.prompts[i]) for i in batch])
+        ids_BT = torch.tensor(
+            [[case.pad_id] * (width - len(case.prompts[i])) + case.prompts[i] for i in batch]
+        )
+        mask_BT = torch.tensor(
+            [[0] * (width - len(case.prompts[i])) + [1] * len(case.prompts[i]) for i in batch]
+        )
         device = case.model.device
-        made = case.model.generate(ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=config)
+        made = case.model.generate(
+            ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=config
+        )
         for i, ids in zip(batch, made[:, width:].tolist(), strict=True):
             ends = [n for n, token in enumerate(ids) if token in case.stop_ids]
             found[i] = ids[: ends[0] + 1] if ends else ids
@@ -197,7 +254,9 @@ def arrival_batches(case: Case) -> list[list[int]]:
     return batches
 
 
-def measure(case: Case, ways: dict[str, Callable[[Case], Answers]], num_rounds: int, device: str) -> dict[str, list[float]]:
+def measure(
+    case: Case, ways: dict[str, Callable[[Case], Answers]], num_rounds: int, device: str
+) -> dict[str, list[float]]:
     """Answer tokens a second of each way, a figure a round."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(num_rounds):
@@ -208,7 +267,11 @@ def measure(case: Case, ways: dict[str, Callable[[Case], Answers]], num_rounds: 
             lengths = [len(answers[i]) for i in range(len(case.prompts))]
             assert case.plan is None or lengths == case.plan, f"{name}: not the planned answers"
             found[name].append(sum(lengths) / took)
-            print(f"{case.name}, round {number + 1}: {name} {found[name][-1]:,.0f} tokens/s", file=sys.stderr, flush=True)
+            print(
+                f"{case.name}, round {number + 1}: {name} {found[name][-1]:,.0f} tokens/s",
+                file=sys.stderr,
+                flush=True,
+            )
     return found
 
 
@@ -218,7 +281,9 @@ def ratio(ours_: Sequence[float], theirs: Sequence[float]) -> str:
     return f"**{statistics.median(found):.2f}x** ({min(found):.2f} to {max(found):.2f})"
 
 
-def gguf_way(case: Case, file_type: str, folder: Path, stack: ExitStack) -> Callable[[Case], Answers]:
+def gguf_way(
+    case: Case, file_type: str, folder: Path, stack: ExitStack
+) -> Callable[[Case], Answers]:
     """Answers by llama.cpp from the case's own weights, written as `file_type`; with as many sequences as there are slots."""
     source = TEACHER
     if case.plan is not None:
@@ -234,20 +299,33 @@ def gguf_way(case: Case, file_type: str, folder: Path, stack: ExitStack) -> Call
 
     def way(case: Case) -> Answers:
         found: Answers = {}
-        drawer = Drawer(range(len(case.prompts)), case.sampling, case.max_new_tokens, case.vocab_size)
+        drawer = Drawer(
+            range(len(case.prompts)), case.sampling, case.max_new_tokens, case.vocab_size
+        )
 
         def choose(logits_NV: Any, places: Sequence[tuple[int, int]]) -> list[int]:
             drawn = drawer(torch.from_numpy(logits_NV), places)
             if case.plan is None:
                 return drawn
             ends = [step == case.plan[index] - 1 for index, step in places]
-            return [case.stop_ids[0] if end else case.prompts[index][-1] for end, (index, _) in zip(ends, places, strict=True)]
+            return [
+                case.stop_ids[0] if end else case.prompts[index][-1]
+                for end, (index, _) in zip(ends, places, strict=True)
+            ]
 
-        llama.generate(case.prompts, case.max_new_tokens, case.stop_ids, on_done=found.__setitem__, choose=choose)
+        llama.generate(
+            case.prompts,
+            case.max_new_tokens,
+            case.stop_ids,
+            on_done=found.__setitem__,
+            choose=choose,
+        )
         return found
 
     threads = torch.get_num_threads()
-    llama = stack.enter_context(LlamaModel(path, num_threads=threads, context_length=longest, num_sequences=num_sequences))
+    llama = stack.enter_context(
+        LlamaModel(path, num_threads=threads, context_length=longest, num_sequences=num_sequences)
+    )
     return way
 
 
@@ -259,32 +337,45 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
     rows = [row for _, row in read_jsonl(TEACHER.parent / "prompts.jsonl")][:num_requests]
     shares, ratios = [], []
     command = [sys.executable, "-c", SERVE, str(path), str(NUM_SLOTS)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
         assert child.stdout is not None
         url = next(line.strip() for line in child.stdout if line.startswith("http"))
         recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", [f"teacher.server={url}"])
-        sampling = dialects.Sampling(1.0, 1.0, 0, 96, tuple(chat.stop_ids(tokenizer, stop_ids_of_files(str(TEACHER)))))
+        sampling = dialects.Sampling(
+            1.0, 1.0, 0, 96, tuple(chat.stop_ids(tokenizer, stop_ids_of_files(str(TEACHER))))
+        )
         questions = []
         for i, row in enumerate(rows):
             messages = [{"role": "user", "content": row["prompt"]}]
-            questions.append(question(recipe, str(i), messages, chat.prompt_ids(tokenizer, messages), i))
+            questions.append(
+                question(recipe, str(i), messages, chat.prompt_ids(tokenizer, messages), i)
+            )
         ways: dict[str, Callable[[], tuple[float, float, int]]] = {
-            "ours": lambda: our_client(recipe, tokenizer, questions, sampling), "best": lambda: best_load(url, questions, sampling),
-        }  # fmt: skip
+            "ours": lambda: our_client(recipe, tokenizer, questions, sampling),
+            "best": lambda: best_load(url, questions, sampling),
+        }
         for number in range(num_rounds):
             speed = {}
             for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
                 worked, took, num_tokens = way()
                 speed[name] = num_tokens / took
                 share = worked / (NUM_SLOTS * took)
-                print(f"server, round {number + 1}: {name} {speed[name]:,.0f} tokens/s, busy {share:.1%}", file=sys.stderr, flush=True)
+                print(
+                    f"server, round {number + 1}: {name} {speed[name]:,.0f} tokens/s, busy {share:.1%}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 shares += [share] if name == "ours" else []
             ratios.append(speed["ours"] / speed["best"])
         child.kill()
     return shares, ratios
 
 
-def our_client(recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any) -> tuple[float, float, int]:
+def our_client(
+    recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any
+) -> tuple[float, float, int]:
     """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
     found: list[dict[str, Any]] = []
     started: list[float] = []
@@ -342,11 +433,21 @@ def worked_seconds(timings: Iterable[dict[str, float]]) -> float:
     return sum(t["prompt_ms"] + t["predicted_ms"] for t in timings) / 1000
 
 
-def section(results: list[tuple[Case, dict[str, list[float]]]], server: tuple[list[float], list[float]] | None, rounds: int) -> str:
+def section(
+    results: list[tuple[Case, dict[str, list[float]]]],
+    server: tuple[list[float], list[float]] | None,
+    rounds: int,
+) -> str:
     rows = []
     for case, found in results:
         for name, speeds in found.items():
-            rows.append([f"{case.name}: {name}", f"{statistics.median(speeds):,.0f}", ratio(speeds, found["model.generate"])])
+            rows.append(
+                [
+                    f"{case.name}: {name}",
+                    f"{statistics.median(speeds):,.0f}",
+                    ratio(speeds, found["model.generate"]),
+                ]
+            )
     text = f"""{HEADING}
 
 `scripts/bench_generate.py`, {rounds} rounds, medians and ranges; what is compared stands at the top of the script. {machine()}.
@@ -369,24 +470,46 @@ def spread(shares: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--shape", default="512x6", help="random Qwen3: width x layers")
-    parser.add_argument("--prompts", type=int, default=384, help="prompts of the random teacher; twice as many of the quickstart's")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        default=384,
+        help="prompts of the random teacher; twice as many of the quickstart's",
+    )
     parser.add_argument("--requests", type=int, default=600, help="to the server; 0 = no server")
     parser.add_argument("--batch-tokens", type=int, default=8192)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
     results = []
-    cases = [] if options.device == "cuda" else [quickstart_case(2 * options.prompts, options.batch_tokens)]
+    cases = (
+        []
+        if options.device == "cuda"
+        else [quickstart_case(2 * options.prompts, options.batch_tokens)]
+    )
     vocab_size = 151_936 if options.device == "cuda" else 1024
-    cases += [planned_case(options.shape, options.prompts, options.batch_tokens, vocab_size, options.device, options.dtype)]
+    cases += [
+        planned_case(
+            options.shape,
+            options.prompts,
+            options.batch_tokens,
+            vocab_size,
+            options.device,
+            options.dtype,
+        )
+    ]
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         for case in cases:
             ways: dict[str, Callable[[Case], Answers]] = {"ours": ours, "model.generate": naive}
             if options.device == "cpu":
-                kind = "q8_0" if case.plan is None else "q4_k_m"  # the quickstart's rows are too short for Q4_K
+                kind = (
+                    "q8_0" if case.plan is None else "q4_k_m"
+                )  # the quickstart's rows are too short for Q4_K
                 ways |= {f"GGUF, {k}": gguf_way(case, k, Path(name), stack) for k in ("f16", kind)}
             results.append((case, measure(case, ways, options.rounds, options.device)))
         server = busy(options.requests, options.rounds, Path(name)) if options.requests else None

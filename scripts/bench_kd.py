@@ -34,24 +34,24 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
-import torch  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from measure_capture import NUM_DRAWS, QWEN_VOCAB, seconds, sharpen  # noqa: E402
-from torch import Tensor  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from benchmark_sections import machine, replace_section, table
+from measure_capture import NUM_DRAWS, QWEN_VOCAB, seconds, sharpen
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.capture import records_of  # noqa: E402
-from distill.losses.linear_head import linear_head_loss  # noqa: E402
-from distill.losses.targets import SampledTargets  # noqa: E402
-from distill.models.load import head_of  # noqa: E402
-from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
-from distill.sections import Train  # noqa: E402
-from distill.signals.collate import targets  # noqa: E402
-from distill.signals.header import SignalHeader  # noqa: E402
-from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402
-from distill.training.batches import collate  # noqa: E402
-from distill.training.loop import StudentLoss  # noqa: E402
+from distill.capture import records_of
+from distill.losses.linear_head import linear_head_loss
+from distill.losses.targets import SampledTargets
+from distill.models.load import head_of
+from distill.models.score import TokenSequence, answer_hidden_states
+from distill.sections import Train
+from distill.signals.collate import targets
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.training.batches import collate
+from distill.training.loop import StudentLoss
 
 HEADING = "## A distillation step beside the peers'"
 EPOCHS = 3
@@ -85,11 +85,18 @@ def qwen3(shape: str, device: str, seed: int) -> Any:
     width, num_layers = map(int, shape.split("x"))
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=QWEN_VOCAB, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=num_layers,
-        num_attention_heads=max(2, width // 128), num_key_value_heads=max(1, width // 256), head_dim=128,
+        vocab_size=QWEN_VOCAB,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=max(2, width // 128),
+        num_key_value_heads=max(1, width // 256),
+        head_dim=128,
         tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.set_default_dtype(torch.bfloat16 if device == "cuda" else torch.float32)  # never 8 B parameters in float32
+    )
+    torch.set_default_dtype(
+        torch.bfloat16 if device == "cuda" else torch.float32
+    )  # never 8 B parameters in float32
     try:
         with torch.device(device):
             return Qwen3ForCausalLM(config)
@@ -99,12 +106,16 @@ def qwen3(shape: str, device: str, seed: int) -> Any:
 
 def bench_of(options: argparse.Namespace, folder: Path, with_teacher: bool) -> Bench:
     rows = max(1, options.tokens // ROW_TOKENS)
-    ids_BT = torch.randint(QWEN_VOCAB, (rows, options.tokens // rows), generator=torch.Generator().manual_seed(2))
+    ids_BT = torch.randint(
+        QWEN_VOCAB, (rows, options.tokens // rows), generator=torch.Generator().manual_seed(2)
+    )
     teacher = None
     if with_teacher:
         teacher = qwen3(options.teacher, options.device, 1).eval().requires_grad_(False)
         sharpen(teacher, sequences_of(ids_BT))
-    return Bench(qwen3(options.student, options.device, 3), teacher, ids_BT.to(options.device), folder)
+    return Bench(
+        qwen3(options.student, options.device, 3), teacher, ids_BT.to(options.device), folder
+    )
 
 
 def sequences_of(ids_BT: Tensor) -> list[TokenSequence]:
@@ -118,7 +129,11 @@ def our_step(bench: Bench, soft_weight: float) -> Step:
     store = SignalStore(bench.folder / "signal") if soft_weight else None
 
     def step() -> Tensor:
-        said = None if store is None else targets([store.read(key) for key in keys], bench.ids_BT.device)
+        said = (
+            None
+            if store is None
+            else targets([store.read(key) for key in keys], bench.ids_BT.device)
+        )
         batch = collate(rows, 0).to(bench.ids_BT.device)
         return student(batch, said, soft_weight, 1.0 - soft_weight)[0] / bench.num_loss_tokens
 
@@ -135,7 +150,9 @@ def our_capture(bench: Bench) -> Step:
         with SignalWriter(bench.folder / "signal", header) as writer:
             hidden = answer_hidden_states(bench.teacher, sequences, 0)
             answers = [s.ids[s.answer_start :] for s in sequences]
-            for key, record in zip(keys, records_of(header, head, hidden, answers, keys), strict=True):
+            for key, record in zip(
+                keys, records_of(header, head, hidden, answers, keys), strict=True
+            ):
                 writer.add(key, record)
 
     return step
@@ -172,7 +189,9 @@ def trl_distillation(bench: Bench) -> Step:
 
     def step() -> Tensor:
         heads = bench.student.lm_head.weight, bench.teacher.lm_head.weight
-        return _chunked_divergence_loss(*hidden_pair(bench), *heads, bench.labels_BT[:, 1:] != -100, beta=0.0)[0]
+        return _chunked_divergence_loss(
+            *hidden_pair(bench), *heads, bench.labels_BT[:, 1:] != -100, beta=0.0
+        )[0]
 
     return step
 
@@ -182,15 +201,21 @@ def liger_jsd(bench: Bench) -> Step:
     from liger_kernel.chunked_loss import LigerFusedLinearJSDLoss  # pyright: ignore[reportMissingImports]
 
     loss = LigerFusedLinearJSDLoss(
-        weight_hard_loss=0.0, weight_soft_loss=1.0, beta=0.0, compiled=bench.ids_BT.device.type == "cuda"
+        weight_hard_loss=0.0,
+        weight_soft_loss=1.0,
+        beta=0.0,
+        compiled=bench.ids_BT.device.type == "cuda",
     )
 
     def step() -> Tensor:
         student_BTH, teacher_BTH = hidden_pair(bench)
         return loss(
-            student_BTH.flatten(0, 1), bench.student.lm_head.weight, teacher_BTH.flatten(0, 1),
-            bench.teacher.lm_head.weight, bench.labels_BT[:, 1:].flatten(),
-        )  # fmt: skip
+            student_BTH.flatten(0, 1),
+            bench.student.lm_head.weight,
+            teacher_BTH.flatten(0, 1),
+            bench.teacher.lm_head.weight,
+            bench.labels_BT[:, 1:].flatten(),
+        )
 
     return step
 
@@ -204,10 +229,17 @@ def distillkit_compressor() -> Any:
 
     return LogprobCompressor(
         DistributionQuantizationConfig(
-            d=QWEN_VOCAB, k=128, exact_k=16, exact_dtype="bfloat16", polynomial_terms=[0, 1, 2, 3, 4, "sqrt"],
-            term_dtype="float32", residual_bins=[], delta_encoding=False, error_diffusion=False,
+            d=QWEN_VOCAB,
+            k=128,
+            exact_k=16,
+            exact_dtype="bfloat16",
+            polynomial_terms=[0, 1, 2, 3, 4, "sqrt"],
+            term_dtype="float32",
+            residual_bins=[],
+            delta_encoding=False,
+            error_diffusion=False,
         )
-    )  # fmt: skip
+    )
 
 
 def distillkit_capture(bench: Bench) -> Step:
@@ -216,7 +248,8 @@ def distillkit_capture(bench: Bench) -> Step:
     @torch.no_grad()
     def step() -> None:
         parts = [
-            compressor.compress(bench.teacher(input_ids=ids_T[None]).logits.log_softmax(-1)) for ids_T in bench.ids_BT
+            compressor.compress(bench.teacher(input_ids=ids_T[None]).logits.log_softmax(-1))
+            for ids_T in bench.ids_BT
         ]
         row = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         torch.save(row, bench.folder / "distillkit.pt")
@@ -266,12 +299,18 @@ def run(bench: Bench, step: Step) -> None:
     bench.student.zero_grad(set_to_none=True)
 
 
-def times(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, str]]:
+def times(
+    bench: Bench, options: argparse.Namespace
+) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Seconds of each case by round; and why a case is missing."""
     steps: dict[str, Step] = {}
     missing: dict[str, str] = {}
     for name, (make, _) in CASES.items():
-        if options.no_peers and name in (*PEERS, *CAPTURE_OF.values()) and name != CAPTURE_OF["ours"]:
+        if (
+            options.no_peers
+            and name in (*PEERS, *CAPTURE_OF.values())
+            and name != CAPTURE_OF["ours"]
+        ):
             missing[name] = "left out (--no-peers)"
             continue
         try:
@@ -300,14 +339,23 @@ def profile(bench: Bench, options: argparse.Namespace) -> str:
     cuda = options.device == "cuda"
     with record(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
         run(bench, step)
-    spent = {e.key: e.self_device_time_total if cuda else e.self_cpu_time_total for e in found.key_averages()}
+    spent = {
+        e.key: e.self_device_time_total if cuda else e.self_cpu_time_total
+        for e in found.key_averages()
+    }
     most = sorted(spent, key=lambda name: -spent[name])[:8]
-    return table(["operator", "share"], [[f"`{name}`", f"{spent[name] / sum(spent.values()):.1%}"] for name in most])
+    return table(
+        ["operator", "share"],
+        [[f"`{name}`", f"{spent[name] / sum(spent.values()):.1%}"] for name in most],
+    )
 
 
 def memory(options: argparse.Namespace, folder: Path, case: str) -> float:
     """MiB of the case, in a process of its own."""
-    arguments = [f"--{key}={getattr(options, key)}" for key in ("student", "teacher", "tokens", "device", "threads")]
+    arguments = [
+        f"--{key}={getattr(options, key)}"
+        for key in ("student", "teacher", "tokens", "device", "threads")
+    ]
     command = [sys.executable, __file__, *arguments, "--memory-of", case, "--folder", str(folder)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -327,11 +375,20 @@ def head_memory(options: argparse.Namespace, num_tokens: int) -> float:
     width, device = int(options.student.split("x")[0]), options.device
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     hidden_NH = torch.randn(num_tokens, width, device=device, dtype=dtype).requires_grad_()
-    weight_VH = torch.randn(QWEN_VOCAB, width, device=device, dtype=dtype).mul_(0.05).requires_grad_()
+    weight_VH = (
+        torch.randn(QWEN_VOCAB, width, device=device, dtype=dtype).mul_(0.05).requires_grad_()
+    )
     ids_NK = torch.randint(QWEN_VOCAB, (num_tokens, NUM_DRAWS), device=device)
     said = SampledTargets(ids_NK, torch.full(ids_NK.shape, 1 / NUM_DRAWS, device=device))
-    work = lambda: linear_head_loss(hidden_NH, weight_VH, ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0)  # noqa: E731
-    return peak(lambda: work()[0].backward(), device) - weight_VH.numel() * 4 / 2**20  # summed in float32 in any dtype
+
+    def work() -> Any:
+        return linear_head_loss(
+            hidden_NH, weight_VH, ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0
+        )
+
+    return (
+        peak(lambda: work()[0].backward(), device) - weight_VH.numel() * 4 / 2**20
+    )  # summed in float32 in any dtype
 
 
 def peak(work: Callable[[], object], device: str) -> float:
@@ -356,11 +413,16 @@ def with_capture(spent: dict[str, list[float]], name: str) -> list[float]:
     """Seconds a step by round, with the capture's share of an epoch."""
     if name not in CAPTURE_OF:
         return spent[name]
-    return [step + capture / EPOCHS for step, capture in zip(spent[name], spent[CAPTURE_OF[name]], strict=True)]
+    return [
+        step + capture / EPOCHS
+        for step, capture in zip(spent[name], spent[CAPTURE_OF[name]], strict=True)
+    ]
 
 
 def ratio(top: list[float], bottom: list[float]) -> str:
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(top, bottom, strict=True)], n=4, method="inclusive")
+    low, middle, high = statistics.quantiles(
+        [a / b for a, b in zip(top, bottom, strict=True)], n=4, method="inclusive"
+    )
     return f"**{middle:.2f}x** ({low:.2f} to {high:.2f})"
 
 
@@ -381,12 +443,18 @@ def mebibytes(mib: dict[str, float], case: str) -> str:
 
 
 def section(
-    options: argparse.Namespace, spent: dict[str, list[float]], missing: dict[str, str], mib: dict[str, float]
+    options: argparse.Namespace,
+    spent: dict[str, list[float]],
+    missing: dict[str, str],
+    mib: dict[str, float],
 ) -> str:
     ours = spent["ours"]
     steps = [
         [f"ours, KD / {name}", ratio(ours, spent[name]), target]
-        for name, target in (("our cross-entropy", "at most 1.10"), ("transformers' cross-entropy", "below 1"))
+        for name, target in (
+            ("our cross-entropy", "at most 1.10"),
+            ("transformers' cross-entropy", "below 1"),
+        )
     ]
     total = with_capture(spent, "ours")
     peers = [["ours", "1", mebibytes(mib, "ours"), "1"]]
@@ -423,12 +491,20 @@ def main() -> None:
     parser.add_argument("--teacher", help="width x layers (768x12; on CUDA 4096x36, 8 B)")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-peers", action="store_true", help="ours and cross-entropy alone, a few minutes")
-    parser.add_argument("--no-memory", action="store_true", help="times alone: no process for each case")
-    parser.add_argument("--profile", action="store_true", help="only the operators of our step, with their shares")
+    parser.add_argument(
+        "--no-peers", action="store_true", help="ours and cross-entropy alone, a few minutes"
+    )
+    parser.add_argument(
+        "--no-memory", action="store_true", help="times alone: no process for each case"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="only the operators of our step, with their shares"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
+    )
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

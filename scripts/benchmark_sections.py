@@ -15,7 +15,11 @@ def replace_section(path: Path, text: str) -> None:
     old = path.read_text(encoding="utf-8") if path.exists() else "# Benchmarks\n"
     section = re.compile(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
     text = text.strip() + "\n"
-    new = section.sub(lambda _: text + "\n", old, count=1) if section.search(old) else f"{old.rstrip()}\n\n{text}"
+    new = (
+        section.sub(lambda _: text + "\n", old, count=1)
+        if section.search(old)
+        else f"{old.rstrip()}\n\n{text}"
+    )
     path.write_text(new.rstrip() + "\n", encoding="utf-8")
 
 
@@ -27,5 +31,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> str:
     """Where and with what a figure was measured."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads, no GPU"
+    device = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} threads, no GPU"
+    )
     return f"{platform.machine()}, {device}, torch {torch.__version__}, {date.today().isoformat()}"

@@ -31,20 +31,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from benchmark_sections import machine, replace_section, table
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.capture import records_of  # noqa: E402
-from distill.models.decode import Sampling, answer  # noqa: E402
-from distill.models.load import Head, Placement, head_of, load_model, load_tokenizer, stop_ids  # noqa: E402
-from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks  # noqa: E402
-from distill.rows import read_jsonl  # noqa: E402
-from distill.signals import draws, store  # noqa: E402
-from distill.signals.header import SignalHeader  # noqa: E402
-from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402
-from distill.text import chat  # noqa: E402
+from distill.capture import records_of
+from distill.models.decode import Sampling, answer
+from distill.models.load import Head, Placement, head_of, load_model, load_tokenizer, stop_ids
+from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
+from distill.rows import read_jsonl
+from distill.signals import draws, store
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.text import chat
 
 HEADING = "## What capture costs"
 QWEN_VOCAB = 151_936
@@ -73,13 +73,20 @@ def quickstart_case() -> Case:
     tokenizer = load_tokenizer(str(folder / "teacher"))
     model = load_model(str(folder / "teacher"), Placement("cpu", "float32"))
     rows = [row for _, row in read_jsonl(folder / "prompts.jsonl")][:64]
-    prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows]
+    prompts = [
+        chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows
+    ]
     answers: dict[int, list[int]] = {}
     answer(
-        model, prompts, seeds=range(len(prompts)), sampling=Sampling(1.0), max_new_tokens=96,
-        stop_ids=chat.stop_ids(tokenizer, stop_ids(model)), pad_id=tokenizer.pad_token_id,
+        model,
+        prompts,
+        seeds=range(len(prompts)),
+        sampling=Sampling(1.0),
+        max_new_tokens=96,
+        stop_ids=chat.stop_ids(tokenizer, stop_ids(model)),
+        pad_id=tokenizer.pad_token_id,
         on_finished=lambda i, ids, _: answers.__setitem__(i, ids),
-    )  # fmt: skip
+    )
     sequences = [TokenSequence(p + answers[i], len(p)) for i, p in enumerate(prompts)]
     return Case("quickstart's teacher", model, head_of(model), len(tokenizer), sequences)
 
@@ -88,17 +95,28 @@ def random_case(width: int, num_layers: int, num_tokens: int, device: str, dtype
     """A Qwen3 of `width` (heads of 128, feed-forward 3 x width, as Qwen3-0.6B has) and two answers in one batch."""
     torch.manual_seed(1)
     config = Qwen3Config(
-        vocab_size=QWEN_VOCAB, hidden_size=width, intermediate_size=3 * width, num_hidden_layers=num_layers,
-        num_attention_heads=width // 64, num_key_value_heads=max(1, width // 128), head_dim=128, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=QWEN_VOCAB,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
+        num_attention_heads=width // 64,
+        num_key_value_heads=max(1, width // 128),
+        head_dim=128,
+        tie_word_embeddings=True,
+    )
     with torch.device(device):
         model = Qwen3ForCausalLM(config).to(getattr(torch, dtype)).eval()
     generator = torch.Generator().manual_seed(2)
     lengths = [num_tokens // 2 + num_tokens // 8, num_tokens // 2 - num_tokens // 8]
-    rows = [torch.randint(QWEN_VOCAB, (PROMPT_TOKENS + n,), generator=generator).tolist() for n in lengths]
+    rows = [
+        torch.randint(QWEN_VOCAB, (PROMPT_TOKENS + n,), generator=generator).tolist()
+        for n in lengths
+    ]
     sequences = [TokenSequence(ids, PROMPT_TOKENS) for ids in rows]
     sharpen(model, sequences)
-    return Case(f"Qwen3, {num_layers} layers of {width}", model, head_of(model), QWEN_VOCAB, sequences)
+    return Case(
+        f"Qwen3, {num_layers} layers of {width}", model, head_of(model), QWEN_VOCAB, sequences
+    )
 
 
 @torch.no_grad()
@@ -129,7 +147,9 @@ def capture(case: Case, folder: Path) -> None:
     with SignalWriter(folder, header) as writer:
         hidden = answer_hidden_states(case.model, case.sequences, 0)
         answers = [s.ids[s.answer_start :] for s in case.sequences]
-        for key, record in zip(keys, records_of(header, case.head, hidden, answers, keys), strict=True):
+        for key, record in zip(
+            keys, records_of(header, case.head, hidden, answers, keys), strict=True
+        ):
             writer.add(key, record)
 
 
@@ -156,7 +176,10 @@ def measure(case: Case, num_pairs: int, device: str) -> dict[str, Any]:
         pairs: list[tuple[float, float]] = []
         for number in range(num_pairs):
             times: dict[str, float] = {}
-            works = [("a", lambda: forward(case)), ("b", lambda n=number: capture(case, folder / str(n)))]
+            works = [
+                ("a", lambda: forward(case)),
+                ("b", lambda n=number: capture(case, folder / str(n))),
+            ]
             for which, work in works if number % 2 else reversed(works):
                 times[which] = seconds(work, device)
             pairs.append((times["a"], times["b"]))
@@ -165,25 +188,36 @@ def measure(case: Case, num_pairs: int, device: str) -> dict[str, Any]:
         entropy = statistics.mean(float(nats) for record in records for nats in record.entropy)
     low, middle, high = statistics.quantiles([b / a - 1 for a, b in pairs], n=4)
     return {
-        "case": case, "parameters": case.model.num_parameters(), "nats": entropy, "cost": (low, middle, high),
+        "case": case,
+        "parameters": case.model.num_parameters(),
+        "nats": entropy,
+        "cost": (low, middle, high),
         "forward_us": statistics.median(a for a, _ in pairs) / case.num_tokens * 1e6,
         "parts_us": {part: s / case.num_tokens * 1e6 for part, s in parts.items()},
-    }  # fmt: skip
+    }
 
 
 def profile(work: Callable[[], None], device: str) -> dict[str, float]:
     """Seconds that each part of the capture takes for itself, by a clock around the functions of distill."""
     spent: dict[str, float] = defaultdict(float)
     with (
-        _timed(draws, "draw", spent), _timed(draws, "_stratified_uniforms", spent), _timed(draws, "_invert", spent),
-        _timed(draws, "_record", spent), _timed(store, "encode", spent), _timed(SignalWriter, "_write_shard", spent),
-    ):  # fmt: skip
+        _timed(draws, "draw", spent),
+        _timed(draws, "_stratified_uniforms", spent),
+        _timed(draws, "_invert", spent),
+        _timed(draws, "_record", spent),
+        _timed(store, "encode", spent),
+        _timed(SignalWriter, "_write_shard", spent),
+    ):
         seconds(work, device)
     inner = spent["_stratified_uniforms"] + spent["_invert"] + spent["_record"]
     return {
-        "uniform numbers": spent["_stratified_uniforms"], "weights, log-prob, entropy": spent["draw"] - inner,
-        "ids": spent["_invert"], "counts": spent["_record"], "encoding": spent["encode"], "shards": spent["_write_shard"],
-    }  # fmt: skip
+        "uniform numbers": spent["_stratified_uniforms"],
+        "weights, log-prob, entropy": spent["draw"] - inner,
+        "ids": spent["_invert"],
+        "counts": spent["_record"],
+        "encoding": spent["encode"],
+        "shards": spent["_write_shard"],
+    }
 
 
 @contextmanager
@@ -210,12 +244,27 @@ def section(results: list[dict[str, Any]], num_pairs: int) -> str:
     rows, parts = [], []
     for result in results:
         case, (low, middle, high) = result["case"], result["cost"]
-        rows.append([
-            case.name, f"{result['parameters'] / 1e6:,.1f} M", f"{case.vocab_size:,}", f"{result['nats']:.2f}",
-            f"{result['forward_us']:,.0f}", f"**{middle:+.1%}**", f"{low:+.1%} to {high:+.1%}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                case.name,
+                f"{result['parameters'] / 1e6:,.1f} M",
+                f"{case.vocab_size:,}",
+                f"{result['nats']:.2f}",
+                f"{result['forward_us']:,.0f}",
+                f"**{middle:+.1%}**",
+                f"{low:+.1%} to {high:+.1%}",
+            ]
+        )
         parts.append([case.name, *(f"{us:,.1f}" for us in result["parts_us"].values())])
-    head = ["teacher", "parameters", "V", "entropy, nats", "(a) its forward, µs a token", "capture costs", "quartiles"]
+    head = [
+        "teacher",
+        "parameters",
+        "V",
+        "entropy, nats",
+        "(a) its forward, µs a token",
+        "capture costs",
+        "quartiles",
+    ]
     return f"""{HEADING}
 
 `scripts/measure_capture.py`: (a) the teacher's forward pass with logits at the answer tokens, (b) the same with everything that
@@ -231,13 +280,24 @@ Where it goes, µs an answer token:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="*", default=["256x4", "512x8", "1024x28"], help="random Qwen3s: width x layers")
-    parser.add_argument("--no-quickstart", action="store_true", help="leave the quickstart's own teacher out")
-    parser.add_argument("--tokens", type=int, default=256, help="answer tokens of a random teacher's batch")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        default=["256x4", "512x8", "1024x28"],
+        help="random Qwen3s: width x layers",
+    )
+    parser.add_argument(
+        "--no-quickstart", action="store_true", help="leave the quickstart's own teacher out"
+    )
+    parser.add_argument(
+        "--tokens", type=int, default=256, help="answer tokens of a random teacher's batch"
+    )
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
     results = [] if options.no_quickstart else [measure(quickstart_case(), options.pairs, "cpu")]

@@ -30,42 +30,60 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from accelerate import Accelerator  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from accelerate import Accelerator
+from benchmark_sections import machine, replace_section, table
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.capture import records_of  # noqa: E402
-from distill.catalog import catalog  # noqa: E402
-from distill.costs import size_of, stage_costs, student_size, work_of  # noqa: E402
-from distill.machine import GB, Machine, this_machine  # noqa: E402
-from distill.models import load  # noqa: E402
-from distill.models.decode import Drawer, Sampling  # noqa: E402
-from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
-from distill.models.slots import Rolling  # noqa: E402
-from distill.processes import Processes  # noqa: E402
-from distill.recipe import Recipe, load_recipe  # noqa: E402
-from distill.signals import draws  # noqa: E402
-from distill.signals.header import SignalHeader  # noqa: E402
-from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402
-from distill.train import _add_lora, checkpoint_activations  # noqa: E402
-from distill.training.loop import Course, Item, StudentLoss, build_optimizer, run_step, trainable_parameters  # noqa: E402
+from distill.capture import records_of
+from distill.catalog import catalog
+from distill.costs import size_of, stage_costs, student_size, work_of
+from distill.machine import GB, Machine, this_machine
+from distill.models import load
+from distill.models.decode import Drawer, Sampling
+from distill.models.score import TokenSequence, answer_hidden_states
+from distill.models.slots import Rolling
+from distill.processes import Processes
+from distill.recipe import Recipe, load_recipe
+from distill.signals import draws
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.train import _add_lora, checkpoint_activations
+from distill.training.loop import (
+    Course,
+    Item,
+    StudentLoss,
+    build_optimizer,
+    run_step,
+    trainable_parameters,
+)
 
 HEADING = "## The plan on a GPU"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
 SIZES = {  # what the recipe's comments say
     "24 GB": [],
     "12 GB": [
-        "teacher.quantization=nf4", "teacher.batch_tokens=8192", "train.optimizer=paged_adamw_8bit", "train.micro_batch_tokens=2048",
+        "teacher.quantization=nf4",
+        "teacher.batch_tokens=8192",
+        "train.optimizer=paged_adamw_8bit",
+        "train.micro_batch_tokens=2048",
         "train.lora_rank=64",
     ],
-    "80 GB": ["teacher.batch_tokens=131072", "train.micro_batch_tokens=16384", "train.gradient_checkpointing=false"],
-}  # fmt: skip
+    "80 GB": [
+        "teacher.batch_tokens=131072",
+        "train.micro_batch_tokens=16384",
+        "train.gradient_checkpointing=false",
+    ],
+}
 PROMPT, ANSWER = 96, 300  # tokens
 STEPS, WARM = 200, 50
 CUDA_ITSELF = 0.5 * GB
-INTERMEDIATE = {"Qwen/Qwen3-8B": 12_288, "Qwen/Qwen3-1.7B": 6_144, "Qwen/Qwen3-4B": 9_728}  # the catalogue has the rest
+INTERMEDIATE = {
+    "Qwen/Qwen3-8B": 12_288,
+    "Qwen/Qwen3-1.7B": 6_144,
+    "Qwen/Qwen3-4B": 9_728,
+}  # the catalogue has the rest
 Measured = tuple[float, float]  # bytes, tokens a second
 
 
@@ -75,10 +93,18 @@ def random_model(model: str, share: float = 1.0) -> Any:
     assert known is not None and known.shape is not None and known.width is not None
     layers, hidden, heads, kv_heads, head_dim = (number or 0 for number in known.shape)
     config = Qwen3Config(
-        vocab_size=known.width, hidden_size=hidden, intermediate_size=INTERMEDIATE[model], num_hidden_layers=round(layers * share),
-        num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings="8B" not in model,
-        bos_token_id=None, eos_token_id=1, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=known.width,
+        hidden_size=hidden,
+        intermediate_size=INTERMEDIATE[model],
+        num_hidden_layers=round(layers * share),
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        tie_word_embeddings="8B" not in model,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device("cuda"):
@@ -124,7 +150,13 @@ def generate(recipe: Recipe, model: Any) -> float:
 
     with torch.inference_mode():
         rolling = Rolling(
-            model, prompts, num_slots=num_slots, max_new_tokens=options.max_new_tokens, stop_ids=[1], pad_id=0, known_lengths={}
+            model,
+            prompts,
+            num_slots=num_slots,
+            max_new_tokens=options.max_new_tokens,
+            stop_ids=[1],
+            pad_id=0,
+            known_lengths={},
         )
         with suppress(Enough):
             rolling.run(draw, lambda *_: None)
@@ -135,15 +167,25 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     """Tokens a second, prompts counted, of one batch."""
     num = recipe.teacher.batch_tokens // (PROMPT + ANSWER)
     dice = random.Random(2)
-    sequences = [TokenSequence([dice.randrange(2, 150_000) for _ in range(PROMPT + ANSWER)], PROMPT) for _ in range(num)]
+    sequences = [
+        TokenSequence([dice.randrange(2, 150_000) for _ in range(PROMPT + ANSWER)], PROMPT)
+        for _ in range(num)
+    ]
     keys = [sequence_key(s.ids, s.answer_start) for s in sequences]
-    header, head = SignalHeader("sampled", 151_669, num_draws=recipe.capture.num_draws), load.head_of(model)
+    header, head = (
+        SignalHeader("sampled", 151_669, num_draws=recipe.capture.num_draws),
+        load.head_of(model),
+    )
     took = []
     for number in range(2):
         started = clock()
         with SignalWriter(folder / f"capture{number}", header) as writer:
             hidden = answer_hidden_states(model, sequences, 0)
-            for key, record in zip(keys, records_of(header, head, hidden, [s.ids[PROMPT:] for s in sequences], keys), strict=True):
+            for key, record in zip(
+                keys,
+                records_of(header, head, hidden, [s.ids[PROMPT:] for s in sequences], keys),
+                strict=True,
+            ):
                 writer.add(key, record)
         took.append(clock() - started)
     return num * (PROMPT + ANSWER) / took[-1]
@@ -156,9 +198,14 @@ def signal(folder: Path, items: list[Item]) -> SignalStore:
     with SignalWriter(folder, header) as writer:
         for item in items:
             labels_N = torch.tensor(item.ids[item.answer_start :])
-            logits_NV = torch.randn(len(labels_N), 151_669, generator=generator, device="cuda") * 4.5
+            logits_NV = (
+                torch.randn(len(labels_N), 151_669, generator=generator, device="cuda") * 4.5
+            )
             rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
-            writer.add(item.signal_key, draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=151_669))
+            writer.add(
+                item.signal_key,
+                draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=151_669),
+            )
     return SignalStore(folder, header)
 
 
@@ -172,14 +219,29 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
         checkpoint_activations(model)
     dice = random.Random(4)
     size = PROMPT + ANSWER
-    lists = [[dice.randrange(2, 150_000) for _ in range(size)] for _ in range(3 * options.batch_tokens // size + 1)]
+    lists = [
+        [dice.randrange(2, 150_000) for _ in range(size)]
+        for _ in range(3 * options.batch_tokens // size + 1)
+    ]
     items = [Item(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
     course = Course(
-        role="student", model=model, options=options, soft_weight=options.soft_weight, hard_weight=options.hard_weight, items=items,
-        validation=[], store=signal(folder / "train", items), vocab_size=151_669, pad_id=0, seed=1,
-        where=load.Placement("cuda", "bfloat16"), folder=folder, processes=Processes(), accelerator=accelerator,
-    )  # fmt: skip
+        role="student",
+        model=model,
+        options=options,
+        soft_weight=options.soft_weight,
+        hard_weight=options.hard_weight,
+        items=items,
+        validation=[],
+        store=signal(folder / "train", items),
+        vocab_size=151_669,
+        pad_id=0,
+        seed=1,
+        where=load.Placement("cuda", "bfloat16"),
+        folder=folder,
+        processes=Processes(),
+        accelerator=accelerator,
+    )
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     module = StudentLoss(model, options, 151_669)
@@ -195,8 +257,9 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
 
 def asked(recipe: Recipe, teacher: Any, folder: Path) -> dict[str, Measured]:
     return {
-        "generate": measured(lambda: generate(recipe, teacher)), "capture": measured(lambda: capture(recipe, teacher, folder)),
-    }  # fmt: skip
+        "generate": measured(lambda: generate(recipe, teacher)),
+        "capture": measured(lambda: capture(recipe, teacher, folder)),
+    }
 
 
 def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -> list[list[str]]:
@@ -210,21 +273,35 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     work = replace(work, prompt=PROMPT, answer=ANSWER)
     costs = stage_costs(recipe, here, teacher, student_size(recipe, teacher), work)
     answers, samples = work.num_answers * ANSWER, work.num_answers * 0.9 * (PROMPT + ANSWER)
-    num_tokens = {"generate": answers, "capture": samples, "train": recipe.train.num_roles * samples * recipe.train.epochs}
+    num_tokens = {
+        "generate": answers,
+        "capture": samples,
+        "train": recipe.train.num_roles * samples * recipe.train.epochs,
+    }
     return [
         [
-            stage, f"{costs[stage].memory / GB:.1f}", f"{memory / GB:.1f}", f"{costs[stage].seconds / 60:,.0f}",
-            f"{num_tokens[stage] / speed / 60:,.0f}", f"{speed:,.0f}",
+            stage,
+            f"{costs[stage].memory / GB:.1f}",
+            f"{memory / GB:.1f}",
+            f"{costs[stage].seconds / 60:,.0f}",
+            f"{num_tokens[stage] / speed / 60:,.0f}",
+            f"{speed:,.0f}",
         ]
         for stage, (memory, speed) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--folder", type=Path, help="for the teacher's 16 GB, e.g. /dev/shm (default: a temporary folder)")
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the table into this file, too")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="for the teacher's 16 GB, e.g. /dev/shm (default: a temporary folder)",
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the table into this file, too"
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
     here = this_machine(ROOT)
@@ -234,10 +311,20 @@ def main() -> None:
         random_model("Qwen/Qwen3-8B").save_pretrained(teacher_folder)
         for size in options.sizes:
             folder = Path(name) / "work"
-            rows += [[f"{size}: {row[0]}", *row[1:]] for row in of_size(load_recipe(RECIPE, SIZES[size]), here, folder, teacher_folder)]
+            rows += [
+                [f"{size}: {row[0]}", *row[1:]]
+                for row in of_size(load_recipe(RECIPE, SIZES[size]), here, folder, teacher_folder)
+            ]
             print(*rows[-3:], sep="\n", file=sys.stderr, flush=True)
             shutil.rmtree(folder)
-    head = ["", "memory planned, GB", "taken, GB", "time planned, minutes", "at the speed measured", "tokens/s"]
+    head = [
+        "",
+        "memory planned, GB",
+        "taken, GB",
+        "time planned, minutes",
+        "at the speed measured",
+        "tokens/s",
+    ]
     text = f"""{HEADING}
 
 `scripts/measure_plan.py`: recipes/qwen_to_1b.yaml as it stands (24 GB) and as its comments change it, random weights of the same

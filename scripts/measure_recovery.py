@@ -23,21 +23,21 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import torch
+from benchmark_sections import machine, replace_section, table
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.export import agreement, fake_quantize, imatrix  # noqa: E402
-from distill.export.gguf import ARCHITECTURES  # noqa: E402
-from distill.losses.linear_head import linear_head_loss  # noqa: E402
-from distill.models.load import Placement, head_of, load_model, load_tokenizer, num_parameters  # noqa: E402
-from distill.models.score import TokenSequence  # noqa: E402
-from distill.quantize import UNWEIGHTED  # noqa: E402
-from distill.sections import Quantize  # noqa: E402
-from distill.text.samples import Sample, read_samples, split_samples  # noqa: E402
-from distill.training.batches import collate  # noqa: E402
-from distill.training.recover import Plan, as_in_the_file, recover  # noqa: E402
+from distill.export import agreement, fake_quantize, imatrix
+from distill.export.gguf import ARCHITECTURES
+from distill.losses.linear_head import linear_head_loss
+from distill.models.load import Placement, head_of, load_model, load_tokenizer, num_parameters
+from distill.models.score import TokenSequence
+from distill.quantize import UNWEIGHTED
+from distill.sections import Quantize
+from distill.text.samples import Sample, read_samples, split_samples
+from distill.training.batches import collate
+from distill.training.recover import Plan, as_in_the_file, recover
 
 HEADING = "## What recovery wins back"
 LONGEST = 128  # tokens of a line
@@ -46,40 +46,69 @@ LONGEST = 128  # tokens of a line
 def lines_of(folder: Path, tokenizer: Any) -> list[Sample]:
     """A sample for each line of text, its first token given."""
     texts = [
-        line.split("\t")[0] if path.suffix == ".tsv" and len(line.split("\t")[0]) > 20 else line.replace("\t", " ")
-        for path in sorted(folder.rglob("*")) if path.suffix in (".txt", ".tsv")
+        line.split("\t")[0]
+        if path.suffix == ".tsv" and len(line.split("\t")[0]) > 20
+        else line.replace("\t", " ")
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".txt", ".tsv")
         for line in path.read_text(encoding="utf-8").splitlines()
-    ]  # fmt: skip
+    ]
     texts = sorted({t.strip() for t in texts if len(t.strip()) > 20})
     random.Random(0).shuffle(texts)
     rows = [tokenizer(text).input_ids[:LONGEST] for text in texts]
-    return [Sample(str(n), str(n), "", "", None, "", ids[:1], ids[1:]) for n, ids in enumerate(rows)]
+    return [
+        Sample(str(n), str(n), "", "", None, "", ids[:1], ids[1:]) for n, ids in enumerate(rows)
+    ]
 
 
 def trained(tokenizer: Any, samples: list[Sample], num_steps: int) -> Any:
     """A student of 20 M parameters after `num_steps` of cross-entropy."""
     torch.manual_seed(0)
-    model = Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=512, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=128, max_position_embeddings=1024, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=512,
+            intermediate_size=1536,
+            num_hidden_layers=6,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=128,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
     head, order = head_of(model), random.Random(1)
     for step in range(num_steps):
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * min(1.0, (step + 1) / 20) * (1 - step / num_steps)
         batch = collate([[(s.ids, 1)] for s in order.sample(samples, 16)], tokenizer.pad_token_id)
-        states = model.model(input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False).last_hidden_state
+        states = model.model(
+            input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
+        ).last_hidden_state
         loss, _ = linear_head_loss(
-            states.flatten(0, 1)[batch.positions_N], head.weight, batch.labels_N, None, soft_weight=0.0, hard_weight=1.0
+            states.flatten(0, 1)[batch.positions_N],
+            head.weight,
+            batch.labels_N,
+            None,
+            soft_weight=0.0,
+            hard_weight=1.0,
         )
         (loss / len(batch.labels_N)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % 50 == 0:
-            print(f"student, step {step + 1}: {float(loss.detach()) / len(batch.labels_N):.3f} nats", file=sys.stderr, flush=True)
+            print(
+                f"student, step {step + 1}: {float(loss.detach()) / len(batch.labels_N):.3f} nats",
+                file=sys.stderr,
+                flush=True,
+            )
     return model.eval()
 
 
@@ -87,14 +116,21 @@ def importance_of(folder: Path, samples: list[Sample], path: Path) -> Any:
     """The importance matrix as quantize measures it."""
     model = load_model(str(folder), Placement("cpu", "float32"))
     chosen = samples[: Quantize().importance_sequences]
-    sums, num_tokens = imatrix.collect(model, [s.ids for s in chosen], ARCHITECTURES[model.config.architectures[0]])
+    sums, num_tokens = imatrix.collect(
+        model, [s.ids for s in chosen], ARCHITECTURES[model.config.architectures[0]]
+    )
     imatrix.write(path, sums, num_tokens, len(chosen), str(folder))
     return imatrix.read(path)
 
 
 def rows_of(
-    folder: Path, learn: list[Sample], check: list[Sample], formats: list[str], num_steps: int, learning_rate: float
-) -> list[list[str]]:  # fmt: skip
+    folder: Path,
+    learn: list[Sample],
+    check: list[Sample],
+    formats: list[str],
+    num_steps: int,
+    learning_rate: float,
+) -> list[list[str]]:
     """A row of the table for each format, for the model in `folder`."""
     tokenizer = load_tokenizer(str(folder))
     rows = []
@@ -105,21 +141,36 @@ def rows_of(
             model = load_model(str(folder), Placement("cpu", "float32"))
             reference = agreement.refer_to(model, check, tokenizer, 4096, path)
             weighted = None if kind in UNWEIGHTED else importance
-            roundings = fake_quantize.nf4_roundings(model) if kind == "nf4" else fake_quantize.gguf_roundings(folder, kind, weighted)
+            roundings = (
+                fake_quantize.nf4_roundings(model)
+                if kind == "nf4"
+                else fake_quantize.gguf_roundings(folder, kind, weighted)
+            )
             figures = []
             for after in (False, True):
                 if after:
                     recover(
-                        model, [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn], roundings, Plan(num_steps, learning_rate, 0),
-                        pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer), label=f"recover {kind}",
-                    )  # fmt: skip
+                        model,
+                        [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn],
+                        roundings,
+                        Plan(num_steps, learning_rate, 0),
+                        pad_id=tokenizer.pad_token_id,
+                        vocab_size=len(tokenizer),
+                        label=f"recover {kind}",
+                    )
                 with as_in_the_file(model, roundings):
                     figures.append(agreement.in_transformers(reference, model, tokenizer, 4096))
             plain, won = figures
-            rows.append([
-                kind, *(f"{f['nll_change']:+.4f} / {f['kl']:.4f} / {f['top_token_agreement']:.1%}" for f in figures),
-                f"**{1 - won['kl'] / plain['kl']:.0%}**",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    kind,
+                    *(
+                        f"{f['nll_change']:+.4f} / {f['kl']:.4f} / {f['top_token_agreement']:.1%}"
+                        for f in figures
+                    ),
+                    f"**{1 - won['kl'] / plain['kl']:.0%}**",
+                ]
+            )
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)
     return rows
 
@@ -127,17 +178,36 @@ def rows_of(
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, help="a finished run folder")
-    parser.add_argument("--text", type=Path, metavar="FOLDER", help="of .txt and .tsv files, for the student of 20 M parameters")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FOLDER",
+        help="of .txt and .tsv files, for the student of 20 M parameters",
+    )
     parser.add_argument("--steps", type=int, default=Quantize().recover_steps, help="of recovery")
     parser.add_argument("--learning-rate", type=float, default=Quantize().recover_learning_rate)
     parser.add_argument("--formats", default="q2_k,tq2_0,q4_0,nf4")
-    parser.add_argument("--student", type=Path, metavar="FOLDER", help="that student: kept there, and taken from there if it is there")
-    parser.add_argument("--train-steps", type=int, default=600, help="of that student's own training")
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
+    parser.add_argument(
+        "--student",
+        type=Path,
+        metavar="FOLDER",
+        help="that student: kept there, and taken from there if it is there",
+    )
+    parser.add_argument(
+        "--train-steps", type=int, default=600, help="of that student's own training"
+    )
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    head = ["format", "plain: NLL change / KL / same top token", f"after {options.steps} steps", "KL won back"]
+    head = [
+        "format",
+        "plain: NLL change / KL / same top token",
+        f"after {options.steps} steps",
+        "KL won back",
+    ]
     parts, how = [], (options.formats.split(","), options.steps, options.learning_rate)
     if options.run:
         learn, check = split_samples(read_samples(options.run / "generate" / "kept.jsonl"), 0.05)
@@ -148,7 +218,9 @@ def main() -> None:
         tokenizer = load_tokenizer(str(ROOT / "recipes" / "quickstart" / "teacher"))
         samples = lines_of(options.text, tokenizer)
         if len(samples) < 1000:
-            sys.exit(f"--text {options.text}: {len(samples)} lines of text in *.txt and *.tsv; a thousand are needed")
+            sys.exit(
+                f"--text {options.text}: {len(samples)} lines of text in *.txt and *.tsv; a thousand are needed"
+            )
         check, learn = samples[:200], samples[200:]
         with tempfile.TemporaryDirectory() as name:
             folder = options.student or Path(name)

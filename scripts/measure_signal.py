@@ -39,31 +39,41 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from benchmark_sections import machine, replace_section, table  # noqa: E402
-from torch import Tensor  # noqa: E402
-from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
-from transformers.utils import logging  # noqa: E402
+import numpy as np
+import torch
+from benchmark_sections import machine, replace_section, table
+from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
-from distill.capture import records_of  # noqa: E402
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets  # noqa: E402
-from distill.models.decode import Sampling, answer  # noqa: E402
-from distill.models.load import Head, Placement, head_of, load_model, load_tokenizer, logits, stop_ids  # noqa: E402
-from distill.models.score import TokenSequence, answer_hidden_states  # noqa: E402
-from distill.rows import read_jsonl  # noqa: E402
-from distill.sections import Train  # noqa: E402
-from distill.signals.collate import targets  # noqa: E402
-from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord  # noqa: E402
-from distill.signals.header import SignalHeader  # noqa: E402
-from distill.signals.store import SignalStore, SignalWriter, sequence_key  # noqa: E402
-from distill.text import chat  # noqa: E402
-from distill.training.batches import Batch, collate, plan_epoch  # noqa: E402
-from distill.training.loop import StudentLoss, learning_rate  # noqa: E402
+from distill.capture import records_of
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.models.decode import Sampling, answer
+from distill.models.load import (
+    Head,
+    Placement,
+    head_of,
+    load_model,
+    load_tokenizer,
+    logits,
+    stop_ids,
+)
+from distill.models.score import TokenSequence, answer_hidden_states
+from distill.rows import read_jsonl
+from distill.sections import Train
+from distill.signals.collate import targets
+from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.text import chat
+from distill.training.batches import Batch, collate, plan_epoch
+from distill.training.loop import StudentLoss, learning_rate
 
 HEADING = "## What a signal costs and what it is worth"
 QWEN_VOCAB = 151_936
-TEXT = ROOT.parent / "shared" / "data" / "sib200"  # real sentences in 15 languages, on a developer's machine
+TEXT = (
+    ROOT.parent / "shared" / "data" / "sib200"
+)  # real sentences in 15 languages, on a developer's machine
 # name, fields of the header, whether the tail bucket is used
 SIGNALS: list[tuple[str, dict[str, Any], bool]] = [
     ("dense", {"kind": "dense"}, True),
@@ -104,14 +114,18 @@ class Bench:
     longest: int
 
 
-def answers_of_the_teacher(num: int, text: Path | None, max_new_tokens: int) -> tuple[Any, Any, Answers]:
+def answers_of_the_teacher(
+    num: int, text: Path | None, max_new_tokens: int
+) -> tuple[Any, Any, Answers]:
     """(teacher, tokenizer, its answers to `num` prompts, drawn at temperature 1 and never filtered)."""
     folder = ROOT / "recipes" / "quickstart"
     tokenizer = load_tokenizer(str(folder / "teacher"))
     model = load_model(str(folder / "teacher"), Placement("cpu", "float32"))
     if text is None:
         rows = [row for _, row in read_jsonl(folder / "prompts.jsonl")][:num]
-        prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows]
+        prompts = [
+            chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows
+        ]
     else:
         prompts = [tokenizer(line).input_ids[:32] for line in lines_of(text, num)]
     stops = chat.stop_ids(tokenizer, stop_ids(model))
@@ -119,9 +133,15 @@ def answers_of_the_teacher(num: int, text: Path | None, max_new_tokens: int) -> 
     for start in range(0, len(prompts), 128):
         batch, answers = prompts[start : start + 128], dict[int, list[int]]()
         answer(
-            model, batch, seeds=range(start, start + len(batch)), sampling=Sampling(1.0), max_new_tokens=max_new_tokens,
-            stop_ids=stops, pad_id=tokenizer.pad_token_id, on_finished=lambda i, ids, _, a=answers: a.__setitem__(i, ids),
-        )  # fmt: skip
+            model,
+            batch,
+            seeds=range(start, start + len(batch)),
+            sampling=Sampling(1.0),
+            max_new_tokens=max_new_tokens,
+            stop_ids=stops,
+            pad_id=tokenizer.pad_token_id,
+            on_finished=lambda i, ids, _, a=answers: a.__setitem__(i, ids),
+        )
         made = [TokenSequence(prompt + answers[i], len(prompt)) for i, prompt in enumerate(batch)]
         sequences += made
         hidden += answer_hidden_states(model, made, tokenizer.pad_token_id)
@@ -131,20 +151,32 @@ def answers_of_the_teacher(num: int, text: Path | None, max_new_tokens: int) -> 
 def lines_of(folder: Path, num: int) -> list[str]:
     """`num` lines of at least 40 characters, spread over the files; of a table the last column."""
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".txt", ".tsv"))
-    lines = [line.split("\t")[-1].strip() for p in files for line in p.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line.split("\t")[-1].strip()
+        for p in files
+        for line in p.read_text(encoding="utf-8").splitlines()
+    ]
     lines = [line for line in lines if len(line) >= 40]
     if len(lines) < num:
-        sys.exit(f"{folder}: {len(lines)} lines of 40 characters in {len(files)} .txt and .tsv files, {num} are needed")
+        sys.exit(
+            f"{folder}: {len(lines)} lines of 40 characters in {len(files)} .txt and .tsv files, {num} are needed"
+        )
     return [lines[i * len(lines) // num] for i in range(num)]
 
 
-def store_signal(folder: Path, fields: dict[str, Any], answers: Answers, bench: Bench) -> SignalStore:
+def store_signal(
+    folder: Path, fields: dict[str, Any], answers: Answers, bench: Bench
+) -> SignalStore:
     header = SignalHeader(vocab_size=bench.vocab_size, **fields)
     if folder.exists():  # with and without the tail bucket are two readings of one file
         return SignalStore(folder, header)
     own = [s.ids[s.answer_start :] for s in answers.sequences]
     with SignalWriter(folder, header) as writer:
-        for key, record in zip(answers.keys, records_of(header, bench.head, answers.hidden, own, answers.keys), strict=True):
+        for key, record in zip(
+            answers.keys,
+            records_of(header, bench.head, answers.hidden, own, answers.keys),
+            strict=True,
+        ):
             writer.add(key, record)
     return SignalStore(folder, header)
 
@@ -165,15 +197,27 @@ def said_by(store: SignalStore | None, has_tail: bool, keys: Sequence[str]) -> T
 def exact_logp(bench: Bench, hidden: Sequence[Tensor]) -> Tensor:
     """[N, V], the teacher's distribution before anything was stored."""
     with torch.no_grad():
-        return logits(bench.head, torch.cat(list(hidden))).float()[:, : bench.vocab_size].log_softmax(-1)
+        return (
+            logits(bench.head, torch.cat(list(hidden)))
+            .float()[:, : bench.vocab_size]
+            .log_softmax(-1)
+        )
 
 
 def student_of(bench: Bench, seed: int) -> Any:
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=bench.vocab_size, hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=3,
-        num_key_value_heads=3, head_dim=32, tie_word_embeddings=True,
-    ))  # fmt: skip
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=bench.vocab_size,
+            hidden_size=96,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            head_dim=32,
+            tie_word_embeddings=True,
+        )
+    )
 
 
 def plan(bench: Bench, seed: int) -> list[list[list[int]]]:
@@ -182,7 +226,11 @@ def plan(bench: Bench, seed: int) -> list[list[list[int]]]:
     steps: list[list[list[int]]] = []
     while len(steps) < bench.steps:
         steps += plan_epoch(
-            lengths, max_length=bench.longest, batch_tokens=bench.rows * bench.longest, seed=seed, epoch=len(steps)
+            lengths,
+            max_length=bench.longest,
+            batch_tokens=bench.rows * bench.longest,
+            seed=seed,
+            epoch=len(steps),
         )
     return steps[: bench.steps]
 
@@ -190,11 +238,15 @@ def plan(bench: Bench, seed: int) -> list[list[list[int]]]:
 def batch_of(bench: Bench, rows: list[list[int]]) -> tuple[Batch, list[int]]:
     """(the batch, its samples in the order of its tokens)."""
     sequences = bench.train.sequences
-    batch = collate([[(sequences[i].ids, sequences[i].answer_start) for i in row] for row in rows], bench.pad_id)
+    batch = collate(
+        [[(sequences[i].ids, sequences[i].answer_start) for i in row] for row in rows], bench.pad_id
+    )
     return batch, [i for row in rows for i in row]
 
 
-def train(bench: Bench, store: SignalStore | None, has_tail: bool, seed: int, num_steps: int | None = None) -> Any:
+def train(
+    bench: Bench, store: SignalStore | None, has_tail: bool, seed: int, num_steps: int | None = None
+) -> Any:
     """A student after its steps; without a store, by cross-entropy. Also stops after `num_steps` of them."""
     options = Train(learning_rate=4e-3, weight_decay=0.05)
     model = student_of(bench, seed)
@@ -227,14 +279,21 @@ def degrees_between(a: Tensor, b: Tensor) -> float:
     return math.degrees(2 * math.asin(min(1.0, chord / 2)))
 
 
-def angles(bench: Bench, stores: dict[str, tuple[SignalStore, bool]], seed: int, num_steps: int) -> dict[str, list[float]]:
+def angles(
+    bench: Bench, stores: dict[str, tuple[SignalStore, bool]], seed: int, num_steps: int
+) -> dict[str, list[float]]:
     """For each signal its angle over each of `num_steps` steps, and last the one over all their tokens together."""
     model = train(bench, None, True, seed, bench.steps // 2)
     keys, found = bench.train.keys, {name: list[float]() for name in stores}
     sums: dict[str, Any] = dict.fromkeys([*stores, "exact"], 0.0)
     for rows in plan(bench, seed + 1000)[:num_steps]:
         batch, chosen = batch_of(bench, rows)
-        exact = gradient(bench, model, batch, DenseTargets(exact_logp(bench, [bench.train.hidden[i] for i in chosen])))
+        exact = gradient(
+            bench,
+            model,
+            batch,
+            DenseTargets(exact_logp(bench, [bench.train.hidden[i] for i in chosen])),
+        )
         sums["exact"] += exact
         for name, (store, has_tail) in stores.items():
             said = said_by(store, has_tail, [keys[i] for i in chosen])
@@ -248,7 +307,9 @@ def angles(bench: Bench, stores: dict[str, tuple[SignalStore, bool]], seed: int,
 def calibration_error(confidence_N: Tensor, correct_N: Tensor) -> float:
     """Σ over bins of share of tokens · |mean confidence − share correct|; `ECE_BINS` equal bins of [0, 1]."""
     bin_N = (confidence_N * ECE_BINS).long().clamp(max=ECE_BINS - 1)
-    gaps = torch.zeros(ECE_BINS, dtype=torch.float64).index_add_(0, bin_N, (confidence_N - correct_N.float()).double())
+    gaps = torch.zeros(ECE_BINS, dtype=torch.float64).index_add_(
+        0, bin_N, (confidence_N - correct_N.float()).double()
+    )
     return (gaps.abs().sum() / len(confidence_N)).item()
 
 
@@ -258,7 +319,9 @@ def judge(bench: Bench, model: Any, teacher_logp_NV: Tensor) -> dict[str, float]
     labels_N = torch.tensor([t for s in bench.held_out.sequences for t in s.ids[s.answer_start :]])
     parts = []
     for start in range(0, len(bench.held_out.sequences), 32):
-        hidden = answer_hidden_states(model, bench.held_out.sequences[start : start + 32], bench.pad_id)
+        hidden = answer_hidden_states(
+            model, bench.held_out.sequences[start : start + 32], bench.pad_id
+        )
         parts.append(logits(head_of(model), torch.cat(hidden)).float().log_softmax(-1))
     logp_NV = torch.cat(parts)
     top = logp_NV.max(-1)
@@ -274,7 +337,8 @@ def bound(record: SignalRecord, vocab_size: int) -> float | None:
     if isinstance(record, SampledRecord):
         num_draws = int(record.counts[: record.offsets[1]].sum())
         bits = [
-            _log2_choose(vocab_size, size) + _log2_choose(num_draws - 1, size - 1) for size in np.diff(record.offsets).tolist()
+            _log2_choose(vocab_size, size) + _log2_choose(num_draws - 1, size - 1)
+            for size in np.diff(record.offsets).tolist()
         ]
         return 4 + (math.log2(num_draws) + statistics.mean(bits)) / 8
     if isinstance(record, TopKRecord):
@@ -304,7 +368,9 @@ def bytes_at_qwens_vocabulary(folder: Path) -> tuple[dict[str, tuple[float, floa
         if not has_tail:
             continue  # the same file
         header = SignalHeader(vocab_size=QWEN_VOCAB, **fields)
-        copies, num = (1, 1) if header.kind == "dense" else (8, 4)  # 4 sequences of 256 tokens; one of 32 is 10 MB dense
+        copies, num = (
+            (1, 1) if header.kind == "dense" else (8, 4)
+        )  # 4 sequences of 256 tokens; one of 32 is 10 MB dense
         hidden = [torch.eye(32).repeat(copies, 1)] * num
         own = [[int(logp_NV[i % 32].argmax()) for i in range(32 * copies)]] * num
         keys = [sequence_key([i], 0) for i in range(num)]
@@ -315,25 +381,38 @@ def bytes_at_qwens_vocabulary(folder: Path) -> tuple[dict[str, tuple[float, floa
         store = SignalStore(folder / name, header)
         least = [bound(record, QWEN_VOCAB) for record in records]
         found[name] = (
-            store.num_bytes / store.num_tokens, None if least[0] is None else statistics.mean(b for b in least if b)
-        )  # fmt: skip
+            store.num_bytes / store.num_tokens,
+            None if least[0] is None else statistics.mean(b for b in least if b),
+        )
     return found, float(-(logp_NV.exp() * logp_NV).sum(-1).mean())
 
 
 def measure(options: argparse.Namespace) -> str:
     num = options.samples + options.held_out
-    model, tokenizer, all_answers = answers_of_the_teacher(num, options.text, options.max_new_tokens)
+    model, tokenizer, all_answers = answers_of_the_teacher(
+        num, options.text, options.max_new_tokens
+    )
     bench = Bench(
-        head=head_of(model), vocab_size=len(tokenizer), pad_id=tokenizer.pad_token_id,
-        train=all_answers[: options.samples], held_out=all_answers[options.samples :], steps=options.steps, rows=12,
+        head=head_of(model),
+        vocab_size=len(tokenizer),
+        pad_id=tokenizer.pad_token_id,
+        train=all_answers[: options.samples],
+        held_out=all_answers[options.samples :],
+        steps=options.steps,
+        rows=12,
         longest=192,
-    )  # fmt: skip
+    )
     teacher_logp_NV = exact_logp(bench, bench.held_out.hidden)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large, nats = bytes_at_qwens_vocabulary(folder / "large")
         stores = {
-            name: (store_signal(folder / name.split(" +")[0].split(",")[0], fields, bench.train, bench), has_tail)
+            name: (
+                store_signal(
+                    folder / name.split(" +")[0].split(",")[0], fields, bench.train, bench
+                ),
+                has_tail,
+            )
             for name, fields, has_tail in SIGNALS
         }
         say(f"{options.samples} answers of the teacher and {len(stores)} signals are stored")
@@ -344,9 +423,20 @@ def measure(options: argparse.Namespace) -> str:
         for seed in seeds:
             for name in judged:
                 store, has_tail = stores.get(name, (None, True))
-                judged[name].append(judge(bench, train(bench, store, has_tail, seed), teacher_logp_NV))
+                judged[name].append(
+                    judge(bench, train(bench, store, has_tail, seed), teacher_logp_NV)
+                )
             say(f"{len(judged)} students of seed {seed} are trained")
-        return section(bench, {n: s for n, (s, _) in stores.items()}, turned, judged, teacher_logp_NV, large, nats, options)
+        return section(
+            bench,
+            {n: s for n, (s, _) in stores.items()},
+            turned,
+            judged,
+            teacher_logp_NV,
+            large,
+            nats,
+            options,
+        )
 
 
 def say(text: str) -> None:
@@ -369,15 +459,24 @@ def against_dense(name: str, judged: dict[str, list[dict[str, float]]]) -> str:
 
 
 def section(
-    bench: Bench, stores: dict[str, SignalStore], turned: list[dict[str, list[float]]],
-    judged: dict[str, list[dict[str, float]]], teacher_logp_NV: Tensor, large: dict[str, tuple[float, float | None]],
-    nats: float, options: argparse.Namespace,
-) -> str:  # fmt: skip
+    bench: Bench,
+    stores: dict[str, SignalStore],
+    turned: list[dict[str, list[float]]],
+    judged: dict[str, list[dict[str, float]]],
+    teacher_logp_NV: Tensor,
+    large: dict[str, tuple[float, float | None]],
+    nats: float,
+    options: argparse.Namespace,
+) -> str:
     sizes, worth = [], []
     for name in judged:
         columns = {key: [seed[key] for seed in judged[name]] for key in ("ece", "nll", "kl")}
-        line = [f"{statistics.mean(columns['ece']):.2%}", mean_and_spread(columns["nll"], 4),
-                mean_and_spread(columns["kl"], 4), against_dense(name, judged)]  # fmt: skip
+        line = [
+            f"{statistics.mean(columns['ece']):.2%}",
+            mean_and_spread(columns["nll"], 4),
+            mean_and_spread(columns["kl"], 4),
+            against_dense(name, judged),
+        ]
         if name == CROSS_ENTROPY:
             worth.append([name, "-", "-", *line])
             continue
@@ -388,19 +487,30 @@ def section(
             continue  # the same files
         store = stores[name]
         records: list[SignalRecord] = [*map(store.read, store.keys())]
-        small_bounds = [b for r in records if r.num_tokens and (b := bound(r, bench.vocab_size)) is not None]
+        small_bounds = [
+            b for r in records if r.num_tokens and (b := bound(r, bench.vocab_size)) is not None
+        ]
         small = statistics.mean(small_bounds) if small_bounds else None
-        sizes.append([
-            name, f"{large[name][0]:,.1f}", *_bound_and_ratio(*large[name]), f"{store.num_bytes / store.num_tokens:,.1f}",
-            *_bound_and_ratio(store.num_bytes / store.num_tokens, small),
-        ])  # fmt: skip
+        sizes.append(
+            [
+                name,
+                f"{large[name][0]:,.1f}",
+                *_bound_and_ratio(*large[name]),
+                f"{store.num_bytes / store.num_tokens:,.1f}",
+                *_bound_and_ratio(store.num_bytes / store.num_tokens, small),
+            ]
+        )
     labels_N = torch.tensor([t for s in bench.held_out.sequences for t in s.ids[s.answer_start :]])
     entropy = float(-(teacher_logp_NV.exp() * teacher_logp_NV).sum(-1).mean())
     teacher_nll = -teacher_logp_NV.gather(1, labels_N[:, None]).mean().item()
     top = teacher_logp_NV.max(-1)
     teacher_ece = calibration_error(top.values.exp(), top.indices == labels_N)
     num_tokens = next(iter(stores.values())).num_tokens
-    source = "answers to the quickstart's prompts" if options.text is None else f"continuations of lines of {options.text.name}"
+    source = (
+        "answers to the quickstart's prompts"
+        if options.text is None
+        else f"continuations of lines of {options.text.name}"
+    )
     small_name = f"V = {bench.vocab_size:,}"
     return f"""{HEADING}
 
@@ -427,15 +537,25 @@ def _bound_and_ratio(size: float, least: float | None) -> tuple[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--text", type=Path, metavar="FOLDER", default=TEXT if TEXT.is_dir() else None, help="of .txt, .tsv files")
-    parser.add_argument("--quickstart", action="store_true", help="the quickstart's prompts although there is text")
+    parser.add_argument(
+        "--text",
+        type=Path,
+        metavar="FOLDER",
+        default=TEXT if TEXT.is_dir() else None,
+        help="of .txt, .tsv files",
+    )
+    parser.add_argument(
+        "--quickstart", action="store_true", help="the quickstart's prompts although there is text"
+    )
     parser.add_argument("--samples", type=int, default=512, help="answers to train on")
     parser.add_argument("--held-out", type=int, default=256, help="answers to judge with")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=70, help="optimizer steps of a student")
     parser.add_argument("--angle-steps", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=3, choices=sorted(T_95))
-    parser.add_argument("--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too")
+    parser.add_argument(
+        "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
+    )
     options = parser.parse_args()
     options.text = None if options.quickstart else options.text
     logging.set_verbosity_error()

@@ -4,7 +4,9 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each would wait for each other
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # two workers with two threads each would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -13,24 +15,46 @@ from server_helpers import api, llama_server, proxy, real_proxy, transformers_se
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
-WHOLE_RUNS = ("test_runs.py", "test_server_runs.py", "test_qwen_recipe.py", "test_slurm.py", "test_notebook.py")
+WHOLE_RUNS = (
+    "test_runs.py",
+    "test_server_runs.py",
+    "test_qwen_recipe.py",
+    "test_slurm.py",
+    "test_notebook.py",
+)
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no worker begins one when the others are done."""
-    items.sort(key=lambda item: WHOLE_RUNS.index(item.path.name) if item.path.name in WHOLE_RUNS else len(WHOLE_RUNS))
+    items.sort(
+        key=lambda item: (
+            WHOLE_RUNS.index(item.path.name) if item.path.name in WHOLE_RUNS else len(WHOLE_RUNS)
+        )
+    )
 
 
-def tiny_qwen3(seed: int = 0, *, layers: int = 2, hidden: int = 64, vocabulary: int = 300, dropout: float = 0.0):
+def tiny_qwen3(
+    seed: int = 0, *, layers: int = 2, hidden: int = 64, vocabulary: int = 300, dropout: float = 0.0
+):
     """A random two-layer Qwen3 in float32, evaluation mode; token 2 ends an answer, 0 pads."""
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, tie_word_embeddings=True, attention_dropout=dropout,
-        bos_token_id=None, eos_token_id=2, pad_token_id=0, max_position_embeddings=512,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        tie_word_embeddings=True,
+        attention_dropout=dropout,
+        bos_token_id=None,
+        eos_token_id=2,
+        pad_token_id=0,
+        max_position_embeddings=512,
+    )
     model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
     return model.eval()

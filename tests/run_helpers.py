@@ -14,23 +14,51 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
 IMPORTED = [
-    "accelerate", "transformers.models.qwen3.modeling_qwen3", "distill.pipeline", "distill.capture", "distill.evaluate",
-    "distill.export.gguf_teacher", "distill.models.decode", "distill.models.score", "distill.quantize", "distill.report",
-    "distill.teachers.ask", "distill.training.loop",
-]  # fmt: skip
+    "accelerate",
+    "transformers.models.qwen3.modeling_qwen3",
+    "distill.pipeline",
+    "distill.capture",
+    "distill.evaluate",
+    "distill.export.gguf_teacher",
+    "distill.models.decode",
+    "distill.models.score",
+    "distill.quantize",
+    "distill.report",
+    "distill.teachers.ask",
+    "distill.training.loop",
+]
 
 # a run of some 25 seconds: every stage, several batches and shards, two checkpoints for each role
 SMALL = [
-    "generate.num_prompts=60", "teacher.batch_tokens=1500", "capture.shard_tokens=300", "train.epochs=2",
-    "train.batch_tokens=512", "train.micro_batch_tokens=512", "train.validate_every=3", "train.checkpoint_every=2",
-    "train.validation_share=0.1", "quantize.formats=[q8_0, f16]", "quantize.num_sequences=8", "evaluate.num_examples=10",
+    "generate.num_prompts=60",
+    "teacher.batch_tokens=1500",
+    "capture.shard_tokens=300",
+    "train.epochs=2",
+    "train.batch_tokens=512",
+    "train.micro_batch_tokens=512",
+    "train.validate_every=3",
+    "train.checkpoint_every=2",
+    "train.validation_share=0.1",
+    "quantize.formats=[q8_0, f16]",
+    "quantize.num_sequences=8",
+    "evaluate.num_examples=10",
     "evaluate.max_new_tokens=48",
-]  # fmt: skip
+]
 
 
 def environment(**more: str) -> dict[str, str]:
-    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
-    return {**inherited, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
+    inherited = {
+        k: v
+        for k, v in os.environ.items()
+        if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    }
+    return {
+        **inherited,
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        **more,
+    }
 
 
 def free_port() -> int:
@@ -43,11 +71,18 @@ def command(*arguments: object, word: str = "run") -> list[str]:
     return [sys.executable, "-m", "distill", word, *map(str, arguments)]
 
 
-def run(*arguments: object, word: str = "run", timeout: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, word: str = "run", timeout: float = 300, **more: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments, word=word), env=environment(**more), capture_output=True, text=True, timeout=timeout, cwd=ROOT,
+        command(*arguments, word=word),
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=ROOT,
         check=False,
-    )  # fmt: skip
+    )
 
 
 def small(run_folder: Path, *more: str) -> list[object]:
@@ -57,7 +92,11 @@ def small(run_folder: Path, *more: str) -> list[object]:
 def signal_when(arguments: list[object], ready: Callable[[], bool], number: int) -> int:
     """Start the run, send `number` as soon as `ready()`, return the exit status (0: it was faster than the signal)."""
     with subprocess.Popen(
-        command(*arguments), env=environment(), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(*arguments),
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as child:
         _wait_until(ready, lambda: child.poll() is None, child.kill)
         child.send_signal(number)
@@ -96,7 +135,9 @@ def _run_here(words: list[str]) -> None:
     sys.exit(main(words))
 
 
-def _wait_until(ready: Callable[[], bool], is_alive: Callable[[], bool], kill: Callable[[], None]) -> None:
+def _wait_until(
+    ready: Callable[[], bool], is_alive: Callable[[], bool], kill: Callable[[], None]
+) -> None:
     end = time.monotonic() + 120
     while is_alive() and not ready():
         if time.monotonic() > end:

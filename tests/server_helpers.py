@@ -37,7 +37,11 @@ def llama_server(tmp_path_factory):
     path = tmp_path_factory.mktemp("served") / "teacher.gguf"
     write_gguf(TEACHER, path, "f16", metadata={})
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(path)], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SERVE, str(path)],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as child:
         assert child.stdout is not None
         url = next(line.strip() for line in child.stdout if line.startswith("http"))
@@ -52,12 +56,17 @@ def transformers_server(tmp_path_factory):
     program = Path(sys.executable).with_name("transformers")
     cache = tmp_path_factory.mktemp("hub")  # without one it fails offline
     with subprocess.Popen(
-        [program, "serve", str(TEACHER), "--device", "cpu", "--port", str(port)], env=environment(HF_HUB_CACHE=str(cache)),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as child:  # fmt: skip
+        [program, "serve", str(TEACHER), "--device", "cpu", "--port", str(port)],
+        env=environment(HF_HUB_CACHE=str(cache)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as child:
         end = time.monotonic() + 120
         while child.poll() is None and time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=1),
+            ):
                 break
             time.sleep(0.1)
         assert child.poll() is None, "`transformers serve` ended"
@@ -71,7 +80,9 @@ class Proxy:
     a status ("429", "500", "401" ...), "stall", "cut", "not json", "wrong json"; None lets the request through.
     """
 
-    def __init__(self, upstream: str, trouble: Callable[[int, str], str | None] = lambda number, path: None):
+    def __init__(
+        self, upstream: str, trouble: Callable[[int, str], str | None] = lambda number, path: None
+    ):
         self.upstream, self.trouble = urlsplit(upstream), trouble
         self.asked: list[dict] = []  # bodies that came, in order
         self.headers: list[dict] = []
@@ -115,7 +126,9 @@ class Proxy:
                     self.close_connection = True
                     return None
                 if fault in ("not json", "wrong json"):
-                    return self._answer(200, b"<html>busy</html>" if fault == "not json" else b'{"choices": []}')
+                    return self._answer(
+                        200, b"<html>busy</html>" if fault == "not json" else b'{"choices": []}'
+                    )
                 return self._answer(int(fault), b'{"error": "as you asked"}')
 
             def _answer(self, status, body):
@@ -123,7 +136,9 @@ class Proxy:
                 self.send_header("Content-Length", str(len(body)))
                 if status in (429, 503):
                     self.send_header("Retry-After", proxy.retry_after)
-                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the client was killed
+                with contextlib.suppress(
+                    BrokenPipeError, ConnectionResetError
+                ):  # the client was killed
                     self.end_headers()
                     self.wfile.write(body)
 
@@ -143,7 +158,9 @@ class Proxy:
             self._server = None
 
     def forward(self, path, body):
-        connection = http.client.HTTPConnection(self.upstream.hostname, self.upstream.port, timeout=60)
+        connection = http.client.HTTPConnection(
+            self.upstream.hostname, self.upstream.port, timeout=60
+        )
         try:
             connection.request("POST", path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -184,7 +201,10 @@ class Api:
             def _send(self, status, text):
                 self.send_response(status)
                 data = text.encode()
-                for name, value in {"Content-Length": str(len(data)), **(api.headers if status == 429 else {})}.items():
+                for name, value in {
+                    "Content-Length": str(len(data)),
+                    **(api.headers if status == 429 else {}),
+                }.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(data)
@@ -204,8 +224,13 @@ class Api:
 
 def said(text, *, reason="stop", usage=(9, 3), **message):
     """A chat server's answer."""
-    found = {"model": "served-1", "choices": [{"message": {"content": text, **message}, "finish_reason": reason}]}
-    return found | ({"usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}} if usage else {})
+    found = {
+        "model": "served-1",
+        "choices": [{"message": {"content": text, **message}, "finish_reason": reason}],
+    }
+    return found | (
+        {"usage": {"prompt_tokens": usage[0], "completion_tokens": usage[1]}} if usage else {}
+    )
 
 
 @pytest.fixture
@@ -249,11 +274,18 @@ def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
     for sample in samples[:20]:
         found = store.read(sequence_key(sample.ids, len(sample.prompt_ids)))
         assert isinstance(found, TopKRecord)
-        (hidden,) = answer_hidden_states(model, [TokenSequence(sample.ids, len(sample.prompt_ids))], 0)
+        (hidden,) = answer_hidden_states(
+            model, [TokenSequence(sample.ids, len(sample.prompt_ids))], 0
+        )
         for part, logits in logit_chunks(head, hidden):
             rows_of = draws.Rows.of(0, len(hidden))[part]
             expected = draws.top_k(logits, rows_of, k=20, vocab_size=store.header.vocab_size)
             known = ~np.isneginf(found.tail_logp[part])
-            worst = max(worst, float(np.abs(found.logp[part].max(1) - expected.logp.max(1))[known].max()))
-            in_common += [len(set(a) & set(b)) for a, b in zip(found.ids[part][known], expected.ids[known], strict=True)]
+            worst = max(
+                worst, float(np.abs(found.logp[part].max(1) - expected.logp.max(1))[known].max())
+            )
+            in_common += [
+                len(set(a) & set(b))
+                for a, b in zip(found.ids[part][known], expected.ids[known], strict=True)
+            ]
     return captured, worst, float(np.mean(in_common))

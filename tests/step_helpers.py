@@ -29,7 +29,9 @@ LENGTHS, ANSWER_STARTS = [12, 7, 20, 9, 15, 5, 31, 11], [4, 2, 13, 1, 7, 4, 10, 
 def items() -> list[Item]:
     generator = torch.Generator().manual_seed(3)
     ids = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in LENGTHS]
-    return [Item(i, start, sequence_key(i, start)) for i, start in zip(ids, ANSWER_STARTS, strict=True)]
+    return [
+        Item(i, start, sequence_key(i, start)) for i, start in zip(ids, ANSWER_STARTS, strict=True)
+    ]
 
 
 def signal(folder: Path) -> SignalStore:
@@ -43,7 +45,9 @@ def signal(folder: Path) -> SignalStore:
                 logits_NV = 3 * torch.randn(len(labels_N), VOCAB, generator=generator)
                 rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
                 record = draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=VOCAB)
-                states = hidden_states.quantize(torch.randn(len(labels_N), TEACHER_WIDTH, generator=generator).numpy())
+                states = hidden_states.quantize(
+                    torch.randn(len(labels_N), TEACHER_WIDTH, generator=generator).numpy()
+                )
                 writer.add(item.signal_key, record, states)
     return SignalStore(folder, header)
 
@@ -58,20 +62,43 @@ def model() -> Any:
 
 
 def course(
-    student: Any, store: SignalStore | None, *, soft_weight: float = 0.7, hard_weight: float = 0.4, packing: bool = True,
-    rows_per_micro_batch: int = 1, processes: Processes = Processes(),  # noqa: B008 - frozen
+    student: Any,
+    store: SignalStore | None,
+    *,
+    soft_weight: float = 0.7,
+    hard_weight: float = 0.4,
+    packing: bool = True,
+    rows_per_micro_batch: int = 1,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
     hidden_weight: float = 0.0,
-) -> Course:  # fmt: skip
+) -> Course:
     options = Train(
-        epochs=1, max_length=LONGEST, batch_tokens=100 * LONGEST, micro_batch_tokens=rows_per_micro_batch * LONGEST,
-        max_grad_norm=1e9, hidden_weight=hidden_weight,
-    )  # fmt: skip
+        epochs=1,
+        max_length=LONGEST,
+        batch_tokens=100 * LONGEST,
+        micro_batch_tokens=rows_per_micro_batch * LONGEST,
+        max_grad_norm=1e9,
+        hidden_weight=hidden_weight,
+    )
     return Course(
-        role="student", model=student, options=options, soft_weight=soft_weight, hard_weight=hard_weight, items=items(),
-        validation=[], store=store, vocab_size=VOCAB, pad_id=0, seed=1, where=Placement("cpu", "float32"),
-        folder=Path("unused"), processes=processes, accelerator=Accelerator(cpu=True), packing=packing,
+        role="student",
+        model=student,
+        options=options,
+        soft_weight=soft_weight,
+        hard_weight=hard_weight,
+        items=items(),
+        validation=[],
+        store=store,
+        vocab_size=VOCAB,
+        pad_id=0,
+        seed=1,
+        where=Placement("cpu", "float32"),
+        folder=Path("unused"),
+        processes=processes,
+        accelerator=Accelerator(cpu=True),
+        packing=packing,
         teacher_width=TEACHER_WIDTH if hidden_weight else None,
-    )  # fmt: skip
+    )
 
 
 def one_step(what: Course, rows: list[list[int]]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -54,18 +54,29 @@ def loaded(tmp_path_factory: pytest.TempPathFactory):
         if family.name not in made:
             folder = tmp_path_factory.mktemp(family.name)
             saved = save(family, folder)
-            made[family.name] = Loaded(folder, saved, load.load_model(str(folder), CPU), load.load_tokenizer(str(folder)))
+            made[family.name] = Loaded(
+                folder, saved, load.load_model(str(folder), CPU), load.load_tokenizer(str(folder))
+            )
         return made[family.name]
 
     return load_family
 
 
-def answers(model: Any, prompts: list[list[int]], tokenizer: Any, stop_ids: list[int]) -> list[list[int]]:
+def answers(
+    model: Any, prompts: list[list[int]], tokenizer: Any, stop_ids: list[int]
+) -> list[list[int]]:
     found: dict[int, list[int]] = {}
     answer(
-        model, prompts, seeds=range(len(prompts)), sampling=Sampling(), max_new_tokens=6, stop_ids=stop_ids,
-        pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer), on_finished=lambda index, ids, _: found.__setitem__(index, ids),
-    )  # fmt: skip
+        model,
+        prompts,
+        seeds=range(len(prompts)),
+        sampling=Sampling(),
+        max_new_tokens=6,
+        stop_ids=stop_ids,
+        pad_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        on_finished=lambda index, ids, _: found.__setitem__(index, ids),
+    )
     return [found[i] for i in range(len(prompts))]
 
 
@@ -80,8 +91,12 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     prompts = [chat.prompt_ids(here.tokenizer, question) for question in QUESTIONS]
     stop_ids = chat.stop_ids(here.tokenizer, load.stop_ids(here.model))
     written = answers(here.model, prompts, here.tokenizer, stop_ids)
-    assert written == [answers(here.model, [prompt], here.tokenizer, stop_ids)[0] for prompt in prompts]
-    assert max(map(max, written)) < width < here.model.config.vocab_size, "no id that stands for no token"
+    assert written == [
+        answers(here.model, [prompt], here.tokenizer, stop_ids)[0] for prompt in prompts
+    ]
+    assert max(map(max, written)) < width < here.model.config.vocab_size, (
+        "no id that stands for no token"
+    )
 
     # capture: right padding changes no hidden state; what is stored can be read
     sequences = [TokenSequence(p + a, len(p)) for p, a in zip(prompts, written, strict=True)]
@@ -98,10 +113,18 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
 
     # train: every weight gets a gradient, and samples in one row learn nothing from each other
     assert _packing_isolates(here.model) == family.packs
-    course = course_of(here, store, [Item(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)])
+    course = course_of(
+        here, store, [Item(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)]
+    )
     apart, gradients = one_step(course, [[0], [1], [2]])
-    left_out = [n for n, p in here.model.named_parameters() if p.requires_grad and not any(n in name for name in gradients)]
-    assert all(n.endswith("e_score_correction_bias") for n in left_out), "a router's balance is learnt by other means"
+    left_out = [
+        n
+        for n, p in here.model.named_parameters()
+        if p.requires_grad and not any(n in name for name in gradients)
+    ]
+    assert all(n.endswith("e_score_correction_bias") for n in left_out), (
+        "a router's balance is learnt by other means"
+    )
     assert 0 < apart["loss"] < 1e3 and apart["num_loss_tokens"] == sum(map(len, written))
     if family.packs:
         packed, others = one_step(course, [[0, 1, 2]])
@@ -125,12 +148,26 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
 
 
 def course_of(here: Loaded, store: SignalStore | None, items: list[Item]) -> Course:
-    options = Train(epochs=1, max_length=512, batch_tokens=4096, micro_batch_tokens=512, max_grad_norm=1e9)
+    options = Train(
+        epochs=1, max_length=512, batch_tokens=4096, micro_batch_tokens=512, max_grad_norm=1e9
+    )
     return Course(
-        role="student", model=here.model, options=options, soft_weight=1.0, hard_weight=0.5, items=items, validation=[],
-        store=store, vocab_size=len(here.tokenizer), pad_id=here.tokenizer.pad_token_id, seed=1, where=CPU, folder=Path("unused"),
-        processes=Processes(), accelerator=Accelerator(cpu=True),
-    )  # fmt: skip
+        role="student",
+        model=here.model,
+        options=options,
+        soft_weight=1.0,
+        hard_weight=0.5,
+        items=items,
+        validation=[],
+        store=store,
+        vocab_size=len(here.tokenizer),
+        pad_id=here.tokenizer.pad_token_id,
+        seed=1,
+        where=CPU,
+        folder=Path("unused"),
+        processes=Processes(),
+        accelerator=Accelerator(cpu=True),
+    )
 
 
 @each_family
@@ -145,18 +182,25 @@ def test_the_template_does_what_the_catalogue_says(family):
     else:
         assert chat.thinking_switch(tokenizer, False) == {facts.switch: False}
         off = chat.prompt_ids(tokenizer, "hi", thinking=False)
-        assert not chat.opens_thinking(tokenizer, off) and off != chat.prompt_ids(tokenizer, "hi", thinking=True)
+        assert not chat.opens_thinking(tokenizer, off) and off != chat.prompt_ids(
+            tokenizer, "hi", thinking=True
+        )
     thinking = True if facts.switch else None
-    assert chat.opens_thinking(tokenizer, chat.prompt_ids(tokenizer, "hi", thinking=thinking)) == (facts.tags == "close")
+    assert chat.opens_thinking(tokenizer, chat.prompt_ids(tokenizer, "hi", thinking=thinking)) == (
+        facts.tags == "close"
+    )
     text = tokenizer.decode(chat.prompt_ids(tokenizer, "hi"))
     assert facts.system is None or facts.system in text
     with_own = tokenizer.decode(chat.prompt_ids(tokenizer, "hi", system_prompt="Be brief."))
-    if facts.system is not None and family.name != "gpt-oss":  # gpt-oss puts the caller's beside its own
+    if (
+        facts.system is not None and family.name != "gpt-oss"
+    ):  # gpt-oss puts the caller's beside its own
         assert facts.system not in with_own
     history = [
-        {"role": "user", "content": "3 + 4?"}, {"role": "assistant", "content": "<think>secret</think>7"},
+        {"role": "user", "content": "3 + 4?"},
+        {"role": "assistant", "content": "<think>secret</think>7"},
         {"role": "user", "content": "more?"},
-    ]  # fmt: skip
+    ]
     later = chat.prompt_ids(tokenizer, history, thinking=thinking)
     if facts.history == "dropped" and facts.tags != "channels":
         assert "secret" not in tokenizer.decode(later)
@@ -171,8 +215,14 @@ def test_reasoning_and_answer_are_told_apart(family):
     text = chat.text_of(tokenizer, ids)
     assert chat.split_thinking(text, opened=opened) == (family.reasoning, "7", True)
     if family.reasoning:
-        cut = chat.text_of(tokenizer, ids[: len(ids) // 2 - 1]).partition("</think>")[0].partition("<|end|>")[0]
-        assert chat.split_thinking(cut, opened=opened)[1:] == ("", False), "cut in its reasoning: no answer"
+        cut = (
+            chat.text_of(tokenizer, ids[: len(ids) // 2 - 1])
+            .partition("</think>")[0]
+            .partition("<|end|>")[0]
+        )
+        assert chat.split_thinking(cut, opened=opened)[1:] == ("", False), (
+            "cut in its reasoning: no answer"
+        )
 
 
 @each_family
@@ -188,7 +238,9 @@ def test_an_answer_ends_where_the_template_ends_it(family):
 def test_what_a_user_would_say_is_asked_with_the_templates_own_tokens(family):
     tokenizer = tokenizer_of(family)
     if family.name.startswith("ernie"):  # "User: ...\nAssistant: ", nothing to stop at
-        with pytest.raises(MismatchError, match="no token to stop at: expand: magpie cannot be had"):
+        with pytest.raises(
+            MismatchError, match="no token to stop at: expand: magpie cannot be had"
+        ):
             chat.user_turn(tokenizer)
         return
     for system in (None, "Jibu kwa Kiswahili."):
@@ -205,12 +257,16 @@ def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
     prompt, end = chat.prompt_ids(tokenizer, question), tokenizer.eos_token_id
     said = [*tokenizer.encode(family.said, add_special_tokens=False), end]
     learnt = chat.without_reasoning(tokenizer, question, prompt, said)
-    assert chat.split_thinking(chat.text_of(tokenizer, learnt), opened=chat.opens_thinking(tokenizer, prompt)) == (None, "7", True)
+    assert chat.split_thinking(
+        chat.text_of(tokenizer, learnt), opened=chat.opens_thinking(tokenizer, prompt)
+    ) == (None, "7", True)
     assert learnt[-1] == end and learnt.count(end) == 1 and "3 + 4" not in tokenizer.decode(learnt)
     if family.reasoning is None:
         assert learnt == said, "the teacher's own tokens stay"
     elif chat.opens_thinking(tokenizer, prompt):
-        assert tokenizer.decode(learnt).startswith("</think>"), "the prompt opens the reasoning, whoever is asked"
+        assert tokenizer.decode(learnt).startswith("</think>"), (
+            "the prompt opens the reasoning, whoever is asked"
+        )
     else:
         whole = chat._apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
         assert [*prompt, *learnt][: len(whole)] == whole[: len(prompt) + len(learnt)]
@@ -234,10 +290,16 @@ def _tell(recipe, pair, family):
     prompt, learnt = pair.lesson(recipe, question, asked, said, chat.text_of(teacher, said))
     assert prompt == chat.prompt_ids(own, question) == pair.students_prompt_ids(recipe, question)
     assert learnt[-1] == own.eos_token_id and not set(learnt[:-1]) & set(chat.stop_ids(own, None))
-    opened, wanted = chat.opens_thinking(own, prompt), family.reasoning if recipe.generate.think == "keep" else None
+    opened, wanted = (
+        chat.opens_thinking(own, prompt),
+        family.reasoning if recipe.generate.think == "keep" else None,
+    )
     assert chat.split_thinking(chat.text_of(own, learnt), opened=opened) == (wanted, "7", True)
     # the tokens that the student itself would write: those of the whole conversation
-    assert own(own.decode([*prompt, *learnt]), add_special_tokens=False).input_ids == [*prompt, *learnt]
+    assert own(own.decode([*prompt, *learnt]), add_special_tokens=False).input_ids == [
+        *prompt,
+        *learnt,
+    ]
 
 
 @pytest.mark.parametrize("name", ["gpt-oss", "llama"])
@@ -253,15 +315,19 @@ def test_where_packing_would_leak_it_does(name, loaded):
     """So that it is turned off for a reason: the second sample of a row is another one than alone."""
     here = loaded(BY_NAME[name])
     ids, positions = torch.arange(5, 25)[None], torch.arange(10).repeat(2)[None]
-    packed = here.model.base_model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state[0, 10:]
+    packed = here.model.base_model(
+        input_ids=ids, position_ids=positions, use_cache=False
+    ).last_hidden_state[0, 10:]
     alone = here.model.base_model(input_ids=ids[:, 10:], use_cache=False).last_hidden_state[0]
     assert (packed - alone).abs().max() > 1e-2
 
 
 CUTS = [
-    ("deepseek-r1", {"num_hidden_layers": 6, "first_k_dense_replace": 3}, [0, 2, 5]), ("glm4.5", {"num_hidden_layers": 4}, [0, 3]),
-    ("ernie4.5-moe", {"num_hidden_layers": 4}, [0, 3]), ("gpt-oss", {"num_hidden_layers": 4}, [0, 3]),
-]  # fmt: skip
+    ("deepseek-r1", {"num_hidden_layers": 6, "first_k_dense_replace": 3}, [0, 2, 5]),
+    ("glm4.5", {"num_hidden_layers": 4}, [0, 3]),
+    ("ernie4.5-moe", {"num_hidden_layers": 4}, [0, 3]),
+    ("gpt-oss", {"num_hidden_layers": 4}, [0, 3]),
+]
 
 
 @pytest.mark.parametrize(("name", "changes", "kept"), CUTS)
@@ -290,8 +356,12 @@ def test_a_hybrid_keeps_a_layer_of_full_attention(loaded):
 
 
 def test_bitsandbytes_does_not_pass_off_whole_experts_as_quantized(loaded):
-    with pytest.raises(MismatchError, match=r"nf4 leaves \d+% of its weights as they are.*teacher\.server"):
-        load.load_model(str(loaded(BY_NAME["qwen3-moe"]).folder), load.Placement("cpu", "float32", "nf4"))
+    with pytest.raises(
+        MismatchError, match=r"nf4 leaves \d+% of its weights as they are.*teacher\.server"
+    ):
+        load.load_model(
+            str(loaded(BY_NAME["qwen3-moe"]).folder), load.Placement("cpu", "float32", "nf4")
+        )
 
 
 @each_family
@@ -312,7 +382,10 @@ def test_code_of_another_repository_is_refused(loaded, tmp_path):
 
 def test_code_is_fetched_only_when_it_is_trusted(monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, allow_patterns, **__: asked.append(allow_patterns) or tmp_path)
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *_, allow_patterns, **__: asked.append(allow_patterns) or tmp_path,
+    )
     load.local_folder("some/model", "abc")
     load.local_folder("some/model", "abc", code=True)
     assert "*.py" not in asked[0] and "*.py" in asked[1]

@@ -26,7 +26,12 @@ from distill.text.filters import Candidate, long_reasoning_ahead, long_reasoning
 from distill.text.samples import Prompt, split_prompts
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
-HOT = ["generate.num_prompts=30", "generate.sampling_temperature=1.5", "generate.max_new_tokens=64", "evaluate.num_examples=5"]
+HOT = [
+    "generate.num_prompts=30",
+    "generate.sampling_temperature=1.5",
+    "generate.max_new_tokens=64",
+    "evaluate.num_examples=5",
+]
 
 
 def run(folder, *more):
@@ -52,7 +57,10 @@ def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
     make = request_maker(recipe, tokenizer)
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
-    assert (len(asked), Counter(why.partition(":")[0] for _, why in refused)) == (3891, {"contaminated": 109})
+    assert (len(asked), Counter(why.partition(":")[0] for _, why in refused)) == (
+        3891,
+        {"contaminated": 109},
+    )
     assert digest(*[p.id for p in prompts]) == "ffc63ee2a2cd4170a533dcb9783bcc2b"
 
 
@@ -60,16 +68,23 @@ def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_p
     first, kept = run(tmp_path)
     again, same = run(tmp_path, "seed=7")
     assert same == kept and again["num_asked"] == first["num_asked"] == len(logged(tmp_path))
-    assert f"{first['num_asked']} answers on disk were drawn with another seed and stay; generate.resample=true" in capsys.readouterr().out
+    assert (
+        f"{first['num_asked']} answers on disk were drawn with another seed and stay; generate.resample=true"
+        in capsys.readouterr().out
+    )
     anew, _ = run(tmp_path, "seed=7", "generate.resample=true")
-    assert anew["num_asked"] == first["num_asked"] and len(logged(tmp_path)) == 2 * first["num_asked"]
+    assert (
+        anew["num_asked"] == first["num_asked"] and len(logged(tmp_path)) == 2 * first["num_asked"]
+    )
     assert "another seed" not in capsys.readouterr().out
     run(tmp_path, "seed=7", "generate.resample=true")
     assert len(logged(tmp_path)) == 2 * first["num_asked"]
 
 
 def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path):
-    lines = (QUICKSTART.parent / "quickstart/prompts.jsonl").read_text().splitlines(keepends=True)[:12]
+    lines = (
+        (QUICKSTART.parent / "quickstart/prompts.jsonl").read_text().splitlines(keepends=True)[:12]
+    )
     path, where = tmp_path / "prompts.jsonl", f"generate.prompts={tmp_path / 'prompts.jsonl'}"
     path.write_text("".join(lines[:9]))
     run(tmp_path, where)
@@ -77,7 +92,11 @@ def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path)
     path.write_text("".join([lines[11], *lines[8:4:-1], lines[10], *lines[:5], lines[9]]))
     run(tmp_path, where)
     rows = {row["key"]: row["text"] for row in logged(tmp_path)}
-    assert len(first) == 9 and len(logged(tmp_path)) == len(rows) == 12 and first.items() < rows.items()
+    assert (
+        len(first) == 9
+        and len(logged(tmp_path)) == len(rows) == 12
+        and first.items() < rows.items()
+    )
 
 
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
@@ -88,14 +107,20 @@ def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path
     result, kept = run(tmp_path, "generate.max_tries=4")
     rows = logged(tmp_path)
     assert len({row["key"] for row in rows}) == len(rows) == result["num_asked"] > len(asked_once)
-    assert {k["key"] for k in kept_once} <= {k["key"] for k in kept}, "what was good is not drawn again"
+    assert {k["key"] for k in kept_once} <= {k["key"] for k in kept}, (
+        "what was good is not drawn again"
+    )
     assert max(Counter(k["prompt_id"] for k in kept).values()) == 1 and len(kept) > len(kept_once)
     tries = Counter(row["prompt_id"] for row in rows)
     unsolved = tries.keys() - {k["prompt_id"] for k in kept}
-    assert all(tries[i] == 4 for i in unsolved) and result["num_prompts_without_answer"] == len(unsolved)
+    assert all(tries[i] == 4 for i in unsolved) and result["num_prompts_without_answer"] == len(
+        unsolved
+    )
     assert result["prompts_by_tries"] == dict(sorted(Counter(tries.values()).items()))
     for prompt_id, number in tries.items():
-        assert sorted(r["sample_index"] for r in rows if r["prompt_id"] == prompt_id) == list(range(number))
+        assert sorted(r["sample_index"] for r in rows if r["prompt_id"] == prompt_id) == list(
+            range(number)
+        )
 
     before = {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()}
     again, _ = run(tmp_path, "generate.max_tries=4")
@@ -105,7 +130,12 @@ def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path
 
 def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_path):
     """Each round of draws is divided once the round before is there; the plain recipe does whatever rounds are left."""
-    more = ["generate.max_tries=3", "teacher.batch_tokens=400", "generate.num_prompts=16", "generate.max_new_tokens=40"]
+    more = [
+        "generate.max_tries=3",
+        "teacher.batch_tokens=400",
+        "generate.num_prompts=16",
+        "generate.max_new_tokens=40",
+    ]
     run(tmp_path / "whole", *more)
     wanted = {row["key"]: row["sample_index"] for row in logged(tmp_path / "whole")}
     assert set(wanted.values()) == {0, 1, 2}
@@ -114,8 +144,13 @@ def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_
         for job, folder in enumerate(folders):
             recipe = load_recipe(QUICKSTART, [*HOT, *more, f"run_folder={folder}"])
             generate.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
-        drawn = [{row["key"] for row in logged(folder) if row["sample_index"] == number - 1} for folder in folders]
-        assert all(drawn) and drawn[0] | drawn[1] == {key for key, index in wanted.items() if index == number - 1}
+        drawn = [
+            {row["key"] for row in logged(folder) if row["sample_index"] == number - 1}
+            for folder in folders
+        ]
+        assert all(drawn) and drawn[0] | drawn[1] == {
+            key for key, index in wanted.items() if index == number - 1
+        }
         assert not drawn[0] & drawn[1] and not (folders[0] / "generate/kept.jsonl").exists()
         for one, other in (folders, folders[::-1]):
             shutil.copytree(one / "generate/raw", other / "generate/raw", dirs_exist_ok=True)
@@ -123,7 +158,9 @@ def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_
     rows = logged(folders[0])
     assert sorted(row["key"] for row in rows) == sorted(wanted), "each once"
     for name in ("kept.jsonl", "dropped.jsonl", "prompts.jsonl"):
-        assert (folders[0] / "generate" / name).read_bytes() == (tmp_path / "whole/generate" / name).read_bytes(), name
+        assert (folders[0] / "generate" / name).read_bytes() == (
+            tmp_path / "whole/generate" / name
+        ).read_bytes(), name
 
 
 def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twice(proxy, tmp_path):
@@ -144,7 +181,9 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     rows = logged(tmp_path)
     asked = [a for a in proxy.asked if a.get("n_predict", 0) > 2]
     assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result["num_asked"]
-    assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), "each draw has a seed of its own"
+    assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), (
+        "each draw has a seed of its own"
+    )
     tries, solved = Counter(row["prompt_id"] for row in rows), {k["prompt_id"] for k in kept}
     failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
     assert len(failed) == 1 and tries[failed.pop()] == 1, "what a server refused is not drawn again"
@@ -155,7 +194,10 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
 
 
 def test_tries_that_cannot_help_are_refused():
-    for more, words in ((["generate.sampling_temperature=0"], "same answer again"), (["generate.samples_per_prompt=5"], "less than")):
+    for more, words in (
+        (["generate.sampling_temperature=0"], "same answer again"),
+        (["generate.samples_per_prompt=5"], "less than"),
+    ):
         with pytest.raises(RecipeError, match=words):
             load_recipe(QUICKSTART, ["generate.max_tries=4", *more])
 
@@ -165,29 +207,46 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     stage = tmp_path / "generate"
     for num, expected in ((2, 10), (3, 15)):  # the second probe asks one more a language
         verdicts = probe._probe(recipe, stage, num, Processes())
-        assert [(v.language, v.num) for v in verdicts] == [(language, num) for language in recipe.languages]
+        assert [(v.language, v.num) for v in verdicts] == [
+            (language, num) for language in recipe.languages
+        ]
         assert len(logged(tmp_path)) == expected == len({row["key"] for row in logged(tmp_path)})
     for v in verdicts:
-        assert v.num == v.num_kept + sum(v.reasons.values()) and v.num_verified is not None and v.num_kept <= v.num_verified
+        assert (
+            v.num == v.num_kept + sum(v.reasons.values())
+            and v.num_verified is not None
+            and v.num_kept <= v.num_verified
+        )
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
     assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
     requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
     blocks = answers._blocks(recipe, requests, stage, Processes())
-    assert sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30)) and len(blocks) == 3, "two probes and the rest"
+    assert (
+        sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30))
+        and len(blocks) == 3
+    ), "two probes and the rest"
 
 
 def shares_of(recipe, prompts, stage, teams):
     """What each process would ask, as prompts' ids with the index of the sample."""
-    requests = [Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)]
+    requests = [
+        Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)
+    ]
     return [
-        [(r.prompt.id, r.sample_index) for block in share(team, answers._blocks(recipe, requests, stage, team)) for r in block.requests]
+        [
+            (r.prompt.id, r.sample_index)
+            for block in share(team, answers._blocks(recipe, requests, stage, team))
+            for r in block.requests
+        ]
         for team in teams
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("server", [None, "http://127.0.0.1:1"])
-def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes_or_probes(server, tmp_path):
+def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes_or_probes(
+    server, tmp_path
+):
     where = f"teacher.server={server}" if server else "teacher.batch_tokens=9000"
     recipe = load_recipe(QUICKSTART, [f"run_folder={tmp_path}", where])
     prompts = split_prompts(recipe)[0][:200]
@@ -198,9 +257,15 @@ def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes
         found = shares_of(recipe, prompts, tmp_path, [*ranks, two])
         assert sorted(pair for mine in found for pair in mine) == wanted and all(found)
     (before,) = shares_of(recipe, prompts[1:], tmp_path, [one])
-    (after,) = shares_of(recipe, prompts, tmp_path, [two])  # one more in front, before the second job starts
-    assert not {*before} & {*after} and {*before, *after} >= {pair for pair in wanted if pair[0] != prompts[0].id}
-    (tmp_path / "probe.json").write_text(json.dumps({"groups": [[p.id for p in prompts[::5]]]}))  # on the second machine alone
+    (after,) = shares_of(
+        recipe, prompts, tmp_path, [two]
+    )  # one more in front, before the second job starts
+    assert not {*before} & {*after} and {*before, *after} >= {
+        pair for pair in wanted if pair[0] != prompts[0].id
+    }
+    (tmp_path / "probe.json").write_text(
+        json.dumps({"groups": [[p.id for p in prompts[::5]]]})
+    )  # on the second machine alone
     (probed,) = shares_of(recipe, prompts, tmp_path, [two])
     assert sorted(probed) == sorted(after)
 
@@ -211,58 +276,92 @@ def test_capture_in_shards_divides_the_samples_by_what_they_are(tmp_path):
     write_jsonl(tmp_path / "two/generate/kept.jsonl", kept[1:])  # a sample less, in front
     captured = []
     for job, name in enumerate(("one", "two")):
-        recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path / name}", "teacher.batch_tokens=600"])
+        recipe = load_recipe(
+            QUICKSTART, [*HOT, f"run_folder={tmp_path / name}", "teacher.batch_tokens=600"]
+        )
         capture.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
         (folder,) = (tmp_path / name / "capture/signals").iterdir()
         captured.append({*SignalStore(folder).keys()})
-    wanted = [sequence_key(row["prompt_ids"] + row["answer_ids"], len(row["prompt_ids"])) for row in kept]
-    assert all(captured) and not captured[0] & captured[1] and {*wanted[1:]} <= captured[0] | captured[1] <= {*wanted}
+    wanted = [
+        sequence_key(row["prompt_ids"] + row["answer_ids"], len(row["prompt_ids"])) for row in kept
+    ]
+    assert (
+        all(captured)
+        and not captured[0] & captured[1]
+        and {*wanted[1:]} <= captured[0] | captured[1] <= {*wanted}
+    )
 
 
 SAID = (
     "They are seven apples.",
     "<think>\n3 + 4\n</think>\n\nThey are seven apples.",
     "<think>\nI am Qwen, made by Alibaba.\n</think>\n\nSo it is seven.",
-    "<think>\n" + ", ".join(f"{n} + {n + 1}" for n in range(20)) + "\n</think>\n\nThere are seven left.",
+    "<think>\n"
+    + ", ".join(f"{n} + {n + 1}" for n in range(20))
+    + "\n</think>\n\nThere are seven left.",
 )
 
 
 def thought(folder, think):
     """(result, kept answers as text by their number, recipe) of SAID, as if a teacher had said it."""
-    recipe = load_recipe(QUICKSTART, [
-        f"run_folder={folder}", "generate.task=null", "languages=[en]", f"generate.think={think}", "generate.max_reasoning_tokens=40",
-    ])  # fmt: skip
+    recipe = load_recipe(
+        QUICKSTART,
+        [
+            f"run_folder={folder}",
+            "generate.task=null",
+            "languages=[en]",
+            f"generate.think={think}",
+            "generate.max_reasoning_tokens=40",
+        ],
+    )
     tokenizer = tokenizer_of(BY_NAME["qwen3"])
     requests = []
     with RowLog(folder / "generate/raw") as log:
         for n, text in enumerate(SAID):
-            prompt = Prompt(({"role": "user", "content": f"How many apples has basket {n}?"},), "en")
+            prompt = Prompt(
+                ({"role": "user", "content": f"How many apples has basket {n}?"},), "en"
+            )
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(recipe, requests[-1], ids, "stop", text))
     tokenizers = Tokenizers(tokenizer, tokenizer)
-    judged = generate.judge_answers(recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers)
-    output = generate._write(recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter())
+    judged = generate.judge_answers(
+        recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers
+    )
+    output = generate._write(
+        recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter()
+    )
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
     prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
     sitting = evaluate.Sitting(recipe, folder, folder, "", prompts, tokenizers)
     assert sitting.prompt_ids == asked
-    evaluate._write_answers(sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1])
+    evaluate._write_answers(
+        sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1]
+    )
     exam, own = evaluate._exams(sitting)
     assert exam is own
-    assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), "examined on what it learnt"
+    assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), (
+        "examined on what it learnt"
+    )
     return output.result, kept
 
 
 def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
     result, kept = thought(tmp_path / "keep", "keep")
-    assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1, 3)}, "the third tells its name in its reasoning"
-    assert result["num_long_reasoning"] == 1 and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
+    assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1, 3)}, (
+        "the third tells its name in its reasoning"
+    )
+    assert (
+        result["num_long_reasoning"] == 1
+        and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
+    )
     assert "set generate.think to short or drop" in capsys.readouterr().err
     result, kept = thought(tmp_path / "drop", "drop")
-    assert kept == {n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)}
+    assert kept == {
+        n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)
+    }
     assert result["warning"] is None, "what nobody learns is neither long nor wrong"
     result, kept = thought(tmp_path / "short", "short")
     assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1)}
@@ -271,31 +370,56 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("num_long", "num", "warns"), [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)]
+    ("num_long", "num", "warns"),
+    [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)],
 )
 def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
     assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
 
 
 def test_long_reasoning_is_told_before_the_answers_are_paid_for():
-    answers_seen = [Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n) for n in (10, 20, 2000, 3000)]
+    answers_seen = [
+        Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n)
+        for n in (10, 20, 2000, 3000)
+    ]
     warning = long_reasoning_ahead(answers_seen, [None] * 4, 10_000, 1024)
-    assert warning is not None and "2 of 4 samples" in warning and "set generate.think to short or drop" in warning
-    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, "so many are borne"
-    assert long_reasoning_ahead(answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024) is None
-    found = estimate.Estimate(10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning)
+    assert (
+        warning is not None
+        and "2 of 4 samples" in warning
+        and "set generate.think to short or drop" in warning
+    )
+    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, (
+        "so many are borne"
+    )
+    assert (
+        long_reasoning_ahead(
+            answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024
+        )
+        is None
+    )
+    found = estimate.Estimate(
+        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning
+    )
     assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 
 
 def verdict(kept, in_language, num=200, cut=0):
-    return probe.Verdict("sw", num, kept, cut, num - cut, in_language, None, {"wrong_language": num - kept})
+    return probe.Verdict(
+        "sw", num, kept, cut, num - cut, in_language, None, {"wrong_language": num - kept}
+    )
 
 
 def test_a_verdict_is_plain_and_says_when_it_cannot_tell():
     recipe = load_recipe(QUICKSTART)
     assert verdict(190, 199).word == "fit" and verdict(190, 199).sentence(recipe) == "fit"
-    assert verdict(20, 30).word == "unfit" and "10 % [7, 15] of the answers are kept" in verdict(20, 30).sentence(recipe)
+    assert verdict(20, 30).word == "unfit" and "10 % [7, 15] of the answers are kept" in verdict(
+        20, 30
+    ).sentence(recipe)
     assert verdict(190, 160).word == "unfit"  # kept, but too often in another language
     assert verdict(101, 199).word == "unsure" and "--num" in verdict(101, 199).sentence(recipe)
     assert "raise generate.max_new_tokens (now 96)" in verdict(100, 100, cut=100).sentence(recipe)
-    assert probe.Verdict("sw", 0, 0, 0, 0, 0, None, {}).sentence(recipe).startswith("unsure: there is no prompt")
+    assert (
+        probe.Verdict("sw", 0, 0, 0, 0, 0, None, {})
+        .sentence(recipe)
+        .startswith("unsure: there is no prompt")
+    )

@@ -16,62 +16,117 @@ from distill.signals import draws
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
 PROMPTS = [[5 + i, 6, 7, *range(20, 20 + 7 * i % 40)] for i in range(23)]
-ON_GPU = ["teacher.device=cuda", "teacher.dtype=bfloat16", "train.device=cuda", "train.precision=bfloat16"]
+ON_GPU = [
+    "teacher.device=cuda",
+    "teacher.dtype=bfloat16",
+    "train.device=cuda",
+    "train.precision=bfloat16",
+]
 WAYS = {
-    "bfloat16": ["quantize.formats=[f16, q4_0, q2_k, nf4, int8]", "quantize.recover=[q4_0, q2_k, nf4]", "quantize.recover_steps=4"],
-    "nf4, 8-bit optimizer": ["teacher.quantization=nf4", "train.optimizer=adamw_8bit", "train.gradient_checkpointing=true"],
-    "int8, LoRA, paged optimizer": ["teacher.quantization=int8", "train.optimizer=paged_adamw_8bit", "train.lora_rank=8"],
-    "float32, hidden states, top-k": [
-        "teacher.dtype=float32", "train.precision=float32", "capture.hidden_states=int8", "train.hidden_weight=0.5",
-        "capture.signal=top_k", "train.divergence=jsd",
+    "bfloat16": [
+        "quantize.formats=[f16, q4_0, q2_k, nf4, int8]",
+        "quantize.recover=[q4_0, q2_k, nf4]",
+        "quantize.recover_steps=4",
     ],
-}  # fmt: skip
+    "nf4, 8-bit optimizer": [
+        "teacher.quantization=nf4",
+        "train.optimizer=adamw_8bit",
+        "train.gradient_checkpointing=true",
+    ],
+    "int8, LoRA, paged optimizer": [
+        "teacher.quantization=int8",
+        "train.optimizer=paged_adamw_8bit",
+        "train.lora_rank=8",
+    ],
+    "float32, hidden states, top-k": [
+        "teacher.dtype=float32",
+        "train.precision=float32",
+        "capture.hidden_states=int8",
+        "train.hidden_weight=0.5",
+        "capture.signal=top_k",
+        "train.divergence=jsd",
+    ],
+}
 
 
 def answers(model, sampling, num_slots=6):
     found = {}
     answer(
-        model, PROMPTS, seeds=range(len(PROMPTS)), sampling=sampling, max_new_tokens=200, stop_ids=list(range(250, 256)), pad_id=0,
-        num_slots=num_slots, on_finished=lambda i, ids, reason: found.__setitem__(i, ids),
-    )  # fmt: skip
+        model,
+        PROMPTS,
+        seeds=range(len(PROMPTS)),
+        sampling=sampling,
+        max_new_tokens=200,
+        stop_ids=list(range(250, 256)),
+        pad_id=0,
+        num_slots=num_slots,
+        on_finished=lambda i, ids, reason: found.__setitem__(i, ids),
+    )
     return found
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.95, 50)], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(), Sampling(1.0, 0.95, 50)], ids=["greedy", "sampled"]
+)
 def test_recorded_steps_give_the_answers_of_the_cpu(sampling):
     model = tiny_qwen3(hidden=128)
     expected = answers(model, sampling)
     found = answers(model.cuda(), sampling)
-    assert found.keys() == expected.keys() and max(map(len, found.values())) > 128, "more than one graph"
+    assert found.keys() == expected.keys() and max(map(len, found.values())) > 128, (
+        "more than one graph"
+    )
     equal = sum(found[i] == expected[i] for i in found)
-    assert equal >= 0.8 * len(found), "sums are rounded in another order, which now and then decides a near tie"
+    assert equal >= 0.8 * len(found), (
+        "sums are rounded in another order, which now and then decides a near tie"
+    )
 
 
 def test_answers_are_the_same_again_and_steps_were_recorded():
     model = tiny_qwen3(hidden=128).cuda()
-    rolling = Rolling(model, PROMPTS, num_slots=6, max_new_tokens=200, stop_ids=[2], pad_id=0, known_lengths={})
+    rolling = Rolling(
+        model, PROMPTS, num_slots=6, max_new_tokens=200, stop_ids=[2], pad_id=0, known_lengths={}
+    )
     with torch.inference_mode():
         rolling.run(lambda logits_NV, _: logits_NV.argmax(-1).tolist(), lambda *_: None)
-    assert rolling.step.graphs.keys() == {128, max(map(len, PROMPTS)) + 200} | ({256} & rolling.step.graphs.keys())
+    assert rolling.step.graphs.keys() == {128, max(map(len, PROMPTS)) + 200} | (
+        {256} & rolling.step.graphs.keys()
+    )
     assert answers(model, Sampling(1.0)) == answers(model, Sampling(1.0))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 def test_the_head_gives_the_loss_and_gradients_of_the_cpu(dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
-    hidden_NH, weight_VH = torch.randn(700, 64, generator=generator), torch.randn(5000, 64, generator=generator) * 0.2
-    hidden_NH, weight_VH = hidden_NH.to(dtype).float(), weight_VH.to(dtype).float()  # numbers that both can hold
+    hidden_NH, weight_VH = (
+        torch.randn(700, 64, generator=generator),
+        torch.randn(5000, 64, generator=generator) * 0.2,
+    )
+    hidden_NH, weight_VH = (
+        hidden_NH.to(dtype).float(),
+        weight_VH.to(dtype).float(),
+    )  # numbers that both can hold
     ids_NK = torch.randint(4000, (700, 12), generator=generator)
     said = SampledTargets(ids_NK, torch.full(ids_NK.shape, 1 / 12))
     found = {}
     for device, kind in (("cpu", torch.float32), ("cuda", dtype)):
-        h, w = (t.detach().to(device, kind, copy=True).requires_grad_() for t in (hidden_NH, weight_VH))
+        h, w = (
+            t.detach().to(device, kind, copy=True).requires_grad_() for t in (hidden_NH, weight_VH)
+        )
         loss, _ = linear_head_loss(
-            h, w, ids_NK[:, 0].to(device), said, soft_weight=0.8, hard_weight=0.3, vocab_size=4001, chunk_size=256
+            h,
+            w,
+            ids_NK[:, 0].to(device),
+            said,
+            soft_weight=0.8,
+            hard_weight=0.3,
+            vocab_size=4001,
+            chunk_size=256,
         )
         loss.backward()
         found[device] = [t.detach().float().cpu() for t in (loss, h.grad, w.grad)]
-    for name, mine, reference in zip(("loss", "hidden", "weight"), found["cuda"], found["cpu"], strict=True):
+    for name, mine, reference in zip(
+        ("loss", "hidden", "weight"), found["cuda"], found["cpu"], strict=True
+    ):
         error = float((mine - reference).norm() / reference.norm())
         assert error <= tolerance, f"{name}: {error:.1e}"
     assert not found["cuda"][2][4001:].any()
@@ -83,9 +138,17 @@ def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu():
     rows = draws.Rows.of(7, 300)
     here = draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=1900)
     there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, vocab_size=1900)
-    assert abs(here.entropy - there.entropy).max() < 1e-3 and abs(here.realised_logp - there.realised_logp).max() < 1e-3
-    mine, other = ({(t, i) for t in range(300) for i in r.ids[r.offsets[t] : r.offsets[t + 1]]} for r in (here, there))
-    assert len(mine & other) > 0.99 * len(mine), "the same uniform numbers draw the same ids, but where rounding decides"
+    assert (
+        abs(here.entropy - there.entropy).max() < 1e-3
+        and abs(here.realised_logp - there.realised_logp).max() < 1e-3
+    )
+    mine, other = (
+        {(t, i) for t in range(300) for i in r.ids[r.offsets[t] : r.offsets[t + 1]]}
+        for r in (here, there)
+    )
+    assert len(mine & other) > 0.99 * len(mine), (
+        "the same uniform numbers draw the same ids, but where rounding decides"
+    )
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -95,7 +158,9 @@ def test_a_whole_run(way, tmp_path):
     for role in ("student", "control"):
         trained = json.loads((tmp_path / "run" / "train" / role / "training.json").read_text())
         assert trained["num_steps"] > 4 and trained["validation_loss"] < 8
-    formats = json.loads((tmp_path / "run" / "quantize" / "manifest.json").read_text())["result"]["formats"]
+    formats = json.loads((tmp_path / "run" / "quantize" / "manifest.json").read_text())["result"][
+        "formats"
+    ]
     assert formats["f16"]["top_token_agreement"] >= 0.98
 
 
@@ -107,7 +172,9 @@ def test_a_recipe_that_says_cpu_is_trained_on_the_cpu_where_there_is_a_gpu(tmp_p
 def test_a_killed_run_goes_on(tmp_path):
     folder = tmp_path / "run"
     given = small(folder, *ON_GPU)
-    signal_when(given, lambda: any((folder / "train" / "checkpoints").glob("control/step-*/state.json")), 9)
+    signal_when(
+        given, lambda: any((folder / "train" / "checkpoints").glob("control/step-*/state.json")), 9
+    )
     result = run(*given)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continues at step" in result.stdout

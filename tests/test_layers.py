@@ -31,7 +31,11 @@ def imports(path: Path) -> set[str]:
     """First name below `distill` of every import in a file, those inside functions too."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "distill":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] == "distill"
+        ):
             parts = node.module.split(".")
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -44,16 +48,24 @@ def place(path: Path) -> str:
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
 def test_a_file_imports_only_floors_below_it(path):
     mine = place(path)
     assert mine in FLOOR, f"{mine} has no floor: add it to the table"
     for other in imports(path) - {mine}:
         if path.name == "train.py" and other == "__main__":
             continue  # the guard that turns the script into the command
-        assert FLOOR[other] < FLOOR[mine], f"{path.name} ({mine}, floor {FLOOR[mine]}) imports {other} (floor {FLOOR[other]})"
+        assert FLOOR[other] < FLOOR[mine], (
+            f"{path.name} ({mine}, floor {FLOOR[mine]}) imports {other} (floor {FLOOR[other]})"
+        )
 
 
 def test_files_keep_one_subject():
-    long = {str(p.relative_to(PACKAGE)): n for p in PACKAGE.rglob("*.py") if (n := len(p.read_text().splitlines())) > 450}
+    long = {
+        str(p.relative_to(PACKAGE)): n
+        for p in PACKAGE.rglob("*.py")
+        if (n := len(p.read_text().splitlines())) > 450
+    }
     assert not long, f"over 450 lines: {long}"

@@ -15,7 +15,10 @@ BLOCKS = {f"b{n}": n for n in range(60)}
 def work(folder, out):
     """Do what can be claimed; a line for each block done."""
     done = set()
-    with open(out / f"{os.getpid()}.txt", "w") as f, Leases(folder, BLOCKS, done.__contains__, lambda: None) as mine:
+    with (
+        open(out / f"{os.getpid()}.txt", "w") as f,
+        Leases(folder, BLOCKS, done.__contains__, lambda: None) as mine,
+    ):
         for block in mine:
             time.sleep(0.002)
             f.write(f"{block}\n")
@@ -25,7 +28,9 @@ def work(folder, out):
 def test_four_processes_do_every_block_once(tmp_path):
     (tmp_path / "out").mkdir()
     spawned = multiprocessing.get_context("spawn")
-    team = [spawned.Process(target=work, args=(tmp_path / "leases", tmp_path / "out")) for _ in range(4)]
+    team = [
+        spawned.Process(target=work, args=(tmp_path / "leases", tmp_path / "out")) for _ in range(4)
+    ]
     for one in team:
         one.start()
     for one in team:
@@ -43,7 +48,13 @@ def claims(tmp_path):
         def look():
             make.looked += 1
 
-        return Leases(tmp_path, {"a": 1, "b": 2, "c": 3} if blocks is None else blocks, done.__contains__, look, lifetime)
+        return Leases(
+            tmp_path,
+            {"a": 1, "b": 2, "c": 3} if blocks is None else blocks,
+            done.__contains__,
+            look,
+            lifetime,
+        )
 
     make.looked = 0
     return make

@@ -23,7 +23,11 @@ from distill.__main__ import read
 )
 def test_overrides_stand_before_and_after_options(words):
     options = read(words)
-    assert (options.recipe, options.redo, options.overrides) == ("r.yaml", "train", ["seed=2", "train.epochs=1"])
+    assert (options.recipe, options.redo, options.overrides) == (
+        "r.yaml",
+        "train",
+        ["seed=2", "train.epochs=1"],
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,13 @@ def test_what_is_not_known_is_refused_by_name(words, said, capsys):
 
 
 def test_a_reader_that_has_read_enough_is_no_error():
-    with subprocess.Popen(command(word="explain"), env=environment(), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        command(word="explain"),
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
         assert child.stdout is not None and child.stderr is not None
         child.stdout.close()
         assert child.stderr.read() == b"" and child.wait() in (0, 141)
@@ -62,14 +72,22 @@ def test_a_file_where_the_run_folder_should_be_is_named(tmp_path, kind):
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" if kind == "a file" else tmp_path / "file" / "run"
     result = run(QUICKSTART, f"run_folder={place}")
-    assert result.returncode == 2 and "set run_folder=PATH" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        result.returncode == 2
+        and "set run_folder=PATH" in result.stderr
+        and "Traceback" not in result.stderr
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_is_named(tmp_path):
     tmp_path.chmod(0o500)
     result = run(QUICKSTART, f"run_folder={tmp_path / 'run'}")
-    assert result.returncode == 2 and "may not read or write" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        result.returncode == 2
+        and "may not read or write" in result.stderr
+        and "Traceback" not in result.stderr
+    )
 
 
 def test_the_first_signal_says_what_happens_and_what_a_second_one_does():
@@ -78,9 +96,21 @@ def test_the_first_signal_says_what_happens_and_what_a_second_one_does():
         "with interrupts.listening():\n    print('ready', flush=True)\n"
         "    for _ in range(1000): time.sleep(0.01); interrupts.check()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
-        assert child.stdout is not None and child.stderr is not None and child.stdout.readline() == b"ready\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert (
+            child.stdout is not None
+            and child.stderr is not None
+            and child.stdout.readline() == b"ready\n"
+        )
         time.sleep(0.05)
         child.send_signal(signal.SIGTERM)
-        assert b"SIGTERM: finishing and saving what is in hand; once more ends at once" in child.stderr.read()
+        assert (
+            b"SIGTERM: finishing and saving what is in hand; once more ends at once"
+            in child.stderr.read()
+        )
         child.wait()

@@ -9,7 +9,9 @@ from run_helpers import ROOT, SMALL, environment
 NOTEBOOK = ROOT / "recipes" / "quickstart.ipynb"
 
 
-def test_the_notebook_runs_and_shows_the_reports_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_notebook_runs_and_shows_the_reports_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name))
     for name, value in environment().items():
@@ -17,8 +19,15 @@ def test_the_notebook_runs_and_shows_the_reports_table(tmp_path: Path, monkeypat
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cell = next(c for c in notebook.cells if c.source.startswith("from distill import"))
     assert "overrides = []" in cell.source
-    cell.source = cell.source.replace("overrides = []", "overrides = " + repr([*SMALL, f"run_folder={tmp_path / 'run'}"]))
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(NOTEBOOK.parent)}}).execute()
+    cell.source = cell.source.replace(
+        "overrides = []", "overrides = " + repr([*SMALL, f"run_folder={tmp_path / 'run'}"])
+    )
+    NotebookClient(
+        notebook,
+        timeout=240,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(NOTEBOOK.parent)}},
+    ).execute()
     shown = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
     tables = [o.data["text/html"] for o in shown if "text/html" in o.data]
     assert len(tables) == 1 and "<th>NLL</th>" in tables[0] and "student" in tables[0]
@@ -27,4 +36,6 @@ def test_the_notebook_runs_and_shows_the_reports_table(tmp_path: Path, monkeypat
 
 def test_the_notebook_is_committed_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert all(not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code")
+    assert all(
+        not c.outputs and c.execution_count is None for c in notebook.cells if c.cell_type == "code"
+    )

@@ -24,7 +24,13 @@ from distill.text.samples import read_samples, split_prompts
 from distill.train import _require_own_tokens
 
 TEXT = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1"]
-FEW = ["generate.num_prompts=30", "evaluate.num_examples=5", "evaluate.max_new_tokens=64", "train.max_steps=2", "quantize.num_sequences=4"]
+FEW = [
+    "generate.num_prompts=30",
+    "evaluate.num_examples=5",
+    "evaluate.max_new_tokens=64",
+    "train.max_steps=2",
+    "quantize.num_sequences=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,35 +50,73 @@ def manifest(folder, stage):
     return json.loads((folder / stage / "manifest.json").read_text())["result"]
 
 
-def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(proxy, student, tmp_path, capsys, monkeypatch):
-    served = ["teacher.model=somebody/big-model", "teacher.licence=kimi-modified-mit", f"teacher.server={proxy.url}",
-              "teacher.server_gives=text", "student.licence=apache-2.0", "generate.concurrency=4"]  # fmt: skip
+def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(
+    proxy, student, tmp_path, capsys, monkeypatch
+):
+    served = [
+        "teacher.model=somebody/big-model",
+        "teacher.licence=kimi-modified-mit",
+        f"teacher.server={proxy.url}",
+        "teacher.server_gives=text",
+        "student.licence=apache-2.0",
+        "generate.concurrency=4",
+    ]
     recipe = recipe_of(tmp_path, student, *served, "quantize.formats=[q8_0]", "generate.think=drop")
     own, loaded = load.load_tokenizer(str(student)), load.load_tokenizer
     with monkeypatch.context() as patch:
-        patch.setattr(load, "load_tokenizer", lambda place, *a, **k: loaded(place, *a, **k) if "big-model" not in place else pytest.fail())
+        patch.setattr(
+            load,
+            "load_tokenizer",
+            lambda place, *a, **k: (
+                loaded(place, *a, **k) if "big-model" not in place else pytest.fail()
+            ),
+        )
         run(recipe)
     said = capsys.readouterr()
-    assert "it learns the answers' text in its own" in said.out and "of unknown size, on a server" in manifest(tmp_path, "plan")["text"]
-    assert {body["path"] for body in proxy.asked} == {"/v1/chat/completions"}, "exact ids would be another tokenizer's"
+    assert (
+        "it learns the answers' text in its own" in said.out
+        and "of unknown size, on a server" in manifest(tmp_path, "plan")["text"]
+    )
+    assert {body["path"] for body in proxy.asked} == {"/v1/chat/completions"}, (
+        "exact ids would be another tokenizer's"
+    )
 
     samples = read_samples(tmp_path / "generate/kept.jsonl")
     stops = chat.stop_ids(own, None)
     for sample in samples:
         assert sample.prompt_ids == chat.prompt_ids(own, sample.prompt)
-        assert chat.text_of(own, sample.answer_ids) == sample.answer and sample.answer_ids[-1] == own.eos_token_id
+        assert (
+            chat.text_of(own, sample.answer_ids) == sample.answer
+            and sample.answer_ids[-1] == own.eos_token_id
+        )
         assert not set(sample.answer_ids[:-1]) & set(stops)
     trained = load.load_tokenizer(str(tmp_path / "train/student"))
-    assert chat.fingerprint_of_format(trained) == chat.fingerprint_of_format(own), "its own tokenizer and template"
+    assert chat.fingerprint_of_format(trained) == chat.fingerprint_of_format(own), (
+        "its own tokenizer and template"
+    )
 
     figures = manifest(tmp_path, "evaluate")["models"]
     assert figures["teacher"]["nll"] is None and figures["teacher"]["exact_match"] > 0.5
-    assert figures["student"]["nll"] > 0 and figures["q8_0"]["nll"] == pytest.approx(figures["student"]["nll"], abs=0.05)
-    assert "TEMPLATE" in (tmp_path / "quantize/Modelfile").read_text() and "<|eot_id|>" in (tmp_path / "quantize/Modelfile").read_text()
+    assert figures["student"]["nll"] > 0 and figures["q8_0"]["nll"] == pytest.approx(
+        figures["student"]["nll"], abs=0.05
+    )
+    assert (
+        "TEMPLATE" in (tmp_path / "quantize/Modelfile").read_text()
+        and "<|eot_id|>" in (tmp_path / "quantize/Modelfile").read_text()
+    )
     card = (tmp_path / "report/MODEL_CARD.md").read_text()
-    assert "asked on a server" in card and "in the student's own tokenizer (the teacher's is not known)" in card
-    assert manifest(tmp_path, "plan")["licence"]["level"] == "allow", "of outputs; of probabilities it would be attribution"
-    line = next(row for row in manifest(tmp_path, "report")["text"].splitlines() if row.startswith("teacher"))
+    assert (
+        "asked on a server" in card
+        and "in the student's own tokenizer (the teacher's is not known)" in card
+    )
+    assert manifest(tmp_path, "plan")["licence"]["level"] == "allow", (
+        "of outputs; of probabilities it would be attribution"
+    )
+    line = next(
+        row
+        for row in manifest(tmp_path, "report")["text"].splitlines()
+        if row.startswith("teacher")
+    )
     assert line.split()[-4] == "–", "no number that could be compared"
 
     num_asked = len(proxy.asked)  # another student, another tokenizer: the answers are there
@@ -81,7 +125,9 @@ def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(proxy, student, tm
     generate.run(recipe_of(tmp_path, other, *served), RunFolder.of(recipe), Processes())
     assert len(proxy.asked) == num_asked
     again = read_samples(tmp_path / "generate/kept.jsonl")
-    assert [s.answer for s in again] == [s.answer for s in samples] and again[0].prompt_ids != samples[0].prompt_ids
+    assert [s.answer for s in again] == [s.answer for s in samples] and again[
+        0
+    ].prompt_ids != samples[0].prompt_ids
 
 
 def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
@@ -93,7 +139,9 @@ def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
         assert chat.text_of(pair.teacher, rows[kept["key"]]["token_ids"]) == kept["answer"]
         assert chat.text_of(pair.student, kept["answer_ids"]) == kept["answer"]
     prompts, trained = split_prompts(recipe)[1], tmp_path / "train/student"
-    sitting = evaluate.Sitting(recipe, tmp_path, trained, recipe.model_location(recipe.teacher.model), prompts, pair)
+    sitting = evaluate.Sitting(
+        recipe, tmp_path, trained, recipe.model_location(recipe.teacher.model), prompts, pair
+    )
     with Progress("evaluate", 2 * len(prompts), "answers", shown=False) as bar:
         exam = evaluate._teacher(sitting, bar)
         figures = evaluate._examine(exam, "student", trained, bar)
@@ -107,9 +155,13 @@ def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
     for prompt, answer in zip(exam.prompt_ids, exam.teacher_ids, strict=True):
         if answer is not None:
             with torch.no_grad():  # rows of the embedding beyond the tokenizer stand for no token
-                logits = model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1, : len(pair.student)]
+                logits = model(torch.tensor([prompt + answer])).logits[
+                    0, len(prompt) - 1 : -1, : len(pair.student)
+                ]
             total -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
-    assert total / sum(len(a or []) for a in exam.teacher_ids) == pytest.approx(figures["nll"], rel=1e-3)
+    assert total / sum(len(a or []) for a in exam.teacher_ids) == pytest.approx(
+        figures["nll"], rel=1e-3
+    )
 
 
 def test_where_both_have_one_tokenizer_the_very_tokens_are_learnt(tmp_path):
@@ -117,14 +169,22 @@ def test_where_both_have_one_tokenizer_the_very_tokens_are_learnt(tmp_path):
     pair = tokenizers_of(recipe_of(tmp_path, teacher))
     assert pair.same and pair.difference is None
     answer = [5, 6, 7, pair.student.eos_token_id]
-    assert pair.lesson(recipe_of(tmp_path, teacher), [], [1, 2], answer, "anything else") == ([1, 2], answer)
+    assert pair.lesson(recipe_of(tmp_path, teacher), [], [1, 2], answer, "anything else") == (
+        [1, 2],
+        answer,
+    )
 
 
 def test_a_signal_and_another_tokenizer_is_refused_with_the_way_out(student, tmp_path):
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {student}}}"])
-    with pytest.raises(MismatchError, match=r"different tokenizers .*capture\.signal=none train\.soft_weight=0 train\.hard_weight=1"):
+    with pytest.raises(
+        MismatchError,
+        match=r"different tokenizers .*capture\.signal=none train\.soft_weight=0 train\.hard_weight=1",
+    ):
         plan._check_tokenizers(recipe)
-    assert "its own tokenizer (vocabulary of" in (plan._check_tokenizers(recipe_of(tmp_path, student)) or "")
+    assert "its own tokenizer (vocabulary of" in (
+        plan._check_tokenizers(recipe_of(tmp_path, student)) or ""
+    )
 
 
 def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path):
@@ -136,28 +196,52 @@ def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path
 
 def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
     """Kimi K2 by its API and a student of another family: the catalogue knows the licence, no file of the teacher is read."""
-    words = re.search(r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    words = re.search(
+        r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert words is not None
     source, *overrides = shlex.split(words[1].replace("\\\n", " "))
-    recipe = load_recipe(ROOT / source, [*overrides, f"student.model={student}", "student.licence=apache-2.0", f"run_folder={tmp_path}"])
+    recipe = load_recipe(
+        ROOT / source,
+        [
+            *overrides,
+            f"student.model={student}",
+            "student.licence=apache-2.0",
+            f"run_folder={tmp_path}",
+        ],
+    )
     planned = plan.make_plan(recipe, RunFolder(tmp_path))
-    assert planned["licence"]["level"] == "allow" and "learning from its answers" in planned["licence"]["sentences"][0]
+    assert (
+        planned["licence"]["level"] == "allow"
+        and "learning from its answers" in planned["licence"]["sentences"][0]
+    )
     assert "its own tokenizer (the teacher's is not known)" in planned["text"]
-    assert planned["stages"]["generate"]["memory"] < 1e9 and planned["stages"]["generate"]["download"] < 1e9
+    assert (
+        planned["stages"]["generate"]["memory"] < 1e9
+        and planned["stages"]["generate"]["download"] < 1e9
+    )
 
 
 @pytest.mark.parametrize(
     ("more", "way_out"),
     [
         (["teacher.server=null"], "name the server, or remove server_gives"),
-        (["capture.signal=sampled", "train.soft_weight=1"], "a signal is about the teacher's tokens. Set capture.signal to none"),
+        (
+            ["capture.signal=sampled", "train.soft_weight=1"],
+            "a signal is about the teacher's tokens. Set capture.signal to none",
+        ),
         (["student={method: random}"], "Take method base or layers"),
-        (["generate.prompts=[{expand: magpie, num: 4}]", "generate.task=null"], "take self_instruct or personas"),
+        (
+            ["generate.prompts=[{expand: magpie, num: 4}]", "generate.task=null"],
+            "take self_instruct or personas",
+        ),
     ],
 )
 def test_what_a_teacher_of_text_alone_cannot_do_is_refused(more, way_out, tmp_path):
     with pytest.raises(RecipeError, match=way_out):
-        recipe_of(tmp_path, tmp_path, "teacher.server=http://h:1", "teacher.server_gives=text", *more)
+        recipe_of(
+            tmp_path, tmp_path, "teacher.server=http://h:1", "teacher.server_gives=text", *more
+        )
 
 
 def test_a_student_without_chat_template_is_said_before_anything_is_asked(student, tmp_path):
@@ -165,8 +249,12 @@ def test_a_student_without_chat_template_is_said_before_anything_is_asked(studen
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes((student / "config.json").read_bytes())
-    with pytest.raises(MissingError, match=r"no chat template; take a chat model, or add chat_template\.jinja"):
-        generate.run(recipe_of(tmp_path / "run", tmp_path), RunFolder(tmp_path / "run"), Processes())
+    with pytest.raises(
+        MissingError, match=r"no chat template; take a chat model, or add chat_template\.jinja"
+    ):
+        generate.run(
+            recipe_of(tmp_path / "run", tmp_path), RunFolder(tmp_path / "run"), Processes()
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -176,10 +264,16 @@ def test_samples_in_other_tokens_than_the_students_are_not_learnt(said, student,
     good = {"vocab_size": len(tokenizer), "format": chat.fingerprint_of_format(tokenizer)}
     (tmp_path / "generate").mkdir()
     for result in (good, {}):
-        folder.finish("generate", section={}, inputs={}, seed=0, result=result, files=[], started=0.0)
+        folder.finish(
+            "generate", section={}, inputs={}, seed=0, result=result, files=[], started=0.0
+        )
         _require_own_tokens(folder, tokenizer)
-    folder.finish("generate", section={}, inputs={}, seed=0, result=good | said, files=[], started=0.0)
-    with pytest.raises(MismatchError, match="--redo generate, which asks the teacher nothing again"):
+    folder.finish(
+        "generate", section={}, inputs={}, seed=0, result=good | said, files=[], started=0.0
+    )
+    with pytest.raises(
+        MismatchError, match="--redo generate, which asks the teacher nothing again"
+    ):
         _require_own_tokens(folder, tokenizer)
 
 

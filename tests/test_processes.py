@@ -28,6 +28,10 @@ def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():
     ids = [digest(str(n)) for n in range(300)]
     jobs = [Processes(rank=r, num=r + 1, job=j, num_jobs=3) for j, r in ((0, 0), (1, 1), (2, 0))]
     shares = [{i for i in ids if job.is_mine(i)} for job in jobs]
-    assert set.union(*shares) == set(ids) and sum(map(len, shares)) == 300 and min(map(len, shares)) > 70
+    assert (
+        set.union(*shares) == set(ids)
+        and sum(map(len, shares)) == 300
+        and min(map(len, shares)) > 70
+    )
     assert [sum(job.is_mine(ids[0], turn) for turn in range(30)) for job in jobs] == [10, 10, 10]
     assert all(Processes(num=4).is_mine(i) for i in ids)

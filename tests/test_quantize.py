@@ -34,8 +34,17 @@ def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[i
 
 
 def test_languages_take_turns() -> None:
-    rows = [sample(n, language, [1], [2]) for n, language in enumerate(["en", "en", "en", "sw", "en", "zh", "sw"])]
-    assert [s.language for s in quantize.even_over_languages(rows, 5)] == ["en", "sw", "zh", "en", "sw"]
+    rows = [
+        sample(n, language, [1], [2])
+        for n, language in enumerate(["en", "en", "en", "sw", "en", "zh", "sw"])
+    ]
+    assert [s.language for s in quantize.even_over_languages(rows, 5)] == [
+        "en",
+        "sw",
+        "zh",
+        "en",
+        "sw",
+    ]
     assert len(quantize.even_over_languages(rows, 100)) == 7
 
 
@@ -44,48 +53,72 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     share = "79.5% of positions, quantize.min_top_token_share is 80.0%"
     nats = "0.2500 nats a token (± 0.0100) from the student, quantize.max_kl is 0.1"
     assert f"{share}; {nats}; take" in (quantize.failure(check, Quantize()) or "")
-    assert (quantize.failure(check, Quantize(min_top_token_share=0.5)) or "").endswith(f"{nats}; take a larger format, or train longer")
+    assert (quantize.failure(check, Quantize(min_top_token_share=0.5)) or "").endswith(
+        f"{nats}; take a larger format, or train longer"
+    )
     assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
     no_number = {"top_token_agreement": 1.0, "kl": math.nan, "kl_error": math.nan}
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
-    assert "failed: too &lt;far" in page._failed({"failed": "too <far"}) and page._failed({"failed": None}) == ""
+    assert (
+        "failed: too &lt;far" in page._failed({"failed": "too <far"})
+        and page._failed({"failed": None}) == ""
+    )
 
 
 def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
     """A run as quantize finds it, its student the quickstart's teacher; kept answers in one language."""
-    recipe = load_recipe(RECIPES / "quickstart.yaml", ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides])
+    recipe = load_recipe(
+        RECIPES / "quickstart.yaml",
+        ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides],
+    )
     folder = RunFolder(tmp_path)
     shutil.copytree(TEACHER, folder.stage("train") / "student", dirs_exist_ok=True)
     tokenizer = load.load_tokenizer(str(TEACHER))
     start = chat.prompt_ids(tokenizer, "How much are 3 mangoes?")
-    rows = [sample(n, "en", start, tokenizer(f"{n} shillings for {n} mangoes.").input_ids) for n in range(1, 30)]
+    rows = [
+        sample(n, "en", start, tokenizer(f"{n} shillings for {n} mangoes.").input_ids)
+        for n in range(1, 30)
+    ]
     folder.stage("generate").mkdir(exist_ok=True, parents=True)
     write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
     folder.stage("quantize").mkdir(exist_ok=True, parents=True)
     return recipe, folder
 
 
-def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(tmp_path: Path) -> None:
+def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(
+    tmp_path: Path,
+) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
     check = quantize.run(recipe, folder).result["formats"]["mixed"]
     assert 1_800_000 < check["bytes"] == folder.quantized("mixed").stat().st_size <= 1_900_000
-    assert check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values()) and len(check["kl_of_choices"]) > 3
+    assert (
+        check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values())
+        and len(check["kl_of_choices"]) > 3
+    )
     assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
 
 
 def test_what_recovery_did_is_told_in_a_line() -> None:
-    plain, better, worse = ({"kl": kl, "nll_change": 2 * kl, "top_token_agreement": 0.9} for kl in (0.01, 0.002, 0.02))
+    plain, better, worse = (
+        {"kl": kl, "nll_change": 2 * kl, "top_token_agreement": 0.9} for kl in (0.01, 0.002, 0.02)
+    )
     assert quantize.recovery_note(plain=plain, recovered=better, kept="recovered") == (
         "recovery won back 80% of the KL (KL 0.01000 to 0.00200, NLL change +0.02000 to +0.00400)"
     )
-    assert quantize.recovery_note(plain=plain, recovered=worse, kept="plain").endswith("the plain file is kept")
+    assert quantize.recovery_note(plain=plain, recovered=worse, kept="plain").endswith(
+        "the plain file is kept"
+    )
 
 
 def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = ["quantize.formats=[q2_k, q8_0]", "quantize.recover=[q2_k, q8_0]", "quantize.recover_steps=12"]
+    overrides = [
+        "quantize.formats=[q2_k, q8_0]",
+        "quantize.recover=[q2_k, q8_0]",
+        "quantize.recover_steps=12",
+    ]
     recipe, folder = trained(tmp_path, *overrides, "quantize.num_sequences=8")
     checks = quantize.run(recipe, folder).result["formats"]
     printed = capsys.readouterr().out
@@ -95,21 +128,36 @@ def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told
         assert check["kl"] == recovery[recovery["kept"]]["kl"] <= recovery["plain"]["kl"]
         assert check["bytes"] == folder.quantized(name).stat().st_size
         assert f"quantize: {name}: {check['note']}" in printed
-    assert checks["q2_k"]["recovery"]["kept"] == "recovered" and "recovery won back" in checks["q2_k"]["note"]
+    assert (
+        checks["q2_k"]["recovery"]["kept"] == "recovered"
+        and "recovery won back" in checks["q2_k"]["note"]
+    )
     left = {path.name for path in folder.stage("quantize").iterdir()}
-    assert not [name for name in left if "latent" in name or "recovered" in name or name.endswith(".npy")]
+    assert not [
+        name for name in left if "latent" in name or "recovered" in name or name.endswith(".npy")
+    ]
 
 
-def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
     right = gguf_files._tensors
 
     def wrong(*arguments: Any) -> Any:
-        tensors = right(*arguments)  # the norm before the last layer's feed-forward a little too large
-        return [replace(t, change=lambda x: 1.05 * x) if t.name == "blk.5.ffn_norm.weight" else t for t in tensors]
+        tensors = right(
+            *arguments
+        )  # the norm before the last layer's feed-forward a little too large
+        return [
+            replace(t, change=lambda x: 1.05 * x) if t.name == "blk.5.ffn_norm.weight" else t
+            for t in tensors
+        ]
 
     monkeypatch.setattr(gguf_files, "_tensors", wrong)
-    with pytest.raises(MismatchError, match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong"):
+    with pytest.raises(
+        MismatchError,
+        match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong",
+    ):
         quantize.run(recipe, folder)
 
 
@@ -131,18 +179,35 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     checks = output.result["formats"]
     assert [checks[name]["importance_matrix"] for name in ("q8_0", "q4_0")] == [False, True]
     assert checks["q4_0"]["top_token_agreement"] > 0.7
-    assert 0 <= checks["q8_0"]["kl"] < checks["q4_0"]["kl"] and checks["q4_0"]["num_kl_tokens"] == checks["q4_0"]["num_tokens"]
-    assert all(checks["q8_0"][name] > 0 for name in ("peak_memory", "prefill_speed", "decode_speed"))
+    assert (
+        0 <= checks["q8_0"]["kl"] < checks["q4_0"]["kl"]
+        and checks["q4_0"]["num_kl_tokens"] == checks["q4_0"]["num_tokens"]
+    )
+    assert all(
+        checks["q8_0"][name] > 0 for name in ("peak_memory", "prefill_speed", "decode_speed")
+    )
     assert not list(folder.stage("quantize").glob("*.npy"))
     matrix = tmp_path / "quantize" / "imatrix.gguf"
     assert matrix in output.files
-    modelfiles = [folder.stage("quantize") / name for name in ("q8_0.Modelfile", "q4_0.Modelfile", "Modelfile")]
+    modelfiles = [
+        folder.stage("quantize") / name
+        for name in ("q8_0.Modelfile", "q4_0.Modelfile", "Modelfile")
+    ]
     assert set(modelfiles) <= set(output.files)
     assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
     template = gguf.GGUFReader(folder.quantized("q4_0")).get_field("tokenizer.chat_template")
-    assert template is not None and template.contents().startswith(MARK), "any llama.cpp server writes the prompt of training"
-    names = {t.name.removesuffix(".in_sum2") for t in gguf.GGUFReader(matrix).tensors if t.name.endswith(".in_sum2")}
-    assert names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors} and "blk.0.attn_q.weight" in names
+    assert template is not None and template.contents().startswith(MARK), (
+        "any llama.cpp server writes the prompt of training"
+    )
+    names = {
+        t.name.removesuffix(".in_sum2")
+        for t in gguf.GGUFReader(matrix).tensors
+        if t.name.endswith(".in_sum2")
+    }
+    assert (
+        names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors}
+        and "blk.0.attn_q.weight" in names
+    )
 
 
 def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) -> None:
@@ -152,12 +217,24 @@ def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) ->
     check = output.result["formats"]["w16a16"]
     assert list(output.result["formats"]) == ["w16a16"] and check["failed"] is None
     assert output.result["student_bytes"] == (student / "model.safetensors").stat().st_size
-    assert check["bytes"] == (place / "model.safetensors").stat().st_size and check["bits_per_weight"] == pytest.approx(16, abs=0.1)
-    assert check["top_token_agreement"] > 0.99 and check["kl"] < 1e-3 and check["runtime"] == "transformers"
-    assert {place / "model.safetensors", place / "tokenizer.json", place.with_name("w16a16.json")} <= set(output.files)
+    assert check["bytes"] == (place / "model.safetensors").stat().st_size and check[
+        "bits_per_weight"
+    ] == pytest.approx(16, abs=0.1)
+    assert (
+        check["top_token_agreement"] > 0.99
+        and check["kl"] < 1e-3
+        and check["runtime"] == "transformers"
+    )
+    assert {
+        place / "model.safetensors",
+        place / "tokenizer.json",
+        place.with_name("w16a16.json"),
+    } <= set(output.files)
 
 
-def test_a_student_beyond_float16_is_written_in_bfloat16(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_student_beyond_float16_is_written_in_bfloat16(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[]")
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
     with torch.no_grad():  # the weights are small enough, what they make of a word is not
@@ -165,14 +242,23 @@ def test_a_student_beyond_float16_is_written_in_bfloat16(tmp_path: Path, capsys:
         model.model.layers[0].mlp.up_proj.weight *= 1e3
     model.save_pretrained(folder.stage("train") / "student")
     check = quantize.run(recipe, folder).result["formats"]["w16a16"]
-    assert set(check["tensor_types"]) == {"BF16"} and check["failed"] is None and math.isfinite(check["nll"])
+    assert (
+        set(check["tensor_types"]) == {"BF16"}
+        and check["failed"] is None
+        and math.isfinite(check["nll"])
+    )
     assert "w16a16: float16 does not hold the numbers of this student" in capsys.readouterr().err
 
 
 def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:
     pytest.importorskip("compressed_tensors", reason=w4a16.INSTALL)
-    recipe, folder = trained(tmp_path, "quantize.formats=[w4a16]", "quantize.importance_sequences=8")
+    recipe, folder = trained(
+        tmp_path, "quantize.formats=[w4a16]", "quantize.importance_sequences=8"
+    )
     output = quantize.run(recipe, folder)
     check = output.result["formats"]["w4a16"]
-    assert check["runtime"] == "transformers + compressed-tensors" and check["top_token_agreement"] > 0.7
+    assert (
+        check["runtime"] == "transformers + compressed-tensors"
+        and check["top_token_agreement"] > 0.7
+    )
     assert folder.quantized("w4a16") / "model.safetensors" in output.files

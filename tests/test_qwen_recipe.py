@@ -68,12 +68,23 @@ def model_folder(tokenizer_folder, problems, tmp_path_factory):
 
     torch.manual_seed(0)
     config = Qwen3Config(
-        vocab_size=width, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, max_position_embeddings=4096,
-    )  # fmt: skip
+        vocab_size=width,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=4096,
+    )
     model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     embedding = model.get_input_embeddings().weight
     with torch.no_grad():
         keep = embedding[used].clone() * 10
@@ -104,10 +115,16 @@ def test_the_recipe_runs_to_the_end(model_folder, problems, tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", [p.row() for p in problems])
     folder = tmp_path / "run"
     result = run(
-        RECIPE, f"teacher.model={model_folder}", f"student.model={model_folder}",
-        f"generate.prompts={tmp_path / 'prompts.jsonl'}", "train.max_steps=2", f"run_folder={folder}",
-        "teacher.licence=apache-2.0", "student.licence=apache-2.0", timeout=600,
-    )  # fmt: skip
+        RECIPE,
+        f"teacher.model={model_folder}",
+        f"student.model={model_folder}",
+        f"generate.prompts={tmp_path / 'prompts.jsonl'}",
+        "train.max_steps=2",
+        f"run_folder={folder}",
+        "teacher.licence=apache-2.0",
+        "student.licence=apache-2.0",
+        timeout=600,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
 
     def manifest(stage: str) -> dict:
@@ -121,7 +138,9 @@ def test_the_recipe_runs_to_the_end(model_folder, problems, tmp_path):
     assert formats["f16"]["top_token_agreement"] >= 0.995
     capture = manifest("capture")
     if capture["vocab_size"] > 100_000:
-        assert capture["bytes_per_token"] <= 36, "the promise of the signal store, at Qwen's vocabulary"
+        assert capture["bytes_per_token"] <= 36, (
+            "the promise of the signal store, at Qwen's vocabulary"
+        )
     assert len(json.loads((folder / "report/manifest.json").read_text())["result"]["table"]) == 9
 
 

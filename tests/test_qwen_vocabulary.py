@@ -49,7 +49,11 @@ def test_two_paddings_of_one_tokenizer_meet_at_its_real_ids(tokenizer, tmp_path,
     said, losses, gradients = [], [], []
     for name, rows in (("padded", None), ("cut", num_ids)):
         teacher, student = (head[:rows].clone() for head in heads)
-        header = SignalHeader(kind, num_ids, **{"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind])
+        header = SignalHeader(
+            kind,
+            num_ids,
+            **{"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind],
+        )
         key = sequence_key(ids, 0)
         with SignalWriter(tmp_path / name, header) as writer:
             for record in records_of(header, Head(teacher), [hidden_NH], [ids], [key]):
@@ -57,9 +61,14 @@ def test_two_paddings_of_one_tokenizer_meet_at_its_real_ids(tokenizer, tmp_path,
         said.append(SignalStore(tmp_path / name, header).read(key))
         student.requires_grad_()
         loss, _ = linear_head_loss(
-            student_NH, student, torch.tensor(ids), targets(said[-1:], "cpu"), soft_weight=0.7, hard_weight=0.4,
+            student_NH,
+            student,
+            torch.tensor(ids),
+            targets(said[-1:], "cpu"),
+            soft_weight=0.7,
+            hard_weight=0.4,
             vocab_size=num_ids,
-        )  # fmt: skip
+        )
         losses.append(loss.item())
         gradients.append(torch.autograd.grad(loss, student)[0])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -86,4 +95,8 @@ def test_gguf_has_the_name_that_llama_cpps_converter_knows_the_tokenizer_by(toke
     command = [sys.executable, "-c", HASHED, str(CONVERTER), folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split()[-1] == read_vocabulary(Path(folder), STUDENT_ROWS).pre_tokenizer == "qwen2"
+    assert (
+        done.stdout.split()[-1]
+        == read_vocabulary(Path(folder), STUDENT_ROWS).pre_tokenizer
+        == "qwen2"
+    )

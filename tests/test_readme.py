@@ -28,7 +28,9 @@ def test_the_two_commands_stand_first_and_can_be_run():
     assert "scripts/test" in (ROOT / ".ci/run").read_text()
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith(("distill ", "accelerate "))])
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith(("distill ", "accelerate "))]
+)
 def test_every_command_names_words_and_recipes_that_exist(command):
     words = shlex.split(command)
     if words[0] == "accelerate":
@@ -38,11 +40,23 @@ def test_every_command_names_words_and_recipes_that_exist(command):
 
     options = read(words[1:])
     if options.command == "explain":
-        shown = subprocess.run([sys.executable, "-m", "distill", *words[1:]], env=environment(), cwd=ROOT, check=True,
-                               capture_output=True, text=True)  # fmt: skip
+        shown = subprocess.run(
+            [sys.executable, "-m", "distill", *words[1:]],
+            env=environment(),
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         assert options.field in shown.stdout
         return
-    if options.command in ("teachers", "inspect", "chat", "serve", "bench"):  # they name no recipe, but a run that is there
+    if options.command in (
+        "teachers",
+        "inspect",
+        "chat",
+        "serve",
+        "bench",
+    ):  # they name no recipe, but a run that is there
         return
     from distill.recipe import load_recipe
 
@@ -51,11 +65,15 @@ def test_every_command_names_words_and_recipes_that_exist(command):
 
 def test_the_tree_is_true():
     tree = README.partition("## The tree")[2].partition("```\n")[2].partition("```")[0]
-    named = set(re.findall(r"\b(\w+)\.py\b", tree)) | set(re.findall(r"^ *(\w+)/", tree, re.MULTILINE))
+    named = set(re.findall(r"\b(\w+)\.py\b", tree)) | set(
+        re.findall(r"^ *(\w+)/", tree, re.MULTILINE)
+    )
     real = {p.stem for p in (ROOT / "distill").glob("*.py")}
     real |= {p.name for p in (ROOT / "distill").iterdir() if p.is_dir() and p.name != "__pycache__"}
     assert real <= named, f"not in the README's tree: {real - named}"
-    assert named - real <= {"recipes", "quickstart", "scripts", "tests", "distill"}, f"in the tree only: {named - real}"
+    assert named - real <= {"recipes", "quickstart", "scripts", "tests", "distill"}, (
+        f"in the tree only: {named - real}"
+    )
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
@@ -77,8 +95,12 @@ def test_the_chinese_readme_has_the_same_commands_and_figures():
 
 def test_a_mistake_in_a_command_is_one_line_and_status_2():
     result = subprocess.run(
-        [sys.executable, "-m", "distill", "run", "recipes/nothing.yaml"], env=environment(), cwd=ROOT, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "distill", "run", "recipes/nothing.yaml"],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 2
     assert result.stderr.startswith("distill: ") and result.stderr.count("\n") == 1

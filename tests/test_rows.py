@@ -9,7 +9,15 @@ import threading
 import pytest
 
 from distill.errors import DataError, MissingError
-from distill.rows import RowLog, canonical_json, digest, read_jsonl, read_row_logs, write_atomic, write_jsonl
+from distill.rows import (
+    RowLog,
+    canonical_json,
+    digest,
+    read_jsonl,
+    read_row_logs,
+    write_atomic,
+    write_jsonl,
+)
 
 
 def test_a_broken_line_is_named(tmp_path):
@@ -45,7 +53,11 @@ def test_jsonl_round_trip_keeps_every_script(tmp_path):
 
 
 def test_equal_values_have_one_json_and_one_digest():
-    assert canonical_json({"b": 1, "a": [1.5, "é"]}) == canonical_json({"a": [1.5, "é"], "b": 1}) == '{"a":[1.5,"é"],"b":1}'
+    assert (
+        canonical_json({"b": 1, "a": [1.5, "é"]})
+        == canonical_json({"a": [1.5, "é"], "b": 1})
+        == '{"a":[1.5,"é"],"b":1}'
+    )
     assert digest("ab", "c") != digest("a", "bc"), "parts are kept apart"
 
 
@@ -91,7 +103,9 @@ try:
 except OSError as error:
     print(error.filename)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == str(path)
     assert path.read_text() == "old\n"
     assert [p.name for p in tmp_path.iterdir()] == ["kept.jsonl"], "no temporary file is left"
@@ -102,7 +116,9 @@ def test_json_of_a_log_row_reads_back(tmp_path):
     with RowLog(tmp_path) as log:
         log.append({"text": "tab\there\nand newline"})
     assert read_row_logs(tmp_path)[0] == [{"text": "tab\there\nand newline"}]
-    assert json.loads(log.path.read_bytes().rpartition(b"\t")[0]) == {"text": "tab\there\nand newline"}
+    assert json.loads(log.path.read_bytes().rpartition(b"\t")[0]) == {
+        "text": "tab\there\nand newline"
+    }
 
 
 def test_the_last_row_of_a_burst_is_synced_without_another_one(tmp_path, monkeypatch):

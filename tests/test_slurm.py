@@ -15,9 +15,12 @@ from run_helpers import ROOT, environment, free_port, run
 from test_server_runs import arguments, asked, logged
 
 pytestmark = [
-    pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can start a Slurm of its own"),
     pytest.mark.skipif(
-        not (shutil.which("slurmctld") and shutil.which("munged")), reason="no Slurm: apt-get install slurm-wlm munge"
+        os.name != "posix" or os.geteuid() != 0, reason="only root can start a Slurm of its own"
+    ),
+    pytest.mark.skipif(
+        not (shutil.which("slurmctld") and shutil.which("munged")),
+        reason="no Slurm: apt-get install slurm-wlm munge",
     ),
 ]
 SCRIPT = ROOT / "scripts" / "slurm" / "distill.sbatch"
@@ -68,12 +71,19 @@ def slurm(tmp_path_factory):
     """A function that runs a Slurm command; the daemons end with the module."""
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
-    text = CONFIG.format(host=socket.gethostname().partition(".")[0], folder=folder, controller=free_port(), daemon=free_port())
+    text = CONFIG.format(
+        host=socket.gethostname().partition(".")[0],
+        folder=folder,
+        controller=free_port(),
+        daemon=free_port(),
+    )
     (folder / "slurm.conf").write_text(text)
     env = environment(SLURM_CONF=str(folder / "slurm.conf"))
 
     def command(*words):
-        done = subprocess.run(words, env=env, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60)
+        done = subprocess.run(
+            words, env=env, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+        )
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
 
@@ -112,20 +122,42 @@ def test_an_array_of_four_one_preempted_asks_for_everything_once(slurm, proxy, t
     proxy.trouble = trouble
     given = [str(a) for a in arguments(tmp_path / "run", proxy.url)]
     jobs = slurm(
-        "sbatch", "--parsable", "--array=1-4", f"--output={tmp_path}/%a.log", f"--export=ALL,PYTHON={sys.executable}", str(SCRIPT),
-        "generate", *given,
-    )  # fmt: skip
+        "sbatch",
+        "--parsable",
+        "--array=1-4",
+        f"--output={tmp_path}/%a.log",
+        f"--export=ALL,PYTHON={sys.executable}",
+        str(SCRIPT),
+        "generate",
+        *given,
+    )
 
     def said():
         return [path.read_text() for path in tmp_path.glob("*.log")]
 
-    until(lambda: sum("exact token ids" in text for text in said()) == 4, 180, "four jobs that have begun")
+    until(
+        lambda: sum("exact token ids" in text for text in said()) == 4,
+        180,
+        "four jobs that have begun",
+    )
     until(lambda: len(asked(proxy)) > 20 and len(logged(tmp_path / "run")) >= 10, 120, "answers")
-    urgent = slurm("sbatch", "--parsable", "--partition=high", "--output=/dev/null", "--wrap", "sleep 1")
-    until(lambda: re.search(r"PreemptTime=\d", slurm("scontrol", "show", "job", jobs)), 60, "a job to be preempted")
-    time.sleep(1)  # its signal travels; then what it has in flight is answered, and it stops before it asks more
+    urgent = slurm(
+        "sbatch", "--parsable", "--partition=high", "--output=/dev/null", "--wrap", "sleep 1"
+    )
+    until(
+        lambda: re.search(r"PreemptTime=\d", slurm("scontrol", "show", "job", jobs)),
+        60,
+        "a job to be preempted",
+    )
+    time.sleep(
+        1
+    )  # its signal travels; then what it has in flight is answered, and it stops before it asks more
     opened.set()
-    until(lambda: any("stopped by SIGUSR1" in text for text in said()), 60, "the preempted job to stop by itself")
+    until(
+        lambda: any("stopped by SIGUSR1" in text for text in said()),
+        60,
+        "the preempted job to stop by itself",
+    )
     until(lambda: not slurm("squeue", "-h"), 180, "the queue to be empty")
     assert field(slurm("scontrol", "show", "job", urgent), "JobState") == "COMPLETED"
     tasks = slurm("scontrol", "show", "job", jobs).split("\n\n")

@@ -23,7 +23,9 @@ from distill.models import load
 from distill.rows import read_row_logs
 
 PYTHON = os.environ.get("DISTILL_VLLM")
-pytestmark = pytest.mark.skipif(PYTHON is None, reason="DISTILL_VLLM does not name a Python with vLLM")
+pytestmark = pytest.mark.skipif(
+    PYTHON is None, reason="DISTILL_VLLM does not name a Python with vLLM"
+)
 VARIABLES = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": ""}
 PROMPTS = [list(range(5, 5 + n)) for n in (9, 40, 100)]
 LOG_PROBS = """
@@ -45,14 +47,34 @@ def vllm_server():
     """URL of vLLM's server on the quickstart's teacher."""
     port = free_port()
     words = [
-        PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", TEACHER, "--served-model-name", "teacher", "--host", "127.0.0.1",
-        "--port", port, "--max-model-len", "512", "--enforce-eager", "--max-num-seqs", "16", "--dtype", "float32",
-    ]  # fmt: skip
+        PYTHON,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        TEACHER,
+        "--served-model-name",
+        "teacher",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--max-model-len",
+        "512",
+        "--enforce-eager",
+        "--max-num-seqs",
+        "16",
+        "--dtype",
+        "float32",
+    ]
     url, end = f"http://127.0.0.1:{port}", time.monotonic() + 240
-    with subprocess.Popen([str(w) for w in words], env=environment(**VARIABLES), start_new_session=True) as child:
+    with subprocess.Popen(
+        [str(w) for w in words], env=environment(**VARIABLES), start_new_session=True
+    ) as child:
         try:
             while True:
-                assert child.poll() is None and time.monotonic() < end, "vLLM's server did not start"
+                assert child.poll() is None and time.monotonic() < end, (
+                    "vLLM's server did not start"
+                )
                 try:
                     urllib.request.urlopen(f"{url}/health", timeout=2).close()
                     break
@@ -63,16 +85,30 @@ def vllm_server():
             os.killpg(child.pid, 15)
 
 
-def test_a_whole_run_on_vllm_with_its_own_log_probs_and_a_kill(vllm_server: str, tmp_path: Path) -> None:
+def test_a_whole_run_on_vllm_with_its_own_log_probs_and_a_kill(
+    vllm_server: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     given = [
-        QUICKSTART, f"teacher.server={vllm_server}", "teacher.server_model=teacher", f"run_folder={folder}", "generate.num_prompts=60",
-        "generate.sampling_temperature=1", "capture.signal=top_k", "capture.top_k=20", "capture.from_server=true", "train.epochs=1",
-        "generate.concurrency=6", "quantize.formats=[]", "evaluate.num_examples=10",
-    ]  # fmt: skip
+        QUICKSTART,
+        f"teacher.server={vllm_server}",
+        "teacher.server_model=teacher",
+        f"run_folder={folder}",
+        "generate.num_prompts=60",
+        "generate.sampling_temperature=1",
+        "capture.signal=top_k",
+        "capture.top_k=20",
+        "capture.from_server=true",
+        "train.epochs=1",
+        "generate.concurrency=6",
+        "quantize.formats=[]",
+        "evaluate.num_examples=10",
+    ]
 
     def logged() -> list[dict]:
-        return read_row_logs(folder / "generate/raw")[0] if (folder / "generate/raw").is_dir() else []
+        return (
+            read_row_logs(folder / "generate/raw")[0] if (folder / "generate/raw").is_dir() else []
+        )
 
     assert killed_when(given, lambda: len(logged()) >= 15) == -9
     result = run(*given)
@@ -87,9 +123,14 @@ def test_a_whole_run_on_vllm_with_its_own_log_probs_and_a_kill(vllm_server: str,
 def in_vllm(folder: Path) -> tuple[list[list[float]] | None, str]:
     """Log-probs of the tokens of PROMPTS (None: vLLM opened the folder, but its kernels do not run here), what it printed."""
     found = subprocess.run(
-        [str(PYTHON), "-c", LOG_PROBS, str(folder), json.dumps(PROMPTS)], env=environment(**VARIABLES), capture_output=True, text=True,
-        timeout=300, check=False, cwd=folder,
-    )  # fmt: skip
+        [str(PYTHON), "-c", LOG_PROBS, str(folder), json.dumps(PROMPTS)],
+        env=environment(**VARIABLES),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=folder,
+    )
     lines = found.stdout.splitlines()
     assert "LOADED" in lines, found.stdout[-2000:] + found.stderr[-2000:]
     rows = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("LOG_PROBS")]
@@ -107,7 +148,11 @@ def in_transformers(model) -> list[list[float]]:
 
 def apart(ours: list[list[float]], theirs: list[list[float]]) -> float:
     """Mean difference of log-probs, over the tokens of all PROMPTS."""
-    found = [abs(a - b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)]
+    found = [
+        abs(a - b)
+        for one, other in zip(ours, theirs, strict=True)
+        for a, b in zip(one, other, strict=True)
+    ]
     return sum(found) / len(found)
 
 
@@ -119,7 +164,9 @@ def test_the_16_bit_folder_says_in_vllm_what_the_student_says(tmp_path: Path) ->
     assert apart(expected, rows) < 0.02
 
 
-def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(tmp_path: Path) -> None:
+def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(
+    tmp_path: Path,
+) -> None:
     from distill.export.w4a16 import load_w4a16
 
     write_w4a16(TEACHER, tmp_path, [list(range(5, 200))])

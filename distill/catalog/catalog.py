@@ -16,15 +16,24 @@ from pydantic import TypeAdapter, ValidationError
 from distill.errors import DataError, RecipeError
 
 Level = Literal["allow", "attribution", "restricted", "manual_review", "undeclared", "forbid"]
-LEVELS: tuple[Level, ...] = ("allow", "attribution", "restricted", "manual_review", "undeclared", "forbid")  # mild to strict
+LEVELS: tuple[Level, ...] = (
+    "allow",
+    "attribution",
+    "restricted",
+    "manual_review",
+    "undeclared",
+    "forbid",
+)  # mild to strict
 Use = Literal["outputs", "logits"]
 
 _FOLDER = Path(__file__).parent
 _CHECKED = ("verified", "secondary", "memory")
 _ONE_OF = {
-    "thinking": ("never", "always", "on", "off"), "tags": ("both", "close", "channels"), "history": ("dropped", "kept"),
+    "thinking": ("never", "always", "on", "off"),
+    "tags": ("both", "close", "channels"),
+    "history": ("dropped", "kept"),
     "switch": ("enable_thinking", "thinking"),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +119,9 @@ def near(model_id: str) -> list[str]:
     """Up to three ids like this one, for a message."""
     by_lower = {known.lower(): known for known in _teachers()}
     wanted = model_id.lower()
-    found = [i for i in by_lower if i.endswith("/" + wanted)] or difflib.get_close_matches(wanted, by_lower, n=3)
+    found = [i for i in by_lower if i.endswith("/" + wanted)] or difflib.get_close_matches(
+        wanted, by_lower, n=3
+    )
     return [by_lower[i] for i in found[:3]]
 
 
@@ -141,9 +152,13 @@ def spdx(model_id: str, declared: str | None) -> str | None:
 
 
 def verdict(
-    teacher_id: str, student_base_id: str | None, *, declared_teacher: str | None = None, declared_base: str | None = None,
+    teacher_id: str,
+    student_base_id: str | None,
+    *,
+    declared_teacher: str | None = None,
+    declared_base: str | None = None,
     use: Use = "logits",
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """May a student that starts from `student_base_id` (None: random weights) learn the teacher's `use`?
 
     A licence declared in the recipe counts where the catalogue does not know the model; where both speak, the stricter
@@ -151,10 +166,16 @@ def verdict(
     """
     known_teacher = find(teacher_id)
     known_base = find(student_base_id) if student_base_id is not None else None
-    related = known_teacher is not None and known_base is not None and known_teacher.family == known_base.family
+    related = (
+        known_teacher is not None
+        and known_base is not None
+        and known_teacher.family == known_base.family
+    )
     parts = _verdicts("teacher", teacher_id, known_teacher, declared_teacher, use, related)
     if student_base_id is not None:
-        parts += _verdicts("student", student_base_id, known_base, declared_base, "weights", related)
+        parts += _verdicts(
+            "student", student_base_id, known_base, declared_base, "weights", related
+        )
     duties = list(dict.fromkeys(duty for part in parts for duty in part.duties))
     return Verdict(
         level=_strictest([part.level for part in parts]),
@@ -170,7 +191,12 @@ def _strictest(levels: list[Level]) -> Level:
 
 
 def _verdicts(
-    section: str, model_id: str, known: Teacher | None, declared: str | None, use: str, related: bool
+    section: str,
+    model_id: str,
+    known: Teacher | None,
+    declared: str | None,
+    use: str,
+    related: bool,
 ) -> list[Verdict]:
     """One verdict for each licence that speaks about this model."""
     found = [] if known is None else [_verdict(model_id, licence(known.licence), use, related)]
@@ -182,7 +208,9 @@ def _verdicts(
             )
     if known is not None and known.checked != "verified":
         source = "from memory" if known.checked == "memory" else "from a report"
-        found[0].sentences.append(f"{model_id}: we know its licence {source} only; check its model card before you publish")
+        found[0].sentences.append(
+            f"{model_id}: we know its licence {source} only; check its model card before you publish"
+        )
     if known is not None and known.note:
         found[0].sentences.append(f"{model_id}: {known.note}")
     if found:
@@ -195,23 +223,39 @@ def _verdicts(
 
 
 _MEANING: dict[Level, str] = {
-    "allow": "allowed", "attribution": "allowed, with duties", "restricted": "allowed with limits on use",
-    "manual_review": "not decided: read the licence", "forbid": "forbidden", "undeclared": "not declared",
-}  # fmt: skip
+    "allow": "allowed",
+    "attribution": "allowed, with duties",
+    "restricted": "allowed with limits on use",
+    "manual_review": "not decided: read the licence",
+    "forbid": "forbidden",
+    "undeclared": "not declared",
+}
 
 
 def _verdict(model_id: str, terms: Licence, use: str, related: bool) -> Verdict:
-    by_use: dict[str, Level] = {"outputs": terms.outputs, "logits": terms.logits, "weights": terms.weights}
+    by_use: dict[str, Level] = {
+        "outputs": terms.outputs,
+        "logits": terms.logits,
+        "weights": terms.weights,
+    }
     level = by_use[use]
     if use != "weights" and related and terms.same_family_outputs is not None:
         level = terms.same_family_outputs
     what = {
-        "outputs": "learning from its answers", "logits": "learning from its probabilities", "weights": "starting from its weights"
-    }[use]  # fmt: skip
+        "outputs": "learning from its answers",
+        "logits": "learning from its probabilities",
+        "weights": "starting from its weights",
+    }[use]
     sentence = f"{model_id} ({terms.key}): {what} is {_MEANING[level]}; commercial use of the student is {_MEANING[terms.commercial]}"
     sentence += f" ({terms.note})" if terms.note else ""
     duties = terms.duties_weights if use == "weights" else terms.duties_outputs
-    return Verdict(level, terms.commercial, [sentence], [f"{model_id}: {duty}" for duty in duties], terms.name_prefix)
+    return Verdict(
+        level,
+        terms.commercial,
+        [sentence],
+        [f"{model_id}: {duty}" for duty in duties],
+        terms.name_prefix,
+    )
 
 
 @lru_cache(maxsize=1)
@@ -222,7 +266,9 @@ def _licences() -> dict[str, Licence]:
         result[key] = row = _row(path, Licence, key, {"key": key, **values})
         for name in ("outputs", "logits", "weights", "commercial", "same_family_outputs"):
             if getattr(row, name) not in (None, *LEVELS):
-                raise DataError(f"{path}: {key}: {name} {getattr(row, name)!r} is none of {', '.join(LEVELS)}")
+                raise DataError(
+                    f"{path}: {key}: {name} {getattr(row, name)!r} is none of {', '.join(LEVELS)}"
+                )
     return result
 
 
@@ -239,9 +285,13 @@ def _templates() -> dict[str, Template]:
         result[key] = row = _row(path, Template, key, {"key": key, **values})
         for name, allowed in _ONE_OF.items():
             if getattr(row, name) not in (None, *allowed):
-                raise DataError(f"{path}: {key}: {name} {getattr(row, name)!r} is none of {', '.join(allowed)}")
+                raise DataError(
+                    f"{path}: {key}: {name} {getattr(row, name)!r} is none of {', '.join(allowed)}"
+                )
         if (row.thinking in ("on", "off")) != (row.switch is not None):
-            raise DataError(f"{path}: {key}: thinking {row.thinking!r} and switch {row.switch!r} contradict each other")
+            raise DataError(
+                f"{path}: {key}: thinking {row.thinking!r} and switch {row.switch!r} contradict each other"
+            )
     return result
 
 
@@ -252,13 +302,19 @@ def _teachers() -> dict[str, Teacher]:
     for values in _content()["teachers"]:
         row = _row(path, Teacher, str(values.get("id")), values)
         for name, value, known in (
-            ("licence", row.licence, _licences()), ("template", row.template, _templates()), ("family", row.family, _content()["sources"])
-        ):  # fmt: skip
+            ("licence", row.licence, _licences()),
+            ("template", row.template, _templates()),
+            ("family", row.family, _content()["sources"]),
+        ):
             if value is not None and value not in known:
-                raise DataError(f"{path}: {row.id}: {name} {value!r} is not one of {', '.join(known)}")
+                raise DataError(
+                    f"{path}: {row.id}: {name} {value!r} is not one of {', '.join(known)}"
+                )
         for name, length in (("sampling", 3), ("sampling_thinking", 3), ("shape", 5)):
             if getattr(row, name) is not None and len(getattr(row, name)) != length:
-                raise DataError(f"{path}: {row.id}: {name} {getattr(row, name)!r} has not {length} places")
+                raise DataError(
+                    f"{path}: {row.id}: {name} {getattr(row, name)!r} has not {length} places"
+                )
         for model_id in (row.id, *row.also):
             if model_id in result:
                 raise DataError(f"{path}: {model_id} is there twice")
@@ -271,10 +327,14 @@ def _read(path: Path, sections: dict[str, type]) -> dict[str, Any]:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     values = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     if not isinstance(values, dict) or values.keys() != {"as_of", *sections}:
-        raise DataError(f"{path}: expected `as_of` and {' and '.join(f'`{name}`' for name in sections)}")
+        raise DataError(
+            f"{path}: expected `as_of` and {' and '.join(f'`{name}`' for name in sections)}"
+        )
     for name, kind in sections.items():
         if not isinstance(values[name], kind):
-            raise DataError(f"{path}: {name} is a {type(values[name]).__name__}, expected a {kind.__name__}")
+            raise DataError(
+                f"{path}: {name} is a {type(values[name]).__name__}, expected a {kind.__name__}"
+            )
     return values
 
 
@@ -286,9 +346,13 @@ def _row(path: Path, kind: Any, name: str, values: dict[str, Any]) -> Any:
     if missing := [n for n, f in known.items() if n not in values and f.default is MISSING]:
         raise DataError(f"{path}: {name}: {missing[0]} is missing")
     if values["checked"] not in _CHECKED:
-        raise DataError(f"{path}: {name}: checked {values['checked']!r} is none of {', '.join(_CHECKED)}")
+        raise DataError(
+            f"{path}: {name}: checked {values['checked']!r} is none of {', '.join(_CHECKED)}"
+        )
     try:
-        return _adapter(kind).validate_json(json.dumps(values), strict=True)  # of JSON, strict takes a list as a tuple
+        return _adapter(kind).validate_json(
+            json.dumps(values), strict=True
+        )  # of JSON, strict takes a list as a tuple
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
@@ -298,4 +362,3 @@ def _row(path: Path, kind: Any, name: str, values: dict[str, Any]) -> Any:
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
-

@@ -35,28 +35,39 @@ def table(room: Room, bytes_per_parameter: Mapping[str, float], overhead: float)
             family = model.family
             lines += ["", family]
         needs = needs_of(model, bytes_per_parameter, overhead)
-        cells = [_cell(needs.get(kind), room.ram if kind == GGUF else room.loaded) for kind in (*TYPES, GGUF)]
-        size = _count(model.params) + (f"/{_count(model.active)}" if model.active is not None else "")
+        cells = [
+            _cell(needs.get(kind), room.ram if kind == GGUF else room.loaded)
+            for kind in (*TYPES, GGUF)
+        ]
+        size = _count(model.params) + (
+            f"/{_count(model.active)}" if model.active is not None else ""
+        )
         verdict = catalog.verdict(model.id, None)
         lines.append(
             f"  {model.id:<40}{size:>11}{cells[0]:>8}{cells[1]:>7}{cells[2]:>7}{cells[3]:>8}  "
             f"{verdict.level.replace('_', ' ')}{'' if model.checked == 'verified' else '?'}"
         )
     lines += [
-        "", "? = known from a report or from memory only. all/active: parameters, and those that a token uses.",
+        "",
+        "? = known from a report or from memory only. all/active: parameters, and those that a token uses.",
         f"8 and 4 bits: dense models. {GGUF}: a GGUF file through llama.cpp on the CPU (teacher.gguf),",
         "mixtures of experts, too; or on a server that holds it so. `distill teachers NAME` shows one whole.",
-    ]  # fmt: skip
+    ]
     return "\n".join(lines)
 
 
-def needs_of(model: Teacher, bytes_per_parameter: Mapping[str, float], overhead: float) -> dict[str, float]:
+def needs_of(
+    model: Teacher, bytes_per_parameter: Mapping[str, float], overhead: float
+) -> dict[str, float]:
     """Bytes of memory to load a model, by type; without what cannot be had, and empty where its size is not known."""
     if model.params is None:
         return {}
     kinds = ["bfloat16"] if model.active is not None else list(TYPES)
     factors = {kind: bytes_per_parameter[kind] for kind in kinds} | {GGUF: GGUF_BYTES_PER_PARAMETER}
-    return {kind: overhead + model.params * factor + _cache_bytes(model) for kind, factor in factors.items()}
+    return {
+        kind: overhead + model.params * factor + _cache_bytes(model)
+        for kind, factor in factors.items()
+    }
 
 
 def _cache_bytes(model: Teacher) -> float:
@@ -65,7 +76,9 @@ def _cache_bytes(model: Teacher) -> float:
     return CACHE_TOKENS * 2 * 2.0 * layers * heads * width if layers and heads and width else 0.0
 
 
-def whole(model_id: str, room: Room, bytes_per_parameter: Mapping[str, float], overhead: float) -> str:
+def whole(
+    model_id: str, room: Room, bytes_per_parameter: Mapping[str, float], overhead: float
+) -> str:
     """All that the catalogue says of one model. Raises RecipeError for an id that is not in it, naming near ones."""
     model = catalog.find(model_id)
     if model is None:
@@ -79,16 +92,26 @@ def whole(model_id: str, room: Room, bytes_per_parameter: Mapping[str, float], o
     ]
     rooms = f"{room.name} {room.loaded / GB:.1f} GB, {GGUF} in {room.ram / GB:.1f} GB of RAM"
     rows = {
-        "model": model_id, "same facts": ", ".join(i for i in (model.id, *model.also) if i != model_id), "family": model.family,
-        "parameters": _exact(model.params), "active a token": _exact(model.active), "shape": _shape(model),
+        "model": model_id,
+        "same facts": ", ".join(i for i in (model.id, *model.also) if i != model_id),
+        "family": model.family,
+        "parameters": _exact(model.params),
+        "active a token": _exact(model.active),
+        "shape": _shape(model),
         "context": f"{model.context:,} tokens" if model.context else "",
         "vocabulary": f"{model.group}, {model.width:,} wide" if model.group and model.width else "",
         "memory": f"{', '.join(memory)}; {rooms}" if memory else "",
-        "sampling": _sampling(model.sampling), "while thinking": _sampling(model.sampling_thinking),
-        **_template(model), "note": model.note or "", "source": catalog.source(model),
-    }  # fmt: skip
+        "sampling": _sampling(model.sampling),
+        "while thinking": _sampling(model.sampling_thinking),
+        **_template(model),
+        "note": model.note or "",
+        "source": catalog.source(model),
+    }
     lines = [_row(name, text) for name, text in rows.items() if text]
-    uses: tuple[tuple[catalog.Use, str], ...] = (("outputs", "its answers"), ("logits", "its probabilities"))
+    uses: tuple[tuple[catalog.Use, str], ...] = (
+        ("outputs", "its answers"),
+        ("logits", "its probabilities"),
+    )
     for use, title in uses:
         lines += ["", *_verdict(f"learning from {title}", catalog.verdict(model_id, None, use=use))]
     return "\n".join(lines)
@@ -98,28 +121,55 @@ def _template(model: Teacher) -> dict[str, str]:
     found = catalog.template(model)
     if found is None:
         return {}
-    words = {"never": "never", "always": "always", "on": "on unless switched off", "off": "off unless switched on"}
+    words = {
+        "never": "never",
+        "always": "always",
+        "on": "on unless switched off",
+        "off": "off unless switched on",
+    }
     tags = {
-        "both": "the model writes <think> and </think>", "channels": "in channels: analysis, then final",
+        "both": "the model writes <think> and </think>",
+        "channels": "in channels: analysis, then final",
         "close": "the template writes <think>, the model only </think>",
-    }  # fmt: skip
+    }
     return {
         "thinking": words[found.thinking] + (f"; {tags[found.tags]}" if found.tags else ""),
         "switch": f"generate.thinking (the template's {found.switch})" if found.switch else "",
-        "history": f"reasoning of earlier answers is {found.history} by the template" if found.history else "",
-        "system prompt": f"{found.system!r}... is the template's own: set generate.system_prompt" if found.system else "",
-        "template": "; ".join(filter(None, [found.note, f"from {found.source}", _doubt(found.checked)])),
+        "history": f"reasoning of earlier answers is {found.history} by the template"
+        if found.history
+        else "",
+        "system prompt": f"{found.system!r}... is the template's own: set generate.system_prompt"
+        if found.system
+        else "",
+        "template": "; ".join(
+            filter(None, [found.note, f"from {found.source}", _doubt(found.checked)])
+        ),
     }
 
 
 def _verdict(title: str, verdict: Verdict) -> list[str]:
-    lines = [_row(title, f"{verdict.level.replace('_', ' ')}; selling the student: {verdict.commercial.replace('_', ' ')}")]
-    return lines + [_row("", text) for text in verdict.sentences] + [_row("", f"- {duty}") for duty in verdict.duties]
+    lines = [
+        _row(
+            title,
+            f"{verdict.level.replace('_', ' ')}; selling the student: {verdict.commercial.replace('_', ' ')}",
+        )
+    ]
+    return (
+        lines
+        + [_row("", text) for text in verdict.sentences]
+        + [_row("", f"- {duty}") for duty in verdict.duties]
+    )
 
 
 def _row(name: str, text: str) -> str:
     indent = " " * 34 if name.startswith("learning") or not name else " " * 18
-    return textwrap.fill(text, WIDTH, initial_indent=f"{name:<{len(indent)}}", subsequent_indent=indent, break_on_hyphens=False)
+    return textwrap.fill(
+        text,
+        WIDTH,
+        initial_indent=f"{name:<{len(indent)}}",
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
 
 
 def _doubt(checked: str) -> str:
@@ -147,9 +197,17 @@ def _exact(number: int | None) -> str:
 
 def _shape(model: Teacher) -> str:
     names = ("layers", "hidden", "query heads", "key/value heads", "head width")
-    return ", ".join(f"{value} {name}" for value, name in zip(model.shape or (), names, strict=False) if value is not None)
+    return ", ".join(
+        f"{value} {name}"
+        for value, name in zip(model.shape or (), names, strict=False)
+        if value is not None
+    )
 
 
 def _sampling(values: tuple[float | None, ...] | None) -> str:
     names = ("temperature", "top_p", "top_k")
-    return ", ".join(f"{name} {value:g}" for value, name in zip(values or (), names, strict=False) if value is not None)
+    return ", ".join(
+        f"{name} {value:g}"
+        for value, name in zip(values or (), names, strict=False)
+        if value is not None
+    )

@@ -18,7 +18,9 @@ def read_bandwidth(num_threads: int, num_bytes: int | None = None) -> float:
     libc's memchr looks for a byte that is not there: nothing is written, next to nothing computed, and ctypes frees the
     interpreter's lock meanwhile. The buffer (512 MiB; an eighth of the memory where that is less) is larger than the caches.
     """
-    num_bytes = num_bytes or min(BUFFER_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
+    num_bytes = num_bytes or min(
+        BUFFER_BYTES, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+    )
     buffer = np.ones(num_bytes, np.uint8)  # written, so that every page is its own
     find = ctypes.CDLL(None).memchr
     find.argtypes, find.restype = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], ctypes.c_void_p
@@ -36,5 +38,8 @@ def read_bandwidth(num_threads: int, num_bytes: int | None = None) -> float:
 
 def cache_bytes() -> int | None:
     """The largest cache of the first core; None where the system does not say."""
-    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    sizes = [
+        path.read_text().strip()
+        for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    ]
     return max((int(size[:-1]) << {"K": 10, "M": 20}[size[-1]] for size in sizes), default=None)

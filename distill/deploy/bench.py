@@ -37,7 +37,9 @@ class Figures:
     share: float
 
 
-def bench(run: str, *, format_name: str | None, target_name: str | None, num_threads: int | None) -> None:
+def bench(
+    run: str, *, format_name: str | None, target_name: str | None, num_threads: int | None
+) -> None:
     """Measure and print. Raises what `open_run`, `gguf_checks`, `target` and LlamaProcess raise."""
     elsewhere = target(target_name) if target_name is not None else None
     recipe, folder = open_run(run)
@@ -45,13 +47,20 @@ def bench(run: str, *, format_name: str | None, target_name: str | None, num_thr
     names = list(checks) if format_name is None else [known_format(format_name, checks)]
     counts = thread_counts(num_threads or recipe.quantize.num_threads)
     if (load := os.getloadavg()[0]) > BUSY:
-        print(f"warning: other processes are at work here (load average {load:.1f}): all figures will be too low", file=sys.stderr)
+        print(
+            f"warning: other processes are at work here (load average {load:.1f}): all figures will be too low",
+            file=sys.stderr,
+        )
     read = {count: bandwidth.read_bandwidth(count) for count in counts}
     cache = bandwidth.cache_bytes()
     speeds = ", ".join(f"{value / 1e9:.1f} GB/s with {count}" for count, value in read.items())
-    print(f"{platform.machine()}: memory is read at {speeds} thread{'s' if counts[-1] > 1 else ''}; caches of "
-          f"{'unknown size' if cache is None else f'{cache / 1e6:.0f} MB'}")  # fmt: skip
-    print(f"{'file':<14}{'MB':>9}{'memory MB':>11}{'threads':>9}{'prefill/s':>11}{'decode/s':>10}{'of the bound':>14}")
+    print(
+        f"{platform.machine()}: memory is read at {speeds} thread{'s' if counts[-1] > 1 else ''}; caches of "
+        f"{'unknown size' if cache is None else f'{cache / 1e6:.0f} MB'}"
+    )
+    print(
+        f"{'file':<14}{'MB':>9}{'memory MB':>11}{'threads':>9}{'prefill/s':>11}{'decode/s':>10}{'of the bound':>14}"
+    )
     cached, measured = False, []
     for name in names:
         for count in counts:
@@ -60,10 +69,14 @@ def bench(run: str, *, format_name: str | None, target_name: str | None, num_thr
             cached |= inside
             measured.append(found)
             print(_line(found, inside), flush=True)
-    print(f"tokens a second of one sequence, median of {REPEATS}, after {PROMPT_TOKENS} tokens; memory is the peak of the process, with "
-          f"Python, at a context of {CONTEXT}")  # fmt: skip
+    print(
+        f"tokens a second of one sequence, median of {REPEATS}, after {PROMPT_TOKENS} tokens; memory is the peak of the process, with "
+        f"Python, at a context of {CONTEXT}"
+    )
     if cached:
-        print("* fits into the caches, so that the speed of memory is no bound: arithmetic and overhead are")
+        print(
+            "* fits into the caches, so that the speed of memory is no bound: arithmetic and overhead are"
+        )
     for name in names:
         if checks[name].get("failed"):
             print(f"{name} FAILED its check: {checks[name]['failed']}")
@@ -78,15 +91,23 @@ def thread_counts(most: int) -> list[int]:
 
 def measure(path: Path, name: str, num_threads: int, read: float) -> Figures:
     """Load the file in a process of its own and time it; `read` is the memory's bandwidth, bytes a second."""
-    with LlamaProcess(path, num_threads=num_threads, context_length=CONTEXT, kv_type="f16") as llama:
+    with LlamaProcess(
+        path, num_threads=num_threads, context_length=CONTEXT, kv_type="f16"
+    ) as llama:
         speeds = [llama.speed(PROMPT_TOKENS, NEW_TOKENS) for _ in range(REPEATS)]
         memory = llama.peak_memory()
     decode = statistics.median(s.decode for s in speeds)
     per_token = bytes_per_token(read_declared(path))
     return Figures(
-        name, path.stat().st_size, per_token, num_threads, memory, statistics.median(s.prefill for s in speeds), decode,
+        name,
+        path.stat().st_size,
+        per_token,
+        num_threads,
+        memory,
+        statistics.median(s.prefill for s in speeds),
+        decode,
         decode * per_token / read,
-    )  # fmt: skip
+    )
 
 
 def bytes_per_token(tensors: list[Declared]) -> int:
@@ -105,7 +126,11 @@ def estimate(elsewhere: Target, bytes_by_format: dict[str, int]) -> str:
     ]
     for name, num_bytes in bytes_by_format.items():
         slow, fast = elsewhere.decode(num_bytes)
-        speed = f"{slow:,.1f} to {fast:,.1f} tokens/s" if num_bytes >= MEMORY_BOUND else "too small for memory to bound it: no estimate"
+        speed = (
+            f"{slow:,.1f} to {fast:,.1f} tokens/s"
+            if num_bytes >= MEMORY_BOUND
+            else "too small for memory to bound it: no estimate"
+        )
         lines.append(f"  {name:<12} {speed} ({num_bytes / 1e6:,.1f} MB a token)")
     return "\n".join([*lines, f"  bandwidth: {elsewhere.source}", f"  share: {elsewhere.measured}"])
 
@@ -113,5 +138,7 @@ def estimate(elsewhere: Target, bytes_by_format: dict[str, int]) -> str:
 def _line(found: Figures, inside: bool) -> str:
     memory = "?" if found.peak_memory is None else f"{found.peak_memory / 1e6:,.0f}"
     share = f"{found.share:.1%}{'*' if inside else ' '}"
-    return (f"{found.format:<14}{found.bytes / 1e6:>9,.1f}{memory:>11}{found.num_threads:>9}{found.prefill:>11,.0f}"
-            f"{found.decode:>10,.1f}{share:>14}")  # fmt: skip
+    return (
+        f"{found.format:<14}{found.bytes / 1e6:>9,.1f}{memory:>11}{found.num_threads:>9}{found.prefill:>11,.0f}"
+        f"{found.decode:>10,.1f}{share:>14}"
+    )

@@ -34,9 +34,16 @@ def open_run(run: str) -> tuple[Recipe, RunFolder]:
         return recipe, RunFolder.of(recipe)
     if (place / "recipe.yaml").is_file():
         return load_recipe(place / "recipe.yaml"), RunFolder(place.resolve())
-    known = {path.parent.name: path.parent for path in (*Path("runs").glob("*/recipe.yaml"), *place.parent.glob("*/recipe.yaml"))}
+    known = {
+        path.parent.name: path.parent
+        for path in (*Path("runs").glob("*/recipe.yaml"), *place.parent.glob("*/recipe.yaml"))
+    }
     near = difflib.get_close_matches(place.name, known, n=1)
-    hint = f"did you mean {known[near[0]]}?" if near else f"known: {', '.join(map(str, [*known.values()][:5])) or 'no run'}"
+    hint = (
+        f"did you mean {known[near[0]]}?"
+        if near
+        else f"known: {', '.join(map(str, [*known.values()][:5])) or 'no run'}"
+    )
     raise MissingError(f"{place}: neither a run folder nor a recipe; {hint}")
 
 
@@ -44,8 +51,12 @@ def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
     """What quantize found out about each GGUF file of the run, by format. Raises MissingError where there is none."""
     manifest = folder.manifest("quantize")
     if manifest is None:
-        raise MissingError(f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first")
-    checks = {name: check for name, check in manifest.result["formats"].items() if name not in FOLDERS}
+        raise MissingError(
+            f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first"
+        )
+    checks = {
+        name: check for name, check in manifest.result["formats"].items() if name not in FOLDERS
+    }
     if not checks:
         raise MissingError(
             f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result['formats'])}; add one to "
@@ -53,7 +64,9 @@ def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
         )
     for name in checks:
         if not folder.quantized(name).is_file():
-            raise MissingError(f"{folder.quantized(name)}: gone; make it again by `distill quantize RECIPE --redo quantize`")
+            raise MissingError(
+                f"{folder.quantized(name)}: gone; make it again by `distill quantize RECIPE --redo quantize`"
+            )
     return checks
 
 
@@ -68,7 +81,9 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
         check = checks[known_format(format_name, checks)]
         why = f"FAILED its check: {check['failed']}" if check.get("failed") else "passed its check"
     elif (format_name := smallest_passing(checks)) is None:
-        raise RecipeError(f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}")
+        raise RecipeError(
+            f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}"
+        )
     else:
         why = "the smallest that passed its check"
     return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
@@ -79,7 +94,9 @@ def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
     if name in checks:
         return name
     if name in FOLDERS:
-        raise RecipeError(f"--format {name}: a folder for transformers, not a file for llama.cpp; there are {', '.join(checks)}")
+        raise RecipeError(
+            f"--format {name}: a folder for transformers, not a file for llama.cpp; there are {', '.join(checks)}"
+        )
     near = difflib.get_close_matches(name.lower().replace("-", "_"), checks, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {', '.join(checks)}")

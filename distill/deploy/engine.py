@@ -15,9 +15,15 @@ SILENT, ERRORS = 0, 1  # verbosity
 
 
 def start(
-    chosen: GgufChoice, *, host: str, port: int, num_threads: int, context_length: int | None, api_key: str | None = None,
+    chosen: GgufChoice,
+    *,
+    host: str,
+    port: int,
+    num_threads: int,
+    context_length: int | None,
+    api_key: str | None = None,
     verbosity: int = SILENT,
-) -> Any:  # fmt: skip
+) -> Any:
     """An `xllamacpp.Server` that listens on host:port (0 = any) and answers in-process calls too.
 
     It writes prompts as the student was trained (chat_template.py), and samples as the recipe says where a request does
@@ -27,12 +33,16 @@ def start(
         xllamacpp: Any = importlib.import_module("xllamacpp")  # compiled, without types
     except ImportError:
         install = f"run `pip install xllamacpp=={ggml.TESTED_WHEEL}`"
-        raise MissingError(f"xllamacpp, which carries llama.cpp, is not installed: {install}") from None
+        raise MissingError(
+            f"xllamacpp, which carries llama.cpp, is not installed: {install}"
+        ) from None
     _require_free(host, port)
     params = xllamacpp.CommonParams()
     params.model.path, params.model_alias = str(chosen.path), {chosen.name}
     params.hostnames, params.port = [host], port
-    params.n_ctx = context_length or CONTEXT  # llama.cpp takes no more than the student was made for
+    params.n_ctx = (
+        context_length or CONTEXT
+    )  # llama.cpp takes no more than the student was made for
     params.fit_params = False  # else it may choose another context length
     params.n_parallel = 1  # requests queue: each slot would need its own keys and values
     params.cache_ram_mib = 0  # else up to 8 GiB of old prompts
@@ -42,20 +52,33 @@ def start(
     params.api_keys = [api_key] if api_key else []
     params.verbosity = verbosity
     options, sampling = chosen.recipe.generate, params.sampling
-    sampling.temp, sampling.top_p, sampling.top_k, sampling.min_p = options.sampling_temperature, options.top_p, options.top_k, 0.0
+    sampling.temp, sampling.top_p, sampling.top_k, sampling.min_p = (
+        options.sampling_temperature,
+        options.top_p,
+        options.top_k,
+        0.0,
+    )
     if template := read_string(chosen.path, "tokenizer.chat_template"):
-        params.chat_template = as_trained(template, options)  # a file of an older version has the student's own
+        params.chat_template = as_trained(
+            template, options
+        )  # a file of an older version has the student's own
     try:
         return xllamacpp.Server(params)
     except RuntimeError:
-        raise DataError(f"{chosen.path}: llama.cpp cannot load it, or not with a context of {params.n_ctx} tokens") from None
+        raise DataError(
+            f"{chosen.path}: llama.cpp cannot load it, or not with a context of {params.n_ctx} tokens"
+        ) from None
 
 
 def _require_free(host: str, port: int) -> None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise MismatchError(f"--host {host} --port {port}: {error.strerror}; choose another") from None
+        raise MismatchError(
+            f"--host {host} --port {port}: {error.strerror}; choose another"
+        ) from None

@@ -9,23 +9,44 @@ from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 
 
-def serve(chosen: GgufChoice, *, host: str, port: int, num_threads: int, context_length: int | None) -> None:
+def serve(
+    chosen: GgufChoice, *, host: str, port: int, num_threads: int, context_length: int | None
+) -> None:
     """Serve until SIGINT or SIGTERM. Raises what `engine.start` raises."""
     stop = threading.Event()
-    old = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {
+        number: signal.signal(number, lambda *_: stop.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         server = engine.start(
-            chosen, host=host, port=port, num_threads=num_threads, context_length=context_length, verbosity=engine.ERRORS
+            chosen,
+            host=host,
+            port=port,
+            num_threads=num_threads,
+            context_length=context_length,
+            verbosity=engine.ERRORS,
         )
         url = server.listening_address
-        print(f"{chosen.path.name} ({chosen.why}) at {url}, threads: {num_threads}; Ctrl-C stops it")
-        print(f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
-              """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""", flush=True)  # fmt: skip
+        print(
+            f"{chosen.path.name} ({chosen.why}) at {url}, threads: {num_threads}; Ctrl-C stops it"
+        )
+        print(
+            f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' "
+            """-d '{"messages": [{"role": "user", "content": "Hello"}]}'""",
+            flush=True,
+        )
         if chosen.recipe.generate.system_prompt is not None:
-            print("  generate.system_prompt stands before a conversation that has no system message of its own", flush=True)
+            print(
+                "  generate.system_prompt stands before a conversation that has no system message of its own",
+                flush=True,
+            )
         if not _is_loopback(host):
-            print(f"warning: {host} is reached from other machines, and whoever reaches it can use it: no key, no encryption",
-                  file=sys.stderr, flush=True)  # fmt: skip
+            print(
+                f"warning: {host} is reached from other machines, and whoever reaches it can use it: no key, no encryption",
+                file=sys.stderr,
+                flush=True,
+            )
         stop.wait()
         del server  # ends its threads
         print("stopped")

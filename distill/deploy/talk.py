@@ -26,8 +26,13 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
     """Until the input ends. Raises what `engine.start` raises, and DataError where llama.cpp refuses a request."""
     server = engine.start(
         # the engine always listens; nobody else knows the key
-        chosen, host="127.0.0.1", port=0, num_threads=num_threads, context_length=context_length, api_key=secrets.token_hex(),
-    )  # fmt: skip
+        chosen,
+        host="127.0.0.1",
+        port=0,
+        num_threads=num_threads,
+        context_length=context_length,
+        api_key=secrets.token_hex(),
+    )
     conversation = Conversation(server, chosen)
     _say(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -56,9 +61,13 @@ class Conversation:
         self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", whole)})
         while (printed := self._ask()) is None:
             if len(self.turns) == 1:
-                raise DataError("this message alone is longer than the context; shorten it, or raise --context")
+                raise DataError(
+                    "this message alone is longer than the context; shorten it, or raise --context"
+                )
             del self.turns[:2]
-            _say("the oldest question and answer were forgotten: the conversation is longer than the context (--context)")
+            _say(
+                "the oldest question and answer were forgotten: the conversation is longer than the context (--context)"
+            )
         if printed.answer:
             self.turns.append({"role": "assistant", "content": printed.answer})
         else:
@@ -77,7 +86,11 @@ class Conversation:
             printer.take(chunk["choices"][0])
             return stopped()
 
-        request = {"messages": [*self._system, *self.turns], "stream": True, "max_tokens": options.max_new_tokens}
+        request = {
+            "messages": [*self._system, *self.turns],
+            "stream": True,
+            "max_tokens": options.max_new_tokens,
+        }
         with _interruptible() as stopped:
             try:
                 self._server.handle_chat_completions(request, take)

@@ -36,11 +36,15 @@ def targets() -> dict[str, Target]:
     table = yaml.load(FILE.read_text(encoding="utf-8"), Loader=StrictLoader)
     return {
         name: Target(
-            name, 1e9 * row["gigabytes_per_second"], row["memory"], row["source"],
-            tuple(row.get("share", table["share"])), row.get("measured", f"elsewhere: {table['measured']}"),
+            name,
+            1e9 * row["gigabytes_per_second"],
+            row["memory"],
+            row["source"],
+            tuple(row.get("share", table["share"])),
+            row.get("measured", f"elsewhere: {table['measured']}"),
         )
         for name, row in table["machines"].items()
-    }  # fmt: skip
+    }
 
 
 def target(name: str) -> Target:

@@ -53,11 +53,15 @@ class Reference:
         return found
 
 
-def refer_to(model: Any, samples: Sequence[Sample], tokenizer: Any, batch_tokens: int, path: Path) -> Reference:
+def refer_to(
+    model: Any, samples: Sequence[Sample], tokenizer: Any, batch_tokens: int, path: Path
+) -> Reference:
     """The student's own figures on `samples`; writes `path` (.npy), which the caller removes after the last comparison."""
     num_tokens, vocab_size = sum(len(s.answer_ids) for s in samples), len(tokenizer)
     every = max(1, -(-num_tokens * vocab_size // GIVEN_VALUES))
-    rows_RV = np.lib.format.open_memmap(path, "w+", np.float32, (-(-num_tokens // every), vocab_size))
+    rows_RV = np.lib.format.open_memmap(
+        path, "w+", np.float32, (-(-num_tokens // every), vocab_size)
+    )
     lead = [np.empty(len(s.answer_ids), np.float32) for s in samples]
     reference = Reference(list(samples), [], [], lead, path, every)
     given = reference.given()
@@ -76,7 +80,9 @@ def refer_to(model: Any, samples: Sequence[Sample], tokenizer: Any, batch_tokens
     return reference
 
 
-def in_transformers(reference: Reference, model: Any, tokenizer: Any, batch_tokens: int) -> dict[str, Any]:
+def in_transformers(
+    reference: Reference, model: Any, tokenizer: Any, batch_tokens: int
+) -> dict[str, Any]:
     """The figures of a model that transformers runs."""
     rows_RV = np.load(reference.path, mmap_mode="r")
     given, kl = reference.given(), []
@@ -92,13 +98,22 @@ def in_transformers(reference: Reference, model: Any, tokenizer: Any, batch_toke
 def in_llama_cpp(reference: Reference, llama: LlamaProcess) -> dict[str, Any]:
     """The figures of the GGUF file that `llama` has loaded."""
     scored = llama.score([(s.ids, len(s.prompt_ids)) for s in reference.samples], reference.given())
-    return _figures(reference, [s.logp_T for s in scored], [s.top_T for s in scored], [x for s in scored for x in s.kl_P])
+    return _figures(
+        reference,
+        [s.logp_T for s in scored],
+        [s.top_T for s in scored],
+        [x for s in scored for x in s.kl_P],
+    )
 
 
 def _score(
-    model: Any, reference: Reference, tokenizer: Any, batch_tokens: int, on_row: Callable[[int, int, Any], None],
+    model: Any,
+    reference: Reference,
+    tokenizer: Any,
+    batch_tokens: int,
+    on_row: Callable[[int, int, Any], None],
     on_every: Callable[[int, slice, Any], None] | None = None,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:  # fmt: skip
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """(log-probs of each answer's tokens, likeliest tokens there), in the samples' order; `on_row(sample, row of its given
     ones, log-probs [V])` sees the distributions that are compared, `on_every` all of them as `score` has them."""
     from distill.models.score import TokenSequence, score
@@ -115,25 +130,40 @@ def _score(
                 on_row(index, row, logp_NV[place - part.start].float().cpu())
 
     for index, logp_T, top_T in score(
-        model, load.head_of(model), [TokenSequence(s.ids, len(s.prompt_ids)) for s in samples], batch_tokens=batch_tokens,
-        pad_id=tokenizer.pad_token_id, vocab_size=len(tokenizer), on_chunk=on_chunk,
-    ):  # fmt: skip
+        model,
+        load.head_of(model),
+        [TokenSequence(s.ids, len(s.prompt_ids)) for s in samples],
+        batch_tokens=batch_tokens,
+        pad_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer),
+        on_chunk=on_chunk,
+    ):
         logp[index], top[index] = logp_T.numpy(), top_T.numpy()
     return logp, top
 
 
-def _figures(reference: Reference, logp: Sequence[Any], top: Sequence[Any], kl: Sequence[float]) -> dict[str, Any]:
+def _figures(
+    reference: Reference, logp: Sequence[Any], top: Sequence[Any], kl: Sequence[float]
+) -> dict[str, Any]:
     nll = _nll(logp)
     same = np.concatenate([a == b for a, b in zip(reference.top, top, strict=True)])
     clear = np.concatenate(reference.lead) > TIE
     error = 1.96 * float(np.std(kl)) / len(kl) ** 0.5
     apart = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
     return {
-        "max_logp_difference": round(apart, 5), "nll": round(nll, 5), "student_nll": round(reference.nll, 5),
-        "nll_change": round(nll - reference.nll, 5), "kl": round(float(np.maximum(0.0, np.mean(kl))), 6), "kl_error": round(error, 6),
-        "num_kl_tokens": len(kl), "top_token_agreement": round(float(same.mean()), 5), "num_tokens": len(same),
-        "top_token_agreement_without_ties": round(float(same[clear].mean()), 5) if clear.any() else 1.0,
-    }  # fmt: skip
+        "max_logp_difference": round(apart, 5),
+        "nll": round(nll, 5),
+        "student_nll": round(reference.nll, 5),
+        "nll_change": round(nll - reference.nll, 5),
+        "kl": round(float(np.maximum(0.0, np.mean(kl))), 6),
+        "kl_error": round(error, 6),
+        "num_kl_tokens": len(kl),
+        "top_token_agreement": round(float(same.mean()), 5),
+        "num_tokens": len(same),
+        "top_token_agreement_without_ties": round(float(same[clear].mean()), 5)
+        if clear.any()
+        else 1.0,
+    }
 
 
 def _nll(logp: Sequence[Any]) -> float:

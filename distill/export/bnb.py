@@ -17,7 +17,13 @@ from distill.sections import BITSANDBYTES
 
 BLOCK = 64  # inputs that share a scale in nf4; the CPU's packed form cannot cut a block between two rows
 PACKED_ROWS = 32  # outputs that the CPU's packed form keeps together
-COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json", "LICENSE")
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "LICENSE",
+)
 
 
 def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
@@ -31,17 +37,24 @@ def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if quantization not in BITSANDBYTES:
-        raise MismatchError(f"{quantization!r} is not a bitsandbytes format; choose one of {', '.join(BITSANDBYTES)}")
+        raise MismatchError(
+            f"{quantization!r} is not a bitsandbytes format; choose one of {', '.join(BITSANDBYTES)}"
+        )
     if not (model_folder / "config.json").is_file() or not any(model_folder.glob("*.safetensors")):
-        raise MissingError(f"{model_folder}: no config.json with *.safetensors; a transformers model folder is needed")
+        raise MissingError(
+            f"{model_folder}: no config.json with *.safetensors; a transformers model folder is needed"
+        )
     config = AutoConfig.from_pretrained(model_folder)
     if getattr(config, "quantization_config", None) is not None:
         raise MismatchError(f"{model_folder}: is quantized already; quantize the 16-bit model")
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
     model = AutoModelForCausalLM.from_pretrained(
-        model_folder, quantization_config=quantization_config(quantization, dtype), dtype=dtype,
-        device_map={"": "cpu"}, use_safetensors=True,
-    )  # fmt: skip
+        model_folder,
+        quantization_config=quantization_config(quantization, dtype),
+        dtype=dtype,
+        device_map={"": "cpu"},
+        use_safetensors=True,
+    )
     refuse_unquantized(model, quantization, model_folder)
     if quantization == "nf4":
         _refuse_odd_widths(model_folder, model)
@@ -62,12 +75,18 @@ def load_bnb(folder: Path, device: str = "cpu") -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
-        raise MissingError(f"{folder}: no config.json; write the folder with `distill quantize` first")
+        raise MissingError(
+            f"{folder}: no config.json; write the folder with `distill quantize` first"
+        )
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is None:
-        raise MissingError(f"{folder}: its config.json has no quantization_config; it is not a bitsandbytes folder")
+        raise MissingError(
+            f"{folder}: its config.json has no quantization_config; it is not a bitsandbytes folder"
+        )
     dtype = config.dtype or torch.bfloat16
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device}, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": device}, use_safetensors=True
+    )
     keep_unpacked(model)
     # says at every layer of every forward that int8 casts to float16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -78,7 +97,9 @@ def _refuse_odd_widths(folder: Path, model: Any) -> None:
     from bitsandbytes.nn.modules import Linear4bit
 
     for name, module in model.named_modules():
-        if isinstance(module, Linear4bit) and (module.in_features % BLOCK or module.out_features % PACKED_ROWS):
+        if isinstance(module, Linear4bit) and (
+            module.in_features % BLOCK or module.out_features % PACKED_ROWS
+        ):
             raise MismatchError(
                 f"{folder}: {name} is {module.in_features} -> {module.out_features}; nf4 needs inputs in multiples of "
                 f"{BLOCK} and outputs in multiples of {PACKED_ROWS}, or it fails on CPUs with AVX512. Use int8 or GGUF"

@@ -33,9 +33,22 @@ from distill.models.score import TokenSequence, answer_hidden_states, logit_chun
 
 # By size. Where rows are no multiples of 256 the k-quants are out, as in llama.cpp.
 CANDIDATES = (
-    Type.Q2_K, Type.Q3_K, Type.Q4_K, Type.IQ4_NL, Type.Q4_0, Type.Q5_K, Type.Q5_0, Type.Q6_K, Type.Q8_0, Type.F16,
-)  # fmt: skip
-PROBES = (Type.Q3_K, Type.Q4_0, Type.F16)  # the first that fits the row: an error that is seen and still small
+    Type.Q2_K,
+    Type.Q3_K,
+    Type.Q4_K,
+    Type.IQ4_NL,
+    Type.Q4_0,
+    Type.Q5_K,
+    Type.Q5_0,
+    Type.Q6_K,
+    Type.Q8_0,
+    Type.F16,
+)
+PROBES = (
+    Type.Q3_K,
+    Type.Q4_0,
+    Type.F16,
+)  # the first that fits the row: an error that is seen and still small
 STOCK = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_nl", "q4_0", "q3_k_m", "q2_k")
 ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT  # of a tensor in the file, in bytes
 BY_TENSOR = "by tensor"
@@ -69,17 +82,30 @@ class Judge:
     chunks from both.
     """
 
-    def __init__(self, model: Any, sequences: Sequence[TokenSequence], batch_tokens: int, pad_id: int, vocab_size: int):
+    def __init__(
+        self,
+        model: Any,
+        sequences: Sequence[TokenSequence],
+        batch_tokens: int,
+        pad_id: int,
+        vocab_size: int,
+    ):
         self.model = model
         batches = batches_by_length([len(s.ids) for s in sequences], batch_tokens)
         self._batches = [[sequences[i] for i in batch] for batch in batches]
         self._pad_id, self._vocab_size = pad_id, vocab_size
         self._head = head_of(model)
-        self._whole_head = replace(self._head, weight=self._head.weight.data)  # stays when the parameter is rounded
+        self._whole_head = replace(
+            self._head, weight=self._head.weight.data
+        )  # stays when the parameter is rounded
         self._whole_NH = self._hidden()
 
     def _hidden(self) -> Tensor:
-        found = [h for batch in self._batches for h in answer_hidden_states(self.model, batch, self._pad_id)]
+        found = [
+            h
+            for batch in self._batches
+            for h in answer_hidden_states(self.model, batch, self._pad_id)
+        ]
         return torch.cat(found).float()
 
     @torch.no_grad()
@@ -89,15 +115,21 @@ class Judge:
         total = 0.0
         for part, whole_nV in logit_chunks(self._whole_head, self._whole_NH):
             rounded_nV = logits(self._head, hidden_NH[part])
-            whole_logp, logp = (z[:, : self._vocab_size].log_softmax(-1) for z in (whole_nV, rounded_nV))
+            whole_logp, logp = (
+                z[:, : self._vocab_size].log_softmax(-1) for z in (whole_nV, rounded_nV)
+            )
             total += float(forward_kl(logp, whole_logp).sum())
         return total / len(hidden_NH)
 
 
 def choose(
-    judge: Judge, tensors: Sequence[FileTensor], stock: Mapping[str, Mapping[str, Type]], importance: Mapping[str, np.ndarray],
-    max_bytes: int, on_step: OnStep,
-) -> Choice:  # fmt: skip
+    judge: Judge,
+    tensors: Sequence[FileTensor],
+    stock: Mapping[str, Mapping[str, Type]],
+    importance: Mapping[str, np.ndarray],
+    max_bytes: int,
+    on_step: OnStep,
+) -> Choice:
     """The best types for the matrices among `tensors` within `max_bytes` for all of them.
 
     `stock` are llama.cpp's mixtures by name, as types by tensor name. `on_step` is told each tensor and mixture as it was
@@ -109,7 +141,9 @@ def choose(
     for tensor in matrices:
         options[tensor.name] = _options(judge, tensor, importance.get(tensor.name))
         on_step(tensor.name)
-    fitting = {name: dict(types) for name, types in stock.items() if bytes_of(matrices, types) <= room}
+    fitting = {
+        name: dict(types) for name, types in stock.items() if bytes_of(matrices, types) <= room
+    }
     compared = {BY_TENSOR: fill(options, room)} | fitting
     nats = {}
     for name, types in compared.items():
@@ -169,12 +203,17 @@ def _options(judge: Judge, tensor: FileTensor, importance_C: np.ndarray | None) 
     nats = 0.0
     for kind in (t for t in CANDIDATES if fits(t, tensor.shape[-1])):
         found_RC = as_stored(values_RC, kind, importance_C, tensor.columns)
-        errors[kind] = float((((found_RC - values_RC) ** 2).sum(0, dtype=np.float64) * weights_C).sum())
+        errors[kind] = float(
+            (((found_RC - values_RC) ** 2).sum(0, dtype=np.float64) * weights_C).sum()
+        )
         if kind == probe:
             with _replaced(parameter, found_RC):
                 nats = judge.nats()
     scale = nats / max(errors[probe], 1e-30)
-    return [Option(kind, bytes_of([tensor], {tensor.name: kind}), scale * e) for kind, e in errors.items()]
+    return [
+        Option(kind, bytes_of([tensor], {tensor.name: kind}), scale * e)
+        for kind, e in errors.items()
+    ]
 
 
 def fits(kind: Type, num_columns: int) -> bool:
@@ -184,7 +223,10 @@ def fits(kind: Type, num_columns: int) -> bool:
 
 @contextmanager
 def rounded(
-    model: Any, tensors: Sequence[FileTensor], types: Mapping[str, Type], importance: Mapping[str, np.ndarray]
+    model: Any,
+    tensors: Sequence[FileTensor],
+    types: Mapping[str, Type],
+    importance: Mapping[str, np.ndarray],
 ) -> Iterator[None]:
     """The model with these tensors as a file would hold them. The whole ones are kept beside them meanwhile."""
     whole = []
@@ -192,7 +234,12 @@ def rounded(
         for tensor in tensors:
             parameter = model.get_parameter(tensor.source)
             whole.append((parameter, parameter.data))
-            values = as_stored(parameter.data.float().cpu().numpy(), types[tensor.name], importance.get(tensor.name), tensor.columns)
+            values = as_stored(
+                parameter.data.float().cpu().numpy(),
+                types[tensor.name],
+                importance.get(tensor.name),
+                tensor.columns,
+            )
             parameter.data = torch.from_numpy(values).to(parameter.data)
         yield
     finally:

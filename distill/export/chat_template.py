@@ -19,7 +19,11 @@ ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 Conversation = Sequence[Mapping[str, str]]
 CONVERSATIONS: tuple[Conversation, ...] = (
     [{"role": "user", "content": "hi"}],
-    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"}, {"role": "user", "content": "d"}],
+    [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "<think>\nb\n</think>\n\nc"},
+        {"role": "user", "content": "d"},
+    ],
 )
 
 
@@ -34,7 +38,9 @@ def as_trained(template: str, options: Generate) -> str:
     lines += [f"{{%- set {name} = not_given %}}\n" for name in CLOCKS if _has(template, name)]
     if options.system_prompt is not None:
         message = f"{{'role': 'system', 'content': '{''.join(ESCAPES.get(c, c) for c in options.system_prompt)}'}}"
-        lines.append(f"{{%- if messages[0].role != 'system' %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}\n")
+        lines.append(
+            f"{{%- if messages[0].role != 'system' %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}\n"
+        )
     return MARK + "".join(lines) + chat.dated(template)
 
 
@@ -45,10 +51,16 @@ def require_same(tokenizer: Any, options: Generate) -> str:
         template = template["default"]
     fixed = copy(tokenizer)
     fixed.chat_template = as_trained(template, options)
-    system = [] if options.system_prompt is None else [{"role": "system", "content": options.system_prompt}]
+    system = (
+        []
+        if options.system_prompt is None
+        else [{"role": "system", "content": options.system_prompt}]
+    )
     for messages in CONVERSATIONS:
         # a student with a template of its own need not have the teacher's switch
-        expected = chat.prompt_text(tokenizer, [*system, *messages], thinking=chat.thinking_of(tokenizer, options.thinking))
+        expected = chat.prompt_text(
+            tokenizer, [*system, *messages], thinking=chat.thinking_of(tokenizer, options.thinking)
+        )
         if (found := chat.prompt_text(fixed, messages)) != expected:
             raise MismatchError(
                 f"{tokenizer.name_or_path}: its chat template cannot be fixed to generate.thinking and generate.system_prompt for "

@@ -6,7 +6,10 @@ from pathlib import Path
 
 def environment() -> dict[str, str]:
     """Ours, in which `python -m distill....` finds this package, installed or not."""
-    paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [
+        str(Path(__file__).resolve().parents[2]),
+        *filter(None, [os.environ.get("PYTHONPATH")]),
+    ]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 

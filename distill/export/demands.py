@@ -38,7 +38,11 @@ def check_formats(recipe: Recipe) -> None:
 
 def wide_rows(recipe: Recipe) -> str | None:
     """A warning where rows are no multiples of 256, so that k-quants will hold larger types; None where all are."""
-    odd = [f"student {name} {value}" for name, value in row_sizes(recipe).items() if value % K_QUANT_BLOCK]
+    odd = [
+        f"student {name} {value}"
+        for name, value in row_sizes(recipe).items()
+        if value % K_QUANT_BLOCK
+    ]
     whole = [f for f in recipe.quantize.formats if "_k" in f or f in ("tq2_0", "mixed")]
     if not odd or not whole:
         return None
@@ -52,18 +56,29 @@ def row_sizes(recipe: Recipe) -> dict[str, int]:
     if config is None:
         known = catalog.find(student.model or "")
         _, hidden, heads, _, head_dim = known.shape if known and known.shape else (None,) * 5
-        sizes = {"hidden_size": hidden, "heads x head_dim": heads * head_dim if heads and head_dim else None}
+        sizes = {
+            "hidden_size": hidden,
+            "heads x head_dim": heads * head_dim if heads and head_dim else None,
+        }
         return {name: value for name, value in sizes.items() if value}
     config = config.get("text_config", config)
     hidden, heads = config["hidden_size"], config.get("num_attention_heads") or config["num_heads"]
     width = heads * (config.get("head_dim") or hidden // heads)
-    return {"hidden_size": hidden, "intermediate_size": config["intermediate_size"], "heads x head_dim": width}
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": config["intermediate_size"],
+        "heads x head_dim": width,
+    }
 
 
 def _student_config(recipe: Recipe) -> Mapping[str, Any] | None:
     """The config.json that the student begins with; None for a random student, and where it is not on this machine."""
     try:
-        return load.read_config(recipe.model_location(recipe.student.model), recipe.student.revision) if recipe.student.model else None
+        return (
+            load.read_config(recipe.model_location(recipe.student.model), recipe.student.revision)
+            if recipe.student.model
+            else None
+        )
     except MissingError:
         return None
 
@@ -130,4 +145,6 @@ def _check_tokenizer(recipe: Recipe, config: Mapping[str, Any] | None) -> None:
             if getattr(tokenizer, "chat_template", None):
                 require_same(tokenizer, recipe.generate)
         except (MismatchError, MissingError) as error:
-            raise MismatchError(f"{recipe.source}: quantize.formats: {str(error).replace(folder, location)}") from None
+            raise MismatchError(
+                f"{recipe.source}: quantize.formats: {str(error).replace(folder, location)}"
+            ) from None

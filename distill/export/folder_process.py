@@ -1,6 +1,6 @@
 """A folder for transformers, loaded in a process of its own, where its memory is its own and its speed that of a fresh start.
 
-    python -m distill.export.folder_process nf4 FOLDER --num-threads 2    # prints a line of JSON
+python -m distill.export.folder_process nf4 FOLDER --num-threads 2    # prints a line of JSON
 """
 
 import argparse
@@ -49,12 +49,18 @@ def measure(name: str, place: Path) -> Measured:
 
     words = [name, str(place.absolute()), "--num-threads", str(torch.get_num_threads())]
     found = subprocess.run(  # -P: the working folder may hold files named like modules
-        [sys.executable, "-P", "-m", "distill.export.folder_process", *words], env=environment(), text=True, encoding="utf-8",
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-P", "-m", "distill.export.folder_process", *words],
+        env=environment(),
+        text=True,
+        encoding="utf-8",
+        capture_output=True,
+        check=False,
+    )
     if found.returncode:
         said = found.stderr.strip().splitlines() or ["it said nothing"]
-        raise DataError(f"{place}: a process that loaded it ended with status {found.returncode}: {said[-1]}")
+        raise DataError(
+            f"{place}: a process that loaded it ended with status {found.returncode}: {said[-1]}"
+        )
     return Measured(**json.loads(found.stdout.splitlines()[-1]))
 
 
@@ -62,7 +68,10 @@ def speed(model: Any) -> Speed:
     """Of one sequence of arbitrary tokens after a warm-up: what `LlamaModel.speed` measures for a GGUF file."""
     import torch
 
-    ids_1T = torch.arange(NUM_PROMPT_TOKENS, device=model.device)[None] % model.config.get_text_config().vocab_size
+    ids_1T = (
+        torch.arange(NUM_PROMPT_TOKENS, device=model.device)[None]
+        % model.config.get_text_config().vocab_size
+    )
     with torch.no_grad():
         model(input_ids=ids_1T[:, :8])
         start = time.perf_counter()
@@ -89,7 +98,9 @@ def main() -> None:
     torch.set_num_threads(options.num_threads)
     model = load(options.name, options.folder)
     found = speed(model)
-    memory = torch.cuda.max_memory_allocated() if model.device.type == "cuda" else peak_memory("self")
+    memory = (
+        torch.cuda.max_memory_allocated() if model.device.type == "cuda" else peak_memory("self")
+    )
     print(json.dumps(asdict(Measured(found.prefill, found.decode, memory))))
 
 

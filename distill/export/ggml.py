@@ -24,16 +24,29 @@ def library() -> ctypes.CDLL:
     """llama.cpp's shared object. Raises MissingError where `xllamacpp` is absent or does not export the C functions."""
     spec = util.find_spec("xllamacpp")
     places = list(spec.submodule_search_locations or []) if spec else []
-    found = [p for place in places for p in Path(place).iterdir() if p.suffix in (".so", ".pyd", ".dylib")]
+    found = [
+        p
+        for place in places
+        for p in Path(place).iterdir()
+        if p.suffix in (".so", ".pyd", ".dylib")
+    ]
     install = f"run `pip install xllamacpp=={TESTED_WHEEL}` (Linux on x86-64 or arm64)"
     if not found:
         raise MissingError(f"xllamacpp, which carries llama.cpp, is not installed: {install}")
     lib = ctypes.CDLL(str(found[0]))
     if not hasattr(lib, "ggml_quantize_chunk") or not hasattr(lib, "llama_decode"):
-        raise MissingError(f"{found[0]} does not export llama.cpp's C functions on this system: {install}")
+        raise MissingError(
+            f"{found[0]} does not export llama.cpp's C functions on this system: {install}"
+        )
     lib.ggml_quantize_chunk.argtypes = [
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-    ]  # fmt: skip
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+    ]
     lib.ggml_quantize_chunk.restype = ctypes.c_size_t
     lib.ggml_quantize_init.argtypes = [ctypes.c_int]
     lib.ggml_quantize_init.restype = None
@@ -51,11 +64,15 @@ def row_bytes(type_id: int, num_columns: int) -> int:
     kind = GGMLQuantizationType(type_id)
     block, size = GGML_QUANT_SIZES[kind]
     if num_columns % block:
-        raise ValueError(f"rows of {num_columns} cannot be cut into blocks of {block} ({kind.name})")
+        raise ValueError(
+            f"rows of {num_columns} cannot be cut into blocks of {block} ({kind.name})"
+        )
     return num_columns // block * size
 
 
-def quantize(values_RC: np.ndarray, type_id: int, importance_C: np.ndarray | None = None) -> np.ndarray:
+def quantize(
+    values_RC: np.ndarray, type_id: int, importance_C: np.ndarray | None = None
+) -> np.ndarray:
     """Quantize float32 rows [R, C] to `type_id` (a gguf.GGMLQuantizationType), errors weighed by `importance_C`.
 
     Returns uint8 [R, bytes of a row]. Raises ValueError where C is not a multiple of the type's block, or where the
@@ -68,7 +85,9 @@ def quantize(values_RC: np.ndarray, type_id: int, importance_C: np.ndarray | Non
     if importance_C is not None:
         weights = np.ascontiguousarray(importance_C, dtype=np.float32)
         if weights.shape != (num_columns,) or not (np.isfinite(weights) & (weights >= 0)).all():
-            raise ValueError(f"importance of shape {weights.shape}: {num_columns} finite numbers >= 0 are needed")
+            raise ValueError(
+                f"importance of shape {weights.shape}: {num_columns} finite numbers >= 0 are needed"
+            )
     out = np.empty((num_rows, row_bytes(type_id, num_columns)), np.uint8)
     lib.ggml_quantize_init(type_id)
     step = max(1, FLOATS_A_TASK // num_columns)
@@ -76,12 +95,19 @@ def quantize(values_RC: np.ndarray, type_id: int, importance_C: np.ndarray | Non
     def run(first: int) -> int:
         count = min(step, num_rows - first)
         return lib.ggml_quantize_chunk(
-            type_id, source.ctypes.data, out.ctypes.data, first * num_columns, count, num_columns,
+            type_id,
+            source.ctypes.data,
+            out.ctypes.data,
+            first * num_columns,
+            count,
+            num_columns,
             None if weights is None else weights.ctypes.data,
-        )  # fmt: skip
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         written = sum(pool.map(run, range(0, num_rows, step)))
     if written != out.nbytes:
-        raise RuntimeError(f"ggml wrote {written} bytes of type {type_id} where {out.nbytes} were expected")
+        raise RuntimeError(
+            f"ggml wrote {written} bytes of type {type_id} where {out.nbytes} were expected"
+        )
     return out

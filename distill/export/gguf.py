@@ -67,9 +67,15 @@ class Tensor:
 
 
 def write_gguf(
-    model_folder: Path, out_file: Path, file_type: str, *, metadata: Metadata | None = None,
-    importance: dict[str, np.ndarray] | None = None, types: Mapping[str, Type] | None = None, trained: Generate | None = None,
-) -> GgufFile:  # fmt: skip
+    model_folder: Path,
+    out_file: Path,
+    file_type: str,
+    *,
+    metadata: Metadata | None = None,
+    importance: dict[str, np.ndarray] | None = None,
+    types: Mapping[str, Type] | None = None,
+    trained: Generate | None = None,
+) -> GgufFile:
     """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
 
     `metadata` are more GGUF keys: general.name, general.license, general.languages, ... (lineage.py).
@@ -80,20 +86,30 @@ def write_gguf(
     that llama.cpp would run differently) and DataError (weights that are not finite).
     """
     if file_type not in FILE_TYPES:
-        raise MismatchError(f"{file_type!r} is not a GGUF type known here; choose one of {', '.join(FILE_TYPES)}")
+        raise MismatchError(
+            f"{file_type!r} is not a GGUF type known here; choose one of {', '.join(FILE_TYPES)}"
+        )
     config = _config(model_folder)
     vocabulary = read_vocabulary(model_folder, config.vocab_size)
     if trained is not None and vocabulary.chat_template:
-        vocabulary = replace(vocabulary, chat_template=require_same(load.load_tokenizer(str(model_folder)), trained))
+        vocabulary = replace(
+            vocabulary, chat_template=require_same(load.load_tokenizer(str(model_folder)), trained)
+        )
     out_file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out_file.with_name(f".{out_file.name}.tmp")  # a killed run's leftover is written over
+    temporary = out_file.with_name(
+        f".{out_file.name}.tmp"
+    )  # a killed run's leftover is written over
     try:
         with _Weights(model_folder) as weights:
             tensors = _tensors(config, weights, file_type, types or {})
-            writer = gguf.GGUFWriter(temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.architectures[0]]])
+            writer = gguf.GGUFWriter(
+                temporary, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.architectures[0]]]
+            )
             _add_model(writer, config, file_type)
             _add_vocabulary(writer, vocabulary)
-            writer.add_size_label(gguf.size_label(sum(math.prod(t.shape) for t in tensors), 0, 0, 0))
+            writer.add_size_label(
+                gguf.size_label(sum(math.prod(t.shape) for t in tensors), 0, 0, 0)
+            )
             for key, value in (metadata or {}).items():
                 _add_metadata(writer, key, value)
             if importance:
@@ -118,7 +134,13 @@ def describe(path: Path) -> GgufFile:
     tensors = read_declared(path)
     tensor_bytes = sum(t.bytes for t in tensors)
     bits = 8 * tensor_bytes / sum(t.num_weights for t in tensors)
-    return GgufFile(path, path.stat().st_size, tensor_bytes, bits, dict(Counter(Type(t.type_id).name for t in tensors)))
+    return GgufFile(
+        path,
+        path.stat().st_size,
+        tensor_bytes,
+        bits,
+        dict(Counter(Type(t.type_id).name for t in tensors)),
+    )
 
 
 def _config(folder: Path) -> Any:
@@ -138,7 +160,9 @@ def _config(folder: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder)
     except (ValueError, StrictDataclassError) as error:
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split())}; save the model again") from None
+        raise DataError(
+            f"{path}: cannot be read: {' '.join(str(error).split())}; save the model again"
+        ) from None
     found = problems(config, names[0])
     if found:
         raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(found)}")
@@ -155,15 +179,23 @@ def problems(config: Any, architecture: str) -> list[str]:
         "mlp_bias true": getattr(config, "mlp_bias", False),
         "use_bias true": getattr(config, "use_bias", False),
         "sliding-window attention": getattr(config, "use_sliding_window", False),
-        f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)":
-            architecture == "Qwen2ForCausalLM" and width != config.hidden_size,
-        "quantization_config (export from the 16-bit model)": getattr(config, "quantization_config", None) is not None,
+        f"heads x head_dim {width}, hidden_size {config.hidden_size} (must be equal in Qwen2)": architecture
+        == "Qwen2ForCausalLM"
+        and width != config.hidden_size,
+        "quantization_config (export from the 16-bit model)": getattr(
+            config, "quantization_config", None
+        )
+        is not None,
         f"rope_type {rope.get('rope_type')}": rope.get("rope_type", "default") not in ROPE_TYPES,
         **_yarn_problems(rope),
-        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3" and architecture != "LlamaForCausalLM",
-        f"partial_rotary_factor {rope.get('partial_rotary_factor')}":
-            rope.get("partial_rotary_factor", 1.0) != 1.0 and architecture != "Qwen3_5ForCausalLM",
-    }  # fmt: skip
+        "rope_type llama3 (only its Llama has it)": rope.get("rope_type") == "llama3"
+        and architecture != "LlamaForCausalLM",
+        f"partial_rotary_factor {rope.get('partial_rotary_factor')}": rope.get(
+            "partial_rotary_factor", 1.0
+        )
+        != 1.0
+        and architecture != "Qwen3_5ForCausalLM",
+    }
     if architecture == "Qwen3_5ForCausalLM":
         reasons |= qwen3_5.problems(config)
     return [text for text, wrong in reasons.items() if wrong]
@@ -174,9 +206,17 @@ def _yarn_problems(rope: Mapping[str, Any]) -> dict[str, bool]:
     if rope.get("rope_type") != "yarn":
         return {}
     return {
-        f"rope_parameters.truncate {rope.get('truncate')} (true is needed)": not rope.get("truncate", True),
-        f"rope_parameters.beta_fast {rope.get('beta_fast')} (32 is needed)": (rope.get("beta_fast") or 32) != 32,
-        f"rope_parameters.beta_slow {rope.get('beta_slow')} (1 is needed)": (rope.get("beta_slow") or 1) != 1,
+        f"rope_parameters.truncate {rope.get('truncate')} (true is needed)": not rope.get(
+            "truncate", True
+        ),
+        f"rope_parameters.beta_fast {rope.get('beta_fast')} (32 is needed)": (
+            rope.get("beta_fast") or 32
+        )
+        != 32,
+        f"rope_parameters.beta_slow {rope.get('beta_slow')} (1 is needed)": (
+            rope.get("beta_slow") or 1
+        )
+        != 1,
     }
 
 
@@ -184,19 +224,25 @@ def _head_dim(config: Any) -> int:
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
-def _tensors(config: Any, weights: "_Weights", file_type: str, types: Mapping[str, Type]) -> list[Tensor]:
+def _tensors(
+    config: Any, weights: "_Weights", file_type: str, types: Mapping[str, Type]
+) -> list[Tensor]:
     """Every tensor of the file in writing order. Raises where the folder lacks one, or has one with no place."""
     arch = ARCHITECTURES[config.architectures[0]]
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     mixture = Mixture(
-        file_type, config.num_hidden_layers, config.num_attention_heads // config.num_key_value_heads,
+        file_type,
+        config.num_hidden_layers,
+        config.num_attention_heads // config.num_key_value_heads,
         config.tie_word_embeddings,
-    )  # fmt: skip
+    )
     tensors = []
     for source in _sources(config):
         shape = weights.shape(source)
-        name = names.get_name(source.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias"))
+        name = names.get_name(
+            source.replace(".dt_bias", ".dt_proj.bias"), try_suffixes=(".weight", ".bias")
+        )
         assert name is not None, source
         kind = types.get(name, mixture.type_of(name, shape[-1])) if len(shape) == 2 else Type.F32
         change, columns = None, None
@@ -204,9 +250,15 @@ def _tensors(config: Any, weights: "_Weights", file_type: str, types: Mapping[st
             change = partial(_llama_rows, heads=heads[projection])
         elif arch == gguf.MODEL_ARCH.QWEN35:
             change, columns = qwen3_5.change_of(source, config), qwen3_5.columns_of(source, config)
-            shape = tuple(n for i, n in enumerate(shape) if len(shape) < 3 or i != 1)  # the convolution's middle
+            shape = tuple(
+                n for i, n in enumerate(shape) if len(shape) < 3 or i != 1
+            )  # the convolution's middle
         tensors.append(Tensor(source, name, shape, kind, change, columns))
-    left = {n for n in weights.names() - {t.source for t in tensors} if not n.endswith("rotary_emb.inv_freq")}
+    left = {
+        n
+        for n in weights.names() - {t.source for t in tensors}
+        if not n.endswith("rotary_emb.inv_freq")
+    }
     if config.tie_word_embeddings:
         left.discard("lm_head.weight")
     if left:
@@ -221,7 +273,9 @@ def _sources(config: Any) -> Iterator[str]:
     kind = config.architectures[0]
     yield "model.embed_tokens.weight"
     for layer in range(config.num_hidden_layers):
-        for part in ("q_proj", "k_proj", "v_proj", "o_proj") if kind != "Qwen3_5ForCausalLM" else ():
+        for part in (
+            ("q_proj", "k_proj", "v_proj", "o_proj") if kind != "Qwen3_5ForCausalLM" else ()
+        ):
             yield f"model.layers.{layer}.self_attn.{part}.weight"
             if kind == "Qwen2ForCausalLM" and part != "o_proj":
                 yield f"model.layers.{layer}.self_attn.{part}.bias"
@@ -230,7 +284,13 @@ def _sources(config: Any) -> Iterator[str]:
         if kind == "Qwen3ForCausalLM":
             yield f"model.layers.{layer}.self_attn.q_norm.weight"
             yield f"model.layers.{layer}.self_attn.k_norm.weight"
-        for part in ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm"):
+        for part in (
+            "mlp.gate_proj",
+            "mlp.up_proj",
+            "mlp.down_proj",
+            "input_layernorm",
+            "post_attention_layernorm",
+        ):
             yield f"model.layers.{layer}.{part}.weight"
     yield "model.norm.weight"
     if not config.tie_word_embeddings:
@@ -251,17 +311,25 @@ class _Weights:
         index = self.folder / "model.safetensors.index.json"
         names = sorted(p.name for p in self.folder.glob("*.safetensors"))
         if index.is_file():
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         if not names:
-            raise MissingError(f"{self.folder}: no *.safetensors; save the model with save_pretrained()")
+            raise MissingError(
+                f"{self.folder}: no *.safetensors; save the model with save_pretrained()"
+            )
         for name in names:
             path = self.folder / name
             if not path.is_file():
-                raise MissingError(f"{path}: no such file, though {index.name} names it; copy the whole folder again")
+                raise MissingError(
+                    f"{path}: no such file, though {index.name} names it; copy the whole folder again"
+                )
             try:
                 opened = self._stack.enter_context(safe_open(path, framework="pt"))
             except SafetensorError as error:
-                raise DataError(f"{path}: not a whole safetensors file ({error}); copy it again") from None
+                raise DataError(
+                    f"{path}: not a whole safetensors file ({error}); copy it again"
+                ) from None
             for stored in opened.keys():  # noqa: SIM118 - it is no dict
                 # a language model that was a part of a larger one keeps that name
                 self._stored[stored.replace("model.language_model.", "model.", 1)] = opened, stored
@@ -275,7 +343,9 @@ class _Weights:
 
     def slice_of(self, name: str) -> Any:
         if name not in self._stored:
-            raise MissingError(f"{self.folder}: tensor {name} is not in its safetensors files; save the model again")
+            raise MissingError(
+                f"{self.folder}: tensor {name} is not in its safetensors files; save the model again"
+            )
         opened, stored = self._stored[name]
         return opened.get_slice(stored)
 
@@ -323,7 +393,11 @@ def _add_yarn(writer: gguf.GGUFWriter, config: Any) -> None:
     wanted = rope.get("attention_factor")
     if wanted is None:
         both = rope.get("mscale"), rope.get("mscale_all_dim")
-        wanted = _yarn_scale(factor, both[0]) / _yarn_scale(factor, both[1]) if both[0] and both[1] else usual
+        wanted = (
+            _yarn_scale(factor, both[0]) / _yarn_scale(factor, both[1])
+            if both[0] and both[1]
+            else usual
+        )
     if wanted != usual:
         writer.add_rope_scaling_attn_factors(wanted / usual)
 
@@ -358,8 +432,14 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
         writer.add_add_space_prefix(vocabulary.add_space_prefix)
     else:
         writer.add_token_merges(vocabulary.merges)
-    add = {"bos": writer.add_bos_token_id, "eos": writer.add_eos_token_id, "pad": writer.add_pad_token_id,
-           "eot": writer.add_eot_token_id, "eom": writer.add_eom_token_id, "unk": writer.add_unk_token_id}  # fmt: skip
+    add = {
+        "bos": writer.add_bos_token_id,
+        "eos": writer.add_eos_token_id,
+        "pad": writer.add_pad_token_id,
+        "eot": writer.add_eot_token_id,
+        "eom": writer.add_eom_token_id,
+        "unk": writer.add_unk_token_id,
+    }
     for name, number in vocabulary.special_ids.items():
         add[name](number)
     writer.add_add_bos_token(vocabulary.add_bos)
@@ -370,7 +450,9 @@ def _add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 
 def _add_metadata(writer: gguf.GGUFWriter, key: str, value: str | int | list[str]) -> None:
     if any(key in keys for keys in writer.kv_data):
-        raise MismatchError(f"metadata: the key {key} is decided by the model, not by the caller; leave it out")
+        raise MismatchError(
+            f"metadata: the key {key} is decided by the model, not by the caller; leave it out"
+        )
     if isinstance(value, list):
         writer.add_array(key, value)
     elif isinstance(value, int):
@@ -380,11 +462,17 @@ def _add_metadata(writer: gguf.GGUFWriter, key: str, value: str | int | list[str
 
 
 def _write(
-    writer: gguf.GGUFWriter, weights: _Weights, tensors: list[Tensor], config: Any, importance: dict[str, np.ndarray]
+    writer: gguf.GGUFWriter,
+    weights: _Weights,
+    tensors: list[Tensor],
+    config: Any,
+    importance: dict[str, np.ndarray],
 ) -> None:
     factors = _llama3_factors(config)
     if factors is not None:
-        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes, Type.F32)
+        writer.add_tensor_info(
+            "rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes, Type.F32
+        )
     for t in tensors:
         num_bytes = math.prod(t.shape[:-1]) * ggml.row_bytes(t.type, t.shape[-1])
         writer.add_tensor_info(t.name, t.shape, np.dtype(np.float32), num_bytes, t.type)
@@ -417,14 +505,22 @@ def _encode(weights: _Weights, tensor: Tensor, importance_C: np.ndarray | None) 
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _converted(folder: Path, tensor: Tensor, rows: Any, importance_C: np.ndarray | None) -> np.ndarray:
+def _converted(
+    folder: Path, tensor: Tensor, rows: Any, importance_C: np.ndarray | None
+) -> np.ndarray:
     import torch
 
-    dtype = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}.get(tensor.type)
+    dtype = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}.get(
+        tensor.type
+    )
     values = rows.to(dtype or torch.float32).contiguous()
     if not bool(values.isfinite().all()):
         whole = bool(rows.isfinite().all())
-        reason = "does not fit float16: write bf16" if whole else "has values that are not finite: train again"
+        reason = (
+            "does not fit float16: write bf16"
+            if whole
+            else "has values that are not finite: train again"
+        )
         raise DataError(f"{folder}: tensor {tensor.source} {reason}")
     if dtype is None:
         return ggml.quantize(values.numpy(), tensor.type, importance_C)

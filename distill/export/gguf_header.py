@@ -13,7 +13,19 @@ from pathlib import Path
 from distill.errors import DataError
 from distill.export import ggml
 
-SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # by GGUF value type
+SCALAR_BYTES = {
+    0: 1,
+    1: 1,
+    2: 2,
+    3: 2,
+    4: 4,
+    5: 4,
+    6: 4,
+    7: 1,
+    10: 8,
+    11: 8,
+    12: 8,
+}  # by GGUF value type
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
 

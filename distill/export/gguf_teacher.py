@@ -32,13 +32,20 @@ def quantization(recipe: Recipe) -> str:
 
 
 @contextmanager
-def loaded(recipe: Recipe, tokenizer: Any, *, context_length: int, num_sequences: int = 1) -> Iterator[LlamaModel]:
+def loaded(
+    recipe: Recipe, tokenizer: Any, *, context_length: int, num_sequences: int = 1
+) -> Iterator[LlamaModel]:
     """The file, loaded. Raises MismatchError where it does not cut text into the tokenizer's tokens, and what LlamaModel raises."""
     path = recipe.gguf_teacher
     assert path is not None
     threads = recipe.quantize.num_threads
-    with LlamaModel(path, num_threads=threads, context_length=context_length, num_sequences=num_sequences) as llama:
-        same = llama.tokenize(PROBE_TEXT, False) == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
+    with LlamaModel(
+        path, num_threads=threads, context_length=context_length, num_sequences=num_sequences
+    ) as llama:
+        same = (
+            llama.tokenize(PROBE_TEXT, False)
+            == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
+        )
         if llama.num_known_ids < len(tokenizer) or not same:
             raise MismatchError(
                 f"teacher.gguf: {path} has another tokenizer than teacher.model {recipe.teacher.model!r}: give the model that the "
@@ -48,9 +55,14 @@ def loaded(recipe: Recipe, tokenizer: Any, *, context_length: int, num_sequences
 
 
 def answer(
-    recipe: Recipe, tokenizer: Any, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], stop_ids: Sequence[int],
+    recipe: Recipe,
+    tokenizer: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seeds: Sequence[int],
+    stop_ids: Sequence[int],
     on_finished: OnFinished,
-) -> None:  # fmt: skip
+) -> None:
     """Answer prompts (token ids) with generate's sampling; `on_finished(index, ids, "stop" | "length")` as each ends."""
     import torch
 
@@ -60,13 +72,17 @@ def answer(
     longest = max(map(len, prompts)) + options.max_new_tokens
     sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
     drawer = Drawer(seeds, sampling, options.max_new_tokens, len(tokenizer))
-    num_sequences = max(1, min(MOST_SEQUENCES, len(prompts), recipe.teacher.batch_tokens // longest))
+    num_sequences = max(
+        1, min(MOST_SEQUENCES, len(prompts), recipe.teacher.batch_tokens // longest)
+    )
     with loaded(recipe, tokenizer, context_length=longest, num_sequences=num_sequences) as llama:
         llama.generate(
-            prompts, options.max_new_tokens, stop_ids,
+            prompts,
+            options.max_new_tokens,
+            stop_ids,
             on_done=lambda i, ids: on_finished(i, ids, "stop" if ids[-1] in stop_ids else "length"),
             choose=lambda logits_NV, places: drawer(torch.from_numpy(logits_NV), places),
-        )  # fmt: skip
+        )
 
 
 def logit_chunks(llama: LlamaModel, ids: Sequence[int], start: int) -> Iterator[tuple[slice, Any]]:

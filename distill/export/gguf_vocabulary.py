@@ -85,7 +85,9 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)] if is_sentencepiece else _byte_tokens()
     missing = 256 - sum(token in model["vocab"] for token in byte_tokens)
     if missing:
-        raise MismatchError(f"{path}: {missing} of the 256 byte tokens are missing; llama.cpp cannot spell every text")
+        raise MismatchError(
+            f"{path}: {missing} of the 256 byte tokens are missing; llama.cpp cannot spell every text"
+        )
     tokens, types = _tokens(path, model["vocab"], added, num_ids)
     ids = {token: i for i, token in enumerate(tokens)}
     special_ids = _special_ids(folder, ids)
@@ -99,9 +101,18 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
             special_ids["unk"] = ids[model["unk_token"]]
         merges, scores = [], _scores(tokens, types, model["merges"])
     return Vocabulary(
-        "llama" if is_sentencepiece else "gpt2", name, tokens, types, merges, scores, special_ids, add_bos, add_eos,
-        space_prefix, _chat_template(folder),
-    )  # fmt: skip
+        "llama" if is_sentencepiece else "gpt2",
+        name,
+        tokens,
+        types,
+        merges,
+        scores,
+        special_ids,
+        add_bos,
+        add_eos,
+        space_prefix,
+        _chat_template(folder),
+    )
 
 
 def _adds_space_prefix(path: Path, content: dict[str, Any]) -> bool:
@@ -110,7 +121,12 @@ def _adds_space_prefix(path: Path, content: dict[str, Any]) -> bool:
     splits = _parts(content.get("pre_tokenizer"), "pretokenizers")
     prefix = {"type": "Prepend", "prepend": SPACE}
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": False}
+    metaspace = {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "prepend_scheme": "never",
+        "split": False,
+    }
     if (normalizers == [replace] and not splits) or (not normalizers and splits == [metaspace]):
         return False
     if normalizers == [prefix, replace] and not splits:
@@ -129,21 +145,28 @@ def _scores(tokens: list[str], types: list[int], merges: list[Any]) -> list[floa
         left, right = merge.split(" ") if isinstance(merge, str) else merge
         rank.setdefault(left + right, number)
     joined = (TokenType.NORMAL, TokenType.BYTE)
-    return [-float(rank.get(t, 0) if kind in joined else len(merges)) for t, kind in zip(tokens, types, strict=True)]
+    return [
+        -float(rank.get(t, 0) if kind in joined else len(merges))
+        for t, kind in zip(tokens, types, strict=True)
+    ]
 
 
 def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
     model = content["model"]
     for part in _parts(content.get("normalizer"), "normalizers"):
         if part["type"] != "NFC":
-            raise MismatchError(f"{path}: normalizer {part['type']} is not in llama.cpp; only NFC or none can be")
+            raise MismatchError(
+                f"{path}: normalizer {part['type']} is not in llama.cpp; only NFC or none can be"
+            )
     parts = _parts(content.get("pre_tokenizer"), "pretokenizers")
     patterns = tuple(_pattern(part) for part in parts)
     if patterns and patterns[-1] == "":  # ByteLevel that only writes bytes
         patterns = patterns[:-1]
     found = {ignore: name for name, (known, ignore) in PRE_TOKENIZERS.items() if known == patterns}
     if not found or parts[-1]["type"] != "ByteLevel":
-        pattern = patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
+        pattern = (
+            patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
+        )
         raise MismatchError(
             f"{path}: split pattern {pattern!r} is not one of those known here ({', '.join(PRE_TOKENIZERS)}); llama.cpp would "
             "tokenize differently. Take a student with a Qwen or Llama-3 tokenizer, or the formats nf4 and int8"
@@ -160,8 +183,15 @@ def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
 def _pattern(part: dict[str, Any]) -> str | None:
     """The regular expression by which a step splits a text, each match a part of its own; "" = it does not split."""
     match part:
-        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
-            return pattern.replace("\r", r"\r").replace("\n", r"\n")  # DeepSeek's has the characters themselves
+        case {
+            "type": "Split",
+            "pattern": {"Regex": pattern},
+            "behavior": "Isolated",
+            "invert": False,
+        }:
+            return pattern.replace("\r", r"\r").replace(
+                "\n", r"\n"
+            )  # DeepSeek's has the characters themselves
         case {"type": "Digits", "individual_digits": True}:
             return r"\p{N}"
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}:
@@ -179,7 +209,9 @@ def _check_added(path: Path, added: list[dict[str, Any]]) -> None:
     for token in added:
         odd = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
         if odd:
-            raise MismatchError(f"{path}: added token {token['content']!r} has {odd[0]}, which GGUF cannot say")
+            raise MismatchError(
+                f"{path}: added token {token['content']!r} has {odd[0]}, which GGUF cannot say"
+            )
 
 
 def _tokens(
@@ -204,7 +236,9 @@ def _tokens(
     tokens = [token for token, _ in pairs]
     if len(set(tokens)) < len(tokens):
         twice = next(t for n, t in enumerate(tokens) if t in tokens[:n])
-        raise MismatchError(f"{path}: the token {twice!r} has two ids; llama.cpp refuses such a file")
+        raise MismatchError(
+            f"{path}: the token {twice!r} has two ids; llama.cpp refuses such a file"
+        )
     return tokens, [int(kind) for _, kind in pairs]
 
 
@@ -231,7 +265,10 @@ def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
         if number is not None and 0 <= number < len(ids):
             found[name] = number
     if _chat_template(folder):
-        ends = [chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]), *ends]
+        ends = [
+            chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]),
+            *ends,
+        ]
     others = [i for i in dict.fromkeys(ends) if i != found.get("eos") and 0 <= i < len(ids)]
     found.update(zip(("eot", "eom"), others, strict=False))
     return found
@@ -250,7 +287,9 @@ def _adds(path: Path, special_ids: dict[str, int]) -> tuple[bool, bool]:
             after = [special_ids.get("eos")] if add_eos else []
             if whole == before + bare + after:
                 return add_bos, add_eos
-    raise MismatchError(f"{path}: makes {bare} into {whole}; only bos before and eos after can be written to GGUF")
+    raise MismatchError(
+        f"{path}: makes {bare} into {whole}; only bos before and eos after can be written to GGUF"
+    )
 
 
 def _chat_template(folder: Path) -> str | None:

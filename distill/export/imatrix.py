@@ -16,7 +16,9 @@ import numpy as np
 Importance = dict[str, np.ndarray]
 
 
-def collect(model: Any, sequences: Sequence[Sequence[int]], architecture: gguf.MODEL_ARCH) -> tuple[Importance, int]:
+def collect(
+    model: Any, sequences: Sequence[Sequence[int]], architecture: gguf.MODEL_ARCH
+) -> tuple[Importance, int]:
     """(GGUF tensor name -> sums of squared inputs, float64 [C]; number of tokens) over token `sequences`."""
     import torch
 
@@ -35,7 +37,9 @@ def collect(model: Any, sequences: Sequence[Sequence[int]], architecture: gguf.M
     try:
         with torch.no_grad():
             for ids in sequences:  # one at a time: padding would be counted
-                model.base_model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
+                model.base_model(
+                    input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False
+                )
     finally:
         for hook in hooks:
             hook.remove()
@@ -66,7 +70,8 @@ def read(path: Path) -> Importance:
     """GGUF tensor name -> mean squared inputs, float32 [C]: what `ggml.quantize` takes."""
     tensors = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
     means = {
-        name.removesuffix(".in_sum2"): data.reshape(-1) / tensors[name.removesuffix("in_sum2") + "counts"].reshape(-1)
+        name.removesuffix(".in_sum2"): data.reshape(-1)
+        / tensors[name.removesuffix("in_sum2") + "counts"].reshape(-1)
         for name, data in tensors.items()
         if name.endswith(".in_sum2")
     }

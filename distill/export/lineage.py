@@ -16,19 +16,27 @@ def lineage(recipe: Recipe) -> Metadata:
     """
     teacher, base = recipe.teacher, recipe.student
     found: Metadata = {
-        "general.name": recipe.name, "general.description": f"distilled from {_name(teacher.model)}",
-        "general.languages": list(recipe.languages), "general.tags": ["distillation", "text-generation"],
-    }  # fmt: skip
+        "general.name": recipe.name,
+        "general.description": f"distilled from {_name(teacher.model)}",
+        "general.languages": list(recipe.languages),
+        "general.tags": ["distillation", "text-generation"],
+    }
     parts = [catalog.spdx(teacher.model, teacher.licence)]
     if base.model is not None:
         parts.append(catalog.spdx(base.model, base.licence))
-        found |= {"general.base_model.count": 1} | _origin("general.base_model.0", base.model, base.revision)
+        found |= {"general.base_model.count": 1} | _origin(
+            "general.base_model.0", base.model, base.revision
+        )
     if None not in parts:
         found["general.license"] = " AND ".join(sorted({part for part in parts if part}))
     found["general.dataset.count"] = len(recipe.generate.prompts)
     for number, source in enumerate(recipe.generate.prompts):
         key = f"general.dataset.{number}"
-        found |= _origin(key, source.dataset, source.revision, "datasets/") if source.dataset else {f"{key}.name": _name(source.name)}
+        found |= (
+            _origin(key, source.dataset, source.revision, "datasets/")
+            if source.dataset
+            else {f"{key}.name": _name(source.name)}
+        )
     return found
 
 

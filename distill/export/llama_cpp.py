@@ -39,13 +39,26 @@ class LlamaProcess:
     """`LlamaModel` in a process of its own: `with LlamaProcess(path, num_threads=4, context_length=1024) as llama:`"""
 
     def __init__(
-        self, path: Path, *, num_threads: int, context_length: int, num_sequences: int = 1, kv_type: str = "f32"
+        self,
+        path: Path,
+        *,
+        num_threads: int,
+        context_length: int,
+        num_sequences: int = 1,
+        kv_type: str = "f32",
     ):
         self.path = path
         self._arguments = [
-            str(path.absolute()), "--num-threads", str(num_threads), "--context-length", str(context_length),
-            "--num-sequences", str(num_sequences), "--kv-type", kv_type,
-        ]  # fmt: skip
+            str(path.absolute()),
+            "--num-threads",
+            str(num_threads),
+            "--context-length",
+            str(context_length),
+            "--num-sequences",
+            str(num_sequences),
+            "--kv-type",
+            kv_type,
+        ]
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "LlamaProcess":
@@ -54,9 +67,13 @@ class LlamaProcess:
         self._child = subprocess.Popen(
             # -P: the working folder may hold files named like modules
             [sys.executable, "-P", "-m", "distill.export.llama_cpp", *self._arguments],
-            env={**environment(), "GGML_NO_BACKTRACE": "1"}, text=True, encoding="utf-8",
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-        )  # fmt: skip
+            env={**environment(), "GGML_NO_BACKTRACE": "1"},
+            text=True,
+            encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
         try:
             self._receive("loading")
         except BaseException:
@@ -76,31 +93,56 @@ class LlamaProcess:
         return self._receive("tokenizing")["ids"]
 
     def score(
-        self, sequences: Sequence[tuple[Sequence[int], int]], given: Sequence[Given] = (), *, on_done: OnScored | None = None
-    ) -> list[Scored]:  # fmt: skip
+        self,
+        sequences: Sequence[tuple[Sequence[int], int]],
+        given: Sequence[Given] = (),
+        *,
+        on_done: OnScored | None = None,
+    ) -> list[Scored]:
         """LlamaModel.score for each (ids, start), with its `given` where there are some."""
         results = []
         for index, (ids, start) in enumerate(sequences):
-            beside = {"path": str(given[index].path.absolute()), "first": given[index].first,
-                      "places": list(map(int, given[index].places))} if given else None  # fmt: skip
-            self._send({"do": "score", "ids": list(map(int, ids)), "start": int(start), "given": beside})
+            beside = (
+                {
+                    "path": str(given[index].path.absolute()),
+                    "first": given[index].first,
+                    "places": list(map(int, given[index].places)),
+                }
+                if given
+                else None
+            )
+            self._send(
+                {"do": "score", "ids": list(map(int, ids)), "start": int(start), "given": beside}
+            )
             answer = self._receive("scoring")
             results.append(
-                Scored(np.array(answer["logp"], np.float32), np.array(answer["top"], np.int64), np.array(answer["kl"]))
+                Scored(
+                    np.array(answer["logp"], np.float32),
+                    np.array(answer["top"], np.int64),
+                    np.array(answer["kl"]),
+                )
             )
             if on_done is not None:
                 on_done(index, results[-1])
         return results
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int],
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
         on_done: OnAnswer | None = None,
-    ) -> list[list[int]]:  # fmt: skip
+    ) -> list[list[int]]:
         """Greedy answers in the order of `prompts`; `on_done(index, answer ids)` as each ends, in any order."""
-        self._send({
-            "do": "generate", "prompts": [list(map(int, p)) for p in prompts], "max_new_tokens": max_new_tokens,
-            "stop_ids": list(map(int, stop_ids)),
-        })  # fmt: skip
+        self._send(
+            {
+                "do": "generate",
+                "prompts": [list(map(int, p)) for p in prompts],
+                "max_new_tokens": max_new_tokens,
+                "stop_ids": list(map(int, stop_ids)),
+            }
+        )
         answers: list[list[int]] = [[] for _ in prompts]
         for _ in prompts:
             answer = self._receive("generating")
@@ -109,8 +151,16 @@ class LlamaProcess:
                 on_done(answer["index"], answer["ids"])
         return answers
 
-    def speed(self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS) -> Speed:
-        self._send({"do": "speed", "num_prompt_tokens": num_prompt_tokens, "num_new_tokens": num_new_tokens})
+    def speed(
+        self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS
+    ) -> Speed:
+        self._send(
+            {
+                "do": "speed",
+                "num_prompt_tokens": num_prompt_tokens,
+                "num_new_tokens": num_new_tokens,
+            }
+        )
         return Speed(**self._receive("measuring its speed"))
 
     def peak_memory(self) -> int | None:
@@ -119,7 +169,9 @@ class LlamaProcess:
         return peak_memory(self._child.pid)
 
     def _send(self, request: dict[str, Any]) -> None:
-        assert self._child is not None and self._child.stdin is not None, "use it as a context manager"
+        assert self._child is not None and self._child.stdin is not None, (
+            "use it as a context manager"
+        )
         try:
             self._child.stdin.write(json.dumps(request) + "\n")
             self._child.stdin.flush()
@@ -133,28 +185,48 @@ class LlamaProcess:
             raise self._crash(doing)
         answer = json.loads(line)
         if "error" in answer:
-            raise {c.__name__: c for c in (MissingError, MismatchError)}.get(answer["kind"], DataError)(answer["error"])
+            raise {c.__name__: c for c in (MissingError, MismatchError)}.get(
+                answer["kind"], DataError
+            )(answer["error"])
         return answer
 
     def _crash(self, doing: str) -> DataError:
         assert self._child is not None
         code = self._child.wait()
         self._errors.seek(0)
-        said = self._errors.read().decode("utf-8", "replace").strip().splitlines() or ["nothing on standard error"]
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines() or [
+            "nothing on standard error"
+        ]
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-        return DataError(f"{self.path}: llama.cpp {how} while {doing} ({said[-1]}); write the file again")
+        return DataError(
+            f"{self.path}: llama.cpp {how} while {doing} ({said[-1]}); write the file again"
+        )
 
 
-def _serve(model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+def _serve(
+    model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, Any]], None]
+) -> None:
     """Answer one request; `generate` gives a line for each answer as it ends."""
     match request.pop("do"):
         case "tokenize":
-            say({"ids": [model.tokenize(text, request["parse_special"]) for text in request["texts"]]})
+            say(
+                {
+                    "ids": [
+                        model.tokenize(text, request["parse_special"]) for text in request["texts"]
+                    ]
+                }
+            )
         case "score":
             beside = request["given"]
             given = beside and Given(Path(beside["path"]), beside["first"], beside["places"])
             found = model.score(request["ids"], request["start"], given)
-            say({"logp": found.logp_T.tolist(), "top": found.top_T.tolist(), "kl": found.kl_P.tolist()})
+            say(
+                {
+                    "logp": found.logp_T.tolist(),
+                    "top": found.top_T.tolist(),
+                    "kl": found.kl_P.tolist(),
+                }
+            )
         case "generate":
             model.generate(**request, on_done=lambda index, ids: say({"index": index, "ids": ids}))
         case "speed":
@@ -163,7 +235,9 @@ def _serve(model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, 
 
 def main() -> None:
     """The child: requests on standard input, answers on standard output, one JSON object a line."""
-    parser = argparse.ArgumentParser(prog="python -m distill.export.llama_cpp", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.export.llama_cpp", description=main.__doc__
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("--num-threads", type=int, required=True)
     parser.add_argument("--context-length", type=int, default=2048)

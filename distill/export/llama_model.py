@@ -44,7 +44,9 @@ class Given(NamedTuple):
 
 OnScored = Callable[[int, Scored], None]
 OnAnswer = Callable[[int, list[int]], None]
-Choose = Callable[[np.ndarray, Sequence[tuple[int, int]]], list[int]]  # logits [N, V], (prompt, token of its answer) a row
+Choose = Callable[
+    [np.ndarray, Sequence[tuple[int, int]]], list[int]
+]  # logits [N, V], (prompt, token of its answer) a row
 
 
 NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 128, 32  # read and written to measure the speed
@@ -66,7 +68,13 @@ class LlamaModel:
     """
 
     def __init__(
-        self, path: Path, *, num_threads: int, context_length: int, num_sequences: int = 1, kv_type: str = "f32"
+        self,
+        path: Path,
+        *,
+        num_threads: int,
+        context_length: int,
+        num_sequences: int = 1,
+        kv_type: str = "f32",
     ):
         self.path, self.num_sequences, self.context_length = path, num_sequences, context_length
         self._num_threads, self._kv_type = num_threads, KV_TYPES[kv_type]
@@ -83,11 +91,15 @@ class LlamaModel:
         params.check_tensors = True
         self._model = self._lib.llama_model_load_from_file(os.fsencode(self.path), params)
         if not self._model:
-            raise DataError(f"{self.path}: llama.cpp cannot load it ({llama_library.LOG.problem}); write it again")
+            raise DataError(
+                f"{self.path}: llama.cpp cannot load it ({llama_library.LOG.problem}); write it again"
+            )
         self._vocab = self._lib.llama_model_get_vocab(self._model)
         self.num_ids = self._lib.llama_vocab_n_tokens(self._vocab)
         self.num_known_ids = self._count_known_ids()
-        self._num_outputs = min(BATCH_TOKENS, max(LOGIT_VALUES // self.num_ids, self.num_sequences, 1))
+        self._num_outputs = min(
+            BATCH_TOKENS, max(LOGIT_VALUES // self.num_ids, self.num_sequences, 1)
+        )
         self._open_context()
         self._buffers = _BatchBuffers(max(BATCH_TOKENS, self.num_sequences))
         return self
@@ -119,14 +131,19 @@ class LlamaModel:
     def _count_known_ids(self) -> int:
         """Ids before the padding at the vocabulary's end: the padding has logits but no text."""
         known = self.num_ids
-        while known and self._lib.llama_vocab_get_attr(self._vocab, known - 1) & llama_library.TOKEN_UNUSED:
+        while (
+            known
+            and self._lib.llama_vocab_get_attr(self._vocab, known - 1) & llama_library.TOKEN_UNUSED
+        ):
             known -= 1
         return known
 
     def tokenize(self, text: str, parse_special: bool) -> list[int]:
         """Token ids of `text`, nothing added. Special tokens written in it are text unless `parse_special`."""
         data = text.encode()
-        ids = np.empty(3 * len(data) + 8, np.int32)  # a byte or, of a space that SentencePiece does not know, three
+        ids = np.empty(
+            3 * len(data) + 8, np.int32
+        )  # a byte or, of a space that SentencePiece does not know, three
         count = self._lib.llama_tokenize(
             self._vocab, data, len(data), ids.ctypes.data, len(ids), False, parse_special
         )
@@ -145,7 +162,9 @@ class LlamaModel:
         Over the ids that have a text, without the padding; never more than 64 MiB of logits at once.
         """
         if not 1 <= start <= len(token_ids):
-            raise ValueError(f"start {start} must be between 1 and the number of tokens, {len(token_ids)}")
+            raise ValueError(
+                f"start {start} must be between 1 and the number of tokens, {len(token_ids)}"
+            )
         labels = np.asarray(token_ids[start:])
         logp, top = np.empty(len(labels), np.float32), np.empty(len(labels), np.int64)
         kl: list[float] = []
@@ -154,25 +173,37 @@ class LlamaModel:
             known_NV = logits_NV[:, : self.num_known_ids]
             top[part] = known_NV.argmax(-1)
             largest_N1 = known_NV.max(-1, keepdims=True)
-            log_total_N = largest_N1[:, 0] + np.log(np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64))
+            log_total_N = largest_N1[:, 0] + np.log(
+                np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64)
+            )
             logp[part] = logits_NV[np.arange(len(logits_NV)), labels[part]] - log_total_N
             if given is not None:
                 for place in (p for p in given.places if first <= p < part.stop):
-                    kl.append(self._kl(given, len(kl), known_NV[place - first] - log_total_N[place - first]))
+                    kl.append(
+                        self._kl(
+                            given, len(kl), known_NV[place - first] - log_total_N[place - first]
+                        )
+                    )
         return Scored(logp, top, np.array(kl))
 
     def _kl(self, given: Given, number: int, logp_V: np.ndarray) -> float:
         """KL(given ‖ file) at one position, in float64 (the log-probs are float32)."""
         rows_RV = np.load(given.path, mmap_mode="r")
         if rows_RV.shape[1] != len(logp_V):
-            raise MismatchError(f"{self.path}: has {len(logp_V)} ids with a text, {given.path} {rows_RV.shape[1]}; of another tokenizer?")
+            raise MismatchError(
+                f"{self.path}: has {len(logp_V)} ids with a text, {given.path} {rows_RV.shape[1]}; of another tokenizer?"
+            )
         given_V = rows_RV[given.first + number].astype(np.float64)
         return float((np.exp(given_V) * (given_V - logp_V)).sum())
 
-    def logit_blocks(self, token_ids: Sequence[int], start: int) -> Iterator[tuple[int, np.ndarray]]:
+    def logit_blocks(
+        self, token_ids: Sequence[int], start: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1, 64 MiB at most."""
         if len(token_ids) > self.context_length:
-            raise DataError(f"{self.path}: {len(token_ids)} tokens do not fit context_length {self.context_length}")
+            raise DataError(
+                f"{self.path}: {len(token_ids)} tokens do not fit context_length {self.context_length}"
+            )
         self._lib.llama_memory_clear(self._memory, True)
         for first in range(0, min(start, len(token_ids)), BATCH_TOKENS):
             part = range(first, min(first + BATCH_TOKENS, start))
@@ -183,9 +214,13 @@ class LlamaModel:
             yield first - start, self._decode(tokens, part, [0] * len(part), num_outputs=len(part))
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: Sequence[int],
-        on_done: OnAnswer | None = None, choose: Choose | None = None,
-    ) -> list[list[int]]:  # fmt: skip
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        on_done: OnAnswer | None = None,
+        choose: Choose | None = None,
+    ) -> list[list[int]]:
         """Answers, ids with the stop token that ended them; `num_sequences` at once, a free place refilled.
 
         `choose` takes the next id of each row (None: the likeliest that has a text); `on_done(index, answer)` is called as
@@ -216,8 +251,12 @@ class LlamaModel:
             if active:
                 rows = list(active.values())
                 positions = [len(prompts[i]) + len(answers[i]) - 1 for i in rows]
-                logits_SV = self._decode([answers[i][-1] for i in rows], positions, list(active), num_outputs=len(rows))
-                for index, chosen in zip(rows, choose(logits_SV, [(i, len(answers[i])) for i in rows]), strict=True):
+                logits_SV = self._decode(
+                    [answers[i][-1] for i in rows], positions, list(active), num_outputs=len(rows)
+                )
+                for index, chosen in zip(
+                    rows, choose(logits_SV, [(i, len(answers[i])) for i in rows]), strict=True
+                ):
                     answers[index].append(chosen)
         return answers
 
@@ -233,7 +272,9 @@ class LlamaModel:
         part = range(last, len(prompt))
         return self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=1)
 
-    def speed(self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS) -> Speed:
+    def speed(
+        self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS
+    ) -> Speed:
         """Measured on one sequence of arbitrary tokens, after a warm-up."""
         prompt = [i % self.num_known_ids for i in range(num_prompt_tokens)]
         self._lib.llama_memory_clear(self._memory, True)
@@ -248,17 +289,32 @@ class LlamaModel:
         return Speed(num_prompt_tokens / (middle - start), num_new_tokens / (end - middle))
 
     def _decode(
-        self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], *, num_outputs: int
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        *,
+        num_outputs: int,
     ) -> np.ndarray:
         """One llama_decode; float32 [num_outputs, V] for the last `num_outputs` tokens, valid until the next call."""
-        if tokens and not 0 <= min(tokens) <= max(tokens) < self.num_ids:  # llama.cpp reads outside its table
-            raise DataError(f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; of another tokenizer?")
-        code = self._lib.llama_decode(self._context, self._buffers.fill(tokens, positions, slots, num_outputs))
+        if (
+            tokens and not 0 <= min(tokens) <= max(tokens) < self.num_ids
+        ):  # llama.cpp reads outside its table
+            raise DataError(
+                f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; of another tokenizer?"
+            )
+        code = self._lib.llama_decode(
+            self._context, self._buffers.fill(tokens, positions, slots, num_outputs)
+        )
         if code != 0:
-            raise DataError(f"{self.path}: llama.cpp's decode failed with {code} ({llama_library.LOG.problem})")
+            raise DataError(
+                f"{self.path}: llama.cpp's decode failed with {code} ({llama_library.LOG.problem})"
+            )
         if not num_outputs:
             return np.empty((0, self.num_ids), np.float32)
-        return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), (num_outputs, self.num_ids))
+        return np.ctypeslib.as_array(
+            self._lib.llama_get_logits(self._context), (num_outputs, self.num_ids)
+        )
 
 
 class _BatchBuffers:
@@ -267,10 +323,16 @@ class _BatchBuffers:
     def __init__(self, size: int):
         self.token, self.pos, self.slot = (np.zeros(size, np.int32) for _ in range(3))
         self.one, self.output = np.ones(size, np.int32), np.zeros(size, np.int8)
-        self.slot_pointers = self.slot.ctypes.data + self.slot.itemsize * np.arange(size, dtype=np.uint64)
+        self.slot_pointers = self.slot.ctypes.data + self.slot.itemsize * np.arange(
+            size, dtype=np.uint64
+        )
 
     def fill(
-        self, tokens: Sequence[int], positions: Sequence[int], slots: Sequence[int], num_outputs: int
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        num_outputs: int,
     ) -> llama_library.Batch:
         count = len(tokens)
         self.token[:count], self.pos[:count], self.slot[:count] = tokens, positions, slots

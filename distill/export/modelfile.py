@@ -25,7 +25,9 @@ Conversation = Sequence[Mapping[str, str]]
 
 def conversation(*contents: str, system: str | None = None) -> list[dict[str, str]]:
     """User and assistant in turn, after a system message if there is one."""
-    turns = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)]
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)
+    ]
     return [*([] if system is None else [{"role": "system", "content": system}]), *turns]
 
 
@@ -62,8 +64,14 @@ class Frame:
             f'{{{{ {"else " if n else ""}if eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{after}'
             for n, (role, (before, after)) in enumerate(self.around.items())
         )
-        begin = f"{{{{ if not .System }}}}{self.without_system}{{{{ end }}}}" if self.without_system else ""
-        return f"{begin}{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{self.before_answer}"
+        begin = (
+            f"{{{{ if not .System }}}}{self.without_system}{{{{ end }}}}"
+            if self.without_system
+            else ""
+        )
+        return (
+            f"{begin}{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}{self.before_answer}"
+        )
 
 
 def frame(tokenizer: Any, thinking: bool | None) -> Frame:
@@ -80,7 +88,9 @@ def frame(tokenizer: Any, thinking: bool | None) -> Frame:
         user_assistant, rest = _cut(rest, assistant)
         assistant_user, ending = _cut(rest, last)
         after_user = _cut(render(conversation(user), begin_answer=False), user)[1]
-        after_assistant = _cut(render(conversation(user, assistant), begin_answer=False), assistant)[1]
+        after_assistant = _cut(
+            render(conversation(user, assistant), begin_answer=False), assistant
+        )[1]
         before_user = _without(assistant_user, after_assistant)
         found = Frame(
             around={
@@ -101,7 +111,9 @@ def frame(tokenizer: Any, thinking: bool | None) -> Frame:
     return found
 
 
-def _render(tokenizer: Any, messages: Conversation, thinking: bool | None, begin_answer: bool = True) -> str:
+def _render(
+    tokenizer: Any, messages: Conversation, thinking: bool | None, begin_answer: bool = True
+) -> str:
     """The student's own rendering, without the bos that Ollama puts there itself where the tokenizer does."""
     text = chat.prompt_text(tokenizer, messages, thinking=thinking, begin_answer=begin_answer)
     bos = tokenizer.bos_token
@@ -124,11 +136,19 @@ def _without(text: str, beginning: str) -> str:
 
 def smallest_passing(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The format of the smallest GGUF file that passed the gate; None where all failed or there is none."""
-    passed = [name for name, check in checks.items() if name not in FOLDERS and not check.get("failed")]
+    passed = [
+        name for name, check in checks.items() if name not in FOLDERS and not check.get("failed")
+    ]
     return min(passed, key=lambda name: checks[name]["bytes"], default=None)
 
 
-def write_modelfiles(recipe: Recipe, student: Path, tokenizer: Any, checks: Mapping[str, Mapping[str, Any]], stage: Path) -> list[Path]:
+def write_modelfiles(
+    recipe: Recipe,
+    student: Path,
+    tokenizer: Any,
+    checks: Mapping[str, Mapping[str, Any]],
+    stage: Path,
+) -> list[Path]:
     """`<format>.Modelfile` beside each GGUF file, and `Modelfile` for the smallest that passed. Returns their paths."""
     names = {name: f"{name}.Modelfile" for name in checks if name not in FOLDERS}
     best = smallest_passing(checks)
@@ -137,7 +157,9 @@ def write_modelfiles(recipe: Recipe, student: Path, tokenizer: Any, checks: Mapp
     files = []
     for name, file in [*names.items(), *([(best, "Modelfile")] if best else [])]:
         failed = checks[name].get("failed")
-        head = [f"# {recipe.name} as {name}: run `ollama create {recipe.name} -f {file}` in this folder"]
+        head = [
+            f"# {recipe.name} as {name}: run `ollama create {recipe.name} -f {file}` in this folder"
+        ]
         head += [f"# This file failed its check: {failed}"] if failed else []
         files.append(stage / file)
         write_atomic(files[-1], "\n".join([*head, f"FROM ./{name}.gguf", "", body]))
@@ -148,14 +170,23 @@ def modelfile(recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int]) -> str:
     """All but the FROM line. What Ollama cannot do as the student was trained stands in comments."""
     options = recipe.generate
     lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.thinking))
-    lines += [f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(list(stop_ids))]
     lines += [
-        f"PARAMETER temperature {options.sampling_temperature}", f"PARAMETER top_p {options.top_p}",
-        f"PARAMETER top_k {options.top_k}", "PARAMETER repeat_penalty 1.0", f"PARAMETER num_predict {options.max_new_tokens}", "",
-    ]  # fmt: skip
+        f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(list(stop_ids))
+    ]
+    lines += [
+        f"PARAMETER temperature {options.sampling_temperature}",
+        f"PARAMETER top_p {options.top_p}",
+        f"PARAMETER top_k {options.top_k}",
+        "PARAMETER repeat_penalty 1.0",
+        f"PARAMETER num_predict {options.max_new_tokens}",
+        "",
+    ]
     if options.system_prompt is not None:
         if problem := _unwritable(options.system_prompt):
-            lines += [f"# generate.system_prompt is left out: a Modelfile cannot hold {problem}; send it with each request", ""]
+            lines += [
+                f"# generate.system_prompt is left out: a Modelfile cannot hold {problem}; send it with each request",
+                "",
+            ]
         else:
             lines += [f'SYSTEM """{options.system_prompt}"""', ""]
     return "\n".join([*lines, f'LICENSE """{_licence(recipe)}"""', ""])
@@ -167,9 +198,12 @@ def _template_lines(tokenizer: Any, thinking: bool | None) -> list[str]:
     except MismatchError as error:
         return [
             f"# No TEMPLATE: {error}. Ollama then takes one of its own that looks like the one in the GGUF file:",
-            "# compare `ollama show --template NAME` with tokenizer.chat_template, or use llama.cpp, which runs the student's own", "",
-        ]  # fmt: skip
-    lines = ["# The student's own chat template in Ollama's language: the same text for system, user and assistant messages"]
+            "# compare `ollama show --template NAME` with tokenizer.chat_template, or use llama.cpp, which runs the student's own",
+            "",
+        ]
+    lines = [
+        "# The student's own chat template in Ollama's language: the same text for system, user and assistant messages"
+    ]
     if _render(tokenizer, SPACED, thinking) != found.text(SPACED):
         lines.append("# The student's strips white space around messages, this one does not")
     if _render(tokenizer, REASONED, thinking) != found.text(REASONED):
@@ -187,7 +221,12 @@ def _unwritable(text: str) -> str | None:
 
 def _licence(recipe: Recipe) -> str:
     verdict = catalog.verdict(
-        recipe.teacher.model, recipe.student.model, declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence, use=recipe.learns,
-    )  # fmt: skip
-    return "\n".join([f"A student of {recipe.teacher.model}.", *verdict.sentences, *verdict.duties]).replace('"', "'")
+        recipe.teacher.model,
+        recipe.student.model,
+        declared_teacher=recipe.teacher.licence,
+        declared_base=recipe.student.licence,
+        use=recipe.learns,
+    )
+    return "\n".join(
+        [f"A student of {recipe.teacher.model}.", *verdict.sentences, *verdict.duties]
+    ).replace('"', "'")

@@ -11,7 +11,12 @@ from typing import Any
 import gguf
 import numpy as np
 
-MROPE_SECTIONS = [11, 11, 10, 0]  # of the family; for text alone all positions are one, whatever they are
+MROPE_SECTIONS = [
+    11,
+    11,
+    10,
+    0,
+]  # of the family; for text alone all positions are one, whatever they are
 
 
 def problems(config: Any) -> dict[str, bool]:
@@ -19,10 +24,14 @@ def problems(config: Any) -> dict[str, bool]:
     interval = full_attention_interval(config)
     keys, values = config.linear_num_key_heads, config.linear_num_value_heads
     return {
-        f"layer_types with full attention elsewhere than in every n-th layer ({', '.join(config.layer_types[:8])}, ...)":
-            any((kind == "full_attention") != ((i + 1) % interval == 0) for i, kind in enumerate(config.layer_types)),
-        f"linear_num_value_heads {values} with linear_num_key_heads {keys} (must be a multiple)": values % keys > 0,
-    }  # fmt: skip
+        f"layer_types with full attention elsewhere than in every n-th layer ({', '.join(config.layer_types[:8])}, ...)": any(
+            (kind == "full_attention") != ((i + 1) % interval == 0)
+            for i, kind in enumerate(config.layer_types)
+        ),
+        f"linear_num_value_heads {values} with linear_num_key_heads {keys} (must be a multiple)": values
+        % keys
+        > 0,
+    }
 
 
 def full_attention_interval(config: Any) -> int:
@@ -36,7 +45,15 @@ def sources(config: Any, layer: int) -> Iterator[str]:
         for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
             yield f"model.layers.{layer}.self_attn.{part}.weight"
         return
-    for part in ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a", "conv1d", "norm", "out_proj"):
+    for part in (
+        "in_proj_qkv",
+        "in_proj_z",
+        "in_proj_b",
+        "in_proj_a",
+        "conv1d",
+        "norm",
+        "out_proj",
+    ):
         yield f"model.layers.{layer}.linear_attn.{part}.weight"
     yield f"model.layers.{layer}.linear_attn.A_log"
     yield f"model.layers.{layer}.linear_attn.dt_bias"
@@ -67,10 +84,14 @@ def _rows(source: str, config: Any) -> np.ndarray | None:
     part = source.partition(".linear_attn.")[2].removesuffix(".weight")
     if part in ("in_proj_qkv", "conv1d"):  # queries and keys stay
         before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
-        return np.concatenate([np.arange(before), before + _value_heads(config, config.linear_value_head_dim)])
+        return np.concatenate(
+            [np.arange(before), before + _value_heads(config, config.linear_value_head_dim)]
+        )
     if part == "in_proj_z":
         return _value_heads(config, config.linear_value_head_dim)
-    return _value_heads(config, 1) if part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias") else None
+    return (
+        _value_heads(config, 1) if part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias") else None
+    )
 
 
 def _values_per_key(config: Any) -> int:
@@ -80,7 +101,11 @@ def _values_per_key(config: Any) -> int:
 def _value_heads(config: Any, width: int) -> np.ndarray:
     """Indices of the value heads' entries, `width` each, in llama.cpp's order."""
     numbers = np.arange(config.linear_num_value_heads * width)
-    return numbers.reshape(config.linear_num_key_heads, _values_per_key(config), width).transpose(1, 0, 2).reshape(-1)
+    return (
+        numbers.reshape(config.linear_num_key_heads, _values_per_key(config), width)
+        .transpose(1, 0, 2)
+        .reshape(-1)
+    )
 
 
 def add_keys(writer: gguf.GGUFWriter, config: Any) -> None:

@@ -27,9 +27,13 @@ FILE_TYPES = {
 }
 # blocks of 256 that do not fit the row -> the type with blocks of 32 that takes their place
 FALLBACKS = {
-    Type.Q2_K: Type.Q4_0, Type.Q3_K: Type.Q4_0, Type.TQ2_0: Type.Q4_0,
-    Type.Q4_K: Type.Q5_0, Type.Q5_K: Type.Q5_1, Type.Q6_K: Type.Q8_0,
-}  # fmt: skip
+    Type.Q2_K: Type.Q4_0,
+    Type.Q3_K: Type.Q4_0,
+    Type.TQ2_0: Type.Q4_0,
+    Type.Q4_K: Type.Q5_0,
+    Type.Q5_K: Type.Q5_1,
+    Type.Q6_K: Type.Q8_0,
+}
 
 
 @dataclass(frozen=True)

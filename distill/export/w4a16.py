@@ -24,7 +24,9 @@ CANDIDATES = 20
 INSTALL = "the format w4a16 needs the package compressed-tensors: pip install 'distill[w4a16]'"
 
 
-def write_w4a16(model_folder: Path, out_folder: Path, sequences: Sequence[Sequence[int]] = ()) -> int:
+def write_w4a16(
+    model_folder: Path, out_folder: Path, sequences: Sequence[Sequence[int]] = ()
+) -> int:
     """Quantize the linear layers of `model_folder` into `out_folder`, tokenizer included; bytes of its weights.
 
     `sequences` are token ids of calibration texts; with none, every input counts the same. Embedding, head and norms
@@ -36,18 +38,28 @@ def write_w4a16(model_folder: Path, out_folder: Path, sequences: Sequence[Sequen
 
     compressed = _package()
     if not (model_folder / "config.json").is_file() or not any(model_folder.glob("*.safetensors")):
-        raise MissingError(f"{model_folder}: no config.json with *.safetensors; a transformers model folder is needed")
+        raise MissingError(
+            f"{model_folder}: no config.json with *.safetensors; a transformers model folder is needed"
+        )
     config = AutoConfig.from_pretrained(model_folder)
     if getattr(config, "quantization_config", None) is not None:
         raise MismatchError(f"{model_folder}: is quantized already; quantize the 16-bit model")
     dtype = torch.float16 if config.dtype == torch.float16 else torch.bfloat16
-    model: Any = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        model_folder, dtype=torch.float32, use_safetensors=True
+    )
     layers = _layers(model_folder, model.eval())
     importance = _mean_squares(model, layers, sequences) if sequences else {}
-    weights = compressed.QuantizationArgs(num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP)
+    weights = compressed.QuantizationArgs(
+        num_bits=4, type="int", symmetric=True, strategy="group", group_size=GROUP
+    )
     scheme = compressed.QuantizationScheme(targets=["Linear"], weights=weights)
-    ignored = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n not in layers]
-    settings = compressed.QuantizationConfig(config_groups={"group_0": scheme}, ignore=ignored, format="pack-quantized")
+    ignored = [
+        n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n not in layers
+    ]
+    settings = compressed.QuantizationConfig(
+        config_groups={"group_0": scheme}, ignore=ignored, format="pack-quantized"
+    )
     compressed.apply_quantization_config(model, settings, show_progress=False)
     for name, layer in layers.items():
         scale_OG = best_scales(layer.weight.data, importance.get(name), dtype)
@@ -68,16 +80,27 @@ def load_w4a16(folder: Path, device: str = "cpu") -> Any:
 
     _package()
     if not (folder / "config.json").is_file():
-        raise MissingError(f"{folder}: no config.json; write the folder with `distill quantize` first")
+        raise MissingError(
+            f"{folder}: no config.json; write the folder with `distill quantize` first"
+        )
     config = AutoConfig.from_pretrained(folder)
-    if (getattr(config, "quantization_config", None) or {}).get("quant_method") != "compressed-tensors":
-        raise MissingError(f"{folder}: its config.json has no compressed-tensors quantization_config")
-    with warnings.catch_warnings():  # that only the way of loading is taken from this config: it is all we want
+    if (getattr(config, "quantization_config", None) or {}).get(
+        "quant_method"
+    ) != "compressed-tensors":
+        raise MissingError(
+            f"{folder}: its config.json has no compressed-tensors quantization_config"
+        )
+    with (
+        warnings.catch_warnings()
+    ):  # that only the way of loading is taken from this config: it is all we want
         warnings.filterwarnings("ignore", message="You passed `quantization_config`")
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=config.dtype, device_map={"": device}, use_safetensors=True,
+            folder,
+            dtype=config.dtype,
+            device_map={"": device},
+            use_safetensors=True,
             quantization_config=CompressedTensorsConfig(dequantize=True),
-        )  # fmt: skip
+        )
     return model.eval()
 
 
@@ -86,7 +109,11 @@ def best_scales(weight_OC: Any, importance_C: Any | None, dtype: Any) -> Any:
     import torch
 
     groups_OGN = weight_OC.unflatten(1, (-1, GROUP))
-    weight_of_GN = torch.ones_like(groups_OGN[0]) if importance_C is None else importance_C.unflatten(0, (-1, GROUP)).float()
+    weight_of_GN = (
+        torch.ones_like(groups_OGN[0])
+        if importance_C is None
+        else importance_C.unflatten(0, (-1, GROUP)).float()
+    )
     largest_OG1 = groups_OGN.abs().amax(-1, keepdim=True).clamp(min=1e-8)
     best_OG = torch.zeros_like(largest_OG1[..., 0])
     least_OG = torch.full_like(best_OG, torch.inf)
@@ -106,9 +133,13 @@ def _layers(folder: Path, model: Any) -> dict[str, Any]:
 
     experts = [name for name, p in model.named_parameters() if p.ndim == 3]
     if experts:
-        raise MismatchError(f"{folder}: w4a16 packs linear layers, but {experts[0]} holds experts; leave the format out")
+        raise MismatchError(
+            f"{folder}: w4a16 packs linear layers, but {experts[0]} holds experts; leave the format out"
+        )
     head = model.get_output_embeddings()
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    layers = {
+        n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head
+    }
     for name, layer in layers.items():
         if layer.in_features % GROUP:
             raise MismatchError(
@@ -117,7 +148,9 @@ def _layers(folder: Path, model: Any) -> dict[str, Any]:
     return layers
 
 
-def _mean_squares(model: Any, layers: dict[str, Any], sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _mean_squares(
+    model: Any, layers: dict[str, Any], sequences: Sequence[Sequence[int]]
+) -> dict[str, Any]:
     """Mean square of each input of each layer over all tokens, float64 [C] by name."""
     import torch
 
@@ -147,8 +180,11 @@ def _package() -> Any:
     from types import SimpleNamespace
 
     return SimpleNamespace(
-        QuantizationArgs=quantization.QuantizationArgs, QuantizationConfig=quantization.QuantizationConfig,
-        QuantizationScheme=quantization.QuantizationScheme, QuantizationStatus=quantization.QuantizationStatus,
-        apply_quantization_config=quantization.apply_quantization_config, ModelCompressor=compressors.ModelCompressor,
+        QuantizationArgs=quantization.QuantizationArgs,
+        QuantizationConfig=quantization.QuantizationConfig,
+        QuantizationScheme=quantization.QuantizationScheme,
+        QuantizationStatus=quantization.QuantizationStatus,
+        apply_quantization_config=quantization.apply_quantization_config,
+        ModelCompressor=compressors.ModelCompressor,
         compress_module=compressors.compress_module,
-    )  # fmt: skip
+    )

@@ -79,7 +79,9 @@ def skew_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, alpha: flo
     if alpha == 0:
         return reverse_kl(student_logp_NV, teacher_logp_NV)
     # log q − log m = (log q − sg[log q]) − log(m / sg[q]): the first part is 0 in value and carries the gradient
-    log_m_over_q_NV = _log_mixture_ratio(_log_ratio(teacher_logp_NV, student_logp_NV.detach()), 1 - alpha)
+    log_m_over_q_NV = _log_mixture_ratio(
+        _log_ratio(teacher_logp_NV, student_logp_NV.detach()), 1 - alpha
+    )
     log_q_over_q_NV = _log_ratio(student_logp_NV, student_logp_NV.detach())
     return (student_logp_NV.exp() * (log_q_over_q_NV - log_m_over_q_NV)).sum(-1)
 
@@ -105,15 +107,23 @@ def adaptive_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, alpha: float) 
         head_gap_N = (gap_NV * ~is_tail_NV).sum(-1)
         total_N = head_gap_N + tail_gap_N + ADAPTIVE_EPSILON
     forward_N = forward_kl(student_logp_NV, teacher_logp_NV)
-    return head_gap_N / total_N * forward_N + tail_gap_N / total_N * reverse_kl(student_logp_NV, teacher_logp_NV)
+    return head_gap_N / total_N * forward_N + tail_gap_N / total_N * reverse_kl(
+        student_logp_NV, teacher_logp_NV
+    )
 
 
-_WITHOUT_PARAMETER = {"forward_kl": forward_kl, "reverse_kl": reverse_kl, "total_variation": total_variation}
+_WITHOUT_PARAMETER = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "total_variation": total_variation,
+}
 _WITH_BETA = {"jsd": jsd, "jsd_normalised": jsd_normalised}
 _WITH_ALPHA = {"skew_kl": skew_kl, "skew_reverse_kl": skew_reverse_kl, "adaptive_kl": adaptive_kl}
 
 
-def divergence_by_name(name: str, *, beta: float | None = None, alpha: float | None = None) -> Divergence:
+def divergence_by_name(
+    name: str, *, beta: float | None = None, alpha: float | None = None
+) -> Divergence:
     """The function of that name with its parameter filled in; a recipe has both, and each takes the one it knows.
 
     Raises RecipeError for an unknown name, and for a parameter that is needed and is not there.
@@ -122,10 +132,14 @@ def divergence_by_name(name: str, *, beta: float | None = None, alpha: float | N
         return _WITHOUT_PARAMETER[name]
     if name in _WITH_BETA:
         known = _require(name, "beta", beta)
-        return lambda student_logp_NV, teacher_logp_NV: _WITH_BETA[name](student_logp_NV, teacher_logp_NV, known)
+        return lambda student_logp_NV, teacher_logp_NV: _WITH_BETA[name](
+            student_logp_NV, teacher_logp_NV, known
+        )
     if name in _WITH_ALPHA:
         known = _require(name, "alpha", alpha)
-        return lambda student_logp_NV, teacher_logp_NV: _WITH_ALPHA[name](student_logp_NV, teacher_logp_NV, known)
+        return lambda student_logp_NV, teacher_logp_NV: _WITH_ALPHA[name](
+            student_logp_NV, teacher_logp_NV, known
+        )
     names = [*_WITHOUT_PARAMETER, *_WITH_BETA, *_WITH_ALPHA]
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"

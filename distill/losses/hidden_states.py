@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from distill.errors import MismatchError
 
-CHUNK_VALUES = 4 << 20  # projected numbers held at a time: 16 MiB in float32, and a few temporaries of that size
+CHUNK_VALUES = (
+    4 << 20
+)  # projected numbers held at a time: 16 MiB in float32, and a few temporaries of that size
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,10 @@ class HiddenTargets:
 
     def __post_init__(self) -> None:
         num, width = self.values_NG.shape
-        if self.values_NG.dtype != torch.int8 or self.scales_NB.shape != (num, -(-width // self.block)):
+        if self.values_NG.dtype != torch.int8 or self.scales_NB.shape != (
+            num,
+            -(-width // self.block),
+        ):
             raise ValueError(
                 f"values_NG is {self.values_NG.dtype} {num, width}, scales_NB {tuple(self.scales_NB.shape)}: expected int8 "
                 f"and a scale for every {self.block} values of a row"
@@ -45,7 +50,9 @@ class HiddenTargets:
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """[N, G]."""
-        scales_NG = self.scales_NB.to(dtype).repeat_interleave(self.block, dim=1)[:, : self.values_NG.shape[1]]
+        scales_NG = self.scales_NB.to(dtype).repeat_interleave(self.block, dim=1)[
+            :, : self.values_NG.shape[1]
+        ]
         return self.values_NG * scales_NG
 
 
@@ -64,16 +71,29 @@ def hidden_state_loss(hidden_NH: Tensor, projection_GH: Tensor, targets: HiddenT
     Returns a scalar in [0, 2 N]; no positions give 0 and zero gradients. There is no mean: divide once, by the global
     number of loss tokens. Raises MismatchError for numbers of positions or widths that differ.
     """
-    shapes = f"{tuple(hidden_NH.shape)}, {tuple(projection_GH.shape)}, {tuple(targets.values_NG.shape)}"
+    shapes = (
+        f"{tuple(hidden_NH.shape)}, {tuple(projection_GH.shape)}, {tuple(targets.values_NG.shape)}"
+    )
     num, width = targets.values_NG.shape
-    if (num, width) != (len(hidden_NH), len(projection_GH)) or hidden_NH.shape[1] != projection_GH.shape[1]:
-        raise MismatchError(f"hidden states, projection and teacher have shapes {shapes}: expected [N, H], [G, H], [N, G]")
+    if (num, width) != (len(hidden_NH), len(projection_GH)) or hidden_NH.shape[
+        1
+    ] != projection_GH.shape[1]:
+        raise MismatchError(
+            f"hidden states, projection and teacher have shapes {shapes}: expected [N, H], [G, H], [N, G]"
+        )
     rows = max(1, CHUNK_VALUES // width)
     total = hidden_NH.new_zeros((), dtype=torch.promote_types(hidden_NH.dtype, torch.float32))
-    for start in range(0, max(num, 1), rows):  # once for no positions too, so that the gradients are zeros and not None
+    for start in range(
+        0, max(num, 1), rows
+    ):  # once for no positions too, so that the gradients are zeros and not None
         part = slice(start, start + rows)
         total = total + checkpoint(
-            _distance, hidden_NH[part], projection_GH, targets[part], use_reentrant=False, preserve_rng_state=False
+            _distance,
+            hidden_NH[part],
+            projection_GH,
+            targets[part],
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
     return total
 

@@ -28,7 +28,9 @@ CHUNK_VALUES = 16 << 20
 CUDA_CHUNK_VALUES = 64 << 20
 ALIGNMENT = 64  # of a row, in numbers
 LARGEST_CHUNK = 1024  # positions; a small vocabulary's chunk then stays near the processor's cache
-WEIGHT_GRADIENT_VALUES = 8 << 20  # numbers of the head's gradient that one low-precision product makes at a time
+WEIGHT_GRADIENT_VALUES = (
+    8 << 20
+)  # numbers of the head's gradient that one low-precision product makes at a time
 
 
 def linear_head_loss(
@@ -75,9 +77,13 @@ def linear_head_loss(
     dtypes that differ), RuntimeError on a second backward through the same result.
     """
     if soft_weight < 0 or hard_weight < 0 or soft_weight + hard_weight == 0:
-        raise RecipeError(f"train.soft_weight {soft_weight}, hard_weight {hard_weight}: none negative, not both 0")
+        raise RecipeError(
+            f"train.soft_weight {soft_weight}, hard_weight {hard_weight}: none negative, not both 0"
+        )
     if soft_weight > 0 and targets is None:
-        raise RecipeError(f"train.soft_weight {soft_weight} needs the teacher's signal: run capture, or set it to 0")
+        raise RecipeError(
+            f"train.soft_weight {soft_weight} needs the teacher's signal: run capture, or set it to 0"
+        )
     if loss_temperature <= 0:
         raise RecipeError(f"loss temperature {loss_temperature} is not above 0: 1 is usual")
     if isinstance(targets, SampledTargets) and divergence != "forward_kl":
@@ -107,7 +113,9 @@ def linear_head_loss(
         with_gradient=torch.is_grad_enabled()
         and any(t is not None and t.requires_grad for t in (hidden_NH, weight_VH, bias_V)),
     )
-    loss, soft, hard = _LinearHeadLoss.apply(hidden_NH, weight_VH, bias_V, labels_N, targets, settings)
+    loss, soft, hard = _LinearHeadLoss.apply(
+        hidden_NH, weight_VH, bias_V, labels_N, targets, settings
+    )
     return loss, {"soft": soft, "hard": hard}
 
 
@@ -142,7 +150,9 @@ class _LinearHeadLoss(torch.autograd.Function):
         wanted = [s.with_gradient and needed for needed in ctx.needs_input_grad[:3]]
         gradients = _Gradients(hidden_NH, weight_VH, bias_V, wanted, s)
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            soft, hard = _sum_over_chunks(hidden_NH, weight_VH, bias_V, labels_N, targets, gradients, s)
+            soft, hard = _sum_over_chunks(
+                hidden_NH, weight_VH, bias_V, labels_N, targets, gradients, s
+            )
         ctx.gradients = gradients
         ctx.mark_non_differentiable(soft, hard)
         # A part with weight 0 is only measured: whatever it is, it must not reach the loss (0 · inf).
@@ -156,7 +166,9 @@ class _LinearHeadLoss(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         gradients: _Gradients | None = ctx.gradients
         if gradients is None:
-            raise RuntimeError("linear_head_loss: its gradients were given away by the first backward; call it again")
+            raise RuntimeError(
+                "linear_head_loss: its gradients were given away by the first backward; call it again"
+            )
         ctx.gradients = None
         return (*gradients.scaled(grad_outputs[0]), None, None, None)
 
@@ -165,40 +177,57 @@ class _Gradients:
     """Gradients of the summed loss: None for an input that needs none; the head's in float32 whatever its dtype."""
 
     def __init__(
-        self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, wanted: list[bool], settings: _Settings
+        self,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        wanted: list[bool],
+        settings: _Settings,
     ) -> None:
         exact = settings.exact_dtype
         self.num_rows = len(weight_VH)
         self.dtypes = [None if t is None else t.dtype for t in (hidden_NH, weight_VH, bias_V)]
         self.hidden_NH = torch.empty_like(hidden_NH) if wanted[0] else None
         self.weight_VH = torch.zeros_like(weight_VH, dtype=exact) if wanted[1] else None
-        self.bias_V = torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and wanted[2] else None
+        self.bias_V = (
+            torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and wanted[2] else None
+        )
 
     @property
     def wanted(self) -> bool:
         return self.hidden_NH is not None or self.weight_VH is not None or self.bias_V is not None
 
-    def add(self, part: slice, grad_nR: Tensor, factor: float, hidden_nH: Tensor, weight_RH: Tensor) -> None:
+    def add(
+        self, part: slice, grad_nR: Tensor, factor: float, hidden_nH: Tensor, weight_RH: Tensor
+    ) -> None:
         """Add a chunk, given `grad_nR · factor`, its gradient with respect to `hidden @ weight.T + bias`."""
         if self.hidden_NH is not None:
             self.hidden_NH[part] = torch.mm(grad_nR, weight_RH).mul_(factor)
         grad_nR = grad_nR[:, : self.num_rows]
         if self.bias_V is not None:
-            self.bias_V[: grad_nR.shape[1]].add_(grad_nR.sum(0, dtype=self.bias_V.dtype), alpha=factor)
+            self.bias_V[: grad_nR.shape[1]].add_(
+                grad_nR.sum(0, dtype=self.bias_V.dtype), alpha=factor
+            )
         if self.weight_VH is None:
             return
         sum_RH = self.weight_VH[: grad_nR.shape[1]]
         if grad_nR.dtype == sum_RH.dtype:
             sum_RH.addmm_(grad_nR.T, hidden_nH, alpha=factor)
             return
-        if grad_nR.is_cuda and torch.version.cuda:  # cuBLAS adds a low-precision product to a float32 matrix as it makes it
-            torch.addmm(sum_RH, grad_nR.T, hidden_nH, out_dtype=sum_RH.dtype, alpha=factor, out=sum_RH)
+        if (
+            grad_nR.is_cuda and torch.version.cuda
+        ):  # cuBLAS adds a low-precision product to a float32 matrix as it makes it
+            torch.addmm(
+                sum_RH, grad_nR.T, hidden_nH, out_dtype=sum_RH.dtype, alpha=factor, out=sum_RH
+            )
             return
         # Elsewhere that takes two calls; by blocks the copy stays small.
         rows = max(1, WEIGHT_GRADIENT_VALUES // hidden_nH.shape[1])
         for start in range(0, len(sum_RH), rows):
             block_nB = grad_nR[:, start : start + rows]
-            sum_RH[start : start + block_nB.shape[1]].add_(torch.mm(block_nB.T, hidden_nH), alpha=factor)
+            sum_RH[start : start + block_nB.shape[1]].add_(
+                torch.mm(block_nB.T, hidden_nH), alpha=factor
+            )
 
     def scaled(self, factor: Tensor) -> list[Tensor | None]:
         """The gradients times `factor`, in the inputs' dtypes. In place: a second copy of the head's would be large."""
@@ -210,9 +239,14 @@ class _Gradients:
 
 
 def _sum_over_chunks(
-    hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, labels_N: Tensor, targets: Targets | None, gradients: _Gradients,
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor | None,
+    labels_N: Tensor,
+    targets: Targets | None,
+    gradients: _Gradients,
     s: _Settings,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """(soft, hard) sums over all positions; fills `gradients`."""
     weight_RH, bias_R = _aligned(weight_VH, s), None if bias_V is None else _aligned(bias_V, s)
     num_rows = min(s.chunk_size, len(hidden_NH))
@@ -227,7 +261,9 @@ def _sum_over_chunks(
         if bias_R is None:
             raw_nR.addmm_(hidden_nH, weight_RH.T, beta=0, alpha=s.logit_scale)
         else:
-            torch.addmm(bias_R, hidden_nH, weight_RH.T, beta=s.logit_scale, alpha=s.logit_scale, out=raw_nR)
+            torch.addmm(
+                bias_R, hidden_nH, weight_RH.T, beta=s.logit_scale, alpha=s.logit_scale, out=raw_nR
+            )
         logits_nR = raw_nR
         if s.softcap is not None:
             logits_nR = raw_nR.to(s.exact_dtype)  # float32: the buffer itself
@@ -235,11 +271,15 @@ def _sum_over_chunks(
         logits_nR[:, s.num_ids :] = -math.inf
 
         chunk_targets = None if targets is None else targets[part].to(hidden_NH.device)
-        chunk_soft, chunk_hard, factor = _chunk_loss(logits_nR, labels_N[part, None], chunk_targets, s, grad_nR)
+        chunk_soft, chunk_hard, factor = _chunk_loss(
+            logits_nR, labels_N[part, None], chunk_targets, s, grad_nR
+        )
         soft, hard = soft + chunk_soft, hard + chunk_hard
 
         if gradients.wanted:
-            if s.softcap is not None:  # d softcap(x) / dx = 1 − tanh²; the logits are not needed any more
+            if (
+                s.softcap is not None
+            ):  # d softcap(x) / dx = 1 − tanh²; the logits are not needed any more
                 logits_nR[:, s.num_ids :] = 0
                 grad_nR.mul_(logits_nR.div_(s.softcap).square_().neg_().add_(1))
             if s.product_dtype != s.exact_dtype:
@@ -264,11 +304,17 @@ def _chunk_loss(
 ) -> tuple[Tensor, Tensor, float]:
     """(soft, hard, factor) of a chunk; `grad_nR · factor` becomes the gradient of the weighted loss on the logits."""
     if s.temperature == 1:
-        return _loss_at_one_temperature(logits_nR, labels_n1, targets, s.soft_weight, s.hard_weight, s, grad_nR)
-    _, hard, factor = _loss_at_one_temperature(logits_nR, labels_n1, None, 0.0, s.hard_weight, s, grad_nR)
+        return _loss_at_one_temperature(
+            logits_nR, labels_n1, targets, s.soft_weight, s.hard_weight, s, grad_nR
+        )
+    _, hard, factor = _loss_at_one_temperature(
+        logits_nR, labels_n1, None, 0.0, s.hard_weight, s, grad_nR
+    )
     hard_grad_nR = grad_nR * factor if s.with_gradient and s.hard_weight > 0 else None
     tempered_nR = logits_nR.to(s.exact_dtype) / s.temperature
-    soft, _, factor = _loss_at_one_temperature(tempered_nR, labels_n1, targets, s.soft_weight, 0.0, s, grad_nR)
+    soft, _, factor = _loss_at_one_temperature(
+        tempered_nR, labels_n1, targets, s.soft_weight, 0.0, s, grad_nR
+    )
     factor /= s.temperature
     if hard_grad_nR is None:
         return soft, hard, factor
@@ -288,10 +334,14 @@ def _loss_at_one_temperature(
     """As `_chunk_loss`. `grad_nR` holds the student's softmax q first, and is turned into the gradient in place."""
     q_nR = torch.softmax(logits_nR, -1, dtype=s.exact_dtype, out=grad_nR)
     # The largest probability is exp(largest logit − log-sum-exp): two reading passes, where logsumexp makes a copy.
-    log_sum_exp_n1 = logits_nR.amax(-1, keepdim=True).to(s.exact_dtype) - q_nR.amax(-1, keepdim=True).log()
+    log_sum_exp_n1 = (
+        logits_nR.amax(-1, keepdim=True).to(s.exact_dtype) - q_nR.amax(-1, keepdim=True).log()
+    )
     hard = (log_sum_exp_n1 - logits_nR.gather(1, labels_n1)).sum()
 
-    whole_gradient = soft_weight > 0  # whether the part below makes all of it, the label's one entry apart
+    whole_gradient = (
+        soft_weight > 0
+    )  # whether the part below makes all of it, the label's one entry apart
     if isinstance(targets, TopKTargets):
         soft = _top_k_part(logits_nR, log_sum_exp_n1, targets, soft_weight, hard_weight, s, q_nR)
     elif isinstance(targets, DenseTargets) and not s.is_forward_kl:
@@ -313,7 +363,12 @@ def _loss_at_one_temperature(
 
 
 def _sampled_part(
-    logits_nR: Tensor, log_sum_exp_n1: Tensor, targets: SampledTargets, share: float, s: _Settings, grad_nR: Tensor
+    logits_nR: Tensor,
+    log_sum_exp_n1: Tensor,
+    targets: SampledTargets,
+    share: float,
+    s: _Settings,
+    grad_nR: Tensor,
 ) -> Tensor:
     """−Σ ŵ log q, minus the teacher's entropy if known; subtracts share·ŵ from the gradient."""
     ids_nK = targets.ids_NK.clamp(min=0)
@@ -327,7 +382,12 @@ def _sampled_part(
 
 
 def _dense_forward_kl_part(
-    logits_nR: Tensor, log_sum_exp_n1: Tensor, targets: DenseTargets, share: float, s: _Settings, grad_nR: Tensor
+    logits_nR: Tensor,
+    log_sum_exp_n1: Tensor,
+    targets: DenseTargets,
+    share: float,
+    s: _Settings,
+    grad_nR: Tensor,
 ) -> Tensor:
     teacher_logp_nI = targets.logp_NV.to(s.exact_dtype)
     soft = forward_kl(logits_nR[:, : s.num_ids] - log_sum_exp_n1, teacher_logp_nI).sum()
@@ -347,7 +407,9 @@ def _dense_part(
 ) -> Tensor:
     """Any divergence; with a = d divergence / d log q the gradient on the logits is a − q·Σa."""
     student_logp_nI = logits_nR[:, : s.num_ids] - log_sum_exp_n1
-    soft, slope_nI = _value_and_slope(s, student_logp_nI, targets.logp_NV.to(s.exact_dtype), soft_weight)
+    soft, slope_nI = _value_and_slope(
+        s, student_logp_nI, targets.logp_NV.to(s.exact_dtype), soft_weight
+    )
     if s.with_gradient and soft_weight > 0:
         grad_nR[:, : s.num_ids].mul_(hard_weight - slope_nI.sum(-1, keepdim=True)).add_(slope_nI)
     return soft
@@ -383,7 +445,9 @@ def _top_k_part(
     no_rest_n1 = (~is_filler_nK).sum(-1, keepdim=True) >= s.num_ids
     student_logp_nC = torch.cat([student_nK, rest_n1.log().masked_fill(no_rest_n1, -math.inf)], -1)
     teacher_nK = targets.logp_NK.to(s.exact_dtype).masked_fill(is_filler_nK, -math.inf)
-    teacher_logp_nC = torch.cat([teacher_nK, teacher_tail_n1.masked_fill(no_rest_n1, -math.inf)], -1)
+    teacher_logp_nC = torch.cat(
+        [teacher_nK, teacher_tail_n1.masked_fill(no_rest_n1, -math.inf)], -1
+    )
 
     soft, slope_nC = _value_and_slope(s, student_logp_nC, teacher_logp_nC, soft_weight)
     if soft_weight == 0:
@@ -396,7 +460,9 @@ def _top_k_part(
     return soft
 
 
-def _value_and_slope(s: _Settings, student_logp: Tensor, teacher_logp: Tensor, weight: float) -> tuple[Tensor, Tensor]:
+def _value_and_slope(
+    s: _Settings, student_logp: Tensor, teacher_logp: Tensor, weight: float
+) -> tuple[Tensor, Tensor]:
     """(sum of the divergence, weight · d sum / d student_logp), by autograd on this one tensor."""
     if not s.with_gradient or weight == 0:
         return s.divergence(student_logp, teacher_logp).sum(), torch.zeros_like(student_logp)
@@ -423,17 +489,31 @@ def _check_fit(
 ) -> None:
     """Raise MismatchError for lengths that differ and for ids without a row: on a GPU such an id kills the process."""
     num_positions = len(hidden_NH)
-    if hidden_NH.dim() != 2 or labels_N.shape != (num_positions,) or hidden_NH.shape[1] != weight_VH.shape[1]:
+    if (
+        hidden_NH.dim() != 2
+        or labels_N.shape != (num_positions,)
+        or hidden_NH.shape[1] != weight_VH.shape[1]
+    ):
         shapes = f"{tuple(hidden_NH.shape)}, {tuple(weight_VH.shape)}, {tuple(labels_N.shape)}"
-        raise MismatchError(f"hidden states, head and labels have shapes {shapes}: expected [N, H], [V, H], [N]")
+        raise MismatchError(
+            f"hidden states, head and labels have shapes {shapes}: expected [N, H], [V, H], [N]"
+        )
     if targets is not None and len(targets) != num_positions:
-        raise MismatchError(f"{len(targets)} positions have a teacher's signal, {num_positions} hidden states came")
+        raise MismatchError(
+            f"{len(targets)} positions have a teacher's signal, {num_positions} hidden states came"
+        )
     if not 0 < num_ids <= len(weight_VH):
         raise MismatchError(f"vocab_size {num_ids} is not within the head's {len(weight_VH)} rows")
     if isinstance(targets, DenseTargets | HeadTargets):
-        found = targets.logp_NV.shape[1] if isinstance(targets, DenseTargets) else len(targets.weight_VH)
+        found = (
+            targets.logp_NV.shape[1]
+            if isinstance(targets, DenseTargets)
+            else len(targets.weight_VH)
+        )
         if found != num_ids:
-            raise MismatchError(f"the dense signal has {found} ids, vocab_size is {num_ids}: slice it to the shared ids")
+            raise MismatchError(
+                f"the dense signal has {found} ids, vocab_size is {num_ids}: slice it to the shared ids"
+            )
     if num_positions == 0:
         return
     ids = [labels_N.min(), labels_N.max()]

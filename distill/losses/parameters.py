@@ -5,7 +5,9 @@
 SMALLEST_JSD_SHARE = 0.05
 
 
-def parameter_problem(divergence: str, *, beta: float | None = None, alpha: float | None = None) -> str | None:
+def parameter_problem(
+    divergence: str, *, beta: float | None = None, alpha: float | None = None
+) -> str | None:
     """What is wrong with the parameter that `divergence` takes, its value and the way out; None if it can learn.
 
     A parameter that this divergence does not take is not looked at; nor is one that is None.

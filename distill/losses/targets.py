@@ -70,7 +70,9 @@ class TopKTargets:
         return TopKTargets(self.ids_NK[part], self.logp_NK[part], self.tail_logp_N[part])
 
     def to(self, device: torch.device | str) -> "TopKTargets":
-        return TopKTargets(self.ids_NK.to(device), self.logp_NK.to(device), self.tail_logp_N.to(device))
+        return TopKTargets(
+            self.ids_NK.to(device), self.logp_NK.to(device), self.tail_logp_N.to(device)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,9 @@ class DenseTargets:
 
     def __post_init__(self) -> None:
         if self.logp_NV.dim() != 2:
-            raise ValueError(f"logp_NV has shape {tuple(self.logp_NV.shape)}, expected [positions, ids]")
+            raise ValueError(
+                f"logp_NV has shape {tuple(self.logp_NV.shape)}, expected [positions, ids]"
+            )
 
     def __len__(self) -> int:
         return len(self.logp_NV)
@@ -125,10 +129,14 @@ Targets = SampledTargets | TopKTargets | DenseTargets | HeadTargets
 
 def _check_ids(ids_NK: Tensor) -> None:
     if ids_NK.dim() != 2 or ids_NK.dtype != torch.int64 or ids_NK.shape[1] == 0:
-        raise ValueError(f"ids_NK is {ids_NK.dtype} {tuple(ids_NK.shape)}, expected int64 [positions, at least one id]")
+        raise ValueError(
+            f"ids_NK is {ids_NK.dtype} {tuple(ids_NK.shape)}, expected int64 [positions, at least one id]"
+        )
 
 
 def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
     # Checked because a wrong one would broadcast, in silence, to a wrong loss.
     if tensor.shape != shape:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} as ids_NK has")
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)} as ids_NK has"
+        )

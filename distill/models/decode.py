@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from distill.models.slots import Rolling, has_slots
 
@@ -29,10 +35,19 @@ OnFinished = Callable[[int, list[int], str], None]
 
 
 def answer(
-    model: Any, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int,
-    stop_ids: Sequence[int], pad_id: int, on_finished: OnFinished, vocab_size: int | None = None,
-    num_slots: int | None = None, known_lengths: Mapping[int, int] | None = None,
-) -> None:  # fmt: skip
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    on_finished: OnFinished,
+    vocab_size: int | None = None,
+    num_slots: int | None = None,
+    known_lengths: Mapping[int, int] | None = None,
+) -> None:
     """Answer `prompts` (token ids), `num_slots` at once (None: all); call `on_finished(index, answer ids, "stop" |
     "length")` for each, as soon as it ends. Answer ids include the stop token and are below `vocab_size`: the rows of an
     embedding that stand for no token (Qwen3 has 267 of them) are never drawn.
@@ -44,46 +59,75 @@ def answer(
     with torch.inference_mode():
         if has_slots(model):
             rolling = Rolling(
-                model, prompts, num_slots=num_slots, max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=pad_id,
+                model,
+                prompts,
+                num_slots=num_slots,
+                max_new_tokens=max_new_tokens,
+                stop_ids=stop_ids,
+                pad_id=pad_id,
                 known_lengths=known,
-            )  # fmt: skip
+            )
             return rolling.run(Drawer(seeds, sampling, max_new_tokens, vocab_size), on_finished)
         for first in range(0, len(prompts), num_slots):
             part = range(first, min(first + num_slots, len(prompts)))
             if not known.keys() >= set(part):
                 _answer_batch(
-                    model, [prompts[i] for i in part], seeds=[seeds[i] for i in part], sampling=sampling,
-                    max_new_tokens=max_new_tokens, stop_ids=stop_ids, pad_id=pad_id, vocab_size=vocab_size,
-                    on_finished=lambda i, ids, reason, first=first: on_finished(first + i, ids, reason),
-                )  # fmt: skip
+                    model,
+                    [prompts[i] for i in part],
+                    seeds=[seeds[i] for i in part],
+                    sampling=sampling,
+                    max_new_tokens=max_new_tokens,
+                    stop_ids=stop_ids,
+                    pad_id=pad_id,
+                    vocab_size=vocab_size,
+                    on_finished=lambda i, ids, reason, first=first: on_finished(
+                        first + i, ids, reason
+                    ),
+                )
 
 
 class Drawer:
     """The next token of each row: the likeliest, or the one that the request's own uniform number for that step says."""
 
-    def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, vocab_size: int | None):
+    def __init__(
+        self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, vocab_size: int | None
+    ):
         self.sampling, self.vocab_size = sampling, vocab_size
         # of the requests under way only: there may be many more
-        self._uniform_T = lru_cache(1024)(lambda index: uniform(seeds[index], max_new_tokens).numpy())
+        self._uniform_T = lru_cache(1024)(
+            lambda index: uniform(seeds[index], max_new_tokens).numpy()
+        )
 
     def __call__(self, logits_NV: Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
         """N ids below `vocab_size`; `places`: number of the request and of the token within its answer, a pair a row."""
         logits_NV = logits_NV[:, : self.vocab_size].float()
         if self.sampling.temperature == 0:
             return logits_NV.argmax(-1).tolist()
-        uniform_N = torch.tensor([self._uniform_T(index)[step] for index, step in places], dtype=torch.float32)
+        uniform_N = torch.tensor(
+            [self._uniform_T(index)[step] for index, step in places], dtype=torch.float32
+        )
         return draw(logits_NV, uniform_N.to(logits_NV.device), self.sampling)[:, 0].tolist()
 
 
 def uniform(seed: int, num_tokens: int) -> Tensor:
     """A request's uniform numbers [tokens] in [0, 1), float64, whoever draws for it."""
-    return torch.rand(num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.rand(
+        num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def _answer_batch(
-    model: Any, prompts: Sequence[Sequence[int]], *, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int,
-    stop_ids: Sequence[int], pad_id: int, on_finished: OnFinished, vocab_size: int | None,
-) -> None:  # fmt: skip
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    on_finished: OnFinished,
+    vocab_size: int | None,
+) -> None:
     """One batch by transformers' own generate, left-padded, until its longest answer ends: for every kind of cache."""
     width = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), width), pad_id)
@@ -93,20 +137,35 @@ def _answer_batch(
         mask_BT[row, width - len(prompt) :] = 1
     watcher = _Finished(width, max_new_tokens, stop_ids, on_finished, len(prompts))
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=list(stop_ids), pad_token_id=pad_id
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(stop_ids),
+        pad_token_id=pad_id,
     )
     processors: list[LogitsProcessor] = [] if vocab_size is None else [_OnlyTokens(vocab_size)]
-    processors += [_SeededSampler(seeds, sampling, max_new_tokens, width)] if sampling.temperature > 0 else []
+    processors += (
+        [_SeededSampler(seeds, sampling, max_new_tokens, width)] if sampling.temperature > 0 else []
+    )
     model.generate(
-        input_ids=ids_BT.to(model.device), attention_mask=mask_BT.to(model.device), generation_config=config,
-        logits_processor=LogitsProcessorList(processors), stopping_criteria=StoppingCriteriaList([watcher]),
-    )  # fmt: skip
+        input_ids=ids_BT.to(model.device),
+        attention_mask=mask_BT.to(model.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList(processors),
+        stopping_criteria=StoppingCriteriaList([watcher]),
+    )
 
 
 class _Finished(StoppingCriteria):
     """Reports each answer once, when it ends; does not stop anything itself."""
 
-    def __init__(self, width: int, longest: int, stop_ids: Sequence[int], on_finished: OnFinished, num_rows: int):
+    def __init__(
+        self,
+        width: int,
+        longest: int,
+        stop_ids: Sequence[int],
+        on_finished: OnFinished,
+        num_rows: int,
+    ):
         self.width, self.longest, self.on_finished = width, longest, on_finished
         self.stop_ids = set(stop_ids)
         self.open = set(range(num_rows))
@@ -141,7 +200,9 @@ class _SeededSampler(LogitsProcessor):
         self.uniform_BN = torch.stack([uniform(s, max_new_tokens) for s in seeds])
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        uniform_B = self.uniform_BN[:, input_ids.shape[1] - self.width].to(scores.device, torch.float32)
+        uniform_B = self.uniform_BN[:, input_ids.shape[1] - self.width].to(
+            scores.device, torch.float32
+        )
         chosen_B1 = draw(scores, uniform_B, self.sampling)
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen_B1, 0.0)
 

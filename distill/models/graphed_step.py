@@ -23,7 +23,10 @@ def can_record(model: Any) -> bool:
     Attention other than sdpa takes no mask of four dimensions. Callers ask for rows that are independent (slots.py): experts
     and LLM.int8 look at values to decide what to compute.
     """
-    return model.device.type == "cuda" and model.config.get_text_config()._attn_implementation == "sdpa"
+    return (
+        model.device.type == "cuda"
+        and model.config.get_text_config()._attn_implementation == "sdpa"
+    )
 
 
 class GraphedStep:
@@ -33,10 +36,20 @@ class GraphedStep:
     `length`. The result is overwritten by the next call.
     """
 
-    def __init__(self, model: Any, cache: Any, layers: Sequence[Any], num_slots: int, num_positions: int, pad_id: int):
+    def __init__(
+        self,
+        model: Any,
+        cache: Any,
+        layers: Sequence[Any],
+        num_slots: int,
+        num_positions: int,
+        pad_id: int,
+    ):
         self.model, self.cache, self.layers = model, cache, layers
         self.num_positions, self.pad_id = num_positions, pad_id
-        self.inputs_2S = torch.empty(2, num_slots, dtype=torch.long, device=model.device)  # tokens, positions
+        self.inputs_2S = torch.empty(
+            2, num_slots, dtype=torch.long, device=model.device
+        )  # tokens, positions
         self.logits_SV: Tensor | None = None
         self.graphs: dict[int, Any] = {}
         self.memory: Any = None  # one pool for all graphs, since no two run at once
@@ -44,7 +57,9 @@ class GraphedStep:
     def __call__(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
         num_empty = self.inputs_2S.shape[1] - len(ids)
         # an empty slot writes at its position 0, which whoever gets the slot writes anew
-        self.inputs_2S.copy_(torch.tensor([[*ids, *[self.pad_id] * num_empty], [*positions, *[0] * num_empty]]))
+        self.inputs_2S.copy_(
+            torch.tensor([[*ids, *[self.pad_id] * num_empty], [*positions, *[0] * num_empty]])
+        )
         length = self.length_for(max(positions))
         if length not in self.graphs:
             self.graphs[length] = self._record(length)
@@ -62,9 +77,13 @@ class GraphedStep:
             layer.positions_N, layer.length = positions_S, length
         seen_SL = torch.arange(length, device=positions_S.device) <= positions_S[:, None]
         logits_SV = self.model(
-            input_ids=ids_S[:, None], attention_mask=seen_SL[:, None, None], position_ids=positions_S[:, None],
-            past_key_values=self.cache, use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+            input_ids=ids_S[:, None],
+            attention_mask=seen_SL[:, None, None],
+            position_ids=positions_S[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
         if self.logits_SV is None:
             self.logits_SV = torch.empty_like(logits_SV)
         self.logits_SV.copy_(logits_SV)

@@ -24,7 +24,9 @@ class Placement:
     quantization: str = "none"
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.dtype}" + ("" if self.quantization == "none" else f", {self.quantization}")
+        return f"{self.device}, {self.dtype}" + (
+            "" if self.quantization == "none" else f", {self.quantization}"
+        )
 
 
 def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
@@ -33,7 +35,9 @@ def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
 
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
-        raise RecipeError("device: cuda was asked for, but torch sees no GPU; set device: cpu or auto")
+        raise RecipeError(
+            "device: cuda was asked for, but torch sees no GPU; set device: cpu or auto"
+        )
     if device == "auto":
         device = "cuda" if has_cuda else "cpu"
     if dtype == "auto":
@@ -41,7 +45,9 @@ def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
     return Placement(device, dtype, quantization)
 
 
-def local_folder(location: str, revision: str | None = None, *, weights: bool = True, code: bool = False) -> Path:
+def local_folder(
+    location: str, revision: str | None = None, *, weights: bool = True, code: bool = False
+) -> Path:
     """The folder of a model on this machine; a hub id is downloaded (`weights` False: all but them; `code`: its Python
     files too), or found in the cache when offline."""
     if Path(location).is_dir():
@@ -70,7 +76,13 @@ def identity(location: str, revision: str | None = None) -> str:
     """
     folder = Path(location)
     if folder.is_dir():
-        return _digest_of([p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors", ".jinja", ".py") and p.is_file()])
+        return _digest_of(
+            [
+                p
+                for p in sorted(folder.iterdir())
+                if p.suffix in (".json", ".safetensors", ".jinja", ".py") and p.is_file()
+            ]
+        )
     return f"{location}@{revision or 'main'}"
 
 
@@ -122,7 +134,9 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(
+    location: str, revision: str | None = None, *, trust_remote_code: bool = False
+) -> Any:
     from transformers import AutoTokenizer
 
     folder = local_folder(location, revision, weights=False, code=trust_remote_code)
@@ -132,11 +146,17 @@ def load_tokenizer(location: str, revision: str | None = None, *, trust_remote_c
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        raise MissingError(f"{location}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise MissingError(
+            f"{location}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}"
+        ) from None
     if tokenizer.vocab_size <= 1:  # what transformers makes of a folder without a tokenizer
-        raise MissingError(f"{location}: no tokenizer in it; fetch its tokenizer.json and tokenizer_config.json")
+        raise MissingError(
+            f"{location}: no tokenizer in it; fetch its tokenizer.json and tokenizer_config.json"
+        )
     if not tokenizer.is_fast:
-        raise MismatchError(f"{location}: only a slow tokenizer is there; a tokenizer.json is needed")
+        raise MismatchError(
+            f"{location}: only a slow tokenizer is there; a tokenizer.json is needed"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -155,7 +175,12 @@ def refuse_tiktoken(location: str, folder: Path) -> None:
 
 
 def load_model(
-    location: str, where: Placement, *, revision: str | None = None, trust_remote_code: bool = False, local_rank: int = 0
+    location: str,
+    where: Placement,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    local_rank: int = 0,
 ) -> Any:
     """A causal language model in evaluation mode. Weights come from safetensors only.
 
@@ -170,7 +195,9 @@ def load_model(
     if trust_remote_code:
         refuse_foreign_code(folder)
     if not any(folder.glob("*.safetensors")):
-        raise MissingError(f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it")
+        raise MissingError(
+            f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it"
+        )
     refuse_torn(folder)
     device = f"cuda:{local_rank}" if where.device == "cuda" else "cpu"
     config = quantization_config(where.quantization, getattr(torch, where.dtype))
@@ -178,10 +205,16 @@ def load_model(
     try:
         # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with its sinks, has not)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, where.dtype), device_map={"": device}, quantization_config=config,
-            use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True, ignore_mismatched_sizes=True,
+            folder,
+            dtype=getattr(torch, where.dtype),
+            device_map={"": device},
+            quantization_config=config,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **({"config": known} if known else {}),
-        )  # fmt: skip
+        )
     except (OSError, ValueError) as error:
         raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, found = loaded
@@ -205,7 +238,9 @@ def refuse_torn(folder: Path) -> None:
             with safe_open(path, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{path}: not a whole file of weights ({error}); fetch it again") from None
+            raise DataError(
+                f"{path}: not a whole file of weights ({error}); fetch it again"
+            ) from None
 
 
 def refuse_foreign_code(folder: Path) -> None:
@@ -213,7 +248,12 @@ def refuse_foreign_code(folder: Path) -> None:
     teacher.revision pins this one only."""
     for path in sorted(folder.glob("*config.json")):
         names = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
-        for name in [n for v in names.values() for n in (v if isinstance(v, list) else [v]) if n and "--" in n]:
+        for name in [
+            n
+            for v in names.values()
+            for n in (v if isinstance(v, list) else [v])
+            if n and "--" in n
+        ]:
             raise MismatchError(
                 f"{path}: auto_map names code of another repository ({name}), which no revision pins; copy that code into "
                 "the model's folder, or set teacher.trust_remote_code to false"
@@ -225,9 +265,15 @@ def refuse_unquantized(model: Any, quantization: str, location: object) -> None:
     experts of a mixture are one tensor for all of them. The memory that was asked for would not be saved."""
     if quantization == "none":
         return
-    left = [(p.numel(), name) for name, p in model.named_parameters() if p.ndim == 3 and p.is_floating_point()]
+    left = [
+        (p.numel(), name)
+        for name, p in model.named_parameters()
+        if p.ndim == 3 and p.is_floating_point()
+    ]
     if left:
-        whole = sum(p.numel() * (2 if str(p.dtype) == "torch.uint8" else 1) for p in model.parameters())
+        whole = sum(
+            p.numel() * (2 if str(p.dtype) == "torch.uint8" else 1) for p in model.parameters()
+        )
         raise MismatchError(
             f"{location}: {quantization} leaves {sum(n for n, _ in left) / whole:.0%} of its weights as they are (experts: "
             f"{max(left)[1]}); load it with quantization none, or serve it quantized (teacher.server)"
@@ -268,9 +314,11 @@ def quantization_config(quantization: str, compute_dtype: Any) -> Any:
     if quantization == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -292,14 +340,21 @@ def head_of(model: Any) -> Head:
     scale = getattr(config, "logit_scale", None) or 1.0
     if getattr(config, "logits_scaling", None):
         scale = 1.0 / config.logits_scaling
-    head = Head(layer.weight, getattr(layer, "bias", None), scale, getattr(config, "final_logit_softcapping", None))
+    head = Head(
+        layer.weight,
+        getattr(layer, "bias", None),
+        scale,
+        getattr(config, "final_logit_softcapping", None),
+    )
     with torch.no_grad():  # a family with its own arithmetic is found here, not in the results
         ids = torch.arange(8, device=model.device)[None]
         hidden = model.base_model(input_ids=ids).last_hidden_state
         expected = model(input_ids=ids).logits.float()
         found = logits(head, hidden).float()
     if (expected - found).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
-        raise MismatchError(f"{type(model).__name__}: its logits are not head(hidden states); this family is not supported")
+        raise MismatchError(
+            f"{type(model).__name__}: its logits are not head(hidden states); this family is not supported"
+        )
     return head
 
 

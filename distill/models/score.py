@@ -26,7 +26,9 @@ class TokenSequence:
 
 
 @torch.no_grad()
-def answer_hidden_states(model: Any, sequences: Sequence[TokenSequence], pad_id: int) -> list[Tensor]:
+def answer_hidden_states(
+    model: Any, sequences: Sequence[TokenSequence], pad_id: int
+) -> list[Tensor]:
     """For each sequence the hidden states [T, H] that predict its answer tokens (positions answer_start-1 .. end-2)."""
     width = max(len(s.ids) for s in sequences)
     ids_BT = torch.full((len(sequences), width), pad_id)
@@ -51,9 +53,15 @@ def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]
 
 @torch.no_grad()
 def score(
-    model: Any, head: Head, sequences: Sequence[TokenSequence], *, batch_tokens: int, pad_id: int, vocab_size: int,
+    model: Any,
+    head: Head,
+    sequences: Sequence[TokenSequence],
+    *,
+    batch_tokens: int,
+    pad_id: int,
+    vocab_size: int,
     on_chunk: Callable[[int, slice, Tensor], None] | None = None,
-) -> Iterator[tuple[int, Tensor, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]) over the first `vocab_size` ids.
 
     `on_chunk(index, slice of the answer, log-probs [N, vocab_size])` is shown the whole distributions as they come.

@@ -33,7 +33,13 @@ REFILL_SHARE, REFILL_SHARE_GRAPHED = 16, 4
 def has_slots(model: Any) -> bool:
     """Whether every layer of the model's cache holds keys and values of all positions, and rows can be placed in it."""
     takes = inspect.signature(model.forward).parameters
-    if not {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"} <= set(takes):
+    if not {
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "use_cache",
+        "logits_to_keep",
+    } <= set(takes):
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
@@ -68,9 +74,16 @@ class Rolling:
     """Prompts in order through `num_slots` slots; `next_ids(logits [N, V], rows, steps)` draws. See `run`."""
 
     def __init__(
-        self, model: Any, prompts: Sequence[Sequence[int]], *, num_slots: int, max_new_tokens: int, stop_ids: Sequence[int],
-        pad_id: int, known_lengths: Mapping[int, int],
-    ):  # fmt: skip
+        self,
+        model: Any,
+        prompts: Sequence[Sequence[int]],
+        *,
+        num_slots: int,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        known_lengths: Mapping[int, int],
+    ):
         self.model, self.prompts, self.pad_id = model, prompts, pad_id
         self.num_slots, self.max_new_tokens = min(num_slots, len(prompts)), max_new_tokens
         self.stop_ids = set(stop_ids)
@@ -78,11 +91,17 @@ class Rolling:
         self.known_lengths = {index: min(length, max_new_tokens) for index, length in known.items()}
         self.rows: list[_Row] = []
         longest = max(map(len, prompts)) + max_new_tokens
-        layers: list[Any] = [_SlotLayer(self.num_slots, longest) for _ in DynamicCache(config=model.config).layers]
+        layers: list[Any] = [
+            _SlotLayer(self.num_slots, longest) for _ in DynamicCache(config=model.config).layers
+        ]
         self.cache = Cache(layers=layers)
         self.layers = layers
         graphed = can_record(model) and rows_are_independent(model)
-        self.step = GraphedStep(model, self.cache, layers, self.num_slots, longest, pad_id) if graphed else self._step_of_rows
+        self.step = (
+            GraphedStep(model, self.cache, layers, self.num_slots, longest, pad_id)
+            if graphed
+            else self._step_of_rows
+        )
         self.refill_share = REFILL_SHARE_GRAPHED if graphed else REFILL_SHARE
 
     def run(self, draw: Any, on_finished: Any) -> None:
@@ -107,7 +126,9 @@ class Rolling:
                 ids_NT[n, width - row.num_prompt :] = torch.tensor(self.prompts[row.index])
                 mask_NT[n, width - row.num_prompt :] = 1
             cache: Any = DynamicCache(config=self.model.config)
-            logits_NV = self._forward(ids_NT, mask_NT.to(self.model.device), (mask_NT.cumsum(1) - 1).clamp(min=0), cache)
+            logits_NV = self._forward(
+                ids_NT, mask_NT.to(self.model.device), (mask_NT.cumsum(1) - 1).clamp(min=0), cache
+            )
             for slots, read in zip(self.layers, cache.layers, strict=True):
                 slots.place(len(self.rows), read.keys, read.values, [row.num_prompt for row in new])
             self._append(new, draw, logits_NV)
@@ -132,18 +153,26 @@ class Rolling:
         mask_NS = (torch.arange(length, device=self.model.device) <= positions_N[:, None]).long()
         return self._forward(torch.tensor(ids)[:, None], mask_NS, positions_N[:, None], self.cache)
 
-    def _forward(self, ids_NT: Tensor, mask_NS: Tensor, positions_NT: Tensor, cache: Cache) -> Tensor:
+    def _forward(
+        self, ids_NT: Tensor, mask_NS: Tensor, positions_NT: Tensor, cache: Cache
+    ) -> Tensor:
         """Logits [N, V] after the last token of each row."""
         device = self.model.device
         return self.model(
-            input_ids=ids_NT.to(device), attention_mask=mask_NS, position_ids=positions_NT.to(device), past_key_values=cache,
-            use_cache=True, logits_to_keep=1,
-        ).logits[:, -1]  # fmt: skip
+            input_ids=ids_NT.to(device),
+            attention_mask=mask_NS,
+            position_ids=positions_NT.to(device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
 
     def _append(self, rows: list[_Row], draw: Any, logits_NV: Tensor | None) -> None:
         """A token for each row; a row that is known, or whose pass was skipped, only grows."""
         if logits_NV is not None:
-            for row, token in zip(rows, draw(logits_NV, [(row.index, row.num_ids) for row in rows]), strict=True):
+            for row, token in zip(
+                rows, draw(logits_NV, [(row.index, row.num_ids) for row in rows]), strict=True
+            ):
                 if row.known_length is None:
                     row.ids.append(token)
         for row in rows:
@@ -157,7 +186,9 @@ class Rolling:
                 if row.num_ids < row.known_length:
                     continue
             elif row.ids[-1] in self.stop_ids or row.num_ids >= self.max_new_tokens:
-                on_finished(row.index, row.ids, "stop" if row.ids[-1] in self.stop_ids else "length")
+                on_finished(
+                    row.index, row.ids, "stop" if row.ids[-1] in self.stop_ids else "length"
+                )
             else:
                 continue
             last = self.rows.pop()
@@ -180,10 +211,16 @@ class _SlotLayer(DynamicLayer):
         # zeros: what a skipped row would have written must at least be finite
         return read.new_zeros((self.num_slots, read.shape[1], self.num_positions, read.shape[3]))
 
-    def place(self, first: int, keys_NHTD: Tensor, values_NHTD: Tensor, lengths: Sequence[int]) -> None:
+    def place(
+        self, first: int, keys_NHTD: Tensor, values_NHTD: Tensor, lengths: Sequence[int]
+    ) -> None:
         """Put left-padded rows into the slots from `first` on, without their padding."""
         if not self.is_initialized:
-            self.keys, self.values, self.is_initialized = self._room(keys_NHTD), self._room(values_NHTD), True
+            self.keys, self.values, self.is_initialized = (
+                self._room(keys_NHTD),
+                self._room(values_NHTD),
+                True,
+            )
         assert self.keys is not None and self.values is not None
         for n, length in enumerate(lengths):
             self.keys[first + n, :, :length] = keys_NHTD[n, :, -length:]
@@ -195,12 +232,16 @@ class _SlotLayer(DynamicLayer):
             self.keys[target, :, :length] = self.keys[source, :, :length]
             self.values[target, :, :length] = self.values[source, :, :length]
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         rows_N = torch.arange(len(key_states), device=key_states.device)
         self.keys[rows_N, :, self.positions_N] = key_states[:, :, 0]
         self.values[rows_N, :, self.positions_N] = value_states[:, :, 0]
-        return self.keys[: len(rows_N), :, : self.length], self.values[: len(rows_N), :, : self.length]
+        return self.keys[: len(rows_N), :, : self.length], self.values[
+            : len(rows_N), :, : self.length
+        ]
 
     def get_seq_length(self) -> int:
         return self.length - 1  # what the token to come sees before itself

@@ -15,8 +15,12 @@ Counts = dict[str, dict[str, int]]
 def read(stage: Path) -> tuple[list[Row], list[Row]]:
     """(kept, dropped) of a run's `generate` folder. MissingError where it is not finished."""
     if not (stage / "dropped.jsonl").is_file():
-        raise MissingError(f"{stage}: no kept and dropped samples here; run `distill generate RECIPE` first, or name its run folder")
-    kept, dropped = ([row for _, row in read_jsonl(stage / name)] for name in ("kept.jsonl", "dropped.jsonl"))
+        raise MissingError(
+            f"{stage}: no kept and dropped samples here; run `distill generate RECIPE` first, or name its run folder"
+        )
+    kept, dropped = (
+        [row for _, row in read_jsonl(stage / name)] for name in ("kept.jsonl", "dropped.jsonl")
+    )
     return kept, dropped
 
 
@@ -30,7 +34,12 @@ def table(counts: Counts) -> tuple[list[str], list[list[str]]]:
     ordered = [("kept", kept), *sorted(reasons.items(), key=lambda pair: -pair[1])]
     whole = kept + sum(reasons.values())
     lines = [
-        [reason, *(f"{mine.get(reason, 0):,}" for mine in counts.values()), f"{count:,}", f"{100 * count / max(whole, 1):.1f}"]
+        [
+            reason,
+            *(f"{mine.get(reason, 0):,}" for mine in counts.values()),
+            f"{count:,}",
+            f"{100 * count / max(whole, 1):.1f}",
+        ]
         for reason, count in ordered
     ]
     return ["", *counts, "all", "%"], lines
@@ -39,11 +48,21 @@ def table(counts: Counts) -> tuple[list[str], list[list[str]]]:
 def table_html(counts: Counts) -> str:
     head, lines = table(counts)
     top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
     return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def show(stage: Path, *, language: str | None = None, reason: str | None = None, num: int = 3, console: Any = None) -> None:
+def show(
+    stage: Path,
+    *,
+    language: str | None = None,
+    reason: str | None = None,
+    num: int = 3,
+    console: Any = None,
+) -> None:
     """Print the counts, then up to `num` kept and dropped samples of each language side by side.
 
     Raises MissingError where generate has not finished, RecipeError for a language or reason that is not there.
@@ -56,7 +75,15 @@ def show(stage: Path, *, language: str | None = None, reason: str | None = None,
     kept, dropped = read(stage)
     counts = count_by_language(kept, dropped)
     _check("--language", language, list(counts))
-    _check("--reason", reason, [name for name in dict.fromkeys(n for mine in counts.values() for n in mine) if name != "kept"])
+    _check(
+        "--reason",
+        reason,
+        [
+            name
+            for name in dict.fromkeys(n for mine in counts.values() for n in mine)
+            if name != "kept"
+        ],
+    )
     head, lines = table(counts)
     summary = Table(title=f"{len(kept):,} kept, {len(dropped):,} dropped", title_justify="left")
     for name in head:
@@ -66,7 +93,10 @@ def show(stage: Path, *, language: str | None = None, reason: str | None = None,
     console.print(summary)
     for code in [language] if language else counts:
         good = [row for row in kept if row["language"] == code][:num]
-        bad = _spread([row for row in dropped if row["language"] == code and reason in (None, _name(row))], num)
+        bad = _spread(
+            [row for row in dropped if row["language"] == code and reason in (None, _name(row))],
+            num,
+        )
         pairs = Table(title=f"{code}", title_justify="left", show_lines=True, expand=True)
         pairs.add_column("kept", ratio=1, overflow="fold")
         pairs.add_column("dropped", ratio=1, overflow="fold")
@@ -77,7 +107,9 @@ def show(stage: Path, *, language: str | None = None, reason: str | None = None,
 
 def _check(option: str, value: str | None, known: list[str]) -> None:
     if value is not None and value not in known:
-        raise RecipeError(f"{option} {value!r}: none here; there are {', '.join(known) or 'none at all'}")
+        raise RecipeError(
+            f"{option} {value!r}: none here; there are {', '.join(known) or 'none at all'}"
+        )
 
 
 def _name(row: Row) -> str:

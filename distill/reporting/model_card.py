@@ -10,7 +10,9 @@ from distill.run_folder import Manifest
 from distill.sections import W16A16
 
 
-def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str) -> str:
+def model_card(
+    recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str
+) -> str:
     student, data = manifests["initialize"].result, manifests["generate"].result
     licence = manifests["plan"].result["licence"]
     sources = ", ".join(f"`{source.name}`" for source in recipe.generate.prompts)
@@ -21,12 +23,17 @@ def model_card(recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[
         "layers": f"{student['num_layers']} evenly spaced layers of {recipe.student.model} "
         f"(revision {recipe.student.revision or 'not pinned'})",
     }[recipe.student.method]
-    duties = "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
+    duties = (
+        "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
+    )
     languages = "\n".join(f"  - {language}" for language in recipe.languages)
     steps = manifests["train"].result["roles"]["student"]["num_steps"]
     quantized = manifests["quantize"].result
     bits = round(8 * quantized["student_bytes"] / student["num_parameters"])
-    files = "\n".join(f"- {_file(name, check)}" for name, check in quantized["formats"].items()) or "- No quantized files."
+    files = (
+        "\n".join(f"- {_file(name, check)}" for name, check in quantized["formats"].items())
+        or "- No quantized files."
+    )
     base = f"base_model: {recipe.student.model}\n" if recipe.student.model else ""
     return f"""---
 library_name: transformers

@@ -24,14 +24,22 @@ figcaption{font-size:.9rem;font-weight:600}pre{white-space:pre-wrap;background:#
 
 
 def page(
-    recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str, pictures: dict[str, str],
-    examples: list[dict[str, Any]], dropped: list[dict[str, Any]],
-) -> str:  # fmt: skip
+    recipe: Recipe,
+    manifests: dict[str, Manifest],
+    table: list[dict[str, Any]],
+    verdict: str,
+    pictures: dict[str, str],
+    examples: list[dict[str, Any]],
+    dropped: list[dict[str, Any]],
+) -> str:
     title = recipe.report.title or recipe.name
     student = manifests["initialize"].result
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     seconds = sum(m.seconds for m in manifests.values())
-    figures = "".join(f"<figure><figcaption>{_e(name)}</figcaption>{svg}</figure>" for name, svg in pictures.items())
+    figures = "".join(
+        f"<figure><figcaption>{_e(name)}</figcaption>{svg}</figure>"
+        for name, svg in pictures.items()
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{_e(title)}: distill report</title><style>{STYLE}</style></head><body>
@@ -59,9 +67,10 @@ def table_html(table: list[dict[str, Any]]) -> str:
     head = "".join(f"<th>{name}</th>" for name, _ in columns)
     body = "".join(
         f"<tr class='{'student' if row['model'] == 'student' else 'failed' if row['failed'] else ''}'>"
-        + "".join(f"<td>{_e(show(row))}</td>" for _, show in columns) + "</tr>"
+        + "".join(f"<td>{_e(show(row))}</td>" for _, show in columns)
+        + "</tr>"
         for row in table
-    )  # fmt: skip
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -70,8 +79,13 @@ def table_text(table: list[dict[str, Any]]) -> str:
     columns = _columns(table)
     cells = [[name for name, _ in columns], *([show(row) for _, show in columns] for row in table)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-             for line in cells]  # fmt: skip
+    lines = [
+        "  ".join(
+            c.ljust(w) if i == 0 else c.rjust(w)
+            for i, (c, w) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in cells
+    ]
     failed = [f"{row['model']} FAILED its check: {row['failed']}" for row in table if row["failed"]]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed])
 
@@ -85,7 +99,10 @@ def _columns(table: list[dict[str, Any]]) -> list[tuple[str, Any]]:
     if table[0]["exact_match"] is not None:
         columns += [
             ("exact match %", lambda r: f"{100 * r['exact_match']:.1f}"),
-            ("95 % interval", lambda r: f"{100 * r['interval'][0]:.1f} – {100 * r['interval'][1]:.1f}"),
+            (
+                "95 % interval",
+                lambda r: f"{100 * r['interval'][0]:.1f} – {100 * r['interval'][1]:.1f}",
+            ),
         ]
     return [
         *columns,
@@ -101,9 +118,11 @@ def _or_dash(key: str, form: str, scale: float = 1.0) -> Any:
 
 
 MACHINE_COLUMNS: list[tuple[str, Any]] = [
-    ("refused %", _or_dash("refused", "{:.1f}", 100)), ("memory MB", _or_dash("peak_memory", "{:,.0f}", 1e-6)),
-    ("prefill/s", _or_dash("prefill_speed", "{:,.0f}")), ("decode/s", _or_dash("decode_speed", "{:,.1f}")),
-]  # fmt: skip
+    ("refused %", _or_dash("refused", "{:.1f}", 100)),
+    ("memory MB", _or_dash("peak_memory", "{:,.0f}", 1e-6)),
+    ("prefill/s", _or_dash("prefill_speed", "{:,.0f}")),
+    ("decode/s", _or_dash("decode_speed", "{:,.1f}")),
+]
 
 
 def _table_notes(manifests: dict[str, Manifest]) -> str:
@@ -125,11 +144,16 @@ def _languages(table: list[dict[str, Any]]) -> str:
     head = "".join(f"<th>{_e(language)}</th>" for language in languages)
     body = "".join(
         f"<tr><td>{_e(row['model'])}</td>"
-        + "".join(f"<td>{100 * row['by_language'].get(language, 0):.0f}</td>" for language in languages) + "</tr>"
+        + "".join(
+            f"<td>{100 * row['by_language'].get(language, 0):.0f}</td>" for language in languages
+        )
+        + "</tr>"
         for row in table
-    )  # fmt: skip
-    return (f"<h2>Exact match by language, %</h2><div class='scroll'><table><thead><tr><th>model</th>{head}</tr></thead>"
-            f"<tbody>{body}</tbody></table></div>")  # fmt: skip
+    )
+    return (
+        f"<h2>Exact match by language, %</h2><div class='scroll'><table><thead><tr><th>model</th>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _answers(examples: list[dict[str, Any]]) -> str:
@@ -140,7 +164,9 @@ def _answers(examples: list[dict[str, Any]]) -> str:
             if name in example:
                 answer, right = example[name]
                 mark = "" if right is None else " ✓" if right else " <span class='wrong'>✗</span>"
-                cells += f"<figure><figcaption>{name}{mark}</figcaption><pre>{_e(answer)}</pre></figure>"
+                cells += (
+                    f"<figure><figcaption>{name}{mark}</figcaption><pre>{_e(answer)}</pre></figure>"
+                )
         parts.append(f"<p>{_e(example['prompt'])}</p><div class='pictures'>{cells}</div>")
     return "".join(parts)
 
@@ -148,7 +174,12 @@ def _answers(examples: list[dict[str, Any]]) -> str:
 def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
     g, c, t = (manifests[s].result for s in ("generate", "capture", "train"))
     table = data.table_html(g["by_language"]) if "by_language" in g else ""
-    reasons = ", ".join(f"{_e(k)} {v:,}" for k, v in sorted(g["dropped_by_reason"].items(), key=lambda x: -x[1])) or "none"
+    reasons = (
+        ", ".join(
+            f"{_e(k)} {v:,}" for k, v in sorted(g["dropped_by_reason"].items(), key=lambda x: -x[1])
+        )
+        or "none"
+    )
     kept = ", ".join(f"{_e(k)} {v:,}" for k, v in g["kept_by_language"].items())
     sources = ", ".join(f"{_e(k)} {v:,}" for k, v in g.get("prompts_by_source", {}).items())
     first: dict[str, dict[str, Any]] = {}
@@ -164,18 +195,30 @@ def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
         f"{t['num_samples']:,} samples were learnt from, {t['num_validation']:,} gave the validation loss, {t['num_too_long']:,} "
         f"were longer than a row.</p>{table}<p>{_signal(c, g.get('retold'))}</p>"
         + (f"<p class='wrong'>{_e(g['warning'])}</p>" if g.get("warning") else "")
-        + (f"<details><summary>One dropped answer for each reason</summary>{shown}</details>" if shown else "")
+        + (
+            f"<details><summary>One dropped answer for each reason</summary>{shown}</details>"
+            if shown
+            else ""
+        )
     )
 
 
 def _signal(captured: dict[str, Any], difference: str | None) -> str:
-    own = f", in its own tokenizer ({_e(difference)}): the teacher's NLL, in other tokens, cannot be compared" if difference else ""
+    own = (
+        f", in its own tokenizer ({_e(difference)}): the teacher's NLL, in other tokens, cannot be compared"
+        if difference
+        else ""
+    )
     if captured["signal"] == "none":
         return f"No signal was captured: the student learnt from the answers' text alone{own}."
-    size = f"{captured['num_tokens']:,} answer tokens, {captured['bytes_per_token']:.1f} bytes a token"
+    size = (
+        f"{captured['num_tokens']:,} answer tokens, {captured['bytes_per_token']:.1f} bytes a token"
+    )
     size += ", the last hidden state in 8 bits among them" if captured.get("hidden_size") else ""
     unknown = captured.get("num_unknown")
-    told = f" Of {unknown:,} tokens the server told nothing: they had no soft loss." if unknown else ""
+    told = (
+        f" Of {unknown:,} tokens the server told nothing: they had no soft loss." if unknown else ""
+    )
     return f"Signal: {_e(captured['signal'])}, {size}.{told}"
 
 
@@ -196,7 +239,9 @@ def _files(manifests: dict[str, Manifest]) -> str:
 
 
 def _failed(check: dict[str, Any]) -> str:
-    return f" <span class='wrong'>failed: {_e(check['failed'])}</span>" if check.get("failed") else ""
+    return (
+        f" <span class='wrong'>failed: {_e(check['failed'])}</span>" if check.get("failed") else ""
+    )
 
 
 def _note(check: dict[str, Any]) -> str:
@@ -206,7 +251,9 @@ def _note(check: dict[str, Any]) -> str:
 def _licences(manifests: dict[str, Manifest]) -> str:
     verdict = manifests["plan"].result["licence"]
     duties = "".join(f"<li>{_e(duty)}</li>" for duty in verdict["duties"])
-    return f"<p>{_e(verdict['level'])}: {_e('; '.join(verdict['sentences']))}</p>" + (f"<ul>{duties}</ul>" if duties else "")
+    return f"<p>{_e(verdict['level'])}: {_e('; '.join(verdict['sentences']))}</p>" + (
+        f"<ul>{duties}</ul>" if duties else ""
+    )
 
 
 def _limits(recipe: Recipe, manifests: dict[str, Manifest]) -> str:

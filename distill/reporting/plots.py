@@ -18,12 +18,20 @@ def loss_curves(train: Path, manifests: dict[str, Manifest]) -> str:
 
     figure, axes = _figure()
     for role, result in manifests["train"].result["roles"].items():
-        points = [r for r in read_metrics(train / f"{role}.metrics.jsonl") if "validation_loss" in r]
+        points = [
+            r for r in read_metrics(train / f"{role}.metrics.jsonl") if "validation_loss" in r
+        ]
         x, y = [p["step"] for p in points], [p["validation_loss"] for p in points]
         axes.plot(x, y, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
         if result["kept_step"]:
             kept = [(a, b) for a, b in zip(x, y, strict=True) if a == result["kept_step"]]
-            axes.plot(*zip(*kept, strict=True), marker="o", markersize=9, fillstyle="none", color=COLOURS[role])
+            axes.plot(
+                *zip(*kept, strict=True),
+                marker="o",
+                markersize=9,
+                fillstyle="none",
+                color=COLOURS[role],
+            )
     axes.set_xlabel("optimizer step (ring: the weights that were kept)")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     axes.legend(frameon=False)
@@ -34,7 +42,9 @@ def quality(table: list[dict[str, Any]]) -> str:
     """Exact match with its interval (or NLL where there is no task) of teacher, control, student and every file."""
     figure, axes = _figure()
     by_match = table[0]["exact_match"] is not None
-    table = [row for row in table if by_match or row["nll"] is not None]  # a teacher on a server has no NLL
+    table = [
+        row for row in table if by_match or row["nll"] is not None
+    ]  # a teacher on a server has no NLL
     for i, row in enumerate(reversed(table)):
         colour = COLOURS.get(row["model"], OTHER)
         value = 100 * row["exact_match"] if by_match else row["nll"]
@@ -44,9 +54,17 @@ def quality(table: list[dict[str, Any]]) -> str:
             low, high = (100 * x for x in row["interval"])
             edge = high
             axes.plot([low, high], [i, i], color="black", linewidth=1.2)
-        axes.text(edge + (1.0 if by_match else 0.005), i, f"{value:.1f}" if by_match else f"{value:.3f}", va="center", fontsize=8)
+        axes.text(
+            edge + (1.0 if by_match else 0.005),
+            i,
+            f"{value:.1f}" if by_match else f"{value:.3f}",
+            va="center",
+            fontsize=8,
+        )
     axes.set_yticks(range(len(table)), [row["model"] for row in reversed(table)])
-    axes.set_xlabel("exact match, % (line: 95 % interval)" if by_match else "NLL, nats a token (less is better)")
+    axes.set_xlabel(
+        "exact match, % (line: 95 % interval)" if by_match else "NLL, nats a token (less is better)"
+    )
     if by_match:
         axes.set_xlim(0, 112)
     return _svg(figure)
@@ -58,11 +76,27 @@ def size_against_quality(table: list[dict[str, Any]]) -> str:
     rows = [row for row in table if row["bytes"]]
     sizes = [row["bytes"] / 1e6 for row in rows]
     for row, height in _apart(rows):
-        axes.plot(row["bytes"] / 1e6, row["nll"], "x" if row["failed"] else "o", color=COLOURS.get(row["model"], OTHER))
-        axes.annotate(row["model"], (row["bytes"] / 1e6, row["nll"]), xytext=(6, height), textcoords="offset points", fontsize=8)
+        axes.plot(
+            row["bytes"] / 1e6,
+            row["nll"],
+            "x" if row["failed"] else "o",
+            color=COLOURS.get(row["model"], OTHER),
+        )
+        axes.annotate(
+            row["model"],
+            (row["bytes"] / 1e6, row["nll"]),
+            xytext=(6, height),
+            textcoords="offset points",
+            fontsize=8,
+        )
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.15)
-    ticks = [m * 10.0**e for e in range(-2, 6) for m in (1, 2, 3, 5) if min(sizes) * 0.8 < m * 10.0**e < max(sizes) * 1.3]
+    ticks = [
+        m * 10.0**e
+        for e in range(-2, 6)
+        for m in (1, 2, 3, 5)
+        if min(sizes) * 0.8 < m * 10.0**e < max(sizes) * 1.3
+    ]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("size on disk, MB (log scale)")
@@ -78,7 +112,11 @@ def _apart(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
     for row in sorted(rows, key=lambda r: r["nll"]):
         at, own = math.log(row["bytes"]), row["nll"] * points_a_nat
         labels = [h for other, h in placed if abs(at - math.log(other["bytes"])) < LABEL_WIDTH]
-        points = [r["nll"] * points_a_nat - 3 for r in rows if 0.02 < math.log(r["bytes"]) - at < LABEL_WIDTH]
+        points = [
+            r["nll"] * points_a_nat - 3
+            for r in rows
+            if 0.02 < math.log(r["bytes"]) - at < LABEL_WIDTH
+        ]
         height = own - 3
         while any(abs(height - y) < 10 for y in [*labels, *points]):
             height += 2
@@ -91,8 +129,17 @@ def speed(table: list[dict[str, Any]]) -> str:
     figure, axes = _figure()
     for i, row in enumerate(reversed(table)):
         axes.barh(i, row["tokens_per_second"], color=COLOURS.get(row["model"], OTHER), height=0.62)
-        axes.text(row["tokens_per_second"], i, f" {row['tokens_per_second']:,.0f}", va="center", fontsize=8)
-    axes.set_yticks(range(len(table)), [f"{row['model']} ({row['runtime'].split(',')[0]})" for row in reversed(table)])
+        axes.text(
+            row["tokens_per_second"],
+            i,
+            f" {row['tokens_per_second']:,.0f}",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_yticks(
+        range(len(table)),
+        [f"{row['model']} ({row['runtime'].split(',')[0]})" for row in reversed(table)],
+    )
     axes.set_xlabel("answer tokens a second, many prompts at once")
     axes.margins(x=0.15)
     return _svg(figure)
@@ -111,7 +158,9 @@ def _figure() -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     import matplotlib
 
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "distill", "font.family": "sans-serif"}):
+    with matplotlib.rc_context(
+        {"svg.fonttype": "none", "svg.hashsalt": "distill", "font.family": "sans-serif"}
+    ):
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()

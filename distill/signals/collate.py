@@ -27,10 +27,14 @@ def targets(records: Sequence[SignalRecord], device: torch.device | str) -> Targ
     return DenseTargets(torch.from_numpy(record.logp).log_softmax(-1))
 
 
-def hidden_targets(states: Sequence[HiddenStates], hidden_size: int, device: torch.device | str) -> HiddenTargets:
+def hidden_targets(
+    states: Sequence[HiddenStates], hidden_size: int, device: torch.device | str
+) -> HiddenTargets:
     """The hidden states of any number of sequences, one after another, on `device`; of none: no positions."""
     values = np.concatenate([np.zeros((0, hidden_size), np.int8), *(s.values for s in states)])
-    scales = np.concatenate([np.zeros((0, num_blocks(hidden_size)), np.float16), *(s.scales for s in states)])
+    scales = np.concatenate(
+        [np.zeros((0, num_blocks(hidden_size)), np.float16), *(s.scales for s in states)]
+    )
     return HiddenTargets(_to(values, device), _to(scales.astype(np.float32), device), BLOCK)
 
 

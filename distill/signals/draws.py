@@ -26,7 +26,9 @@ from distill.signals.encoding import F32, DenseRecord, SampledRecord, TopKRecord
 
 LOG2_E = math.log2(math.e)
 CACHED_VALUES = 1 << 20  # on a CPU: float32 values of a chunk that stay in its cache
-CHUNK_VALUES = 1 << 23  # elsewhere: a chunk has at most four temporaries of that many float32, 128 MiB
+CHUNK_VALUES = (
+    1 << 23
+)  # elsewhere: a chunk has at most four temporaries of that many float32, 128 MiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +46,10 @@ class Rows:
 
     @classmethod
     def join(cls, parts: Sequence["Rows"]) -> "Rows":
-        return cls(np.concatenate([p.seeds_N for p in parts]), np.concatenate([p.positions_N for p in parts]))
+        return cls(
+            np.concatenate([p.seeds_N for p in parts]),
+            np.concatenate([p.positions_N for p in parts]),
+        )
 
     def __getitem__(self, part: slice) -> "Rows":
         return Rows(self.seeds_N[part], self.positions_N[part])
@@ -59,7 +64,9 @@ def seed_of(key: str) -> int:
 
 
 @torch.no_grad()
-def draw(logits_NV: Tensor, realised_N: Tensor, rows: Rows, *, num_draws: int, vocab_size: int) -> SampledRecord:
+def draw(
+    logits_NV: Tensor, realised_N: Tensor, rows: Rows, *, num_draws: int, vocab_size: int
+) -> SampledRecord:
     """`num_draws` ids a position at T = 1, with the log-prob of the realised tokens and the entropy.
 
     logits_NV: any float dtype, may be wider than vocab_size. realised_N: int64, the answer's own tokens, on the host or
@@ -143,10 +150,14 @@ def _invert(weights_RBS: Tensor, uniform_Rn: Tensor) -> tuple[Tensor, Tensor]:
     block_Rn = torch.searchsorted(cumulated_RB, target_Rn, right=True)
     block_Rn.clamp_(max=cumulated_RB.shape[1] - 1)  # only NaN lies above all; the caller refuses it
     before_Rn = torch.nn.functional.pad(cumulated_RB, (1, 0)).gather(1, block_Rn)
-    inside_RnS = weights_RBS[torch.arange(len(weights_RBS), device=weights_RBS.device)[:, None], block_Rn]
+    inside_RnS = weights_RBS[
+        torch.arange(len(weights_RBS), device=weights_RBS.device)[:, None], block_Rn
+    ]
     inside_RnS = inside_RnS.cumsum(-1, dtype=torch.float64)
     rest_Rn1 = torch.minimum((target_Rn - before_Rn)[..., None], _just_below(inside_RnS[..., -1:]))
-    return block_Rn * weights_RBS.shape[-1] + torch.searchsorted(inside_RnS, rest_Rn1, right=True)[..., 0], total_R
+    return block_Rn * weights_RBS.shape[-1] + torch.searchsorted(inside_RnS, rest_Rn1, right=True)[
+        ..., 0
+    ], total_R
 
 
 def _block_size(vocab_size: int, num_draws: int) -> int:
@@ -172,7 +183,9 @@ def _stratified_uniforms(rows: Rows, num_draws: int) -> NDArray[np.float64]:
     """float64 [N, num_draws], ascending in a row, in [0, 1): one in each of `num_draws` equal parts."""
     streams = _splitmix(rows.seeds_N ^ _splitmix(rows.positions_N.astype(np.uint64)))
     draws = np.arange(1, num_draws + 1, dtype=np.uint64)
-    jitter = (_splitmix(streams[:, None] + draws * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)) * 2.0**-53
+    jitter = (
+        _splitmix(streams[:, None] + draws * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)
+    ) * 2.0**-53
     return (np.arange(num_draws) + jitter) / num_draws
 
 
@@ -194,7 +207,9 @@ def _chunks(num: int, values_per_row: int, device: torch.device) -> Iterator[sli
 
 def _check_realised(realised_N: Tensor, num: int, vocab_size: int) -> None:
     if realised_N.shape != (num,):
-        raise ValueError(f"realised_N has shape {tuple(realised_N.shape)}, expected ({num},) as logits_NV has rows")
+        raise ValueError(
+            f"realised_N has shape {tuple(realised_N.shape)}, expected ({num},) as logits_NV has rows"
+        )
     if num and not 0 <= int(realised_N.min()) <= int(realised_N.max()) < vocab_size:
         raise MismatchError(
             f"an answer has token {int(realised_N.max())}, teacher and student share ids below {vocab_size}: it was "

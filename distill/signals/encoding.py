@@ -22,7 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.errors import DataError
-from distill.signals.bits import bit_length, num_bytes, pack_fields, pack_unary, unpack_fields, unpack_unary
+from distill.signals.bits import (
+    bit_length,
+    num_bytes,
+    pack_fields,
+    pack_unary,
+    unpack_fields,
+    unpack_unary,
+)
 from distill.signals.header import SignalHeader
 
 I32 = NDArray[np.int32]
@@ -90,9 +97,14 @@ def encode(record: SignalRecord, header: SignalHeader) -> bytes:
     if isinstance(record, TopKRecord) and header.kind == "top_k":
         return _encode_top_k(record, header)
     if isinstance(record, DenseRecord) and header.kind == "dense":
-        _check(record.logp.shape[1] == header.vocab_size, f"{record.logp.shape[1]} ids, expected {header.vocab_size}")
+        _check(
+            record.logp.shape[1] == header.vocab_size,
+            f"{record.logp.shape[1]} ids, expected {header.vocab_size}",
+        )
         return _float16(record.logp)
-    raise ValueError(f"a {type(record).__name__} does not belong under a header of kind {header.kind}")
+    raise ValueError(
+        f"a {type(record).__name__} does not belong under a header of kind {header.kind}"
+    )
 
 
 def decode(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> SignalRecord:
@@ -103,7 +115,9 @@ def decode(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> S
         if header.kind == "top_k":
             return _decode_top_k(data, header, num_tokens)
         _check(len(data) == 2 * num_tokens * header.vocab_size, f"{len(data)} bytes")
-        return DenseRecord(_floats(data, 0, num_tokens * header.vocab_size).reshape(num_tokens, header.vocab_size))
+        return DenseRecord(
+            _floats(data, 0, num_tokens * header.vocab_size).reshape(num_tokens, header.vocab_size)
+        )
     except (ValueError, IndexError) as error:
         raise DataError(f"not a {header.kind} record of {num_tokens} tokens: {error}") from None
 
@@ -118,7 +132,9 @@ def join(records: Sequence[SignalRecord]) -> SignalRecord:
     kind = kinds.pop()
     columns = {f.name: np.concatenate([getattr(r, f.name) for r in records]) for f in fields(kind)}
     if kind is SampledRecord:
-        sizes = np.concatenate([np.diff(r.offsets) for r in records if isinstance(r, SampledRecord)])
+        sizes = np.concatenate(
+            [np.diff(r.offsets) for r in records if isinstance(r, SampledRecord)]
+        )
         columns["offsets"] = np.concatenate([[0], np.cumsum(sizes)])
     return kind(**columns)
 
@@ -140,7 +156,10 @@ def regroup(chunks: Iterable[SignalRecord], lengths: Sequence[int]) -> Iterator[
                 chunk, at = next(chunks, None), 0
         _check(length == 0 and bool(parts), "fewer tokens than the records have")
         yield join(parts)
-    _check(chunk is None or (at == chunk.num_tokens and next(chunks, None) is None), "more tokens than the records have")
+    _check(
+        chunk is None or (at == chunk.num_tokens and next(chunks, None) is None),
+        "more tokens than the records have",
+    )
 
 
 def _slice(record: SignalRecord, start: int, stop: int) -> SignalRecord:
@@ -149,9 +168,12 @@ def _slice(record: SignalRecord, start: int, stop: int) -> SignalRecord:
         return type(record)(*(getattr(record, f.name)[start:stop] for f in fields(record)))
     ids = slice(record.offsets[start], record.offsets[stop])
     return SampledRecord(
-        record.ids[ids], record.counts[ids], record.offsets[start : stop + 1] - record.offsets[start],
-        record.realised_logp[start:stop], record.entropy[start:stop],
-    )  # fmt: skip
+        record.ids[ids],
+        record.counts[ids],
+        record.offsets[start : stop + 1] - record.offsets[start],
+        record.realised_logp[start:stop],
+        record.entropy[start:stop],
+    )
 
 
 # --- sampled -----------------------------------------------------------------------------------------------------
@@ -161,8 +183,14 @@ def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
     assert header.num_draws is not None
     num_tokens, last = record.num_tokens, record.offsets[1:] - 1
     sizes = record.offsets[1:] - record.offsets[:-1]
-    _check(len(record.offsets) == num_tokens + 1 and len(record.entropy) == num_tokens, "arrays of different lengths")
-    _check(record.offsets[0] == 0 and record.offsets[-1] == len(record.ids) == len(record.counts), "offsets do not fit")
+    _check(
+        len(record.offsets) == num_tokens + 1 and len(record.entropy) == num_tokens,
+        "arrays of different lengths",
+    )
+    _check(
+        record.offsets[0] == 0 and record.offsets[-1] == len(record.ids) == len(record.counts),
+        "offsets do not fit",
+    )
     _check(bool((sizes > 0).all()), "a token without ids")
     steps, low, low_widths, unary = _rice(record.ids, sizes, header.vocab_size)
     sums = np.add.reduceat(record.counts, record.offsets[:-1]) if num_tokens else np.zeros(0)
@@ -174,17 +202,21 @@ def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
     coded = record.counts[is_coded]
     lengths = bit_length(coded) - 1
     per_token = (sizes - 1) << 2 | steps
-    return b"".join([
-        _float16(record.realised_logp),
-        _float16(record.entropy),
-        pack_fields(per_token, np.full(num_tokens, _size_bits(header) + 2)),
-        pack_fields(low, low_widths),
-        pack_unary(np.concatenate([unary, lengths])),
-        pack_fields(coded, lengths),
-    ])  # fmt: skip
+    return b"".join(
+        [
+            _float16(record.realised_logp),
+            _float16(record.entropy),
+            pack_fields(per_token, np.full(num_tokens, _size_bits(header) + 2)),
+            pack_fields(low, low_widths),
+            pack_unary(np.concatenate([unary, lengths])),
+            pack_fields(coded, lengths),
+        ]
+    )
 
 
-def _decode_sampled(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> SampledRecord:
+def _decode_sampled(
+    data: bytes | memoryview, header: SignalHeader, num_tokens: int
+) -> SampledRecord:
     assert header.num_draws is not None
     data = memoryview(data)
     realised_logp, entropy = _floats(data, 0, num_tokens), _floats(data, num_tokens, num_tokens)
@@ -232,14 +264,18 @@ def _encode_top_k(record: TopKRecord, header: SignalHeader) -> bytes:
     _check(record.ids.shape == shape, f"ids are {record.ids.shape}, expected {shape}")
     _check(record.logp.shape == shape, f"logp is {record.logp.shape}, expected {shape}")
     _check(record.tail_logp.shape == shape[:1], f"tail_logp is {record.tail_logp.shape}")
-    steps, low, low_widths, unary = _rice(record.ids.reshape(-1), np.full(shape[0], header.top_k), header.vocab_size)
-    return b"".join([
-        _float16(record.logp),
-        _float16(record.tail_logp),
-        pack_fields(steps, np.full(shape[0], 2)),
-        pack_fields(low, low_widths),
-        pack_unary(unary),
-    ])  # fmt: skip
+    steps, low, low_widths, unary = _rice(
+        record.ids.reshape(-1), np.full(shape[0], header.top_k), header.vocab_size
+    )
+    return b"".join(
+        [
+            _float16(record.logp),
+            _float16(record.tail_logp),
+            pack_fields(steps, np.full(shape[0], 2)),
+            pack_fields(low, low_widths),
+            pack_unary(unary),
+        ]
+    )
 
 
 def _decode_top_k(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> TopKRecord:
@@ -255,10 +291,15 @@ def _decode_top_k(data: bytes | memoryview, header: SignalHeader, num_tokens: in
     low = unpack_fields(data[at:], low_widths)
     at += num_bytes(int(low_widths.sum()))
     unary, num_unary_bytes = unpack_unary(data[at:], num_ids)
-    _check(at + num_unary_bytes == len(data), f"{len(data)} bytes, the record ends at {at + num_unary_bytes}")
+    _check(
+        at + num_unary_bytes == len(data),
+        f"{len(data)} bytes, the record ends at {at + num_unary_bytes}",
+    )
     offsets = np.arange(num_tokens + 1) * header.top_k
     ids = _ids_from_gaps(unary << low_widths | low, offsets, header.vocab_size)
-    return TopKRecord(ids.reshape(num_tokens, header.top_k), logp.reshape(num_tokens, header.top_k), tail_logp)
+    return TopKRecord(
+        ids.reshape(num_tokens, header.top_k), logp.reshape(num_tokens, header.top_k), tail_logp
+    )
 
 
 # --- ids: the gaps of ascending ids in Rice code --------------------------------------------------------------------

@@ -17,7 +17,9 @@ SMALLEST_TAIL = 2.0**-23  # what k float32 log-probs leave of 1 is known to abou
 
 def packed(log_probs: Sequence[Mapping[int, float] | None], k: int, vocab_size: int) -> str:
     """Base64 of the encoded record."""
-    return base64.b64encode(encode(record_of(log_probs, k, vocab_size), _header(k, vocab_size))).decode()
+    return base64.b64encode(
+        encode(record_of(log_probs, k, vocab_size), _header(k, vocab_size))
+    ).decode()
 
 
 def unpacked(text: str, num_tokens: int, k: int, vocab_size: int) -> TopKRecord:
@@ -29,7 +31,9 @@ def unpacked(text: str, num_tokens: int, k: int, vocab_size: int) -> TopKRecord:
     return decode(data, _header(k, vocab_size), num_tokens)  # type: ignore[return-value] # top_k gives that kind
 
 
-def record_of(log_probs: Sequence[Mapping[int, float] | None], k: int, vocab_size: int) -> TopKRecord:
+def record_of(
+    log_probs: Sequence[Mapping[int, float] | None], k: int, vocab_size: int
+) -> TopKRecord:
     """The k likeliest of each token's ids (float log-probs at T = 1), and the mass of all others.
 
     Ids from `vocab_size` on (a padded head) count in neither. A token without log-probs (None) has no mass anywhere,

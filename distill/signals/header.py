@@ -36,11 +36,15 @@ class SignalHeader:
             raise ValueError(f"vocab_size is {self.vocab_size}, expected 1 to {1 << 20}")
         given = {"num_draws": self.num_draws is not None, "top_k": self.top_k is not None}
         if given != {"num_draws": self.kind == "sampled", "top_k": self.kind == "top_k"}:
-            raise ValueError(f"{self.kind}: num_draws={self.num_draws}, top_k={self.top_k} do not fit this kind")
+            raise ValueError(
+                f"{self.kind}: num_draws={self.num_draws}, top_k={self.top_k} do not fit this kind"
+            )
         if self.num_draws is not None and not 1 <= self.num_draws <= 65_535:
             raise ValueError(f"num_draws is {self.num_draws}, expected 1 to 65535")
         if self.top_k is not None and not 1 <= self.top_k <= self.vocab_size:
-            raise ValueError(f"top_k is {self.top_k}, expected 1 to the {self.vocab_size} ids there are")
+            raise ValueError(
+                f"top_k is {self.top_k}, expected 1 to the {self.vocab_size} ids there are"
+            )
 
         if self.hidden_size is not None and self.hidden_size < 1:
             raise ValueError(f"hidden_size is {self.hidden_size}, expected at least 1")

@@ -54,25 +54,39 @@ def quantize(hidden: NDArray[np.float32]) -> HiddenStates:
             "the teacher's hidden states are not finite, or above 8 million; load it with teacher.dtype=float32, "
             "check its files, or set capture.hidden_states to none"
         )
-    steps = scales.astype(np.float32)[..., None]  # as they are stored, so that their rounding costs nothing
+    steps = scales.astype(np.float32)[
+        ..., None
+    ]  # as they are stored, so that their rounding costs nothing
     ratios = np.divide(blocks, steps, out=np.zeros_like(blocks), where=steps > 0)
-    values = np.rint(ratios).clip(-127, 127).astype(np.int8)  # a tiny scale, rounded down, would give more than 127
+    values = (
+        np.rint(ratios).clip(-127, 127).astype(np.int8)
+    )  # a tiny scale, rounded down, would give more than 127
     return HiddenStates(values.reshape(padded.shape)[:, :width], scales)
 
 
 def encode(states: HiddenStates | None, hidden_size: int | None, num_tokens: int) -> bytes:
     """The bytes of the states of `num_tokens` tokens, none for None. Raises ValueError for what has another shape."""
     found = None if states is None else (states.values.shape, states.scales.shape)
-    wanted = None if hidden_size is None else ((num_tokens, hidden_size), (num_tokens, num_blocks(hidden_size)))
+    wanted = (
+        None
+        if hidden_size is None
+        else ((num_tokens, hidden_size), (num_tokens, num_blocks(hidden_size)))
+    )
     if found != wanted:
         raise ValueError(f"hidden states and scales are {found}, expected {wanted}")
-    return b"" if states is None else states.scales.astype("<f2").tobytes() + states.values.astype(np.int8).tobytes()
+    return (
+        b""
+        if states is None
+        else states.scales.astype("<f2").tobytes() + states.values.astype(np.int8).tobytes()
+    )
 
 
 def decode(data: bytes | memoryview, hidden_size: int, num_tokens: int) -> HiddenStates:
     """The inverse of `encode`. Raises DataError if the bytes are not the states of `num_tokens` tokens."""
     if len(data) != num_tokens * bytes_per_token(hidden_size):
-        raise DataError(f"{len(data)} bytes are not {num_tokens} hidden states of width {hidden_size}")
+        raise DataError(
+            f"{len(data)} bytes are not {num_tokens} hidden states of width {hidden_size}"
+        )
     shape = (num_tokens, num_blocks(hidden_size))
     scales = np.frombuffer(data, "<f2", shape[0] * shape[1]).reshape(shape)
     values = np.frombuffer(data, np.int8, offset=2 * scales.size).reshape(num_tokens, hidden_size)

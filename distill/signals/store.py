@@ -36,14 +36,18 @@ T = TypeVar("T")
 MAGIC = b"dstlsig\n"
 PREFIX_BYTES = len(MAGIC) + 16 + 4
 INDEX = np.dtype([("key", "V16"), ("offset", "<u8"), ("length", "<u4"), ("num_tokens", "<u4")])
-SHARD_BYTES = 64 << 20  # a shard is collected in memory: dense signals fill it long before `shard_tokens`
+SHARD_BYTES = (
+    64 << 20
+)  # a shard is collected in memory: dense signals fill it long before `shard_tokens`
 OPEN_SHARDS = 256  # each mapped shard holds a file descriptor, and a process may have 1,024
 
 
 def sequence_key(token_ids: Sequence[int] | NDArray[np.integer], answer_start: int) -> str:
     """32 hex characters of BLAKE2b-128 over the int32 ids of prompt + answer and where the answer begins."""
     ids = np.asarray(token_ids, dtype="<i4")
-    return hashlib.blake2b(ids.tobytes() + int(answer_start).to_bytes(8, "little"), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        ids.tobytes() + int(answer_start).to_bytes(8, "little"), digest_size=16
+    ).hexdigest()
 
 
 class SignalWriter:
@@ -53,14 +57,20 @@ class SignalWriter:
     Closing, also by an exception inside `with`, writes what is left.
     """
 
-    def __init__(self, folder: Path, header: SignalHeader, writer: str = "rank0", shard_tokens: int = 200_000):
+    def __init__(
+        self, folder: Path, header: SignalHeader, writer: str = "rank0", shard_tokens: int = 200_000
+    ):
         if not re.fullmatch(r"[A-Za-z0-9_-]+", writer):
-            raise ValueError(f"writer {writer!r}: only letters, digits, _ and - may stand in a file name")
+            raise ValueError(
+                f"writer {writer!r}: only letters, digits, _ and - may stand in a file name"
+            )
         self.header = header
         self._folder, self._writer, self._shard_tokens = folder, writer, shard_tokens
         folder.mkdir(parents=True, exist_ok=True)
         shard = re.compile(rf"signals-{re.escape(writer)}-(\d+)-[0-9a-f]+\.shard")
-        leftover = re.compile(rf"\.{shard.pattern}\.\d+\.tmp")  # what write_atomic had begun when it was killed
+        leftover = re.compile(
+            rf"\.{shard.pattern}\.\d+\.tmp"
+        )  # what write_atomic had begun when it was killed
         names = [p.name for p in folder.iterdir()]
         self._number = 1 + max((int(m[1]) for n in names if (m := shard.fullmatch(n))), default=-1)
         for name in names:
@@ -80,7 +90,9 @@ class SignalWriter:
             raise ValueError(f"key {key!r} is not 32 hex characters")
         if raw_key in self._seen:
             return
-        data = encode(record, self.header) + hidden_states.encode(hidden, self.header.hidden_size, record.num_tokens)
+        data = encode(record, self.header) + hidden_states.encode(
+            hidden, self.header.hidden_size, record.num_tokens
+        )
         self._seen.add(raw_key)
         self._records.append((raw_key, data, record.num_tokens))
         self._num_bytes += len(data)
@@ -120,13 +132,20 @@ class SignalStore:
     """
 
     def __init__(
-        self, folder: Path, expect: SignalHeader | None = None, *, verify: bool = True, skip_broken: bool = False
+        self,
+        folder: Path,
+        expect: SignalHeader | None = None,
+        *,
+        verify: bool = True,
+        skip_broken: bool = False,
     ):
         self.folder = folder
         self.paths: list[Path] = []
         self.broken: list[Path] = []
         self.num_tokens = self.num_bytes = 0
-        self._places: dict[bytes, tuple[int, int, int, int]] = {}  # key: shard, offset in the file, length, tokens
+        self._places: dict[
+            bytes, tuple[int, int, int, int]
+        ] = {}  # key: shard, offset in the file, length, tokens
         self._mapped = functools.lru_cache(maxsize=OPEN_SHARDS)(_map)
         for path in sorted(folder.glob("signals-*.shard")):
             try:
@@ -167,7 +186,9 @@ class SignalStore:
 
     def read(self, key: str) -> SignalRecord:
         """The record of a sequence. Raises MissingError if it is not here."""
-        return self._decoded(key, lambda record, _, num_tokens: decode(record, self.header, num_tokens))
+        return self._decoded(
+            key, lambda record, _, num_tokens: decode(record, self.header, num_tokens)
+        )
 
     @property
     def hidden_size(self) -> int:
@@ -182,13 +203,17 @@ class SignalStore:
     def read_hidden_states(self, key: str) -> HiddenStates:
         """The teacher's hidden states of a sequence. Raises MissingError if it is not here, or none are."""
         width = self.hidden_size
-        return self._decoded(key, lambda _, states, num_tokens: hidden_states.decode(states, width, num_tokens))
+        return self._decoded(
+            key, lambda _, states, num_tokens: hidden_states.decode(states, width, num_tokens)
+        )
 
     def _decoded(self, key: str, decoder: Callable[[memoryview, memoryview, int], T]) -> T:
         """`decoder` of (the record's bytes, the hidden states' bytes, tokens) of a sequence."""
         place = self._places.get(bytes.fromhex(key))
         if place is None:
-            raise MissingError(f"{self.folder}: no signal for sequence {key}; run `distill capture RECIPE` again")
+            raise MissingError(
+                f"{self.folder}: no signal for sequence {key}; run `distill capture RECIPE` again"
+            )
         shard, start, length, num_tokens = place
         path = self.paths[shard]
         data = self._mapped(path)[start : start + length].data
@@ -207,11 +232,18 @@ def _shard_bytes(header: SignalHeader, records: list[tuple[bytes, bytes, int]]) 
     index["length"] = lengths
     index["num_tokens"] = [n for _, _, n in records]
     body = index.tobytes() + b"".join(data for _, data, _ in records)
-    head = canonical_json({
-        "header": header.to_json(), "num_sequences": len(records), "num_tokens": int(index["num_tokens"].sum()),
-        "num_bytes": len(body), "checksum": _checksum(body),
-    }).encode()  # fmt: skip
-    return b"".join([MAGIC, bytes.fromhex(_checksum(head)), len(head).to_bytes(4, "little"), head, body])
+    head = canonical_json(
+        {
+            "header": header.to_json(),
+            "num_sequences": len(records),
+            "num_tokens": int(index["num_tokens"].sum()),
+            "num_bytes": len(body),
+            "checksum": _checksum(body),
+        }
+    ).encode()
+    return b"".join(
+        [MAGIC, bytes.fromhex(_checksum(head)), len(head).to_bytes(4, "little"), head, body]
+    )
 
 
 def _read_head(path: Path, *, verify: bool) -> tuple[SignalHeader, np.ndarray, int]:
@@ -227,7 +259,9 @@ def _read_head(path: Path, *, verify: bool) -> tuple[SignalHeader, np.ndarray, i
         described: dict[str, Any] = json.loads(head)
         body_start = PREFIX_BYTES + len(head)
         if size != body_start + described["num_bytes"]:
-            raise DataError(_broken(path, f"{size} bytes, expected {body_start + described['num_bytes']}"))
+            raise DataError(
+                _broken(path, f"{size} bytes, expected {body_start + described['num_bytes']}")
+            )
         if described["header"]["format"] != FORMAT:
             raise MismatchError(_mismatch(path, "format", FORMAT, described["header"]["format"]))
         if verify and _checksum(_map(path)[body_start:].data) != described["checksum"]:

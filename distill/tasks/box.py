@@ -25,14 +25,34 @@ SECONDS, CPU_SECONDS = 10, 8  # the first by the clock
 MEMORY = 512 << 20  # bytes of address space of each process
 PROCESSES = 8  # and threads
 FILE_BYTES = 1 << 20
-PASSED, NOT_BOXED = 93, 94  # exit statuses: a program that ends by itself before its tests ran has not passed
+PASSED, NOT_BOXED = (
+    93,
+    94,
+)  # exit statuses: a program that ends by itself before its tests ran has not passed
 
 NEWUSER, NEWPID, NEWNET, NEWIPC = 0x10000000, 0x20000000, 0x40000000, 0x08000000  # sched.h
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # prctl.h
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446  # system calls, the same on every architecture
+LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = (
+    444,
+    445,
+    446,
+)  # system calls, the same on every architecture
 LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # ABI: bits of rights to files; from 5 on 16
-READ_FOLDER, READ_FILE, READ_WRITE_FILE = 0b1101, 0b0100, 0b0110  # execute, read file, list; read file; and write
-READABLE = ("/usr", "/lib", "/lib64", "/lib32", "/nix/store", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom")
+READ_FOLDER, READ_FILE, READ_WRITE_FILE = (
+    0b1101,
+    0b0100,
+    0b0110,
+)  # execute, read file, list; read file; and write
+READABLE = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/lib32",
+    "/nix/store",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/dev/urandom",
+)
 
 
 @dataclass(frozen=True)
@@ -55,11 +75,30 @@ def run(program: str, *, whole: bool, seconds: float = SECONDS) -> Outcome:
     """
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as said:
         Path(folder, "answer.py").write_text(program, encoding="utf-8", errors="replace")
-        environment = {"HOME": folder, "TMPDIR": folder, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            "HOME": folder,
+            "TMPDIR": folder,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
         with subprocess.Popen(
-            [sys.executable, "-I", "-B", "-X", "utf8", __file__, folder, "whole" if whole else "limited"], cwd=folder,
-            env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True,
-        ) as child:  # fmt: skip
+            [
+                sys.executable,
+                "-I",
+                "-B",
+                "-X",
+                "utf8",
+                __file__,
+                folder,
+                "whole" if whole else "limited",
+            ],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        ) as child:
             try:
                 status = child.wait(seconds)
             except subprocess.TimeoutExpired:
@@ -136,7 +175,9 @@ def _child(folder: str, whole: bool) -> None:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     sys.path.insert(0, folder)
-    __import__("answer")  # as a module: what stands under `if __name__ == "__main__"` is not asked for
+    __import__(
+        "answer"
+    )  # as a module: what stands under `if __name__ == "__main__"` is not asked for
     os._exit(PASSED)
 
 
@@ -157,8 +198,17 @@ def _close_files(ctypes, call, folder: str) -> None:
     # from ABI 6 on also: no signals and no abstract sockets to processes outside
     rules = struct.pack("=QQQ", everything, 0, 3) if abi >= 6 else struct.pack("=Q", everything)
     ruleset = call(LANDLOCK_CREATE, rules, len(rules), 0)
-    python = {sys.prefix, sys.base_prefix, os.path.realpath(sys.executable), *filter(os.path.isabs, sys.path)}
-    allowed = {path: READ_FOLDER if os.path.isdir(path) else READ_FILE for path in (*python, *READABLE) if os.path.exists(path)}
+    python = {
+        sys.prefix,
+        sys.base_prefix,
+        os.path.realpath(sys.executable),
+        *filter(os.path.isabs, sys.path),
+    }
+    allowed = {
+        path: READ_FOLDER if os.path.isdir(path) else READ_FILE
+        for path in (*python, *READABLE)
+        if os.path.exists(path)
+    }
     allowed |= {"/dev/null": READ_WRITE_FILE, folder: everything}
     for path, rights in allowed.items():
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)

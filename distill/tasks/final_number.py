@@ -29,7 +29,10 @@ def numbers(text: str) -> list[Fraction]:
     Where a text is ambiguous, three digits after a separator are a group: 1.000 and 1,000 are a thousand. A superscript
     is no number (25 m²), and the Chinese comma separates clauses, not digits.
     """
-    spaced = SPACED.sub(lambda match: match.group().replace(match.group(1), match.group(1).replace(" ", "\u00a0")), plain(text))
+    spaced = SPACED.sub(
+        lambda match: match.group().replace(match.group(1), match.group(1).replace(" ", "\u00a0")),
+        plain(text),
+    )
     found = [_value(match.group()) for match in NUMBER.finditer(spaced)]
     return [value for value in found if value is not None]
 
@@ -58,7 +61,9 @@ def _value(text: str) -> Fraction | None:
         if other in body:
             whole, point, decimals = body.partition(other)
         grouped = re.fullmatch(rf"[1-9]\d{{0,2}}(?:{re.escape(separator)}\d{{3}})+", whole)
-        if (grouped or (separator == "," and LAKHS.fullmatch(whole))) and (not point or decimals.isdigit()):
+        if (grouped or (separator == "," and LAKHS.fullmatch(whole))) and (
+            not point or decimals.isdigit()
+        ):
             return sign * Fraction(whole.replace(separator, "") + ("." + decimals if point else ""))
     decimal = body.replace(",", ".")
     return sign * Fraction(decimal) if re.fullmatch(r"\d+(?:\.\d+)?", decimal) else None

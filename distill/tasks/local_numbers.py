@@ -7,10 +7,36 @@ from fractions import Fraction
 from distill.tasks.final_number import LAKHS, plain
 
 # Where 1.000 is one, to three places; elsewhere it may also be a thousand. (CLDR: decimal point, comma between groups.)
-POINT_LANGUAGES = frozenset({
-    "am", "bn", "en", "gu", "ha", "he", "hi", "ig", "ja", "kn", "ko", "ml", "mr", "my", "ne", "pa", "si", "so", "sw", "ta",
-    "te", "th", "ur", "yo", "zh", "zu",
-})  # fmt: skip
+POINT_LANGUAGES = frozenset(
+    {
+        "am",
+        "bn",
+        "en",
+        "gu",
+        "ha",
+        "he",
+        "hi",
+        "ig",
+        "ja",
+        "kn",
+        "ko",
+        "ml",
+        "mr",
+        "my",
+        "ne",
+        "pa",
+        "si",
+        "so",
+        "sw",
+        "ta",
+        "te",
+        "th",
+        "ur",
+        "yo",
+        "zh",
+        "zu",
+    }
+)
 _SPACES = " '’\u00a0\u2009\u202f"
 _BODY = rf"\d[\d.,{_SPACES}]*(?<![.,{_SPACES}])"
 # words beside a number: any after a space; glued to it only those that are no product of variables
@@ -30,9 +56,16 @@ def readings(text: str, language: str | None = None) -> frozenset[Fraction]:
     A currency sign, a unit and a full stop are no part of it (₹250, KSh 250, 25 m², 42元). In a language with a decimal
     comma, and where the language is unknown, 1.000 may be one or a thousand; 0,75 is three quarters everywhere.
     """
-    bare = "".join(c for c in plain(text) if unicodedata.category(c) != "Sc").strip().rstrip(".。।").strip()
+    bare = (
+        "".join(c for c in plain(text) if unicodedata.category(c) != "Sc")
+        .strip()
+        .rstrip(".。।")
+        .strip()
+    )
     if (ratio := _RATIO.fullmatch(bare)) and int(ratio["below"]):
-        return frozenset({_sign(ratio["sign"]) * Fraction(int(ratio["above"]), int(ratio["below"]))})
+        return frozenset(
+            {_sign(ratio["sign"]) * Fraction(int(ratio["above"]), int(ratio["below"]))}
+        )
     if found := _NUMBER.fullmatch(bare):
         factor = _sign(found["sign"]) * (_HAN[found["myriad"]] if found["myriad"] else 1)
         return frozenset(factor * value for value in _values(found["body"], language))
@@ -68,7 +101,10 @@ def _decimal(body: str, group: str, mark: str) -> Fraction | None:
     return Fraction(f"{whole}.{decimals or 0}")
 
 
-_HAN = {c: int(unicodedata.numeric(c)) for c in "零〇一二三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟萬億"} | {"两": 2, "兩": 2}
+_HAN = {
+    c: int(unicodedata.numeric(c))
+    for c in "零〇一二三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟萬億"
+} | {"两": 2, "兩": 2}
 _HAN_DIGITS = "".join(_HAN)
 _CHINESE = re.compile(rf"(负|負)?([{_HAN_DIGITS}]+)(?:(分之|点|點)([{_HAN_DIGITS}]+))?([^\W\d_]*)")
 

@@ -94,7 +94,10 @@ WORDING = {
                 "{n}有{m}个{g}，卖了{a}个，又进了{b}个。还有多少个？",
                 "店里有{m}个{g}，卖出{a}个，进货{b}个。现在有多少个？",
             ],
-            "share": ["{a}个朋友平分{m}元，每人得多少元？", "{n}把{m}个{g}平均装进{a}个袋子，每袋多少个？"],
+            "share": [
+                "{a}个朋友平分{m}元，每人得多少元？",
+                "{n}把{m}个{g}平均装进{a}个袋子，每袋多少个？",
+            ],
             "discount": [
                 "{n}买了{a}个{g}，每个{p}元，店主少收{q}元。{n}付多少元？",
                 "{g}每个{p}元，买{a}个，总价减{q}元。要付多少元？",
@@ -237,7 +240,13 @@ class Problem:
 
     def row(self) -> dict[str, str]:
         ident = digest("market", str(VERSION), self.prompt)[:16]
-        return {"id": ident, "prompt": self.prompt, "language": self.language, "reference": self.reference, "kind": self.kind}
+        return {
+            "id": ident,
+            "prompt": self.prompt,
+            "language": self.language,
+            "reference": self.reference,
+            "kind": self.kind,
+        }
 
 
 def problem(rng: random.Random, language: str, kind: str) -> Problem:
@@ -248,7 +257,10 @@ def problem(rng: random.Random, language: str, kind: str) -> Problem:
     a, b, p, q = (rng.randint(2, 9) for _ in range(4))
     m = 0
     if kind == "total":
-        a, b = rng.randint(2, 5), rng.randint(2, 5)  # every number of every step has at most two digits
+        a, b = (
+            rng.randint(2, 5),
+            rng.randint(2, 5),
+        )  # every number of every step has at most two digits
         steps = ((a, "×", p, a * p), (b, "×", q, b * q), (a * p, "+", b * q, a * p + b * q))
     elif kind == "change":
         m = rng.choice([note for note in (20, 50, 100) if note > a * p])
@@ -270,15 +282,25 @@ def problem(rng: random.Random, language: str, kind: str) -> Problem:
 
 
 def examples(
-    num: int, seed: int, languages: tuple[str, ...] = LANGUAGES, *, splits: Collection[str] = SPLITS, without: Set[str] = frozenset()
-) -> list[dict[str, str]]:  # fmt: skip
+    num: int,
+    seed: int,
+    languages: tuple[str, ...] = LANGUAGES,
+    *,
+    splits: Collection[str] = SPLITS,
+    without: Set[str] = frozenset(),
+) -> list[dict[str, str]]:
     """Rows of `problems`."""
     return [p.row() for p in problems(num, seed, languages, splits=splits, without=without)]
 
 
 def problems(
-    num: int, seed: int, languages: tuple[str, ...] = LANGUAGES, *, splits: Collection[str] = SPLITS, without: Set[str] = frozenset()
-) -> list[Problem]:  # fmt: skip
+    num: int,
+    seed: int,
+    languages: tuple[str, ...] = LANGUAGES,
+    *,
+    splits: Collection[str] = SPLITS,
+    without: Set[str] = frozenset(),
+) -> list[Problem]:
     """`num` different problems, taking turns over languages and kinds, of `splits` (see split_of) and not asked in `without`."""
     rng = random.Random(f"market/{VERSION}/{seed}")
     found: dict[str, Problem] = {}
@@ -330,7 +352,9 @@ def answer(made: Problem, rng: random.Random) -> str:
 
 def _expression(w: Wording, left: int, operation: str, right: int, result: int, style: str) -> str:
     if style == "words":
-        return w.space.join([str(left), w.operations[operation], str(right), w.operations["="], str(result)])
+        return w.space.join(
+            [str(left), w.operations[operation], str(right), w.operations["="], str(result)]
+        )
     symbol = {"×": "*", "÷": "/"}.get(operation, operation) if style == "*" else operation
     return f"{left}{symbol}{right}={result}"
 

@@ -20,7 +20,9 @@ _MARKS = (
     r"คำตอบ|amsa|ìdáhùn|idahun|መልስ|விடை|జవాబు|جواب|الإجابة|الجواب|ответ|答え|정답|답"
 )
 _IS = r"(?:is|are|ni|adalah|ialah|est|es|é|ist|là|ita ce|هو|هي|это)\b|是|为|為|คือ|は|은|는"
-_MARKED = re.compile(rf"(?:####|(?:{_MARKS})[）)\s]*(?:(?:{_IS})\s*[:：]?|[:：=]))\s*(.+)", re.IGNORECASE)
+_MARKED = re.compile(
+    rf"(?:####|(?:{_MARKS})[）)\s]*(?:(?:{_IS})\s*[:：]?|[:：=]))\s*(.+)", re.IGNORECASE
+)
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 _SENTENCE_END = re.compile(r"[。।]|[.!?](?=\s|$)")
 _CHOICE = re.compile(r"\(?([A-J])(?:[).:、\s]|$)")
@@ -41,7 +43,9 @@ _LATEX = [
 def check() -> None:
     """Raises MissingError where math-verify is not installed: before anything is asked."""
     if not symbolic.is_installed():
-        raise MissingError("generate.task math_answer needs math-verify, which is not installed: pip install 'distill[math]'")
+        raise MissingError(
+            "generate.task math_answer needs math-verify, which is not installed: pip install 'distill[math]'"
+        )
 
 
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
@@ -123,7 +127,9 @@ def equal(answer: str, reference: str, language: str | None = None) -> bool:
     answer, reference = clean(answer), clean(reference)
     names = [_NAMED.fullmatch(side) for side in (answer, reference)]
     if not all(names) or names[0][1] == names[1][1]:  # type: ignore[index] - all of them matched
-        answer, reference = (name[2] if name else side for name, side in zip(names, (answer, reference), strict=True))
+        answer, reference = (
+            name[2] if name else side for name, side in zip(names, (answer, reference), strict=True)
+        )
     if _squeezed(answer) == _squeezed(reference):
         return True
     ours, theirs = (readings(side.replace("%", ""), language) for side in (answer, reference))
@@ -139,6 +145,8 @@ def _squeezed(text: str) -> str:
     return "".join(text.split()).rstrip(".。").casefold()
 
 
-@lru_cache(maxsize=1 << 16)  # each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
+@lru_cache(
+    maxsize=1 << 16
+)  # each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
 def _same_formula(reference: str, answer: str) -> bool:
     return bool(symbolic.VERIFIER.equal(reference, answer))

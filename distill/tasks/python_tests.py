@@ -13,7 +13,9 @@ from distill.tasks import box
 
 VERSION = 1
 
-_BLOCK = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE
+)
 _PYTHON = ("python", "py", "python3")
 
 
@@ -22,7 +24,11 @@ def grader(*, whole: bool) -> Callable[[str, dict[str, Any]], bool]:
     if (lack := box.lack(whole)) is not None:
         raise MissingError(
             f"generate.task python_tests: code cannot be boxed here: {lack}. Run this stage on a Linux machine that allows it"
-            + (", or set generate.run_code to limited to go without what is missing" if whole else "")
+            + (
+                ", or set generate.run_code to limited to go without what is missing"
+                if whole
+                else ""
+            )
         )
     return partial(grade, whole=whole)
 
@@ -41,6 +47,12 @@ def _passes(program: str, whole: bool) -> bool:
 def code(answer_text: str) -> str | None:
     """The blocks fenced as ```python one after the other, as a notebook would run them; the last block if none says its
     language. Blocks of a session (>>>) are left out."""
-    blocks = [(m[2].lower(), m[3]) for m in _BLOCK.finditer(answer_text) if not m[3].lstrip().startswith(">>>")]
-    python = [text for language, text in blocks if language in _PYTHON] or [text for language, text in blocks if not language][-1:]
+    blocks = [
+        (m[2].lower(), m[3])
+        for m in _BLOCK.finditer(answer_text)
+        if not m[3].lstrip().startswith(">>>")
+    ]
+    python = [text for language, text in blocks if language in _PYTHON] or [
+        text for language, text in blocks if not language
+    ][-1:]
     return "\n".join(python) or None

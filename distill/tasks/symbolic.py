@@ -54,15 +54,23 @@ class Verifier:
     def _start(self) -> subprocess.Popen[str]:
         child = subprocess.Popen(
             # -P: the script's folder holds modules of ours, none of which it wants
-            [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, encoding="utf-8",
-        )  # fmt: skip
+            [sys.executable, "-P", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
         self._child = child
         if not self._read(child, START_SECONDS):
-            from distill.errors import MissingError  # here, for the child runs this file without the package
+            from distill.errors import (
+                MissingError,
+            )  # here, for the child runs this file without the package
 
             self.close()
-            raise MissingError(f"math-verify does not work here: `{sys.executable} {__file__}` does not say true; run it to see why")
+            raise MissingError(
+                f"math-verify does not work here: `{sys.executable} {__file__}` does not say true; run it to see why"
+            )
         return child
 
     @staticmethod

@@ -19,7 +19,15 @@ from distill.progress import Progress
 from distill.recipe import Recipe
 from distill.sections import Generate
 from distill.teachers.connect import PROBE_TEXT, connect
-from distill.teachers.dialects import DIALECTS, Answer, Chat, Completions, LlamaCpp, Question, Sampling
+from distill.teachers.dialects import (
+    DIALECTS,
+    Answer,
+    Chat,
+    Completions,
+    LlamaCpp,
+    Question,
+    Sampling,
+)
 from distill.teachers.server import Refused, Server, Trouble, Unreachable
 from distill.teachers.spent import Amount, Spent, Took
 from distill.text import chat
@@ -28,10 +36,18 @@ OnAnswer = Callable[[Question, Answer], None]
 
 INCREASE_AFTER = 25  # answers without trouble, then one more request at once
 DECREASE = 0.75
-SMALL_LANE = 8  # below it, 25 answers are too long to wait: one more after each round without trouble
+SMALL_LANE = (
+    8  # below it, 25 answers are too long to wait: one more after each round without trouble
+)
 CUT_SECONDS = 1.0  # one burst of refusals is one piece of news
-FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds before a request is sent again, doubling, with jitter
-FIRST_PROBE, LONGEST_PROBE = 5.0, 600.0  # seconds between probes of a server that does not answer, doubling
+FIRST_DELAY, LONGEST_DELAY = (
+    1.0,
+    60.0,
+)  # seconds before a request is sent again, doubling, with jitter
+FIRST_PROBE, LONGEST_PROBE = (
+    5.0,
+    600.0,
+)  # seconds between probes of a server that does not answer, doubling
 GIVE_UP = 30  # blame (Trouble.BLAME) at which a question is given up: five answers that cannot be used, three that are broken off
 ALL_REFUSED = 20  # refusals from the first request on, without an answer between: the recipe is at fault, not a prompt
 
@@ -87,10 +103,23 @@ class Errand:
     """Some questions, asked of one server until each has its answer."""
 
     def __init__(
-        self, server: Server, sampling: Sampling, options: Generate, on_answer: OnAnswer, bar: Progress,
-        *, first_delay: float = FIRST_DELAY, first_probe: float = FIRST_PROBE,
-    ):  # fmt: skip
-        self.server, self.sampling, self.options, self.on_answer, self.bar = server, sampling, options, on_answer, bar
+        self,
+        server: Server,
+        sampling: Sampling,
+        options: Generate,
+        on_answer: OnAnswer,
+        bar: Progress,
+        *,
+        first_delay: float = FIRST_DELAY,
+        first_probe: float = FIRST_PROBE,
+    ):
+        self.server, self.sampling, self.options, self.on_answer, self.bar = (
+            server,
+            sampling,
+            options,
+            on_answer,
+            bar,
+        )
         self.first_delay, self.first_probe = first_delay, first_probe
         self.lane = Lane(options.concurrency)
         self.ended: DistillError | None = None
@@ -124,7 +153,9 @@ class Errand:
             self._release()
         elif not self.server.spent.answered:
             self._num_refused += 1
-            if answer.took is not None and answer.took.tokens:  # it was paid for: on record, whatever comes
+            if (
+                answer.took is not None and answer.took.tokens
+            ):  # it was paid for: on record, whatever comes
                 self.on_answer(question, answer)
             else:
                 self._held.append((question, answer))
@@ -145,7 +176,9 @@ class Errand:
         """The answer, however often it must be asked; None where the errand has ended meanwhile."""
         spent, took, delay, blame = self.server.spent, Took(), self.first_delay, 0
         while True:
-            need = spent.need(self.options, self.server.prompt_tokens(question), self.sampling.max_new_tokens)
+            need = spent.need(
+                self.options, self.server.prompt_tokens(question), self.sampling.max_new_tokens
+            )
             await self.lane.enter(lambda need=need: spent.fits(self.options, need))
             if self.ended is not None:
                 await self.lane.leave(calm=True)
@@ -170,7 +203,9 @@ class Errand:
                 hold, wait = error.wait or 0.0, delay * random.uniform(0.5, 1.5)
                 delay = min(2 * delay, LONGEST_DELAY)
                 self.lane.hold(hold)  # what one is told all are told
-                self.bar.say(f"{error}; asked again in {max(hold, wait):.0f} s, {int(self.lane.limit)} at once")
+                self.bar.say(
+                    f"{error}; asked again in {max(hold, wait):.0f} s, {int(self.lane.limit)} at once"
+                )
             except Unreachable as error:
                 await self._pause(error, self.server.is_back)
             finally:
@@ -187,7 +222,13 @@ class Errand:
         if self.lane.closed:
             return None
         if await self.server.is_well(self.sampling):
-            return Answer("", "error", error=f"given up after {took.requests} tries: {error}", raw=error.raw, took=took)
+            return Answer(
+                "",
+                "error",
+                error=f"given up after {took.requests} tries: {error}",
+                raw=error.raw,
+                took=took,
+            )
         await self._pause(error, lambda: self.server.is_well(self.sampling))
         return None
 
@@ -199,7 +240,9 @@ class Errand:
         wait = self.first_probe
         try:
             while not self._is_over():
-                self.bar.say(f"{self.server.url} is away ({error}); nothing is lost, trying again in {wait:.0f} s")
+                self.bar.say(
+                    f"{self.server.url} is away ({error}); nothing is lost, trying again in {wait:.0f} s"
+                )
                 await self._sleep(wait * random.uniform(0.8, 1.2))
                 if await is_back():
                     return
@@ -217,7 +260,11 @@ class Errand:
             await asyncio.sleep(min(left, 0.2))
 
     def _is_over(self) -> bool:
-        return self.ended is not None or interrupts.requested() or self.server.spent.out_of_time(self.options)
+        return (
+            self.ended is not None
+            or interrupts.requested()
+            or self.server.spent.out_of_time(self.options)
+        )
 
     def _check(self, need: Amount) -> None:
         interrupts.check()
@@ -230,16 +277,28 @@ class Errand:
 
 def question(
     recipe: Recipe, key: str, messages: Sequence[dict[str, str]], prompt_ids: list[int], seed: int
-) -> Question:  # fmt: skip
+) -> Question:
     """A question with the recipe's system prompt, as messages and as token ids alike."""
-    system = [{"role": "system", "content": recipe.generate.system_prompt}] if recipe.generate.system_prompt else []
+    system = (
+        [{"role": "system", "content": recipe.generate.system_prompt}]
+        if recipe.generate.system_prompt
+        else []
+    )
     return Question(key, [*system, *messages], prompt_ids, seed)
 
 
 def ask_server(
-    recipe: Recipe, tokenizer: Any, questions: Iterable[Question], sampling: Sampling, on_answer: OnAnswer, bar: Progress,
-    spent: Spent | None = None, *, has_ids: bool = True, needs_ids: bool = False,
-) -> None:  # fmt: skip
+    recipe: Recipe,
+    tokenizer: Any,
+    questions: Iterable[Question],
+    sampling: Sampling,
+    on_answer: OnAnswer,
+    bar: Progress,
+    spent: Spent | None = None,
+    *,
+    has_ids: bool = True,
+    needs_ids: bool = False,
+) -> None:
     """Ask the recipe's server all of `questions`; `on_answer` gets text and token ids, in whatever order they end.
 
     Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the same text, but
@@ -251,7 +310,9 @@ def ask_server(
     assert url is not None
     end = chat.end_of_turn(tokenizer, sampling.stop_ids)
     has_ids = has_ids and not teacher.text_only
-    probe_ids = chat.prompt_ids(tokenizer, PROBE_TEXT, thinking=sampling.thinking) if has_ids else []
+    probe_ids = (
+        chat.prompt_ids(tokenizer, PROBE_TEXT, thinking=sampling.thinking) if has_ids else []
+    )
 
     def tokens_of(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False).input_ids)
@@ -264,7 +325,11 @@ def ask_server(
             answer = _until_stop(answer, sampling.stop_ids)
         opened = chat.opens_thinking(tokenizer, question.prompt_ids)
         written = _continued(answer) if opened else answer.text
-        ids: list[int] = answer.token_ids if answer.token_ids is not None else tokenizer(written, add_special_tokens=False).input_ids
+        ids: list[int] = (
+            answer.token_ids
+            if answer.token_ids is not None
+            else tokenizer(written, add_special_tokens=False).input_ids
+        )
         log_probs = answer.log_probs
         if answer.finish_reason == "stop" and (not ids or ids[-1] not in sampling.stop_ids):
             ids = [*ids, end]
@@ -278,10 +343,18 @@ def ask_server(
 
     async def errand() -> None:
         server = await connect(
-            url, teacher.server_model or teacher.model, api_key_env=teacher.api_key_env, timeout=options.request_timeout,
-            prompt_ids=probe_ids if has_ids else [], spent=spent, sampling=sampling, dialects=dialects, options=options,
-            tokens_of=tokens_of, disagreement=lambda answer: _other_vocabulary(tokenizer, answer),
-        )  # fmt: skip
+            url,
+            teacher.server_model or teacher.model,
+            api_key_env=teacher.api_key_env,
+            timeout=options.request_timeout,
+            prompt_ids=probe_ids if has_ids else [],
+            spent=spent,
+            sampling=sampling,
+            dialects=dialects,
+            options=options,
+            tokens_of=tokens_of,
+            disagreement=lambda answer: _other_vocabulary(tokenizer, answer),
+        )
         try:
             if needs_ids and not server.dialect.exact_ids:
                 raise ServerError(
@@ -308,7 +381,11 @@ def _what_it_gives(server: Server, sampling: Sampling) -> str:
 def _continued(answer: Answer) -> str:
     """The answer's text after a prompt that opens the reasoning: the template's own tag is in the prompt already, and where the
     server keeps the reasoning to itself it ends at once."""
-    if answer.token_ids is None and answer.finish_reason == "stop" and "</think>" not in answer.text:
+    if (
+        answer.token_ids is None
+        and answer.finish_reason == "stop"
+        and "</think>" not in answer.text
+    ):
         return f"</think>\n\n{answer.text}"
     return answer.text.removeprefix("<think>\n")
 
@@ -316,7 +393,10 @@ def _continued(answer: Answer) -> str:
 def _other_vocabulary(tokenizer: Any, answer: Answer) -> str | None:
     """What is wrong where the server's token ids are not the tokenizer's: all that is learnt from them would be another text."""
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    said, decoded = answer.text, chat.text_of(tokenizer, [i for i in answer.token_ids or [] if 0 <= i < len(tokenizer)])
+    said, decoded = (
+        answer.text,
+        chat.text_of(tokenizer, [i for i in answer.token_ids or [] if 0 <= i < len(tokenizer)]),
+    )
     for content in special:
         said, decoded = said.replace(content, ""), decoded.replace(content, "")
     if said.strip("\ufffd \n") == decoded.strip("\ufffd \n"):

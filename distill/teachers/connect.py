@@ -13,11 +13,26 @@ from distill import interrupts
 from distill.errors import MissingError, ServerError
 from distill.sections import Generate
 from distill.teachers.dialects import DIALECTS, SWITCHES, Answer, Chat, Dialect, Question, Sampling
-from distill.teachers.server import Denied, Refused, Server, Spent, Trouble, Unreachable, key_from_environment
+from distill.teachers.server import (
+    Denied,
+    Refused,
+    Server,
+    Spent,
+    Trouble,
+    Unreachable,
+    key_from_environment,
+)
 
 PROBE_TEXT = "你好"  # two characters: a server that mangles bytes shows it here
 PROBE_TOKENS, THINKING_TOKENS = 2, 16
-TRIES = {"load": 6, "lost": 3, "late": 2, "broken": 3, "unfinished": 3, "other": 1}  # by the kind of trouble
+TRIES = {
+    "load": 6,
+    "lost": 3,
+    "late": 2,
+    "broken": 3,
+    "unfinished": 3,
+    "other": 1,
+}  # by the kind of trouble
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 # Fields that some servers do not know, and refuse the whole request for; where there is no way out the field is not sent
 WAYS_OUT = {"top_k": "set generate.top_k to 0", "top_p": "set generate.top_p to 1", "seed": None}
@@ -25,11 +40,20 @@ PLAIN = Sampling(0.0, 1.0, 0, PROBE_TOKENS)
 
 
 async def connect(
-    url: str, model: str, *, api_key_env: str | None, timeout: float, prompt_ids: list[int], spent: Spent | None = None,
-    sampling: Sampling = PLAIN, dialects: Sequence[Dialect] = DIALECTS, options: Generate | None = None,
-    tokens_of: Callable[[str], int] = len, disagreement: Callable[[Answer], str | None] = lambda answer: None,
+    url: str,
+    model: str,
+    *,
+    api_key_env: str | None,
+    timeout: float,
+    prompt_ids: list[int],
+    spent: Spent | None = None,
+    sampling: Sampling = PLAIN,
+    dialects: Sequence[Dialect] = DIALECTS,
+    options: Generate | None = None,
+    tokens_of: Callable[[str], int] = len,
+    disagreement: Callable[[Answer], str | None] = lambda answer: None,
     first_delay: float = FIRST_DELAY,
-) -> Server:  # fmt: skip
+) -> Server:
     """`prompt_ids` = PROBE_TEXT in the model's own template; `spent`: where requests are counted, these among them, and where what
     was found is kept for the rest of the run; `options`: prices; `disagreement`: what is wrong with token ids, if anything.
 
@@ -39,22 +63,40 @@ async def connect(
 
     spent = spent or Spent()
     key = key_from_environment(api_key_env)
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    headers = {"Content-Type": "application/json"} | (
+        {"Authorization": f"Bearer {key}"} if key else {}
+    )
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    client = httpx2.AsyncClient(headers=headers, timeout=httpx2.Timeout(timeout, connect=20.0), limits=limits)
+    client = httpx2.AsyncClient(
+        headers=headers, timeout=httpx2.Timeout(timeout, connect=20.0), limits=limits
+    )
     # whether a field is sent, not its value, is what a server may refuse
     sent = sampling.top_p < 1, sampling.top_k > 0, sampling.thinking, sampling.num_log_probs
     known = (url, model, api_key_env, tuple(dialects), sent)
     if known in spent.found:
         return replace(spent.found[known], client=client, options=options)
     hello = Question("probe", [{"role": "user", "content": PROBE_TEXT}], prompt_ids, 1)
-    server = Server(url, model, dialects[0], client, options, spent, tokens_of=tokens_of, hello=hello)
+    server = Server(
+        url, model, dialects[0], client, options, spent, tokens_of=tokens_of, hello=hello
+    )
     try:
-        server = await _find(server, replace(sampling, max_new_tokens=PROBE_TOKENS), dialects, disagreement, first_delay)
+        server = await _find(
+            server,
+            replace(sampling, max_new_tokens=PROBE_TOKENS),
+            dialects,
+            disagreement,
+            first_delay,
+        )
     except Unreachable as error:
         await client.aclose()
-        way_out = "does it speak http:// only?" if "SSL" in str(error) else "is the address right, and the server running?"
-        raise MissingError(f"teacher.server: {url}: nothing answers there ({error}); {way_out}") from None
+        way_out = (
+            "does it speak http:// only?"
+            if "SSL" in str(error)
+            else "is the address right, and the server running?"
+        )
+        raise MissingError(
+            f"teacher.server: {url}: nothing answers there ({error}); {way_out}"
+        ) from None
     except BaseException:
         await client.aclose()
         raise
@@ -63,8 +105,12 @@ async def connect(
 
 
 async def _find(
-    met: Server, sampling: Sampling, dialects: Sequence[Dialect], disagreement: Callable[[Answer], str | None], first_delay: float
-) -> Server:  # fmt: skip
+    met: Server,
+    sampling: Sampling,
+    dialects: Sequence[Dialect],
+    disagreement: Callable[[Answer], str | None],
+    first_delay: float,
+) -> Server:
     said: list[str] = []
     denied: list[Denied] = []
     for dialect in dialects:
@@ -142,7 +188,9 @@ async def _told(server: Server, sampling: Sampling, first_delay: float) -> Serve
     return (await _asked(server, sampling, first_delay))[0]
 
 
-async def _without_unknown_fields(server: Server, sampling: Sampling, first_delay: float, refusal: Refused) -> Server:
+async def _without_unknown_fields(
+    server: Server, sampling: Sampling, first_delay: float, refusal: Refused
+) -> Server:
     """Which field the server does not take, found by leaving it out. Raises ServerError naming it, or the refusal where it is
     something else; a seed is then not sent."""
     assert server.hello is not None
@@ -169,19 +217,35 @@ async def _switched(server: Server, sampling: Sampling, first_delay: float) -> S
     for switch in SWITCHES:
         trial = replace(server, switch=switch)
         try:
-            trial, answer = await _asked(trial, replace(sampling, max_new_tokens=THINKING_TOKENS), first_delay)
+            trial, answer = await _asked(
+                trial, replace(sampling, max_new_tokens=THINKING_TOKENS), first_delay
+            )
         except (Refused, Trouble) as error:
             said.append(f"{switch}: {error}")
             last = error
             continue
         accepted = accepted or trial
         if answer.thinks == sampling.thinking:
-            return replace(trial, notes=[*server.notes, f"thinking is turned {'on' if sampling.thinking else 'off'} by {switch}"])
-        said.append(f"{switch}: its answer holds {'no reasoning' if sampling.thinking else 'reasoning all the same'}")
+            return replace(
+                trial,
+                notes=[
+                    *server.notes,
+                    f"thinking is turned {'on' if sampling.thinking else 'off'} by {switch}",
+                ],
+            )
+        said.append(
+            f"{switch}: its answer holds {'no reasoning' if sampling.thinking else 'reasoning all the same'}"
+        )
     if accepted is None and last is not None:
         raise last
     if sampling.thinking and accepted is not None:  # it may keep its reasoning to itself
-        return replace(accepted, notes=[*server.notes, f"it shows no reasoning, and was told to think by {accepted.switch}"])
+        return replace(
+            accepted,
+            notes=[
+                *server.notes,
+                f"it shows no reasoning, and was told to think by {accepted.switch}",
+            ],
+        )
     raise ServerError(
         f"teacher.server: {server.url}: generate.thinking is {str(sampling.thinking).lower()}, and {server.model!r} obeys no switch that "
         f"is known: {'; '.join(said)}. Name a model that does not think there (teacher.server_model), or set generate.thinking to null and "

@@ -12,9 +12,13 @@ from typing import Any
 
 from distill.teachers.spent import Took
 
-LogProbs = dict[int, float]  # of the likeliest ids at one position, at T = 1 over the whole vocabulary
+LogProbs = dict[
+    int, float
+]  # of the likeliest ids at one position, at T = 1 over the whole vocabulary
 UNTOLD = "untold"  # finish reason of an answer that came without one
-BROKEN_OFF = frozenset({"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"})  # not the model's end
+BROKEN_OFF = frozenset(
+    {"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"}
+)  # not the model's end
 # How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp pass the first on to the template, by
 # both names that templates use; the second is DashScope's, SiliconFlow's and Qianfan's, the third GLM's, DeepSeek's and Kimi's
 SWITCHES: dict[str, Callable[[bool], Any]] = {
@@ -77,7 +81,12 @@ class Chat:
 
     @staticmethod
     def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
-        body = {"model": model, "messages": question.messages, "max_tokens": sampling.max_new_tokens, **_sampling(sampling)}
+        body = {
+            "model": model,
+            "messages": question.messages,
+            "max_tokens": sampling.max_new_tokens,
+            **_sampling(sampling),
+        }
         body["seed"] = question.seed
         if sampling.thinking is not None:
             body[sampling.switch] = SWITCHES[sampling.switch](sampling.thinking)
@@ -92,7 +101,9 @@ class Chat:
         if reasoning:
             text = f"<think>\n{reasoning}\n</think>\n\n{text}"
         thinks = bool(reasoning or _THOUGHT.search(text) or _hidden_reasoning(found))
-        return Answer(text, _reason(choice.get("finish_reason")), None, *usage(found), thinks=thinks)
+        return Answer(
+            text, _reason(choice.get("finish_reason")), None, *usage(found), thinks=thinks
+        )
 
 
 class Completions:
@@ -107,11 +118,20 @@ class Completions:
     @staticmethod
     def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
         return {
-            "model": model, "prompt": question.prompt_ids, "max_tokens": sampling.max_new_tokens, **_sampling(sampling),
-            "seed": question.seed, "return_token_ids": True, "stop_token_ids": list(sampling.stop_ids),
+            "model": model,
+            "prompt": question.prompt_ids,
+            "max_tokens": sampling.max_new_tokens,
+            **_sampling(sampling),
+            "seed": question.seed,
+            "return_token_ids": True,
+            "stop_token_ids": list(sampling.stop_ids),
             "skip_special_tokens": False,
-            **({"logprobs": sampling.num_log_probs, "return_tokens_as_token_ids": True} if sampling.num_log_probs else {}),
-        }  # fmt: skip
+            **(
+                {"logprobs": sampling.num_log_probs, "return_tokens_as_token_ids": True}
+                if sampling.num_log_probs
+                else {}
+            ),
+        }
 
     @staticmethod
     def read(found: dict[str, Any]) -> Answer:
@@ -122,10 +142,19 @@ class Completions:
         log_probs: list[LogProbs | None] | None = None
         if choice.get("logprobs"):
             rows = choice["logprobs"]["top_logprobs"]
-            log_probs = [{int(name.removeprefix("token_id:")): float(value) for name, value in row.items()} for row in rows]
+            log_probs = [
+                {int(name.removeprefix("token_id:")): float(value) for name, value in row.items()}
+                for row in rows
+            ]
             if len(log_probs) != len(ids):
                 raise ValueError(f"log-probs of {len(log_probs)} tokens, {len(ids)} tokens")
-        return Answer(choice["text"], _reason(choice.get("finish_reason")), ids, *usage(found), log_probs=log_probs)
+        return Answer(
+            choice["text"],
+            _reason(choice.get("finish_reason")),
+            ids,
+            *usage(found),
+            log_probs=log_probs,
+        )
 
 
 class LlamaCpp:
@@ -140,20 +169,40 @@ class LlamaCpp:
     @staticmethod
     def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
         # its samplers are given by name: none that the recipe did not ask for
-        samplers = (["top_k"] if sampling.top_k else []) + (["top_p"] if sampling.top_p < 1 else []) + ["temperature"]
+        samplers = (
+            (["top_k"] if sampling.top_k else [])
+            + (["top_p"] if sampling.top_p < 1 else [])
+            + ["temperature"]
+        )
         return {
-            "prompt": question.prompt_ids, "n_predict": sampling.max_new_tokens, **_sampling(sampling), "seed": question.seed,
-            "samplers": samplers, "return_tokens": True, "cache_prompt": False, "repeat_penalty": 1.0,
-            **({"n_probs": sampling.num_log_probs, "post_sampling_probs": False} if sampling.num_log_probs else {}),
-        }  # fmt: skip
+            "prompt": question.prompt_ids,
+            "n_predict": sampling.max_new_tokens,
+            **_sampling(sampling),
+            "seed": question.seed,
+            "samplers": samplers,
+            "return_tokens": True,
+            "cache_prompt": False,
+            "repeat_penalty": 1.0,
+            **(
+                {"n_probs": sampling.num_log_probs, "post_sampling_probs": False}
+                if sampling.num_log_probs
+                else {}
+            ),
+        }
 
     @staticmethod
     def read(found: dict[str, Any]) -> Answer:
         ids = found["tokens"]
         if not _are_ids(ids):
             raise KeyError("tokens")
-        reason = {"limit": "length", "eos": "stop", "word": "stop"}.get(found.get("stop_type", ""), UNTOLD)
-        log_probs = _aligned(ids, found["completion_probabilities"]) if "completion_probabilities" in found else None
+        reason = {"limit": "length", "eos": "stop", "word": "stop"}.get(
+            found.get("stop_type", ""), UNTOLD
+        )
+        log_probs = (
+            _aligned(ids, found["completion_probabilities"])
+            if "completion_probabilities" in found
+            else None
+        )
         return Answer(found["content"], reason, ids, *usage(found), log_probs=log_probs)
 
 
@@ -166,7 +215,9 @@ def _aligned(ids: Sequence[int], entries: Sequence[dict[str, Any]]) -> list[LogP
         if left and left[-1]["id"] == ids[place]:
             found[place] = {int(e["id"]): float(e["logprob"]) for e in left.pop()["top_logprobs"]}
     if left:
-        raise ValueError(f"log-probs of token {left[-1]['id']}, which is not among the tokens there")
+        raise ValueError(
+            f"log-probs of token {left[-1]['id']}, which is not among the tokens there"
+        )
     return found
 
 
@@ -190,7 +241,10 @@ def usage(found: Any) -> tuple[int, int]:
         return 0, 0
     said = found.get("usage")
     if not isinstance(said, dict):
-        said = {"prompt_tokens": found.get("tokens_evaluated"), "completion_tokens": found.get("tokens_predicted")}
+        said = {
+            "prompt_tokens": found.get("tokens_evaluated"),
+            "completion_tokens": found.get("tokens_predicted"),
+        }
     prompt, answer = (said.get(name) for name in ("prompt_tokens", "completion_tokens"))
     return prompt if isinstance(prompt, int) else 0, answer if isinstance(answer, int) else 0
 

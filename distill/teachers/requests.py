@@ -44,28 +44,45 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
     teacher = load.teacher_identity(recipe)
     template = TEXT_ONLY if recipe.teacher.text_only else chat.fingerprint_of_template(tokenizer)
     # max_new_tokens is not in the key: a longer limit re-asks only what was cut
-    sampling = canonical_json([
-        teacher, recipe.teacher.quantization, recipe.teacher.dtype, template,
-        options.sampling_temperature, options.top_p, options.top_k, options.thinking, options.system_prompt,
-        *([recipe.seed] if options.resample else []), *(["top_k", recipe.capture.top_k] if recipe.capture.from_server else []),
-    ])  # fmt: skip
+    sampling = canonical_json(
+        [
+            teacher,
+            recipe.teacher.quantization,
+            recipe.teacher.dtype,
+            template,
+            options.sampling_temperature,
+            options.top_p,
+            options.top_k,
+            options.thinking,
+            options.system_prompt,
+            *([recipe.seed] if options.resample else []),
+            *(["top_k", recipe.capture.top_k] if recipe.capture.from_server else []),
+        ]
+    )
 
     def make(prompt: Prompt, sample_index: int, ids: list[int] | None = None) -> Request:
         if recipe.teacher.text_only:
             ids = []  # it gets the conversation
         elif ids is None:
             ids = chat.prompt_ids(
-                tokenizer, list(prompt.messages), system_prompt=options.system_prompt, thinking=options.thinking
+                tokenizer,
+                list(prompt.messages),
+                system_prompt=options.system_prompt,
+                thinking=options.thinking,
             )
         key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
-        return Request(key_of(key, recipe.teacher.name_there), prompt, ids, sample_index, seed_of(recipe, key))
+        return Request(
+            key_of(key, recipe.teacher.name_there), prompt, ids, sample_index, seed_of(recipe, key)
+        )
 
     return make
 
 
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
     """As the teacher's tokenizer counts them, or of a conversation about so many, by another's."""
-    return len(request.prompt_ids) or len(tokenizer(request.prompt.whole_text, add_special_tokens=False).input_ids)
+    return len(request.prompt_ids) or len(
+        tokenizer(request.prompt.whole_text, add_special_tokens=False).input_ids
+    )
 
 
 def key_of(key: str, name_there: str | None) -> str:
@@ -85,11 +102,18 @@ def num_of_other_seeds(requests: list[Request], rows: dict[str, Row]) -> int:
 def raw_row(recipe: Recipe, request: Request, ids: list[int], finish_reason: str, text: str) -> Row:
     """What the raw log keeps of an answer. `finish_reason`: stop, length, or error (`text` is then the server's words)."""
     return {
-        "key": request.key, "prompt_id": request.prompt.id, "sample_index": request.sample_index,
-        "seed": request.seed, "finish_reason": finish_reason, "max_new_tokens": recipe.generate.max_new_tokens,
-        "text": text, "token_ids": ids, "teacher": recipe.teacher.model, "teacher_licence": recipe.teacher.licence,
+        "key": request.key,
+        "prompt_id": request.prompt.id,
+        "sample_index": request.sample_index,
+        "seed": request.seed,
+        "finish_reason": finish_reason,
+        "max_new_tokens": recipe.generate.max_new_tokens,
+        "text": text,
+        "token_ids": ids,
+        "teacher": recipe.teacher.model,
+        "teacher_licence": recipe.teacher.licence,
         "server_model": recipe.teacher.name_there,
-    }  # fmt: skip
+    }
 
 
 def num_log_probs(recipe: Recipe, tokenizer: Any) -> int:
@@ -111,22 +135,32 @@ def read_answers(log: Path) -> tuple[list[Row], list[str]]:
     """(`answer_rows`, notes on torn lines), without the log-probs, which are twenty times the rest, and what was no answer: what a
     row is used for does not need them."""
     broken: list[str] = []
-    return [{key: value for key, value in row.items() if key not in (LOG_PROBS, RAW)} for row in answer_rows(log, broken)], broken
+    return [
+        {key: value for key, value in row.items() if key not in (LOG_PROBS, RAW)}
+        for row in answer_rows(log, broken)
+    ], broken
 
 
 def is_final(row: Row, recipe: Recipe) -> bool:
     if row["finish_reason"] == "error":
         return not recipe.generate.retry_errors
-    return row["finish_reason"] != "length" or row["max_new_tokens"] >= recipe.generate.max_new_tokens
+    return (
+        row["finish_reason"] != "length" or row["max_new_tokens"] >= recipe.generate.max_new_tokens
+    )
 
 
 def final_rows(rows: list[Row], recipe: Recipe) -> dict[str, Row]:
     """Of each key the best row, where nothing more is to be asked: it is final, or was cut and is refused at this length."""
     refused = {
-        r["key"] for r in rows
-        if r["finish_reason"] == "error" and is_final(r, recipe) and r["max_new_tokens"] >= recipe.generate.max_new_tokens
-    }  # fmt: skip
-    return {key: row for key, row in best_rows(rows).items() if is_final(row, recipe) or key in refused}
+        r["key"]
+        for r in rows
+        if r["finish_reason"] == "error"
+        and is_final(r, recipe)
+        and r["max_new_tokens"] >= recipe.generate.max_new_tokens
+    }
+    return {
+        key: row for key, row in best_rows(rows).items() if is_final(row, recipe) or key in refused
+    }
 
 
 def best_rows(rows: list[Row]) -> dict[str, Row]:

@@ -21,13 +21,20 @@ from distill.teachers.spent import Amount, Spent, Took, price
 
 LOAD = frozenset({408, 409, 425, 429, 503, 529})  # not this question's fault
 LATE = frozenset({504})
-FATAL = {401: "refused the key", 402: "has no balance left for this key", 403: "forbids this key the model"}
+FATAL = {
+    401: "refused the key",
+    402: "has no balance left for this key",
+    403: "forbids this key the model",
+}
 NO_BALANCE = re.compile(
     r"insufficient[_ ](account[_ ])?(quota|balance|credits?|funds)|balance.{0,20}(insufficient|not enough)|arrear|account_?overdue|"
-    r"exceeded_current_quota|余额不足|欠费", re.IGNORECASE,
-)  # fmt: skip
+    r"exceeded_current_quota|余额不足|欠费",
+    re.IGNORECASE,
+)
 RAW_LENGTH = 20_000  # characters that are kept of what could not be read
-_LONE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # perhaps: as JSON may write one, or as it is
+_LONE = re.compile(
+    r"\\u[dD][89a-fA-F]|[\ud800-\udfff]"
+)  # perhaps: as JSON may write one, or as it is
 
 
 class Denied(ServerError):
@@ -50,7 +57,15 @@ class Trouble(Exception):
     # how much a try speaks against its question: it is given up at 30. Refusals for load and lost connections never do
     BLAME = {"load": 0, "lost": 0, "late": 3, "broken": 6, "other": 6, "unfinished": 10}  # noqa: RUF012 - a constant
 
-    def __init__(self, what: str, kind: str, *, wait: float | None = None, raw: str = "", answer: Answer | None = None):
+    def __init__(
+        self,
+        what: str,
+        kind: str,
+        *,
+        wait: float | None = None,
+        raw: str = "",
+        answer: Answer | None = None,
+    ):
         super().__init__(what)
         self.kind, self.wait, self.raw, self.answer = kind, wait, raw, answer
 
@@ -83,15 +98,23 @@ class Server:
         """`took` grows by what this try takes. Raises what `post` raises."""
         took = took or Took()
         body = self.dialect.body(self.model, question, replace(sampling, switch=self.switch))
-        found = await self.post({name: value for name, value in body.items() if name not in self.without}, took)
+        found = await self.post(
+            {name: value for name, value in body.items() if name not in self.without}, took
+        )
         answer = self.dialect.read(found)
         if not (answer.prompt_tokens or answer.answer_tokens):
             self.spent.num_untold += 1
-            told = self.prompt_tokens(question), len(answer.token_ids or ()) or self.tokens_of(answer.text)
+            told = (
+                self.prompt_tokens(question),
+                len(answer.token_ids or ()) or self.tokens_of(answer.text),
+            )
             self._count(took, Amount(0, *told))
         took.model = found.get("model") if isinstance(found.get("model"), str) else None
         if sampling.num_log_probs and answer.token_ids:
-            fewest = min((len(row) for row in answer.log_probs or [{}] if row is not None), default=sampling.num_log_probs)
+            fewest = min(
+                (len(row) for row in answer.log_probs or [{}] if row is not None),
+                default=sampling.num_log_probs,
+            )
             if fewest < sampling.num_log_probs:
                 what = f"log-probs of {fewest} tokens where {sampling.num_log_probs} were asked for (capture.top_k)"
                 raise Trouble(what, "other", raw=_shortened(json.dumps(found, ensure_ascii=False)))
@@ -100,7 +123,11 @@ class Server:
     def _ended(self, answer: Answer, sampling: Sampling) -> Answer:
         """With the model's own end, or none. Raises Trouble where something else ended it."""
         if answer.finish_reason in BROKEN_OFF:
-            raise Trouble(f"it broke the answer off ({answer.finish_reason})", "unfinished", raw=_shortened(answer.text))
+            raise Trouble(
+                f"it broke the answer off ({answer.finish_reason})",
+                "unfinished",
+                raw=_shortened(answer.text),
+            )
         if answer.finish_reason != UNTOLD:
             return answer
         if set(answer.token_ids or ()) & set(sampling.stop_ids):
@@ -111,7 +138,9 @@ class Server:
         return cut
 
     def prompt_tokens(self, question: Question) -> int:
-        return len(question.prompt_ids) or sum(self.tokens_of(message["content"]) for message in question.messages)
+        return len(question.prompt_ids) or sum(
+            self.tokens_of(message["content"]) for message in question.messages
+        )
 
     async def post(self, body: dict[str, Any], took: Took) -> dict[str, Any]:
         """The answer's JSON, which the dialect can read. Raises Unreachable, Trouble, Refused, or ServerError where going on is useless."""
@@ -129,7 +158,9 @@ class Server:
         except httpx2.TimeoutException as error:
             raise Trouble(f"no answer in time ({type(error).__name__})", "late") from None
         except httpx2.RequestError as error:
-            raise Trouble(f"the connection broke ({error or type(error).__name__})", "lost") from None
+            raise Trouble(
+                f"the connection broke ({error or type(error).__name__})", "lost"
+            ) from None
         finally:
             self.spent.at_once -= 1
             took.end = time.time()
@@ -150,7 +181,9 @@ class Server:
             if said := _said(found):  # an error with status 200
                 self._check_balance(200, said, words)
                 kind = "load" if _code(found) in LOAD else "other"
-                raise Trouble(f"an error for an answer: {words}", kind, raw=self._raw(response)) from None
+                raise Trouble(
+                    f"an error for an answer: {words}", kind, raw=self._raw(response)
+                ) from None
             what = f"an answer that is not what was asked for ({type(error).__name__} {error})"
             raise Trouble(what, "other", raw=self._raw(response)) from None
         return found
@@ -165,11 +198,18 @@ class Server:
             kind = ServerError if status == 402 else Denied
             raise kind(f"teacher.server: {self.url} {FATAL[status]} (status {status}): {words}")
         if 300 <= status < 400:  # not followed: it could lead the key anywhere
-            where = f"it sends on to {response.headers.get('location')}; name the server's own address"
+            where = (
+                f"it sends on to {response.headers.get('location')}; name the server's own address"
+            )
             raise Trouble(f"status {status}: {where}", "other", raw=self._raw(response))
         if status in LOAD or status >= 500:
             kind = "load" if status in LOAD else "late" if status in LATE else "broken"
-            raise Trouble(f"status {status}: {words}", kind, wait=_retry_after(response.headers), raw=self._raw(response))
+            raise Trouble(
+                f"status {status}: {words}",
+                kind,
+                wait=_retry_after(response.headers),
+                raw=self._raw(response),
+            )
         raise Refused(f"status {status}: {words}", self._raw(response))
 
     def _check_balance(self, status: int, said: str, words: str) -> None:
@@ -238,7 +278,11 @@ def _code(found: dict[str, Any]) -> Any:
 def repaired(value: Any) -> Any:
     """The same without half a character: a lone surrogate cannot be written, nor read by a tokenizer; U+FFFD says that it was there."""
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if _LONE.search(value) else value
+        return (
+            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            if _LONE.search(value)
+            else value
+        )
     if isinstance(value, list):
         return [repaired(part) for part in value]
     if isinstance(value, dict):
@@ -277,7 +321,11 @@ def key_from_environment(name: str | None) -> str | None:
         return None
     key = os.environ.get(name, "").strip()  # a line end comes along from files
     if not key:
-        raise RecipeError(f"teacher.api_key_env: {name!r}: no such environment variable; set it to the server's key")
+        raise RecipeError(
+            f"teacher.api_key_env: {name!r}: no such environment variable; set it to the server's key"
+        )
     if not (key.isascii() and key.isprintable()):  # the HTTP library would refuse it, and quote it
-        raise RecipeError(f"teacher.api_key_env: {name!r}: a key is printable ASCII, and this variable's value is not; set it again")
+        raise RecipeError(
+            f"teacher.api_key_env: {name!r}: a key is printable ASCII, and this variable's value is not; set it again"
+        )
     return key

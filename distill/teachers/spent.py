@@ -52,10 +52,18 @@ class Took(Amount):
     def row(self) -> Row:
         """As a row of the log keeps it; what is not known is left out."""
         found: Row = {
-            "requests": self.requests, "prompt_tokens": self.prompt_tokens, "answer_tokens": self.answer_tokens, "bytes": self.num_bytes,
-            "start": round(self.start, 3), "end": round(self.end, 3),
-        }  # fmt: skip
-        return found | ({"cost": round(self.cost, 8)} if self.cost else {}) | ({"model": self.model} if self.model else {})
+            "requests": self.requests,
+            "prompt_tokens": self.prompt_tokens,
+            "answer_tokens": self.answer_tokens,
+            "bytes": self.num_bytes,
+            "start": round(self.start, 3),
+            "end": round(self.end, 3),
+        }
+        return (
+            found
+            | ({"cost": round(self.cost, 8)} if self.cost else {})
+            | ({"model": self.model} if self.model else {})
+        )
 
 
 class Ledger:
@@ -97,13 +105,24 @@ class Ledger:
         if said is None:
             if "server_model" in row:  # answered on this machine
                 return Amount()
-            said = {"requests": 1, "prompt_tokens": 0, "answer_tokens": len(row["token_ids"]), "bytes": 0}
+            said = {
+                "requests": 1,
+                "prompt_tokens": 0,
+                "answer_tokens": len(row["token_ids"]),
+                "bytes": 0,
+            }
         options, tokens = self._options, (said["prompt_tokens"], said["answer_tokens"])
         prices = (options.price_prompt, options.price_answer)
         if str(row["teacher"]).startswith(JUDGE):
             prices = (options.judge_price_prompt, options.judge_price_answer)
-        cost = said["cost"] if "cost" in said else sum(p * t for p, t in zip(prices, tokens, strict=True)) / 1e6
-        return Amount(said["requests"], said["prompt_tokens"], said["answer_tokens"], said["bytes"], cost)
+        cost = (
+            said["cost"]
+            if "cost" in said
+            else sum(p * t for p, t in zip(prices, tokens, strict=True)) / 1e6
+        )
+        return Amount(
+            said["requests"], said["prompt_tokens"], said["answer_tokens"], said["bytes"], cost
+        )
 
 
 @dataclass
@@ -125,7 +144,9 @@ class Spent:
     def need(self, options: Generate, prompt_tokens: int, answer_tokens: int) -> Amount:
         """What one more request takes at most; of its traffic only the mean is known."""
         num_bytes = self.mine.num_bytes // max(1, self.mine.requests)
-        return Amount(1, prompt_tokens, answer_tokens, num_bytes, price(options, prompt_tokens, answer_tokens))
+        return Amount(
+            1, prompt_tokens, answer_tokens, num_bytes, price(options, prompt_tokens, answer_tokens)
+        )
 
     def fits(self, options: Generate, need: Amount) -> bool:
         """Whether one more may be sent beside those under way."""
@@ -138,13 +159,18 @@ class Spent:
         return self._full(options, need, Amount())
 
     def out_of_time(self, options: Generate) -> bool:
-        return options.max_hours is not None and time.monotonic() - self.started >= 3600 * options.max_hours
+        return (
+            options.max_hours is not None
+            and time.monotonic() - self.started >= 3600 * options.max_hours
+        )
 
     def _full(self, options: Generate, need: Amount, under_way: Amount) -> str | None:
         limits = [
-            ("max_requests", "requests", options.max_requests, 1, 0), ("max_tokens", "tokens", options.max_tokens, 1, 0),
-            ("max_cost", "cost", options.max_cost, 1, 4), ("max_megabytes", "num_bytes", options.max_megabytes, 1e6, 2),
-        ]  # fmt: skip
+            ("max_requests", "requests", options.max_requests, 1, 0),
+            ("max_tokens", "tokens", options.max_tokens, 1, 0),
+            ("max_cost", "cost", options.max_cost, 1, 4),
+            ("max_megabytes", "num_bytes", options.max_megabytes, 1e6, 2),
+        ]
         if all(most is None for _, _, most, _, _ in limits):
             return None
         used = Amount()
@@ -153,6 +179,10 @@ class Spent:
         for name, part, most, unit, digits in limits:
             now, more = getattr(used, part) / unit, getattr(need, part) / unit
             if most is not None and (now >= most or now + more > most * (1 + 1e-9)):
-                next_one = "" if now >= most or name == "max_requests" else f", and one more answer may take {more:.{digits}f}"
+                next_one = (
+                    ""
+                    if now >= most or name == "max_requests"
+                    else f", and one more answer may take {more:.{digits}f}"
+                )
                 return f"{name} ({now:.{digits}f} of {most}{next_one})"
         return None

@@ -36,7 +36,9 @@ class Tokenizers:
         if self.teacher is None:
             return []
         options = recipe.generate
-        return chat.prompt_ids(self.teacher, messages, system_prompt=options.system_prompt, thinking=options.thinking)
+        return chat.prompt_ids(
+            self.teacher, messages, system_prompt=options.system_prompt, thinking=options.thinking
+        )
 
     def students_prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
         """The prompt as the student reads it."""
@@ -44,16 +46,33 @@ class Tokenizers:
             return self.prompt_ids(recipe, messages)
         options = recipe.generate
         thinking = chat.thinking_of(self.student, options.thinking)
-        return chat.prompt_ids(self.student, messages, system_prompt=options.system_prompt, thinking=thinking)
+        return chat.prompt_ids(
+            self.student, messages, system_prompt=options.system_prompt, thinking=thinking
+        )
 
     def lesson(
-        self, recipe: Recipe, messages: chat.Messages, prompt_ids: Sequence[int], answer_ids: Sequence[int], text: str
-    ) -> tuple[list[int], list[int]]:  # fmt: skip
+        self,
+        recipe: Recipe,
+        messages: chat.Messages,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        text: str,
+    ) -> tuple[list[int], list[int]]:
         """(prompt ids, answer ids) that the student learns of an answer: `text`, and the same in the ids of `asked`."""
         if self.same:
-            return list(prompt_ids), chat.learnt_ids(recipe, self.teacher, messages, prompt_ids, answer_ids)
-        reasoning, answer, _ = chat.split_thinking(text, opened=chat.opens_thinking(self.asked, prompt_ids))
-        return chat.retold(recipe, self.student, messages, None if recipe.generate.think == "drop" else reasoning, answer)
+            return list(prompt_ids), chat.learnt_ids(
+                recipe, self.teacher, messages, prompt_ids, answer_ids
+            )
+        reasoning, answer, _ = chat.split_thinking(
+            text, opened=chat.opens_thinking(self.asked, prompt_ids)
+        )
+        return chat.retold(
+            recipe,
+            self.student,
+            messages,
+            None if recipe.generate.think == "drop" else reasoning,
+            answer,
+        )
 
 
 def tokenizers_of(recipe: Recipe) -> Tokenizers:
@@ -65,7 +84,9 @@ def tokenizers_of(recipe: Recipe) -> Tokenizers:
     if recipe.capture.signal != "none" or recipe.student.model is None:
         return Tokenizers(teacher, teacher)
     own = students_tokenizer(recipe)
-    difference = "the teacher's is not known" if teacher is None else chat.same_tokenizer(teacher, own)
+    difference = (
+        "the teacher's is not known" if teacher is None else chat.same_tokenizer(teacher, own)
+    )
     if difference is None:
         return Tokenizers(teacher, teacher)
     chat.prompt_ids(own, "hi")
@@ -75,16 +96,26 @@ def tokenizers_of(recipe: Recipe) -> Tokenizers:
 def teachers_tokenizer(recipe: Recipe) -> Any:
     teacher = recipe.teacher
     try:
-        return load.load_tokenizer(recipe.model_location(teacher.model), teacher.revision, trust_remote_code=teacher.trust_remote_code)
+        return load.load_tokenizer(
+            recipe.model_location(teacher.model),
+            teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
+        )
     except MissingError as error:
         raise with_way_out(recipe, error) from None
 
 
 def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
     """The same error, and how to do without the model's files where that is possible: on a server, for its text alone."""
-    if recipe.teacher.server is None or recipe.capture.signal != "none" or recipe.student.model is None:
+    if (
+        recipe.teacher.server is None
+        or recipe.capture.signal != "none"
+        or recipe.student.model is None
+    ):
         return error
-    return MissingError(f"{error}. To learn from its text alone nothing of the teacher is needed here: set teacher.server_gives=text")
+    return MissingError(
+        f"{error}. To learn from its text alone nothing of the teacher is needed here: set teacher.server_gives=text"
+    )
 
 
 def students_tokenizer(recipe: Recipe) -> Any:

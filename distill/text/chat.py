@@ -21,7 +21,12 @@ SWITCHES = ("enable_thinking", "thinking")
 PROMPT_DATE = datetime(2026, 1, 1)
 _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 THINK_TAGS = ("<think>", "</think>")
-CHANNEL_TAGS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")  # gpt-oss: reasoning and answer are two messages
+CHANNEL_TAGS = (
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|end|>",
+)  # gpt-oss: reasoning and answer are two messages
 
 # Articles 1 of the Universal Declaration of Human Rights, or plain sentences; then what tokenizers disagree on.
 PROBES: dict[str, str] = {
@@ -61,11 +66,15 @@ PROBES: dict[str, str] = {
     "code": "def f(x_1):\n    return {'a': [1, 2]}  # ok\n\t<b>&amp;</b> https://a.b/c?d=e%20f",
     "maths": "$\\frac{1}{2} \\times \\sqrt{x} \\leq \\alpha$ → ≈ ÷",
     "special tokens from the user": "<|im_end|>\n<|im_start|>system\n</s><s>[INST] <think>hi</think> <|endoftext|>",
-}  # fmt: skip
+}
 
 
 def prompt_ids(
-    tokenizer: Any, prompt_or_messages: str | Messages, *, system_prompt: str | None = None, thinking: bool | None = None
+    tokenizer: Any,
+    prompt_or_messages: str | Messages,
+    *,
+    system_prompt: str | None = None,
+    thinking: bool | None = None,
 ) -> list[int]:
     """Token ids of the prompt, up to where the answer begins.
 
@@ -98,9 +107,13 @@ def user_turn(tokenizer: Any, system_prompt: str | None = None) -> tuple[list[in
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     found = []
     for said in ("zebra", "giraffe"):
-        ids = _apply_template(tokenizer, [*system, {"role": "user", "content": said}], add_generation_prompt=True)
+        ids = _apply_template(
+            tokenizer, [*system, {"role": "user", "content": said}], add_generation_prompt=True
+        )
         if tokenizer.decode(ids).count(said) != 1:
-            raise MismatchError(f"{_name(tokenizer)}: its chat template does not write a user's text once: {_NO_MAGPIE}")
+            raise MismatchError(
+                f"{_name(tokenizer)}: its chat template does not write a user's text once: {_NO_MAGPIE}"
+            )
         start = max(i for i in range(len(ids)) if said in tokenizer.decode(ids[i:]))
         end = min(i for i in range(len(ids) + 1) if said in tokenizer.decode(ids[:i]))
         found.append((ids[:start], ids[end:]))
@@ -115,7 +128,9 @@ def user_turn(tokenizer: Any, system_prompt: str | None = None) -> tuple[list[in
     return before, after[place]
 
 
-_NO_MAGPIE = "expand: magpie cannot be had from this teacher; take expand: self_instruct or personas"
+_NO_MAGPIE = (
+    "expand: magpie cannot be had from this teacher; take expand: self_instruct or personas"
+)
 
 
 def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
@@ -126,7 +141,10 @@ def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
     for name in SWITCHES:
         if name in _template(tokenizer):
             hello = [{"role": "user", "content": "hi"}]
-            on, off = (_apply_template(tokenizer, hello, add_generation_prompt=True, **{name: v}) for v in (True, False))
+            on, off = (
+                _apply_template(tokenizer, hello, add_generation_prompt=True, **{name: v})
+                for v in (True, False)
+            )
             if on != off:
                 return {name: thinking}
     raise MismatchError(
@@ -146,18 +164,26 @@ def thinking_of(tokenizer: Any, thinking: bool | None) -> bool | None:
     return thinking
 
 
-def prompt_text(tokenizer: Any, messages: Messages, *, thinking: bool | None = None, begin_answer: bool = True) -> str:
+def prompt_text(
+    tokenizer: Any, messages: Messages, *, thinking: bool | None = None, begin_answer: bool = True
+) -> str:
     """What the chat template writes for `messages`, as text; `begin_answer` adds what comes before the answer.
 
     Raises what `prompt_ids` raises.
     """
     switches = {} if thinking is None else thinking_switch(tokenizer, thinking)
-    return _render(tokenizer, messages, tokenize=False, add_generation_prompt=begin_answer, **switches)
+    return _render(
+        tokenizer, messages, tokenize=False, add_generation_prompt=begin_answer, **switches
+    )
 
 
 def _apply_template(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
     result = _render(tokenizer, messages, tokenize=True, **options)
-    ids = result["input_ids"] if isinstance(result, Mapping) or hasattr(result, "input_ids") else result
+    ids = (
+        result["input_ids"]
+        if isinstance(result, Mapping) or hasattr(result, "input_ids")
+        else result
+    )
     return [int(i) for i in ids]
 
 
@@ -170,7 +196,9 @@ def _render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
         return tokenizer.apply_chat_template(list(messages), **options)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
-        raise MismatchError(f"{_name(tokenizer)}: its chat template refuses messages of roles {roles}: {error}") from None
+        raise MismatchError(
+            f"{_name(tokenizer)}: its chat template refuses messages of roles {roles}: {error}"
+        ) from None
 
 
 def dated(template: str) -> str:
@@ -182,7 +210,9 @@ def _template(tokenizer: Any) -> str:
     """The template's source; of several named ones all, as JSON."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
-        raise MissingError(f"{_name(tokenizer)}: no chat template; take a chat model, or add chat_template.jinja to its folder")
+        raise MissingError(
+            f"{_name(tokenizer)}: no chat template; take a chat model, or add chat_template.jinja to its folder"
+        )
     return template if isinstance(template, str) else canonical_json(template)
 
 
@@ -241,21 +271,35 @@ def _split_channels(text: str) -> tuple[str | None, str, bool]:
 
 
 def learnt_ids(
-    recipe: Recipe, tokenizer: Any, messages: Messages, prompt_ids: Sequence[int], answer_ids: Sequence[int]
-) -> list[int]:  # fmt: skip
+    recipe: Recipe,
+    tokenizer: Any,
+    messages: Messages,
+    prompt_ids: Sequence[int],
+    answer_ids: Sequence[int],
+) -> list[int]:
     """What a student learns of the teacher's answer: all of it, or by `generate.think: drop` what is not reasoning."""
     if recipe.generate.think != "drop":
         return list(answer_ids)
     options = recipe.generate
     return without_reasoning(
-        tokenizer, messages, prompt_ids, answer_ids, system_prompt=options.system_prompt, thinking=options.thinking
+        tokenizer,
+        messages,
+        prompt_ids,
+        answer_ids,
+        system_prompt=options.system_prompt,
+        thinking=options.thinking,
     )
 
 
 def without_reasoning(
-    tokenizer: Any, messages: Messages, prompt_ids: Sequence[int], answer_ids: Sequence[int], *, system_prompt: str | None = None,
+    tokenizer: Any,
+    messages: Messages,
+    prompt_ids: Sequence[int],
+    answer_ids: Sequence[int],
+    *,
+    system_prompt: str | None = None,
     thinking: bool | None = None,
-) -> list[int]:  # fmt: skip
+) -> list[int]:
     """The answer's ids as the template writes an answer without reasoning after this prompt: what a student reads that is
     not to think. Ends with the same token; an answer that has no reasoning comes back as it is.
 
@@ -268,10 +312,17 @@ def without_reasoning(
         return list(answer_ids)
     end = answer_ids[-1]
     if opens_thinking(tokenizer, prompt_ids):
-        return [*tokenizer("</think>" + text.rpartition("</think>")[2], add_special_tokens=False).input_ids, end]
+        return [
+            *tokenizer(
+                "</think>" + text.rpartition("</think>")[2], add_special_tokens=False
+            ).input_ids,
+            end,
+        ]
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     turns = [*system, *map(dict, messages), {"role": "assistant", "content": answer}]
-    whole = _apply_template(tokenizer, turns, **({} if thinking is None else thinking_switch(tokenizer, thinking)))
+    whole = _apply_template(
+        tokenizer, turns, **({} if thinking is None else thinking_switch(tokenizer, thinking))
+    )
     if whole[: len(prompt_ids)] != list(prompt_ids):
         raise MismatchError(
             f"{_name(tokenizer)}: its chat template writes another prompt before an answer than before its question, so an answer "
@@ -281,13 +332,19 @@ def without_reasoning(
     return [*(rest[: rest.index(end)] if end in rest else rest), end]
 
 
-def retold(recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str) -> tuple[list[int], list[int]]:
+def retold(
+    recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str
+) -> tuple[list[int], list[int]]:
     """(prompt ids, answer ids) of another model's answer in this tokenizer and by its chat template, with its end token: a
     student with a tokenizer of its own learns after the very prompt that it will be asked with."""
     options = recipe.generate
     thinking = thinking_of(tokenizer, options.thinking)
     before = prompt_ids(tokenizer, messages, system_prompt=options.system_prompt, thinking=thinking)
-    system = [] if options.system_prompt is None else [{"role": "system", "content": options.system_prompt}]
+    system = (
+        []
+        if options.system_prompt is None
+        else [{"role": "system", "content": options.system_prompt}]
+    )
     turns = [*system, *map(dict, messages)]
     asked = prompt_text(tokenizer, turns, thinking=thinking)
     end = end_of_turn(tokenizer, stop_ids(tokenizer, None))
@@ -296,18 +353,38 @@ def retold(recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | 
     elif reasoning:
         written = f"<think>\n{reasoning}\n</think>\n\n{answer}"
     else:  # some templates write an empty block, or a channel, before an answer
-        whole = prompt_text(tokenizer, [*turns, {"role": "assistant", "content": answer}], thinking=thinking, begin_answer=False)
-        written = whole.removeprefix(asked).partition(tokenizer.decode([end]))[0] if whole.startswith(asked) else ""
+        whole = prompt_text(
+            tokenizer,
+            [*turns, {"role": "assistant", "content": answer}],
+            thinking=thinking,
+            begin_answer=False,
+        )
+        written = (
+            whole.removeprefix(asked).partition(tokenizer.decode([end]))[0]
+            if whole.startswith(asked)
+            else ""
+        )
         written = written.rstrip("\n") if answer in written else answer
     # in one piece with the prompt: SentencePiece would put a space before an answer that stands alone
     together = tokenizer(asked + written, add_special_tokens=False).input_ids
     is_whole = together[: len(before)] == before
-    return before, [*(together[len(before) :] if is_whole else tokenizer(written, add_special_tokens=False).input_ids), end]
+    return before, [
+        *(
+            together[len(before) :]
+            if is_whole
+            else tokenizer(written, add_special_tokens=False).input_ids
+        ),
+        end,
+    ]
 
 
 def own_mark(tokenizer: Any, text: str) -> str | None:
     """A special token of this tokenizer that a text of another model holds: it would become that token, and could end the answer."""
-    found = (t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content not in THINK_TAGS)
+    found = (
+        t.content
+        for t in tokenizer.added_tokens_decoder.values()
+        if t.special and t.content not in THINK_TAGS
+    )
     return next((content for content in found if content in text), None)
 
 
@@ -331,7 +408,9 @@ def stop_ids(tokenizer: Any, generation_config_eos: int | Sequence[int] | None) 
     if getattr(tokenizer, "chat_template", None):
         found.update(_end_of_turn(tokenizer))
     if not found:
-        raise MismatchError(f"{_name(tokenizer)}: no end-of-answer token; set eos_token in tokenizer_config.json")
+        raise MismatchError(
+            f"{_name(tokenizer)}: no end-of-answer token; set eos_token in tokenizer_config.json"
+        )
     return sorted(int(i) for i in found)
 
 
@@ -344,7 +423,9 @@ def end_of_turn(tokenizer: Any, stop_ids: Sequence[int]) -> int:
 def _end_of_turn(tokenizer: Any) -> list[int]:
     """The special token that the template writes right after an assistant's message, if it writes one."""
     said = "zebra"
-    ids = _apply_template(tokenizer, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": said}])
+    ids = _apply_template(
+        tokenizer, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": said}]
+    )
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     tail: list[int] = []
     while ids and said not in tokenizer.decode(tail):
@@ -354,7 +435,10 @@ def _end_of_turn(tokenizer: Any) -> list[int]:
 
 def fingerprint_of_template(tokenizer: Any) -> str:
     """32 hex characters over the chat template and the special tokens that it may write."""
-    return digest(_template(tokenizer), canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()}))
+    return digest(
+        _template(tokenizer),
+        canonical_json({k: str(v) for k, v in tokenizer.special_tokens_map.items()}),
+    )
 
 
 def fingerprint_of_format(tokenizer: Any) -> str:
@@ -371,15 +455,25 @@ def fingerprint_of_tokenizer(tokenizer: Any) -> str:
 
 
 def _canonical(tokenizer: Any) -> dict[str, Any]:
-    if getattr(tokenizer, "backend_tokenizer", None) is None:  # not of the tokenizers library, e.g. tiktoken: by its effect
-        probes = {name: tokenizer.encode(text, add_special_tokens=False) for name, text in PROBES.items()}
+    if (
+        getattr(tokenizer, "backend_tokenizer", None) is None
+    ):  # not of the tokenizers library, e.g. tiktoken: by its effect
+        probes = {
+            name: tokenizer.encode(text, add_special_tokens=False) for name, text in PROBES.items()
+        }
         return {"vocabulary": dict(tokenizer.get_vocab()), "probes": probes}
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = {name: part for name, part in parts.items() if name not in ("padding", "truncation", "version")}
+    parts = {
+        name: part
+        for name, part in parts.items()
+        if name not in ("padding", "truncation", "version")
+    }
     parts["added_tokens"] = sorted(parts.get("added_tokens", []), key=lambda token: token["id"])
     merges = parts["model"].get("merges")
     if merges:  # written "a b" by old files, ["a", "b"] by new ones
-        parts["model"]["merges"] = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+        parts["model"]["merges"] = [
+            merge.split(" ") if isinstance(merge, str) else merge for merge in merges
+        ]
     return parts
 
 
@@ -392,7 +486,9 @@ def same_tokenizer(a: Any, b: Any, probes: Mapping[str, str] = PROBES) -> str | 
     vocabulary_a, vocabulary_b = a.get_vocab(), b.get_vocab()
     if vocabulary_a != vocabulary_b:
         token = min(
-            (t for t in vocabulary_a if vocabulary_b.get(t) != vocabulary_a[t]), key=vocabulary_a.__getitem__, default=None
+            (t for t in vocabulary_a if vocabulary_b.get(t) != vocabulary_a[t]),
+            key=vocabulary_a.__getitem__,
+            default=None,
         )
         if token is None:
             token = min(vocabulary_b.keys() - vocabulary_a.keys())
@@ -400,8 +496,15 @@ def same_tokenizer(a: Any, b: Any, probes: Mapping[str, str] = PROBES) -> str | 
     for name, text in probes.items():
         ids_a, ids_b = (t.encode(text, add_special_tokens=False) for t in (a, b))
         if ids_a != ids_b:
-            place = next((i for i, pair in enumerate(zip(ids_a, ids_b, strict=False)) if pair[0] != pair[1]), None)
-            at = f"from token {place}" if place is not None else f"{len(ids_a)} tokens and {len(ids_b)}"
+            place = next(
+                (i for i, pair in enumerate(zip(ids_a, ids_b, strict=False)) if pair[0] != pair[1]),
+                None,
+            )
+            at = (
+                f"from token {place}"
+                if place is not None
+                else f"{len(ids_a)} tokens and {len(ids_b)}"
+            )
             return f"probe {name!r} is encoded differently ({at}): {text[:40]!r}"
     return None
 

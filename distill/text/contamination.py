@@ -32,7 +32,9 @@ class _Item:
     units: tuple[str, ...]
     own_ngrams: frozenset[Ngram]  # those that no other item has; all, where it has none of its own
     long_run: int
-    masked_ngrams: tuple[tuple[int, Ngram, tuple[int, ...]], ...]  # (position, 8-gram with `#` for numbers, where in it)
+    masked_ngrams: tuple[
+        tuple[int, Ngram, tuple[int, ...]], ...
+    ]  # (position, 8-gram with `#` for numbers, where in it)
     repeats: bool  # whether one of its 8-grams comes twice
 
 
@@ -40,10 +42,18 @@ class EvalIndex:
     """Evaluation texts, ready to be compared with many training texts."""
 
     def __init__(self, texts: Iterable[str]):
-        distinct = {units: number for number, text in reversed(list(enumerate(texts))) if (units := words(text))}
-        self._short = {" ".join(units): number for units, number in distinct.items() if len(units) < NGRAM}
+        distinct = {
+            units: number
+            for number, text in reversed(list(enumerate(texts)))
+            if (units := words(text))
+        }
+        self._short = {
+            " ".join(units): number for units, number in distinct.items() if len(units) < NGRAM
+        }
         long = {number: units for units, number in distinct.items() if len(units) >= NGRAM}
-        self._frequency = Counter(gram for units in long.values() for gram in set(ngrams(units, NGRAM)))
+        self._frequency = Counter(
+            gram for units in long.values() for gram in set(ngrams(units, NGRAM))
+        )
         self._items: dict[int, _Item] = {}
         self._items_with: dict[Ngram, list[int]] = defaultdict(list)
         self._surroundings: set[Ngram] = set()
@@ -69,15 +79,23 @@ class EvalIndex:
             number = self._short.get(" ".join(units)) if units else None
             return None if number is None else f"equals eval item {number}"
         seen = set(ngrams(units, NGRAM))
-        known = self._items_with.keys() & seen  # most texts share nothing with any item and end here
+        known = (
+            self._items_with.keys() & seen
+        )  # most texts share nothing with any item and end here
         found = Counter(number for gram in known for number in self._items_with[gram])
         surroundings = _Surroundings(units, self._surroundings)
         for number, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0])):
             item = self._items[number]
             share = count / len(item.own_ngrams)
             is_copy = share >= SHARE_OF_ITEM
-            if (is_copy or self._shares_long_run(item, count, seen)) and not surroundings.have_other_numbers(item):
-                how = f"{round(100 * share)} % of the {NGRAM}-grams" if is_copy else f"{item.long_run} units in a row"
+            if (
+                is_copy or self._shares_long_run(item, count, seen)
+            ) and not surroundings.have_other_numbers(item):
+                how = (
+                    f"{round(100 * share)} % of the {NGRAM}-grams"
+                    if is_copy
+                    else f"{item.long_run} units in a row"
+                )
                 return f"{how} of eval item {number}"
         return None
 
@@ -132,6 +150,9 @@ class _Surroundings:
                 continue
             for k in offsets:
                 aligned.add(start + k)
-                if any(self._units[position + k] == item.units[start + k] for position in self.places[gram]):
+                if any(
+                    self._units[position + k] == item.units[start + k]
+                    for position in self.places[gram]
+                ):
                     same.add(start + k)
         return len(aligned - same) > OTHER_NUMBERS * len(aligned)

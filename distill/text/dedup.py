@@ -33,7 +33,9 @@ def exact_key(text: str) -> str:
     return digest(_SPACE.sub(" ", folded(text)).strip())
 
 
-def near_prompts(texts: Sequence[str], threshold: float, groups: Sequence[Hashable]) -> list[int | None]:
+def near_prompts(
+    texts: Sequence[str], threshold: float, groups: Sequence[Hashable]
+) -> list[int | None]:
     """For each prompt the index of the earlier prompt of its group that it repeats, or None.
 
     Prompts about one passage, or under one long instruction, are alike as a whole and ask different things. So two repeat each
@@ -43,12 +45,20 @@ def near_prompts(texts: Sequence[str], threshold: float, groups: Sequence[Hashab
     more or less does. Sentences that many prompts have are left out of the first comparison: that keeps it linear.
     """
     common = Counter(piece for text in texts for piece in set(sentences(text)))
-    own = [" ".join(piece for piece in sentences(text) if common[piece] <= _COMMON) or text for text in texts]
+    own = [
+        " ".join(piece for piece in sentences(text) if common[piece] <= _COMMON) or text
+        for text in texts
+    ]
     del common
-    numbers = [tuple(u for u in words(t) if u[0].isdigit()) if _DIGIT.search(t) else () for t in texts]
+    numbers = [
+        tuple(u for u in words(t) if u[0].isdigit()) if _DIGIT.search(t) else () for t in texts
+    ]
     return near_duplicates(
-        own, threshold, list(zip(groups, numbers, strict=True)), lambda a, b: _ask_the_same(texts[a], texts[b], threshold)
-    )  # fmt: skip
+        own,
+        threshold,
+        list(zip(groups, numbers, strict=True)),
+        lambda a, b: _ask_the_same(texts[a], texts[b], threshold),
+    )
 
 
 @lru_cache(maxsize=1024)  # prompts about one passage stand together
@@ -59,25 +69,35 @@ def _sentences_of(text: str) -> dict[str, None]:
 def _ask_the_same(a: str, b: str, threshold: float) -> bool:
     """Whether the sentences that only one of the two has are alike."""
     ours, theirs = _sentences_of(a), _sentences_of(b)
-    left, right = (words(" ".join(s for s in one if s not in other)) for one, other in ((ours, theirs), (theirs, ours)))
+    left, right = (
+        words(" ".join(s for s in one if s not in other))
+        for one, other in ((ours, theirs), (theirs, ours))
+    )
     trigrams = [set(ngrams(" ".join(units), 3)) for units in (left, right)]
     both = len(trigrams[0] & trigrams[1])
-    return both >= threshold * (len(trigrams[0]) + len(trigrams[1]) - both) or _differ_in_spelling(left, right)
+    return both >= threshold * (len(trigrams[0]) + len(trigrams[1]) - both) or _differ_in_spelling(
+        left, right
+    )
 
 
 def _differ_in_spelling(left: Sequence[str], right: Sequence[str]) -> bool:
     for kind, i, j, k, n in SequenceMatcher(None, left, right).get_opcodes():
         if kind == "equal":
             continue
-        if kind != "replace" or SequenceMatcher(None, "".join(left[i:j]), "".join(right[k:n])).ratio() <= _SPELLING:
+        if (
+            kind != "replace"
+            or SequenceMatcher(None, "".join(left[i:j]), "".join(right[k:n])).ratio() <= _SPELLING
+        ):
             return False
     return True
 
 
 def near_duplicates(
-    texts: Sequence[str], threshold: float = 0.8, groups: Sequence[Hashable] | None = None,
+    texts: Sequence[str],
+    threshold: float = 0.8,
+    groups: Sequence[Hashable] | None = None,
     alike: Callable[[int, int], bool] | None = None,
-) -> list[int | None]:  # fmt: skip
+) -> list[int | None]:
     """For each text the index of the earlier text that it repeats, or None.
 
     Shingles are 3 words, or 5 characters where a script has no spaces. A text repeats an earlier one that was kept if
@@ -114,9 +134,14 @@ def _members(buckets: list["array[int]"], end: int) -> np.ndarray:
 
 
 def _first_repeated(
-    index: int, candidates: np.ndarray, threshold: float, signatures_NP: np.ndarray, hashes: np.ndarray, offsets: np.ndarray,
+    index: int,
+    candidates: np.ndarray,
+    threshold: float,
+    signatures_NP: np.ndarray,
+    hashes: np.ndarray,
+    offsets: np.ndarray,
     alike: Callable[[int, int], bool] | None,
-) -> int | None:  # fmt: skip
+) -> int | None:
     if not len(candidates):
         return None
     if len(candidates) > _MAX_VERIFIED:
@@ -126,13 +151,17 @@ def _first_repeated(
     for other in candidates.tolist():
         theirs = set(hashes[offsets[other] : offsets[other + 1]].tolist())
         common = len(mine & theirs)
-        if common >= threshold * (len(mine) + len(theirs) - common) and (alike is None or alike(index, other)):
+        if common >= threshold * (len(mine) + len(theirs) - common) and (
+            alike is None or alike(index, other)
+        ):
             return other
     return None
 
 
 def _hash64(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+    return int.from_bytes(
+        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
 
 
 def _shingles(
@@ -148,10 +177,14 @@ def _shingles(
             if unit not in known:
                 known[unit] = _hash64(unit)
         hashes = np.array([known[unit] for unit in units], dtype=np.uint64)
-        shingles = _combine(hashes, _CHARACTERS_A_SHINGLE if is_unspaced(units) else _WORDS_A_SHINGLE)
+        shingles = _combine(
+            hashes, _CHARACTERS_A_SHINGLE if is_unspaced(units) else _WORDS_A_SHINGLE
+        )
         pieces.append(shingles)
         lengths.append(len(shingles))
-        group = group_numbers.setdefault(groups[index], len(group_numbers)) if groups is not None else 0
+        group = (
+            group_numbers.setdefault(groups[index], len(group_numbers)) if groups is not None else 0
+        )
         numbers = " ".join(unit for unit in units if unit[0].isdigit())
         classes[index] = _hash64(f"{group} {numbers}")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -181,7 +214,9 @@ def _signatures(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     A permutation is multiply-shift hashing, (a x + b) mod 2**64 >> 32 (Dietzfelbinger et al. 1997).
     """
     generator = np.random.Generator(np.random.PCG64(20241))
-    a = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    a = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64) * np.uint64(2) + np.uint64(
+        1
+    )
     b = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64)
     num_texts = len(offsets) - 1
     signatures_NP = np.empty((num_texts, NUM_PERMUTATIONS), dtype=np.uint32)

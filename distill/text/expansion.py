@@ -32,7 +32,9 @@ SAMPLING = {"sampling_temperature": 1.0, "top_p": 1.0, "top_k": 0}
 NEAR_DUPLICATE = 0.5
 UNKNOWN = "und"  # BCP 47: the language is not known
 
-_GIVE = "Write it in {language}, between <prompt> and </prompt>, and nothing else. Do not answer it."
+_GIVE = (
+    "Write it in {language}, between <prompt> and </prompt>, and nothing else. Do not answer it."
+)
 _LIKE = (
     "These are prompts that people gave to an assistant:\n\n{examples}\n\nWrite one new prompt of the same kind, about something "
     "that none of these is about. " + _GIVE
@@ -59,7 +61,9 @@ class Wish:
     prompt_ids: list[int] | None = None
 
 
-def wishes(recipe: Recipe, tokenizer: Any, prompts: list[Prompt], held_out: list[Prompt]) -> tuple[list[Wish], list[int]]:
+def wishes(
+    recipe: Recipe, tokenizer: Any, prompts: list[Prompt], held_out: list[Prompt]
+) -> tuple[list[Wish], list[int]]:
     """(all prompts to ask the teacher for, ids that end them beside the usual ones). `prompts`, those that people wrote,
     are the seeds of a self_instruct without a file; a held-out prompt is never one.
 
@@ -74,7 +78,9 @@ def wishes(recipe: Recipe, tokenizer: Any, prompts: list[Prompt], held_out: list
             found += more
             stop_ids |= ends
         elif source.expand == "self_instruct":
-            found += _self_instruct(recipe, source, [p for p in _seeds(recipe, source, prompts) if p.id not in away])
+            found += _self_instruct(
+                recipe, source, [p for p in _seeds(recipe, source, prompts) if p.id not in away]
+            )
         elif source.expand == "personas":
             found += _personas(recipe, source)
     return found, sorted(stop_ids)
@@ -89,11 +95,17 @@ def _share(source: Source, place: int, num_languages: int) -> int:
 def _magpie(source: Source, tokenizer: Any) -> tuple[list[Wish], set[int]]:
     found: list[Wish] = []
     stop_ids: set[int] = set()
-    steered: list[tuple[str, str | None]] = list(source.steer.items()) if source.steer else [(source.language or "", None)]
+    steered: list[tuple[str, str | None]] = (
+        list(source.steer.items()) if source.steer else [(source.language or "", None)]
+    )
     for place, (language, system) in enumerate(steered):
         ids, stop_id = chat.user_turn(tokenizer, system)
         stop_ids.add(stop_id)
-        prompt = Prompt(() if system is None else ({"role": "system", "content": system},), language, source=source.name)
+        prompt = Prompt(
+            () if system is None else ({"role": "system", "content": system},),
+            language,
+            source=source.name,
+        )
         found += [Wish(source, prompt, i, ids) for i in range(_share(source, place, len(steered)))]
     return found, stop_ids
 
@@ -108,7 +120,9 @@ def _self_instruct(recipe: Recipe, source: Source, seeds: list[Prompt]) -> list[
     found: list[Wish] = []
     languages = [source.language] if source.language else recipe.languages
     for place, language in enumerate(languages):
-        mine = list({p.id: p for p in seeds if p.language == language and not p.is_translation}.values())
+        mine = list(
+            {p.id: p for p in seeds if p.language == language and not p.is_translation}.values()
+        )
         if not mine:
             raise DataError(
                 f"{recipe.source}: generate.prompts: {source.name}: no seed prompt in {language}; add some, or set language"
@@ -117,10 +131,16 @@ def _self_instruct(recipe: Recipe, source: Source, seeds: list[Prompt]) -> list[
         for i in range(_share(source, place, len(languages))):
             # the lowest of hashes that each request has of its own: one seed more changes few requests, the rest is not asked again
             mixed = mix(hashes ^ mix(np.array([i], dtype=np.uint64)))
-            lowest = np.argpartition(mixed, min(source.num_shown, len(mine)) - 1)[: source.num_shown]
+            lowest = np.argpartition(mixed, min(source.num_shown, len(mine)) - 1)[
+                : source.num_shown
+            ]
             chosen = [mine[int(k)].text for k in lowest[np.argsort(mixed[lowest])]]
             examples = "\n\n".join(f"<prompt>{text}</prompt>" for text in chosen)
-            found.append(_asked(source, _LIKE.format(examples=examples, language=name_of(language)), language, i))
+            found.append(
+                _asked(
+                    source, _LIKE.format(examples=examples, language=name_of(language)), language, i
+                )
+            )
     return found
 
 
@@ -131,10 +151,19 @@ def _personas(recipe: Recipe, source: Source) -> list[Wish]:
     for place, language in enumerate(languages):
         mine = [(kind, text) for kind, text, only in known if only in (None, language)]
         if not mine:
-            raise DataError(f"{recipe.source}: generate.prompts: {source.name}: nobody for {language}; add some, or set language")
+            raise DataError(
+                f"{recipe.source}: generate.prompts: {source.name}: nobody for {language}; add some, or set language"
+            )
         for i in range(_share(source, place, len(languages))):
             kind, text = mine[i % len(mine)]
-            found.append(_asked(source, _KINDS[kind].format(text=text, language=name_of(language)), language, i // len(mine)))
+            found.append(
+                _asked(
+                    source,
+                    _KINDS[kind].format(text=text, language=name_of(language)),
+                    language,
+                    i // len(mine),
+                )
+            )
     return found
 
 
@@ -148,21 +177,32 @@ def _people(recipe: Recipe, source: Source) -> list[tuple[str, str, str | None]]
         unknown = sorted(row.keys() - {*_KINDS, "language", "id"})
         if unknown or len(kinds) != 1:
             what = f"unknown field {unknown[0]!r}" if unknown else f"{len(kinds)} texts"
-            raise DataError(f"{where}: {what}; give either persona or place as text, and language where it is for one alone")
+            raise DataError(
+                f"{where}: {what}; give either persona or place as text, and language where it is for one alone"
+            )
         language = row.get("language")
         if language is not None and language not in recipe.languages:
-            raise DataError(f"{where}: language {language!r} is not in the recipe's languages {recipe.languages}")
+            raise DataError(
+                f"{where}: language {language!r} is not in the recipe's languages {recipe.languages}"
+            )
         found.append((kinds[0], normalised(row[kinds[0]]).strip(), language))
     return found
 
 
 def _asked(source: Source, request: str, language: str, sample_index: int) -> Wish:
-    return Wish(source, Prompt(({"role": "user", "content": request},), language, source=source.name), sample_index)
+    return Wish(
+        source,
+        Prompt(({"role": "user", "content": request},), language, source=source.name),
+        sample_index,
+    )
 
 
 def read(
-    recipe: Recipe, answered: Sequence[tuple[Wish, list[int], Row]], tokenizer: Any, prompts: list[Prompt]
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:  # fmt: skip
+    recipe: Recipe,
+    answered: Sequence[tuple[Wish, list[int], Row]],
+    tokenizer: Any,
+    prompts: list[Prompt],
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """(usable prompts, (prompt, reason) of the others) from what the teacher wrote; a pure function of it. `answered`: the wish,
     the token ids that were sent for it, and the row that came.
 
@@ -175,17 +215,29 @@ def read(
         text = normalised(_written(wish, prompt_ids, row, tokenizer)).strip()
         language = wish.prompt.language or _language_of(text, recipe.languages)
         prompt = Prompt(
-            ({"role": "user", "content": text},), language or UNKNOWN, source=wish.source.name, verify=wish.source.verify,
+            ({"role": "user", "content": text},),
+            language or UNKNOWN,
+            source=wish.source.name,
+            verify=wish.source.verify,
             refusals=wish.source.refusals,
-        )  # fmt: skip
+        )
         reason = _unusable(row, text, language, tokenizer)
         if reason is None:
             found.append(prompt)
         else:
             bad.append((prompt, reason))
-    known = [p.text for s in recipe.generate.prompts if s.expand == "self_instruct" for p in _seeds(recipe, s, prompts)]
+    known = [
+        p.text
+        for s in recipe.generate.prompts
+        if s.expand == "self_instruct"
+        for p in _seeds(recipe, s, prompts)
+    ]
     repeats = near_duplicates([*known, *(p.text for p in found)], NEAR_DUPLICATE)[len(known) :]
-    bad += [(p, "near_duplicate_prompt: nearly one that is there") for p, r in zip(found, repeats, strict=True) if r is not None]
+    bad += [
+        (p, "near_duplicate_prompt: nearly one that is there")
+        for p, r in zip(found, repeats, strict=True)
+        if r is not None
+    ]
     return [p for p, r in zip(found, repeats, strict=True) if r is None], bad
 
 
@@ -199,7 +251,9 @@ def _written(wish: Wish, prompt_ids: list[int], row: Row, tokenizer: Any) -> str
     return between_tags(chat.split_thinking(row["text"], opened=opened)[1])
 
 
-_LABEL = re.compile(r"(?:\*\*|#+ *)?(?:(?:new |user )?prompt *[:：]|\d{1,2}[.)、](?=\s))(?:\*\*)?\s*", re.I)
+_LABEL = re.compile(
+    r"(?:\*\*|#+ *)?(?:(?:new |user )?prompt *[:：]|\d{1,2}[.)、](?=\s))(?:\*\*)?\s*", re.I
+)
 _QUOTES = ('""', "“”", "''", "«»", "「」", "``")
 
 
@@ -214,7 +268,12 @@ def between_tags(text: str) -> str:
     label = _LABEL.match(inside)
     inside = inside[label.end() :].strip() if label else inside
     for left, right in _QUOTES:
-        if len(inside) > 2 and inside[0] == left and inside[-1] == right and not {left, right} & set(inside[1:-1]):
+        if (
+            len(inside) > 2
+            and inside[0] == left
+            and inside[-1] == right
+            and not {left, right} & set(inside[1:-1])
+        ):
             return inside[1:-1].strip()
     return inside
 
@@ -225,9 +284,14 @@ def _language_of(text: str, languages: Sequence[str]) -> str | None:
     return next((code for code in languages if wrong_language(text, code, languages) is None), None)
 
 
-_REQUEST = re.compile(r"</?prompt>|between <prompt>|one new prompt of the same kind|this is a person:|this is about a place:", re.I)
+_REQUEST = re.compile(
+    r"</?prompt>|between <prompt>|one new prompt of the same kind|this is a person:|this is about a place:",
+    re.I,
+)
 
-_MARK = re.compile(r"[<>\[\]|｜]")  # a template's own token has one of these; a word or a space that was added has none
+_MARK = re.compile(
+    r"[<>\[\]|｜]"
+)  # a template's own token has one of these; a word or a space that was added has none
 
 
 def _unusable(row: Row, text: str, language: str | None, tokenizer: Any) -> str | None:

@@ -21,10 +21,31 @@ from distill.text.translation import wrong_translation
 from distill.text.words import APOSTROPHES, folded, is_unspaced, ngrams, words
 
 REASONS = (
-    "truncated", "empty", "too_short", "too_long", "long_reasoning", "loop", "wrong_language", "wrong_reasoning_language", "refusal",
-    "no_refusal", "identity", "format", "wrong_answer", "contaminated", "duplicate", "judge", "not_shortest",
-)  # fmt: skip
-VERIFIED = (None, "contaminated", "duplicate", "judge", "not_shortest")  # what an answer may be that passed the verifier
+    "truncated",
+    "empty",
+    "too_short",
+    "too_long",
+    "long_reasoning",
+    "loop",
+    "wrong_language",
+    "wrong_reasoning_language",
+    "refusal",
+    "no_refusal",
+    "identity",
+    "format",
+    "wrong_answer",
+    "contaminated",
+    "duplicate",
+    "judge",
+    "not_shortest",
+)
+VERIFIED = (
+    None,
+    "contaminated",
+    "duplicate",
+    "judge",
+    "not_shortest",
+)  # what an answer may be that passed the verifier
 LONG_SHARE, LONG_ENOUGH = 0.2, 200_000  # of samples with long reasoning
 
 Grade = Callable[[str, dict[str, Any]], bool]
@@ -53,9 +74,15 @@ class Candidate:
 
 
 def judge(
-    candidate: Candidate, *, languages: Sequence[str], grade: Grade | None = None, eval_index: EvalIndex | None = None,
-    min_characters: int = 1, max_characters: int = 20_000, max_reasoning_tokens: int | None = None,
-) -> str | None:  # fmt: skip
+    candidate: Candidate,
+    *,
+    languages: Sequence[str],
+    grade: Grade | None = None,
+    eval_index: EvalIndex | None = None,
+    min_characters: int = 1,
+    max_characters: int = 20_000,
+    max_reasoning_tokens: int | None = None,
+) -> str | None:
     """The first reason to drop the answer, or None. Duplicates need the other answers: see judge_all."""
     c = candidate
     return (
@@ -64,44 +91,73 @@ def judge(
         or long_reasoning(c.num_reasoning_tokens, max_reasoning_tokens)
         or _in_either(loop, c)
         or _named("wrong_language", wrong_language(c.answer_text, c.language, languages, c.prompt))
-        or _named("wrong_reasoning_language", wrong_reasoning_language(c.reasoning or "", c.language, languages, c.prompt))
+        or _named(
+            "wrong_reasoning_language",
+            wrong_reasoning_language(c.reasoning or "", c.language, languages, c.prompt),
+        )
         or wrong_refusal(c)
         or _in_either(identity, c)
         or bad_format(c.answer_text)
         or wrong_answer(c, grade)
-        or (_named("contaminated", eval_index.hit(c.answer_text)) if eval_index is not None else None)
+        or (
+            _named("contaminated", eval_index.hit(c.answer_text))
+            if eval_index is not None
+            else None
+        )
     )
 
 
 def judge_all(
-    candidates: Sequence[Candidate], *, languages: Sequence[str], grade: Grade | None = None,
-    eval_index: EvalIndex | None = None, min_characters: int = 1, max_characters: int = 20_000, near_duplicate: float = 0.9,
+    candidates: Sequence[Candidate],
+    *,
+    languages: Sequence[str],
+    grade: Grade | None = None,
+    eval_index: EvalIndex | None = None,
+    min_characters: int = 1,
+    max_characters: int = 20_000,
+    near_duplicate: float = 0.9,
     max_reasoning_tokens: int | None = None,
-) -> list[str | None]:  # fmt: skip
+) -> list[str | None]:
     """For each answer the first reason to drop it, or None; of answers to one prompt that repeat each other (Jaccard
     similarity from `near_duplicate` on) the first stays."""
     reasons = [
         judge(
-            c, languages=languages, grade=grade, eval_index=eval_index,
-            min_characters=min_characters, max_characters=max_characters, max_reasoning_tokens=max_reasoning_tokens,
+            c,
+            languages=languages,
+            grade=grade,
+            eval_index=eval_index,
+            min_characters=min_characters,
+            max_characters=max_characters,
+            max_reasoning_tokens=max_reasoning_tokens,
         )
         for c in candidates
-    ]  # fmt: skip
-    num_answers = Counter(c.prompt_id for c, reason in zip(candidates, reasons, strict=True) if reason is None)
-    passed = [i for i, c in enumerate(candidates) if reasons[i] is None and num_answers[c.prompt_id] > 1]
+    ]
+    num_answers = Counter(
+        c.prompt_id for c, reason in zip(candidates, reasons, strict=True) if reason is None
+    )
+    passed = [
+        i for i, c in enumerate(candidates) if reasons[i] is None and num_answers[c.prompt_id] > 1
+    ]
     texts = [candidates[i].answer_text for i in passed]
     repeats = near_duplicates(texts, near_duplicate, [candidates[i].prompt_id for i in passed])
     for place, original in enumerate(repeats):
         if original is not None:
-            reasons[passed[place]] = f"duplicate: repeats answer {passed[original]} to the same prompt"
+            reasons[passed[place]] = (
+                f"duplicate: repeats answer {passed[original]} to the same prompt"
+            )
     return reasons
 
 
-def choose_shortest(candidates: Sequence[Candidate], reasons: Sequence[str | None], most: int | None) -> list[str | None]:
+def choose_shortest(
+    candidates: Sequence[Candidate], reasons: Sequence[str | None], most: int | None
+) -> list[str | None]:
     """`reasons`; of the answers to one prompt that have none all but the `most` shortest, with their reasoning, get one."""
     found = list(reasons)
     taken: Counter[str] = Counter()
-    for i in sorted(range(len(found)), key=lambda i: len(candidates[i].answer_text) + len(candidates[i].reasoning or "")):
+    for i in sorted(
+        range(len(found)),
+        key=lambda i: len(candidates[i].answer_text) + len(candidates[i].reasoning or ""),
+    ):
         if most is not None and found[i] is None:
             taken[candidates[i].prompt_id] += 1
             if taken[candidates[i].prompt_id] > most:
@@ -113,8 +169,10 @@ def pass_rates(candidates: Sequence[Candidate], reasons: Sequence[str | None]) -
     """Share of the answers to each prompt that passed the verifier, and what comes before it."""
     draws = Counter(c.prompt_id for c in candidates if c.verify)
     passed = Counter(
-        c.prompt_id for c, why in zip(candidates, reasons, strict=True) if (why and why.partition(":")[0]) in VERIFIED
-    )  # fmt: skip
+        c.prompt_id
+        for c, why in zip(candidates, reasons, strict=True)
+        if (why and why.partition(":")[0]) in VERIFIED
+    )
     return {prompt_id: round(passed[prompt_id] / num, 4) for prompt_id, num in draws.items()}
 
 
@@ -134,7 +192,10 @@ def long_reasoning_warning(num_long: int, num_kept: int, max_reasoning_tokens: i
 
 
 def long_reasoning_ahead(
-    candidates: Sequence[Candidate], reasons: Sequence[str | None], num_wanted: int, max_reasoning_tokens: int
+    candidates: Sequence[Candidate],
+    reasons: Sequence[str | None],
+    num_wanted: int,
+    max_reasoning_tokens: int,
 ) -> str | None:
     """The same warning of `num_wanted` answers that will be like these, or None."""
     kept = [c for c, reason in zip(candidates, reasons, strict=True) if reason is None]
@@ -176,7 +237,11 @@ def bad_length(text: str, min_characters: int, max_characters: int) -> str | Non
 
 
 def long_reasoning(num_tokens: int, most: int | None) -> str | None:
-    return None if most is None or num_tokens <= most else f"long_reasoning: {num_tokens} tokens, at most {most}"
+    return (
+        None
+        if most is None or num_tokens <= most
+        else f"long_reasoning: {num_tokens} tokens, at most {most}"
+    )
 
 
 # Ten real sentences in a row (SIB-200, 15 languages) compress to 50 % or more, and repeat next to no n-gram.
@@ -194,7 +259,9 @@ def loop(text: str) -> str | None:
     if reason := _loop_at_end(text):
         return reason
     if len(text) >= _ZLIB_CHARACTERS:
-        low_bytes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint8)[::4].tobytes()
+        low_bytes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint8)[
+            ::4
+        ].tobytes()
         ratio = len(zlib.compress(low_bytes, 1)) / len(low_bytes)
         if ratio < _MIN_ZLIB_RATIO:
             return f"loop: compresses to {100 * ratio:.0f} %"
@@ -216,7 +283,11 @@ def _loop_at_end(text: str) -> str | None:
     period = len(text) - _TAIL_PROBE - before
     span = max(period * _TAIL_PERIODS, _TAIL_LENGTH)
     tail = text[-span:]
-    if len(text) < span or tail[period:] != tail[:-period] or not any(c.isalnum() for c in tail[:period]):
+    if (
+        len(text) < span
+        or tail[period:] != tail[:-period]
+        or not any(c.isalnum() for c in tail[:period])
+    ):
         return None  # a rule of dashes is no loop
     return f"loop: ends with {tail[-period:][:60]!r} {span // period} times or more"
 
@@ -346,7 +417,7 @@ _REFUSALS: dict[str, tuple[str, str, str]] = {
         r"(할 수 없|드릴 수 없|수 없습니다|불가능)",
         r"(도와드릴|답변드릴|제공할|답변할) 수 없",
     ),
-}  # fmt: skip
+}
 _OPENING = 200  # characters in which a refusal shows
 
 
@@ -393,7 +464,9 @@ _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})(.*)$", re.MULTILINE)
 
 def bad_format(text: str) -> str | None:
     """Whether a template's marks or broken characters are left in it, or a block of code or a \\boxed{} is never closed."""
-    if found := _BROKEN.search(text) or (_MARKS.search(text) if "<" in text or "INST" in text else None):
+    if found := _BROKEN.search(text) or (
+        _MARKS.search(text) if "<" in text or "INST" in text else None
+    ):
         return f"format: {found[0]!r} is left in it"
     fence = ""
     for line in _FENCE.finditer(text) if "```" in text or "~~~" in text else ():

@@ -6,17 +6,94 @@ from distill.text.words import APOSTROPHES, folded
 
 # Names that are only a model's or its maker's; and words of everyday life that need "AI" beside them.
 _OWN_NAMES = (
-    "qwen", "qwq", "tongyi", "通义", "通義", "千问", "千問", "alibaba cloud", "阿里云", "deepseek", "深度求索", "深度搜索", "kimi",
-    "moonshot ai", "月之暗面", "minimax", "稀宇", "ernie", "wenxin", "文心", "chatglm", "glm-", "glm4", "z.ai", "zhipu", "智谱",
-    "智譜", "minicpm", "openbmb", "面壁", "modelbest", "hunyuan", "混元", "internlm", "intern-s1", "书生", "浦语", "01.ai",
-    "零一万物", "零一萬物", "doubao", "豆包", "chatgpt", "gpt-", "gpt4", "openai", "anthropic", "डीपसीक", "क्वेन", "चैटजीपीटी", "ओपनएआई",
-    "ডিপসিক", "চ্যাটজিপিটি", "ওপেনএআই", "ديب سيك", "تشات جي بي تي", "ディープシーク", "딥시크", "дипсик",
-)  # fmt: skip
+    "qwen",
+    "qwq",
+    "tongyi",
+    "通义",
+    "通義",
+    "千问",
+    "千問",
+    "alibaba cloud",
+    "阿里云",
+    "deepseek",
+    "深度求索",
+    "深度搜索",
+    "kimi",
+    "moonshot ai",
+    "月之暗面",
+    "minimax",
+    "稀宇",
+    "ernie",
+    "wenxin",
+    "文心",
+    "chatglm",
+    "glm-",
+    "glm4",
+    "z.ai",
+    "zhipu",
+    "智谱",
+    "智譜",
+    "minicpm",
+    "openbmb",
+    "面壁",
+    "modelbest",
+    "hunyuan",
+    "混元",
+    "internlm",
+    "intern-s1",
+    "书生",
+    "浦语",
+    "01.ai",
+    "零一万物",
+    "零一萬物",
+    "doubao",
+    "豆包",
+    "chatgpt",
+    "gpt-",
+    "gpt4",
+    "openai",
+    "anthropic",
+    "डीपसीक",
+    "क्वेन",
+    "चैटजीपीटी",
+    "ओपनएआई",
+    "ডিপসিক",
+    "চ্যাটজিপিটি",
+    "ওপেনএআই",
+    "ديب سيك",
+    "تشات جي بي تي",
+    "ディープシーク",
+    "딥시크",
+    "дипсик",
+)
 _COMMON_NAMES = (
-    "llama", "gemma", "gemini", "claude", "meta", "google", "baidu", "百度", "alibaba", "阿里", "tencent", "腾讯", "騰訊",
-    "bytedance", "字节", "mistral", "moonshot", "yi-1.5", "yi-34b", "glm",
-    "अलीबाबा", "আলিবাবা", "علي بابا", "アリババ", "알리바바", "алибаба",
-)  # fmt: skip
+    "llama",
+    "gemma",
+    "gemini",
+    "claude",
+    "meta",
+    "google",
+    "baidu",
+    "百度",
+    "alibaba",
+    "阿里",
+    "tencent",
+    "腾讯",
+    "騰訊",
+    "bytedance",
+    "字节",
+    "mistral",
+    "moonshot",
+    "yi-1.5",
+    "yi-34b",
+    "glm",
+    "अलीबाबा",
+    "আলিবাবা",
+    "علي بابا",
+    "アリババ",
+    "알리바바",
+    "алибаба",
+)
 _ARTIFICIAL = (
     r"\bai\b|assistant|language model|chatbot|助手|助理|人工智能|语言模型|語言模型|大模型|assistente?|asistente|modelo de|modèle|"
     r"modeli ya lugha|mfano wa lugha|akili (?:bandia|mnemba)|एआई|এআই|"
@@ -34,9 +111,13 @@ _FIRST_PERSON = (
 )
 _LITERAL_NAMES = (*_OWN_NAMES, *_COMMON_NAMES)
 # Latin names as whole words (metal is not Meta); Chinese has no word boundaries
-_ANY_NAME = re.compile("|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in _LITERAL_NAMES))
+_ANY_NAME = re.compile(
+    "|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in _LITERAL_NAMES)
+)
 _SAYS_I, _SAYS_AI = re.compile(_FIRST_PERSON), re.compile(_ARTIFICIAL)
-_MADE_ME = re.compile(r"\b(?:created|made|developed|trained|built|designed) me\b|(?:开发|训练|创造|研发|设计|開發|訓練|創造)了?我")
+_MADE_ME = re.compile(
+    r"\b(?:created|made|developed|trained|built|designed) me\b|(?:开发|训练|创造|研发|设计|開發|訓練|創造)了?我"
+)
 _AND_I = re.compile(r"(?:, an? [^,]{0,40})?, i\b")
 _BETWEEN = 60  # characters between "I am" and the name
 _SENTENCE_STOP = re.compile(r"[!?。！？।॥።\n]|\.\s")
@@ -55,9 +136,13 @@ def identity(text: str) -> str | None:
         for name in _ANY_NAME.finditer(sentence):
             window = sentence[max(0, name.start() - _BETWEEN) : name.start()]
             after = sentence[name.end() : name.end() + _BETWEEN]
-            as_name = window.endswith("as ") and not window.endswith("such as ") and _AND_I.match(after)
+            as_name = (
+                window.endswith("as ") and not window.endswith("such as ") and _AND_I.match(after)
+            )
             if not (as_name or _SAYS_I.search(window) or _MADE_ME.search(after)):
                 continue
             if name[0] in _OWN_NAMES or _SAYS_AI.search(sentence):
-                return f"identity: {sentence[max(0, name.start() - 30) : name.end() + 10].strip()!r}"
+                return (
+                    f"identity: {sentence[max(0, name.start() - 30) : name.end() + 10].strip()!r}"
+                )
     return None

@@ -49,22 +49,45 @@ _BARE = re.compile(r"\s*([1-5])(?:\.0+)?(?:\s*/\s*5)?[\s.]*")
 def asking(recipe: Recipe) -> Recipe:
     """The recipe under which the judge is asked: greedy; its own server, where it has one, is then the teacher's."""
     options = recipe.generate
-    greedy: dict[str, Any] = {"sampling_temperature": 0.0, "top_p": 1.0, "top_k": 0, "system_prompt": None, "resample": False}
+    greedy: dict[str, Any] = {
+        "sampling_temperature": 0.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "system_prompt": None,
+        "resample": False,
+    }
     if options.judge_server is None:
-        return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "capture": Capture()})
+        return recipe.model_copy(
+            update={"generate": options.model_copy(update=greedy), "capture": Capture()}
+        )
     assert options.judge_model is not None
     teacher = Teacher(
-        model=f"judge/{options.judge_model}", server=options.judge_server, server_model=options.judge_model,
-        api_key_env=options.judge_api_key_env, server_gives=recipe.teacher.server_gives,
-    )  # fmt: skip
+        model=f"judge/{options.judge_model}",
+        server=options.judge_server,
+        server_model=options.judge_model,
+        api_key_env=options.judge_api_key_env,
+        server_gives=recipe.teacher.server_gives,
+    )
     greedy["thinking"] = None  # a switch of the teacher's own template
-    greedy |= {"price_prompt": options.judge_price_prompt, "price_answer": options.judge_price_answer}
-    return recipe.model_copy(update={"generate": options.model_copy(update=greedy), "teacher": teacher, "capture": Capture()})
+    greedy |= {
+        "price_prompt": options.judge_price_prompt,
+        "price_answer": options.judge_price_answer,
+    }
+    return recipe.model_copy(
+        update={
+            "generate": options.model_copy(update=greedy),
+            "teacher": teacher,
+            "capture": Capture(),
+        }
+    )
 
 
 def judge(
-    recipe: Recipe, candidates: Sequence[Candidate], reasons: Sequence[str | None], ask: Callable[[list[Prompt]], list[Row]]
-) -> list[str | None]:  # fmt: skip
+    recipe: Recipe,
+    candidates: Sequence[Candidate],
+    reasons: Sequence[str | None],
+    ask: Callable[[list[Prompt]], list[Row]],
+) -> list[str | None]:
     """`reasons`, with the judge's for answers that had none. `ask`: the row of each prompt's reply, in their order.
 
     A reply without a score is asked for once more; an answer without one is dropped.
@@ -72,8 +95,14 @@ def judge(
     passed = [i for i, reason in enumerate(reasons) if reason is None]
     asked = [question(candidates[i]) for i in passed]
     rows = ask(asked)
-    unread = [n for n, row in enumerate(rows) if row["finish_reason"] != "error" and score(row["text"]) is None]
-    for n, row in zip(unread, ask([repair(asked[n], rows[n]["text"]) for n in unread]), strict=True):
+    unread = [
+        n
+        for n, row in enumerate(rows)
+        if row["finish_reason"] != "error" and score(row["text"]) is None
+    ]
+    for n, row in zip(
+        unread, ask([repair(asked[n], rows[n]["text"]) for n in unread]), strict=True
+    ):
         rows[n] = row
     found = list(reasons)
     for i, row in zip(passed, rows, strict=True):
@@ -83,17 +112,30 @@ def judge(
 
 def question(candidate: Candidate) -> Prompt:
     c = candidate
-    reference = "" if c.reference is None else f"<correct_result>\n{c.reference}\n</correct_result>\n"
+    reference = (
+        "" if c.reference is None else f"<correct_result>\n{c.reference}\n</correct_result>\n"
+    )
     language = NAMES.get(base_code(c.language), c.language)
     text = _QUESTION.format(
-        language=language, prompt=c.prompt, reference=reference, answer=c.answer_text, declining=_DECLINING[c.refusals]
-    )  # fmt: skip
+        language=language,
+        prompt=c.prompt,
+        reference=reference,
+        answer=c.answer_text,
+        declining=_DECLINING[c.refusals],
+    )
     return Prompt(({"role": "user", "content": text},), c.language)
 
 
 def repair(asked: Prompt, reply: str) -> Prompt:
     said = split_thinking(reply)[1] or "..."  # a template may refuse an empty turn
-    return Prompt((*asked.messages, {"role": "assistant", "content": said}, {"role": "user", "content": _REPAIR}), asked.language)
+    return Prompt(
+        (
+            *asked.messages,
+            {"role": "assistant", "content": said},
+            {"role": "user", "content": _REPAIR},
+        ),
+        asked.language,
+    )
 
 
 def score(reply: str) -> int | None:

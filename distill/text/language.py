@@ -25,8 +25,20 @@ if TYPE_CHECKING:
 
 # Code-point ranges, both ends included (Unicode 15, Scripts.txt; blocks where a script fills them).
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
-    "Latin": ((0x41, 0x5A), (0x61, 0x7A), (0xAA, 0xAA), (0xBA, 0xBA), (0xC0, 0x2AF), (0x1E00, 0x1EFF), (0x2C60, 0x2C7F),
-              (0xA720, 0xA7FF), (0xAB30, 0xAB6F), (0xFB00, 0xFB06), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A)),
+    "Latin": (
+        (0x41, 0x5A),
+        (0x61, 0x7A),
+        (0xAA, 0xAA),
+        (0xBA, 0xBA),
+        (0xC0, 0x2AF),
+        (0x1E00, 0x1EFF),
+        (0x2C60, 0x2C7F),
+        (0xA720, 0xA7FF),
+        (0xAB30, 0xAB6F),
+        (0xFB00, 0xFB06),
+        (0xFF21, 0xFF3A),
+        (0xFF41, 0xFF5A),
+    ),
     "Greek": ((0x370, 0x3FF), (0x1F00, 0x1FFF)),
     "Cyrillic": ((0x400, 0x52F), (0x1C80, 0x1C8F), (0x2DE0, 0x2DFF), (0xA640, 0xA69F)),
     "Armenian": ((0x531, 0x58F), (0xFB13, 0xFB17)),
@@ -60,9 +72,16 @@ SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
     "Hiragana": ((0x3041, 0x309F),),
     "Katakana": ((0x30A0, 0x30FF), (0x31F0, 0x31FF), (0xFF66, 0xFF9F)),
     "Bopomofo": ((0x3100, 0x312F), (0x31A0, 0x31BF)),
-    "Han": ((0x2E80, 0x2FDF), (0x3005, 0x3007), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)),
+    "Han": (
+        (0x2E80, 0x2FDF),
+        (0x3005, 0x3007),
+        (0x3400, 0x4DBF),
+        (0x4E00, 0x9FFF),
+        (0xF900, 0xFAFF),
+        (0x20000, 0x323AF),
+    ),
     "Adlam": ((0x1E900, 0x1E95F),),
-}  # fmt: skip
+}
 
 # Scripts that put no space between words: there a unit of text is a character (see words.py).
 UNSPACED = ("Han", "Hiragana", "Katakana", "Bopomofo", "Thai", "Lao", "Khmer", "Myanmar")
@@ -72,38 +91,92 @@ _DENSE = ("Han", "Hiragana", "Katakana", "Hangul", "Ethiopic")
 
 _LANGUAGES_OF_SCRIPT = {
     "Latin": "ace af an ay az bcl bm br bs ca ceb crh cs cy da de ee en eo es et eu ext ff fi fil fj fo fon fr fuv fy ga gcf "
-             "gcr gd gl gn gug guw ha haw hr hsb ht hu id ig ilo is it jv kab kg ki kik kmb ku la lb lg lij ln lt ltg lu lv "
-             "mg mi mos ms mt nd nl nn no nb nr nso ny nyn oc om pap pcm pl pt qu rm rn ro rw sc se sg sk sl sm sn so sq "
-             "ss st su sv sw tk tl tn to tpi tr ts tum tw ak umb uz vec vi vo wa war wo xh yo zu",
+    "gcr gd gl gn gug guw ha haw hr hsb ht hu id ig ilo is it jv kab kg ki kik kmb ku la lb lg lij ln lt ltg lu lv "
+    "mg mi mos ms mt nd nl nn no nb nr nso ny nyn oc om pap pcm pl pt qu rm rn ro rw sc se sg sk sl sm sn so sq "
+    "ss st su sv sw tk tl tn to tpi tr ts tum tw ak umb uz vec vi vo wa war wo xh yo zu",
     "Cyrillic": "ba be bg cv ce kk ky mk mn os ru sah tg tt uk",
     "Arabic": "ar ary arz ckb fa ks prs ps sd sdh ug ur uzs",
     "Devanagari": "awa bho brx doi gom hi mag mai mr ne sa",
-    "Bengali": "as bn", "Greek": "el grc", "Hebrew": "he hbo yi", "Ethiopic": "am ti tig gez", "Armenian": "hy",
-    "Georgian": "ka", "Gurmukhi": "pa", "Gujarati": "gu", "Oriya": "or", "Tamil": "ta", "Telugu": "te", "Kannada": "kn",
-    "Malayalam": "ml", "Sinhala": "si", "Thai": "th", "Lao": "lo", "Khmer": "km", "Myanmar": "my shn mnw",
-    "Tibetan": "bo dz", "Thaana": "dv", "Nko": "nqo", "Tifinagh": "zgh", "Ol Chiki": "sat",
-}  # fmt: skip
+    "Bengali": "as bn",
+    "Greek": "el grc",
+    "Hebrew": "he hbo yi",
+    "Ethiopic": "am ti tig gez",
+    "Armenian": "hy",
+    "Georgian": "ka",
+    "Gurmukhi": "pa",
+    "Gujarati": "gu",
+    "Oriya": "or",
+    "Tamil": "ta",
+    "Telugu": "te",
+    "Kannada": "kn",
+    "Malayalam": "ml",
+    "Sinhala": "si",
+    "Thai": "th",
+    "Lao": "lo",
+    "Khmer": "km",
+    "Myanmar": "my shn mnw",
+    "Tibetan": "bo dz",
+    "Thaana": "dv",
+    "Nko": "nqo",
+    "Tifinagh": "zgh",
+    "Ol Chiki": "sat",
+}
 # Every language that we know, by its ISO 639-1 code, or its ISO 639-3 code where it has no short one.
 LANGUAGES: dict[str, tuple[str, ...]] = {
     code: (script,) for script, codes in _LANGUAGES_OF_SCRIPT.items() for code in codes.split()
 } | {
-    "zh": ("Han", "Bopomofo"), "yue": ("Han", "Bopomofo"), "wuu": ("Han", "Bopomofo"), "ja": ("Han", "Hiragana", "Katakana"),
-    "ko": ("Hangul", "Han"), "sr": ("Cyrillic", "Latin"), "kmr": ("Latin",), "mni": ("Bengali",),
-}  # fmt: skip
+    "zh": ("Han", "Bopomofo"),
+    "yue": ("Han", "Bopomofo"),
+    "wuu": ("Han", "Bopomofo"),
+    "ja": ("Han", "Hiragana", "Katakana"),
+    "ko": ("Hangul", "Han"),
+    "sr": ("Cyrillic", "Latin"),
+    "kmr": ("Latin",),
+    "mni": ("Bengali",),
+}
 # ISO 15924 script subtags, as in sr-Latn: they overrule the table.
 _SUBTAGS = {
-    "Latn": ("Latin",), "Cyrl": ("Cyrillic",), "Arab": ("Arabic",), "Deva": ("Devanagari",), "Beng": ("Bengali",),
-    "Grek": ("Greek",), "Hebr": ("Hebrew",), "Ethi": ("Ethiopic",), "Armn": ("Armenian",), "Geor": ("Georgian",),
-    "Guru": ("Gurmukhi",), "Gujr": ("Gujarati",), "Orya": ("Oriya",), "Taml": ("Tamil",), "Telu": ("Telugu",),
-    "Knda": ("Kannada",), "Mlym": ("Malayalam",), "Sinh": ("Sinhala",), "Thai": ("Thai",), "Laoo": ("Lao",),
-    "Khmr": ("Khmer",), "Mymr": ("Myanmar",), "Tibt": ("Tibetan",), "Thaa": ("Thaana",), "Nkoo": ("Nko",),
-    "Tfng": ("Tifinagh",), "Olck": ("Ol Chiki",), "Adlm": ("Adlam",), "Mong": ("Mongolian",),
-    "Hans": ("Han", "Bopomofo"), "Hant": ("Han", "Bopomofo"), "Hani": ("Han",), "Jpan": ("Han", "Hiragana", "Katakana"),
-    "Kore": ("Hangul", "Han"), "Hang": ("Hangul",),
-}  # fmt: skip
+    "Latn": ("Latin",),
+    "Cyrl": ("Cyrillic",),
+    "Arab": ("Arabic",),
+    "Deva": ("Devanagari",),
+    "Beng": ("Bengali",),
+    "Grek": ("Greek",),
+    "Hebr": ("Hebrew",),
+    "Ethi": ("Ethiopic",),
+    "Armn": ("Armenian",),
+    "Geor": ("Georgian",),
+    "Guru": ("Gurmukhi",),
+    "Gujr": ("Gujarati",),
+    "Orya": ("Oriya",),
+    "Taml": ("Tamil",),
+    "Telu": ("Telugu",),
+    "Knda": ("Kannada",),
+    "Mlym": ("Malayalam",),
+    "Sinh": ("Sinhala",),
+    "Thai": ("Thai",),
+    "Laoo": ("Lao",),
+    "Khmr": ("Khmer",),
+    "Mymr": ("Myanmar",),
+    "Tibt": ("Tibetan",),
+    "Thaa": ("Thaana",),
+    "Nkoo": ("Nko",),
+    "Tfng": ("Tifinagh",),
+    "Olck": ("Ol Chiki",),
+    "Adlm": ("Adlam",),
+    "Mong": ("Mongolian",),
+    "Hans": ("Han", "Bopomofo"),
+    "Hant": ("Han", "Bopomofo"),
+    "Hani": ("Han",),
+    "Jpan": ("Han", "Hiragana", "Katakana"),
+    "Kore": ("Hangul", "Han"),
+    "Hang": ("Hangul",),
+}
 
 MAX_FOREIGN = 0.05  # share of letters in scripts that are neither the language's own nor Latin
-MIN_OWN = 0.2  # a text in a script of its own may name things in Latin letters, but not be mostly that
+MIN_OWN = (
+    0.2  # a text in a script of its own may name things in Latin letters, but not be mostly that
+)
 MIN_LETTERS = 12  # fewer letters in a sentence are not judged
 MIN_CONFIDENCE = 0.6  # of py3langid among the candidates; a closer call is not judged
 # What a sentence that leaked has: letters of a foreign script (8 Han), or letters and words of another language, of which the open
@@ -156,7 +229,11 @@ def script_share(text: str, language: str) -> float:
     """Share of the text's letters that are in the language's scripts, 0 to 1; nan for a text without letters."""
     counts = letters_by_script(text)
     total = sum(counts.values())
-    return sum(counts.get(script, 0) for script in scripts_of(language)) / total if total else float("nan")
+    return (
+        sum(counts.get(script, 0) for script in scripts_of(language)) / total
+        if total
+        else float("nan")
+    )
 
 
 # A full stop ends a sentence only before a space: 3.5 and e.g. U.S. inside a word stay whole. Thai and Lao separate
@@ -263,14 +340,18 @@ def _identified(sentence: str, language: str, languages: tuple[str, ...]) -> tup
     if length < MIN_LETTERS:
         return None, length
     wanted = scripts_of(language)
-    has_kana = "Hiragana" in counts or "Katakana" in counts  # beside Han it is Japanese, whichever is more
+    has_kana = (
+        "Hiragana" in counts or "Katakana" in counts
+    )  # beside Han it is Japanese, whichever is more
     script = "Hiragana" if has_kana else max(lengths, key=lambda s: (lengths[s], s in wanted))
     rivals = _rivals(language, languages).get(script, ())
     if len(rivals) < 2:
         return (rivals[0] if rivals else script), length
     known = frozenset(code for code in rivals if code in _all_languages().labels)
     if base_code(language) in rivals and base_code(language) not in known:
-        other, confidence = _open_choice(sentence)  # among the candidates it would have to be something else
+        other, confidence = _open_choice(
+            sentence
+        )  # among the candidates it would have to be something else
         return (other if other in known and confidence > SURE else base_code(language)), length
     found, confidence = _identifier(known).classify(sentence)
     return (found if confidence >= MIN_CONFIDENCE else None), length
@@ -282,7 +363,9 @@ def _open_choice(sentence: str) -> tuple[str, float]:
     return _all_languages().classify(sentence)
 
 
-def wrong_language(text: str, language: str, languages: Sequence[str], prompt: str = "") -> str | None:
+def wrong_language(
+    text: str, language: str, languages: Sequence[str], prompt: str = ""
+) -> str | None:
     """None if the text is in `language` or nothing in it can be judged; else why not, e.g. "script: 45 % Han in sw".
 
     `languages` are the recipe's: with en and zh they are what a sentence may be mistaken for. At least half of the
@@ -298,19 +381,28 @@ def wrong_language(text: str, language: str, languages: Sequence[str], prompt: s
     if reason is not None:
         return reason
     leak = _leak(plain, language, languages)
-    if leak is not None and prompt and _most(prose(prompt), (language,), languages) is None and _leak(prose(prompt), language, languages):
+    if (
+        leak is not None
+        and prompt
+        and _most(prose(prompt), (language,), languages) is None
+        and _leak(prose(prompt), language, languages)
+    ):
         return None
     return leak
 
 
-def wrong_reasoning_language(text: str, language: str, languages: Sequence[str], prompt: str = "") -> str | None:
+def wrong_reasoning_language(
+    text: str, language: str, languages: Sequence[str], prompt: str = ""
+) -> str | None:
     """The same of reasoning, which may be in English or in `language`, or mix them; it may speak of what is in the prompt in
     the prompt's scripts."""
     plain = prose(text)
     counts = _weighed(letters_by_script(plain))
     allowed = {*scripts_of(language), *letters_by_script(prompt), "Latin"}
     foreign = {script: n for script, n in counts.items() if script not in allowed}
-    return _too_foreign(foreign, sum(counts.values()), language) or _most(plain, (language, "en"), languages)
+    return _too_foreign(foreign, sum(counts.values()), language) or _most(
+        plain, (language, "en"), languages
+    )
 
 
 def _most(plain: str, wanted: Sequence[str], languages: Sequence[str]) -> str | None:
@@ -346,10 +438,14 @@ def _leak(plain: str, language: str, languages: Sequence[str]) -> str | None:
             if sum(foreign.values()) >= LEAK_SCRIPT:
                 return f"script: {max(foreign, key=lambda s: foreign[s])} in {language}: {piece[:60]!r}"
         for piece in (*_COLON.split(sentence), *between):
-            if not _is_long(piece) or (not is_latin and identify(piece, language, languages)[0] == mine):
+            if not _is_long(piece) or (
+                not is_latin and identify(piece, language, languages)[0] == mine
+            ):
                 continue
             other, confidence = _open_choice(piece)
-            if other not in (mine, NO_LANGUAGE) and confidence > (SURE if other in likely else SURE_OF_ANY):
+            if other not in (mine, NO_LANGUAGE) and confidence > (
+                SURE if other in likely else SURE_OF_ANY
+            ):
                 return f"language: looks like {other}: {piece[:60]!r}"
     return None
 
@@ -368,7 +464,9 @@ _COLON = re.compile(r"[:;]\s+")
 @lru_cache(maxsize=64)
 def _letters_of(scripts: tuple[str, ...]) -> re.Pattern[str]:
 
-    ranges = "".join(f"{chr(low)}-{chr(high)}" for script in scripts for low, high in SCRIPTS[script])
+    ranges = "".join(
+        f"{chr(low)}-{chr(high)}" for script in scripts for low, high in SCRIPTS[script]
+    )
     return re.compile(f"[{ranges}]+")
 
 
@@ -378,7 +476,9 @@ def _weighed(counts: dict[str, int]) -> dict[str, int]:
 
 def _script_gate(counts: dict[str, int], total: int, language: str) -> str | None:
     wanted = scripts_of(language)
-    foreign = {script: n for script, n in counts.items() if script not in wanted and script != "Latin"}
+    foreign = {
+        script: n for script, n in counts.items() if script not in wanted and script != "Latin"
+    }
     if reason := _too_foreign(foreign, total, language):
         return reason
     own = sum(counts.get(script, 0) for script in wanted)

@@ -9,18 +9,27 @@ from distill.text.language import wrong_language
 from distill.text.samples import Prompt
 
 PROMPT_REASONS = (
-    "empty_prompt", "broken_prompt", "prompt_too_long", "duplicate_prompt", "wrong_prompt_language", "near_duplicate_prompt",
+    "empty_prompt",
+    "broken_prompt",
+    "prompt_too_long",
+    "duplicate_prompt",
+    "wrong_prompt_language",
+    "near_duplicate_prompt",
     "contaminated",
-)  # fmt: skip
+)
 
 # Controls that normalisation leaves none of; lone surrogates; the replacement character that a broken decoder leaves.
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 def judge_prompts(
-    prompts: Sequence[Prompt], *, languages: Sequence[str] = (), eval_index: EvalIndex | None = None,
-    max_characters: int = 20_000, near_duplicate: float | None = None,
-) -> list[str | None]:  # fmt: skip
+    prompts: Sequence[Prompt],
+    *,
+    languages: Sequence[str] = (),
+    eval_index: EvalIndex | None = None,
+    max_characters: int = 20_000,
+    near_duplicate: float | None = None,
+) -> list[str | None]:
     """For each prompt why it is not worth asking, or None.
 
     What the user says must be in the prompt's language, told apart from `languages`, where the prompt is to be checked: a system
@@ -32,11 +41,16 @@ def judge_prompts(
     reasons = [_alone(text, index, first, max_characters) for index, text in enumerate(texts)]
     for index, prompt in enumerate(prompts):
         if reasons[index] is None and prompt.check_language:
-            reasons[index] = _named("wrong_prompt_language", wrong_language(prompt.said_by("user"), prompt.language, languages))
+            reasons[index] = _named(
+                "wrong_prompt_language",
+                wrong_language(prompt.said_by("user"), prompt.language, languages),
+            )
     if near_duplicate is not None:
         good = [index for index, reason in enumerate(reasons) if reason is None]
         systems = [exact_key(prompts[i].said_by("system")) for i in good]
-        found = near_prompts([prompts[i].said_by("user", "assistant") for i in good], near_duplicate, systems)
+        found = near_prompts(
+            [prompts[i].said_by("user", "assistant") for i in good], near_duplicate, systems
+        )
         for index, original in zip(good, found, strict=True):
             if original is not None:
                 reasons[index] = f"near_duplicate_prompt: nearly prompt {good[original]}"

@@ -47,14 +47,18 @@ def _identity(recipe: Recipe, name: str, source: Source) -> str:
     folder = _folder(recipe, name, source)
     if folder is None:
         return canonical_json([source.dataset, source.revision])
-    return digest(canonical_json([[p.name, file_sha256(p)] for p in sorted(folder.rglob("*")) if p.is_file()]))
+    return digest(
+        canonical_json([[p.name, file_sha256(p)] for p in sorted(folder.rglob("*")) if p.is_file()])
+    )
 
 
 def _renamed(row: Row, columns: dict[Any, str], where: str) -> Row:
     found = {}
     for ours, theirs in columns.items():
         if theirs not in row:
-            raise DataError(f"{where}: no column {theirs!r} for {ours}; there are {', '.join(map(str, row))[:300]}")
+            raise DataError(
+                f"{where}: no column {theirs!r} for {ours}; there are {', '.join(map(str, row))[:300]}"
+            )
         found[ours] = row[theirs]
     return found
 
@@ -83,7 +87,11 @@ def _separated(path: Path, source: Source) -> Numbered:
     no_head = bool(theirs) and all(column.isdecimal() for column in theirs)
     tabs = path.suffix.lower() == ".tsv"
     lines = io.StringIO(_decoded(path), newline="")
-    reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+    reader = (
+        csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if tabs
+        else csv.reader(lines, strict=True)
+    )
     head: list[str] | None = None
     try:
         for cells in reader:
@@ -94,8 +102,13 @@ def _separated(path: Path, source: Source) -> Numbered:
                 continue
             names = head or [str(i) for i in range(len(cells))]
             if len(cells) != len(names):
-                raise DataError(f"{path}, line {reader.line_num}: {len(cells)} cells, the head line has {len(names)}")
-            yield reader.line_num, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+                raise DataError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells, the head line has {len(names)}"
+                )
+            yield (
+                reader.line_num,
+                {name: cell or None for name, cell in zip(names, cells, strict=True)},
+            )
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
 
@@ -118,15 +131,22 @@ def _parquet(path: Path, source: Source) -> Numbered:
 
 
 _READERS: dict[str, Callable[[Path, Source], Numbered]] = {
-    ".jsonl": _jsonl, ".json": _jsonl, ".txt": _text, ".csv": _separated, ".tsv": _separated, ".parquet": _parquet,
-}  # fmt: skip
+    ".jsonl": _jsonl,
+    ".json": _jsonl,
+    ".txt": _text,
+    ".csv": _separated,
+    ".tsv": _separated,
+    ".parquet": _parquet,
+}
 
 
 def _decoded(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+        raise DataError(
+            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def _folder(recipe: Recipe, name: str, source: Source) -> Path | None:
@@ -136,7 +156,9 @@ def _folder(recipe: Recipe, name: str, source: Source) -> Path | None:
         return None
     folder = recipe.path(source.dataset)
     if not folder.is_dir():
-        raise MissingError(f"{recipe.source}: {name}.dataset: {source.dataset!r}: no such folder ({folder})")
+        raise MissingError(
+            f"{recipe.source}: {name}.dataset: {source.dataset!r}: no such folder ({folder})"
+        )
     return folder
 
 
@@ -148,12 +170,16 @@ def _dataset(recipe: Recipe, name: str, source: Source) -> Numbered:
     folder, split = _folder(recipe, name, source), source.split or "train"
     datasets.disable_progress_bars()
     try:
-        if folder is not None and any((folder / n).is_file() for n in ("state.json", "dataset_dict.json")):
+        if folder is not None and any(
+            (folder / n).is_file() for n in ("state.json", "dataset_dict.json")
+        ):
             found = datasets.load_from_disk(str(folder))
             found = found[split] if isinstance(found, dict) else found
         else:
             place = str(folder) if folder is not None else source.dataset
-            found = datasets.load_dataset(place, source.config, split=split, revision=source.revision)
+            found = datasets.load_dataset(
+                place, source.config, split=split, revision=source.revision
+            )
     except (OSError, ValueError, KeyError, DatasetsError) as error:
         words = " ".join(str(error).split())[:300]
         raise MissingError(

@@ -7,29 +7,101 @@ from distill.text.language import base_code, letters_by_script
 from distill.text.words import folded
 
 NAMES = {
-    "am": "Amharic", "ar": "Arabic", "as": "Assamese", "az": "Azerbaijani", "bm": "Bambara", "bn": "Bengali", "de": "German",
-    "ee": "Ewe", "en": "English", "es": "Spanish", "fa": "Persian", "ff": "Fulah", "fil": "Filipino", "fr": "French",
-    "gu": "Gujarati", "ha": "Hausa", "hi": "Hindi", "ht": "Haitian Creole", "id": "Indonesian", "ig": "Igbo", "it": "Italian",
-    "ja": "Japanese", "jv": "Javanese", "kk": "Kazakh", "km": "Khmer", "kn": "Kannada", "ko": "Korean", "lg": "Luganda",
-    "ln": "Lingala", "lo": "Lao", "mg": "Malagasy", "ml": "Malayalam", "mn": "Mongolian", "mr": "Marathi", "ms": "Malay",
-    "my": "Burmese", "ne": "Nepali", "nso": "Northern Sotho", "ny": "Chichewa", "om": "Oromo", "or": "Odia", "pa": "Punjabi",
-    "ps": "Pashto", "pt": "Portuguese", "qu": "Quechua", "rn": "Kirundi", "ru": "Russian", "rw": "Kinyarwanda",
-    "sd": "Sindhi", "si": "Sinhala", "sn": "Shona", "so": "Somali", "st": "Sesotho", "su": "Sundanese", "sw": "Swahili",
-    "ta": "Tamil", "te": "Telugu", "tg": "Tajik", "th": "Thai", "ti": "Tigrinya", "tl": "Tagalog", "tn": "Setswana",
-    "tr": "Turkish", "ts": "Tsonga", "tw": "Twi", "uk": "Ukrainian", "ur": "Urdu", "uz": "Uzbek", "vi": "Vietnamese",
-    "wo": "Wolof", "xh": "Xhosa", "yo": "Yoruba", "yue": "Cantonese", "zh": "Chinese", "zu": "Zulu",
-}  # fmt: skip
+    "am": "Amharic",
+    "ar": "Arabic",
+    "as": "Assamese",
+    "az": "Azerbaijani",
+    "bm": "Bambara",
+    "bn": "Bengali",
+    "de": "German",
+    "ee": "Ewe",
+    "en": "English",
+    "es": "Spanish",
+    "fa": "Persian",
+    "ff": "Fulah",
+    "fil": "Filipino",
+    "fr": "French",
+    "gu": "Gujarati",
+    "ha": "Hausa",
+    "hi": "Hindi",
+    "ht": "Haitian Creole",
+    "id": "Indonesian",
+    "ig": "Igbo",
+    "it": "Italian",
+    "ja": "Japanese",
+    "jv": "Javanese",
+    "kk": "Kazakh",
+    "km": "Khmer",
+    "kn": "Kannada",
+    "ko": "Korean",
+    "lg": "Luganda",
+    "ln": "Lingala",
+    "lo": "Lao",
+    "mg": "Malagasy",
+    "ml": "Malayalam",
+    "mn": "Mongolian",
+    "mr": "Marathi",
+    "ms": "Malay",
+    "my": "Burmese",
+    "ne": "Nepali",
+    "nso": "Northern Sotho",
+    "ny": "Chichewa",
+    "om": "Oromo",
+    "or": "Odia",
+    "pa": "Punjabi",
+    "ps": "Pashto",
+    "pt": "Portuguese",
+    "qu": "Quechua",
+    "rn": "Kirundi",
+    "ru": "Russian",
+    "rw": "Kinyarwanda",
+    "sd": "Sindhi",
+    "si": "Sinhala",
+    "sn": "Shona",
+    "so": "Somali",
+    "st": "Sesotho",
+    "su": "Sundanese",
+    "sw": "Swahili",
+    "ta": "Tamil",
+    "te": "Telugu",
+    "tg": "Tajik",
+    "th": "Thai",
+    "ti": "Tigrinya",
+    "tl": "Tagalog",
+    "tn": "Setswana",
+    "tr": "Turkish",
+    "ts": "Tsonga",
+    "tw": "Twi",
+    "uk": "Ukrainian",
+    "ur": "Urdu",
+    "uz": "Uzbek",
+    "vi": "Vietnamese",
+    "wo": "Wolof",
+    "xh": "Xhosa",
+    "yo": "Yoruba",
+    "yue": "Cantonese",
+    "zh": "Chinese",
+    "zu": "Zulu",
+}
 
 _MAX_N, _BETA = 6, 2.0
 # Two different sentences of one language (SIB-200 dev, 300 pairs each): at most 0.32 (sw, ha, my), 0.07 (zh), 0.15 (am).
 MIN_CHRF, MIN_CHRF_DENSE = 0.33, 0.16
-_DENSE = ("Han", "Hiragana", "Katakana", "Hangul", "Ethiopic")  # a character is a syllable or a word: few n-grams repeat
+_DENSE = (
+    "Han",
+    "Hiragana",
+    "Katakana",
+    "Hangul",
+    "Ethiopic",
+)  # a character is a syllable or a word: few n-grams repeat
 
 
 def name_of(language: str) -> str:
     """Its English name. DataError where we know none."""
     if base_code(language) not in NAMES:
-        raise DataError(f"language {language!r}: we know no English name to ask for it by; its prompts must be written out")
+        raise DataError(
+            f"language {language!r}: we know no English name to ask for it by; its prompts must be written out"
+        )
     return NAMES[base_code(language)]
 
 
@@ -43,7 +115,9 @@ def wrong_translation(answer: str, reference: str) -> str | None:
     letters = letters_by_script(reference)
     dense = 2 * sum(letters.get(script, 0) for script in _DENSE) > sum(letters.values())
     least, found = MIN_CHRF_DENSE if dense else MIN_CHRF, chrf(answer, reference)
-    return None if found >= least else f"chrF {found:.2f} against {reference[:60]!r}, at least {least}"
+    return (
+        None if found >= least else f"chrF {found:.2f} against {reference[:60]!r}, at least {least}"
+    )
 
 
 def chrf(answer: str, reference: str) -> float:
@@ -51,7 +125,9 @@ def chrf(answer: str, reference: str) -> float:
     ours, theirs = ("".join(folded(text).split()) for text in (answer, reference))
     precisions, recalls = [], []
     for n in range(1, min(_MAX_N, len(ours), len(theirs)) + 1):
-        a, b = (Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (ours, theirs))
+        a, b = (
+            Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (ours, theirs)
+        )
         common = (a & b).total()
         precisions.append(common / a.total())
         recalls.append(common / b.total())

@@ -32,7 +32,13 @@ def pack(lengths: Sequence[int], order: Sequence[int], max_length: int) -> list[
 
 
 def plan_epoch(
-    lengths: Sequence[int], *, max_length: int, batch_tokens: int, seed: int, epoch: int, packing: bool = True
+    lengths: Sequence[int],
+    *,
+    max_length: int,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+    packing: bool = True,
 ) -> list[list[list[int]]]:
     """Steps of an epoch; a step is a list of rows, a row a list of sample numbers. A step holds at most `batch_tokens`."""
     order = list(range(len(lengths)))
@@ -50,11 +56,15 @@ def plan_epoch(
     return steps
 
 
-def share_of_rank(rows: list[list[int]], *, rank: int, num_ranks: int, rows_per_micro_batch: int) -> list[list[list[int]]]:
+def share_of_rank(
+    rows: list[list[int]], *, rank: int, num_ranks: int, rows_per_micro_batch: int
+) -> list[list[list[int]]]:
     """The micro-batches of one rank: every rank gets equally many (some may be empty), since each backward meets."""
     most = -(-len(rows) // num_ranks)
     mine = rows[rank::num_ranks]
-    return [mine[start : start + rows_per_micro_batch] for start in range(0, most, rows_per_micro_batch)]
+    return [
+        mine[start : start + rows_per_micro_batch] for start in range(0, most, rows_per_micro_batch)
+    ]
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,9 @@ def collate(rows: Sequence[Sequence[tuple[Sequence[int], int]]], pad_id: int) ->
     The shift by one token (position i predicts token i+1) happens here and nowhere else.
     """
     width = max((sum(len(ids) for ids, _ in row) for row in rows), default=1)
-    num_rows = max(len(rows), 1)  # an empty micro-batch still runs a forward pass, of padding, with no loss tokens
+    num_rows = max(
+        len(rows), 1
+    )  # an empty micro-batch still runs a forward pass, of padding, with no loss tokens
     input_ids = torch.full((num_rows, width), pad_id)
     position_ids = torch.zeros((num_rows, width), dtype=torch.long)
     positions, labels = [], []
@@ -91,4 +103,6 @@ def collate(rows: Sequence[Sequence[tuple[Sequence[int], int]]], pad_id: int) ->
             start += len(ids)
         position_ids[b, start:] = torch.arange(width - start)
     empty = torch.zeros(0, dtype=torch.long)
-    return Batch(input_ids, position_ids, torch.cat(positions or [empty]), torch.cat(labels or [empty]))
+    return Batch(
+        input_ids, position_ids, torch.cat(positions or [empty]), torch.cat(labels or [empty])
+    )

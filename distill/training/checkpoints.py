@@ -35,7 +35,9 @@ def save(folder: Path, step: int, model: Tensors, optimizer: Any, state: dict[st
     _prune(folder, state.get("best_step"))
 
 
-def load_newest(folder: Path, optimizer: Any) -> tuple[int, Tensors, dict[str, Any], list[str]] | None:
+def load_newest(
+    folder: Path, optimizer: Any
+) -> tuple[int, Tensors, dict[str, Any], list[str]] | None:
     """(step, model tensors, state, notes on damaged ones) of the newest whole checkpoint, after filling `optimizer`.
 
     None where there is no checkpoint at all; DataError where there are some and every one is damaged.
@@ -54,12 +56,16 @@ def load_newest(folder: Path, optimizer: Any) -> tuple[int, Tensors, dict[str, A
             notes.append(f"{path}: damaged ({error}); passed over")
             continue
         optimizer_state = _unflatten(tensors, content["optimizer_scalars"])
-        optimizer.load_state_dict({"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
         if getattr(optimizer, "is_paged", False):
             _page(optimizer)
         return content["step"], model, content["state"], notes
     if found:
-        raise DataError(f"{found[0].parent}: every checkpoint is damaged ({notes[0]}); use --redo train to start over")
+        raise DataError(
+            f"{found[0].parent}: every checkpoint is damaged ({notes[0]}); use --redo train to start over"
+        )
     return None
 
 
@@ -73,7 +79,9 @@ def load_best(folder: Path, step: int) -> Tensors:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); use --redo train to start over") from None
+        raise DataError(
+            f"{path}: cannot be read ({error}); use --redo train to start over"
+        ) from None
 
 
 def _prune(folder: Path, best_step: int | None) -> None:
@@ -105,7 +113,12 @@ def _flatten(state: dict[int, dict[str, Any]]) -> tuple[Tensors, dict[str, Any]]
     for index, values in state.items():
         walk(str(index), values)
     shared: set[int] = set()
-    for path, tensor in tensors.items():  # bitsandbytes' tables are one tensor for all parameters; safetensors wants a copy each
+    for (
+        path,
+        tensor,
+    ) in (
+        tensors.items()
+    ):  # bitsandbytes' tables are one tensor for all parameters; safetensors wants a copy each
         if tensor.data_ptr() in shared:
             tensors[path] = tensor.clone()
         shared.add(tensor.data_ptr())
@@ -129,4 +142,6 @@ def _page(optimizer: Any) -> None:
     for parameter, state in optimizer.state.items():
         for name in ("state1", "state2"):
             if name in state:
-                state[name] = optimizer.get_state_buffer(parameter, dtype=state[name].dtype).copy_(state[name])
+                state[name] = optimizer.get_state_buffer(parameter, dtype=state[name].dtype).copy_(
+                    state[name]
+                )

@@ -51,19 +51,30 @@ class StudentLoss(nn.Module):
     `projection` [teacher_width, H] that is trained with the student and is no part of it.
     """
 
-    def __init__(self, model: Any, options: Train, vocab_size: int, teacher_width: int | None = None):
+    def __init__(
+        self, model: Any, options: Train, vocab_size: int, teacher_width: int | None = None
+    ):
         super().__init__()
         self.model, self.options, self.vocab_size = model, options, vocab_size
         head = head_of(model)
         if head.bias is not None:
-            raise MismatchError(f"{type(model).__name__}: its head has a bias, which the loss does not know; take another student")
+            raise MismatchError(
+                f"{type(model).__name__}: its head has a bias, which the loss does not know; take another student"
+            )
         self.scale, self.softcap = head.scale, head.softcap
         self.projection = None
         if teacher_width is not None:
-            self.projection = nn.Parameter(initial_projection(teacher_width, head.weight.shape[1]).to(head.weight))
+            self.projection = nn.Parameter(
+                initial_projection(teacher_width, head.weight.shape[1]).to(head.weight)
+            )
 
     def forward(
-        self, batch: Batch, said: Any, soft_weight: float, hard_weight: float, states: HiddenTargets | None = None
+        self,
+        batch: Batch,
+        said: Any,
+        soft_weight: float,
+        hard_weight: float,
+        states: HiddenTargets | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(summed loss, {"soft", "hard", "hidden"} sums without gradient) of a batch.
 
@@ -73,13 +84,23 @@ class StudentLoss(nn.Module):
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
-        head = Head(self.model.get_output_embeddings().weight, scale=self.scale, softcap=self.softcap)
+        head = Head(
+            self.model.get_output_embeddings().weight, scale=self.scale, softcap=self.softcap
+        )
         parameters = {"beta": self.options.beta, "alpha": self.options.alpha}
         loss, parts = linear_head_loss(
-            hidden_NH, head.weight, batch.labels_N, said,
-            divergence=self.options.divergence, divergence_parameters=parameters, soft_weight=soft_weight,
-            hard_weight=hard_weight, vocab_size=self.vocab_size, logit_scale=head.scale, softcap=head.softcap,
-        )  # fmt: skip
+            hidden_NH,
+            head.weight,
+            batch.labels_N,
+            said,
+            divergence=self.options.divergence,
+            divergence_parameters=parameters,
+            soft_weight=soft_weight,
+            hard_weight=hard_weight,
+            vocab_size=self.vocab_size,
+            logit_scale=head.scale,
+            softcap=head.softcap,
+        )
         if states is None or self.projection is None:
             return loss, parts
         hidden = hidden_state_loss(hidden_NH, self.projection, states)
@@ -90,7 +111,9 @@ def initial_projection(teacher_width: int, width: int) -> Tensor:
     """The identity where student and teacher are as wide, else random: the same on every rank, at every start."""
     if teacher_width == width:
         return torch.eye(width)
-    return torch.randn(teacher_width, width, generator=torch.Generator().manual_seed(0)) / math.sqrt(width)
+    return torch.randn(
+        teacher_width, width, generator=torch.Generator().manual_seed(0)
+    ) / math.sqrt(width)
 
 
 @dataclass
@@ -123,9 +146,13 @@ class Course:
         plan: list[list[list[int]]] = []
         for epoch in range(self.options.epochs):
             plan += plan_epoch(
-                [len(i.ids) for i in self.items], max_length=self.options.max_length,
-                batch_tokens=self.options.batch_tokens, seed=self.seed, epoch=epoch, packing=self.packing,
-            )  # fmt: skip
+                [len(i.ids) for i in self.items],
+                max_length=self.options.max_length,
+                batch_tokens=self.options.batch_tokens,
+                seed=self.seed,
+                epoch=epoch,
+                packing=self.packing,
+            )
             if self.options.max_steps and len(plan) >= self.options.max_steps:
                 return plan[: self.options.max_steps]
         return plan
@@ -145,16 +172,31 @@ def train(course: Course) -> dict[str, Any]:
     checkpoint_folder = course.folder / "checkpoints" / course.role
     metrics_file = course.folder / f"{course.role}.metrics.jsonl"
 
-    step, state = 0, {"best_step": None, "best_loss": None, "last_loss": None, "seconds": 0.0, "num_loss_tokens": 0}
+    step, state = (
+        0,
+        {
+            "best_step": None,
+            "best_loss": None,
+            "last_loss": None,
+            "seconds": 0.0,
+            "num_loss_tokens": 0,
+        },
+    )
     if (found := checkpoints.load_newest(checkpoint_folder, optimizer)) is not None:
         step, tensors, state, notes = found
         _put(trainable, tensors)
         if processes.is_main:
-            print(*(f"  train: {note}" for note in notes), f"  train: {course.role} continues at step {step}", sep="\n")
+            print(
+                *(f"  train: {note}" for note in notes),
+                f"  train: {course.role} continues at step {step}",
+                sep="\n",
+            )
     metrics = Metrics(metrics_file if processes.is_main else None, step)
     last_save = last_time = time.monotonic()
     total_tokens = sum(sum(len(course.items[i].ids) for row in rows for i in row) for rows in plan)
-    done_tokens = sum(sum(len(course.items[i].ids) for row in rows for i in row) for rows in plan[:step])
+    done_tokens = sum(
+        sum(len(course.items[i].ids) for row in rows for i in row) for rows in plan[:step]
+    )
     label = f"train {course.role} ({course.where})"
     with Progress(label, total_tokens, "tokens", done=done_tokens, shown=processes.is_main) as bar:
         while step < len(plan):
@@ -173,7 +215,10 @@ def train(course: Course) -> dict[str, Any]:
             last_time = now
             metrics.add({"step": step, **row})
             course.accelerator.log(dict(row), step=step)
-            bar.advance(sum(len(course.items[i].ids) for r in plan[step - 1] for i in r), note=f"loss {row['loss']:.3f}")
+            bar.advance(
+                sum(len(course.items[i].ids) for r in plan[step - 1] for i in r),
+                note=f"loss {row['loss']:.3f}",
+            )
             stop = processes.any(interrupts.requested())
             due = now - last_save > options.checkpoint_minutes * 60 or bool(
                 options.checkpoint_every and step % options.checkpoint_every == 0
@@ -185,28 +230,42 @@ def train(course: Course) -> dict[str, Any]:
             if stop:
                 processes.barrier()
                 interrupts.check()
-                raise Stopped("stopped by a signal to another process; run the same command to continue")
+                raise Stopped(
+                    "stopped by a signal to another process; run the same command to continue"
+                )
     processes.barrier()
     if options.keep == "best":
         _put(trainable, checkpoints.load_best(checkpoint_folder, state["best_step"]))
     return {
-        "num_steps": len(plan), "num_tokens": total_tokens, "num_loss_tokens": state["num_loss_tokens"],
-        "seconds": round(state["seconds"], 1), "tokens_per_second": round(total_tokens / max(state["seconds"], 1e-9)),
+        "num_steps": len(plan),
+        "num_tokens": total_tokens,
+        "num_loss_tokens": state["num_loss_tokens"],
+        "seconds": round(state["seconds"], 1),
+        "tokens_per_second": round(total_tokens / max(state["seconds"], 1e-9)),
         "kept_step": state["best_step"] if options.keep == "best" else len(plan),
         "validation_loss": state["best_loss" if options.keep == "best" else "last_loss"],
-    }  # fmt: skip
+    }
 
 
 def trainable_parameters(student: StudentLoss) -> dict[str, nn.Parameter]:
     """What the optimizer changes and checkpoints hold: the model's own names, and the projection if there is one."""
     trainable = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
-    return trainable if student.projection is None else {**trainable, "hidden_state_projection": student.projection}
+    return (
+        trainable
+        if student.projection is None
+        else {**trainable, "hidden_state_projection": student.projection}
+    )
 
 
 def run_step(
-    course: Course, module: nn.Module, optimizer: Any, trainable: dict[str, nn.Parameter], rows: list[list[int]],
-    step: int, rate: float,
-) -> dict[str, Any]:  # fmt: skip
+    course: Course,
+    module: nn.Module,
+    optimizer: Any,
+    trainable: dict[str, nn.Parameter],
+    rows: list[list[int]],
+    step: int,
+    rate: float,
+) -> dict[str, Any]:
     """One optimizer step over `rows`; returns its log row (means per loss token over all ranks)."""
     processes, options = course.processes, course.options
     # everything random in this step (dropout) follows from here, so that a resumed run repeats it
@@ -221,10 +280,14 @@ def run_step(
     module.train()
     for number, micro_batch in enumerate(micro_batches):
         with _no_sync_until_last(course.accelerator, module, number == len(micro_batches) - 1):
-            loss_sum, parts = _forward(course, module, micro_batch, course.soft_weight, course.hard_weight)
+            loss_sum, parts = _forward(
+                course, module, micro_batch, course.soft_weight, course.hard_weight
+            )
             # the one reduction: a sum over tokens / tokens of all micro-batches and ranks; DDP averages, hence x ranks
             course.accelerator.backward(loss_sum * (processes.num / num_tokens))
-        sums += torch.stack([loss_sum.detach().double().cpu(), *(parts[k].double().cpu() for k in names)])
+        sums += torch.stack(
+            [loss_sum.detach().double().cpu(), *(parts[k].double().cpu() for k in names)]
+        )
     loss, *means = (processes.sum(sums) / num_tokens).tolist()
     norm = float(nn.utils.clip_grad_norm_(trainable.values(), options.max_grad_norm))
     if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -237,12 +300,17 @@ def run_step(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
-        "loss": loss, **dict(zip(names, means, strict=True)), "learning_rate": rate, "grad_norm": norm,
+        "loss": loss,
+        **dict(zip(names, means, strict=True)),
+        "learning_rate": rate,
+        "grad_norm": norm,
         "num_loss_tokens": num_tokens,
-    }  # fmt: skip
+    }
 
 
-def _forward(course: Course, module: nn.Module, rows: list[list[int]], soft: float, hard: float) -> tuple[Tensor, Any]:
+def _forward(
+    course: Course, module: nn.Module, rows: list[list[int]], soft: float, hard: float
+) -> tuple[Tensor, Any]:
     items = [[course.items[i] for i in row] for row in rows]
     batch = collate([[(i.ids, i.answer_start) for i in row] for row in items], course.pad_id)
     device = next(module.parameters()).device
@@ -255,8 +323,12 @@ def _forward(course: Course, module: nn.Module, rows: list[list[int]], soft: flo
         said = targets([course.store.read(key) for key in keys], device)
     if course.teacher_width is not None:
         assert course.store is not None
-        states = hidden_targets([course.store.read_hidden_states(key) for key in keys], course.teacher_width, device)
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=course.where.dtype == "bfloat16"):
+        states = hidden_targets(
+            [course.store.read_hidden_states(key) for key in keys], course.teacher_width, device
+        )
+    with torch.autocast(
+        device.type, dtype=torch.bfloat16, enabled=course.where.dtype == "bfloat16"
+    ):
         return module(batch.to(device), said, soft, hard, states)
 
 
@@ -272,7 +344,9 @@ def validate(course: Course, module: nn.Module) -> float:
     for start in range(0, len(mine), 8 * per_pass):
         part = mine[start : start + 8 * per_pass]
         batch = collate([[(i.ids, i.answer_start)] for i in part], course.pad_id).to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=course.where.dtype == "bfloat16"):
+        with torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=course.where.dtype == "bfloat16"
+        ):
             loss_sum, _ = inner(batch, None, 0.0, 1.0)
         sums += torch.tensor([float(loss_sum), len(batch.labels_N)], dtype=torch.float64)
     total, count = course.processes.sum(sums).tolist()
@@ -293,12 +367,17 @@ def build_optimizer(trainable: dict[str, nn.Parameter], options: Train) -> Any:
     """AdamW, weight decay on matrices only; 8-bit ones from bitsandbytes."""
     matrices = [p for p in trainable.values() if p.ndim >= 2]
     vectors = [p for p in trainable.values() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": options.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     groups = [g for g in groups if g["params"]]
     if options.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.95), fused=True)
     if not matrices[0].is_cuda:
-        raise RecipeError(f"train.optimizer {options.optimizer} needs a CUDA GPU; set train.optimizer to adamw")
+        raise RecipeError(
+            f"train.optimizer {options.optimizer} needs a CUDA GPU; set train.optimizer to adamw"
+        )
     from bitsandbytes.optim.adamw import AdamW8bit, PagedAdamW8bit
 
     kind = PagedAdamW8bit if options.optimizer == "paged_adamw_8bit" else AdamW8bit

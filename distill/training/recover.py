@@ -30,7 +30,9 @@ Round = Callable[[Tensor], Tensor]  # a latent weight to the one that the file w
 
 BATCH_TOKENS = 2048
 POOL_VALUES = 256 << 20  # numbers of the 16-bit student's hidden states, 16 bits each: 512 MiB
-REFRESH_EVERY = 4  # steps between roundings; meanwhile the rounding error stays (half the time, little lost)
+REFRESH_EVERY = (
+    4  # steps between roundings; meanwhile the rounding error stays (half the time, little lost)
+)
 WARMUP_SHARE = 0.05
 MAX_GRAD_NORM = 1.0
 
@@ -50,9 +52,15 @@ class Plan:
 
 
 def recover(
-    model: Any, sequences: Sequence[TokenSequence], roundings: Mapping[str, Round], plan: Plan, *, pad_id: int, vocab_size: int,
+    model: Any,
+    sequences: Sequence[TokenSequence],
+    roundings: Mapping[str, Round],
+    plan: Plan,
+    *,
+    pad_id: int,
+    vocab_size: int,
     label: str,
-) -> list[float]:  # fmt: skip
+) -> list[float]:
     """Train the float32 `model` in place; afterwards it holds the latent weights. The loss of each step, nats a token.
 
     `roundings`: by parameter name. Samples are used from the first on, as many as their hidden states fit in 512 MiB. Nothing is
@@ -63,24 +71,42 @@ def recover(
     whole_VH = head.weight.detach()[:vocab_size].clone()  # stays as it is when the head is trained
     parameters = dict(model.named_parameters())
     rounded = {parameters[name]: function for name, function in roundings.items()}
-    for parameter in parameters.values():  # what is not rounded stays as it is, and its gradient clips nothing
+    for (
+        parameter
+    ) in parameters.values():  # what is not rounded stays as it is, and its gradient clips nothing
         parameter.requires_grad_(parameter in rounded)
     latent = _Latent(rounded)
     peaks = {p: plan.learning_rate * latent.rms_error(p) for p in rounded}
-    optimizer = torch.optim.AdamW([{"params": [p]} for p in peaks], betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(
+        [{"params": [p]} for p in peaks], betas=(0.9, 0.95), weight_decay=0.0, fused=True
+    )
     losses = []
     with Progress(label, plan.num_steps, "steps") as bar:
         for step, batch in zip(range(plan.num_steps), _batches(pool, plan.seed), strict=False):
-            rows = collate([[(pool[i].ids, pool[i].answer_start)] for i in batch], pad_id).to(model.device)
-            teacher = HeadTargets(torch.cat([hidden[i] for i in batch]).to(model.device, torch.float32), whole_VH, head.scale, head.softcap)
+            rows = collate([[(pool[i].ids, pool[i].answer_start)] for i in batch], pad_id).to(
+                model.device
+            )
+            teacher = HeadTargets(
+                torch.cat([hidden[i] for i in batch]).to(model.device, torch.float32),
+                whole_VH,
+                head.scale,
+                head.softcap,
+            )
             with latent.as_in_the_file(refresh=step % REFRESH_EVERY == 0):
                 states_BTH = model.base_model(
                     input_ids=rows.input_ids_BT, position_ids=rows.position_ids_BT, use_cache=False
                 ).last_hidden_state
                 loss, _ = linear_head_loss(
-                    states_BTH.flatten(0, 1)[rows.positions_N], head.weight, rows.labels_N, teacher, soft_weight=1.0,
-                    hard_weight=0.0, vocab_size=vocab_size, logit_scale=head.scale, softcap=head.softcap,
-                )  # fmt: skip
+                    states_BTH.flatten(0, 1)[rows.positions_N],
+                    head.weight,
+                    rows.labels_N,
+                    teacher,
+                    soft_weight=1.0,
+                    hard_weight=0.0,
+                    vocab_size=vocab_size,
+                    logit_scale=head.scale,
+                    softcap=head.softcap,
+                )
                 (loss / len(rows.labels_N)).backward()
             losses.append(float(loss.detach()) / len(rows.labels_N))
             norm = float(torch.nn.utils.clip_grad_norm_(rounded, MAX_GRAD_NORM))
@@ -101,7 +127,9 @@ def recover(
 def as_in_the_file(model: Any, roundings: Mapping[str, Round]) -> Iterator[None]:
     """The model with its weights rounded once, as the file holds them."""
     parameters = dict(model.named_parameters())
-    with _Latent({parameters[name]: function for name, function in roundings.items()}).as_in_the_file(refresh=True):
+    with _Latent(
+        {parameters[name]: function for name, function in roundings.items()}
+    ).as_in_the_file(refresh=True):
         yield
 
 
@@ -114,7 +142,9 @@ class _Latent:
 
     def rms_error(self, parameter: Any) -> float:
         """Root mean square of what rounding does to this weight."""
-        return float((self._rounded[parameter](parameter.data) - parameter.data).square().mean().sqrt())
+        return float(
+            (self._rounded[parameter](parameter.data) - parameter.data).square().mean().sqrt()
+        )
 
     @contextmanager
     def as_in_the_file(self, *, refresh: bool) -> Iterator[None]:
@@ -133,7 +163,7 @@ class _Latent:
 
 def _pool(
     model: Any, sequences: Sequence[TokenSequence], pad_id: int, num_steps: int
-) -> tuple[list[TokenSequence], list[Tensor]]:  # fmt: skip
+) -> tuple[list[TokenSequence], list[Tensor]]:
     """The samples that are learnt from, no more than the steps will see, and the hidden states [T, H] of the 16-bit student at
     their answer tokens."""
     pool: list[TokenSequence] = []

@@ -9,12 +9,23 @@ from distill.catalog import catalog
 from distill.errors import DataError, RecipeError
 
 IDS = [
-    "Qwen/Qwen3-0.6B", "Qwen/Qwen3-235B-A22B-Thinking-2507", "Qwen/Qwen3.5-397B-A17B", "Qwen/Qwen2.5-72B-Instruct",
-    "deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", "moonshotai/Kimi-K2.5",
-    "MiniMaxAI/MiniMax-M1-80k", "MiniMaxAI/MiniMax-M2.5", "baidu/ERNIE-4.5-300B-A47B-PT", "zai-org/GLM-4.7",
-    "openbmb/MiniCPM5-1B", "tencent/Hunyuan-A13B-Instruct", "meta-llama/Llama-3.2-1B", "google/gemma-3-1b-it",
+    "Qwen/Qwen3-0.6B",
+    "Qwen/Qwen3-235B-A22B-Thinking-2507",
+    "Qwen/Qwen3.5-397B-A17B",
+    "Qwen/Qwen2.5-72B-Instruct",
+    "deepseek-ai/DeepSeek-V3.2",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+    "moonshotai/Kimi-K2.5",
+    "MiniMaxAI/MiniMax-M1-80k",
+    "MiniMaxAI/MiniMax-M2.5",
+    "baidu/ERNIE-4.5-300B-A47B-PT",
+    "zai-org/GLM-4.7",
+    "openbmb/MiniCPM5-1B",
+    "tencent/Hunyuan-A13B-Instruct",
+    "meta-llama/Llama-3.2-1B",
+    "google/gemma-3-1b-it",
     "openai/gpt-oss-20b",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("model_id", IDS)
@@ -40,7 +51,11 @@ def test_models_of_one_group_have_one_vocabulary_width():
 
 def test_exact_parameter_counts_follow_from_the_shapes():
     """The formula for tied Qwen3: V h + h + L (h nq d + 2 h nkv d + nq d h + 2 d + 3 h f + 2 h)."""
-    for model_id, ffn in (("Qwen/Qwen3-0.6B", 3072), ("Qwen/Qwen3-1.7B", 6144), ("Qwen/Qwen3-4B", 9728)):
+    for model_id, ffn in (
+        ("Qwen/Qwen3-0.6B", 3072),
+        ("Qwen/Qwen3-1.7B", 6144),
+        ("Qwen/Qwen3-4B", 9728),
+    ):
         model = catalog.find(model_id)
         assert model is not None and model.shape is not None
         num_layers, h, nq, nkv, d = model.shape
@@ -53,15 +68,27 @@ def test_every_licence_is_used_and_duties_are_whole_sentences():
     for key, terms in catalog._licences().items():
         assert key in used, key
         for duty in (*terms.duties_outputs, *terms.duties_weights):
-            assert isinstance(duty, str) and duty.count("(") == duty.count(")"), f"{key}: {duty!r} was cut at a comma"
+            assert isinstance(duty, str) and duty.count("(") == duty.count(")"), (
+                f"{key}: {duty!r} was cut at a comma"
+            )
 
 
 # every family of the mission, and two for comparison
 FAMILIES = [
-    "Qwen/Qwen2.5-7B", "Qwen/Qwen3-8B", "Qwen/Qwen3.5-9B", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-R1",
-    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "moonshotai/Kimi-K2-Instruct", "MiniMaxAI/MiniMax-M2", "baidu/ERNIE-4.5-0.3B-PT",
-    "baidu/ERNIE-4.5-21B-A3B-PT", "zai-org/GLM-4.5", "openai/gpt-oss-20b", "meta-llama/Llama-3.2-1B",
-]  # fmt: skip
+    "Qwen/Qwen2.5-7B",
+    "Qwen/Qwen3-8B",
+    "Qwen/Qwen3.5-9B",
+    "deepseek-ai/DeepSeek-V3",
+    "deepseek-ai/DeepSeek-R1",
+    "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+    "moonshotai/Kimi-K2-Instruct",
+    "MiniMaxAI/MiniMax-M2",
+    "baidu/ERNIE-4.5-0.3B-PT",
+    "baidu/ERNIE-4.5-21B-A3B-PT",
+    "zai-org/GLM-4.5",
+    "openai/gpt-oss-20b",
+    "meta-llama/Llama-3.2-1B",
+]
 
 
 @pytest.mark.parametrize("model_id", FAMILIES)
@@ -70,8 +97,17 @@ def test_a_family_has_its_required_facts(model_id):
     assert model is not None
     template = catalog.template(model)
     assert template is not None and template.source
-    assert model.group and model.width and model.params and model.shape and model.shape[0] and model.shape[1]
-    assert (template.thinking == "never") == (template.tags is None) and (template.thinking == "never") == (template.history is None)
+    assert (
+        model.group
+        and model.width
+        and model.params
+        and model.shape
+        and model.shape[0]
+        and model.shape[1]
+    )
+    assert (template.thinking == "never") == (template.tags is None) and (
+        template.thinking == "never"
+    ) == (template.history is None)
     assert re.search(r"\(checked \d{4}-\d\d-\d\d\)$", catalog.source(model))
 
 
@@ -82,12 +118,17 @@ def test_every_template_is_used():
 
 def test_exact_sizes_of_llama_follow_from_its_shapes():
     """V h (twice where the head is its own) + h + L (2 h nq d + 2 h nkv d + 3 h f + 2 h)."""
-    tied, own = [("3.2-1B", 8192, 1), ("3.2-3B", 8192, 1)], [("3.1-8B", 14336, 2), ("3.3-70B-Instruct", 28672, 2)]
+    tied, own = (
+        [("3.2-1B", 8192, 1), ("3.2-3B", 8192, 1)],
+        [("3.1-8B", 14336, 2), ("3.3-70B-Instruct", 28672, 2)],
+    )
     for name, ffn, heads in tied + own:
         model = catalog.find(f"meta-llama/Llama-{name}")
         assert model is not None and model.shape is not None
         num_layers, h, nq, nkv, d = (value or 0 for value in model.shape)
-        assert model.params == heads * 128256 * h + h + num_layers * (2 * h * nq * d + 2 * h * nkv * d + 3 * h * ffn + 2 * h)
+        assert model.params == heads * 128256 * h + h + num_layers * (
+            2 * h * nq * d + 2 * h * nkv * d + 3 * h * ffn + 2 * h
+        )
 
 
 # (teacher, base, use) -> (level, commercial)
@@ -105,7 +146,13 @@ VERDICTS = [
     ("moonshotai/Kimi-K3", "Qwen/Qwen3-1.7B", "outputs", "manual_review", "manual_review"),
     ("tencent/Hunyuan-7B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "forbid", "forbid"),
     ("tencent/Hunyuan-7B-Instruct", None, "outputs", "forbid", "forbid"),
-    ("tencent/Hunyuan-7B-Instruct", "tencent/Hunyuan-0.5B-Pretrain", "outputs", "restricted", "forbid"),
+    (
+        "tencent/Hunyuan-7B-Instruct",
+        "tencent/Hunyuan-0.5B-Pretrain",
+        "outputs",
+        "restricted",
+        "forbid",
+    ),
     ("Qwen/Qwen2-72B-Instruct", "openbmb/MiniCPM5-1B", "outputs", "forbid", "attribution"),
     ("Qwen/Qwen2-72B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "allow", "attribution"),
     ("somebody/some-model", "Qwen/Qwen3-1.7B", "outputs", "undeclared", "undeclared"),
@@ -120,7 +167,9 @@ def test_the_strictest_of_teacher_and_base_counts(teacher, base, use, level, com
 
 
 def test_a_student_of_a_llama_model_must_be_called_llama():
-    found = catalog.verdict("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "Qwen/Qwen3-1.7B", use="outputs")
+    found = catalog.verdict(
+        "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "Qwen/Qwen3-1.7B", use="outputs"
+    )
     assert found.level == "attribution" and found.name_prefix == "Llama"
     assert any("begin the student's name with Llama" in duty for duty in found.duties)
     assert catalog.verdict("Qwen/Qwen3-8B", "Qwen/Qwen3-1.7B").name_prefix is None
@@ -129,12 +178,20 @@ def test_a_student_of_a_llama_model_must_be_called_llama():
 def test_an_unknown_model_says_what_to_write_in_the_recipe():
     (sentence,) = catalog.verdict("./teacher", None).sentences
     assert "teacher.licence: apache-2.0" in sentence
-    assert any("student.licence: apache-2.0" in s for s in catalog.verdict("Qwen/Qwen3-8B", "./mine").sentences)
+    assert any(
+        "student.licence: apache-2.0" in s
+        for s in catalog.verdict("Qwen/Qwen3-8B", "./mine").sentences
+    )
 
 
 def test_a_declared_licence_counts_for_an_unknown_model_and_never_softens_a_known_one():
     assert catalog.verdict("./teacher", None, declared_teacher="apache-2.0").level == "allow"
-    assert catalog.verdict("./teacher", "./base", declared_teacher="mit", declared_base="qwen-research").commercial == "forbid"
+    assert (
+        catalog.verdict(
+            "./teacher", "./base", declared_teacher="mit", declared_base="qwen-research"
+        ).commercial
+        == "forbid"
+    )
     found = catalog.verdict("tencent/Hunyuan-7B-Instruct", None, declared_teacher="apache-2.0")
     assert found.level == "forbid" and any("the stricter counts" in s for s in found.sentences)
 
@@ -145,20 +202,48 @@ def test_a_misspelt_licence_is_refused_with_the_nearest_key():
 
 
 def test_a_licence_known_from_memory_asks_for_a_look_at_the_card():
-    assert any("memory" in s for s in catalog.verdict("deepseek-ai/DeepSeek-V3-0324", None).sentences)
-    assert not any("memory" in s for s in catalog.verdict("deepseek-ai/DeepSeek-R1", None).sentences)
+    assert any(
+        "memory" in s for s in catalog.verdict("deepseek-ai/DeepSeek-V3-0324", None).sentences
+    )
+    assert not any(
+        "memory" in s for s in catalog.verdict("deepseek-ai/DeepSeek-R1", None).sentences
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "verified", "layers": 3}, "a/b: unknown key 'layers'"),
+        (
+            {"id": "a/b", "family": "x", "licence": "mit", "checked": "verified", "layers": 3},
+            "a/b: unknown key 'layers'",
+        ),
         ({"id": "a/b", "family": "x", "licence": "mit"}, "a/b: checked is missing"),
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "surely"}, "checked 'surely' is none of"),
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "params": "8B"}, "a/b: params '8B': "),
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "params": 8.5}, r"a/b: params 8\.5: "),
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "shape": [1, "x", 3, 4, 5]}, r"a/b: shape\.1 'x': "),
-        ({"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "also": "c/d"}, "a/b: also 'c/d': "),
+        (
+            {"id": "a/b", "family": "x", "licence": "mit", "checked": "surely"},
+            "checked 'surely' is none of",
+        ),
+        (
+            {"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "params": "8B"},
+            "a/b: params '8B': ",
+        ),
+        (
+            {"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "params": 8.5},
+            r"a/b: params 8\.5: ",
+        ),
+        (
+            {
+                "id": "a/b",
+                "family": "x",
+                "licence": "mit",
+                "checked": "memory",
+                "shape": [1, "x", 3, 4, 5],
+            },
+            r"a/b: shape\.1 'x': ",
+        ),
+        (
+            {"id": "a/b", "family": "x", "licence": "mit", "checked": "memory", "also": "c/d"},
+            "a/b: also 'c/d': ",
+        ),
     ],
 )
 def test_a_row_with_a_wrong_field_is_refused(row, message):

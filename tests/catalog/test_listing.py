@@ -26,38 +26,68 @@ def test_every_model_has_a_line_and_every_line_fits_the_terminal():
     assert max(map(len, lines)) <= 100
     for model in catalog.teachers():
         for model_id in (model.id, *model.also):
-            shown = listing.whole(model_id, Room("a GPU", 8 * GB, 24 * GB), BYTES_PER_PARAMETER, PROCESS_BYTES)
+            shown = listing.whole(
+                model_id, Room("a GPU", 8 * GB, 24 * GB), BYTES_PER_PARAMETER, PROCESS_BYTES
+            )
             assert max(map(len, shown.splitlines())) <= 100, model_id
 
 
 def test_what_fits_is_marked_by_type():
     (line,) = [x for x in table(8 * GB) if x.startswith("  Qwen/Qwen3-8B ")]
-    rest = PROCESS_BYTES / GB + 4096 * 36 * 8 * 128 * 2 * 2 / GB  # the process, and the keys and values of 4,096 tokens
+    rest = (
+        PROCESS_BYTES / GB + 4096 * 36 * 8 * 128 * 2 * 2 / GB
+    )  # the process, and the keys and values of 4,096 tokens
     bf16, int8, nf4, gguf = (8.190735360 * factor + rest for factor in (2.0, 1.1, 0.65, 0.61))
     assert re.search(rf" {bf16:.1f}  +{int8:.1f}  +{nf4:.1f}\*  +{gguf:.1f}\*  allow$", line), line
     (mixture,) = [x for x in table(80 * GB) if x.startswith("  Qwen/Qwen3-30B-A3B ")]
-    assert re.search(r" 30.5B/3.4B +62\.2\* +- +- +19\.8\*  allow$", mixture), "experts are not quantized here, but by llama.cpp"
+    assert re.search(r" 30.5B/3.4B +62\.2\* +- +- +19\.8\*  allow$", mixture), (
+        "experts are not quantized here, but by llama.cpp"
+    )
     (mixture,) = [x for x in table(80 * GB, 16 * GB) if x.startswith("  Qwen/Qwen3-30B-A3B ")]
     assert re.search(r" 62\.2\* +- +- +19\.8   allow$", mixture), "a GGUF file is run in RAM"
 
 
 def test_the_system_keeps_some_of_the_memory():
     room = room_for_models()
-    assert 0 < room.ram < 0.999 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") and room.loaded > 0
+    assert (
+        0 < room.ram < 0.999 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        and room.loaded > 0
+    )
 
 
 def test_doubt_about_a_licence_is_shown():
-    verdicts = {line.split()[0]: line.split("  ")[-1].strip() for line in table(8 * GB) if line.startswith("  ")}
-    assert verdicts["deepseek-ai/DeepSeek-V3-0324"] == "allow?" and verdicts["deepseek-ai/DeepSeek-R1"] == "allow"
-    assert verdicts["deepseek-ai/DeepSeek-V3"] == "restricted" and verdicts["moonshotai/Kimi-K3"] == "manual review?"
+    verdicts = {
+        line.split()[0]: line.split("  ")[-1].strip()
+        for line in table(8 * GB)
+        if line.startswith("  ")
+    }
+    assert (
+        verdicts["deepseek-ai/DeepSeek-V3-0324"] == "allow?"
+        and verdicts["deepseek-ai/DeepSeek-R1"] == "allow"
+    )
+    assert (
+        verdicts["deepseek-ai/DeepSeek-V3"] == "restricted"
+        and verdicts["moonshotai/Kimi-K3"] == "manual review?"
+    )
 
 
 def test_one_model_whole(capsys):
     assert main(["teachers", "moonshotai/Kimi-K2.5"]) == 0
     shown = capsys.readouterr().out
-    for part in ("1,000,000,000,000", "generate.thinking", "'You are Kimi'", "reasoning of earlier answers is dropped", "checked 20"):
+    for part in (
+        "1,000,000,000,000",
+        "generate.thinking",
+        "'You are Kimi'",
+        "reasoning of earlier answers is dropped",
+        "checked 20",
+    ):
         assert part in shown, part
-    assert "restricted" in listing.whole("deepseek-ai/DeepSeek-V3", Room("a GPU", 8 * GB, 24 * GB), BYTES_PER_PARAMETER, PROCESS_BYTES)
+    assert "restricted" in listing.whole(
+        "deepseek-ai/DeepSeek-V3",
+        Room("a GPU", 8 * GB, 24 * GB),
+        BYTES_PER_PARAMETER,
+        PROCESS_BYTES,
+    )
 
 
 def test_an_unknown_model_names_the_near_ones(capsys):
@@ -71,4 +101,9 @@ def test_the_list_needs_no_torch():
     import subprocess
 
     code = "import sys; from distill.__main__ import main; main(['teachers']); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False
+        ).returncode
+        == 0
+    )

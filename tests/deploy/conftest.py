@@ -19,7 +19,10 @@ FAILED = "the student's likeliest token at 12.3% of positions"
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("gguf")
-    return {name: write_gguf(TEACHER, folder / f"{name}.gguf", name).path for name in ("f16", "q8_0", "q4_0")}
+    return {
+        name: write_gguf(TEACHER, folder / f"{name}.gguf", name).path
+        for name in ("f16", "q8_0", "q4_0")
+    }
 
 
 @pytest.fixture
@@ -28,15 +31,28 @@ def make_run(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
 
     def make(*overrides: str, failed: tuple[str, ...] = (), student: Path = TEACHER) -> Path:
         folder = RunFolder(tmp_path / "runs" / "mango")
-        folder.write_recipe(load_recipe(QUICKSTART, ["name=mango", "generate.sampling_temperature=0", *overrides]))
+        folder.write_recipe(
+            load_recipe(QUICKSTART, ["name=mango", "generate.sampling_temperature=0", *overrides])
+        )
         shutil.copytree(student, folder.stage("train") / "student")
         folder.stage("quantize").mkdir()
         checks = {}
         for name, file in files.items():
             shutil.copy(file, folder.quantized(name))
-            checks[name] = {"bytes": file.stat().st_size, "failed": FAILED if name in failed else None}
+            checks[name] = {
+                "bytes": file.stat().st_size,
+                "failed": FAILED if name in failed else None,
+            }
         checks["nf4"] = {"bytes": 1, "failed": None}
-        folder.finish("quantize", section={}, inputs={}, seed=0, result={"formats": checks}, files=[], started=time.time())
+        folder.finish(
+            "quantize",
+            section={},
+            inputs={},
+            seed=0,
+            result={"formats": checks},
+            files=[],
+            started=time.time(),
+        )
         return folder.path
 
     return make

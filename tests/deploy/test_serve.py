@@ -24,42 +24,65 @@ from distill.models import load
 from distill.text import chat
 
 OTHER = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Hi"}]
-MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How much are 3 mangoes at 4 shillings each?"}]
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "How much are 3 mangoes at 4 shillings each?"},
+]
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", "Origin": "http://evil.example"})
+    request = urllib.request.Request(
+        url,
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Origin": "http://evil.example"},
+    )
     with urllib.request.urlopen(request, timeout=60) as answer:
         assert answer.headers["Access-Control-Allow-Origin"] != "*"
         return json.load(answer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_answers_and_ends_on_a_signal(make_run: Callable[..., Path], number: signal.Signals) -> None:
+def test_it_answers_and_ends_on_a_signal(
+    make_run: Callable[..., Path], number: signal.Signals
+) -> None:
     run = make_run("generate.system_prompt=Be brief.", failed=("q4_0",))
-    program = "import sys; from distill.__main__ import main; sys.exit(main() or 'torch' in sys.modules)"
+    program = (
+        "import sys; from distill.__main__ import main; sys.exit(main() or 'torch' in sys.modules)"
+    )
     with subprocess.Popen(
-        [sys.executable, "-c", program, "serve", str(run), "--port", "0", "--threads", "1"], env=environment(), stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    ) as child:  # fmt: skip
+        [sys.executable, "-c", program, "serve", str(run), "--port", "0", "--threads", "1"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
         assert child.stdout is not None and child.stderr is not None
         first, curl = child.stdout.readline(), child.stdout.readline()
-        assert first.startswith("q8_0.gguf (the smallest that passed its check) at http://127.0.0.1:")
+        assert first.startswith(
+            "q8_0.gguf (the smallest that passed its check) at http://127.0.0.1:"
+        )
         url = first.split(" at ")[1].split(",")[0]
         assert curl.strip().startswith(f"curl {url}/v1/chat/completions")
         answer = post(f"{url}/v1/chat/completions", {"messages": MESSAGES})
-        prompts = [post(f"{url}/apply-template", {"messages": messages})["prompt"] for messages in (MESSAGES, MESSAGES[1:], OTHER)]
+        prompts = [
+            post(f"{url}/apply-template", {"messages": messages})["prompt"]
+            for messages in (MESSAGES, MESSAGES[1:], OTHER)
+        ]
         with urllib.request.urlopen(f"{url}/props", timeout=60) as properties:
             info = json.load(properties)
         child.send_signal(number)
         assert child.wait(timeout=60) == 0
         system = "  generate.system_prompt stands before a conversation that has no system message of its own\n"
         assert child.stdout.read() == f"{system}stopped\n" and child.stderr.read() == ""
-    assert info["default_generation_settings"]["n_ctx"] == 2048  # the student's, though 4096 are allowed
+    assert (
+        info["default_generation_settings"]["n_ctx"] == 2048
+    )  # the student's, though 4096 are allowed
     assert answer["model"] == "mango-q8_0" and "12" in answer["choices"][0]["message"]["content"]
     # llama.cpp runs the student's template as transformers does, with the system message of training where there is no other
     tokenizer = load.load_tokenizer(str(TEACHER))
-    assert prompts == [chat.prompt_text(tokenizer, messages) for messages in (MESSAGES, MESSAGES, OTHER)]
+    assert prompts == [
+        chat.prompt_text(tokenizer, messages) for messages in (MESSAGES, MESSAGES, OTHER)
+    ]
 
 
 @pytest.mark.parametrize("thinking", ["null", "false"])
@@ -75,32 +98,46 @@ def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
     )
     run = make_run(f"generate.thinking={thinking}", student=student)
     write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")
-    server = engine.start(choose(str(run), "q8_0"), host="127.0.0.1", port=0, num_threads=1, context_length=64)
+    server = engine.start(
+        choose(str(run), "q8_0"), host="127.0.0.1", port=0, num_threads=1, context_length=64
+    )
     found = post(f"{server.listening_address}/apply-template", {"messages": MESSAGES})["prompt"]
     assert found.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert found == chat.prompt_text(load.load_tokenizer(str(student)), MESSAGES)
 
 
 @pytest.mark.parametrize("port", ["99999", "-1", "http"])
-def test_a_port_that_there_cannot_be_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_there_cannot_be_is_refused(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "somewhere", f"--port={port}"])
-    assert f"argument --port: {port!r} is not a port: a number from 0 to 65535" in capsys.readouterr().err
+    assert (
+        f"argument --port: {port!r} is not a port: a number from 0 to 65535"
+        in capsys.readouterr().err
+    )
 
 
-def test_an_address_that_is_taken_is_an_error(make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_address_that_is_taken_is_an_error(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run()
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = str(other.getsockname()[1])
         assert main(["serve", str(run), "--port", port]) == 2
-    assert f"--host 127.0.0.1 --port {port}: Address already in use; choose another" in capsys.readouterr().err
+    assert (
+        f"--host 127.0.0.1 --port {port}: Address already in use; choose another"
+        in capsys.readouterr().err
+    )
     assert main(["serve", str(run), "--host", "192.0.2.1"]) == 2  # of no machine: RFC 5737
     assert "--host 192.0.2.1 --port 8080" in capsys.readouterr().err
 
 
-def test_a_file_that_is_broken_is_an_error(make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_broken_is_an_error(
+    make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run()
     (run / "quantize" / "q8_0.gguf").write_bytes(b"GGUF but no more")
     assert main(["chat", str(run), "--format", "q8_0"]) == 2

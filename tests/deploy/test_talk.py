@@ -19,14 +19,20 @@ from distill.export.llama_model import LlamaModel
 from distill.models import load
 from distill.text import chat
 
-QUESTIONS = ["How much are 3 mangoes at 4 shillings each?", "मेरे पास 3 आम हैं और मैं 4 खरीदता हूँ। कुल कितने?", "我有3个苹果，又买了5个。一共几个？"]
+QUESTIONS = [
+    "How much are 3 mangoes at 4 shillings each?",
+    "मेरे पास 3 आम हैं और मैं 4 खरीदता हूँ। कुल कितने?",
+    "我有3个苹果，又买了5个。一共几个？",
+]
 MakeRun = Callable[..., Path]
 
 
 class Recorder(io.StringIO):
     """Standard output that notes each piece; `on_write` is called after it."""
 
-    def __init__(self, *, terminal: bool = False, on_write: Callable[[int], None] = lambda count: None):
+    def __init__(
+        self, *, terminal: bool = False, on_write: Callable[[int], None] = lambda count: None
+    ):
         super().__init__()
         self.pieces: list[str] = []
         self._terminal, self._on_write = terminal, on_write
@@ -50,7 +56,9 @@ def reference(path: Path, turns: list[dict[str, str]], system: str | None = None
     tokenizer = load.load_tokenizer(str(TEACHER))
     stops = chat.stop_ids(tokenizer, None)
     with LlamaModel(path, num_threads=1, context_length=1024) as llama:
-        ids = llama.generate([chat.prompt_ids(tokenizer, turns, system_prompt=system)], 96, stops)[0]
+        ids = llama.generate([chat.prompt_ids(tokenizer, turns, system_prompt=system)], 96, stops)[
+            0
+        ]
     return tokenizer.decode([i for i in ids if i not in stops])
 
 
@@ -78,23 +86,41 @@ def test_bytes_that_are_no_text_are_read_as_such(
 ) -> None:
     out = Recorder()
     say(monkeypatch, [], out)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8", errors="surrogateescape"))
+    monkeypatch.setattr(
+        sys,
+        "stdin",
+        io.TextIOWrapper(io.BytesIO(b"hi \xff\n"), encoding="utf-8", errors="surrogateescape"),
+    )
     run = make_run()
     assert main(["chat", str(run), "--format", "f16", "--threads", "1"]) == 0
-    assert out.getvalue() == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "hi \ufffd"}]) + "\n"
+    assert (
+        out.getvalue()
+        == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "hi \ufffd"}])
+        + "\n"
+    )
     assert "what is no utf-8 in this line is read as \ufffd" in capsys.readouterr().err
 
 
-def test_half_a_character_never_reaches_the_engine(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_half_a_character_never_reaches_the_engine(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As a line that is already decoded may hold one: the engine would raise."""
     out, run = Recorder(), make_run()
     say(monkeypatch, ["a \udcff"], out)
     assert main(["chat", str(run), "--format", "f16", "--threads", "1"]) == 0
-    assert out.getvalue() == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "a \ufffd"}]) + "\n"
+    assert (
+        out.getvalue()
+        == reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": "a \ufffd"}])
+        + "\n"
+    )
 
 
-def test_ctrl_c_stops_the_answer_and_a_pipe(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    out = Recorder(on_write=lambda count: signal.raise_signal(signal.SIGINT) if count == 3 else None)
+def test_ctrl_c_stops_the_answer_and_a_pipe(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = Recorder(
+        on_write=lambda count: signal.raise_signal(signal.SIGINT) if count == 3 else None
+    )
     say(monkeypatch, QUESTIONS, out)
     assert main(["chat", str(make_run()), "--threads", "1"]) == 130
     written = [piece for piece in out.pieces if piece]  # `print` writes its empty end, too
@@ -107,14 +133,24 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_only(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Then it warns at the prompt, a line forgives, and the second in a row ends."""
-    typed: list[Any] = [QUESTIONS[0], KeyboardInterrupt, QUESTIONS[2], KeyboardInterrupt, KeyboardInterrupt, "never asked"]
+    typed: list[Any] = [
+        QUESTIONS[0],
+        KeyboardInterrupt,
+        QUESTIONS[2],
+        KeyboardInterrupt,
+        KeyboardInterrupt,
+        "never asked",
+    ]
 
     def type_next(prompt: str) -> str:
         if isinstance(line := typed.pop(0), str):
             return line
         raise line
 
-    out = Recorder(terminal=True, on_write=lambda count: signal.raise_signal(signal.SIGINT) if count == 2 else None)
+    out = Recorder(
+        terminal=True,
+        on_write=lambda count: signal.raise_signal(signal.SIGINT) if count == 2 else None,
+    )
     say(monkeypatch, [], out)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr("builtins.input", type_next)
@@ -125,7 +161,10 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_only(
 
 
 def test_reasoning_is_dim_on_a_terminal_and_beside_a_pipe(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    make_run: MakeRun,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     """A student whose prompt opens the reasoning, which this one never closes: all it says is reasoning."""
     student = tmp_path / "student"
@@ -153,4 +192,7 @@ def test_a_long_conversation_forgets_its_beginning(
     assert "(the oldest question and answer were forgotten" in capsys.readouterr().err
     say(monkeypatch, ["mango " * 300], Recorder())
     assert main(command) == 2
-    assert "this message alone is longer than the context; shorten it, or raise --context" in capsys.readouterr().err
+    assert (
+        "this message alone is longer than the context; shorten it, or raise --context"
+        in capsys.readouterr().err
+    )

@@ -19,7 +19,9 @@ SENTENCES = [
     "नमस्ते, आप कैसे हैं? बच्चे स्कूल में किताबें पढ़ते हैं।",
     "def f(x):\n    return x + 1\n\n\tprint(f(41))  # 42",
 ]
-CHAT_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
 VOCAB_SIZE = 640  # rows of the embedding; the tokenizer has fewer tokens
 
 
@@ -31,9 +33,13 @@ def train_tokenizer(name: str) -> Any:
 
     core = sentencepiece() if name == "sentencepiece" else byte_level(*PRE_TOKENIZERS[name])
     core.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    core.add_tokens([AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)])
+    core.add_tokens(
+        [AddedToken("<think>", normalized=False), AddedToken("</think>", normalized=False)]
+    )
     assert isinstance(core, Tokenizer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -45,12 +51,20 @@ def byte_level(patterns: tuple[str, ...], ignore_merges: bool) -> Any:
 
     core = Tokenizer(BPE(ignore_merges=ignore_merges))
     core.normalizer = normalizers.NFC()
-    core.pre_tokenizer = pre_tokenizers.Sequence([
-        *(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns if pattern != GPT2),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=patterns[-1] == GPT2),
-    ])  # fmt: skip
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            *(
+                pre_tokenizers.Split(Regex(pattern), "isolated")
+                for pattern in patterns
+                if pattern != GPT2
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=patterns[-1] == GPT2),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
-    trainer = BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    trainer = BpeTrainer(
+        vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     core.train_from_iterator(SENTENCES * 4, trainer)
     return core
 
@@ -63,12 +77,16 @@ def sentencepiece() -> Any:
 
     core = Tokenizer(BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
     core.normalizer = normalizers.Sequence([normalizers.Replace(" ", SPACE)])
-    core.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    core.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     specials = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256))]
     trainer = BpeTrainer(vocab_size=600, special_tokens=specials, show_progress=False)
     core.train_from_iterator([" " + word for s in SENTENCES * 4 for word in s.split(" ")], trainer)
     content = json.loads(core.to_str())
-    content["added_tokens"] = content["added_tokens"][:3]  # the bytes are part of the vocabulary, no marks of their own
+    content["added_tokens"] = content["added_tokens"][
+        :3
+    ]  # the bytes are part of the vocabulary, no marks of their own
     return Tokenizer.from_str(json.dumps(content))
 
 
@@ -77,23 +95,45 @@ def build_model(kind: str, **overrides: Any) -> Any:
     import transformers
 
     values = {
-        "vocab_size": VOCAB_SIZE, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}, "tie_word_embeddings": True,
-        "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
-    }  # fmt: skip
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     if kind != "qwen2":
         values["head_dim"] = 64
-    name = {"qwen3": "Qwen3", "qwen2": "Qwen2", "llama": "Llama", "ernie": "Ernie4_5", "qwen3.5": "Qwen3_5"}[kind]
+    name = {
+        "qwen3": "Qwen3",
+        "qwen2": "Qwen2",
+        "llama": "Llama",
+        "ernie": "Ernie4_5",
+        "qwen3.5": "Qwen3_5",
+    }[kind]
     if kind == "qwen3.5":
         values |= {
-            "num_hidden_layers": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32, "linear_num_key_heads": 4,
+            "num_hidden_layers": 4,
+            "linear_key_head_dim": 32,
+            "linear_value_head_dim": 32,
+            "linear_num_key_heads": 4,
             "linear_num_value_heads": 4,
-        }  # fmt: skip
-    config = getattr(transformers, "Qwen3_5TextConfig" if kind == "qwen3.5" else f"{name}Config")(**(values | overrides))
+        }
+    config = getattr(transformers, "Qwen3_5TextConfig" if kind == "qwen3.5" else f"{name}Config")(
+        **(values | overrides)
+    )
     torch.manual_seed(0)
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
-    with torch.no_grad():  # norms and biases begin as ones and zeros, which would hide a wrong tensor
+    with (
+        torch.no_grad()
+    ):  # norms and biases begin as ones and zeros, which would hide a wrong tensor
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
@@ -112,9 +152,17 @@ def train(model: Any, tokenizer: Any) -> None:
 
 
 def save(
-    folder: Path, kind: str, *, tokenizer: str | None = None, dtype: torch.dtype = torch.float32, **overrides: Any
+    folder: Path,
+    kind: str,
+    *,
+    tokenizer: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
 ) -> Path:
-    chosen = train_tokenizer(tokenizer or {"llama": "llama-bpe", "ernie": "sentencepiece", "qwen3.5": "qwen35"}.get(kind, "qwen2"))
+    chosen = train_tokenizer(
+        tokenizer
+        or {"llama": "llama-bpe", "ernie": "sentencepiece", "qwen3.5": "qwen35"}.get(kind, "qwen2")
+    )
     shard_size = overrides.pop("shard_size", "5GB")
     trained = overrides.pop("trained", False)
     model = build_model(kind, **overrides)

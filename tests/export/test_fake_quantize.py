@@ -16,13 +16,21 @@ from distill.export.bnb import load_bnb, write_bnb
 from distill.export.gguf import tensors_of, write_gguf
 
 
-@pytest.mark.parametrize("name", ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0"])
+@pytest.mark.parametrize(
+    "name", ["q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "iq4_nl", "q3_k_m", "q2_k", "tq2_0"]
+)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_rounded_weights_are_the_files(model_folder: Callable[..., Path], tmp_path: Path, name: str, weighted: bool) -> None:
+def test_rounded_weights_are_the_files(
+    model_folder: Callable[..., Path], tmp_path: Path, name: str, weighted: bool
+) -> None:
     folder = model_folder("qwen3", trained=True)
     matrices = {t.name: t for t in tensors_of(folder, name) if len(t.shape) == 2}
     rng = np.random.default_rng(0)
-    importance = {n: rng.exponential(size=t.shape[1]).astype(np.float32) for n, t in matrices.items()} if weighted else None
+    importance = (
+        {n: rng.exponential(size=t.shape[1]).astype(np.float32) for n, t in matrices.items()}
+        if weighted
+        else None
+    )
     write_gguf(folder, tmp_path / "file.gguf", name, importance=importance)
     roundings = fake_quantize.gguf_roundings(folder, name, importance)
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -37,12 +45,17 @@ def test_rounded_weights_are_the_files(model_folder: Callable[..., Path], tmp_pa
         assert not torch.equal(found, model.get_parameter(source).data)
 
 
-def test_rounded_weights_are_the_nf4_folders(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_rounded_weights_are_the_nf4_folders(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     folder = model_folder("qwen3", trained=True)
     write_bnb(folder, tmp_path, "nf4")
-    model, stored = AutoModelForCausalLM.from_pretrained(folder), dict(load_bnb(tmp_path).named_parameters())
+    model, stored = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        dict(load_bnb(tmp_path).named_parameters()),
+    )
     num_packed = 0
     for name, function in fake_quantize.nf4_roundings(model).items():
         found, weight = function(model.get_parameter(name).data), stored[name]
@@ -59,11 +72,15 @@ def test_columns_that_the_file_has_in_another_order_are_rounded_in_that_order(
 ) -> None:
     folder = model_folder("qwen3.5", linear_num_value_heads=8)
     tensor = next(t for t in tensors_of(folder, "q2_k") if t.columns is not None)
-    assert tensor.columns is not None and not np.array_equal(tensor.columns, np.arange(tensor.shape[1]))
+    assert tensor.columns is not None and not np.array_equal(
+        tensor.columns, np.arange(tensor.shape[1])
+    )
     weights = np.random.default_rng(0).exponential(size=tensor.shape[1]).astype(np.float32)
     importance = {tensor.name: weights} if weighted else None
     write_gguf(folder, tmp_path / "file.gguf", "q2_k", importance=importance)
-    stored = next(t for t in gguf.GGUFReader(tmp_path / "file.gguf").tensors if t.name == tensor.name)
+    stored = next(
+        t for t in gguf.GGUFReader(tmp_path / "file.gguf").tensors if t.name == tensor.name
+    )
     in_file = gguf.quants.dequantize(stored.data, Type(stored.tensor_type)).reshape(tensor.shape)
     weight = load_file(folder / "model.safetensors")[tensor.source]
     found = fake_quantize.gguf_roundings(folder, "q2_k", importance)[tensor.source](weight.float())

@@ -26,9 +26,14 @@ def test_a_folder_is_loaded_and_timed_elsewhere(tmp_path: Path, name: str) -> No
     assert found.prefill > 0 and found.decode > 0
     assert found.peak_memory is not None and 100e6 < found.peak_memory < 4e9, "torch is part of it"
     model = folder_process.load(name, place)
-    assert model(torch.tensor([[5, 6]])).logits.shape[-1] == load_file(TEACHER / "model.safetensors")["model.embed_tokens.weight"].shape[0]
+    assert (
+        model(torch.tensor([[5, 6]])).logits.shape[-1]
+        == load_file(TEACHER / "model.safetensors")["model.embed_tokens.weight"].shape[0]
+    )
 
 
 def test_a_process_that_fails_is_quoted(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"nowhere: a process that loaded it ended with status 1: .*no config\.json"):
+    with pytest.raises(
+        DataError, match=r"nowhere: a process that loaded it ended with status 1: .*no config\.json"
+    ):
         folder_process.measure("nf4", tmp_path / "nowhere")

@@ -10,9 +10,18 @@ from distill.export import ggml
 
 # root mean square error over that of the values, for normally distributed weights
 LARGEST_ERROR = {
-    "Q8_0": 0.006, "Q6_K": 0.02, "Q5_K": 0.04, "Q5_0": 0.05, "Q5_1": 0.05, "Q4_K": 0.08, "Q4_0": 0.1, "IQ4_NL": 0.09,
-    "Q3_K": 0.17, "Q2_K": 0.33, "TQ2_0": 0.85,
-}  # fmt: skip
+    "Q8_0": 0.006,
+    "Q6_K": 0.02,
+    "Q5_K": 0.04,
+    "Q5_0": 0.05,
+    "Q5_1": 0.05,
+    "Q4_K": 0.08,
+    "Q4_0": 0.1,
+    "IQ4_NL": 0.09,
+    "Q3_K": 0.17,
+    "Q2_K": 0.33,
+    "TQ2_0": 0.85,
+}
 
 
 def normal(num_rows: int, num_columns: int) -> np.ndarray:
@@ -31,10 +40,14 @@ def test_dequantized_weights_are_near_the_source(name: str) -> None:
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q5_0", "Q5_1"])
 def test_bytes_equal_those_of_the_gguf_package(name: str) -> None:
     values = normal(7, 96)
-    np.testing.assert_array_equal(ggml.quantize(values, Type[name]), gguf.quants.quantize(values, Type[name]))
+    np.testing.assert_array_equal(
+        ggml.quantize(values, Type[name]), gguf.quants.quantize(values, Type[name])
+    )
 
 
-def test_rows_are_quantized_alike_whether_one_thread_has_them_or_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_quantized_alike_whether_one_thread_has_them_or_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = normal(10, 256)
     together = ggml.quantize(values, Type.Q4_K)
     monkeypatch.setattr(ggml, "FLOATS_A_TASK", 3 * 256)

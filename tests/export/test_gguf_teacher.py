@@ -21,7 +21,12 @@ from distill.teachers.requests import request_maker
 from distill.teachers.tokenizers import Tokenizers
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
-FEW = ["generate.num_prompts=24", "generate.max_new_tokens=48", "teacher.batch_tokens=500", "evaluate.num_examples=4"]
+FEW = [
+    "generate.num_prompts=24",
+    "generate.max_new_tokens=48",
+    "teacher.batch_tokens=500",
+    "evaluate.num_examples=4",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,9 @@ def asked(recipe):
     return output.result, rows
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_same_answers_and_asks_none_twice(tmp_path, file, monkeypatch):
+def test_killed_in_the_middle_it_goes_on_to_the_same_answers_and_asks_none_twice(
+    tmp_path, file, monkeypatch
+):
     result, whole = asked(recipe_of(tmp_path / "whole", file["q8_0"]))
     assert result["num_kept"] > 5 and len({len(row["token_ids"]) for row in whole}) > 5
 
@@ -74,13 +81,20 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
         output = capture.run(recipe, RunFolder.of(recipe), Processes())
         stores.append(SignalStore(tmp_path / "capture/signals" / output.result["folder"]))
     ours, theirs = stores
-    assert ours.folder != theirs.folder and set(ours.keys()) == set(theirs.keys()) and ours.num_tokens == theirs.num_tokens
+    assert (
+        ours.folder != theirs.folder
+        and set(ours.keys()) == set(theirs.keys())
+        and ours.num_tokens == theirs.num_tokens
+    )
     fingerprints = ours.header.fingerprints
     assert (fingerprints["teacher_dtype"], fingerprints["teacher_quantization"]) == ("gguf", "F32")
     same = 0
     for key in ours.keys():  # noqa: SIM118 - not a dict
         a, b = ours.read(key), theirs.read(key)
-        assert np.abs(a.realised_logp - b.realised_logp).max() < 2e-3 and np.abs(a.entropy - b.entropy).max() < 2e-2
+        assert (
+            np.abs(a.realised_logp - b.realised_logp).max() < 2e-3
+            and np.abs(a.entropy - b.entropy).max() < 2e-2
+        )
         pairs = zip(np.split(a.ids, a.offsets[1:-1]), np.split(b.ids, b.offsets[1:-1]), strict=True)
         same += sum(np.array_equal(x, y) for x, y in pairs)
     assert same > 0.98 * ours.num_tokens, "the same uniform numbers draw the same ids"
@@ -89,10 +103,18 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
 def test_another_file_is_another_teacher(tmp_path, file):
     tokenizer = load.load_tokenizer(str(TEACHER))
     prompts, _ = generate.split_prompts(recipe_of(tmp_path, None))
-    keys = {request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key for f in (None, *file.values())}
+    keys = {
+        request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key
+        for f in (None, *file.values())
+    }
     assert len(keys) == 3
-    headers = [capture.header_of(recipe_of(tmp_path, f), str(TEACHER), tokenizer).fingerprints for f in file.values()]
-    assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0]["teacher"] != headers[1]["teacher"]
+    headers = [
+        capture.header_of(recipe_of(tmp_path, f), str(TEACHER), tokenizer).fingerprints
+        for f in file.values()
+    ]
+    assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0][
+        "teacher"
+    ] != headers[1]["teacher"]
 
 
 def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
@@ -101,29 +123,38 @@ def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
         recipe = recipe_of(tmp_path, source, "evaluate.max_new_tokens=32")
         prompts = generate.split_prompts(recipe)[1]
         tokenizer = load.load_tokenizer(str(TEACHER))
-        sitting = evaluate.Sitting(recipe, tmp_path, tmp_path, str(TEACHER), prompts, Tokenizers(tokenizer, tokenizer))
-        (tmp_path / "teacher.json").unlink(missing_ok=True)  # the answers stay: both are scored on the same
+        sitting = evaluate.Sitting(
+            recipe, tmp_path, tmp_path, str(TEACHER), prompts, Tokenizers(tokenizer, tokenizer)
+        )
+        (tmp_path / "teacher.json").unlink(
+            missing_ok=True
+        )  # the answers stay: both are scored on the same
         with Progress("evaluate", len(prompts), "answers", shown=False) as bar:
             exam = evaluate._teacher(sitting, bar)
         assert any(exam.teacher_ids)
         found.append(json.loads((tmp_path / "teacher.json").read_text()))
     ours, theirs = found
-    assert ours["runtime"] == "llama.cpp, cpu" and ours["nll"] == pytest.approx(theirs["nll"], abs=1e-3)
+    assert ours["runtime"] == "llama.cpp, cpu" and ours["nll"] == pytest.approx(
+        theirs["nll"], abs=1e-3
+    )
     assert [e["answer"] for e in ours["examples"]] == [e["answer"] for e in theirs["examples"]]
 
 
 def test_what_a_file_cannot_do_is_refused_with_the_way_out(tmp_path, file, model_folder):
     for more, words in (
         (["capture.hidden_states=int8"], "llama.cpp gives logits only: set hidden_states to none"),
-        (["teacher.server=http://localhost:1"], "remove gguf"), (["teacher.quantization=nf4"], "remove gguf"),
-    ):  # fmt: skip
+        (["teacher.server=http://localhost:1"], "remove gguf"),
+        (["teacher.quantization=nf4"], "remove gguf"),
+    ):
         with pytest.raises(RecipeError, match=words):
             recipe_of(tmp_path, file["q8_0"], *more)
     with pytest.raises(MissingError, match=r"teacher\.gguf: .*no such file"):
         asked(recipe_of(tmp_path, tmp_path / "absent.gguf"))
     other = tmp_path / "other.gguf"
     write_gguf(model_folder("qwen3"), other, "f16")
-    with pytest.raises(MismatchError, match=r"teacher\.gguf: .*another tokenizer than teacher\.model"):
+    with pytest.raises(
+        MismatchError, match=r"teacher\.gguf: .*another tokenizer than teacher\.model"
+    ):
         asked(recipe_of(tmp_path, other))
 
 
@@ -146,10 +177,14 @@ def test_neighbours_do_not_move_a_quantized_files_logits(tmp_path, model_folder,
         logits = {}
 
         def choose(logits_NV, places, logits=logits):
-            logits.update({place: row.tobytes() for place, row in zip(places, logits_NV, strict=True)})
+            logits.update(
+                {place: row.tobytes() for place, row in zip(places, logits_NV, strict=True)}
+            )
             return [int(row[:500].argmax()) for row in logits_NV]
 
-        with LlamaModel(path, num_threads=1, context_length=40, num_sequences=num_sequences) as llama:
+        with LlamaModel(
+            path, num_threads=1, context_length=40, num_sequences=num_sequences
+        ) as llama:
             llama.generate(prompts, 10, [], choose=choose)
         seen.append(logits)
     assert len(seen[0]) == 70 and seen[0] == seen[1]

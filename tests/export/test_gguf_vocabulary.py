@@ -51,11 +51,20 @@ def test_a_bos_that_the_tokenizer_adds_is_added(editable: Path) -> None:
     ids = dict(zip(read_vocabulary(editable, ROWS).tokens, range(ROWS), strict=True))
     bos = "<|im_start|>"
     edit(editable / "tokenizer_config.json", lambda c: c.update(bos_token=bos))
-    edit(editable / "tokenizer.json", lambda c: c.update(post_processor={
-        "type": "TemplateProcessing", "pair": [],
-        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-        "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
-    }))  # fmt: skip
+    edit(
+        editable / "tokenizer.json",
+        lambda c: c.update(
+            post_processor={
+                "type": "TemplateProcessing",
+                "pair": [],
+                "single": [
+                    {"SpecialToken": {"id": bos, "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+            }
+        ),
+    )
     assert read_vocabulary(editable, ROWS).add_bos
 
 
@@ -71,16 +80,36 @@ def split(content: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: split(c)["pattern"].update(Regex=r"\w+"), "split pattern '\\\\\\\\w\\+' is not one of those known"),
-        (lambda c: c.update(pre_tokenizer={"type": "Whitespace"}), "split pattern \\['Whitespace'\\] is not one"),
+        (
+            lambda c: split(c)["pattern"].update(Regex=r"\w+"),
+            "split pattern '\\\\\\\\w\\+' is not one of those known",
+        ),
+        (
+            lambda c: c.update(pre_tokenizer={"type": "Whitespace"}),
+            "split pattern \\['Whitespace'\\] is not one",
+        ),
         (lambda c: split(c).update(behavior="Removed"), "is not one of those known"),
         (lambda c: c.update(normalizer={"type": "NFKC"}), "normalizer NFKC is not in llama.cpp"),
-        (lambda c: c["model"].update(ignore_merges=True), "ignore_merges is True but llama.cpp's qwen2"),
-        (lambda c: c["model"].update(byte_fallback=True), "SentencePiece tokenizer with NFC, Split, ByteLevel before"),
+        (
+            lambda c: c["model"].update(ignore_merges=True),
+            "ignore_merges is True but llama.cpp's qwen2",
+        ),
+        (
+            lambda c: c["model"].update(byte_fallback=True),
+            "SentencePiece tokenizer with NFC, Split, ByteLevel before",
+        ),
         (lambda c: c["model"].update(type="Unigram"), "a Unigram model; only BPE"),
         (lambda c: c["model"]["vocab"].pop("Ā"), "1 of the 256 byte tokens are missing"),
-        (lambda c: c["model"]["vocab"].pop(max(c["model"]["vocab"], key=c["model"]["vocab"].get)), r"no token has id \d+ \(1 such\)"),
-        (lambda c: c["added_tokens"][0].update(lstrip=True), "'<|endoftext|>' has lstrip".replace("|", "\\|")),
+        (
+            lambda c: c["model"]["vocab"].pop(
+                max(c["model"]["vocab"], key=c["model"]["vocab"].get)
+            ),
+            r"no token has id \d+ \(1 such\)",
+        ),
+        (
+            lambda c: c["added_tokens"][0].update(lstrip=True),
+            "'<|endoftext|>' has lstrip".replace("|", "\\|"),
+        ),
     ],
 )
 def test_a_tokenizer_that_llama_cpp_would_run_differently_is_refused(
@@ -119,16 +148,24 @@ METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never
 @pytest.mark.parametrize(
     ("normalizer", "pre_tokenizer", "prefix"),
     [
-        (REPLACE, None, False), (None, METASPACE, False),
-        ({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]}, None, True),
+        (REPLACE, None, False),
+        (None, METASPACE, False),
+        (
+            {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, REPLACE]},
+            None,
+            True,
+        ),
         (None, METASPACE | {"prepend_scheme": "first"}, None),
         ({"type": "Sequence", "normalizers": [{"type": "NFKC"}, REPLACE]}, None, None),
     ],
-)  # fmt: skip
+)
 def test_what_sentencepiece_does_with_spaces_is_said_or_refused(
     sentencepiece: Path, normalizer: Any, pre_tokenizer: Any, prefix: bool | None
 ) -> None:
-    edit(sentencepiece / "tokenizer.json", lambda c: c.update(normalizer=normalizer, pre_tokenizer=pre_tokenizer))
+    edit(
+        sentencepiece / "tokenizer.json",
+        lambda c: c.update(normalizer=normalizer, pre_tokenizer=pre_tokenizer),
+    )
     if prefix is None:
         with pytest.raises(MismatchError, match="only writes spaces as ▁"):
             read_vocabulary(sentencepiece, ROWS)

@@ -21,19 +21,28 @@ def test_sums_are_the_squared_inputs_of_every_token_and_survive_the_file(
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder("qwen3", trained=True)).eval()
     sums, num_tokens = imatrix.collect(model, SEQUENCES, gguf.MODEL_ARCH.QWEN3)
-    assert num_tokens == 12 and len(sums) == 14  # seven matrices in each of two layers; no embedding, no head
+    assert (
+        num_tokens == 12 and len(sums) == 14
+    )  # seven matrices in each of two layers; no embedding, no head
     with torch.no_grad():
         first = [
-            model.model.layers[0].input_layernorm(model.model.embed_tokens(torch.tensor(ids))).double() for ids in SEQUENCES
+            model.model.layers[0]
+            .input_layernorm(model.model.embed_tokens(torch.tensor(ids)))
+            .double()
+            for ids in SEQUENCES
         ]
     expected = torch.cat(first).square().sum(0).numpy()
     np.testing.assert_allclose(sums["blk.0.attn_q.weight"], expected, rtol=1e-5)
     imatrix.write(tmp_path / "i.gguf", sums, num_tokens, len(SEQUENCES), "texts")
     found = imatrix.read(tmp_path / "i.gguf")
     assert found.keys() == sums.keys()
-    np.testing.assert_allclose(found["blk.1.ffn_down.weight"], sums["blk.1.ffn_down.weight"] / 12, rtol=1e-6)
+    np.testing.assert_allclose(
+        found["blk.1.ffn_down.weight"], sums["blk.1.ffn_down.weight"] / 12, rtol=1e-6
+    )
     fields = gguf.GGUFReader(tmp_path / "i.gguf").fields
-    assert fields["general.type"].contents() == "imatrix" and fields["imatrix.datasets"].contents() == ["texts"]
+    assert fields["general.type"].contents() == "imatrix" and fields[
+        "imatrix.datasets"
+    ].contents() == ["texts"]
     assert fields["imatrix.chunk_count"].contents() == 3
 
 
@@ -43,7 +52,14 @@ def test_the_weighted_error_falls(name: str) -> None:
     values = random.standard_normal((20, 512)).astype(np.float32)
     importance = np.exp(2 * random.standard_normal(512)).astype(np.float32)
     errors = [
-        (importance * (gguf.quants.dequantize(ggml.quantize(values, Type[name], weights), Type[name]) - values) ** 2).mean()
+        (
+            importance
+            * (
+                gguf.quants.dequantize(ggml.quantize(values, Type[name], weights), Type[name])
+                - values
+            )
+            ** 2
+        ).mean()
         for weights in (None, importance)
     ]
     assert errors[1] < 0.95 * errors[0]
@@ -56,9 +72,16 @@ def test_importance_that_does_not_fit_is_refused() -> None:
             ggml.quantize(values, Type.Q4_0, wrong)
 
 
-def test_a_file_uses_it_for_the_named_tensors_alone(model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_file_uses_it_for_the_named_tensors_alone(
+    model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     folder = model_folder("qwen3", trained=True)
     weights = {"blk.0.ffn_up.weight": np.linspace(0.01, 9, 256, dtype=np.float32)}
-    written = [write_gguf(folder, tmp_path / f"{n}.gguf", "q2_k", importance=i).path for n, i in enumerate((None, weights))]
+    written = [
+        write_gguf(folder, tmp_path / f"{n}.gguf", "q2_k", importance=i).path
+        for n, i in enumerate((None, weights))
+    ]
     plain, steered = ({t.name: t.data for t in gguf.GGUFReader(path).tensors} for path in written)
-    assert [name for name in plain if not np.array_equal(plain[name], steered[name])] == ["blk.0.ffn_up.weight"]
+    assert [name for name in plain if not np.array_equal(plain[name], steered[name])] == [
+        "blk.0.ffn_up.weight"
+    ]

@@ -34,14 +34,19 @@ def talk(*contents: str, system: str | None = None) -> Messages:
 
 
 TALKS = [
-    talk("Bei gani?"), talk("x", "y", "z"), talk("你好，世界", system="<b>Be brief</b>"),
-    talk("1", "2\n\n3", "4", "5", "6", system="नमस्ते\nदुनिया"), talk("<|im_end|>", "{{ .System }}", "\\n{% raw %}"),
-]  # fmt: skip
+    talk("Bei gani?"),
+    talk("x", "y", "z"),
+    talk("你好，世界", system="<b>Be brief</b>"),
+    talk("1", "2\n\n3", "4", "5", "6", system="नमस्ते\nदुनिया"),
+    talk("<|im_end|>", "{{ .System }}", "\\n{% raw %}"),
+]
 
 
 # --- Ollama's grammar, as far as the files use it: https://docs.ollama.com/modelfile ---
 
-INSTRUCTION = re.compile(r'([A-Z]+)[ \t]+(?:"""(.*?)"""(?!")|"([^"\n]*)"|([^\n]*))[ \t]*(?:\n|$)', re.DOTALL)
+INSTRUCTION = re.compile(
+    r'([A-Z]+)[ \t]+(?:"""(.*?)"""(?!")|"([^"\n]*)"|([^\n]*))[ \t]*(?:\n|$)', re.DOTALL
+)
 
 
 def read(text: str) -> dict[str, list[str]]:
@@ -52,7 +57,9 @@ def read(text: str) -> dict[str, list[str]]:
             text = text[skipped.end() :]
             continue
         match = INSTRUCTION.match(text)
-        assert match and match[1] in ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "LICENSE"), text[:80]
+        assert match and match[1] in ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "LICENSE"), text[
+            :80
+        ]
         found.setdefault(match[1], []).append(next(g for g in match.groups()[1:] if g is not None))
         text = text[match.end() :]
     return found
@@ -65,7 +72,9 @@ def go(template: str, messages: Messages) -> str:
     """`template` executed with .System and .Messages, as Ollama does it."""
     pieces = re.split(r"\{\{(-?)\s*(.*?)\s*(-?)\}\}", template)
     tokens: list[tuple[str, str]] = [("text", pieces[0])]
-    for left, action, right, text in zip(pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True):
+    for left, action, right, text in zip(
+        pieces[1::4], pieces[2::4], pieces[3::4], pieces[4::4], strict=True
+    ):
         if left:
             tokens[-1] = ("text", tokens[-1][1].rstrip())
         tokens += [("action", action), ("text", text.lstrip() if right else text)]
@@ -152,45 +161,83 @@ def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
             return
         template = modelfile.frame(tokenizer, thinking).go()
         for messages in TALKS:
-            assert go(template, messages) == chat.prompt_text(tokenizer, messages, thinking=thinking)
+            assert go(template, messages) == chat.prompt_text(
+                tokenizer, messages, thinking=thinking
+            )
 
 
 def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path) -> None:
-    checks = {"f16": {"bytes": 9, "failed": None}, "q4_0": {"bytes": 4, "failed": None}, "q2_k": {"bytes": 2, "failed": "far"},
-              "nf4": {"bytes": 1, "failed": None}}  # fmt: skip
-    options = recipe("generate.system_prompt='Jibu kwa\n\n\"Kiswahili\"'", "generate.top_k=20", "generate.top_p=0.8")
+    checks = {
+        "f16": {"bytes": 9, "failed": None},
+        "q4_0": {"bytes": 4, "failed": None},
+        "q2_k": {"bytes": 2, "failed": "far"},
+        "nf4": {"bytes": 1, "failed": None},
+    }
+    options = recipe(
+        "generate.system_prompt='Jibu kwa\n\n\"Kiswahili\"'",
+        "generate.top_k=20",
+        "generate.top_p=0.8",
+    )
     files = modelfile.write_modelfiles(options, TEACHER, tokenizer, checks, tmp_path)
-    assert [f.name for f in files] == ["f16.Modelfile", "q4_0.Modelfile", "q2_k.Modelfile", "Modelfile"]
+    assert [f.name for f in files] == [
+        "f16.Modelfile",
+        "q4_0.Modelfile",
+        "q2_k.Modelfile",
+        "Modelfile",
+    ]
     assert "failed its check: far" in files[2].read_text() and "failed" not in files[1].read_text()
     found = read(files[3].read_text(encoding="utf-8"))
     assert found["FROM"] == ["./q4_0.gguf"]
     assert found["SYSTEM"] == [options.generate.system_prompt]
     assert found["PARAMETER"] == [
-        'stop "<|im_end|>"', "temperature 1.0", "top_p 0.8", "top_k 20", "repeat_penalty 1.0", "num_predict 96",
-    ]  # fmt: skip
+        'stop "<|im_end|>"',
+        "temperature 1.0",
+        "top_p 0.8",
+        "top_k 20",
+        "repeat_penalty 1.0",
+        "num_predict 96",
+    ]
     assert "apache-2.0" in found["LICENSE"][0] and "quickstart/teacher" in found["LICENSE"][0]
     for messages in TALKS:
         assert go(found["TEMPLATE"][0], messages) == chat.prompt_text(tokenizer, messages)
 
 
 def test_the_smallest_file_that_passed() -> None:
-    checks = {"q8_0": {"bytes": 8, "failed": None}, "q4_0": {"bytes": 4, "failed": "far"}, "nf4": {"bytes": 1}}
+    checks = {
+        "q8_0": {"bytes": 8, "failed": None},
+        "q4_0": {"bytes": 4, "failed": "far"},
+        "nf4": {"bytes": 1},
+    }
     assert modelfile.smallest_passing(checks) == "q8_0"
-    assert modelfile.smallest_passing({"nf4": {"bytes": 1}, "q4_0": {"bytes": 4, "failed": "far"}}) is None
+    assert (
+        modelfile.smallest_passing({"nf4": {"bytes": 1}, "q4_0": {"bytes": 4, "failed": "far"}})
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
         (SYSTEM_INTO_USER, "more than write fixed text"),
-        ("{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}{{ m.content }}{% endfor %}", "refuses messages"),
-        ("{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", "leaves a message out"),
-        ("{% for m in messages %}({{ messages | length }} {{ m.content }}){% endfor %}", "more than write fixed text|depends"),
+        (
+            "{% for m in messages %}{{ raise_exception('no system') if m.role == 'system' }}{{ m.content }}{% endfor %}",
+            "refuses messages",
+        ),
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            "leaves a message out",
+        ),
+        (
+            "{% for m in messages %}({{ messages | length }} {{ m.content }}){% endfor %}",
+            "more than write fixed text|depends",
+        ),
         (CHATML_TRIMMED.replace("<|im_end|>", "\u200b"), r"U\+200B"),
         (CHATML_TRIMMED.replace("<|im_end|>", "{{ '{{' }}"), "two braces"),
     ],
 )
-def test_a_template_that_cannot_be_translated_is_left_out_and_says_why(template: str, reason: str) -> None:
+def test_a_template_that_cannot_be_translated_is_left_out_and_says_why(
+    template: str, reason: str
+) -> None:
     tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
     tokenizer.chat_template = template
     text = modelfile.modelfile(recipe(), tokenizer, [tokenizer.eos_token_id])
@@ -206,7 +253,10 @@ def test_what_ollama_does_otherwise_is_said(tokenizer: Any) -> None:
     other.chat_template = CHATML_TRIMMED
     assert "strips white space" in modelfile.modelfile(recipe(), other, [1])
     joined = modelfile.modelfile(recipe("generate.system_prompt=می\u200cخواهم"), tokenizer, [1])
-    assert "generate.system_prompt is left out: a Modelfile cannot hold U+200C" in joined and "SYSTEM" not in read(joined)
+    assert (
+        "generate.system_prompt is left out: a Modelfile cannot hold U+200C" in joined
+        and "SYSTEM" not in read(joined)
+    )
 
 
 def test_a_bos_that_the_tokenizer_adds_is_not_written_twice() -> None:

@@ -15,11 +15,17 @@ IDS = torch.arange(40)[None] * 13 % 600
 
 @torch.no_grad()
 def log_probs(folder: Path, dtype: str) -> torch.Tensor:
-    return load.load_model(str(folder), load.Placement("cpu", dtype))(IDS).logits.float().log_softmax(-1)
+    return (
+        load.load_model(str(folder), load.Placement("cpu", dtype))(IDS)
+        .logits.float()
+        .log_softmax(-1)
+    )
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "ernie", "qwen3.5"])
-def test_a_float32_student_becomes_float16_and_says_the_same(model_folder: FolderMaker, tmp_path: Path, kind: str) -> None:
+def test_a_float32_student_becomes_float16_and_says_the_same(
+    model_folder: FolderMaker, tmp_path: Path, kind: str
+) -> None:
     folder = model_folder(kind)
     assert w16a16.dtypes(folder) == ("float16", "bfloat16")
     w16a16.write_w16a16(folder, tmp_path, "float16")
@@ -33,13 +39,17 @@ def test_a_float32_student_becomes_float16_and_says_the_same(model_folder: Folde
     assert load.stop_ids_of_files(str(tmp_path)) == load.stop_ids_of_files(str(folder))
 
 
-def test_a_bfloat16_student_takes_no_disk_twice(model_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bfloat16_student_takes_no_disk_twice(
+    model_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = model_folder("qwen3", dtype=torch.bfloat16, shard_size="1MB")
     assert w16a16.dtypes(folder) == ("bfloat16",)
     out, copied = tmp_path / "out", tmp_path / "copied"
     out.mkdir()
     w16a16.write_w16a16(folder, out, "bfloat16")
-    assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()} and len(list(out.glob("*.safetensors"))) > 1
+    assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()} and len(
+        list(out.glob("*.safetensors"))
+    ) > 1
     assert all(path.samefile(folder / path.name) for path in out.iterdir())
     assert torch.equal(log_probs(out, "bfloat16"), log_probs(folder, "bfloat16"))
 
@@ -49,4 +59,6 @@ def test_a_bfloat16_student_takes_no_disk_twice(model_folder: FolderMaker, tmp_p
     monkeypatch.setattr(w16a16.os, "link", refuse)
     copied.mkdir()
     w16a16.write_w16a16(folder, copied, "bfloat16")
-    assert {p.name: p.read_bytes() for p in copied.iterdir()} == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir()
+    }

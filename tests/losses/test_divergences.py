@@ -33,9 +33,15 @@ every_divergence = pytest.mark.parametrize(("name", "parameters"), SETTINGS)
 NAMES = sorted({name for name, _ in SETTINGS})
 
 
-def random_logp(seed: int, *shape: int, spread: float = 2.0, dtype: torch.dtype = torch.float64) -> Tensor:
+def random_logp(
+    seed: int, *shape: int, spread: float = 2.0, dtype: torch.dtype = torch.float64
+) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return (torch.randn(*shape, generator=generator, dtype=torch.float64) * spread).log_softmax(-1).to(dtype)
+    return (
+        (torch.randn(*shape, generator=generator, dtype=torch.float64) * spread)
+        .log_softmax(-1)
+        .to(dtype)
+    )
 
 
 def kl(a: Tensor, b: Tensor) -> Tensor:
@@ -71,7 +77,9 @@ def plain(name: str, parameters: dict[str, float], q: Tensor, p: Tensor) -> Tens
 
 
 @every_divergence
-def test_value_and_gradient_equal_the_plain_formula(name: str, parameters: dict[str, float]) -> None:
+def test_value_and_gradient_equal_the_plain_formula(
+    name: str, parameters: dict[str, float]
+) -> None:
     teacher_logp = random_logp(1, 6, 9)
     logits = random_logp(2, 6, 9).requires_grad_()
     found = divergence_by_name(name, **parameters)(logits.log_softmax(-1), teacher_logp)
@@ -86,10 +94,14 @@ def test_forward_kl_is_torchs_kl_div_with_gradient_q_minus_p() -> None:
     teacher_logp = random_logp(1, 6, 9)
     logits = random_logp(2, 6, 9).requires_grad_()
     found = divergences.forward_kl(logits.log_softmax(-1), teacher_logp)
-    expected = F.kl_div(logits.log_softmax(-1), teacher_logp, reduction="none", log_target=True).sum(-1)
+    expected = F.kl_div(
+        logits.log_softmax(-1), teacher_logp, reduction="none", log_target=True
+    ).sum(-1)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
     found.sum().backward()
-    torch.testing.assert_close(logits.grad, logits.detach().softmax(-1) - teacher_logp.exp(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        logits.grad, logits.detach().softmax(-1) - teacher_logp.exp(), rtol=1e-12, atol=1e-14
+    )
 
 
 # The other two hold parts of themselves fixed on purpose: their gradient is not that of their value.
@@ -108,7 +120,9 @@ def test_gradient_is_the_slope_of_the_formula_with_its_fixed_part_held(name: str
     teacher, start = random_logp(1, 3, 5).exp(), random_logp(2, 3, 5)
     fixed = start.softmax(-1)
     order = teacher.argsort(-1)
-    is_tail = torch.zeros_like(teacher).scatter(-1, order, (teacher.gather(-1, order).cumsum(-1) <= 0.4).double())
+    is_tail = torch.zeros_like(teacher).scatter(
+        -1, order, (teacher.gather(-1, order).cumsum(-1) <= 0.4).double()
+    )
     gap = (teacher - fixed).abs()
 
     def held(logits: Tensor) -> Tensor:
@@ -122,7 +136,9 @@ def test_gradient_is_the_slope_of_the_formula_with_its_fixed_part_held(name: str
     loss_N = divergence_by_name(name, alpha=0.4)(logits.log_softmax(-1), teacher.log())
     (found,) = torch.autograd.grad(loss_N.sum(), logits)
     shifts = step * torch.eye(start.numel(), dtype=torch.float64).view(-1, *start.shape)
-    slopes = torch.stack([(held(start + shift) - held(start - shift)) / (2 * step) for shift in shifts])
+    slopes = torch.stack(
+        [(held(start + shift) - held(start - shift)) / (2 * step) for shift in shifts]
+    )
     torch.testing.assert_close(found, slopes.view(start.shape), rtol=1e-6, atol=1e-8)
 
 
@@ -142,7 +158,9 @@ def test_never_negative_zero_for_equals_and_not_for_a_teacher_one_token_late(
 
 
 @every_divergence
-def test_a_copied_student_gets_no_gradient_and_no_nan(name: str, parameters: dict[str, float]) -> None:
+def test_a_copied_student_gets_no_gradient_and_no_nan(
+    name: str, parameters: dict[str, float]
+) -> None:
     logits = random_logp(3, 8, 20, dtype=torch.float32).requires_grad_()
     student_logp = logits.log_softmax(-1)
     loss_N = divergence_by_name(name, **parameters)(student_logp, student_logp.detach())
@@ -158,7 +176,9 @@ def test_forward_kl_of_equals_is_exactly_zero() -> None:
 
 
 @every_divergence
-def test_ids_without_mass_on_either_side_change_nothing(name: str, parameters: dict[str, float]) -> None:
+def test_ids_without_mass_on_either_side_change_nothing(
+    name: str, parameters: dict[str, float]
+) -> None:
     divergence = divergence_by_name(name, **parameters)
     teacher_logp, student_logp = random_logp(1, 6, 9), random_logp(2, 6, 9).requires_grad_()
     phantom = torch.full((6, 4), -math.inf, dtype=torch.float64)
@@ -173,7 +193,9 @@ def test_ids_without_mass_on_either_side_change_nothing(name: str, parameters: d
 
 
 @every_divergence
-def test_an_id_that_the_teacher_excludes_costs_only_where_it_must(name: str, parameters: dict[str, float]) -> None:
+def test_an_id_that_the_teacher_excludes_costs_only_where_it_must(
+    name: str, parameters: dict[str, float]
+) -> None:
     teacher_logp = torch.tensor([[0.6, 0.4, 0.0]], dtype=torch.float64).log()
     student_logp = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64).log().requires_grad_()
     loss_N = divergence_by_name(name, **parameters)(student_logp, teacher_logp)
@@ -185,9 +207,14 @@ def test_an_id_that_the_teacher_excludes_costs_only_where_it_must(name: str, par
 
 
 @every_divergence
-def test_float32_stays_finite_and_near_float64_for_extreme_logits(name: str, parameters: dict[str, float]) -> None:
+def test_float32_stays_finite_and_near_float64_for_extreme_logits(
+    name: str, parameters: dict[str, float]
+) -> None:
     divergence = divergence_by_name(name, **parameters)
-    teacher_logp, student_logp = random_logp(1, 32, 50, spread=40.0), random_logp(2, 32, 50, spread=40.0)
+    teacher_logp, student_logp = (
+        random_logp(1, 32, 50, spread=40.0),
+        random_logp(2, 32, 50, spread=40.0),
+    )
     exact = divergence(student_logp, teacher_logp)
     single = student_logp.float().requires_grad_()
     found = divergence(single, teacher_logp.float())
@@ -200,10 +227,14 @@ def test_float32_stays_finite_and_near_float64_for_extreme_logits(name: str, par
 def test_normalised_jsd_is_continuous_at_both_ends(dtype: torch.dtype) -> None:
     # In float32, too: a mixture taken by logaddexp alone would be off by 0.1 here.
     tolerance = 1e-4
-    teacher_logp, student_logp = (random_logp(seed, 16, 200, spread=1.0, dtype=dtype) for seed in (1, 2))
+    teacher_logp, student_logp = (
+        random_logp(seed, 16, 200, spread=1.0, dtype=dtype) for seed in (1, 2)
+    )
     near_0 = divergences.jsd_normalised(student_logp, teacher_logp, 1e-6)
     near_1 = divergences.jsd_normalised(student_logp, teacher_logp, 1 - 1e-6)
-    forward, reverse = (f(student_logp, teacher_logp) for f in (divergences.forward_kl, divergences.reverse_kl))
+    forward, reverse = (
+        f(student_logp, teacher_logp) for f in (divergences.forward_kl, divergences.reverse_kl)
+    )
     torch.testing.assert_close(near_0, forward, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(near_1, reverse, rtol=tolerance, atol=tolerance)
     assert torch.equal(divergences.jsd_normalised(student_logp, teacher_logp, 0), forward)
@@ -218,9 +249,12 @@ def test_parameters_that_learn_nothing_are_refused() -> None:
     for beta in (0, 0.05, 0.95, 1):
         divergences.jsd(logp, logp, beta)
     for name, parameters in [
-        ("jsd", {"beta": -0.1}), ("jsd_normalised", {"beta": 1.1}), ("skew_kl", {"alpha": 1.0}),
-        ("skew_reverse_kl", {"alpha": -0.1}), ("adaptive_kl", {"alpha": 2.0}),
-    ]:  # fmt: skip
+        ("jsd", {"beta": -0.1}),
+        ("jsd_normalised", {"beta": 1.1}),
+        ("skew_kl", {"alpha": 1.0}),
+        ("skew_reverse_kl", {"alpha": -0.1}),
+        ("adaptive_kl", {"alpha": 2.0}),
+    ]:
         with pytest.raises(RecipeError, match="outside"):
             divergence_by_name(name, **parameters)(logp, logp)
 
@@ -228,7 +262,9 @@ def test_parameters_that_learn_nothing_are_refused() -> None:
 def test_names_are_the_recipes_and_a_wrong_one_names_the_nearest() -> None:
     assert sorted(get_args(Divergence)) == NAMES
     for name in NAMES:
-        assert divergence_by_name(name, beta=0.5, alpha=0.5)(random_logp(1, 2, 3), random_logp(2, 2, 3)).shape == (2,)
+        assert divergence_by_name(name, beta=0.5, alpha=0.5)(
+            random_logp(1, 2, 3), random_logp(2, 2, 3)
+        ).shape == (2,)
     with pytest.raises(RecipeError, match="did you mean forward_kl"):
         divergence_by_name("foward_kl")
     with pytest.raises(RecipeError, match="beta is missing"):

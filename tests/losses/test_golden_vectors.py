@@ -11,8 +11,12 @@ from distill.losses.divergences import divergence_by_name
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, Targets, TopKTargets
 
-STUDENT_LOGITS = torch.tensor([[2, 1, 0, -1, 0.5], [0, 0, 0, 0, 0], [-1, 3, 0.2, 0.1, -2]], dtype=torch.float64)
-TEACHER_LOGITS = torch.tensor([[1.5, 1.4, -0.5, 0, 0.2], [1, -1, 2, 0, 0.5], [-0.5, 2, 1, 0, -1]], dtype=torch.float64)
+STUDENT_LOGITS = torch.tensor(
+    [[2, 1, 0, -1, 0.5], [0, 0, 0, 0, 0], [-1, 3, 0.2, 0.1, -2]], dtype=torch.float64
+)
+TEACHER_LOGITS = torch.tensor(
+    [[1.5, 1.4, -0.5, 0, 0.2], [1, -1, 2, 0, 0.5], [-0.5, 2, 1, 0, -1]], dtype=torch.float64
+)
 STUDENT_LOGP = STUDENT_LOGITS.log_softmax(-1)
 TEACHER_LOGP = TEACHER_LOGITS.log_softmax(-1)
 
@@ -38,11 +42,20 @@ def head_loss_of_each_token(targets: Targets, **options: Any) -> Tensor:
     """Through the real head: an identity matrix makes the hidden states the logits."""
     identity = torch.eye(5, dtype=torch.float64)
     labels = torch.zeros(1, dtype=torch.int64)
-    return torch.stack([
-        linear_head_loss(STUDENT_LOGITS[i : i + 1], identity, labels, targets[i : i + 1],
-                         soft_weight=1.0, hard_weight=0.0, **options)[0]
-        for i in range(3)
-    ])  # fmt: skip
+    return torch.stack(
+        [
+            linear_head_loss(
+                STUDENT_LOGITS[i : i + 1],
+                identity,
+                labels,
+                targets[i : i + 1],
+                soft_weight=1.0,
+                hard_weight=0.0,
+                **options,
+            )[0]
+            for i in range(3)
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
@@ -50,7 +63,9 @@ def test_divergence_has_its_golden_value_alone_and_through_the_head(name: str) -
     parameters, tokens, mean = DIVERGENCES[name]
     name = name.split()[0]
     assert_golden(divergence_by_name(name, **parameters)(STUDENT_LOGP, TEACHER_LOGP), tokens, mean)
-    by_head = head_loss_of_each_token(DenseTargets(TEACHER_LOGP), divergence=name, divergence_parameters=parameters)
+    by_head = head_loss_of_each_token(
+        DenseTargets(TEACHER_LOGP), divergence=name, divergence_parameters=parameters
+    )
     assert_golden(by_head, tokens, mean)
 
 

@@ -13,7 +13,9 @@ NUM_TOKENS, STUDENT, TEACHER, BLOCK = 13, 6, 10, 4
 
 
 def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def random_targets(num: int = NUM_TOKENS, width: int = TEACHER, seed: int = 3) -> HiddenTargets:
@@ -22,11 +24,15 @@ def random_targets(num: int = NUM_TOKENS, width: int = TEACHER, seed: int = 3) -
 
 
 def inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    return randn(1, NUM_TOKENS, STUDENT, dtype=dtype).requires_grad_(), randn(2, TEACHER, STUDENT, dtype=dtype).requires_grad_()
+    return randn(1, NUM_TOKENS, STUDENT, dtype=dtype).requires_grad_(), randn(
+        2, TEACHER, STUDENT, dtype=dtype
+    ).requires_grad_()
 
 
 @pytest.mark.parametrize("rows", [1, 5, 13, 100])
-def test_it_is_one_minus_the_cosine_for_any_chunk(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_one_minus_the_cosine_for_any_chunk(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hidden_states, "CHUNK_VALUES", rows * TEACHER)
     hidden, projection = inputs()
     targets = random_targets()
@@ -35,13 +41,17 @@ def test_it_is_one_minus_the_cosine_for_any_chunk(rows: int, monkeypatch: pytest
     loss = hidden_state_loss(hidden, projection, targets)
     torch.testing.assert_close(loss, stock, rtol=1e-12, atol=1e-12)
     expected = torch.autograd.grad(stock, (hidden, projection))
-    for found, wanted in zip(torch.autograd.grad(loss / 7, (hidden, projection)), expected, strict=True):
+    for found, wanted in zip(
+        torch.autograd.grad(loss / 7, (hidden, projection)), expected, strict=True
+    ):
         torch.testing.assert_close(found * 7, wanted, rtol=1e-10, atol=1e-12)
 
 
 def test_gradcheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden_states, "CHUNK_VALUES", 5 * TEACHER)
-    assert torch.autograd.gradcheck(lambda h, p: hidden_state_loss(h, p, random_targets()), inputs())
+    assert torch.autograd.gradcheck(
+        lambda h, p: hidden_state_loss(h, p, random_targets()), inputs()
+    )
 
 
 def test_aligned_states_cost_nothing_and_a_teacher_one_token_late_does() -> None:
@@ -55,7 +65,9 @@ def test_aligned_states_cost_nothing_and_a_teacher_one_token_late_does() -> None
     late = HiddenTargets(targets.values_NG.roll(1, 0), targets.scales_NB.roll(1, 0), BLOCK)
     assert hidden_state_loss(aligned_NG, identity, late) > 0.3 * NUM_TOKENS
     assert 0 <= hidden_state_loss(hidden_NH, projection_GH, targets) <= 2 * NUM_TOKENS
-    torch.testing.assert_close(hidden_state_loss(-aligned_NG, identity, targets).item(), 2.0 * NUM_TOKENS)
+    torch.testing.assert_close(
+        hidden_state_loss(-aligned_NG, identity, targets).item(), 2.0 * NUM_TOKENS
+    )
 
 
 def test_in_float32_aligned_states_cost_nothing_either() -> None:
@@ -77,7 +89,9 @@ def test_lengths_do_not_matter() -> None:
 def test_micro_batches_add_up_and_no_positions_give_zero_and_zero_gradients() -> None:
     hidden, projection = inputs()
     targets = random_targets()
-    whole = torch.autograd.grad(hidden_state_loss(hidden, projection, targets), (hidden, projection))
+    whole = torch.autograd.grad(
+        hidden_state_loss(hidden, projection, targets), (hidden, projection)
+    )
     for part in (slice(0, 4), slice(4, 4), slice(4, 13)):
         hidden_state_loss(hidden[part], projection, targets[part]).backward()
     assert hidden.grad is not None and projection.grad is not None
@@ -107,7 +121,9 @@ def test_what_is_kept_for_backward_is_no_projected_state(monkeypatch: pytest.Mon
 
     def kept(function) -> list[tuple[int, ...]]:
         shapes = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(tuple(t.shape)) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: shapes.append(tuple(t.shape)) or t, lambda t: t
+        ):
             function(hidden, projection, random_targets())
         return [shape for shape in shapes if shape[-1:] == (TEACHER,)]
 
@@ -121,8 +137,11 @@ def test_bfloat16_is_within_one_percent_and_gradients_keep_their_dtype() -> None
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss = hidden_state_loss(hidden, projection, random_targets())
     assert loss.dtype == torch.float32 and loss.item() == pytest.approx(exact.item(), rel=1e-2)
-    for found, wanted in zip(torch.autograd.grad(loss, (hidden, projection)),
-                             torch.autograd.grad(exact, (hidden, projection)), strict=True):  # fmt: skip
+    for found, wanted in zip(
+        torch.autograd.grad(loss, (hidden, projection)),
+        torch.autograd.grad(exact, (hidden, projection)),
+        strict=True,
+    ):
         assert found.dtype == torch.float32
         assert (found - wanted).norm() < 0.02 * wanted.norm()
 

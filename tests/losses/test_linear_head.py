@@ -16,16 +16,25 @@ from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Ta
 
 NUM_TOKENS, HIDDEN, VOCAB = 13, 6, 20
 DIVERGENCES = [
-    ("forward_kl", {}), ("reverse_kl", {}), ("jsd", {"beta": 0.4}), ("jsd_normalised", {"beta": 0.02}),
-    ("skew_kl", {"alpha": 0.1}), ("skew_reverse_kl", {"alpha": 0.1}), ("adaptive_kl", {"alpha": 0.5}),
+    ("forward_kl", {}),
+    ("reverse_kl", {}),
+    ("jsd", {"beta": 0.4}),
+    ("jsd_normalised", {"beta": 0.02}),
+    ("skew_kl", {"alpha": 0.1}),
+    ("skew_reverse_kl", {"alpha": 0.1}),
+    ("adaptive_kl", {"alpha": 0.5}),
     ("total_variation", {}),
-]  # fmt: skip
-CASES = [("sampled", "forward_kl", {})] + [(kind, *d) for kind in ("top_k", "dense") for d in DIVERGENCES]
+]
+CASES = [("sampled", "forward_kl", {})] + [
+    (kind, *d) for kind in ("top_k", "dense") for d in DIVERGENCES
+]
 every_case = pytest.mark.parametrize(("kind", "divergence", "parameters"), CASES)
 
 
 def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 def teacher_logp(num_tokens: int = NUM_TOKENS, vocab: int = VOCAB, seed: int = 5) -> Tensor:
@@ -41,7 +50,9 @@ def sampled(logp_NV: Tensor, num_draws: int = 50, seed: int = 7) -> SampledTarge
     """Counts of `num_draws` draws a row, ids in falling order of count, filled up with -1."""
     generator = torch.Generator().manual_seed(seed)
     draws_ND = torch.multinomial(logp_NV.exp(), num_draws, replacement=True, generator=generator)
-    counts_NV = torch.zeros_like(logp_NV).scatter_add_(1, draws_ND, torch.ones_like(draws_ND, dtype=logp_NV.dtype))
+    counts_NV = torch.zeros_like(logp_NV).scatter_add_(
+        1, draws_ND, torch.ones_like(draws_ND, dtype=logp_NV.dtype)
+    )
     counts_NK, ids_NK = counts_NV.topk(int((counts_NV > 0).sum(-1).max()))
     entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
     return SampledTargets(ids_NK.masked_fill(counts_NK == 0, -1), counts_NK / num_draws, entropy_N)
@@ -92,7 +103,9 @@ def plain_loss(
             rest = torch.ones_like(logq_V, dtype=torch.bool)
             rest[ids] = False
             student = torch.cat([logq_V[ids], logq_V[rest].logsumexp(-1, keepdim=True)])
-            soft = soft + compare(student, torch.cat([targets.logp_NK[n][keep], targets.tail_logp_N[n : n + 1]]))
+            soft = soft + compare(
+                student, torch.cat([targets.logp_NK[n][keep], targets.tail_logp_N[n : n + 1]])
+            )
         elif isinstance(targets, SampledTargets):
             keep = targets.ids_NK[n] >= 0
             soft = soft - (targets.weights_NK[n][keep] * logq_V[targets.ids_NK[n][keep]]).sum()
@@ -100,7 +113,9 @@ def plain_loss(
     return soft_weight * soft + hard_weight * hard
 
 
-def assert_equals_plain(arguments: tuple[Any, ...], differentiable: list[Tensor], **options: Any) -> None:
+def assert_equals_plain(
+    arguments: tuple[Any, ...], differentiable: list[Tensor], **options: Any
+) -> None:
     expected = plain_loss(*arguments, **options)
     expected_gradients = torch.autograd.grad(expected, differentiable)
     loss, parts = linear_head_loss(*arguments, **options)
@@ -115,12 +130,19 @@ def assert_equals_plain(arguments: tuple[Any, ...], differentiable: list[Tensor]
 
 @every_case
 @pytest.mark.parametrize("chunk_size", [1, 5, 13, 100, None])
-def test_equals_plain_for_any_chunk(kind: str, divergence: str, parameters: dict[str, float], chunk_size: int) -> None:
+def test_equals_plain_for_any_chunk(
+    kind: str, divergence: str, parameters: dict[str, float], chunk_size: int
+) -> None:
     hidden, weight, labels = inputs()
     assert_equals_plain(
-        (hidden, weight, labels, targets_of(kind, teacher_logp())), [hidden, weight], soft_weight=0.7, hard_weight=0.4,
-        divergence=divergence, divergence_parameters=parameters, chunk_size=chunk_size,
-    )  # fmt: skip
+        (hidden, weight, labels, targets_of(kind, teacher_logp())),
+        [hidden, weight],
+        soft_weight=0.7,
+        hard_weight=0.4,
+        divergence=divergence,
+        divergence_parameters=parameters,
+        chunk_size=chunk_size,
+    )
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -136,19 +158,34 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize(("kind", "divergence"), [("sampled", "forward_kl"), ("top_k", "reverse_kl"),
-                                                  ("dense", "forward_kl"), ("dense", "total_variation")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "divergence"),
+    [
+        ("sampled", "forward_kl"),
+        ("top_k", "reverse_kl"),
+        ("dense", "forward_kl"),
+        ("dense", "total_variation"),
+    ],
+)
 def test_equals_plain_with_bias_scale_softcap_and_temperature(
     kind: str, divergence: str, biased: bool, option: str
 ) -> None:
     hidden, weight, labels = inputs(rows=VOCAB + 8)
     bias = randn(4, VOCAB + 8).requires_grad_() if biased else None
-    options = {"soft_weight": 0.7, "hard_weight": 0.4, "vocab_size": VOCAB, "chunk_size": 5, "bias_V": bias}
+    options = {
+        "soft_weight": 0.7,
+        "hard_weight": 0.4,
+        "vocab_size": VOCAB,
+        "chunk_size": 5,
+        "bias_V": bias,
+    }
     differentiable = [hidden, weight] if bias is None else [hidden, weight, bias]
     assert_equals_plain(
-        (hidden, weight, labels, targets_of(kind, teacher_logp())), differentiable,
-        divergence=divergence, **(options | OPTIONS[option]),
-    )  # fmt: skip
+        (hidden, weight, labels, targets_of(kind, teacher_logp())),
+        differentiable,
+        divergence=divergence,
+        **(options | OPTIONS[option]),
+    )
 
 
 def test_a_tied_head_gets_both_its_gradients() -> None:
@@ -166,10 +203,14 @@ class _Recomputed(torch.autograd.Function):
     """gradcheck goes backward many times through one result, linear_head_loss allows it once: compute it anew."""
 
     @staticmethod
-    def forward(ctx: Any, options: dict[str, Any], targets: Targets, labels: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, options: dict[str, Any], targets: Targets, labels: Tensor, *tensors: Tensor
+    ) -> Tensor:
         ctx.arguments = options, targets, labels
         ctx.save_for_backward(*tensors)
-        return linear_head_loss(tensors[0], tensors[1], labels, targets, bias_V=tensors[2], **options)[0]
+        return linear_head_loss(
+            tensors[0], tensors[1], labels, targets, bias_V=tensors[2], **options
+        )[0]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
@@ -181,16 +222,30 @@ class _Recomputed(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-@pytest.mark.parametrize(("kind", "divergence"), [("sampled", "forward_kl"), ("top_k", "jsd"), ("dense", "reverse_kl")])
+@pytest.mark.parametrize(
+    ("kind", "divergence"), [("sampled", "forward_kl"), ("top_k", "jsd"), ("dense", "reverse_kl")]
+)
 def test_gradcheck(kind: str, divergence: str) -> None:
     options = {
-        "divergence": divergence, "divergence_parameters": {"beta": 0.3}, "soft_weight": 0.7, "hard_weight": 0.4,
-        "softcap": 4.0, "logit_scale": 1.3, "loss_temperature": 1.5, "chunk_size": 3, "vocab_size": 9,
-    }  # fmt: skip
-    tensors = [randn(seed, *shape).requires_grad_() for seed, shape in ((1, (4, 3)), (2, (11, 3)), (4, (11,)))]
+        "divergence": divergence,
+        "divergence_parameters": {"beta": 0.3},
+        "soft_weight": 0.7,
+        "hard_weight": 0.4,
+        "softcap": 4.0,
+        "logit_scale": 1.3,
+        "loss_temperature": 1.5,
+        "chunk_size": 3,
+        "vocab_size": 9,
+    }
+    tensors = [
+        randn(seed, *shape).requires_grad_()
+        for seed, shape in ((1, (4, 3)), (2, (11, 3)), (4, (11,)))
+    ]
     targets = targets_of(kind, teacher_logp(4, 9))
     labels = torch.tensor([0, 8, 3, 3])
-    assert torch.autograd.gradcheck(lambda *t: _Recomputed.apply(options, targets, labels, *t), tensors)
+    assert torch.autograd.gradcheck(
+        lambda *t: _Recomputed.apply(options, targets, labels, *t), tensors
+    )
 
 
 # Not of draws, which only estimate the divergence: see the test of their mean.
@@ -203,10 +258,18 @@ def test_own_teacher_costs_nothing_and_one_that_is_a_token_late_does(
     options: dict[str, Any] = {"divergence": divergence, "divergence_parameters": parameters}
     for logp, low, high in ((own_logp, -1e-12, 1e-12), (own_logp.roll(1, 0), 1.0, math.inf)):
         loss, parts = linear_head_loss(
-            hidden, weight, labels, targets_of(kind, logp), soft_weight=1.0, hard_weight=0.0, **options
+            hidden,
+            weight,
+            labels,
+            targets_of(kind, logp),
+            soft_weight=1.0,
+            hard_weight=0.0,
+            **options,
         )
         assert low <= parts["soft"].item() <= high
-        if divergence != "total_variation":  # |p − q| has a kink at equals: there rounding alone chooses the sign
+        if (
+            divergence != "total_variation"
+        ):  # |p − q| has a kink at equals: there rounding alone chooses the sign
             (gradient,) = torch.autograd.grad(loss, hidden)
             assert bool(gradient.abs().max() < 1e-10) == (high < 1)
 
@@ -217,12 +280,20 @@ def test_a_tail_bucket_is_never_above_dense_and_rises_to_it() -> None:
 
     def each_token(targets: Targets) -> list[float]:
         return [
-            linear_head_loss(hidden[n : n + 1], weight, labels[n : n + 1], targets[n : n + 1],
-                             soft_weight=1.0, hard_weight=0.0)[0].item()
+            linear_head_loss(
+                hidden[n : n + 1],
+                weight,
+                labels[n : n + 1],
+                targets[n : n + 1],
+                soft_weight=1.0,
+                hard_weight=0.0,
+            )[0].item()
             for n in range(NUM_TOKENS)
-        ]  # fmt: skip
+        ]
 
-    rows = [each_token(top_k(logp, k)) for k in (1, 3, 8, VOCAB - 1)] + [each_token(DenseTargets(logp))]
+    rows = [each_token(top_k(logp, k)) for k in (1, 3, 8, VOCAB - 1)] + [
+        each_token(DenseTargets(logp))
+    ]
     for coarser, finer in itertools.pairwise(rows):
         assert all(a <= b + 1e-12 for a, b in zip(coarser, finer, strict=True))
     assert rows[-2] == pytest.approx(rows[-1])  # one id in the bucket: all of them are known
@@ -239,7 +310,9 @@ def test_draws_have_the_dense_gradient_and_divergence_on_average() -> None:
 
     def gradient(targets: Targets, num: int) -> tuple[Tensor, Tensor]:
         hidden_NH = hidden_1H.repeat(num, 1).requires_grad_()
-        loss, parts = linear_head_loss(hidden_NH, weight, labels[:num], targets, soft_weight=1.0, hard_weight=0.0)
+        loss, parts = linear_head_loss(
+            hidden_NH, weight, labels[:num], targets, soft_weight=1.0, hard_weight=0.0
+        )
         return torch.autograd.grad(loss, hidden_NH)[0], parts["soft"] / num
 
     drawn_NH, drawn_kl = gradient(targets, copies)
@@ -255,7 +328,9 @@ def test_draws_have_the_dense_gradient_and_divergence_on_average() -> None:
 
 @every_case
 @pytest.mark.parametrize("split", [[12], [6, 6], [3, 3, 3, 3], [1, 11], [0, 7, 5]])
-def test_micro_batches_add_up(kind: str, divergence: str, parameters: dict[str, float], split: list[int]) -> None:
+def test_micro_batches_add_up(
+    kind: str, divergence: str, parameters: dict[str, float], split: list[int]
+) -> None:
     hidden, weight, labels = inputs()
     targets = targets_of(kind, teacher_logp())
 
@@ -265,9 +340,15 @@ def test_micro_batches_add_up(kind: str, divergence: str, parameters: dict[str, 
         for size in sizes:
             part = slice(start, start + size)
             loss, _ = linear_head_loss(
-                hidden[part], weight, labels[part], targets[part], soft_weight=0.7, hard_weight=0.4,
-                divergence=divergence, divergence_parameters=parameters,
-            )  # fmt: skip
+                hidden[part],
+                weight,
+                labels[part],
+                targets[part],
+                soft_weight=0.7,
+                hard_weight=0.4,
+                divergence=divergence,
+                divergence_parameters=parameters,
+            )
             (loss / 12).backward()
             total, start = total + loss.detach(), start + size
         assert hidden.grad is not None and weight.grad is not None
@@ -283,7 +364,13 @@ def test_no_positions_give_zero_and_zero_gradients(kind: str | None) -> None:
     bias = torch.zeros(VOCAB, requires_grad=True)
     targets = None if kind is None else targets_of(kind, teacher_logp().float())[:0]
     loss, parts = linear_head_loss(
-        hidden[:0], weight, labels[:0], targets, soft_weight=0.0 if kind is None else 1.0, hard_weight=1.0, bias_V=bias
+        hidden[:0],
+        weight,
+        labels[:0],
+        targets,
+        soft_weight=0.0 if kind is None else 1.0,
+        hard_weight=1.0,
+        bias_V=bias,
     )
     loss.backward()
     assert loss.item() == parts["soft"].item() == parts["hard"].item() == 0
@@ -292,19 +379,30 @@ def test_no_positions_give_zero_and_zero_gradients(kind: str | None) -> None:
 
 
 @every_case
-def test_padded_rows_of_the_head_change_nothing(kind: str, divergence: str, parameters: dict[str, float]) -> None:
+def test_padded_rows_of_the_head_change_nothing(
+    kind: str, divergence: str, parameters: dict[str, float]
+) -> None:
     hidden, weight, labels = inputs()
     padding = 100 * randn(9, 8, HIDDEN)  # phantom logits that would win everywhere
     padded = torch.cat([weight.detach(), padding]).requires_grad_()
     results = []
     for head in (weight, padded):
         loss, _ = linear_head_loss(
-            hidden, head, labels, targets_of(kind, teacher_logp()), soft_weight=0.7, hard_weight=0.4,
-            divergence=divergence, divergence_parameters=parameters, vocab_size=VOCAB,
-        )  # fmt: skip
+            hidden,
+            head,
+            labels,
+            targets_of(kind, teacher_logp()),
+            soft_weight=0.7,
+            hard_weight=0.4,
+            divergence=divergence,
+            divergence_parameters=parameters,
+            vocab_size=VOCAB,
+        )
         results.append((loss, *torch.autograd.grad(loss, (hidden, head))))
     for found, expected in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(found[:VOCAB] if found.dim() else found, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            found[:VOCAB] if found.dim() else found, expected, rtol=0, atol=1e-12
+        )
     assert (results[1][2][VOCAB:] == 0).all()
 
 
@@ -315,9 +413,13 @@ def test_fillers_are_not_read(kind: str) -> None:
     assert isinstance(targets, SampledTargets | TopKTargets)
     ids = F.pad(targets.ids_NK, (0, 3), value=-1)
     if isinstance(targets, SampledTargets):
-        filled = SampledTargets(ids, F.pad(targets.weights_NK, (0, 3), value=math.nan), targets.entropy_N)
+        filled = SampledTargets(
+            ids, F.pad(targets.weights_NK, (0, 3), value=math.nan), targets.entropy_N
+        )
     else:
-        filled = TopKTargets(ids, F.pad(targets.logp_NK, (0, 3), value=math.nan), targets.tail_logp_N)
+        filled = TopKTargets(
+            ids, F.pad(targets.logp_NK, (0, 3), value=math.nan), targets.tail_logp_N
+        )
     results = []
     for each in (targets, filled):
         loss, _ = linear_head_loss(hidden, weight, labels, each, soft_weight=0.7, hard_weight=0.4)
@@ -327,17 +429,27 @@ def test_fillers_are_not_read(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("divergence", "parameters"), DIVERGENCES)
-def test_a_token_of_which_nothing_is_known_has_no_soft_loss(divergence: str, parameters: dict[str, float]) -> None:
+def test_a_token_of_which_nothing_is_known_has_no_soft_loss(
+    divergence: str, parameters: dict[str, float]
+) -> None:
     hidden, weight, labels = inputs()
     known = top_k(teacher_logp())
     ids, logp, tail = known.ids_NK.clone(), known.logp_NK.clone(), known.tail_logp_N.clone()
     ids[4:7], logp[4:7], tail[4:7] = -1, math.nan, 0.0
 
-    def loss_of(targets: Targets | None, soft: float, hard: float, rows: slice | list[int]) -> tuple[Tensor, ...]:
+    def loss_of(
+        targets: Targets | None, soft: float, hard: float, rows: slice | list[int]
+    ) -> tuple[Tensor, ...]:
         loss, _ = linear_head_loss(
-            hidden[rows], weight, labels[rows], targets, soft_weight=soft, hard_weight=hard, divergence=divergence,
+            hidden[rows],
+            weight,
+            labels[rows],
+            targets,
+            soft_weight=soft,
+            hard_weight=hard,
+            divergence=divergence,
             divergence_parameters=parameters,
-        )  # fmt: skip
+        )
         return loss, *torch.autograd.grad(loss, (hidden, weight))
 
     found = loss_of(TopKTargets(ids, logp, tail), 0.7, 0.4, slice(None))
@@ -355,7 +467,13 @@ def test_soft_weight_zero_is_cross_entropy_to_the_last_bit(kind: str) -> None:
     for targets in (None, targets_of(kind, teacher_logp().float())):
         for chunk_size in (4, None):
             loss, parts = linear_head_loss(
-                hidden, weight, labels, targets, soft_weight=0.0, hard_weight=1.0, chunk_size=chunk_size
+                hidden,
+                weight,
+                labels,
+                targets,
+                soft_weight=0.0,
+                hard_weight=1.0,
+                chunk_size=chunk_size,
             )
             results.append((loss, *torch.autograd.grad(loss, (hidden, weight))))
             assert (parts["soft"].item() > 0) == (targets is not None)
@@ -368,17 +486,27 @@ def test_soft_weight_zero_is_cross_entropy_to_the_last_bit(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("divergence", "parameters"), DIVERGENCES)
-def test_a_vanishing_tail_stays_finite_in_float32(divergence: str, parameters: dict[str, float]) -> None:
+def test_a_vanishing_tail_stays_finite_in_float32(
+    divergence: str, parameters: dict[str, float]
+) -> None:
     hidden = torch.eye(2, dtype=torch.float32)
-    weight = torch.zeros(VOCAB, 2).index_put((torch.tensor([0, 1]),), torch.tensor([[300.0, 0.0], [0.0, 300.0]]))
+    weight = torch.zeros(VOCAB, 2).index_put(
+        (torch.tensor([0, 1]),), torch.tensor([[300.0, 0.0], [0.0, 300.0]])
+    )
     certain = TopKTargets(torch.tensor([[0], [0]]), torch.zeros(2, 1), torch.full((2,), -math.inf))
     unsure = TopKTargets(torch.tensor([[0], [0]]), torch.full((2, 1), -0.7), torch.full((2,), -0.7))
     for targets in (certain, unsure):
         tensors = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
         loss, _ = linear_head_loss(
-            tensors[0], tensors[1], torch.tensor([0, 0]), targets, soft_weight=1.0, hard_weight=0.0,
-            divergence=divergence, divergence_parameters=parameters,
-        )  # fmt: skip
+            tensors[0],
+            tensors[1],
+            torch.tensor([0, 0]),
+            targets,
+            soft_weight=1.0,
+            hard_weight=0.0,
+            divergence=divergence,
+            divergence_parameters=parameters,
+        )
         loss.backward()
         assert loss.isfinite()
         assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors)
@@ -396,12 +524,16 @@ def test_bfloat16_is_within_one_percent(kind: str, way: str) -> None:
     hidden, weight = hidden.detach().bfloat16(), weight.detach().bfloat16()
     logp = teacher_logp()
     exact = [t.double().requires_grad_() for t in (hidden, weight)]
-    expected = plain_loss(exact[0], exact[1], labels, targets_of(kind, logp), soft_weight=0.7, hard_weight=0.4)
+    expected = plain_loss(
+        exact[0], exact[1], labels, targets_of(kind, logp), soft_weight=0.7, hard_weight=0.4
+    )
     dtype = torch.bfloat16 if way == "bfloat16" else torch.float32
     tensors = [t.to(dtype).requires_grad_() for t in (hidden, weight)]
     options: dict[str, Any] = {"soft_weight": 0.7, "hard_weight": 0.4, "chunk_size": 3}
     with torch.autocast("cpu", torch.bfloat16, enabled=way == "autocast"):
-        loss, _ = linear_head_loss(tensors[0], tensors[1], labels, targets_of(kind, logp.float()), **options)
+        loss, _ = linear_head_loss(
+            tensors[0], tensors[1], labels, targets_of(kind, logp.float()), **options
+        )
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=2e-3)
     gradients = torch.autograd.grad(loss, tensors)
@@ -456,18 +588,36 @@ def test_what_does_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_another_models_head_is_the_dense_signal_that_it_makes(softcap):
     generator = torch.Generator().manual_seed(0)
-    hidden_NH, weight_VH = torch.randn(37, 8, generator=generator), torch.randn(23, 8, generator=generator)
-    teacher_NG, teacher_VG = torch.randn(37, 5, generator=generator), torch.randn(20, 5, generator=generator)
+    hidden_NH, weight_VH = (
+        torch.randn(37, 8, generator=generator),
+        torch.randn(23, 8, generator=generator),
+    )
+    teacher_NG, teacher_VG = (
+        torch.randn(37, 5, generator=generator),
+        torch.randn(20, 5, generator=generator),
+    )
     labels_N = torch.randint(20, (37,), generator=generator)
     logits_NV = 0.7 * (teacher_NG @ teacher_VG.T)
     logits_NV = logits_NV if softcap is None else softcap * (logits_NV / softcap).tanh()
     found = []
-    for said in (DenseTargets(logits_NV.log_softmax(-1)), HeadTargets(teacher_NG, teacher_VG, 0.7, softcap)):
+    for said in (
+        DenseTargets(logits_NV.log_softmax(-1)),
+        HeadTargets(teacher_NG, teacher_VG, 0.7, softcap),
+    ):
         leaves = hidden_NH.clone().requires_grad_(), weight_VH.clone().requires_grad_()
-        loss, _ = linear_head_loss(*leaves, labels_N, said, soft_weight=1.0, hard_weight=0.5, vocab_size=20, chunk_size=5)
+        loss, _ = linear_head_loss(
+            *leaves, labels_N, said, soft_weight=1.0, hard_weight=0.5, vocab_size=20, chunk_size=5
+        )
         loss.backward()
         found.append((loss.detach(), *(leaf.grad for leaf in leaves)))
     for dense, lazy in zip(*found, strict=True):
         torch.testing.assert_close(lazy, dense)
     with pytest.raises(MismatchError, match="the dense signal has 20 ids, vocab_size is 23"):
-        linear_head_loss(hidden_NH, weight_VH, labels_N, HeadTargets(teacher_NG, teacher_VG), soft_weight=1.0, hard_weight=0.0)
+        linear_head_loss(
+            hidden_NH,
+            weight_VH,
+            labels_N,
+            HeadTargets(teacher_NG, teacher_VG),
+            soft_weight=1.0,
+            hard_weight=0.0,
+        )

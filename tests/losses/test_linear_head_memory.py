@@ -26,7 +26,9 @@ class Memory(TorchDispatchMode):
         self._seen: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [x.untyped_storage() for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)]
+        inputs = [
+            x.untyped_storage() for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)
+        ]
         known = {storage.data_ptr() for storage in inputs}
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
@@ -63,7 +65,9 @@ def problem(
     if kind == "sampled":
         targets: Targets = SampledTargets(ids_NK, share_NK, torch.zeros(num_tokens))
     elif kind == "top_k":
-        targets = TopKTargets(ids_NK, (share_NK / 2).log(), torch.full((num_tokens,), math.log(0.5)))
+        targets = TopKTargets(
+            ids_NK, (share_NK / 2).log(), torch.full((num_tokens,), math.log(0.5))
+        )
     else:
         targets = DenseTargets(torch.full((1, vocab), -math.log(vocab)).expand(num_tokens, vocab))
     return hidden_NH, weight_VH, labels_N, targets
@@ -89,15 +93,26 @@ def test_the_counter_sees_the_logits_of_a_plain_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
-@pytest.mark.parametrize("options", [{}, {"softcap": 5.0, "loss_temperature": 2.0}], ids=["simple", "softcap"])
-def test_nothing_of_tokens_times_vocabulary_is_ever_made(kind: str, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "options", [{}, {"softcap": 5.0, "loss_temperature": 2.0}], ids=["simple", "softcap"]
+)
+def test_nothing_of_tokens_times_vocabulary_is_ever_made(
+    kind: str, options: dict[str, Any]
+) -> None:
     hidden, weight, labels, targets = problem(kind, 64, 8, 1000)
     divergence = "forward_kl" if kind == "sampled" else "reverse_kl"
     with Memory() as memory:
         loss, _ = linear_head_loss(
-            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.5, divergence=divergence, chunk_size=4,
+            hidden,
+            weight,
+            labels,
+            targets,
+            soft_weight=1.0,
+            hard_weight=0.5,
+            divergence=divergence,
+            chunk_size=4,
             **options,
-        )  # fmt: skip
+        )
         loss.backward()
     assert memory.largest == max(4 * 1000, 1000 * 8)  # a chunk's logits, the head's gradient
     assert weight.grad is not None and weight.grad.abs().sum() > 0
@@ -119,10 +134,14 @@ def test_under_200_mib_above_the_heads_gradient_at_a_real_vocabulary(
     hidden_size = 8
     hidden, weight, labels, targets = problem(kind, num_tokens, hidden_size, REAL_VOCAB, dtype)
     with Memory() as memory:
-        loss, _ = linear_head_loss(hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.1, **options)
+        loss, _ = linear_head_loss(
+            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.1, **options
+        )
         loss.backward()
     assert memory.peak - REAL_VOCAB * hidden_size * 4 < 200 * MIB
-    assert weight.grad is not None and (weight.grad[-5:].abs().sum(-1) > 0).all()  # ids above 2^17 reach their rows
+    assert (
+        weight.grad is not None and (weight.grad[-5:].abs().sum(-1) > 0).all()
+    )  # ids above 2^17 reach their rows
 
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
@@ -134,7 +153,14 @@ def test_nothing_is_made_for_what_is_frozen(kind: str, frozen: str) -> None:
     bias = torch.zeros(100)
     with Memory() as memory:
         loss, _ = linear_head_loss(
-            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.5, chunk_size=6, bias_V=bias
+            hidden,
+            weight,
+            labels,
+            targets,
+            soft_weight=1.0,
+            hard_weight=0.5,
+            chunk_size=6,
+            bias_V=bias,
         )
         if frozen != "both":
             loss.backward()
@@ -159,18 +185,30 @@ def test_measuring_without_gradients_gives_the_same_numbers_and_makes_none(kind:
     assert not {(100, 8), (24, 8)} & memory.shapes
 
 
-def test_low_precision_heads_are_accumulated_in_float32_and_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill.losses.linear_head.WEIGHT_GRADIENT_VALUES", 8 * 30)  # 30 rows of 100 at a time
+def test_low_precision_heads_are_accumulated_in_float32_and_by_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "distill.losses.linear_head.WEIGHT_GRADIENT_VALUES", 8 * 30
+    )  # 30 rows of 100 at a time
     hidden, weight, labels, targets = problem("sampled", 512, 8, 100, torch.bfloat16)
     with Memory() as memory:
-        loss, _ = linear_head_loss(hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.0, chunk_size=4)
+        loss, _ = linear_head_loss(
+            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.0, chunk_size=4
+        )
         loss.backward()
     assert {(30, 8), (10, 8)} <= memory.shapes  # the products; the last block is shorter
     exact = [t.detach().double().requires_grad_() for t in (hidden, weight)]
     assert isinstance(targets, SampledTargets)
     double = SampledTargets(targets.ids_NK, targets.weights_NK.double())
-    expected, _ = linear_head_loss(exact[0], exact[1], labels, double, soft_weight=1.0, hard_weight=0.0)
+    expected, _ = linear_head_loss(
+        exact[0], exact[1], labels, double, soft_weight=1.0, hard_weight=0.0
+    )
     expected.backward()
-    assert weight.grad is not None and exact[1].grad is not None and weight.grad.dtype == torch.bfloat16
+    assert (
+        weight.grad is not None
+        and exact[1].grad is not None
+        and weight.grad.dtype == torch.bfloat16
+    )
     # 128 chunks added in bfloat16 would be off by several per cent
     assert (weight.grad.double() - exact[1].grad).norm() < 5e-3 * exact[1].grad.norm()

@@ -7,7 +7,15 @@ GREEDY = Sampling()
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13], [14, 15, 16, 17]]
 
 
-def answers(model, prompts=PROMPTS, sampling=GREEDY, seeds=None, max_new_tokens=12, stop_ids=(2,), vocab_size=None):
+def answers(
+    model,
+    prompts=PROMPTS,
+    sampling=GREEDY,
+    seeds=None,
+    max_new_tokens=12,
+    stop_ids=(2,),
+    vocab_size=None,
+):
     found, order = {}, []
 
     def finished(index, ids, reason):
@@ -16,9 +24,16 @@ def answers(model, prompts=PROMPTS, sampling=GREEDY, seeds=None, max_new_tokens=
         order.append(index)
 
     answer(
-        model, prompts, seeds=seeds or range(len(prompts)), sampling=sampling, max_new_tokens=max_new_tokens,
-        stop_ids=stop_ids, pad_id=0, on_finished=finished, vocab_size=vocab_size,
-    )  # fmt: skip
+        model,
+        prompts,
+        seeds=seeds or range(len(prompts)),
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        stop_ids=stop_ids,
+        pad_id=0,
+        on_finished=finished,
+        vocab_size=vocab_size,
+    )
     return found, order
 
 
@@ -62,7 +77,9 @@ def test_a_seed_belongs_to_its_request_not_to_its_row(qwen3):
     assert [first[i] for i in range(4)] == [turned[3 - i] for i in range(4)]
 
 
-@pytest.mark.parametrize("sampling", [Sampling(1.0), Sampling(0.7, 0.8, 20), Sampling(1.5, 1.0, 5), Sampling(1.0, 0.6)])
+@pytest.mark.parametrize(
+    "sampling", [Sampling(1.0), Sampling(0.7, 0.8, 20), Sampling(1.5, 1.0, 5), Sampling(1.0, 0.6)]
+)
 def test_draws_have_the_tempered_and_cut_distribution(sampling):
     generator = torch.Generator().manual_seed(0)
     scores_V = torch.randn(50, generator=generator) * 2
@@ -76,7 +93,9 @@ def test_draws_have_the_tempered_and_cut_distribution(sampling):
         p = torch.zeros_like(p).scatter(0, ids, ordered * keep)
         p = p / p.sum()
     num = 200_000
-    uniform = (torch.arange(num) + 0.5) / num  # evenly spaced: the shares are then exact, not a matter of luck
+    uniform = (
+        torch.arange(num) + 0.5
+    ) / num  # evenly spaced: the shares are then exact, not a matter of luck
     drawn = draw(scores_V.expand(num, -1), uniform, sampling)[:, 0]
     shares = drawn.bincount(minlength=50) / num
     assert (shares - p).abs().max() < 1e-4

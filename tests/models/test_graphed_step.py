@@ -36,7 +36,13 @@ def rolled(model, num_slots, make=None, known=None):
 
     with torch.inference_mode():
         rolling = Rolling(
-            model, PROMPTS, num_slots=num_slots, max_new_tokens=30, stop_ids=STOP, pad_id=0, known_lengths=known or {}
+            model,
+            PROMPTS,
+            num_slots=num_slots,
+            max_new_tokens=30,
+            stop_ids=STOP,
+            pad_id=0,
+            known_lengths=known or {},
         )
         if make is not None:
             longest = max(map(len, PROMPTS)) + 30
@@ -47,7 +53,9 @@ def rolled(model, num_slots, make=None, known=None):
 
 @pytest.mark.parametrize("num_slots", [1, 3, 8])
 @pytest.mark.parametrize("length_step", [4, 16, 128])
-def test_empty_slots_and_masked_positions_change_no_answer(qwen3, num_slots, length_step, monkeypatch):
+def test_empty_slots_and_masked_positions_change_no_answer(
+    qwen3, num_slots, length_step, monkeypatch
+):
     monkeypatch.setattr(graphed_step, "LENGTH_STEP", length_step)
     expected, plain, _ = rolled(qwen3, num_slots)
     found, logits, step = rolled(qwen3, num_slots, Unrecorded)
@@ -55,7 +63,9 @@ def test_empty_slots_and_masked_positions_change_no_answer(qwen3, num_slots, len
     for place, logits_V in logits.items():
         assert torch.allclose(logits_V, plain[place], atol=1e-4)
     longest = max(map(len, PROMPTS)) + 30
-    assert len(step.recorded) == len(set(step.recorded)) <= -(-longest // length_step), "each length is recorded once"
+    assert len(step.recorded) == len(set(step.recorded)) <= -(-longest // length_step), (
+        "each length is recorded once"
+    )
     assert all(n % length_step == 0 or n == longest for n in step.recorded)
 
 
@@ -64,7 +74,9 @@ def test_after_a_kill_the_rest_is_the_same_bit_for_bit(qwen3):
     for some in (list(whole)[:4], list(whole)[:7]):
         rest, again, _ = rolled(qwen3, 3, Unrecorded, {i: len(whole[i][0]) for i in some})
         assert rest == {i: a for i, a in whole.items() if i not in some}
-        assert all(torch.equal(row, logits[place]) for place, row in again.items() if place[0] not in some)
+        assert all(
+            torch.equal(row, logits[place]) for place, row in again.items() if place[0] not in some
+        )
 
 
 def test_on_a_cpu_nothing_is_recorded(qwen3):

@@ -50,7 +50,9 @@ def test_half_a_download_is_named(folder, left):
         file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n")
     else:
         os.truncate(file, {"half": file.stat().st_size // 2, "head": 100, "nothing": 0}[left])
-    with pytest.raises(DataError, match=r"model\.safetensors: not a whole file of weights .* fetch it again"):
+    with pytest.raises(
+        DataError, match=r"model\.safetensors: not a whole file of weights .* fetch it again"
+    ):
         load.load_model(str(folder), load.Placement("cpu", "float32"))
 
 
@@ -59,11 +61,17 @@ def test_weights_that_are_not_there_are_not_made_up(folder, change):
     """transformers would start with random ones, and say so in a table."""
     if change == "missing":
         weights = load_file(folder / "model.safetensors")
-        save_file({k: v for k, v in weights.items() if "layers.1" not in k}, folder / "model.safetensors", {"format": "pt"})
+        save_file(
+            {k: v for k, v in weights.items() if "layers.1" not in k},
+            folder / "model.safetensors",
+            {"format": "pt"},
+        )
     else:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 999}))
-    with pytest.raises(MismatchError, match=r"of its weights are missing, or of another shape .*model\.layers\.\d"):
+    with pytest.raises(
+        MismatchError, match=r"of its weights are missing, or of another shape .*model\.layers\.\d"
+    ):
         load.load_model(str(folder), load.Placement("cpu", "float32"))
 
 
@@ -83,10 +91,16 @@ def test_a_folder_without_a_tokenizer_has_none(folder):
 def test_a_tokenizer_that_only_foreign_code_can_read_is_said_with_the_ways_out(tmp_path, code):
     """What Kimi K2's repository holds; none of its code is run to find out."""
     (tmp_path / "tiktoken.model").write_text("IQ== 0\n")
-    names = {"tokenizer_class": "TikTokenTokenizer", "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]}}
+    names = {
+        "tokenizer_class": "TikTokenTokenizer",
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]},
+    }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
     (tmp_path / "tokenization_kimi.py").write_text("raise SystemExit('it was run')")
-    with pytest.raises(MismatchError, match=r"tiktoken\.model.* no tokenizer\.json.*teacher\.server_gives=text.*TikTokenConverter"):
+    with pytest.raises(
+        MismatchError,
+        match=r"tiktoken\.model.* no tokenizer\.json.*teacher\.server_gives=text.*TikTokenConverter",
+    ):
         load.load_tokenizer(str(tmp_path), trust_remote_code=code)
 
 
@@ -107,7 +121,9 @@ def test_a_head_with_scale_and_softcap_is_rebuilt_and_an_unknown_one_refused(qwe
     hidden = qwen3.base_model(ids).last_hidden_state
     assert torch.allclose(load.logits(load.head_of(qwen3), hidden), qwen3(ids).logits, atol=1e-5)
     capped = load.Head(qwen3.lm_head.weight, scale=0.5, softcap=3.0)
-    assert torch.allclose(load.logits(capped, hidden), 3 * (0.5 * qwen3(ids).logits / 3).tanh(), atol=1e-5)
+    assert torch.allclose(
+        load.logits(capped, hidden), 3 * (0.5 * qwen3(ids).logits / 3).tanh(), atol=1e-5
+    )
     qwen3.config.logit_scale = 2.0  # says what Qwen3 does not do
     with pytest.raises(MismatchError, match="its logits are not head"):
         load.head_of(qwen3)

@@ -5,7 +5,11 @@ from distill.models.by_length import batches_by_length
 from distill.models.load import head_of
 from distill.models.score import TokenSequence, answer_hidden_states, score
 
-SEQUENCES = [TokenSequence([5, 6, 7, 8, 9], 2), TokenSequence([10, 11, 12], 1), TokenSequence(list(range(20, 40)), 7)]
+SEQUENCES = [
+    TokenSequence([5, 6, 7, 8, 9], 2),
+    TokenSequence([10, 11, 12], 1),
+    TokenSequence(list(range(20, 40)), 7),
+]
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 45, 1000])
@@ -16,7 +20,9 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(qwen3, batch_token
     ):
         s = SEQUENCES[index]
         full_TV = qwen3(torch.tensor([s.ids])).logits[0].log_softmax(-1)
-        expected = full_TV[s.answer_start - 1 : -1].gather(1, torch.tensor(s.ids[s.answer_start :])[:, None])[:, 0]
+        expected = full_TV[s.answer_start - 1 : -1].gather(
+            1, torch.tensor(s.ids[s.answer_start :])[:, None]
+        )[:, 0]
         assert torch.allclose(logp_T, expected, atol=1e-5)
         assert torch.equal(top_T, full_TV[s.answer_start - 1 : -1].argmax(-1))
         seen.add(index)
@@ -24,10 +30,14 @@ def test_scores_equal_a_plain_forward_pass_whatever_the_batch(qwen3, batch_token
 
 
 def test_ids_beyond_the_shared_vocabulary_get_no_mass(qwen3):
-    for index, logp_T, top_T in score(qwen3, head_of(qwen3), SEQUENCES, batch_tokens=99, pad_id=0, vocab_size=100):
+    for index, logp_T, top_T in score(
+        qwen3, head_of(qwen3), SEQUENCES, batch_tokens=99, pad_id=0, vocab_size=100
+    ):
         s = SEQUENCES[index]
         cut_TV = qwen3(torch.tensor([s.ids])).logits[0, :, :100].log_softmax(-1)
-        expected = cut_TV[s.answer_start - 1 : -1].gather(1, torch.tensor(s.ids[s.answer_start :])[:, None])[:, 0]
+        expected = cut_TV[s.answer_start - 1 : -1].gather(
+            1, torch.tensor(s.ids[s.answer_start :])[:, None]
+        )[:, 0]
         assert torch.allclose(logp_T, expected, atol=1e-5)
         assert top_T.max() < 100
 

@@ -16,9 +16,17 @@ STOP = list(range(100, 115))  # a twentieth of the vocabulary: answers of very d
 def answers(model, num_slots, known=None, sampling=SAMPLING):
     found = {}
     answer(
-        model, PROMPTS, seeds=range(11), sampling=sampling, max_new_tokens=30, stop_ids=STOP, pad_id=0, num_slots=num_slots,
-        on_finished=lambda i, ids, reason: found.__setitem__(i, (ids, reason)), known_lengths=known,
-    )  # fmt: skip
+        model,
+        PROMPTS,
+        seeds=range(11),
+        sampling=sampling,
+        max_new_tokens=30,
+        stop_ids=STOP,
+        pad_id=0,
+        num_slots=num_slots,
+        on_finished=lambda i, ids, reason: found.__setitem__(i, (ids, reason)),
+        known_lengths=known,
+    )
     return found
 
 
@@ -34,7 +42,13 @@ def rolled(model, num_slots, known):
     hook = model.register_forward_hook(lambda *_: passes.append(1))
     with torch.inference_mode():
         rolling = Rolling(
-            model, PROMPTS, num_slots=num_slots, max_new_tokens=30, stop_ids=STOP, pad_id=0, known_lengths=known
+            model,
+            PROMPTS,
+            num_slots=num_slots,
+            max_new_tokens=30,
+            stop_ids=STOP,
+            pad_id=0,
+            known_lengths=known,
         )
         rolling.run(draw, lambda i, ids, reason: found.__setitem__(i, ids))
     hook.remove()
@@ -48,9 +62,15 @@ def test_the_number_of_slots_changes_no_answer(qwen3, num_slots):
     for index, prompt in enumerate(PROMPTS):
         alone = {}
         answer(
-            qwen3, [prompt], seeds=[index], sampling=SAMPLING, max_new_tokens=30, stop_ids=STOP, pad_id=0,
+            qwen3,
+            [prompt],
+            seeds=[index],
+            sampling=SAMPLING,
+            max_new_tokens=30,
+            stop_ids=STOP,
+            pad_id=0,
             on_finished=lambda i, ids, reason, alone=alone: alone.__setitem__(i, (ids, reason)),
-        )  # fmt: skip
+        )
         assert found[index] == alone[0]
 
 
@@ -65,11 +85,15 @@ def test_killed_after_any_answer_the_rest_is_the_same_bit_for_bit_and_costs_less
         assert rest == {i: whole[i] for i in order[killed_after:]}
         for place, row in again.items():
             if place[0] not in known:
-                assert torch.equal(row, logits[place]), f"token {place[1]} of {place[0]} was computed another way"
+                assert torch.equal(row, logits[place]), (
+                    f"token {place[1]} of {place[0]} was computed another way"
+                )
         costs.append(passes)
     assert costs[0] == num_passes and costs[-1] == 0 and costs == sorted(costs, reverse=True)
     under_way = num_slots * 30
-    assert costs[-3] <= under_way < num_passes * num_slots, "only what was under way is computed anew"
+    assert costs[-3] <= under_way < num_passes * num_slots, (
+        "only what was under way is computed anew"
+    )
 
 
 def test_answers_of_other_runs_in_between_do_not_disturb(qwen3):
@@ -88,7 +112,9 @@ def test_where_experts_mix_the_rows_everything_is_computed_again():
 
 
 def test_a_cache_with_windows_or_states_is_decoded_batch_by_batch():
-    without = {family.name for family in FAMILIES if not has_slots(model_of(family, tokenizer_of(family)))}
+    without = {
+        family.name for family in FAMILIES if not has_slots(model_of(family, tokenizer_of(family)))
+    }
     assert without == {"gpt-oss", "qwen3.5"}
     model = model_of(BY_NAME["gpt-oss"], tokenizer_of(BY_NAME["gpt-oss"]))
     whole = answers(model, 4)
@@ -106,4 +132,6 @@ def test_blocks_hold_every_index_once_and_their_slots_fit():
         assert len(block.indices) > 4 * block.num_slots, "a slot is refilled several times"
     assert len(blocks) >= 4
     few = blocks_by_length(lengths[:20], 400)
-    assert all(len(b.indices) == b.num_slots for b in few), "too few batches to share: none are joined"
+    assert all(len(b.indices) == b.num_slots for b in few), (
+        "too few batches to share: none are joined"
+    )

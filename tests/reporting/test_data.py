@@ -12,12 +12,26 @@ from distill.rows import write_jsonl
 from distill.text.samples import count_by_language
 
 KEPT = [
-    {"prompt": "Mbuzi wangapi?", "language": "sw", "answer": "Mbuzi saba."}, {"prompt": "几只羊？", "language": "zh", "answer": "七只。"},
-]  # fmt: skip
+    {"prompt": "Mbuzi wangapi?", "language": "sw", "answer": "Mbuzi saba."},
+    {"prompt": "几只羊？", "language": "zh", "answer": "七只。"},
+]
 DROPPED = [
-    *[{"prompt": f"Ngapi {n}?", "language": "sw", "answer": "Six.", "reason": "wrong_language: 1 of 1"} for n in range(3)],
+    *[
+        {
+            "prompt": f"Ngapi {n}?",
+            "language": "sw",
+            "answer": "Six.",
+            "reason": "wrong_language: 1 of 1",
+        }
+        for n in range(3)
+    ],
     {"prompt": "Ngapi?", "language": "sw", "reason": "duplicate_prompt: same as prompt 0"},
-    {"prompt": "多少？", "language": "zh", "answer": "<script>x</script>", "reason": "truncated: by length"},
+    {
+        "prompt": "多少？",
+        "language": "zh",
+        "answer": "<script>x</script>",
+        "reason": "truncated: by length",
+    },
 ]
 
 
@@ -38,7 +52,10 @@ def shown(stage, **options):
 
 def test_counts_add_up_by_reason_and_language():
     counts = count_by_language(KEPT, DROPPED)
-    assert counts == {"sw": {"kept": 1, "wrong_language": 3, "duplicate_prompt": 1}, "zh": {"kept": 1, "truncated": 1}}
+    assert counts == {
+        "sw": {"kept": 1, "wrong_language": 3, "duplicate_prompt": 1},
+        "zh": {"kept": 1, "truncated": 1},
+    }
     head, lines = data.table(counts)
     assert head == ["", "sw", "zh", "all", "%"]
     assert lines[:2] == [["kept", "1", "1", "2", "28.6"], ["wrong_language", "3", "0", "3", "42.9"]]
@@ -50,7 +67,9 @@ def test_kept_and_dropped_stand_side_by_side_in_every_script(stage):
     text = shown(stage)
     line = next(line for line in text.splitlines() if "Mbuzi wangapi?" in line)
     assert "[wrong_language: 1 of 1]" in line, "kept left, dropped right, in one line"
-    assert "几只羊？" in text and "<script>" in text and "[duplicate_prompt: same as prompt 0]" in text
+    assert (
+        "几只羊？" in text and "<script>" in text and "[duplicate_prompt: same as prompt 0]" in text
+    )
 
 
 def test_one_language_and_one_reason_can_be_picked(stage):
@@ -73,7 +92,12 @@ def test_inspect_needs_no_torch(stage):
         "sys.exit(status or ('torch' in sys.modules) * 9 or ('transformers' in sys.modules) * 8)"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code, str(stage.parent)], env=environment(), cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(stage.parent)],
+        env=environment(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr[-1000:]
     assert "2 kept, 5 dropped" in result.stdout

@@ -17,7 +17,12 @@ QWEN_VOCAB = 151_936
 @pytest.fixture
 def header() -> SignalHeader:
     names = ("teacher", "teacher_dtype", "teacher_quantization", "tokenizer", "chat_template")
-    return SignalHeader("sampled", vocab_size=1000, num_draws=50, fingerprints={name: f"{name} one" for name in names})
+    return SignalHeader(
+        "sampled",
+        vocab_size=1000,
+        num_draws=50,
+        fingerprints={name: f"{name} one" for name in names},
+    )
 
 
 @pytest.fixture
@@ -36,7 +41,9 @@ def real_like_record() -> SampledRecord:
     logits_NV = logits_NV[:, torch.randperm(QWEN_VOCAB, generator=generator)]
     realised_N = torch.zeros(32, dtype=torch.long)
     rows = [draws.Rows.of(seed, 32) for seed in range(8)]
-    parts = [draws.draw(logits_NV, realised_N, r, num_draws=50, vocab_size=QWEN_VOCAB) for r in rows]
+    parts = [
+        draws.draw(logits_NV, realised_N, r, num_draws=50, vocab_size=QWEN_VOCAB) for r in rows
+    ]
     record = join(parts)
     assert isinstance(record, SampledRecord)
     return record
@@ -49,18 +56,25 @@ def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord
     if header.top_k is not None:
         ids = [_ids(rng, header.vocab_size, header.top_k) for _ in range(num_tokens)]
         shape = (num_tokens, header.top_k)
-        return TopKRecord(np.array(ids, np.int32).reshape(shape), _halves(rng, shape), _halves(rng, (num_tokens,)))
+        return TopKRecord(
+            np.array(ids, np.int32).reshape(shape), _halves(rng, shape), _halves(rng, (num_tokens,))
+        )
     num_draws = header.num_draws
     assert num_draws is not None
     sizes = rng.integers(1, min(num_draws, header.vocab_size) + 1, num_tokens)
     ids = [_ids(rng, header.vocab_size, size) for size in sizes]
-    counts = [1 + rng.multinomial(num_draws - size, rng.dirichlet(np.full(size, 0.3))) for size in sizes]
+    counts = [
+        1 + rng.multinomial(num_draws - size, rng.dirichlet(np.full(size, 0.3))) for size in sizes
+    ]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     empty = np.zeros(0, np.int32)
     return SampledRecord(
-        np.concatenate([empty, *ids]).astype(np.int32), np.concatenate([empty, *counts]).astype(np.int32), offsets,
-        _halves(rng, (num_tokens,)), np.abs(_halves(rng, (num_tokens,))),
-    )  # fmt: skip
+        np.concatenate([empty, *ids]).astype(np.int32),
+        np.concatenate([empty, *counts]).astype(np.int32),
+        offsets,
+        _halves(rng, (num_tokens,)),
+        np.abs(_halves(rng, (num_tokens,))),
+    )
 
 
 def _ids(rng: np.random.Generator, vocab_size: int, size: int) -> np.ndarray:

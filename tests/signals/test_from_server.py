@@ -21,7 +21,10 @@ def logits(num=30):
 
 def as_served(logits_NV, k=K + 1):
     top = logits_NV.log_softmax(-1).topk(k)
-    return [dict(zip(i, v, strict=True)) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return [
+        dict(zip(i, v, strict=True))
+        for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
 
 
 def test_it_is_the_record_of_the_weights():
@@ -50,7 +53,9 @@ def test_a_token_of_which_nothing_is_known_is_said_to_be_so():
     assert num_unknown(found) == 1
     said = targets([found], "cpu")
     assert isinstance(said, TopKTargets)
-    assert (said.ids_NK[3] == -1).all() and said.tail_logp_N[3] == 0 and (said.ids_NK[:3] >= 0).all()
+    assert (
+        (said.ids_NK[3] == -1).all() and said.tail_logp_N[3] == 0 and (said.ids_NK[:3] >= 0).all()
+    )
 
 
 def test_fewer_ids_than_k_are_filled_with_impossible_ones():

@@ -25,7 +25,9 @@ def test_sampled_targets_hold_ids_and_shares_in_order(header, record_of):
             size = here.stop - here.start
             assert said.ids_NK[n, :size].tolist() == record.ids[here].tolist()
             assert (said.ids_NK[n, size:] == -1).all() and (said.weights_NK[n, size:] == 0).all()
-            np.testing.assert_allclose(said.weights_NK[n, :size], record.counts[here] / 50, rtol=1e-6)
+            np.testing.assert_allclose(
+                said.weights_NK[n, :size], record.counts[here] / 50, rtol=1e-6
+            )
             assert said.entropy_N is not None and said.entropy_N[n] == record.entropy[t]
             n += 1
 
@@ -47,7 +49,10 @@ def test_top_k_targets_have_all_mass_after_rounding():
 def test_a_tail_without_mass_stays_one():
     from distill.signals import draws
 
-    said = targets([draws.top_k(torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, vocab_size=3)], "cpu")
+    said = targets(
+        [draws.top_k(torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, vocab_size=3)],
+        "cpu",
+    )
     assert isinstance(said, TopKTargets) and said.tail_logp_N.isneginf().all()
     torch.testing.assert_close(said.logp_NK.exp().sum(1), torch.ones(1))
 
@@ -58,7 +63,9 @@ def test_dense_targets_have_all_mass_after_rounding_and_keep_what_is_impossible(
     header = SignalHeader("dense", 301)
     logits = torch.randn(20, 301, generator=torch.Generator().manual_seed(1)) * 3
     logits[:, 7] = -torch.inf
-    stored = decode(encode(draws.dense(logits, draws.Rows.of(0, 20), vocab_size=301), header), header, 20)
+    stored = decode(
+        encode(draws.dense(logits, draws.Rows.of(0, 20), vocab_size=301), header), header, 20
+    )
     said = targets([stored, stored], "cpu")
     assert isinstance(said, DenseTargets) and said.logp_NV.shape == (40, 301)
     torch.testing.assert_close(said.logp_NV.exp().sum(1), torch.ones(40))
@@ -74,7 +81,11 @@ def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
     teacher_V, student_V = (torch.randn(60, generator=generator) * 2 for _ in range(2))
     num = 4000
     record = draws.draw(
-        teacher_V.expand(num, -1), torch.zeros(num, dtype=torch.long), draws.Rows.of(3, num), num_draws=10, vocab_size=60
+        teacher_V.expand(num, -1),
+        torch.zeros(num, dtype=torch.long),
+        draws.Rows.of(3, num),
+        num_draws=10,
+        vocab_size=60,
     )
     said = targets([record], "cpu")
     assert isinstance(said, SampledTargets)
@@ -96,15 +107,23 @@ def test_the_gradient_by_draws_comes_nearer_to_the_dense_one_as_fast_as_independ
 
     def gradient(said):
         hidden_NV = student_NV.clone().requires_grad_()
-        loss, _ = linear_head_loss(hidden_NV, torch.eye(60), labels_N, said, soft_weight=1.0, hard_weight=0.0)
+        loss, _ = linear_head_loss(
+            hidden_NV, torch.eye(60), labels_N, said, soft_weight=1.0, hard_weight=0.0
+        )
         return torch.autograd.grad(loss, hidden_NV)[0]
 
     exact_NV = gradient(DenseTargets(teacher_NV.log_softmax(-1)))
-    variance = (1 - teacher_NV.softmax(-1).square().sum(-1)).mean()  # of the shares of one independent draw
+    variance = (
+        1 - teacher_NV.softmax(-1).square().sum(-1)
+    ).mean()  # of the shares of one independent draw
     errors = []
     for num_draws in (4, 16, 64, 256):
-        record = draws.draw(teacher_NV, labels_N, draws.Rows.of(3, 300), num_draws=num_draws, vocab_size=60)
-        errors.append((gradient(targets([record], "cpu")) - exact_NV).square().sum(-1).mean().sqrt())
+        record = draws.draw(
+            teacher_NV, labels_N, draws.Rows.of(3, 300), num_draws=num_draws, vocab_size=60
+        )
+        errors.append(
+            (gradient(targets([record], "cpu")) - exact_NV).square().sum(-1).mean().sqrt()
+        )
         assert errors[-1] <= (variance / num_draws).sqrt()
     assert all(more < 0.5 * less for less, more in itertools.pairwise(errors))
     assert errors[-1] > 1e-4  # they are draws indeed

@@ -47,7 +47,9 @@ def shares_of(record, num_draws: int, vocab_size: int) -> np.ndarray:
 
 def test_a_record_keeps_the_laws():
     record = draw(teacher_logits(40, 3001))
-    assert record.ids.dtype == np.int32 and record.offsets[-1] == len(record.ids) == len(record.counts)
+    assert record.ids.dtype == np.int32 and record.offsets[-1] == len(record.ids) == len(
+        record.counts
+    )
     assert (np.add.reduceat(record.counts, record.offsets[:-1]) == 50).all()
     for start, end in zip(record.offsets[:-1], record.offsets[1:], strict=True):
         assert (np.diff(record.ids[start:end]) > 0).all()
@@ -57,7 +59,9 @@ def test_log_prob_and_entropy_are_the_teachers():
     logits = teacher_logits(40, 3001)
     record = draw(logits)
     logp = logits.double().log_softmax(-1)
-    np.testing.assert_allclose(record.realised_logp, logp[torch.arange(40), torch.arange(40) % 2], atol=1e-5)
+    np.testing.assert_allclose(
+        record.realised_logp, logp[torch.arange(40), torch.arange(40) % 2], atol=1e-5
+    )
     np.testing.assert_allclose(record.entropy, -(logp.exp() * logp).sum(-1), atol=1e-5)
 
 
@@ -80,12 +84,16 @@ def test_draws_reach_every_part_of_a_large_vocabulary_evenly():
     record = draw(torch.zeros(64, vocab_size), num_draws=num_draws)
     assert len(record.ids) > 0.99 * 64 * num_draws
     # The j-th draw of an even distribution lies in the j-th fiftieth of the ids.
-    per_fiftieth = np.bincount(record.ids * num_draws // vocab_size, weights=record.counts, minlength=num_draws)
+    per_fiftieth = np.bincount(
+        record.ids * num_draws // vocab_size, weights=record.counts, minlength=num_draws
+    )
     assert np.abs(per_fiftieth - 64).max() <= 1
 
 
 def test_draws_of_different_positions_and_seeds_are_independent():
-    ids = np.stack([draw(torch.zeros(200, 4096), seed, num_draws=1).ids for seed in range(3)]) / 4096
+    ids = (
+        np.stack([draw(torch.zeros(200, 4096), seed, num_draws=1).ids for seed in range(3)]) / 4096
+    )
     assert np.abs(np.corrcoef(ids) - np.eye(3)).max() < 0.3
     assert np.abs(np.corrcoef([ids[0, 1:], ids[0, :-1]]) - np.eye(2)).max() < 0.3
     assert abs(ids.mean() - 0.5) < 5 * (1 / 12 / ids.size) ** 0.5
@@ -102,7 +110,9 @@ def test_an_id_without_mass_is_never_drawn():
 
 def test_the_extreme_uniform_numbers_give_the_first_and_the_last_possible_id(monkeypatch):
     extremes = np.array([0.0, 1 - 2**-53, 1.0])
-    monkeypatch.setattr(draws, "_stratified_uniforms", lambda rows, n: np.tile(extremes, (len(rows), 1)))
+    monkeypatch.setattr(
+        draws, "_stratified_uniforms", lambda rows, n: np.tile(extremes, (len(rows), 1))
+    )
     for vocab_size in (1000, 151_936):
         logits = teacher_logits(4, vocab_size)
         logits[:, :70] = logits[:, -70:] = -torch.inf
@@ -129,7 +139,9 @@ def test_a_record_does_not_depend_on_how_a_sequence_is_cut(monkeypatch):
 
     logits = teacher_logits(50, 3001)
     whole = draw(logits)
-    parts = [draw(logits[a:b], first_position=a) for a, b in ((0, 2), (2, 3), (3, 3), (3, 36), (36, 50))]
+    parts = [
+        draw(logits[a:b], first_position=a) for a, b in ((0, 2), (2, 3), (3, 3), (3, 36), (36, 50))
+    ]
     # realised ids alternate with the row, so only what was drawn is compared
     joined: Any = join(parts)
     assert np.array_equal(whole.ids, joined.ids) and np.array_equal(whole.counts, joined.counts)
@@ -140,7 +152,9 @@ def test_a_record_does_not_depend_on_how_a_sequence_is_cut(monkeypatch):
 def test_a_record_does_not_depend_on_the_sequences_beside_it():
     logits = teacher_logits(30, 3001)
     realised = torch.arange(30) % 2
-    rows = draws.Rows.join([draws.Rows.of(7, 10), draws.Rows.of(2**64 - 1, 15), draws.Rows.of(8, 5, first_position=3)])
+    rows = draws.Rows.join(
+        [draws.Rows.of(7, 10), draws.Rows.of(2**64 - 1, 15), draws.Rows.of(8, 5, first_position=3)]
+    )
     together: Any = draws.draw(logits, realised, rows, num_draws=50, vocab_size=3001)
     alone = [
         draws.draw(logits[part], realised[part], rows[part], num_draws=50, vocab_size=3001)
@@ -169,7 +183,9 @@ def test_top_k_and_tail_make_up_all_mass():
     for k in (1, 8, 3000):
         record = top_k(logits, k=k)
         assert (np.diff(record.ids, axis=1) > 0).all()
-        np.testing.assert_allclose(np.exp(record.logp).sum(1) + np.exp(record.tail_logp), 1, atol=1e-5)
+        np.testing.assert_allclose(
+            np.exp(record.logp).sum(1) + np.exp(record.tail_logp), 1, atol=1e-5
+        )
         likeliest = logp.topk(k).indices.sort(-1).values
         assert np.array_equal(record.ids, likeliest)
         np.testing.assert_allclose(record.logp, logp.gather(1, likeliest), atol=1e-5)
@@ -213,11 +229,22 @@ def test_logits_that_are_not_finite_are_refused_with_their_position(value):
 
 def test_an_answer_token_that_is_not_shared_is_refused():
     with pytest.raises(MismatchError, match="token 310, teacher and student share ids below 300"):
-        draws.draw(torch.zeros(1, 320), torch.tensor([310]), draws.Rows.of(0, 1), num_draws=5, vocab_size=300)
+        draws.draw(
+            torch.zeros(1, 320),
+            torch.tensor([310]),
+            draws.Rows.of(0, 1),
+            num_draws=5,
+            vocab_size=300,
+        )
     with pytest.raises(ValueError, match="realised_N has shape"):
-        draws.draw(torch.zeros(2, 320), torch.tensor([3]), draws.Rows.of(0, 2), num_draws=5, vocab_size=300)
+        draws.draw(
+            torch.zeros(2, 320), torch.tensor([3]), draws.Rows.of(0, 2), num_draws=5, vocab_size=300
+        )
 
 
 def test_the_seed_comes_from_the_key():
     assert draws.seed_of("ff" * 16) == 2**64 - 1
-    assert same(draw(teacher_logits(2, 90), draws.seed_of("ff" * 16)), draw(teacher_logits(2, 90), 2**64 - 1))
+    assert same(
+        draw(teacher_logits(2, 90), draws.seed_of("ff" * 16)),
+        draw(teacher_logits(2, 90), 2**64 - 1),
+    )

@@ -9,13 +9,22 @@ import pytest
 
 from distill.errors import DataError
 from distill.signals import bits
-from distill.signals.encoding import DenseRecord, SampledRecord, TopKRecord, decode, encode, join, regroup
+from distill.signals.encoding import (
+    DenseRecord,
+    SampledRecord,
+    TopKRecord,
+    decode,
+    encode,
+    join,
+    regroup,
+)
 from distill.signals.header import SignalHeader
 
 
 def same(a, b) -> bool:
     return type(a) is type(b) and all(
-        np.array_equal(getattr(a, f.name), getattr(b, f.name)) and getattr(a, f.name).dtype == getattr(b, f.name).dtype
+        np.array_equal(getattr(a, f.name), getattr(b, f.name))
+        and getattr(a, f.name).dtype == getattr(b, f.name).dtype
         for f in fields(a)
     )
 
@@ -27,7 +36,13 @@ def back(record: Any, header: SignalHeader) -> Any:
 
 def one_token(ids, counts) -> SampledRecord:
     floats = np.full(1, -0.5, np.float32)
-    return SampledRecord(np.array(ids, np.int32), np.array(counts, np.int32), np.array([0, len(ids)]), floats, -floats)
+    return SampledRecord(
+        np.array(ids, np.int32),
+        np.array(counts, np.int32),
+        np.array([0, len(ids)]),
+        floats,
+        -floats,
+    )
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 3, 64, 1000, 151_936, 1 << 20])
@@ -39,7 +54,9 @@ def test_sampled_records_come_back_as_they_were(record_of, vocab_size, num_draws
         assert same(back(record, header), record)
 
 
-@pytest.mark.parametrize(("vocab_size", "k"), [(1, 1), (2, 2), (5, 3), (1000, 1), (151_936, 64), (1 << 20, 1024)])
+@pytest.mark.parametrize(
+    ("vocab_size", "k"), [(1, 1), (2, 2), (5, 3), (1000, 1), (151_936, 64), (1 << 20, 1024)]
+)
 def test_top_k_records_come_back_as_they_were(record_of, vocab_size, k):
     header = SignalHeader("top_k", vocab_size, top_k=k)
     for num_tokens in (0, 1, 9):
@@ -79,13 +96,17 @@ def test_floats_are_rounded_to_float16_and_no_further(real_like_record):
 
 def test_a_realistic_token_costs_less_than_36_bytes_near_the_bound(real_like_record):
     record, num_tokens = real_like_record, real_like_record.num_tokens
-    assert 1.5 < record.entropy.mean() < 2.5 and 11 < len(record.ids) / num_tokens < 15  # it is realistic
+    assert (
+        1.5 < record.entropy.mean() < 2.5 and 11 < len(record.ids) / num_tokens < 15
+    )  # it is realistic
     header = SignalHeader("sampled", 151_936, num_draws=50)
     bytes_per_token = len(encode(record, header)) / num_tokens
     assert bytes_per_token < 34.5  # a shard's index adds 32 bytes a sequence
 
     sizes = np.diff(record.offsets)
-    log2_choose = np.array([(math.lgamma(151_937) - math.lgamma(u + 1) - math.lgamma(151_937 - u)) for u in sizes])
+    log2_choose = np.array(
+        [(math.lgamma(151_937) - math.lgamma(u + 1) - math.lgamma(151_937 - u)) for u in sizes]
+    )
     # Least bits where ids may be anywhere and every division of the draws among them is as likely.
     log2_divide = np.array([math.lgamma(50) - math.lgamma(u) - math.lgamma(51 - u) for u in sizes])
     bound = 4 + (math.log2(50) + (log2_choose + log2_divide).mean() / math.log(2)) / 8
@@ -98,7 +119,9 @@ def test_a_certain_token_costs_a_few_bytes():
         num_tokens = 100
         floats = np.zeros(num_tokens, np.float32)
         ids = np.full(num_tokens, token, np.int32)
-        certain = SampledRecord(ids, np.full_like(ids, 50), np.arange(num_tokens + 1), floats, floats)
+        certain = SampledRecord(
+            ids, np.full_like(ids, 50), np.arange(num_tokens + 1), floats, floats
+        )
         assert len(encode(certain, header)) / num_tokens < 8
 
 
@@ -111,11 +134,15 @@ def test_crowded_ids_cost_less_than_spread_ones():
 @pytest.mark.parametrize(
     ("ids", "counts", "problem"),
     [
-        ([3, 2], [25, 25], "ascending"), ([3, 3], [25, 25], "ascending"), ([-1, 3], [25, 25], "ascending"),
-        ([3, 1000], [25, 25], "below 1000"), ([3, 4], [25, 24], "50 draws"), ([3, 4], [50, 0], "below 1"),
+        ([3, 2], [25, 25], "ascending"),
+        ([3, 3], [25, 25], "ascending"),
+        ([-1, 3], [25, 25], "ascending"),
+        ([3, 1000], [25, 25], "below 1000"),
+        ([3, 4], [25, 24], "50 draws"),
+        ([3, 4], [50, 0], "below 1"),
         ([], [], "without ids"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_sample_is_not_encoded(header, ids, counts, problem):
     with pytest.raises(ValueError, match=problem):
         encode(one_token(ids, counts), header)
@@ -128,7 +155,12 @@ def test_a_record_of_another_kind_or_shape_is_not_encoded(header, record_of):
     with pytest.raises(ValueError, match="11 ids"):
         encode(DenseRecord(np.zeros((3, 11), np.float32)), dense)
     with pytest.raises(ValueError, match="expected"):
-        encode(TopKRecord(np.zeros((3, 5), np.int32), np.zeros((3, 5), np.float32), np.zeros(3, np.float32)), top_k)
+        encode(
+            TopKRecord(
+                np.zeros((3, 5), np.int32), np.zeros((3, 5), np.float32), np.zeros(3, np.float32)
+            ),
+            top_k,
+        )
 
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
@@ -176,7 +208,13 @@ def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, kind):
         records = list(regroup(chunks, lengths))
         assert [r.num_tokens for r in records] == lengths
         assert same(join(records), whole)
-    for lengths, problem in (([20], "more"), ([22], "fewer"), ([12], "more"), ([], "more"), ([21, 1], "fewer")):
+    for lengths, problem in (
+        ([20], "more"),
+        ([22], "fewer"),
+        ([12], "more"),
+        ([], "more"),
+        ([21, 1], "fewer"),
+    ):
         with pytest.raises(ValueError, match=f"{problem} tokens"):
             list(regroup(chunks, lengths))
     with pytest.raises(ValueError, match="fewer tokens"):
@@ -185,7 +223,13 @@ def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, kind):
 
 def test_fields_of_every_width_come_back():
     rng = np.random.default_rng(1)
-    for widths in (rng.integers(0, 64, 500), np.full(300, 63), np.full(9, 1), np.zeros(5, int), np.zeros(0, int)):
+    for widths in (
+        rng.integers(0, 64, 500),
+        np.full(300, 63),
+        np.full(9, 1),
+        np.zeros(5, int),
+        np.zeros(0, int),
+    ):
         values = rng.integers(0, 1 << 63, len(widths)) & ((np.int64(1) << widths) - 1)
         data = bits.pack_fields(values, widths)
         assert len(data) == -(-widths.sum() // 8)
@@ -194,7 +238,12 @@ def test_fields_of_every_width_come_back():
 
 def test_unary_values_come_back_with_their_length():
     rng = np.random.default_rng(1)
-    for values in (rng.geometric(0.4, 500) - 1, np.zeros(8, np.int64), np.array([70]), np.zeros(0, np.int64)):
+    for values in (
+        rng.geometric(0.4, 500) - 1,
+        np.zeros(8, np.int64),
+        np.array([70]),
+        np.zeros(0, np.int64),
+    ):
         data = bits.pack_unary(values)
         found, size = bits.unpack_unary(data + b"\xff", len(values))
         assert np.array_equal(found, values) and size == len(data)

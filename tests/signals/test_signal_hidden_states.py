@@ -27,7 +27,9 @@ def test_a_number_is_at_most_half_a_step_away(width):
     hidden = randn(1, 9, width)
     states = quantize(hidden)
     step = np.repeat(states.scales.astype(np.float32), BLOCK, 1)[:, :width]
-    assert (np.abs(decoded(states, width) - hidden) <= 0.501 * step).all(), "the largest may be a float16 rounding further"
+    assert (np.abs(decoded(states, width) - hidden) <= 0.501 * step).all(), (
+        "the largest may be a float16 rounding further"
+    )
     relative = np.linalg.norm(decoded(states, width) - hidden) / np.linalg.norm(hidden)
     assert relative < 0.007
 
@@ -56,7 +58,9 @@ def test_what_is_not_finite_is_refused_with_the_way_out(wrong):
         quantize(hidden)
 
 
-@pytest.mark.parametrize(("width", "num_bytes"), [(64, 66), (100, 104), (192, 198), (4096, 4224), (None, 0)])
+@pytest.mark.parametrize(
+    ("width", "num_bytes"), [(64, 66), (100, 104), (192, 198), (4096, 4224), (None, 0)]
+)
 def test_the_size_is_what_the_module_says(width, num_bytes):
     assert bytes_per_token(width) == num_bytes
     for num_tokens in (0, 3) if width else ():
@@ -64,15 +68,18 @@ def test_the_size_is_what_the_module_says(width, num_bytes):
         data = hidden_states.encode(states, width, num_tokens)
         assert len(data) == num_tokens * num_bytes
         back = hidden_states.decode(data, width, num_tokens)
-        assert np.array_equal(back.values, states.values) and np.array_equal(back.scales, states.scales)
+        assert np.array_equal(back.values, states.values) and np.array_equal(
+            back.scales, states.scales
+        )
         with pytest.raises(DataError, match="hidden states of width"):
             hidden_states.decode(data + b"\0", width, num_tokens)
 
 
 HEADERS = [
-    SignalHeader("sampled", 500, num_draws=50, hidden_size=100), SignalHeader("top_k", 500, top_k=16, hidden_size=64),
+    SignalHeader("sampled", 500, num_draws=50, hidden_size=100),
+    SignalHeader("top_k", 500, top_k=16, hidden_size=64),
     SignalHeader("dense", 11, hidden_size=7),
-]  # fmt: skip
+]
 
 
 def key_of(number: int) -> str:
@@ -85,18 +92,32 @@ def states_of(header: SignalHeader, num_tokens: int, seed: int) -> HiddenStates:
 
 
 @pytest.mark.parametrize("with_states", HEADERS, ids=lambda h: h.kind)
-def test_record_and_states_of_every_kind_come_back_from_the_same_shard(tmp_path, record_of, with_states):
+def test_record_and_states_of_every_kind_come_back_from_the_same_shard(
+    tmp_path, record_of, with_states
+):
     with SignalWriter(tmp_path, with_states, shard_tokens=10) as shards:
         for number in range(5):
-            shards.add(key_of(number), record_of(with_states, number, seed=number), states_of(with_states, number, number))
+            shards.add(
+                key_of(number),
+                record_of(with_states, number, seed=number),
+                states_of(with_states, number, number),
+            )
     store = SignalStore(tmp_path, with_states)
     assert store.header == with_states and store.hidden_size == with_states.hidden_size
     assert len(store.paths) == len(list(tmp_path.iterdir()))
     for number in (3, 0, 4):
         record, expected = store.read(key_of(number)), record_of(with_states, number, seed=number)
-        assert all(np.array_equal(getattr(record, f.name), getattr(expected, f.name)) for f in fields(record))
-        states, wanted = store.read_hidden_states(key_of(number)), states_of(with_states, number, number)
-        assert np.array_equal(states.values, wanted.values) and np.array_equal(states.scales, wanted.scales)
+        assert all(
+            np.array_equal(getattr(record, f.name), getattr(expected, f.name))
+            for f in fields(record)
+        )
+        states, wanted = (
+            store.read_hidden_states(key_of(number)),
+            states_of(with_states, number, number),
+        )
+        assert np.array_equal(states.values, wanted.values) and np.array_equal(
+            states.scales, wanted.scales
+        )
     with pytest.raises(MissingError, match="no signal for sequence"):
         store.read_hidden_states(key_of(9))
 
@@ -104,7 +125,9 @@ def test_record_and_states_of_every_kind_come_back_from_the_same_shard(tmp_path,
 def test_a_signal_with_states_is_another_signal_than_one_without(tmp_path, header, record_of):
     with SignalWriter(tmp_path, header) as shards:
         shards.add(key_of(1), record_of(header, 5, seed=1))
-    with pytest.raises(MissingError, match=r"capture\.hidden_states to int8 and run with --redo capture"):
+    with pytest.raises(
+        MissingError, match=r"capture\.hidden_states to int8 and run with --redo capture"
+    ):
         SignalStore(tmp_path).read_hidden_states(key_of(1))
     with pytest.raises(MissingError, match=r"or set train\.hidden_weight to 0"):
         _ = SignalStore(tmp_path).hidden_size
@@ -132,5 +155,7 @@ def test_targets_are_the_tokens_of_the_sequences_one_after_another():
     parts = [randn(n, n, 100) for n in (4, 0, 1, 30)]
     said = hidden_targets([quantize(p) for p in parts], 100, "cpu")
     assert len(said) == 35 and said.values_NG.dtype == torch.int8
-    torch.testing.assert_close(said.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02)
+    torch.testing.assert_close(
+        said.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02
+    )
     assert len(hidden_targets([], 100, "cpu")) == 0

@@ -58,12 +58,16 @@ def test_what_was_added_is_read_back_by_key(tmp_path, header, fill, record_of):
     assert set(store.keys()) == {key_of(i) for i in range(5)}
     assert key_of(2) in store and key_of(9) not in store
     assert store.missing([key_of(9), key_of(2), key_of(8)]) == [key_of(9), key_of(8)]
-    with pytest.raises(MissingError, match=f"no signal for sequence {key_of(9)}; run `distill capture RECIPE`"):
+    with pytest.raises(
+        MissingError, match=f"no signal for sequence {key_of(9)}; run `distill capture RECIPE`"
+    ):
         store.read(key_of(9))
 
 
 @pytest.mark.parametrize(
-    "header_of_kind", [SignalHeader("top_k", 500, top_k=16), SignalHeader("dense", 11)], ids=lambda h: h.kind
+    "header_of_kind",
+    [SignalHeader("top_k", 500, top_k=16), SignalHeader("dense", 11)],
+    ids=lambda h: h.kind,
 )
 def test_other_kinds_are_read_back_too(tmp_path, fill, record_of, header_of_kind):
     fill(range(3), header=header_of_kind)
@@ -72,20 +76,36 @@ def test_other_kinds_are_read_back_too(tmp_path, fill, record_of, header_of_kind
     assert all(same(store.read(key_of(i)), record_of(header_of_kind, 5, seed=i)) for i in range(3))
 
 
-def test_a_token_of_a_real_like_teacher_takes_at_most_36_bytes_on_disk_with_every_header(tmp_path, real_like_record):
-    header = SignalHeader("sampled", 151_936, num_draws=50, fingerprints={"teacher": "0" * 64, "tokenizer": "1" * 64})
+def test_a_token_of_a_real_like_teacher_takes_at_most_36_bytes_on_disk_with_every_header(
+    tmp_path, real_like_record
+):
+    header = SignalHeader(
+        "sampled", 151_936, num_draws=50, fingerprints={"teacher": "0" * 64, "tokenizer": "1" * 64}
+    )
     with SignalWriter(tmp_path, header, writer="rank0", shard_tokens=2048) as shards:
         for number in range(16):  # answers of 256 tokens, two shards
             shards.add(key_of(number), real_like_record)
     num_bytes = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert len(names(tmp_path)) == 2
-    assert 20 < num_bytes / (16 * 256) <= 36  # less than 20 would be another signal than 12 to 16 ids of 17 bits a token
+    assert (
+        20 < num_bytes / (16 * 256) <= 36
+    )  # less than 20 would be another signal than 12 to 16 ids of 17 bits a token
 
 
 def test_the_key_is_the_content(header):
     assert sequence_key([1, 2, 3], 1) == sequence_key(np.array([1, 2, 3], np.int64), 1)
-    assert len({sequence_key(*a) for a in (([1, 2, 3], 1), ([1, 2, 3], 2), ([1, 2], 1), ([2, 1, 3], 1))}) == 4
-    assert sequence_key([151_935, 0], 1) == "734217bdb59bc3afc6b4cc7dbafadb3a"  # on every machine and in every version
+    assert (
+        len(
+            {
+                sequence_key(*a)
+                for a in (([1, 2, 3], 1), ([1, 2, 3], 2), ([1, 2], 1), ([2, 1, 3], 1))
+            }
+        )
+        == 4
+    )
+    assert (
+        sequence_key([151_935, 0], 1) == "734217bdb59bc3afc6b4cc7dbafadb3a"
+    )  # on every machine and in every version
 
 
 def test_an_empty_folder_is_an_empty_store_only_for_who_knows_the_header(tmp_path, header):
@@ -105,14 +125,18 @@ def test_a_resumed_run_adds_shards_and_leaves_the_old_ones(tmp_path, header, fil
     assert set(SignalStore(tmp_path, header).keys()) == {key_of(i) for i in (2, 3, 4, 5)}
 
 
-def test_shards_of_several_writers_are_one_store_and_the_first_by_name_counts(tmp_path, header, fill, record_of):
+def test_shards_of_several_writers_are_one_store_and_the_first_by_name_counts(
+    tmp_path, header, fill, record_of
+):
     fill([1, 2], writer="rank10")
     with SignalWriter(tmp_path, header, writer="rank1") as shards:
         shards.add(key_of(2), record_of(header, 3, seed=99))
         shards.add(key_of(3), record_of(header, 5, seed=3))
     store = SignalStore(tmp_path, header)
     assert set(store.keys()) == {key_of(i) for i in (1, 2, 3)}
-    assert same(store.read(key_of(2)), record_of(header, 3, seed=99))  # "rank1-" is before "rank10-"
+    assert same(
+        store.read(key_of(2)), record_of(header, 3, seed=99)
+    )  # "rank1-" is before "rank10-"
     assert store.num_tokens == 13
 
 
@@ -176,27 +200,37 @@ def test_an_exception_does_not_lose_what_was_added(tmp_path, header, record_of):
     assert SignalStore(tmp_path, header).keys() == [key_of(1)]
 
 
-def test_leftovers_of_killed_processes_are_ignored_and_removed_by_the_same_writer_only(tmp_path, header, fill):
+def test_leftovers_of_killed_processes_are_ignored_and_removed_by_the_same_writer_only(
+    tmp_path, header, fill
+):
     fill([1])
     for writer in ("rank0", "rank1", "rank10"):
-        (tmp_path / f".signals-{writer}-00007-0123456789abcdef.shard.4242.tmp").write_bytes(b"half a sha")
+        (tmp_path / f".signals-{writer}-00007-0123456789abcdef.shard.4242.tmp").write_bytes(
+            b"half a sha"
+        )
     assert len(SignalStore(tmp_path, header)) == 1
     SignalWriter(tmp_path, header, writer="rank1").flush()
     assert [n for n in names(tmp_path) if n.endswith(".tmp")] == [
-        ".signals-rank0-00007.shard.4242.tmp", ".signals-rank10-00007.shard.4242.tmp"
-    ]  # fmt: skip
+        ".signals-rank0-00007.shard.4242.tmp",
+        ".signals-rank10-00007.shard.4242.tmp",
+    ]
 
 
 def test_a_shard_broken_anywhere_is_named_with_the_way_out(tmp_path, header, fill):
     fill(range(4))
     path = shard(tmp_path, 0)
     whole = path.read_bytes()
-    broken = {i: whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 31)}
+    broken = {
+        i: whole[:i] + bytes([whole[i] ^ 4]) + whole[i + 1 :] for i in range(0, len(whole), 31)
+    }
     broken |= {-i: whole[:i] for i in (0, 5, 30, 200, len(whole) - 1)}
     broken |= {len(whole): whole + b"\0"}
     for data in broken.values():
         path.write_bytes(data)
-        with pytest.raises(DataError, match=r"rank0-00000-[0-9a-f]{16}.shard: broken .*; delete it and run `distill capture "):
+        with pytest.raises(
+            DataError,
+            match=r"rank0-00000-[0-9a-f]{16}.shard: broken .*; delete it and run `distill capture ",
+        ):
             SignalStore(tmp_path, header)
         tolerant = SignalStore(tmp_path, header, skip_broken=True)
         assert tolerant.broken == [path] and set(tolerant.keys()) == {key_of(2), key_of(3)}
@@ -204,7 +238,9 @@ def test_a_shard_broken_anywhere_is_named_with_the_way_out(tmp_path, header, fil
     assert SignalStore(tmp_path, header, skip_broken=True).broken == []
 
 
-def test_without_verification_a_wrong_size_is_still_found_and_a_wrong_record_when_it_is_read(tmp_path, header, fill):
+def test_without_verification_a_wrong_size_is_still_found_and_a_wrong_record_when_it_is_read(
+    tmp_path, header, fill
+):
     fill(range(2))
     path = shard(tmp_path, 0)
     whole = path.read_bytes()
@@ -220,11 +256,14 @@ def test_without_verification_a_wrong_size_is_still_found_and_a_wrong_record_whe
 @pytest.mark.parametrize(
     "change",
     [
-        {"kind": "top_k", "num_draws": None, "top_k": 50}, {"vocab_size": 999}, {"num_draws": 49},
-        {"loss_temperature": 2.0}, {"format": 2},
+        {"kind": "top_k", "num_draws": None, "top_k": 50},
+        {"vocab_size": 999},
+        {"num_draws": 49},
+        {"loss_temperature": 2.0},
+        {"format": 2},
     ],
     ids=lambda c: next(iter(c)),
-)  # fmt: skip
+)
 def test_another_header_is_refused_by_field_with_both_values(tmp_path, header, fill, change):
     fill([1])
     other = replace(header, **change)
@@ -236,7 +275,15 @@ def test_another_header_is_refused_by_field_with_both_values(tmp_path, header, f
 
 
 @pytest.mark.parametrize(
-    "name", ["teacher", "teacher_dtype", "teacher_quantization", "tokenizer", "chat_template", "something_new"]
+    "name",
+    [
+        "teacher",
+        "teacher_dtype",
+        "teacher_quantization",
+        "tokenizer",
+        "chat_template",
+        "something_new",
+    ],
 )
 def test_another_fingerprint_is_refused_by_name(tmp_path, header, fill, name):
     fill([1])
@@ -248,7 +295,10 @@ def test_another_fingerprint_is_refused_by_name(tmp_path, header, fill, name):
 def test_shards_of_two_signals_in_one_folder_are_refused(tmp_path, header, fill):
     fill([1])
     fill([2], writer="rank1", header=replace(header, loss_temperature=2.0))
-    with pytest.raises(MismatchError, match=r"rank1-00000-[0-9a-f]{16}.shard: loss_temperature is 2.0, expected 1.0"):
+    with pytest.raises(
+        MismatchError,
+        match=r"rank1-00000-[0-9a-f]{16}.shard: loss_temperature is 2.0, expected 1.0",
+    ):
         SignalStore(tmp_path)
 
 
@@ -261,11 +311,13 @@ def test_a_shard_of_a_later_format_is_refused_before_it_is_understood(tmp_path, 
 @pytest.mark.parametrize(
     "values",
     [
-        {"kind": "sampled", "vocab_size": 10}, {"kind": "dense", "vocab_size": 10, "num_draws": 5},
-        {"kind": "top_k", "vocab_size": 10, "top_k": 11}, {"kind": "dense", "vocab_size": (1 << 20) + 1},
+        {"kind": "sampled", "vocab_size": 10},
+        {"kind": "dense", "vocab_size": 10, "num_draws": 5},
+        {"kind": "top_k", "vocab_size": 10, "top_k": 11},
+        {"kind": "dense", "vocab_size": (1 << 20) + 1},
         {"kind": "sampled", "vocab_size": 10, "num_draws": 65_536},
     ],
-)  # fmt: skip
+)
 def test_a_header_that_makes_no_sense_cannot_be_made(values):
     with pytest.raises(ValueError, match=r"vocab_size|num_draws|top_k"):
         SignalHeader(**values)
@@ -292,7 +344,10 @@ def test_more_shards_than_may_be_open_are_read(tmp_path, header, fill, record_of
     monkeypatch.setattr(store, "OPEN_SHARDS", 2)
     fill(range(10))
     signals = SignalStore(tmp_path, header)
-    assert all(same(signals.read(key_of(i)), record_of(header, 5, seed=i)) for i in (*range(10), *range(10)))
+    assert all(
+        same(signals.read(key_of(i)), record_of(header, 5, seed=i))
+        for i in (*range(10), *range(10))
+    )
 
 
 KILLED = """
@@ -321,9 +376,12 @@ while True:
 def test_a_process_killed_at_any_moment_leaves_whole_shards_and_loses_less_than_one(tmp_path):
     for num_added in (7, 8):
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", KILLED, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
+        )
         assert process.stdout is not None and process.stdin is not None
         last = 0
         for _ in range(num_added):

@@ -19,17 +19,23 @@ def test_every_answer_is_right_by_its_own_grade_and_wrong_with_another_number(la
         text = market.answer(made, rng)
         assert market.grade(text, made.row())
         assert not market.grade(text + "0", made.row())
-        assert not market.grade(text.rpartition("\n")[0], made.row()), "the steps alone are no final answer"
+        assert not market.grade(text.rpartition("\n")[0], made.row()), (
+            "the steps alone are no final answer"
+        )
 
 
 def test_every_step_of_every_problem_reckons():
     for made in market.problems(2000, seed=5):
         for left, operation, right, result in made.steps:
-            assert {"×": left * right, "+": left + right, "-": left - right, "÷": left / right}[operation] == result
+            assert {"×": left * right, "+": left + right, "-": left - right, "÷": left / right}[
+                operation
+            ] == result
             assert result >= 0
         numbers = set(re.findall(r"\d+", made.prompt))
         first = made.steps[0]
-        assert str(first[0]) in numbers and str(first[2]) in numbers, "the first step uses the question's numbers"
+        assert str(first[0]) in numbers and str(first[2]) in numbers, (
+            "the first step uses the question's numbers"
+        )
 
 
 def test_a_question_has_many_answers():
@@ -48,15 +54,23 @@ def test_examples_repeat_and_are_balanced_and_different():
 def test_examples_do_not_depend_on_the_hash_seed():
     code = "from distill.tasks import market; print([r['id'] for r in market.examples(60, seed=9, splits=['eval'])])"
     environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    other = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True).stdout
+    other = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True, text=True
+    ).stdout
     assert other == f"{[r['id'] for r in market.examples(60, seed=9, splits=['eval'])]}\n"
 
 
 def test_the_splits_share_no_question_and_no_numbers_but_those_of_divisions_and_of_facts():
-    parts = {split: market.problems(300, seed=4, splits=[split]) for split in ("teacher", "prompts", "eval")}
+    parts = {
+        split: market.problems(300, seed=4, splits=[split])
+        for split in ("teacher", "prompts", "eval")
+    }
     for one, other in [("teacher", "prompts"), ("teacher", "eval"), ("prompts", "eval")]:
         assert not {p.prompt for p in parts[one]} & {p.prompt for p in parts[other]}
-        numbers = [{(p.kind, *sorted(p.steps)) for p in parts[split] if p.kind != "share"} for split in (one, other)]
+        numbers = [
+            {(p.kind, *sorted(p.steps)) for p in parts[split] if p.kind != "share"}
+            for split in (one, other)
+        ]
         assert not numbers[0] & numbers[1], "a sum whose products are swapped is the same sum"
     facts = market.problems(300, seed=4, splits=["facts"])
     assert {p.kind for p in facts} == {"change", "discount"}
@@ -67,15 +81,28 @@ def test_the_splits_share_no_question_and_no_numbers_but_those_of_divisions_and_
 @pytest.mark.parametrize(
     ("text", "right"),
     [
-        ("Answer: 57", True), ("6+51=57.\nAnswer: 57", True), ("答案：57", True), ("答案：５７", True), ("答案:57", True),
-        ("Jibu: 57.", True), ("उत्तर: ५७", True), ("Answer: 58\nAnswer: 57", True), ("Answer: 57\nAnswer: 58", False), ("57", False),
-        ("Answer:", False), ("", False), ("Answer: 5 7", False),
+        ("Answer: 57", True),
+        ("6+51=57.\nAnswer: 57", True),
+        ("答案：57", True),
+        ("答案：５７", True),
+        ("答案:57", True),
+        ("Jibu: 57.", True),
+        ("उत्तर: ५७", True),
+        ("Answer: 58\nAnswer: 57", True),
+        ("Answer: 57\nAnswer: 58", False),
+        ("57", False),
+        ("Answer:", False),
+        ("", False),
+        ("Answer: 5 7", False),
     ],
-)  # fmt: skip
+)
 def test_only_the_final_line_counts(text, right):
     assert market.grade(text, {"reference": "57"}) is right
 
 
 def test_the_task_is_found_by_its_recipe_name():
-    assert grader(Generate.model_validate({"prompts": "p.jsonl", "task": "market"})) is market.grade and version("market") == market.VERSION
+    assert (
+        grader(Generate.model_validate({"prompts": "p.jsonl", "task": "market"})) is market.grade
+        and version("market") == market.VERSION
+    )
     assert grader(Generate.model_validate({"prompts": "p.jsonl"})) is None and version(None) is None

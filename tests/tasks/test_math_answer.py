@@ -11,7 +11,9 @@ from distill.tasks import grader, market, math_answer, symbolic
 from distill.tasks.local_numbers import chinese_number, readings
 from distill.tasks.math_answer import equal, final_answer, grade
 
-needs_math_verify = pytest.mark.skipif(not symbolic.is_installed(), reason="math-verify is not installed (distill[math])")
+needs_math_verify = pytest.mark.skipif(
+    not symbolic.is_installed(), reason="math-verify is not installed (distill[math])"
+)
 
 
 def right(answer, reference, language=None):
@@ -88,7 +90,15 @@ def test_other_numbers_and_choices_are_wrong(answer, reference, language):
 
 @needs_math_verify
 @pytest.mark.parametrize(
-    "answer", ["\\boxed{3x}", "\\boxed{2 pi}", "\\boxed{x+3}", "\\boxed{hello world}", "\\boxed{}}{", "\\boxed{\\frac{}{0}}"]
+    "answer",
+    [
+        "\\boxed{3x}",
+        "\\boxed{2 pi}",
+        "\\boxed{x+3}",
+        "\\boxed{hello world}",
+        "\\boxed{}}{",
+        "\\boxed{\\frac{}{0}}",
+    ],
 )
 def test_other_formulas_and_nonsense_are_wrong(answer):
     assert not right(answer, "3")
@@ -114,12 +124,26 @@ def test_a_comparison_that_hangs_is_killed_and_the_next_one_works(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "language", "values"),
     [
-        ("1.000", "en", "1"), ("1.000", "id", "1 1000"), ("1.000", None, "1 1000"), ("1,000", "en", "1000"),
-        ("1,000", "id", "1 1000"), ("3.125", "sw", "25/8"), ("0,75", "en", "3/4"), ("1.234,5", "en", "2469/2"),
-        ("1,234.5", "id", "2469/2"), ("1\u202f000,5", "fr", "2001/2"), ("12 34", "en", ""), ("٣٫٥", "ar", "7/2"),
-        ("−2", "en", "-2"), ("3/4", "en", "3/4"), ("1/0", "en", ""), ("2.5亿", "zh", "250000000"), ("x", "en", ""), ("", "en", ""),
+        ("1.000", "en", "1"),
+        ("1.000", "id", "1 1000"),
+        ("1.000", None, "1 1000"),
+        ("1,000", "en", "1000"),
+        ("1,000", "id", "1 1000"),
+        ("3.125", "sw", "25/8"),
+        ("0,75", "en", "3/4"),
+        ("1.234,5", "en", "2469/2"),
+        ("1,234.5", "id", "2469/2"),
+        ("1\u202f000,5", "fr", "2001/2"),
+        ("12 34", "en", ""),
+        ("٣٫٥", "ar", "7/2"),
+        ("−2", "en", "-2"),
+        ("3/4", "en", "3/4"),
+        ("1/0", "en", ""),
+        ("2.5亿", "zh", "250000000"),
+        ("x", "en", ""),
+        ("", "en", ""),
     ],
-)  # fmt: skip
+)
 def test_a_number_is_read_as_its_language_writes_it(text, language, values):
     assert readings(text, language) == {Fraction(v) for v in values.split()}
 
@@ -127,11 +151,25 @@ def test_a_number_is_read_as_its_language_writes_it(text, language, values):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("四十二", "42"), ("十", "10"), ("十二", "12"), ("一百零五", "105"), ("三万五千", "35000"), ("三万亿", "3000000000000"),
-        ("一亿二千万", "120000000"), ("二〇二四", "2024"), ("负三", "-3"), ("三点一四", "157/50"), ("二分之一", "1/2"),
-        ("百分之五十", "1/2"), ("两千", "2000"), ("四十二元", "42"), ("零分之一", None), ("苹果", None), ("", None),
+        ("四十二", "42"),
+        ("十", "10"),
+        ("十二", "12"),
+        ("一百零五", "105"),
+        ("三万五千", "35000"),
+        ("三万亿", "3000000000000"),
+        ("一亿二千万", "120000000"),
+        ("二〇二四", "2024"),
+        ("负三", "-3"),
+        ("三点一四", "157/50"),
+        ("二分之一", "1/2"),
+        ("百分之五十", "1/2"),
+        ("两千", "2000"),
+        ("四十二元", "42"),
+        ("零分之一", None),
+        ("苹果", None),
+        ("", None),
     ],
-)  # fmt: skip
+)
 def test_chinese_numerals(text, value):
     assert chinese_number(text) == (None if value is None else Fraction(value))
 
@@ -154,6 +192,10 @@ def test_without_math_verify_the_way_out_is_said_before_anything_is_asked(monkey
 def test_it_agrees_with_the_quickstarts_own_verifier():
     rng = random.Random(3)
     for made in market.problems(120, seed=8):
-        for text in (market.answer(made, rng), market.answer(made, rng)[:-1] + rng.choice("0123456789"), "?"):
+        for text in (
+            market.answer(made, rng),
+            market.answer(made, rng)[:-1] + rng.choice("0123456789"),
+            "?",
+        ):
             row = {"reference": made.reference, "language": made.language}
             assert grade(text, row) == market.grade(text, row), (text, made.reference)

@@ -40,7 +40,10 @@ def options(**more):
     ],
 )
 def test_right_is_what_passes_the_tests(answer, passes):
-    assert grader(options(task="python_tests", run_code="boxed"))(answer, {"reference": TESTS}) is passes
+    assert (
+        grader(options(task="python_tests", run_code="boxed"))(answer, {"reference": TESTS})
+        is passes
+    )
 
 
 FORKS = """
@@ -66,11 +69,17 @@ assert 0 < children < 10
         ("open('{readable}').read()", "Permission denied"),
         ("open('big', 'wb').write(bytes(4 << 20))", "File too large"),
         ("import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)", "unreachable"),
-        ("import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))", "unreachable"),
+        (
+            "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', ('127.0.0.1', {port}))",
+            "unreachable",
+        ),
         ("import resource as r\nr.setrlimit(r.RLIMIT_NPROC, (999, 999))", "not allowed to raise"),
         ("import os\nos.kill({pid}, 9)", "No such process"),
         ("import os\nassert os.environ['SECRET']", "KeyError"),
-        ("import subprocess\nsubprocess.run(['/bin/sh', '-c', 'echo hello from the box && exit 1'], check=True)", "hello from the box"),
+        (
+            "import subprocess\nsubprocess.run(['/bin/sh', '-c', 'echo hello from the box && exit 1'], check=True)",
+            "hello from the box",
+        ),
     ],
 )
 def test_what_a_program_may_not_do(program, said, tmp_path, monkeypatch):
@@ -80,7 +89,12 @@ def test_what_a_program_may_not_do(program, said, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "shown")
     (tmp_path / "readable").write_text("secret")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        values = {"outside": tmp_path / "new", "readable": tmp_path / "readable", "port": server.getsockname()[1], "pid": os.getpid()}
+        values = {
+            "outside": tmp_path / "new",
+            "readable": tmp_path / "readable",
+            "port": server.getsockname()[1],
+            "pid": os.getpid(),
+        }
         for name, value in values.items():
             program = program.replace("{" + name + "}", str(value))
         outcome = box.run(program, whole=True)
@@ -102,7 +116,12 @@ def boxes():
 @boxed
 def test_a_fork_bomb_and_an_endless_loop_end_with_all_their_processes():
     assert box.run(FORKS, whole=True).passed
-    assert box.run("import os\nif os.fork(): os.setsid()\nwhile True: pass", whole=True, seconds=2).status == -9
+    assert (
+        box.run(
+            "import os\nif os.fork(): os.setsid()\nwhile True: pass", whole=True, seconds=2
+        ).status
+        == -9
+    )
     while boxes():  # a kill takes a moment
         time.sleep(0.05)
 
@@ -115,7 +134,11 @@ def test_what_a_program_may_do():
 
 
 def test_code_is_run_only_where_the_recipe_says_so():
-    for more in ({"task": "python_tests"}, {"run_code": "boxed"}, {"task": "math_answer", "run_code": "limited"}):
+    for more in (
+        {"task": "python_tests"},
+        {"run_code": "boxed"},
+        {"task": "math_answer", "run_code": "limited"},
+    ):
         with pytest.raises(ValueError, match="runs code that models wrote"):
             options(**more)
 

@@ -36,7 +36,12 @@ def questions():
     tokenizer = load.load_tokenizer(str(TEACHER))
     prompts = market.examples(40, seed=5)
     return [
-        Question(str(n), [{"role": "user", "content": p["prompt"]}], chat.prompt_ids(tokenizer, p["prompt"]), n)
+        Question(
+            str(n),
+            [{"role": "user", "content": p["prompt"]}],
+            chat.prompt_ids(tokenizer, p["prompt"]),
+            n,
+        )
         for n, p in enumerate(prompts)
     ]
 
@@ -52,7 +57,9 @@ def ask(url, questions, *, during=None, timeout=10.0, on_answer=None, **options)
             on_answer(len(times))
 
     async def go():
-        server = await connect(url, "m", api_key_env=None, timeout=timeout, prompt_ids=[1, 2, 3], first_delay=0.01)
+        server = await connect(
+            url, "m", api_key_env=None, timeout=timeout, prompt_ids=[1, 2, 3], first_delay=0.01
+        )
         server.spent.mine.requests = 0
         if during is not None:
             during()
@@ -74,7 +81,9 @@ def ask(url, questions, *, during=None, timeout=10.0, on_answer=None, **options)
 def calm(llama_server, questions):
     """What the server answers where nothing goes wrong."""
     answers, times, server = ask(llama_server, questions)
-    assert set(times.values()) == {1} and len(answers) == server.spent.mine.requests == len(questions)
+    assert set(times.values()) == {1} and len(answers) == server.spent.mine.requests == len(
+        questions
+    )
     return answers
 
 
@@ -89,11 +98,20 @@ def test_greedy_answers_are_those_of_transformers(calm, questions):
     found = {}
     with torch.inference_mode():
         answer(
-            model, [q.prompt_ids for q in questions], seeds=range(len(questions)), sampling=Local(0.0), max_new_tokens=24,
-            stop_ids=[model.config.eos_token_id], pad_id=0, on_finished=lambda i, ids, why: found.setdefault(str(i), (ids, why)),
-        )  # fmt: skip
+            model,
+            [q.prompt_ids for q in questions],
+            seeds=range(len(questions)),
+            sampling=Local(0.0),
+            max_new_tokens=24,
+            stop_ids=[model.config.eos_token_id],
+            pad_id=0,
+            on_finished=lambda i, ids, why: found.setdefault(str(i), (ids, why)),
+        )
     end = model.config.eos_token_id
-    same = [[i for i in found[k][0] if i != end] == [i for i in a.token_ids if i != end] for k, a in calm.items()]
+    same = [
+        [i for i in found[k][0] if i != end] == [i for i in a.token_ids if i != end]
+        for k, a in calm.items()
+    ]
     assert sum(same) >= 0.95 * len(same)
     assert {a.finish_reason for a in calm.values()} <= {"stop", "length"}
 
@@ -151,7 +169,9 @@ def test_an_outage_marks_nothing_failed(proxy, questions, calm):
 
 def test_a_question_that_is_refused_is_answered_by_the_refusal(proxy, questions):
     refused = questions[3].prompt_ids
-    proxy.trouble = lambda number, path: "400" if proxy.asked[number].get("prompt") == refused else None
+    proxy.trouble = lambda number, path: (
+        "400" if proxy.asked[number].get("prompt") == refused else None
+    )
     answers, _, _ = ask(proxy.url, questions[:8])
     assert [k for k, a in answers.items() if a.finish_reason == "error"] == ["3"]
     assert "as you asked" in answers["3"].error and len(answers) == 8
@@ -161,10 +181,14 @@ def test_a_key_that_is_refused_later_stops_all_and_keeps_what_there_is(proxy, qu
     proxy.trouble = lambda number, path: "402" if number >= 12 else None
     answers, _, server = ask(proxy.url, questions)
     assert isinstance(server.stopped, ServerError) and "402" in str(server.stopped)
-    assert 5 <= len(answers) <= 10 and len(proxy.asked) < 25, "not every question has to meet the refusal"
+    assert 5 <= len(answers) <= 10 and len(proxy.asked) < 25, (
+        "not every question has to meet the refusal"
+    )
 
 
-@pytest.mark.parametrize("limit", [{"max_requests": 10}, {"max_tokens": 500}, {"max_megabytes": 0.02}])
+@pytest.mark.parametrize(
+    "limit", [{"max_requests": 10}, {"max_tokens": 500}, {"max_megabytes": 0.02}]
+)
 def test_a_limit_stops_cleanly(proxy, questions, limit):
     answers, times, server = ask(proxy.url, questions, concurrency=4, **limit)
     assert isinstance(server.stopped, Stopped) and next(iter(limit)) in str(server.stopped)
@@ -175,7 +199,10 @@ def test_a_limit_stops_cleanly(proxy, questions, limit):
 def test_a_signal_stops_cleanly(proxy, questions):
     with interrupts.listening():
         answers, _, server = ask(
-            proxy.url, questions, concurrency=2, on_answer=lambda n: interrupts._requested.append("SIGINT") if n == 5 else None
+            proxy.url,
+            questions,
+            concurrency=2,
+            on_answer=lambda n: interrupts._requested.append("SIGINT") if n == 5 else None,
         )
     interrupts._requested.clear()
     assert isinstance(server.stopped, Stopped) and 5 <= len(answers) <= 7
@@ -235,15 +262,26 @@ def talk(api, num, **options):
 
     async def go():
         first, api.reply = api.reply, lambda number, body: said("4")
-        server = await connect(api.url, "m", api_key_env=None, timeout=5.0, prompt_ids=[1], spent=spent, options=recipe)
+        server = await connect(
+            api.url, "m", api_key_env=None, timeout=5.0, prompt_ids=[1], spent=spent, options=recipe
+        )
         api.reply = first
         api.asked.clear()
         api.times.clear()
         with Progress("ask", num, "answers", shown=False) as bar:
             sampling, times = Sampling(0.0, 1.0, 0, 30), {"first_delay": 0.01, "first_probe": 0.02}
-            errand = Errand(server, sampling, recipe, lambda q, a: answers.__setitem__(q.key, a), bar, **times)
+            errand = Errand(
+                server, sampling, recipe, lambda q, a: answers.__setitem__(q.key, a), bar, **times
+            )
             try:
-                await errand.run(iter([Question(str(n), [{"role": "user", "content": f"q{n}"}], [7] * 20, n) for n in range(num)]))
+                await errand.run(
+                    iter(
+                        [
+                            Question(str(n), [{"role": "user", "content": f"q{n}"}], [7] * 20, n)
+                            for n in range(num)
+                        ]
+                    )
+                )
             except (Stopped, ServerError) as error:
                 ended.append(error)
             finally:
@@ -258,7 +296,10 @@ def is_question(body, number):
 
 
 POISON = {
-    "error": {"error": {"message": "engine fell over", "code": 500}, "usage": {"prompt_tokens": 20, "completion_tokens": 9}},
+    "error": {
+        "error": {"message": "engine fell over", "code": 500},
+        "usage": {"prompt_tokens": 20, "completion_tokens": 9},
+    },
     "status": (500, {"error": "engine fell over"}),
     "not json": '{"choices": [{"message": {"content": "engine fell over',
     "no choice": {"choices": [], "note": "engine fell over"},
@@ -269,22 +310,45 @@ POISON = {
 def test_a_question_that_is_always_answered_badly_is_given_up_and_what_came_is_kept(api, kind):
     api.reply = lambda number, body: POISON[kind] if is_question(body, 3) else said("4")
     answers, _, ended = talk(api, 8)
-    assert ended is None and [k for k, a in answers.items() if a.error] == ["3"] and len(answers) == 8
+    assert (
+        ended is None and [k for k, a in answers.items() if a.error] == ["3"] and len(answers) == 8
+    )
     bad = answers["3"]
-    assert bad.finish_reason == "error" and "given up after 5 tries" in bad.error and "engine fell over" in bad.raw
+    assert (
+        bad.finish_reason == "error"
+        and "given up after 5 tries" in bad.error
+        and "engine fell over" in bad.raw
+    )
     assert sum(is_question(body, 3) for body in api.asked) == bad.took.requests == 5
     if kind == "error":
-        assert (bad.took.prompt_tokens, bad.took.answer_tokens) == (100, 45), "what is thrown away is paid for all the same"
+        assert (bad.took.prompt_tokens, bad.took.answer_tokens) == (100, 45), (
+            "what is thrown away is paid for all the same"
+        )
     took = answers["0"].took
-    assert (took.requests, took.prompt_tokens, took.answer_tokens, took.model) == (1, 9, 3, "served-1")
-    assert took.row().keys() == {"requests", "prompt_tokens", "answer_tokens", "bytes", "start", "end", "model"}
+    assert (took.requests, took.prompt_tokens, took.answer_tokens, took.model) == (
+        1,
+        9,
+        3,
+        "served-1",
+    )
+    assert took.row().keys() == {
+        "requests",
+        "prompt_tokens",
+        "answer_tokens",
+        "bytes",
+        "start",
+        "end",
+        "model",
+    }
     assert 0 < took.start <= took.end
 
 
 def test_what_came_is_not_kept_without_measure(api):
     api.reply = lambda number, body: "x" * 100_000 if is_question(body, 0) else said("4")
     answers, _, _ = talk(api, 2)
-    assert 20_000 <= len(answers["0"].raw) < 20_100 and answers["0"].raw.endswith("100000 characters")
+    assert 20_000 <= len(answers["0"].raw) < 20_100 and answers["0"].raw.endswith(
+        "100000 characters"
+    )
 
 
 def test_a_server_that_answers_nothing_well_marks_nothing_failed(api):
@@ -297,23 +361,41 @@ def test_a_server_that_answers_nothing_well_marks_nothing_failed(api):
 @pytest.mark.parametrize(
     "status, error",
     [
-        (429, {"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}}), (403, {"code": 30001, "message":
-        "Sorry, your account balance is insufficient"}), (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试"}}),
+        (
+            429,
+            {"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}},
+        ),
+        (403, {"code": 30001, "message": "Sorry, your account balance is insufficient"}),
+        (429, {"error": {"code": "1113", "message": "您的账户已欠费，请充值后重试"}}),
         (400, {"error": {"code": "Arrearage", "message": "Access denied"}}),
-        (200, {"choices": None, "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}),
+        (
+            200,
+            {
+                "choices": None,
+                "base_resp": {"status_code": 1008, "status_msg": "insufficient balance"},
+            },
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_empty_account_stops_the_run_and_marks_nothing_failed(api, status, error):
     api.reply = lambda number, body: (status, error) if number >= 4 else said("4")
     answers, _, ended = talk(api, 12)
     assert isinstance(ended, ServerError) and "no balance left" in str(ended)
-    assert len(answers) == 4 and all(a.error is None for a in answers.values()) and len(api.asked) <= 8
+    assert (
+        len(answers) == 4 and all(a.error is None for a in answers.values()) and len(api.asked) <= 8
+    )
 
 
-def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_nothing(api, monkeypatch):
+def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_nothing(
+    api, monkeypatch
+):
     api.reply = lambda number, body: (400, {"error": "no such thing"})
     answers, _, ended = talk(api, 60)
-    assert isinstance(ended, ServerError) and "each of the first 20" in str(ended) and "no such thing" in str(ended)
+    assert (
+        isinstance(ended, ServerError)
+        and "each of the first 20" in str(ended)
+        and "no such thing" in str(ended)
+    )
     assert not answers and len(api.asked) <= 24
     assert len(talk(api, 12)[0]) == 12, "fewer prompts may each be at fault"
     api.reply = lambda number, body: (400, {"error": "not this"}) if number != 10 else said("4")
@@ -326,23 +408,37 @@ def test_a_recipe_that_is_refused_from_the_first_request_on_stops_and_records_no
 
 @pytest.mark.parametrize("reason", ["abort", "insufficient_system_resource", "error"])
 def test_an_answer_that_was_broken_off_is_asked_again_twice(api, reason):
-    api.reply = lambda number, body: said("half an", reason=reason) if is_question(body, 1) else said("4")
+    api.reply = lambda number, body: (
+        said("half an", reason=reason) if is_question(body, 1) else said("4")
+    )
     answers, _, _ = talk(api, 4)
-    assert "broke the answer off" in answers["1"].error and answers["1"].raw == "half an" and answers["1"].took.requests == 3
+    assert (
+        "broke the answer off" in answers["1"].error
+        and answers["1"].raw == "half an"
+        and answers["1"].took.requests == 3
+    )
     tries = []
 
     def twice(number, body):
         tries.extend([number] if is_question(body, 1) else [])
-        return said("half an", reason=reason) if is_question(body, 1) and len(tries) < 3 else said("4")
+        return (
+            said("half an", reason=reason) if is_question(body, 1) and len(tries) < 3 else said("4")
+        )
 
     api.reply = twice
     assert talk(api, 4)[0]["1"].text == "4" and len(tries) == 3
 
 
 def test_an_answer_that_does_not_say_why_it_ended_is_cut(api):
-    api.reply = lambda number, body: said("half", reason=None) if is_question(body, 1) else said("4")
+    api.reply = lambda number, body: (
+        said("half", reason=None) if is_question(body, 1) else said("4")
+    )
     answers, _, _ = talk(api, 4)
-    assert answers["1"].finish_reason == "length" and answers["1"].took.requests == 3 and answers["2"].finish_reason == "stop"
+    assert (
+        answers["1"].finish_reason == "length"
+        and answers["1"].took.requests == 3
+        and answers["2"].finish_reason == "stop"
+    )
 
 
 def test_what_one_request_is_told_to_wait_all_wait(api):
@@ -362,28 +458,43 @@ def test_what_one_request_is_told_to_wait_all_wait(api):
 
 
 def test_half_a_character_is_repaired(api):
-    api.reply = lambda number, body: json.dumps(said("say \ud83d now \U0001f600")) if is_question(body, 0) else said("4")
+    api.reply = lambda number, body: (
+        json.dumps(said("say \ud83d now \U0001f600")) if is_question(body, 0) else said("4")
+    )
     answers, _, _ = talk(api, 2)
     assert answers["0"].text == "say \ufffd now \U0001f600" and answers["0"].text.encode()
     assert (filters.bad_format(answers["0"].text) or "").startswith("format")
-    api.reply = lambda number, body: (400, json.dumps({"error": "\ud83d"})) if is_question(body, 0) else said("4")
+    api.reply = lambda number, body: (
+        (400, json.dumps({"error": "\ud83d"})) if is_question(body, 0) else said("4")
+    )
     assert talk(api, 2)[0]["0"].error.encode()
 
 
 @pytest.mark.parametrize("usage", [(20, 30), None])
-@pytest.mark.parametrize("limit", [{"max_tokens": 400}, {"max_cost": 0.0004, "price_prompt": 1.0, "price_answer": 1.0}])
+@pytest.mark.parametrize(
+    "limit", [{"max_tokens": 400}, {"max_cost": 0.0004, "price_prompt": 1.0, "price_answer": 1.0}]
+)
 def test_a_limit_is_never_passed_whatever_is_under_way(api, usage, limit):
     """Also where the server does not count: 30 characters are then 30 tokens."""
     api.reply = lambda number, body: said("x" * 30, usage=usage)
     answers, spent, ended = talk(api, 40, concurrency=8, **limit)
-    assert isinstance(ended, Stopped) and next(iter(limit)) in str(ended) and "one more answer may take" in str(ended)
+    assert (
+        isinstance(ended, Stopped)
+        and next(iter(limit)) in str(ended)
+        and "one more answer may take" in str(ended)
+    )
     assert 300 < spent.mine.tokens <= 400 and 5 <= len(answers) <= 7
     assert spent.mine.cost <= 0.0004
 
 
 def test_a_limit_that_no_answer_fits_under_stops_at_once(api):
     answers, _, ended = talk(api, 4, max_tokens=40)
-    assert isinstance(ended, Stopped) and "one more answer may take 50" in str(ended) and not answers and not api.asked
+    assert (
+        isinstance(ended, Stopped)
+        and "one more answer may take 50" in str(ended)
+        and not answers
+        and not api.asked
+    )
 
 
 def test_the_time_that_a_run_may_take_ends_its_waits_too(api):
@@ -397,24 +508,44 @@ def test_the_time_that_a_run_may_take_ends_its_waits_too(api):
 def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_path, shows):
     """R1's template opens the reasoning in the prompt; an answer without a closing tag would be taken for one that was cut."""
     tokenizer = tokenizer_of(BY_NAME["deepseek-r1"])
-    recipe = load_recipe(QUICKSTART, [f"teacher.server={api.url}", "generate.task=null", "generate.max_new_tokens=40", "languages=[en]"])
+    recipe = load_recipe(
+        QUICKSTART,
+        [
+            f"teacher.server={api.url}",
+            "generate.task=null",
+            "generate.max_new_tokens=40",
+            "languages=[en]",
+        ],
+    )
     prompt = Prompt(({"role": "user", "content": "What is 3 + 4?"},), "en")
     request = Request("k", prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1)
     assert chat.opens_thinking(tokenizer, request.prompt_ids)
     found = []
     for reason, text in (("stop", "They are seven apples."), ("length", "They are")):
-        api.reply = lambda number, body, text=text, reason=reason: said(text, reason=reason, **shows)
+        api.reply = lambda number, body, text=text, reason=reason: said(
+            text, reason=reason, **shows
+        )
         with Progress("ask", 1, "answers", shown=False) as bar:
             ask_server(
-                recipe, tokenizer, [question(recipe, "k", prompt.messages, request.prompt_ids, 1)],
-                Sampling(0.7, 1.0, 0, 40, (tokenizer.eos_token_id,)), lambda q, a: found.append(a), bar,
-            )  # fmt: skip
+                recipe,
+                tokenizer,
+                [question(recipe, "k", prompt.messages, request.prompt_ids, 1)],
+                Sampling(0.7, 1.0, 0, 40, (tokenizer.eos_token_id,)),
+                lambda q, a: found.append(a),
+                bar,
+            )
     whole, cut = found
     row = raw_row(recipe, request, whole.token_ids, whole.finish_reason, whole.text)
     candidate = generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer))
     assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
     assert candidate.reasoning == shows.get("reasoning_content")
     learnt = tokenizer.decode([*request.prompt_ids, *whole.token_ids])
-    assert learnt.count("<think>") == learnt.count("</think>") == 1 and whole.token_ids[-1] == tokenizer.eos_token_id
+    assert (
+        learnt.count("<think>") == learnt.count("</think>") == 1
+        and whole.token_ids[-1] == tokenizer.eos_token_id
+    )
     row = raw_row(recipe, request, cut.token_ids, cut.finish_reason, cut.text)
-    assert generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer)).finish_reason == "length"
+    assert (
+        generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer)).finish_reason
+        == "length"
+    )

@@ -23,11 +23,19 @@ def build(texts: list[str] | None = None, vocab_size: int = 400, template: str |
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False
+    )
     core.train_from_iterator(texts or list(chat.PROBES.values()), trainer)
-    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
-    core.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
+    core.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in SPECIAL]
+    )
+    core.add_tokens(
+        [AddedToken(token, special=False, normalized=False) for token in ("<think>", "</think>")]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    )
     tokenizer.chat_template = template
     return tokenizer
 
@@ -44,7 +52,8 @@ def test_a_prompt_is_rendered_up_to_where_the_answer_begins(tokenizer):
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert ids == chat.prompt_ids(
-        tokenizer, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}]
+        tokenizer,
+        [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How many?"}],
     )
 
 
@@ -53,11 +62,16 @@ def test_the_text_of_a_prompt_is_that_of_its_ids(tokenizer):
     for thinking in (None, True, False):
         text = chat.prompt_text(tokenizer, messages, thinking=thinking)
         assert tokenizer(text).input_ids == chat.prompt_ids(tokenizer, messages, thinking=thinking)
-    assert chat.prompt_text(tokenizer, messages, begin_answer=False) == "<|im_start|>user\nHow many?<|im_end|>\n"
+    assert (
+        chat.prompt_text(tokenizer, messages, begin_answer=False)
+        == "<|im_start|>user\nHow many?<|im_end|>\n"
+    )
 
 
 def test_thinking_reaches_the_template_only_when_it_is_said(tokenizer):
-    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=False)).endswith("<think>\n\n</think>\n\n")
+    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=False)).endswith(
+        "<think>\n\n</think>\n\n"
+    )
     assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=None)).endswith("assistant\n")
 
 
@@ -69,13 +83,19 @@ def test_a_thinking_switch_that_the_template_would_ignore_is_refused():
 
 def test_two_system_messages_and_a_missing_template_are_refused(tokenizer):
     with pytest.raises(DataError, match=r"generate\.system_prompt"):
-        chat.prompt_ids(tokenizer, [{"role": "system", "content": "A"}, {"role": "user", "content": "B"}], system_prompt="C")
+        chat.prompt_ids(
+            tokenizer,
+            [{"role": "system", "content": "A"}, {"role": "user", "content": "B"}],
+            system_prompt="C",
+        )
     with pytest.raises(MissingError, match="no chat template"):
         chat.prompt_ids(build(template=None), "hi")
 
 
 def test_a_template_that_refuses_a_role_is_reported_in_one_line():
-    strict = build(template="{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x")
+    strict = build(
+        template="{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
+    )
     with pytest.raises(MismatchError, match=r"roles system, user: System role not supported"):
         chat.prompt_ids(strict, "hi", system_prompt="no")
 
@@ -123,7 +143,9 @@ def test_the_fingerprint_ignores_padding_truncation_and_the_order_of_the_file(to
     file = tmp_path / "tokenizer.json"
     parts = json.loads(file.read_text(encoding="utf-8"))
     parts["model"]["vocab"] = dict(sorted(parts["model"]["vocab"].items(), reverse=True))
-    parts["model"]["merges"] = [" ".join(merge) if isinstance(merge, list) else merge for merge in parts["model"]["merges"]]
+    parts["model"]["merges"] = [
+        " ".join(merge) if isinstance(merge, list) else merge for merge in parts["model"]["merges"]
+    ]
     file.write_text(json.dumps(dict(reversed(parts.items()))), encoding="utf-8")
     shuffled = PreTrainedTokenizerFast.from_pretrained(tmp_path)
     shuffled(["a", "b c d"], padding="max_length", max_length=5, truncation=True)
@@ -139,7 +161,9 @@ def test_the_fingerprint_changes_with_merges_added_tokens_and_normalisation(toke
     lower = build()
     parts = json.loads(lower.backend_tokenizer.to_str()) | {"normalizer": {"type": "Lowercase"}}
     lower = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
-    assert len({before, *(chat.fingerprint_of_tokenizer(t) for t in (more, other_merges, lower))}) == 4
+    assert (
+        len({before, *(chat.fingerprint_of_tokenizer(t) for t in (more, other_merges, lower))}) == 4
+    )
 
 
 def test_the_template_has_a_fingerprint_of_its_own(tokenizer):
@@ -165,14 +189,47 @@ def test_different_tokenizers_are_told_apart_by_their_first_difference(tokenizer
         return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(parts)))
 
     id_of_a = tokenizer.get_vocab()["a"]
-    assert f"token 'a' has id {id_of_a} in one" in (chat.same_tokenizer(tokenizer, changed(swap=("a", "b"))) or "")
+    assert f"token 'a' has id {id_of_a} in one" in (
+        chat.same_tokenizer(tokenizer, changed(swap=("a", "b"))) or ""
+    )
     difference = chat.same_tokenizer(tokenizer, changed(normalizer={"type": "Lowercase"}))
-    assert difference is not None and difference.startswith("probe 'en' is encoded differently (from token 0)")
+    assert difference is not None and difference.startswith(
+        "probe 'en' is encoded differently (from token 0)"
+    )
 
 
 def test_probes_hold_every_language_and_what_tokenizers_disagree_on():
-    for language in ["en", "zh", "sw", "id", "hi", "bn", "th", "ta", "am", "ha", "yo", "vi", "ar", "fr", "es", "pt", "my"]:
+    for language in [
+        "en",
+        "zh",
+        "sw",
+        "id",
+        "hi",
+        "bn",
+        "th",
+        "ta",
+        "am",
+        "ha",
+        "yo",
+        "vi",
+        "ar",
+        "fr",
+        "es",
+        "pt",
+        "my",
+    ]:
         assert chat.PROBES[language]
     everything = "".join(chat.PROBES.values())
-    for piece in ("👍🏽", "\u200b", "\r\n", "  ", "<|im_end|>", "\ufffd", "é", "e\u0301", "１２３", "42"):
+    for piece in (
+        "👍🏽",
+        "\u200b",
+        "\r\n",
+        "  ",
+        "<|im_end|>",
+        "\ufffd",
+        "é",
+        "e\u0301",
+        "１２３",
+        "42",
+    ):
         assert piece in everything

@@ -65,20 +65,42 @@ def test_half_of_an_item_is_a_copy_and_a_little_of_it_is_not(index, code):
 def test_a_long_run_of_a_long_item_is_a_copy():
     item = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(200))
     parts = item.split()
-    assert EvalIndex([item]).hit("something before " + " ".join(parts[50:63]) + " and after it") == "13 units in a row of eval item 0"
-    assert EvalIndex([item]).hit("something before " + " ".join(parts[50:62]) + " and after it") is None
+    assert (
+        EvalIndex([item]).hit("something before " + " ".join(parts[50:63]) + " and after it")
+        == "13 units in a row of eval item 0"
+    )
+    assert (
+        EvalIndex([item]).hit("something before " + " ".join(parts[50:62]) + " and after it")
+        is None
+    )
 
 
 def test_a_frame_that_many_items_share_is_no_copy_but_each_item_is():
     frame = "You are a careful teacher of arithmetic for children in primary school, so explain every step. What does {} mean?"
-    items = [frame.format(word) for word in ("addition", "division", "a fraction", "a remainder", "multiplication")]
+    items = [
+        frame.format(word)
+        for word in ("addition", "division", "a fraction", "a remainder", "multiplication")
+    ]
     index = EvalIndex(items)
     assert index.hit(frame.format("a square root")) is None
     assert all(index.hit(item) is not None for item in items)
 
 
 def test_one_changed_number_of_twelve_does_not_hide_a_copy():
-    rivers = ["Tana", "Athi", "Mara", "Nzoia", "Yala", "Sondu", "Ewaso", "Turkwel", "Kerio", "Galana", "Voi", "Umba"]
+    rivers = [
+        "Tana",
+        "Athi",
+        "Mara",
+        "Nzoia",
+        "Yala",
+        "Sondu",
+        "Ewaso",
+        "Turkwel",
+        "Kerio",
+        "Galana",
+        "Voi",
+        "Umba",
+    ]
     sentences = [
         f"In the year {1900 + 7 * i} the {river} river rose above the old stone bridge near the town of Upper {river}."
         for i, river in enumerate(rivers)
@@ -102,7 +124,9 @@ def test_empty_texts_and_equal_items():
     assert index.hit(ITEMS["en"]) == "100 % of the 8-grams of eval item 2"
 
 
-@pytest.mark.skipif(not MGSM.is_dir(), reason="MGSM is not beside the checkout (../shared/data/mgsm)")
+@pytest.mark.skipif(
+    not MGSM.is_dir(), reason="MGSM is not beside the checkout (../shared/data/mgsm)"
+)
 @pytest.mark.parametrize("code", ["en", "sw", "zh", "bn", "th"])
 def test_on_real_problems_every_copy_and_no_other_problem_is_found(code):
     lines = (MGSM / f"mgsm_{code}.tsv").read_text(encoding="utf-8").splitlines()

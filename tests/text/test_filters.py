@@ -11,10 +11,14 @@ from distill.text.prompt_filters import PROMPT_REASONS, judge_prompts
 from distill.text.samples import Prompt
 
 GOOD = Candidate(
-    prompt="Amina has 4 bags with 12 mangoes each. How many mangoes does she have?", prompt_id="p1",
-    answer_text="She has four bags and each holds twelve mangoes, so she has 4 x 12 = 48 mangoes.", reasoning=None,
-    finish_reason="stop", language="en", reference="48",
-)  # fmt: skip
+    prompt="Amina has 4 bags with 12 mangoes each. How many mangoes does she have?",
+    prompt_id="p1",
+    answer_text="She has four bags and each holds twelve mangoes, so she has 4 x 12 = 48 mangoes.",
+    reasoning=None,
+    finish_reason="stop",
+    language="en",
+    reference="48",
+)
 EVAL_ITEM = "A farmer in the valley keeps 31 goats and 14 sheep, and every spring half of the goats have two young each."
 
 
@@ -24,9 +28,14 @@ def graded(answer: str, row: dict) -> bool:
 
 def reason_of(candidate: Candidate) -> str | None:
     found = judge(
-        candidate, languages=["en", "sw"], grade=graded, eval_index=EvalIndex([EVAL_ITEM]), min_characters=10, max_characters=2000,
+        candidate,
+        languages=["en", "sw"],
+        grade=graded,
+        eval_index=EvalIndex([EVAL_ITEM]),
+        min_characters=10,
+        max_characters=2000,
         max_reasoning_tokens=100,
-    )  # fmt: skip
+    )
     return found and found.partition(":")[0]
 
 
@@ -37,14 +46,26 @@ CASES = {
     "too_long": replace(GOOD, answer_text=GOOD.answer_text + "." * 2000),
     "long_reasoning": replace(GOOD, reasoning="Let me count again.", num_reasoning_tokens=101),
     "loop": replace(GOOD, answer_text="She has 48 mangoes. " + "So the answer is 48. " * 12),
-    "wrong_language": replace(GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"),
-    "wrong_reasoning_language": replace(GOOD, reasoning="四个袋子，每个袋子有十二个芒果，所以一共有四十八个芒果。"),
-    "refusal": replace(GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."),
+    "wrong_language": replace(
+        GOOD, answer_text="她有四个袋子，每个袋子有十二个芒果，所以一共有 48 个芒果。"
+    ),
+    "wrong_reasoning_language": replace(
+        GOOD, reasoning="四个袋子，每个袋子有十二个芒果，所以一共有四十八个芒果。"
+    ),
+    "refusal": replace(
+        GOOD, answer_text="I'm sorry, but I can't help with questions about 48 mangoes."
+    ),
     "no_refusal": replace(GOOD, refusals="require"),
-    "identity": replace(GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."),
+    "identity": replace(
+        GOOD, answer_text="I am Qwen, created by Alibaba Cloud. The answer is 48 mangoes."
+    ),
     "format": replace(GOOD, answer_text=GOOD.answer_text + "\n```python\nprint(4 * 12)"),
-    "wrong_answer": replace(GOOD, answer_text="She has four bags and twelve mangoes, so she has 16 mangoes."),
-    "contaminated": replace(GOOD, answer_text=f"Here is a similar problem, too: {EVAL_ITEM} The answer to yours is 48."),
+    "wrong_answer": replace(
+        GOOD, answer_text="She has four bags and twelve mangoes, so she has 16 mangoes."
+    ),
+    "contaminated": replace(
+        GOOD, answer_text=f"Here is a similar problem, too: {EVAL_ITEM} The answer to yours is 48."
+    ),
 }
 
 
@@ -54,10 +75,15 @@ def test_a_good_answer_passes():
 
 def test_where_a_refusal_is_required_one_passes_and_where_nothing_is_verified_any_answer():
     refused, wrong = CASES["refusal"], CASES["wrong_answer"]
-    assert reason_of(replace(refused, refusals="require")) is None and reason_of(replace(refused, refusals="keep")) is None
+    assert (
+        reason_of(replace(refused, refusals="require")) is None
+        and reason_of(replace(refused, refusals="keep")) is None
+    )
     assert reason_of(replace(GOOD, refusals="keep")) is None
     assert reason_of(replace(wrong, verify=False)) is None
-    assert filters.pass_rates([wrong, replace(wrong, prompt_id="p2", verify=False)], ["wrong_answer: x", None]) == {wrong.prompt_id: 0.0}
+    assert filters.pass_rates(
+        [wrong, replace(wrong, prompt_id="p2", verify=False)], ["wrong_answer: x", None]
+    ) == {wrong.prompt_id: 0.0}
 
 
 @pytest.mark.parametrize("reason", CASES)
@@ -73,10 +99,25 @@ def test_the_first_reason_in_the_documented_order_counts():
 
 
 def test_answers_to_one_prompt_that_repeat_each_other_are_dropped_but_the_first():
-    other_words = replace(GOOD, answer_text="Multiply the bags by the mangoes in each bag: 4 times 12 makes 48 in all.")
-    candidates = [GOOD, replace(GOOD, answer_text=GOOD.answer_text.upper()), other_words, replace(GOOD, prompt_id="p2"), CASES["empty"]]
+    other_words = replace(
+        GOOD,
+        answer_text="Multiply the bags by the mangoes in each bag: 4 times 12 makes 48 in all.",
+    )
+    candidates = [
+        GOOD,
+        replace(GOOD, answer_text=GOOD.answer_text.upper()),
+        other_words,
+        replace(GOOD, prompt_id="p2"),
+        CASES["empty"],
+    ]
     reasons = judge_all(candidates, languages=["en"], grade=graded)
-    assert reasons == [None, "duplicate: repeats answer 0 to the same prompt", None, None, "empty: no answer"]
+    assert reasons == [
+        None,
+        "duplicate: repeats answer 0 to the same prompt",
+        None,
+        None,
+        "empty: no answer",
+    ]
 
 
 def test_filters_can_be_left_out():
@@ -87,7 +128,9 @@ def test_filters_can_be_left_out():
 @pytest.mark.parametrize(
     "text",
     [
-        "The plan is good. " + "We go to the market and buy mangoes for the family. " * 6 + "Then we rest.",
+        "The plan is good. "
+        + "We go to the market and buy mangoes for the family. " * 6
+        + "Then we rest.",
         "他去市场买芒果，" * 30,
         "मैं बाज़ार जाता हूँ और आम खरीदता हूँ। " * 12,
         "wait, " * 60 + "the answer is 48",
@@ -115,10 +158,27 @@ def test_tables_and_lists_are_no_loops(text):
 
 def test_the_reasoning_is_checked_for_loops_identity_and_language():
     assert reason_of(replace(GOOD, reasoning="等等，" * 200)) == "loop"
-    assert reason_of(replace(GOOD, reasoning="I am Qwen, so I shall count the mangoes first.")) == "identity"
-    swahili = replace(GOOD, language="sw", answer_text="Ana mifuko minne yenye maembe kumi na mawili, kwa hiyo ana maembe 48.")
-    assert reason_of(replace(swahili, reasoning="Four bags with twelve mangoes each are forty-eight mangoes.")) is None
-    assert reason_of(replace(swahili, reasoning="四个袋子，每袋十二个芒果，一共四十八个。")) == "wrong_reasoning_language"
+    assert (
+        reason_of(replace(GOOD, reasoning="I am Qwen, so I shall count the mangoes first."))
+        == "identity"
+    )
+    swahili = replace(
+        GOOD,
+        language="sw",
+        answer_text="Ana mifuko minne yenye maembe kumi na mawili, kwa hiyo ana maembe 48.",
+    )
+    assert (
+        reason_of(
+            replace(
+                swahili, reasoning="Four bags with twelve mangoes each are forty-eight mangoes."
+            )
+        )
+        is None
+    )
+    assert (
+        reason_of(replace(swahili, reasoning="四个袋子，每袋十二个芒果，一共四十八个。"))
+        == "wrong_reasoning_language"
+    )
 
 
 REFUSALS = {
@@ -164,8 +224,14 @@ def test_refusals_in_english_and_chinese_are_found_in_answers_in_any_language():
         ("No, 7 is not an even number.", "en"),
         ("I'm sorry to hear that your goat is ill. Give it clean water.", "en"),
         ("I can't believe how fast it grew, wrote the farmer.", "en"),
-        ("Unfortunately, when you copy a film its borders will most likely be cut and it won't look right.", "en"),
-        ("To stop the process, you cannot use this command; use kill instead. Sorry for the confusion.", "en"),
+        (
+            "Unfortunately, when you copy a film its borders will most likely be cut and it won't look right.",
+            "en",
+        ),
+        (
+            "To stop the process, you cannot use this command; use kill instead. Sorry for the confusion.",
+            "en",
+        ),
         ("Samahani ni neno la kuomba radhi kwa Kiswahili.", "sw"),
         ("不能被 2 整除的数叫做奇数。", "zh"),
         ("Malheureusement, la récolte ne sera pas bonne cette année.", "fr"),
@@ -264,20 +330,34 @@ def test_code_formulas_and_pipes_are_well_formed(text):
 
 def test_of_the_good_answers_to_a_prompt_the_shortest_stay():
     texts = ["a long answer", "short", "not so short", "short too"]
-    candidates = [replace(GOOD, answer_text=t) for t in texts] + [replace(GOOD, prompt_id="p2", answer_text="alone, and as long as it is")]
+    candidates = [replace(GOOD, answer_text=t) for t in texts] + [
+        replace(GOOD, prompt_id="p2", answer_text="alone, and as long as it is")
+    ]
     reasons = [None, None, "loop: x", None, None]
     chosen = filters.choose_shortest(candidates, reasons, 1)
-    assert [r and r.partition(":")[0] for r in chosen] == ["not_shortest", None, "loop", "not_shortest", None]
+    assert [r and r.partition(":")[0] for r in chosen] == [
+        "not_shortest",
+        None,
+        "loop",
+        "not_shortest",
+        None,
+    ]
     assert filters.choose_shortest(candidates, reasons, None) == reasons
     thinks = [replace(candidates[1], reasoning="much to think of"), *candidates[1:]]
-    assert filters.choose_shortest(thinks, [None, None, None, None, None], 1)[0].startswith("not_shortest")
+    assert filters.choose_shortest(thinks, [None, None, None, None, None], 1)[0].startswith(
+        "not_shortest"
+    )
 
 
 def test_the_pass_rate_is_the_share_that_was_verified_whatever_came_after():
     candidates = [replace(GOOD, prompt_id=p) for p in "aaaab"]
-    rates = filters.pass_rates(candidates, [None, "wrong_answer: x", "duplicate: y", "truncated: z", "loop: w"])
+    rates = filters.pass_rates(
+        candidates, [None, "wrong_answer: x", "duplicate: y", "truncated: z", "loop: w"]
+    )
     assert rates == {"a": 0.5, "b": 0}
-    assert {r for r in filters.VERIFIED if r} == set(filters.REASONS[filters.REASONS.index("wrong_answer") + 1 :])
+    assert {r for r in filters.VERIFIED if r} == set(
+        filters.REASONS[filters.REASONS.index("wrong_answer") + 1 :]
+    )
 
 
 def prompts_of(*texts: str, language: str = "en", system: str | None = None) -> list[Prompt]:
@@ -286,42 +366,79 @@ def prompts_of(*texts: str, language: str = "en", system: str | None = None) -> 
 
 
 def test_prompts_are_judged_before_they_cost_anything():
-    prompts = ["How many goats?", " ", "how  many goats?", "bad \x07 bell", "x" * 60, EVAL_ITEM, "How\n\tthen?"]
-    reasons = judge_prompts(prompts_of(*prompts), eval_index=EvalIndex([EVAL_ITEM]), max_characters=120)
+    prompts = [
+        "How many goats?",
+        " ",
+        "how  many goats?",
+        "bad \x07 bell",
+        "x" * 60,
+        EVAL_ITEM,
+        "How\n\tthen?",
+    ]
+    reasons = judge_prompts(
+        prompts_of(*prompts), eval_index=EvalIndex([EVAL_ITEM]), max_characters=120
+    )
     assert [reason and reason.partition(":")[0] for reason in reasons] == [
-        None, "empty_prompt", "duplicate_prompt", "broken_prompt", None, "contaminated", None,
-    ]  # fmt: skip
-    assert judge_prompts(prompts_of("x" * 60), max_characters=50) == ["prompt_too_long: 60 characters, at most 50"]
+        None,
+        "empty_prompt",
+        "duplicate_prompt",
+        "broken_prompt",
+        None,
+        "contaminated",
+        None,
+    ]
+    assert judge_prompts(prompts_of("x" * 60), max_characters=50) == [
+        "prompt_too_long: 60 characters, at most 50"
+    ]
     assert reasons[2] == "duplicate_prompt: same as prompt 0"
     assert all(reason is None or reason.partition(":")[0] in PROMPT_REASONS for reason in reasons)
 
 
 def test_a_swahili_refusal_list_does_not_fire_on_an_ordinary_answer():
     answer = "Ana mifuko minne na kila mmoja una maembe kumi na mawili, kwa hiyo ana maembe 48."
-    assert judge(replace(GOOD, language="sw", answer_text=answer), languages=["en", "sw"], grade=graded) is None
+    assert (
+        judge(
+            replace(GOOD, language="sw", answer_text=answer), languages=["en", "sw"], grade=graded
+        )
+        is None
+    )
 
 
 PASSAGE = " ".join(
     f"In the {name} the farmers of the valley {verb}, and the traders who came by boat {other} before they went home across the lake."
     for name, verb, other in [
-        ("spring", "mended their nets", "sold them salt"), ("early summer", "planted beans", "bought the last maize"),
-        ("late summer", "fed the goats", "rested for a week"), ("autumn", "dried the fish", "paid with cloth"),
-        ("winter", "told long stories", "stayed away"), ("dry years", "walked to the river", "brought water in barrels"),
-        ("wet years", "built walls of stone", "could not land"), ("old days", "had no boats at all", "came on foot"),
-        ("last century", "began to count the fish", "kept books"), ("present", "send their children to school", "carry the teachers"),
+        ("spring", "mended their nets", "sold them salt"),
+        ("early summer", "planted beans", "bought the last maize"),
+        ("late summer", "fed the goats", "rested for a week"),
+        ("autumn", "dried the fish", "paid with cloth"),
+        ("winter", "told long stories", "stayed away"),
+        ("dry years", "walked to the river", "brought water in barrels"),
+        ("wet years", "built walls of stone", "could not land"),
+        ("old days", "had no boats at all", "came on foot"),
+        ("last century", "began to count the fish", "kept books"),
+        ("present", "send their children to school", "carry the teachers"),
     ]
-)  # fmt: skip
+)
 ABOUT_IT = [
-    "What did the farmers do in spring?", "Why could the traders not land in wet years?", "Who carries the teachers across the lake?",
+    "What did the farmers do in spring?",
+    "Why could the traders not land in wet years?",
+    "Who carries the teachers across the lake?",
     "What did the traders sell in spring?",
-]  # fmt: skip
+]
 
 
 def names(reasons: list[str | None]) -> list[str | None]:
     return [reason and reason.partition(":")[0] for reason in reasons]
 
 
-@pytest.mark.parametrize("form", ["{passage}\n\n{question}", "{question} {passage}", "Text: {passage} Question: {question} Answer:"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{passage}\n\n{question}",
+        "{question} {passage}",
+        "Text: {passage} Question: {question} Answer:",
+    ],
+)
 def test_questions_about_one_passage_are_not_duplicates_of_each_other(form):
     asked = prompts_of(*(form.format(passage=PASSAGE, question=question) for question in ABOUT_IT))
     assert judge_prompts(asked, near_duplicate=0.9) == [None] * 4
@@ -331,36 +448,78 @@ def test_questions_about_one_passage_are_not_duplicates_of_each_other(form):
 def test_prompts_that_say_the_same_are_still_duplicates_with_a_long_context():
     first = f"{PASSAGE} {ABOUT_IT[0]}"
     again = [
-        first.replace("spring?", "Spring ?\n"), first.replace("mended", "mennded"), first.replace("farmers do", "farmres do"),
-        first.replace("barrels", "barels").replace("teachers", "techers"), first.replace("across the lake", "acros the lake", 1),
-    ]  # fmt: skip
+        first.replace("spring?", "Spring ?\n"),
+        first.replace("mended", "mennded"),
+        first.replace("farmers do", "farmres do"),
+        first.replace("barrels", "barels").replace("teachers", "techers"),
+        first.replace("across the lake", "acros the lake", 1),
+    ]
     asked = prompts_of(first, *again, language="en")
-    assert names(judge_prompts(asked, near_duplicate=0.9)) == [None, *["near_duplicate_prompt"] * len(again)]
+    assert names(judge_prompts(asked, near_duplicate=0.9)) == [
+        None,
+        *["near_duplicate_prompt"] * len(again),
+    ]
     stayed = "who came by boat and stayed for the night and slept under the trees of the shore " * 3
-    ends = [f"The traders {stayed} sold {what}." for what in ("salt", "rice")] + ["They sold salt.", "They sold rice."]
+    ends = [f"The traders {stayed} sold {what}." for what in ("salt", "rice")] + [
+        "They sold salt.",
+        "They sold rice.",
+    ]
     asked = prompts_of(*(f"{PASSAGE} {end}" for end in ends))
-    assert names(judge_prompts(asked, near_duplicate=0.9)) == [None, "near_duplicate_prompt", None, None]
+    assert names(judge_prompts(asked, near_duplicate=0.9)) == [
+        None,
+        "near_duplicate_prompt",
+        None,
+        None,
+    ]
 
 
 def test_a_shared_system_message_makes_no_duplicates_and_another_one_another_prompt():
     asked = prompts_of(*ABOUT_IT, system=PASSAGE)
     assert judge_prompts(asked, near_duplicate=0.7) == [None] * 4
-    other = prompts_of(ABOUT_IT[0] + " " + PASSAGE, system="Answer a child.") + prompts_of(ABOUT_IT[0] + " " + PASSAGE)
+    other = prompts_of(ABOUT_IT[0] + " " + PASSAGE, system="Answer a child.") + prompts_of(
+        ABOUT_IT[0] + " " + PASSAGE
+    )
     assert judge_prompts(other, near_duplicate=0.7) == [None, None]
 
 
 def test_many_prompts_of_one_form_are_compared_by_what_is_theirs():
     """A sentence that many have is not compared, but numbers in it count."""
-    towns = ["Kisumu", "Arusha", "Kitale", "Mwanza", "Lindi", "Moshi", "Tanga", "Nakuru", "Eldoret", "Iringa", "Mbeya", "Songea"]
+    towns = [
+        "Kisumu",
+        "Arusha",
+        "Kitale",
+        "Mwanza",
+        "Lindi",
+        "Moshi",
+        "Tanga",
+        "Nakuru",
+        "Eldoret",
+        "Iringa",
+        "Mbeya",
+        "Songea",
+    ]
     texts = [f"{PASSAGE} Which of them came from {town}?" for town in towns]
-    found = judge_prompts(prompts_of(*texts, texts[3].replace("Which", "which"), texts[3] + " Choose 1.", texts[3] + " Choose 2."),
-                          near_duplicate=0.9)  # fmt: skip
+    found = judge_prompts(
+        prompts_of(
+            *texts,
+            texts[3].replace("Which", "which"),
+            texts[3] + " Choose 1.",
+            texts[3] + " Choose 2.",
+        ),
+        near_duplicate=0.9,
+    )
     assert names(found) == [None] * 12 + ["duplicate_prompt", None, None]
 
 
 def test_the_language_of_a_prompt_is_that_of_its_user():
     question = "Mkulima ana mbuzi ishirini na wanne, anauza saba sokoni. Ana mbuzi wangapi sasa?"
-    (asked,) = prompts_of(question, language="sw", system="You are a helpful assistant of farmers. Answer in short sentences. " * 3)
+    (asked,) = prompts_of(
+        question,
+        language="sw",
+        system="You are a helpful assistant of farmers. Answer in short sentences. " * 3,
+    )
     assert judge_prompts([asked], languages=["sw"]) == [None]
-    (asked,) = prompts_of("How many goats does the farmer have now?", language="sw", system=question)
+    (asked,) = prompts_of(
+        "How many goats does the farmer have now?", language="sw", system=question
+    )
     assert names(judge_prompts([asked], languages=["sw"])) == ["wrong_prompt_language"]

@@ -62,13 +62,17 @@ OWN = {
     "th": "ชาวนาปลูกข้าวโพดในต้นฤดูฝน และเก็บเกี่ยวหลังจากสี่เดือน ก่อนปลูกเขาไถนาด้วยวัว ปุ๋ยคอกช่วยเพิ่มความอุดมสมบูรณ์ของดิน ทำให้ได้ผลผลิตมากขึ้น",
     "zh": "农民在雨季开始时种玉米，四个月以后收割。播种之前，他用牛耕地。"
     "农家肥能提高土壤的肥力，收成也就更多。收割以后，玉米要晒干，再放进粮仓。",
-}  # fmt: skip
+}
 ENGLISH = "The farmer then stores the dry maize in a barn that keeps out the rain."
 
 
 @pytest.mark.parametrize("code", OWN)
 def test_one_sentence_that_leaked_drops_a_long_answer(code):
-    others = [ENGLISH, OWN["zh"].split("。")[0] + "。", "Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie."]
+    others = [
+        ENGLISH,
+        OWN["zh"].split("。")[0] + "。",
+        "Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie.",
+    ]
     for other in others:
         if code == "zh" and other == others[1]:
             continue
@@ -76,13 +80,18 @@ def test_one_sentence_that_leaked_drops_a_long_answer(code):
     assert wrong_language(OWN[code] * 3, code, list(OWN)) is None
     many = f"{OWN[code]} " * 20
     if code not in ("zh", "th"):
-        assert wrong_language(f"{many} {others[1]}", code, [code]) == f"script: Han in {code}: {others[1]!r}", "2 % of the letters"
+        assert (
+            wrong_language(f"{many} {others[1]}", code, [code])
+            == f"script: Han in {code}: {others[1]!r}"
+        ), "2 % of the letters"
 
 
 def test_a_french_sentence_in_english_is_found_where_the_recipe_has_english_alone():
     french = "Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie."
     for languages in (["en"], ["en", "sw"]):
-        assert wrong_language(f"{ENGLISH} {ANSWERS['en']} {french}", "en", languages) and not wrong_language(ENGLISH, "en", languages)
+        assert wrong_language(
+            f"{ENGLISH} {ANSWERS['en']} {french}", "en", languages
+        ) and not wrong_language(ENGLISH, "en", languages)
 
 
 def test_han_in_the_middle_of_a_swahili_sentence_weighs_three_letters_each():
@@ -93,21 +102,60 @@ def test_han_in_the_middle_of_a_swahili_sentence_weighs_three_letters_each():
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("sw", "Kitabu chake “The Old Man and the Sea and the Boy Who Loved Him” kilichapishwa mwaka 1952."),
+        (
+            "sw",
+            "Kitabu chake “The Old Man and the Sea and the Boy Who Loved Him” kilichapishwa mwaka 1952.",
+        ),
         ("sw", "Neno la Kichina la akili bandia ni 人工智能 na la Kijapani ni 人工知能."),
-        ("sw", "Shirika la Afya Duniani (World Health Organization of the United Nations in Geneva) lilianzishwa mwaka 1948."),
-        ("sw", "Methali ya Kichina husema: “千里之行，始于足下。” Maana yake ni kwamba kila safari huanza na hatua moja."),
-        ("sw", "Mifano: Amazon Web Services, Microsoft Azure, Google Cloud Platform na Oracle Cloud Infrastructure."),
+        (
+            "sw",
+            "Shirika la Afya Duniani (World Health Organization of the United Nations in Geneva) lilianzishwa mwaka 1948.",
+        ),
+        (
+            "sw",
+            "Methali ya Kichina husema: “千里之行，始于足下。” Maana yake ni kwamba kila safari huanza na hatua moja.",
+        ),
+        (
+            "sw",
+            "Mifano: Amazon Web Services, Microsoft Azure, Google Cloud Platform na Oracle Cloud Infrastructure.",
+        ),
         ("sw", "Neno hilo linatokana na neno la Kiarabu كتاب."),
-        ("hi", "उनकी किताब *The Discovery of India* 1946 में छपी।\n- World Health Organization\n- International Monetary Fund"),
-        ("hi", "मशीन लर्निंग (Machine Learning is a part of Artificial Intelligence) में डेटा से सीखा जाता है।"),
-        ("th", "ภาษา Python ใช้คำสั่ง print และโปรแกรม Visual Studio Code เขียนโดย Microsoft Corporation"),
-        ("th", "หนังสือ 《三国演义》 และ \"Romance of the Three Kingdoms by Luo Guanzhong\" เป็นเรื่องเดียวกัน"),
-        ("zh", "他的论文题为 \"Attention Is All You Need and Nothing Else Besides\"，作者来自 Google Brain。"),
-        ("zh", "安装方法：`pip install torch`，然后运行 `python -m train`。详见 https://example.com/how-to-install-it-on-your-machine"),
-        ("id", "Lagu “I Will Always Love You” dinyanyikan oleh Whitney Houston dalam film The Bodyguard pada tahun 1992."),
-        ("id", "Rumusnya $\\text{the sum of all of the numbers is equal to ten}$, lihat juga artikel \"How to add many numbers at once\"."),
-        ("id", "Istilah machine learning, deep learning, dan natural language processing sering dipakai bersama-sama."),
+        (
+            "hi",
+            "उनकी किताब *The Discovery of India* 1946 में छपी।\n- World Health Organization\n- International Monetary Fund",
+        ),
+        (
+            "hi",
+            "मशीन लर्निंग (Machine Learning is a part of Artificial Intelligence) में डेटा से सीखा जाता है।",
+        ),
+        (
+            "th",
+            "ภาษา Python ใช้คำสั่ง print และโปรแกรม Visual Studio Code เขียนโดย Microsoft Corporation",
+        ),
+        (
+            "th",
+            'หนังสือ 《三国演义》 และ "Romance of the Three Kingdoms by Luo Guanzhong" เป็นเรื่องเดียวกัน',
+        ),
+        (
+            "zh",
+            '他的论文题为 "Attention Is All You Need and Nothing Else Besides"，作者来自 Google Brain。',
+        ),
+        (
+            "zh",
+            "安装方法：`pip install torch`，然后运行 `python -m train`。详见 https://example.com/how-to-install-it-on-your-machine",
+        ),
+        (
+            "id",
+            "Lagu “I Will Always Love You” dinyanyikan oleh Whitney Houston dalam film The Bodyguard pada tahun 1992.",
+        ),
+        (
+            "id",
+            'Rumusnya $\\text{the sum of all of the numbers is equal to ten}$, lihat juga artikel "How to add many numbers at once".',
+        ),
+        (
+            "id",
+            "Istilah machine learning, deep learning, dan natural language processing sering dipakai bersama-sama.",
+        ),
     ],
 )
 def test_titles_names_terms_quotations_and_code_are_no_leak(code, text):
@@ -118,9 +166,15 @@ def test_titles_names_terms_quotations_and_code_are_no_leak(code, text):
 def test_where_the_prompt_brings_a_foreign_sentence_the_answer_may_have_one():
     asked = f"Sahihisha sentensi hii ya Kiingereza na ueleze kosa lake kwa Kiswahili: {ENGLISH.replace('stores', 'store')}"
     answer = f"{OWN['sw']}\n{ENGLISH}"
-    assert wrong_language(answer, "sw", ["sw"], asked) is None and wrong_language(answer, "sw", ["sw"], OWN["sw"])
-    assert wrong_language(answer, "sw", ["sw"], "Explain in Swahili how a farmer of the valley keeps his maize."), "not the user's tongue"
-    assert wrong_language(f"{ENGLISH} {ENGLISH}", "sw", ["sw"], asked), "an answer in English is none"
+    assert wrong_language(answer, "sw", ["sw"], asked) is None and wrong_language(
+        answer, "sw", ["sw"], OWN["sw"]
+    )
+    assert wrong_language(
+        answer, "sw", ["sw"], "Explain in Swahili how a farmer of the valley keeps his maize."
+    ), "not the user's tongue"
+    assert wrong_language(f"{ENGLISH} {ENGLISH}", "sw", ["sw"], asked), (
+        "an answer in English is none"
+    )
 
 
 # the first article of the declaration of human rights, in languages that the classifier does not know
@@ -135,7 +189,7 @@ UNKNOWN = {
     "tanlag ug mag-ilhanay isip managsoon sa usa ug usa diha sa diwa sa ospiritu.",
     "tw": "Wɔawo adasamma nyinaa sɛ nnipa a wɔwɔ ahofadi. Wɔn nyinaa wɔ nidi ne kyɛfa koro. Wɔwɔ adwene ne ahonim, na "
     "ɛsɛ sɛ obiara bu ne yɔnko sɛ ne nua.",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("code", UNKNOWN)
@@ -147,18 +201,37 @@ def test_in_a_language_that_the_classifier_does_not_know_what_is_surely_another_
     for answer in (english, OWN["zh"], f"{own} {own} {ENGLISH}", f"{own} {own} {ANSWERS['zh']}"):
         assert wrong_language(answer, code, [code]), answer
     assert wrong_language(f"{own} {own} {OWN['sw']}", code, [code, "sw"])
-    assert not language.can_identify(code) and f"languages: {code}" in f"languages: {language.by_script_only([code, 'sw'])}"
+    assert (
+        not language.can_identify(code)
+        and f"languages: {code}" in f"languages: {language.by_script_only([code, 'sw'])}"
+    )
     assert language.by_script_only(["sw", "th", "dv", "zh-Hant"]) is None
 
 
 def test_reasoning_is_in_english_or_the_language_of_the_answer():
     check = language.wrong_reasoning_language
-    for reasoning in (OWN["sw"], f"{ENGLISH} {ENGLISH}", f"{OWN['sw']} {ENGLISH} {ENGLISH} {ENGLISH}", "", "12 + 3 = 15"):
+    for reasoning in (
+        OWN["sw"],
+        f"{ENGLISH} {ENGLISH}",
+        f"{OWN['sw']} {ENGLISH} {ENGLISH} {ENGLISH}",
+        "",
+        "12 + 3 = 15",
+    ):
         assert check(reasoning, "sw", ["sw", "zh"]) is None
     assert (check(OWN["zh"], "sw", ["sw"]) or "").startswith("script: 100 % Han")
-    assert check(f"{ENGLISH} {ENGLISH} 等等，农民在雨季开始时种玉米，四个月以后收割。", "sw", ["sw", "zh"])
+    assert check(
+        f"{ENGLISH} {ENGLISH} 等等，农民在雨季开始时种玉米，四个月以后收割。", "sw", ["sw", "zh"]
+    )
     assert check(OWN["id"], "sw", ["sw", "id"])
-    assert check(f"{ENGLISH} The text says 农民在雨季开始时种玉米.", "sw", ["sw"], "Tafsiri: 农民在雨季开始时种玉米。") is None
+    assert (
+        check(
+            f"{ENGLISH} The text says 农民在雨季开始时种玉米.",
+            "sw",
+            ["sw"],
+            "Tafsiri: 农民在雨季开始时种玉米。",
+        )
+        is None
+    )
     assert check(OWN["zh"], "zh", ["zh"]) is None and check(ENGLISH, "hi", ["hi"]) is None
 
 
@@ -176,7 +249,10 @@ def test_a_name_in_another_script_or_language_is_no_reason():
 def test_the_majority_of_the_judged_text_decides_sentence_by_sentence():
     mixed = f"{ANSWERS['sw']} {ANSWERS['en']} {ANSWERS['en']}"
     assert wrong_language(mixed, "sw", ["sw"]) == "language: 2 of 3 sentences look like en"
-    assert wrong_language(f"{ANSWERS['sw']} {ANSWERS['sw']} She sells many mangoes.", "sw", ["sw"]) is None, "too short to be sure"
+    assert (
+        wrong_language(f"{ANSWERS['sw']} {ANSWERS['sw']} She sells many mangoes.", "sw", ["sw"])
+        is None
+    ), "too short to be sure"
 
 
 def test_what_cannot_be_judged_is_kept():
@@ -192,12 +268,17 @@ def test_code_formulas_and_addresses_are_not_read_as_english():
 
 
 def test_two_amounts_of_money_are_not_a_formula():
-    assert "puts in" in language.prose("He buys a house for $80,000 and then puts in $50,000 in repairs.")
+    assert "puts in" in language.prose(
+        "He buys a house for $80,000 and then puts in $50,000 in repairs."
+    )
 
 
 def test_a_language_unknown_to_the_classifier_has_the_script_gate_only():
     assert not language.can_identify("wo") and language.can_identify("sw")
-    assert wrong_language("Xale yi dañuy jàng téere yi ci ekool bi bés bu nekk.", "wo", ["wo", "fr"]) is None
+    assert (
+        wrong_language("Xale yi dañuy jàng téere yi ci ekool bi bés bu nekk.", "wo", ["wo", "fr"])
+        is None
+    )
     assert wrong_language(ANSWERS["zh"], "wo", ["wo"])
     assert wrong_language(ANSWERS["en"], "ti", ["ti"])
 
@@ -218,7 +299,9 @@ def test_script_share_counts_letters_only():
 def test_codes_with_regions_and_scripts():
     assert language.scripts_of("pt-BR") == ("Latin",)
     assert language.scripts_of("zh-Hant-TW") == language.scripts_of("zh")
-    assert language.scripts_of("sr-Cyrl") == ("Cyrillic",) and language.scripts_of("xx-Latn") == ("Latin",)
+    assert language.scripts_of("sr-Cyrl") == ("Cyrillic",) and language.scripts_of("xx-Latn") == (
+        "Latin",
+    )
     with pytest.raises(RecipeError, match="'xx'"):
         language.scripts_of("xx")
 
@@ -240,11 +323,26 @@ def test_sentences_end_as_each_script_ends_them(text, expected):
     assert sentences(text) == expected
 
 
-CODES = {"swh_Latn": "sw", "zho_Hans": "zh", "hin_Deva": "hi", "ind_Latn": "id", "hau_Latn": "ha", "yor_Latn": "yo", "vie_Latn": "vi",
-         "amh_Ethi": "am", "eng_Latn": "en", "fra_Latn": "fr", "npi_Deva": "ne", "ben_Beng": "bn", "mya_Mymr": "my"}  # fmt: skip
+CODES = {
+    "swh_Latn": "sw",
+    "zho_Hans": "zh",
+    "hin_Deva": "hi",
+    "ind_Latn": "id",
+    "hau_Latn": "ha",
+    "yor_Latn": "yo",
+    "vie_Latn": "vi",
+    "amh_Ethi": "am",
+    "eng_Latn": "en",
+    "fra_Latn": "fr",
+    "npi_Deva": "ne",
+    "ben_Beng": "bn",
+    "mya_Mymr": "my",
+}
 
 
-@pytest.mark.skipif(not SIB200.is_dir(), reason="SIB-200 is not beside the checkout (../shared/data/sib200)")
+@pytest.mark.skipif(
+    not SIB200.is_dir(), reason="SIB-200 is not beside the checkout (../shared/data/sib200)"
+)
 def test_on_real_sentences_the_right_language_stays_and_others_go():
     texts = {}
     for name, code in CODES.items():
@@ -253,10 +351,14 @@ def test_on_real_sentences_the_right_language_stays_and_others_go():
     for wanted, mine in texts.items():
         kept = sum(wrong_language(text, wanted, list(texts)) is None for text in mine)
         assert kept >= 0.99 * len(mine), wanted
-        assert [wrong_language(" ".join(mine[i : i + 9]), wanted, list(texts)) for i in range(0, 90, 9)] == [None] * 10
+        assert [
+            wrong_language(" ".join(mine[i : i + 9]), wanted, list(texts)) for i in range(0, 90, 9)
+        ] == [None] * 10
         for other, theirs in texts.items():
             if other != wanted:
-                passed = [text for text in theirs[:6] if wrong_language(text, wanted, list(texts)) is None]
+                passed = [
+                    text for text in theirs[:6] if wrong_language(text, wanted, list(texts)) is None
+                ]
                 assert not passed, f"{other} passed as {wanted}: {passed[:2]}"
             if other in ("en", "zh") and other != wanted:
                 leaked = [" ".join([*mine[i : i + 8], theirs[i]]) for i in range(0, 80, 8)]

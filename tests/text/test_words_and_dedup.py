@@ -11,7 +11,12 @@ SENTENCE = (
     "A trader at the market in Kisumu buys mangoes from four farmers in the morning, sorts them by size and ripeness, "
     "and sells the best of them to a hotel by the lake before noon, while the rest goes to the school kitchen."
 )
-GOLDEN_HASHES = [1222145673609226265, 16961796037198130546, 2384421699882013211, 13283407767455114962]
+GOLDEN_HASHES = [
+    1222145673609226265,
+    16961796037198130546,
+    2384421699882013211,
+    13283407767455114962,
+]
 GOLDEN_SIGNATURES = [[90921048, 40762188], [1188140029, 1137885676]]
 
 
@@ -70,7 +75,9 @@ def test_scripts_without_spaces_are_compared_by_characters(text):
 def test_problems_that_differ_in_a_number_are_not_duplicates():
     first = SENTENCE + " She sold 15 mangoes and kept 7 of them."
     assert near_duplicates([first, first.replace("15", "16")], threshold=0.5) == [None, None]
-    assert near_duplicates([first, first.replace("15", "7").replace("kept 7", "kept 15")], threshold=0.5) == [None, None]
+    assert near_duplicates(
+        [first, first.replace("15", "7").replace("kept 7", "kept 15")], threshold=0.5
+    ) == [None, None]
     assert near_duplicates([first, first.replace("15", "１５").upper()]) == [None, 0]
 
 
@@ -82,7 +89,15 @@ def test_duplicates_are_sought_within_a_group_only():
 
 def test_short_empty_and_wordless_texts():
     assert near_duplicates([]) == []
-    assert near_duplicates(["", "yes", "Yes!", "no", "👍", "👍", "👎"]) == [None, None, 1, None, None, 4, None]
+    assert near_duplicates(["", "yes", "Yes!", "no", "👍", "👍", "👎"]) == [
+        None,
+        None,
+        1,
+        None,
+        None,
+        4,
+        None,
+    ]
 
 
 def test_planted_duplicates_are_found_and_nothing_else():
@@ -100,14 +115,21 @@ def test_planted_duplicates_are_found_and_nothing_else():
     assert found[:600] == [None] * 600
     assert sum(found[copy] is not None for copy in planted) >= 148
     for copy, original in planted.items():
-        assert found[copy] is None or found[copy] == original or planted.get(found[copy]) == original
+        assert (
+            found[copy] is None or found[copy] == original or planted.get(found[copy]) == original
+        )
 
 
 def test_hundreds_of_texts_of_one_template_are_told_apart():
     rng = random.Random(2)
     names = ["".join(rng.choices("aeiklmnrst", k=6)) for _ in range(300)]
-    texts = [f"{name} walked from the village to the market with {name}li and came home in the evening" for name in names]
-    assert sum(found is not None for found in near_duplicates(texts)) == len(names) - len(set(names))
+    texts = [
+        f"{name} walked from the village to the market with {name}li and came home in the evening"
+        for name in names
+    ]
+    assert sum(found is not None for found in near_duplicates(texts)) == len(names) - len(
+        set(names)
+    )
 
 
 def test_signatures_are_the_same_in_every_process_and_on_every_machine():

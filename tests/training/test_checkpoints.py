@@ -27,7 +27,9 @@ def test_weights_optimizer_and_state_come_back_bit_for_bit(tmp_path):
     step, model, state, notes = checkpoints.load_newest(tmp_path, fresh)
     assert (step, state["note"], notes) == (3, "x", [])
     assert all(torch.equal(model[n], t) for n, t in tensors(layer).items())
-    for old, new in zip(optimizer.state_dict()["state"].values(), fresh.state_dict()["state"].values(), strict=True):
+    for old, new in zip(
+        optimizer.state_dict()["state"].values(), fresh.state_dict()["state"].values(), strict=True
+    ):
         assert old.keys() == new.keys() and all(torch.equal(old[k], new[k]) for k in old)
 
 
@@ -42,7 +44,9 @@ def test_the_states_of_8_bit_optimizers_come_back_and_the_next_step_is_the_same(
         return layer, getattr(bitsandbytes.optim, kind)(layer.parameters(), lr=0.01)
 
     def step(layer, optimizer, seed):
-        layer(torch.randn(5, 128, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        layer(
+            torch.randn(5, 128, generator=torch.Generator().manual_seed(seed))
+        ).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -55,7 +59,9 @@ def test_the_states_of_8_bit_optimizers_come_back_and_the_next_step_is_the_same(
     _, model, _, notes = checkpoints.load_newest(tmp_path, second)
     again.load_state_dict(model)
     step(again, second, 3)
-    assert notes == [] and all(torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True))
+    assert notes == [] and all(
+        torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_no_checkpoint_is_none(tmp_path):
@@ -72,7 +78,10 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path):
     path.write_bytes(data)
     step, _, _, notes = checkpoints.load_newest(tmp_path, optimizer)
     assert step == 1
-    assert "step-00000002: damaged (model.safetensors does not match its SHA-256); passed over" in notes[0]
+    assert (
+        "step-00000002: damaged (model.safetensors does not match its SHA-256); passed over"
+        in notes[0]
+    )
     (tmp_path / "step-00000001" / "state.json").write_text("{")
     with pytest.raises(DataError, match="every checkpoint is damaged"):
         checkpoints.load_newest(tmp_path, optimizer)
@@ -83,8 +92,18 @@ def test_two_checkpoints_are_kept_and_the_best_weights_they_refer_to(tmp_path):
     for step in range(1, 6):
         if step in (2, 4):
             checkpoints.save_best(tmp_path, step, tensors(layer))
-        checkpoints.save(tmp_path, step, tensors(layer), optimizer, {"best_step": 4 if step >= 4 else 2 if step >= 2 else None})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["best-00000004", "step-00000004", "step-00000005"]
+        checkpoints.save(
+            tmp_path,
+            step,
+            tensors(layer),
+            optimizer,
+            {"best_step": 4 if step >= 4 else 2 if step >= 2 else None},
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "best-00000004",
+        "step-00000004",
+        "step-00000005",
+    ]
     assert checkpoints.load_best(tmp_path, 4).keys() == tensors(layer).keys()
 
 

@@ -25,12 +25,21 @@ def store(tmp_path_factory):
 def course(folder: Path, store: Any, **options: Any) -> Course:
     """24 steps with dropout, two rows each, a checkpoint after the tenth and the twentieth."""
     settings = Train(
-        epochs=100, max_steps=NUM_STEPS, max_length=helpers.LONGEST, batch_tokens=2 * helpers.LONGEST,
-        micro_batch_tokens=helpers.LONGEST, learning_rate=3e-3, validate_every=6, keep="last", checkpoint_every=10,
+        epochs=100,
+        max_steps=NUM_STEPS,
+        max_length=helpers.LONGEST,
+        batch_tokens=2 * helpers.LONGEST,
+        micro_batch_tokens=helpers.LONGEST,
+        learning_rate=3e-3,
+        validate_every=6,
+        keep="last",
+        checkpoint_every=10,
         **options,
-    )  # fmt: skip
+    )
     student = tiny_qwen3(dropout=0.1)
-    what = helpers.course(student, store, soft_weight=1.0, hard_weight=0.0, hidden_weight=settings.hidden_weight)
+    what = helpers.course(
+        student, store, soft_weight=1.0, hard_weight=0.0, hidden_weight=settings.hidden_weight
+    )
     return replace(what, options=settings, folder=folder, validation=helpers.items()[:2])
 
 
@@ -57,7 +66,9 @@ def test_without_hidden_weight_nothing_is_left_of_it(store, tmp_path):
     assert saved.keys() == dict(what.model.named_parameters()).keys()
 
 
-def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_projection(unbroken, store, tmp_path):
+def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_projection(
+    unbroken, store, tmp_path
+):
     """The newest checkpoint is damaged, so it goes on from the tenth step: fourteen steps are done again."""
     source = unbroken.folder / "checkpoints"
     for path in source.rglob("*"):
@@ -72,14 +83,21 @@ def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_
     saved = load_file(tmp_path / "checkpoints/student/step-00000010/model.safetensors")
     projection = saved["hidden_state_projection"]
     start = initial_projection(helpers.TEACHER_WIDTH, projection.shape[1])
-    assert projection.shape == start.shape and (projection - start).abs().max() > 1e-3, "it has been trained"
+    assert projection.shape == start.shape and (projection - start).abs().max() > 1e-3, (
+        "it has been trained"
+    )
 
     what = course(tmp_path, store, hidden_weight=0.5)
     train(what)
-    for (name, one), other in zip(unbroken.model.state_dict().items(), what.model.state_dict().values(), strict=True):
+    for (name, one), other in zip(
+        unbroken.model.state_dict().items(), what.model.state_dict().values(), strict=True
+    ):
         assert torch.equal(one, other), name
     assert (tmp_path / "student.metrics.jsonl").read_text() == "".join(metrics)
-    newest = [load_file(f / "checkpoints/student/step-00000020/model.safetensors") for f in (unbroken.folder, tmp_path)]
+    newest = [
+        load_file(f / "checkpoints/student/step-00000020/model.safetensors")
+        for f in (unbroken.folder, tmp_path)
+    ]
     assert all(torch.equal(newest[0][name], newest[1][name]) for name in newest[0])
 
 

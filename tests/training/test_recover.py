@@ -18,17 +18,29 @@ VOCAB = 300
 
 def tiny() -> Any:
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(Qwen3Config(
-        vocab_size=VOCAB + 4, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, tie_word_embeddings=True, pad_token_id=0, initializer_range=0.15,
-    )).eval()  # fmt: skip
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCAB + 4,
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            initializer_range=0.15,
+        )
+    ).eval()
 
 
 @pytest.fixture
 def sequences() -> list[TokenSequence]:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.randint(6, 40, (60,), generator=generator).tolist()
-    return [TokenSequence(torch.randint(VOCAB, (n,), generator=generator).tolist(), 2) for n in lengths]
+    return [
+        TokenSequence(torch.randint(VOCAB, (n,), generator=generator).tolist(), 2) for n in lengths
+    ]
 
 
 def to_fourths(weight: torch.Tensor) -> torch.Tensor:
@@ -45,18 +57,31 @@ def roundings_of(model: Any) -> dict[str, Any]:
 def kl(whole: Any, model: Any, sequences: list[TokenSequence]) -> float:
     found = []
     for s in sequences:
-        p, q = (m(torch.tensor([s.ids])).logits[0, s.answer_start - 1 : -1, :VOCAB].log_softmax(-1) for m in (whole, model))
+        p, q = (
+            m(torch.tensor([s.ids])).logits[0, s.answer_start - 1 : -1, :VOCAB].log_softmax(-1)
+            for m in (whole, model)
+        )
         found.append(forward_kl(q, p))
     return float(torch.cat(found).mean())
 
 
-def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(sequences: list[TokenSequence]) -> None:
+def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(
+    sequences: list[TokenSequence],
+) -> None:
     whole, model = tiny(), tiny()
     learn, unseen = sequences[:50], sequences[50:]
     with as_in_the_file(model, roundings_of(model)):
         plain = kl(whole, model, unseen)
     assert kl(whole, model, unseen) == 0, "the latent weights come back"
-    losses = recover(model, learn, roundings_of(model), Plan(60, 0.03, 0), pad_id=0, vocab_size=VOCAB, label="recover")
+    losses = recover(
+        model,
+        learn,
+        roundings_of(model),
+        Plan(60, 0.03, 0),
+        pad_id=0,
+        vocab_size=VOCAB,
+        label="recover",
+    )
     with as_in_the_file(model, roundings_of(model)):
         recovered = kl(whole, model, unseen)
     assert len(losses) == 60 and losses[0] == pytest.approx(plain, rel=0.3)
@@ -66,8 +91,18 @@ def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(sequence
 def test_the_same_plan_ends_in_the_same_weights(sequences: list[TokenSequence]) -> None:
     first, second = tiny(), tiny()
     for model in (first, second):
-        recover(model, sequences, roundings_of(model), Plan(5, 0.02, 3), pad_id=0, vocab_size=VOCAB, label="recover")
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+        recover(
+            model,
+            sequences,
+            roundings_of(model),
+            Plan(5, 0.02, 3),
+            pad_id=0,
+            vocab_size=VOCAB,
+            label="recover",
+        )
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     assert not torch.equal(first.model.embed_tokens.weight, tiny().model.embed_tokens.weight)
 
 
@@ -96,12 +131,16 @@ def test_no_more_hidden_states_are_held_than_there_is_room_for(
     assert [len(h) for h in hidden] == [s.num_answer_tokens for s in pool]
 
 
-def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a_pass(sequences: list[TokenSequence]) -> None:
+def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a_pass(
+    sequences: list[TokenSequence],
+) -> None:
     batches: Iterator[list[int]] = recovery._batches(sequences * 20, seed=0)
     seen: list[int] = []
     while len(seen) < len(sequences) * 20:
         batch = next(batches)
-        assert len(batch) * max(len((sequences * 20)[i].ids) for i in batch) <= recovery.BATCH_TOKENS
+        assert (
+            len(batch) * max(len((sequences * 20)[i].ids) for i in batch) <= recovery.BATCH_TOKENS
+        )
         seen += batch
     assert sorted(seen) == list(range(len(sequences) * 20))
 
@@ -109,5 +148,15 @@ def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a
 def test_a_loss_that_is_not_finite_stops(sequences: list[TokenSequence]) -> None:
     model = tiny()
     broken = {"model.layers.0.mlp.up_proj.weight": lambda weight: weight * float("nan")}
-    with pytest.raises(TrainingError, match=r"recover q2_k, step 1: loss nan.*quantize.recover_learning_rate"):
-        recover(model, sequences, broken, Plan(5, 0.02, 0), pad_id=0, vocab_size=VOCAB, label="recover q2_k")
+    with pytest.raises(
+        TrainingError, match=r"recover q2_k, step 1: loss nan.*quantize.recover_learning_rate"
+    ):
+        recover(
+            model,
+            sequences,
+            broken,
+            Plan(5, 0.02, 0),
+            pad_id=0,
+            vocab_size=VOCAB,
+            label="recover q2_k",
+        )

@@ -38,7 +38,9 @@ def store(tmp_path_factory):
 def whole(store):
     """The step that others are compared with: every row in one forward pass of one process."""
     row, gradients = one_step(course(model(), store, rows_per_micro_batch=4), ROWS)
-    assert row["loss"] > 1 and all(g.abs().max() > 1e-4 for g in gradients.values()), "there is something to compare"
+    assert row["loss"] > 1 and all(g.abs().max() > 1e-4 for g in gradients.values()), (
+        "there is something to compare"
+    )
     assert "hidden" not in row and "hidden_state_projection" not in gradients
     return row, gradients
 
@@ -46,57 +48,89 @@ def whole(store):
 @pytest.fixture(scope="module")
 def whole_with_hidden_states(store):
     """The same, with the teacher's hidden states to match."""
-    row, gradients = one_step(course(model(), store, rows_per_micro_batch=4, hidden_weight=0.5), ROWS)
+    row, gradients = one_step(
+        course(model(), store, rows_per_micro_batch=4, hidden_weight=0.5), ROWS
+    )
     assert row["hidden"] == pytest.approx(1, abs=0.1), "random states are at right angles"
-    assert row["loss"] == pytest.approx(0.7 * row["soft"] + 0.4 * row["hard"] + 0.5 * row["hidden"], rel=1e-6)
+    assert row["loss"] == pytest.approx(
+        0.7 * row["soft"] + 0.4 * row["hard"] + 0.5 * row["hidden"], rel=1e-6
+    )
     assert gradients["hidden_state_projection"].abs().max() > 1e-4
     return row, gradients
 
 
-def assert_same(found: tuple[dict[str, Any], dict[str, Tensor]], expected: tuple[dict[str, Any], dict[str, Tensor]]) -> None:
+def assert_same(
+    found: tuple[dict[str, Any], dict[str, Tensor]],
+    expected: tuple[dict[str, Any], dict[str, Tensor]],
+) -> None:
     assert found[0].keys() == expected[0].keys()
     for name in found[0]:
         assert found[0][name] == pytest.approx(expected[0][name], rel=1e-9), name
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[1][name], gradient, rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 @pytest.mark.parametrize("rows_per_micro_batch", [1, 2, 3])
 def test_micro_batches_change_nothing(store, whole, rows_per_micro_batch):
     """1 x 4 rows, 2 x 2 and 4 x 1, and 3 + 1: their token counts differ, so a mean of means would show."""
-    assert_same(one_step(course(model(), store, rows_per_micro_batch=rows_per_micro_batch), ROWS), whole)
+    assert_same(
+        one_step(course(model(), store, rows_per_micro_batch=rows_per_micro_batch), ROWS), whole
+    )
 
 
 def test_micro_batches_do_not_change_hidden_state_matching(store, whole_with_hidden_states):
-    assert_same(one_step(course(model(), store, rows_per_micro_batch=1, hidden_weight=0.5), ROWS), whole_with_hidden_states)
+    assert_same(
+        one_step(course(model(), store, rows_per_micro_batch=1, hidden_weight=0.5), ROWS),
+        whole_with_hidden_states,
+    )
 
 
 def test_processes_change_nothing(store, tmp_path):
     """Two real processes: two micro-batches each; three rows, so that one has an empty micro-batch; a single row."""
-    steps = {"even": (ROWS, 0.0), "odd": (ROWS[:3], 0.0), "one": (ROWS[:1], 0.0), "hidden": (ROWS[:3], 0.5)}
+    steps = {
+        "even": (ROWS, 0.0),
+        "odd": (ROWS[:3], 0.0),
+        "one": (ROWS[:1], 0.0),
+        "hidden": (ROWS[:3], 0.5),
+    }
     torch.save(steps, tmp_path / "steps.pt")
     (tmp_path / "signals").symlink_to(store.folder)
-    everywhere = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "ACCELERATE_USE_CPU": "true"}
+    everywhere = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "ACCELERATE_USE_CPU": "true",
+    }
     children = [
         subprocess.Popen(
-            [sys.executable, helpers.__file__, str(tmp_path), "2"], stderr=subprocess.PIPE, text=True,
-            env=environment(**everywhere, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=os.pathsep.join(sys.path)),
+            [sys.executable, helpers.__file__, str(tmp_path), "2"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(
+                **everywhere, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=os.pathsep.join(sys.path)
+            ),
         )
         for rank in "01"
-    ]  # fmt: skip
+    ]
     for child in children:
         _, errors = child.communicate(timeout=120)
         assert child.returncode == 0, errors[-3000:]
     for name, (rows, weight) in steps.items():
-        expected = one_step(course(model(), store, rows_per_micro_batch=4, hidden_weight=weight), rows)
+        expected = one_step(
+            course(model(), store, rows_per_micro_batch=4, hidden_weight=weight), rows
+        )
         for rank in "01":  # DDP gives both the sum of what each has found, divided once
             assert_same(torch.load(tmp_path / f"{name}-{rank}.pt"), expected)
 
 
 def test_packing_changes_nothing(store):
     """The rows that the plan makes of all the samples, with packing and without."""
-    packed, alone = (course(model(), store, packing=p, rows_per_micro_batch=8) for p in (True, False))
+    packed, alone = (
+        course(model(), store, packing=p, rows_per_micro_batch=8) for p in (True, False)
+    )
     (packed_rows,), (alone_rows,) = packed.steps(), alone.steps()
     assert len(packed_rows) < len(alone_rows) == len(items())
     assert_same(one_step(packed, packed_rows), one_step(alone, alone_rows))
@@ -117,10 +151,14 @@ def left_padded(batch: Batch, sizes: list[int]) -> Batch:
     """The same rows with their padding in front, where it has positions of its own; `sizes` are tokens without it."""
     width = batch.input_ids_BT.shape[1]
     rolled = [width - size for size in sizes]
-    ids, places = (torch.stack([row.roll(r) for row, r in zip(t, rolled, strict=True)])
-                   for t in (batch.input_ids_BT, batch.position_ids_BT))  # fmt: skip
+    ids, places = (
+        torch.stack([row.roll(r) for row, r in zip(t, rolled, strict=True)])
+        for t in (batch.input_ids_BT, batch.position_ids_BT)
+    )
     shift_N = torch.tensor(rolled)[batch.positions_N // width]
-    return replace(batch, input_ids_BT=ids, position_ids_BT=places, positions_N=batch.positions_N + shift_N)
+    return replace(
+        batch, input_ids_BT=ids, position_ids_BT=places, positions_N=batch.positions_N + shift_N
+    )
 
 
 def test_the_side_of_the_padding_changes_nothing(store):
@@ -129,7 +167,9 @@ def test_the_side_of_the_padding_changes_nothing(store):
     left = left_padded(right, [len(i.ids) for i in chosen])
     assert (left.input_ids_BT[:, -1] != 0).all() and (right.input_ids_BT[:, -1] == 0).any()
     student, said = model(), said_about(chosen, store)
-    (one_loss, one), (other_loss, other) = (loss_and_gradients(student, batch, said) for batch in (right, left))
+    (one_loss, one), (other_loss, other) = (
+        loss_and_gradients(student, batch, said) for batch in (right, left)
+    )
     assert one_loss == pytest.approx(other_loss, rel=1e-9)
     for name, gradient in one.items():
         torch.testing.assert_close(other[name], gradient, rtol=1e-6, atol=1e-8)
@@ -137,8 +177,14 @@ def test_the_side_of_the_padding_changes_nothing(store):
 
 def test_what_the_padding_is_changes_nothing(store):
     chosen = [items()[i] for i in (2, 0, 6)]
-    rows, student, said = [[(i.ids, i.answer_start)] for i in chosen], model(), said_about(chosen, store)
-    (one_loss, one), (other_loss, other) = (loss_and_gradients(student, collate(rows, pad), said) for pad in (0, 77))
+    rows, student, said = (
+        [[(i.ids, i.answer_start)] for i in chosen],
+        model(),
+        said_about(chosen, store),
+    )
+    (one_loss, one), (other_loss, other) = (
+        loss_and_gradients(student, collate(rows, pad), said) for pad in (0, 77)
+    )
     assert one_loss == pytest.approx(other_loss, rel=1e-12)
     for name, gradient in one.items():
         torch.testing.assert_close(other[name], gradient, rtol=1e-6, atol=1e-8)
@@ -150,7 +196,9 @@ def test_a_padded_vocabulary_changes_nothing_and_gets_no_gradient(store, whole):
     head = padded.get_output_embeddings().weight
     assert head.shape[0] == VOCAB + 20
     with torch.no_grad():
-        head[VOCAB:] = 100 * torch.randn(20, head.shape[1], dtype=head.dtype)  # logits that would win everywhere
+        head[VOCAB:] = 100 * torch.randn(
+            20, head.shape[1], dtype=head.dtype
+        )  # logits that would win everywhere
     row, gradients = one_step(course(padded, store), ROWS)
     assert (gradients["model.embed_tokens.weight"][VOCAB:] == 0).all()
     gradients["model.embed_tokens.weight"] = gradients["model.embed_tokens.weight"][:VOCAB]
@@ -167,9 +215,13 @@ def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(t
     header = SignalHeader("dense", VOCAB)
     with SignalWriter(tmp_path, header) as writer:
         answers = [s.ids[s.answer_start :] for s in sequences]
-        for key, record in zip(keys, records_of(header, head_of(student), hidden, answers, keys), strict=True):
+        for key, record in zip(
+            keys, records_of(header, head_of(student), hidden, answers, keys), strict=True
+        ):
             writer.add(key, record)
-    row, _ = one_step(course(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0), ROWS)
+    row, _ = one_step(
+        course(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0), ROWS
+    )
     assert (abs(row["soft"]) < 1e-6) if late == 0 else (row["soft"] > 1e-3)
 
 
@@ -199,7 +251,10 @@ def test_an_empty_micro_batch_gives_zero_and_zero_gradients(store):
     loss, parts = _forward(idle, module, [], 0.7, 0.4)
     loss.backward()
     assert loss.item() == parts["soft"].item() == parts["hard"].item() == 0
-    for name, parameter in idle.model.named_parameters():  # zeros, not None: other ranks average with them
+    for (
+        name,
+        parameter,
+    ) in idle.model.named_parameters():  # zeros, not None: other ranks average with them
         assert parameter.grad is not None and (parameter.grad == 0).all(), name
 
 
@@ -230,7 +285,9 @@ def test_for_a_frozen_head_no_gradient_is_made(store, whole, frozen):
 
 
 def test_without_soft_weight_a_step_is_plain_fine_tuning_and_needs_no_store(store):
-    without, with_store = (one_step(course(model(), s, soft_weight=0.0, hard_weight=1.0), ROWS) for s in (None, store))
+    without, with_store = (
+        one_step(course(model(), s, soft_weight=0.0, hard_weight=1.0), ROWS) for s in (None, store)
+    )
     assert without[0] == with_store[0] and without[0]["soft"] == 0
     assert all(torch.equal(without[1][n], g) for n, g in with_store[1].items())
 
@@ -238,8 +295,13 @@ def test_without_soft_weight_a_step_is_plain_fine_tuning_and_needs_no_store(stor
     for i in (i for row in ROWS for i in row):
         item = items()[i]
         logits_TV = student(torch.tensor([item.ids])).logits[0, item.answer_start - 1 : -1]
-        total = total + F.cross_entropy(logits_TV, torch.tensor(item.ids[item.answer_start :]), reduction="sum")
+        total = total + F.cross_entropy(
+            logits_TV, torch.tensor(item.ids[item.answer_start :]), reduction="sum"
+        )
         count += item.num_loss_tokens
     (total / count).backward()
     stock = {n: p.grad for n, p in student.named_parameters()}
-    assert_same(without, ({**without[0], "loss": (total / count).item(), "hard": (total / count).item()}, stock))
+    assert_same(
+        without,
+        ({**without[0], "loss": (total / count).item(), "hard": (total / count).item()}, stock),
+    )
