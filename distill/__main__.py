@@ -192,14 +192,14 @@ def _command(options: argparse.Namespace) -> int:
 
 
 def _teachers(model: str | None) -> str:
-    from distill.catalog import listing
-    from distill.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
-    from distill.machine import room_for_models
+    from distill.planning import teacher_list
+    from distill.planning.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
+    from distill.planning.machine import room_for_models
 
     room = room_for_models()
     if model is None:
-        return listing.table(room, BYTES_PER_PARAMETER, PROCESS_BYTES)
-    return listing.whole(model, room, BYTES_PER_PARAMETER, PROCESS_BYTES)
+        return teacher_list.table(room, BYTES_PER_PARAMETER, PROCESS_BYTES)
+    return teacher_list.whole(model, room, BYTES_PER_PARAMETER, PROCESS_BYTES)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -228,7 +228,7 @@ def _run(options: argparse.Namespace) -> int:
 def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
     if options.shard is not None or options.redo:
         raise RecipeError("--estimate runs no stage: give it without --shard and --redo")
-    from distill import estimate
+    from distill.pilot import estimate
 
     if (found := estimate.run(recipe, num=options.estimate)) is not None:
         print(estimate.text(recipe, found))
@@ -236,7 +236,7 @@ def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
 
 
 def _probe(options: argparse.Namespace) -> int:
-    from distill import probe
+    from distill.pilot import probe
 
     recipe = load_recipe(options.recipe, options.overrides)
     verdicts = probe.run(recipe, num=options.num)
@@ -246,8 +246,8 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from distill.core.run_folder import RunFolder
     from distill.reporting import data
-    from distill.run_folder import RunFolder
 
     place = Path(options.run).expanduser()
     folder = RunFolder.of(load_recipe(place)) if place.is_file() else RunFolder(place)
@@ -276,7 +276,7 @@ def _deploy(options: argparse.Namespace) -> int:
         "context_length": options.context,
     }
     if options.command == "chat":
-        from distill.deploy.talk import talk
+        from distill.deploy.chat import talk
 
         talk(chosen, **common)
     else:

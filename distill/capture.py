@@ -21,23 +21,24 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts
+from distill import chat
+from distill.core import shutdown
+from distill.core.jsonl import canonical_json, digest
+from distill.core.leases import divided, share
+from distill.core.processes import Processes
+from distill.core.progress import Progress
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.data.samples import Sample, read_samples
 from distill.errors import DataError
-from distill.leases import divided, share
-from distill.models import load
-from distill.models.by_length import batches_by_length
-from distill.processes import Processes
-from distill.progress import Progress
+from distill.models import find, load
+from distill.models.batching import batches_by_length
+from distill.models.head import Head, head_of
 from distill.recipe import Recipe
-from distill.rows import canonical_json, digest
-from distill.run_folder import RunFolder, StageOutput
 from distill.signals import from_server, hidden_states
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.teachers.requests import LOG_PROBS, answer_rows
-from distill.text import chat
-from distill.text.samples import Sample, read_samples
+from distill.teachers.log import LOG_PROBS, answer_rows
 
 SERVED = "server"  # in place of dtype and quantization, which a server does not tell
 
@@ -194,7 +195,7 @@ def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
     if options.from_server:
         dtype = quantization = SERVED
     elif recipe.teacher.gguf:
-        from distill.export import gguf_teacher
+        from distill.teachers import gguf_teacher
 
         dtype, quantization = "gguf", gguf_teacher.quantization(recipe)
     else:
@@ -221,7 +222,7 @@ def header_of(recipe: Recipe, location: str, tokenizer: Any) -> SignalHeader:
 
 def _hidden_size(recipe: Recipe, location: str) -> int:
     """Width of the teacher's hidden states; where a config has parts, that of its language model."""
-    config = load.read_config(location, recipe.teacher.revision)
+    config = find.read_config(location, recipe.teacher.revision)
     return config.get("text_config", config)["hidden_size"]
 
 
@@ -237,7 +238,7 @@ def _capture(work: Capturing) -> None:
         trust_remote_code=recipe.teacher.trust_remote_code,
         local_rank=work.processes.local_rank,
     )
-    head = load.head_of(model)
+    head = head_of(model)
     with work.writer() as writer, work.bar(str(where)) as bar:
         for block in work.blocks:
             for batch in block:
@@ -263,13 +264,13 @@ def _capture(work: Capturing) -> None:
                         )
                         writer.add(keys[i], record, states)
                         bar.advance(len(samples[i].answer_ids))
-                interrupts.check()
+                shutdown.check()
             work.finish(block, writer)
 
 
 def _capture_gguf(work: Capturing) -> None:
     """The same from the recipe's GGUF file, a sequence after the other: none shares a batch, so none is computed again."""
-    from distill.export import gguf_teacher
+    from distill.teachers import gguf_teacher
 
     samples, keys = work.samples, work.keys
     with (
@@ -290,7 +291,7 @@ def _capture_gguf(work: Capturing) -> None:
                     None,
                 )
                 bar.advance(len(samples[i].answer_ids))
-                interrupts.check()
+                shutdown.check()
             work.finish(block, writer)
 
 
@@ -319,7 +320,7 @@ def _take_over(work: Capturing) -> None:
                     ),
                 )
                 bar.advance(num_tokens)
-                interrupts.check()
+                shutdown.check()
             if wanted:
                 raise DataError(
                     f"{log}: no log-probs with {len(wanted)} of {len(todo)} kept answers; run with --redo generate to ask for them"
@@ -329,7 +330,7 @@ def _take_over(work: Capturing) -> None:
 
 def records_of(
     header: SignalHeader,
-    head: load.Head,
+    head: Head,
     hidden: Sequence[Any],
     answers: Sequence[Sequence[int]],
     keys: Sequence[str],

@@ -19,21 +19,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts, tasks
+from distill import chat, tasks
+from distill.chat.tokenizers import Tokenizers, tokenizers_of
+from distill.core import shutdown
+from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.jsonl import digest, read_jsonl, write_atomic, write_jsonl
+from distill.core.progress import Progress
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
-from distill.models import load
-from distill.models.by_length import blocks_by_length
-from distill.models.intervals import paired_bootstrap, wilson
-from distill.progress import Progress
+from distill.filters.answer_filters import refusal
+from distill.models import find, load
+from distill.models.batching import blocks_by_length
+from distill.models.head import head_of
 from distill.recipe import Recipe
-from distill.rows import digest, read_jsonl, write_atomic, write_jsonl
-from distill.run_folder import RunFolder, StageOutput
-from distill.sections import FOLDERS
-from distill.teachers.spent import Ledger, Spent
-from distill.teachers.tokenizers import Tokenizers, tokenizers_of
-from distill.text import chat
-from distill.text.filters import refusal
-from distill.text.samples import Prompt, split_prompts
+from distill.recipe.sections import FOLDERS
+from distill.teachers.server.budget import Ledger, Spent
 
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
 
@@ -98,7 +99,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
                 _write(stage, name, _examine(exam, name, place, bar))
             bar.done = (list(names).index(name) + 1) * len(prompts)
             bar.advance(0, note=name)
-            interrupts.check()
+            shutdown.check()
     found = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
     figures = {name: {k: v for k, v in f.items() if k != "examples"} for name, f in found.items()}
     result = {
@@ -203,7 +204,7 @@ def _exams(sitting: Sitting) -> tuple[Exam, Exam]:
         ids if ids and len(ids) > 1 else None for ids in learnt
     ]  # the end alone: reasoning that never came to an answer
     students_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
-    ends = chat.stop_ids(student, load.stop_ids_of_files(str(sitting.student)))
+    ends = chat.stop_ids(student, find.stop_ids_of_files(str(sitting.student)))
     nothing: list[list[int] | None] = [None] * len(prompts)
     return Exam(recipe, prompts, students_ids, learnt, student, ends), Exam(
         recipe, prompts, sitting.prompt_ids, nothing, asked, stop_ids
@@ -212,13 +213,13 @@ def _exams(sitting: Sitting) -> tuple[Exam, Exam]:
 
 def _teacher_of_gguf(sitting: Sitting, bar: Progress) -> Exam:
     """The same by the recipe's GGUF file."""
-    from distill.export import gguf_teacher
+    from distill.teachers import gguf_teacher
 
     recipe, prompts = sitting.recipe, sitting.prompts
     if not sitting.answers.is_file():
         stop_ids = chat.stop_ids(
             sitting.tokenizers.asked,
-            load.stop_ids_of_files(sitting.location, recipe.teacher.revision),
+            find.stop_ids_of_files(sitting.location, recipe.teacher.revision),
         )
         found: dict[int, tuple[list[int], str]] = {}
         gguf_teacher.answer(
@@ -269,8 +270,8 @@ def _ask_server(
     spent: Spent,
 ) -> list[tuple[list[int], str]]:
     """(answer ids, finish reason) for every prompt, in the prompts' order."""
-    from distill.teachers.ask import ask_server, question
-    from distill.teachers.dialects import Answer, Question, Sampling
+    from distill.teachers.server.adapters import Answer, Question, Sampling
+    from distill.teachers.server.pool import ask_server, question
 
     recipe, prompts = sitting.recipe, sitting.prompts
     found: dict[str, tuple[list[int], str]] = {}
@@ -297,9 +298,9 @@ def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[s
     if place.suffix == ".gguf":
         return _examine_gguf(exam, place, bar)
     if name in FOLDERS:
-        from distill.export import folder_process
+        from distill.formats import measure
 
-        return _examine_transformers(exam, folder_process.load(name, place), bar)
+        return _examine_transformers(exam, measure.load(name, place), bar)
     where = load.placement("auto", "auto")
     return _examine_transformers(exam, load.load_model(str(place), where), bar)
 
@@ -321,7 +322,7 @@ def _examine_transformers(exam: Exam, model: Any, bar: Progress) -> dict[str, An
     nll: dict[int, float] = {}
     for index, logp, _ in score(
         model,
-        load.head_of(model),
+        head_of(model),
         sequences,
         batch_tokens=exam.recipe.teacher.batch_tokens,
         pad_id=exam.tokenizer.pad_token_id,
@@ -332,7 +333,7 @@ def _examine_transformers(exam: Exam, model: Any, bar: Progress) -> dict[str, An
 
 
 def _examine_gguf(exam: Exam, place: Path, bar: Progress) -> dict[str, Any]:
-    from distill.export.llama_cpp import LlamaProcess
+    from distill.llama_cpp.process import LlamaProcess
 
     longest = max(map(len, exam.prompt_ids)) + exam.recipe.evaluate.max_new_tokens
     longest = max(
@@ -400,7 +401,7 @@ def _collector(
         found[batch[index]] = (ids, reason)
         if bar is not None:
             bar.advance(1)
-        interrupts.check()
+        shutdown.check()
 
     return record
 

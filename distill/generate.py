@@ -16,29 +16,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distill import tasks
+from distill import chat, tasks
+from distill.chat.tokenizers import Tokenizers, tokenizers_of
+from distill.core.jsonl import Row, write_jsonl
+from distill.core.processes import Processes
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
-from distill.processes import Processes
+from distill.filters import answer_filters, prompt_filters
+from distill.filters.contamination import EvalIndex
 from distill.recipe import Recipe
-from distill.rows import Row, write_jsonl
-from distill.run_folder import RunFolder, StageOutput
-from distill.sections import Capture
+from distill.recipe.sections import Capture
+from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
-from distill.teachers.requests import (
-    Request,
-    best_rows,
-    num_of_other_seeds,
-    read_answers,
-    request_maker,
-)
-from distill.teachers.spent import Ledger, Spent
-from distill.teachers.tokenizers import Tokenizers, tokenizers_of
-from distill.text import chat, expansion, filters, judge, prompt_filters
-from distill.text.contamination import EvalIndex
-from distill.text.samples import Prompt, Sample, count_by_language, mixed, split_prompts
+from distill.teachers.log import Request, best_rows, num_of_other_seeds, read_answers, request_maker
+from distill.teachers.server.budget import Ledger, Spent
 
 Judged = tuple[
-    list[filters.Candidate], list[str | None]
+    list[answer_filters.Candidate], list[str | None]
 ]  # each answer as the filters see it, and why it is dropped (None: kept)
 
 
@@ -240,7 +235,7 @@ def _grade(
     spent: Spent,
 ) -> Judged:
     """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
-    options, asking = recipe.generate, judge.asking(recipe)
+    options, asking = recipe.generate, llm_judge.asking(recipe)
     make = request_maker(asking, tokenizer)
     if (
         options.judge_server
@@ -268,7 +263,7 @@ def _grade(
         rows = best_rows(read_answers(log)[0])
         return [rows[r.key] for r in requests]
 
-    return judged[0], judge.judge(recipe, *judged, replies)
+    return judged[0], llm_judge.judge(recipe, *judged, replies)
 
 
 def _write(
@@ -290,7 +285,7 @@ def _write(
         )
     candidates, reasons = (
         judged[0],
-        filters.choose_shortest(*judged, recipe.generate.keep_per_prompt),
+        answer_filters.choose_shortest(*judged, recipe.generate.keep_per_prompt),
     )
     kept, dropped = (
         [],
@@ -331,7 +326,7 @@ def _write(
             f"{stage / 'raw'} and relax `generate`, or raise generate.max_new_tokens"
         )
     prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-    rates = filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
+    rates = answer_filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
     write_jsonl(
         stage / "prompts.jsonl",
         [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts],
@@ -363,7 +358,7 @@ def _write(
         "prompts_by_source": dict(Counter(p.source for p in prompts)),
         "num_long_reasoning": num_long,
         "seed": recipe.seed,
-        "warning": filters.long_reasoning_warning(
+        "warning": answer_filters.long_reasoning_warning(
             num_long, len(kept), recipe.generate.max_reasoning_tokens
         ),
     }
@@ -384,7 +379,7 @@ def judge_answers(
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
     ]
-    reasons = filters.judge_all(
+    reasons = answer_filters.judge_all(
         candidates,
         languages=recipe.languages,
         grade=tasks.grader(recipe.generate),
@@ -404,7 +399,7 @@ def judge_answers(
     return candidates, reasons
 
 
-def _untellable(tokenizer: Any, candidate: filters.Candidate) -> str | None:
+def _untellable(tokenizer: Any, candidate: answer_filters.Candidate) -> str | None:
     """Why an answer cannot be told in the student's tokenizer, if so."""
     mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
     return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
@@ -412,12 +407,12 @@ def _untellable(tokenizer: Any, candidate: filters.Candidate) -> str | None:
 
 def _candidate(
     recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
-) -> filters.Candidate:
+) -> answer_filters.Candidate:
     opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.think == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
-    return filters.Candidate(
+    return answer_filters.Candidate(
         prompt=request.prompt.text,
         prompt_id=request.prompt.id,
         answer_text=answer,

@@ -10,12 +10,12 @@ learns from text alone (capture.signal: none) keeps its own, and its own chat te
 
 from typing import Any
 
+from distill import chat
+from distill.chat.tokenizers import students_tokenizer, tokenizers_of
+from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
 from distill.errors import MismatchError
 from distill.models import load
 from distill.recipe import Recipe
-from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
-from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
-from distill.text import chat
 
 
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:

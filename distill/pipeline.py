@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts, processes
+from distill.core import processes, shutdown
+from distill.core.processes import Processes
+from distill.core.run_folder import Manifest, RunFolder, StageOutput, disk_explained
+from distill.data import sources
 from distill.errors import MismatchError
-from distill.models.load import identity, teacher_identity
-from distill.processes import Processes
+from distill.models.find import identity
+from distill.models.load import teacher_identity
 from distill.recipe import STAGES, Recipe
-from distill.run_folder import Manifest, RunFolder, StageOutput, disk_explained
-from distill.text import sources
 
 SHARED = (
     "generate",
@@ -161,7 +162,7 @@ def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None
 def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Iterator[Processes]:
     """All processes of this launch, the run folder locked for them (`shared`: they bear other shards), and a full disk or a stop
     signal told as what it is."""
-    with interrupts.listening(), disk_explained(folder):
+    with shutdown.listening(), disk_explained(folder):
         team = processes.start(recipe.num_processes)
         try:
             if team.is_main:

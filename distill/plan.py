@@ -9,8 +9,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from distill import chat
 from distill.catalog import catalog
-from distill.costs import (
+from distill.chat.tokenizers import students_tokenizer, tokenizers_of
+from distill.core.jsonl import write_atomic
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.errors import MissingError
+from distill.models import find
+from distill.planning import preflight
+from distill.planning.costs import (
     ELSEWHERE,
     Cost,
     Size,
@@ -20,15 +27,9 @@ from distill.costs import (
     teacher_size,
     work_of,
 )
-from distill.errors import MissingError
-from distill.export import demands
-from distill.machine import GB, Machine, this_machine
-from distill.models import load
+from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe
-from distill.rows import write_atomic
-from distill.run_folder import RunFolder, StageOutput
-from distill.teachers.tokenizers import students_tokenizer, tokenizers_of
-from distill.text import chat, language
+from distill.text import language
 
 
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
@@ -43,7 +44,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     for code in recipe.languages:
         language.scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
-    demands.check_formats(recipe)
+    preflight.check_formats(recipe)
     machine = this_machine(
         folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu"
     )
@@ -93,7 +94,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         found.append(
             f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free"
         )
-    if odd := demands.wide_rows(recipe):
+    if odd := preflight.wide_rows(recipe):
         found.append(odd)
     if unknown := language.by_script_only(recipe.languages):
         found.append(f"languages: {unknown}")
@@ -159,7 +160,7 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
         return None
     try:
         for model in (recipe.student, *([] if recipe.teacher.text_only else [recipe.teacher])):
-            load.read_config(recipe.model_location(model.model or ""), model.revision)
+            find.read_config(recipe.model_location(model.model or ""), model.revision)
     except MissingError:
         return None  # not on this machine yet: `initialize` compares them
     found = tokenizers_of(recipe)

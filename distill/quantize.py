@@ -24,25 +24,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts
+from distill import chat
+from distill.core import shutdown
+from distill.core.jsonl import fsync_folder, write_atomic
+from distill.core.progress import Progress
+from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import MismatchError
-from distill.export.agreement import (
-    SAME_WEIGHTS,
-    Reference,
-    in_llama_cpp,
-    in_transformers,
-    refer_to,
-)
-from distill.export.modelfile import write_modelfiles
-from distill.models import load
+from distill.formats.compare import SAME_WEIGHTS, Reference, in_llama_cpp, in_transformers, refer_to
+from distill.formats.gguf.modelfile import write_modelfiles
+from distill.models import find, load
 from distill.models.score import TokenSequence
-from distill.progress import Progress
 from distill.recipe import Recipe
-from distill.rows import fsync_folder, write_atomic
-from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
-from distill.sections import BITSANDBYTES, FOLDERS, W16A16, Quantize
-from distill.text import chat
-from distill.text.samples import Sample, read_samples, split_samples
+from distill.recipe.sections import BITSANDBYTES, FOLDERS, W16A16, Quantize
 
 # Of positions where the likeliest token leads clearly: an f16 file against the student, a recovered file against the trained model
 SAME_TOP_TOKEN = 0.995
@@ -132,7 +126,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
             if note := checks[name].get("note"):
                 print(f"quantize: {name}: {note}", flush=True)
             bar.advance(1, note=name)
-            interrupts.check()
+            shutdown.check()
     work.distributions.unlink(missing_ok=True)
     for name in checks:
         checks[name]["failed"] = reason = failure(checks[name], recipe.quantize)
@@ -201,15 +195,15 @@ def _plain(
 
 def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) -> dict[str, Any]:
     """The better of the plain file and one after quantization-aware distillation, which takes its place; both checks."""
-    from distill.export import fake_quantize
+    from distill.formats import rounding
     from distill.training.recover import Plan, as_in_the_file, recover
 
     model, options = work.load_student(), work.recipe.quantize
     is_gguf = name not in BITSANDBYTES
     roundings = (
-        fake_quantize.gguf_roundings(work.student, name, importance)
+        rounding.gguf_roundings(work.student, name, importance)
         if is_gguf
-        else fake_quantize.nf4_roundings(model)
+        else rounding.nf4_roundings(model)
     )
     recover(
         model,
@@ -269,11 +263,9 @@ def _require_same(work: Work, model: Any, name: str, file: Path) -> float:
     )
     trained = refer_to(model, samples, work.tokenizer, batch_tokens, path)
     if name in FOLDERS:
-        from distill.export import folder_process
+        from distill.formats import measure
 
-        found = in_transformers(
-            trained, folder_process.load(name, file), work.tokenizer, batch_tokens
-        )
+        found = in_transformers(trained, measure.load(name, file), work.tokenizer, batch_tokens)
     else:
         found = _in_llama_cpp(work, trained, file)
     path.unlink()
@@ -287,7 +279,7 @@ def _require_same(work: Work, model: Any, name: str, file: Path) -> float:
 
 
 def _in_llama_cpp(work: Work, reference: Reference, file: Path) -> dict[str, Any]:
-    from distill.export.llama_cpp import LlamaProcess
+    from distill.llama_cpp.process import LlamaProcess
 
     longest = max(len(s.ids) for s in reference.samples)
     with LlamaProcess(
@@ -298,7 +290,7 @@ def _in_llama_cpp(work: Work, reference: Reference, file: Path) -> dict[str, Any
 
 def _try_export(work: Work) -> None:
     """Before the first GGUF file, where no f16 file is wanted: `_require_right_export` of one that is written for that alone."""
-    from distill.export.gguf import write_gguf
+    from distill.formats.gguf.write import write_gguf
 
     formats = [name for name in work.recipe.quantize.formats if name not in FOLDERS]
     if "f16" in formats or any((work.stage / f"{name}.json").is_file() for name in formats):
@@ -344,8 +336,8 @@ def _importance_file(folder: RunFolder) -> Path:
 
 def _importance(work: Work) -> Any:
     """The importance matrix, measured once; None if not wanted."""
-    from distill.export import imatrix
-    from distill.export.gguf import ARCHITECTURES
+    from distill.formats.gguf import imatrix
+    from distill.formats.gguf.write import ARCHITECTURES
 
     path, count = _importance_file(work.folder), work.recipe.quantize.importance_sequences
     if not count:
@@ -372,30 +364,30 @@ def even_over_languages(samples: Sequence[Sample], count: int | None) -> list[Sa
 
 def _mixed(work: Work, importance: Any) -> dict[str, Any]:
     """The file within quantize.budget_mb."""
-    from distill.export import budget
-    from distill.export.gguf import tensors_of, write_gguf
-    from distill.export.lineage import lineage
-    from distill.export.tensor_types import file_type_of
+    from distill.formats import mixed
+    from distill.formats.gguf.provenance import lineage
+    from distill.formats.gguf.tensor_types import file_type_of
+    from distill.formats.gguf.write import tensors_of, write_gguf
 
     options, place = work.recipe.quantize, work.folder.quantized("mixed")
-    tensors = tensors_of(work.student, budget.STOCK[-1])
+    tensors = tensors_of(work.student, mixed.STOCK[-1])
     stock = {
         name: {t.name: t.type for t in tensors_of(work.student, name) if len(t.shape) == 2}
-        for name in budget.STOCK
+        for name in mixed.STOCK
     }
     # shows how much a file holds beside its tensors
     smallest = write_gguf(
         work.student,
         place,
-        budget.STOCK[-1],
+        mixed.STOCK[-1],
         metadata=lineage(work.recipe),
         importance=importance,
         trained=work.recipe.generate,
     )
     place.unlink()
     most = int((options.budget_mb or 0) * 1e6)
-    room = most - (smallest.bytes - budget.bytes_of(tensors, {t.name: t.type for t in tensors}))
-    judge = budget.Judge(
+    room = most - (smallest.bytes - mixed.bytes_of(tensors, {t.name: t.type for t in tensors}))
+    judge = mixed.Judge(
         work.load_student(),
         work.learnt(options.num_sequences),
         work.recipe.teacher.batch_tokens,
@@ -403,9 +395,9 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
         len(work.tokenizer),
     )
     with Progress(
-        "choose types", len(stock[budget.STOCK[0]]) + 1 + len(budget.STOCK), "tensors"
+        "choose types", len(stock[mixed.STOCK[0]]) + 1 + len(mixed.STOCK), "tensors"
     ) as bar:
-        chosen = budget.choose(
+        chosen = mixed.choose(
             judge, tensors, stock, importance or {}, room, lambda _: bar.advance(1)
         )
     check = _gguf(
@@ -436,10 +428,10 @@ def _gguf(
     importance: Any,
     types: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    from distill.export.gguf import write_gguf
-    from distill.export.lineage import lineage
-    from distill.export.llama_cpp import LlamaProcess
-    from distill.export.llama_model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
+    from distill.formats.gguf.provenance import lineage
+    from distill.formats.gguf.write import write_gguf
+    from distill.llama_cpp.model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
+    from distill.llama_cpp.process import LlamaProcess
 
     written = write_gguf(
         model_folder,
@@ -486,7 +478,7 @@ def _gguf(
 
 
 def _w16a16(work: Work, place: Path) -> dict[str, Any]:
-    from distill.export import w16a16
+    from distill.formats import w16a16
 
     check: dict[str, Any] = {}
     for dtype in w16a16.dtypes(work.student):
@@ -504,8 +496,8 @@ def _w16a16(work: Work, place: Path) -> dict[str, Any]:
 
 
 def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str, Any]:
-    from distill.export.bnb import write_bnb
-    from distill.export.w4a16 import write_w4a16
+    from distill.formats.bitsandbytes import write_bnb
+    from distill.formats.w4a16 import write_w4a16
 
     with FolderWriter(place) as temporary:
         if name in BITSANDBYTES:
@@ -526,22 +518,22 @@ def _folder(work: Work, name: str, model_folder: Path, place: Path) -> dict[str,
 
 def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str, Any]:
     """What was found out about a folder."""
-    from distill.export import folder_process
+    from distill.formats import measure
 
     probes = {str(n): text for n, text in enumerate(work.probes)}
     if difference := chat.same_tokenizer(work.tokenizer, load.load_tokenizer(str(place)), probes):
         raise MismatchError(
             f"{place}: its tokenizer is not the student's: {difference}. Please report this tokenizer"
         )
-    num_bytes, measured = _weight_bytes(place), folder_process.measure(name, place)
+    num_bytes, measured = _weight_bytes(place), measure.measure(name, place)
     return {
         "bytes": num_bytes,
-        "bits_per_weight": round(8 * num_bytes / load.num_parameters(work.student), 2),
+        "bits_per_weight": round(8 * num_bytes / find.num_parameters(work.student), 2),
         "runtime": runtime,
         "tokenization": f"identical on {len(work.probes)} probes",
         **in_transformers(
             work.reference,
-            folder_process.load(name, place),
+            measure.load(name, place),
             work.tokenizer,
             work.recipe.teacher.batch_tokens,
         ),

@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distill.core.jsonl import read_jsonl, write_atomic
+from distill.core.run_folder import Manifest, RunFolder, StageOutput
 from distill.recipe import Recipe
 from distill.reporting import plots
 from distill.reporting.model_card import model_card
 from distill.reporting.page import page, table_html, table_text
-from distill.rows import read_jsonl, write_atomic
-from distill.run_folder import Manifest, RunFolder, StageOutput
 
 STAGES_READ = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate")
 

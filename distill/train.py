@@ -27,14 +27,14 @@ import json
 import shutil
 from typing import Any
 
+from distill import chat
+from distill.core.processes import Processes
+from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import load
-from distill.processes import Processes
 from distill.recipe import Recipe
-from distill.run_folder import FolderWriter, RunFolder, StageOutput, files_under
 from distill.signals.store import SignalStore, sequence_key
-from distill.text import chat
-from distill.text.samples import Sample, read_samples, split_samples
 
 LORA_TARGETS = "all-linear"
 ROLES = ("student", "control")

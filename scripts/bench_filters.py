@@ -20,12 +20,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from distill.text.contamination import EvalIndex
-from distill.text.dedup import near_prompts
-from distill.text.filters import bad_format, bad_length, identity, loop, refusal, truncated
+from distill.data.samples import Prompt
+from distill.filters.answer_filters import (
+    bad_format,
+    bad_length,
+    identity,
+    loop,
+    refusal,
+    truncated,
+)
+from distill.filters.contamination import EvalIndex
+from distill.filters.dedup import near_prompts
+from distill.filters.prompt_filters import judge_prompts
 from distill.text.language import wrong_language
-from distill.text.prompt_filters import judge_prompts
-from distill.text.samples import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ["en", "zh", "sw", "id", "hi"]

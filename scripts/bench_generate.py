@@ -53,18 +53,19 @@ from measure_capture import seconds
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.export.gguf import write_gguf
-from distill.export.gguf_teacher import MOST_SEQUENCES
-from distill.export.llama_model import LlamaModel
-from distill.models.by_length import blocks_by_length
+from distill import chat
+from distill.core.jsonl import read_jsonl
+from distill.core.progress import Progress
+from distill.formats.gguf.write import write_gguf
+from distill.llama_cpp.model import LlamaModel
+from distill.models.batching import blocks_by_length
 from distill.models.decode import Drawer, Sampling, answer
-from distill.models.load import Placement, load_model, load_tokenizer, stop_ids, stop_ids_of_files
-from distill.progress import Progress
+from distill.models.find import stop_ids_of_files
+from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
 from distill.recipe import load_recipe
-from distill.rows import read_jsonl
-from distill.teachers import dialects
-from distill.teachers.ask import ask_server, question
-from distill.text import chat
+from distill.teachers.gguf_teacher import MOST_SEQUENCES
+from distill.teachers.server import adapters
+from distill.teachers.server.pool import ask_server, question
 
 HEADING = "## Generation"
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -343,7 +344,7 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
         assert child.stdout is not None
         url = next(line.strip() for line in child.stdout if line.startswith("http"))
         recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", [f"teacher.server={url}"])
-        sampling = dialects.Sampling(
+        sampling = adapters.Sampling(
             1.0, 1.0, 0, 96, tuple(chat.stop_ids(tokenizer, stop_ids_of_files(str(TEACHER))))
         )
         questions = []
@@ -379,7 +380,7 @@ def our_client(
     """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
     found: list[dict[str, Any]] = []
     started: list[float] = []
-    dialect: Any = dialects.LlamaCpp
+    dialect: Any = adapters.LlamaCpp
     read, body = dialect.read, dialect.body
 
     def noted_read(answer: dict[str, Any]) -> Any:
@@ -404,7 +405,7 @@ def our_client(
 
 
 def best_load(url: str, questions: list[Any], sampling: Any) -> tuple[float, float, int]:
-    bodies = deque(json.dumps(dialects.LlamaCpp.body("", q, sampling)).encode() for q in questions)
+    bodies = deque(json.dumps(adapters.LlamaCpp.body("", q, sampling)).encode() for q in questions)
     answers: list[bytes] = []
 
     def work() -> None:

@@ -44,9 +44,9 @@ from transformers.utils import logging
 from distill.capture import records_of
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
-from distill.models.load import head_of
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.sections import Train
+from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key

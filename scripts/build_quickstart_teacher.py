@@ -29,9 +29,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from distill.core.jsonl import write_jsonl
 from distill.models.decode import Sampling
 from distill.models.decode import answer as decode
-from distill.rows import write_jsonl
 from distill.tasks import market
 
 VOCABULARY = 1024

@@ -36,15 +36,16 @@ from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from distill import chat
 from distill.capture import records_of
+from distill.core.jsonl import read_jsonl
 from distill.models.decode import Sampling, answer
-from distill.models.load import Head, Placement, head_of, load_model, load_tokenizer, stop_ids
+from distill.models.head import Head, head_of
+from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
 from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
-from distill.rows import read_jsonl
 from distill.signals import draws, store
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.text import chat
 
 HEADING = "## What capture costs"
 QWEN_VOCAB = 151_936

@@ -23,7 +23,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from distill.deploy import bandwidth, bench
 from distill.deploy.targets import target
-from distill.export.gguf import write_gguf
+from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer, quiet
 
 HEADING = "## Edge figures"

@@ -38,13 +38,14 @@ from transformers.utils import logging
 
 from distill.capture import records_of
 from distill.catalog import catalog
-from distill.costs import size_of, stage_costs, student_size, work_of
-from distill.machine import GB, Machine, this_machine
+from distill.core.processes import Processes
 from distill.models import load
 from distill.models.decode import Drawer, Sampling
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.models.slots import Rolling
-from distill.processes import Processes
+from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
 from distill.signals.header import SignalHeader
@@ -174,7 +175,7 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     keys = [sequence_key(s.ids, s.answer_start) for s in sequences]
     header, head = (
         SignalHeader("sampled", 151_669, num_draws=recipe.capture.num_draws),
-        load.head_of(model),
+        head_of(model),
     )
     took = []
     for number in range(2):

@@ -28,14 +28,17 @@ from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.export import agreement, fake_quantize, imatrix
-from distill.export.gguf import ARCHITECTURES
+from distill.data.samples import Sample, read_samples, split_samples
+from distill.formats import compare, rounding
+from distill.formats.gguf import imatrix
+from distill.formats.gguf.write import ARCHITECTURES
 from distill.losses.linear_head import linear_head_loss
-from distill.models.load import Placement, head_of, load_model, load_tokenizer, num_parameters
+from distill.models.find import num_parameters
+from distill.models.head import head_of
+from distill.models.load import Placement, load_model, load_tokenizer
 from distill.models.score import TokenSequence
 from distill.quantize import UNWEIGHTED
-from distill.sections import Quantize
-from distill.text.samples import Sample, read_samples, split_samples
+from distill.recipe.sections import Quantize
 from distill.training.batches import collate
 from distill.training.recover import Plan, as_in_the_file, recover
 
@@ -139,12 +142,12 @@ def rows_of(
         importance = importance_of(folder, learn, Path(name) / "imatrix.gguf")
         for kind in formats:
             model = load_model(str(folder), Placement("cpu", "float32"))
-            reference = agreement.refer_to(model, check, tokenizer, 4096, path)
+            reference = compare.refer_to(model, check, tokenizer, 4096, path)
             weighted = None if kind in UNWEIGHTED else importance
             roundings = (
-                fake_quantize.nf4_roundings(model)
+                rounding.nf4_roundings(model)
                 if kind == "nf4"
-                else fake_quantize.gguf_roundings(folder, kind, weighted)
+                else rounding.gguf_roundings(folder, kind, weighted)
             )
             figures = []
             for after in (False, True):
@@ -159,7 +162,7 @@ def rows_of(
                         label=f"recover {kind}",
                     )
                 with as_in_the_file(model, roundings):
-                    figures.append(agreement.in_transformers(reference, model, tokenizer, 4096))
+                    figures.append(compare.in_transformers(reference, model, tokenizer, 4096))
             plain, won = figures
             rows.append(
                 [

@@ -46,26 +46,19 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
+from distill import chat
 from distill.capture import records_of
+from distill.core.jsonl import read_jsonl
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
 from distill.models.decode import Sampling, answer
-from distill.models.load import (
-    Head,
-    Placement,
-    head_of,
-    load_model,
-    load_tokenizer,
-    logits,
-    stop_ids,
-)
+from distill.models.head import Head, head_of, logits
+from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.rows import read_jsonl
-from distill.sections import Train
+from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.text import chat
 from distill.training.batches import Batch, collate, plan_epoch
 from distill.training.loop import StudentLoss, learning_rate
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from distill.export.gguf_vocabulary import PRE_TOKENIZERS
+from distill.formats.gguf.vocabulary import PRE_TOKENIZERS
 
 ROWS = 448  # of the embedding; the tokenizers have fewer tokens
 TEXTS = ["How many apples are left? Seven, since 3 + 4 = 7.", "Habari ya asubuhi", "今天天气很好"]

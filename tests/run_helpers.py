@@ -19,12 +19,12 @@ IMPORTED = [
     "distill.pipeline",
     "distill.capture",
     "distill.evaluate",
-    "distill.export.gguf_teacher",
+    "distill.teachers.gguf_teacher",
     "distill.models.decode",
     "distill.models.score",
     "distill.quantize",
     "distill.report",
-    "distill.teachers.ask",
+    "distill.teachers.server.pool",
     "distill.training.loop",
 ]
 

@@ -32,7 +32,7 @@ time.sleep(3600)
 @pytest.fixture(scope="session")
 def llama_server(tmp_path_factory):
     """URL of llama.cpp's server in a process of its own."""
-    from distill.export.gguf import write_gguf
+    from distill.formats.gguf.write import write_gguf
 
     path = tmp_path_factory.mktemp("served") / "teacher.gguf"
     write_gguf(TEACHER, path, "f16", metadata={})
@@ -258,19 +258,20 @@ def real_proxy(request):
 def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
     """Of a run that took the log-probs of a server that serves TEACHER: what capture says of itself, the farthest that the log-prob
     of the likeliest token is from the one by our own forward, and how many of the top 20 are the same."""
+    from distill.data.samples import read_samples
     from distill.models import load
+    from distill.models.head import head_of
     from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
     from distill.signals import draws
     from distill.signals.encoding import TopKRecord
     from distill.signals.store import SignalStore, sequence_key
-    from distill.text.samples import read_samples
 
     samples = read_samples(folder / "generate/kept.jsonl")
     captured = json.loads((folder / "capture/manifest.json").read_text())["result"]
     assert captured["num_sequences"] == len(samples)
     store = SignalStore(folder / "capture/signals" / captured["folder"])
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
-    head, worst, in_common = load.head_of(model), 0.0, []
+    head, worst, in_common = head_of(model), 0.0, []
     for sample in samples[:20]:
         found = store.read(sequence_key(sample.ids, len(sample.prompt_ids)))
         assert isinstance(found, TopKRecord)

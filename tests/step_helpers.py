@@ -12,10 +12,10 @@ from accelerate import Accelerator
 from conftest import tiny_qwen3
 from torch import Tensor
 
+from distill.core.processes import Processes, start
 from distill.losses.targets import Targets
 from distill.models.load import Placement
-from distill.processes import Processes, start
-from distill.sections import Train
+from distill.recipe.sections import Train
 from distill.signals import draws, hidden_states
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader

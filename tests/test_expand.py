@@ -7,14 +7,15 @@ import pytest
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
-from distill import generate, interrupts, plan
+from distill import generate, plan
+from distill.core import shutdown
+from distill.core.jsonl import RowLog, read_jsonl, read_row_logs, write_jsonl
+from distill.core.processes import Processes
+from distill.core.run_folder import RunFolder
+from distill.data.samples import split_prompts
 from distill.errors import MissingError, ServerError, Stopped
-from distill.export.gguf import write_gguf
-from distill.processes import Processes
+from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
-from distill.rows import RowLog, read_jsonl, read_row_logs, write_jsonl
-from distill.run_folder import RunFolder
-from distill.text.samples import split_prompts
 
 QUESTIONS = QUICKSTART.parent / "quickstart" / "prompts.jsonl"
 ALL_THREE = "{expand: self_instruct, num: 4, num_shown: 2}, {expand: magpie, num: 10}, {expand: personas, file: %s, num: 4}"
@@ -146,12 +147,12 @@ def test_a_server_writes_them_too_and_a_stop_pays_for_nothing_twice(
     def then_stop(self, row):
         append(self, row)
         if len(logged(tmp_path, "raw_prompts")) == 7:
-            interrupts._requested.append("SIGTERM")
+            shutdown._requested.append("SIGTERM")
 
     monkeypatch.setattr(RowLog, "append", then_stop)
     with pytest.raises(Stopped):
         run(tmp_path, sources, *server)
-    interrupts._requested.clear()
+    shutdown._requested.clear()
     monkeypatch.setattr(RowLog, "append", append)
     assert (
         7 <= len(logged(tmp_path, "raw_prompts")) <= 8 and not (tmp_path / "generate/raw").exists()

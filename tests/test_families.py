@@ -14,22 +14,23 @@ from families import BY_NAME, FAMILIES, Family, model_of, save, tokenizer_of
 from run_helpers import QUICKSTART
 from step_helpers import one_step
 
-from distill import costs
+from distill import chat
 from distill.capture import records_of
 from distill.catalog import catalog
+from distill.chat.tokenizers import Tokenizers
+from distill.core.processes import Processes
 from distill.errors import MismatchError
-from distill.export.gguf import write_gguf
+from distill.formats.gguf.write import write_gguf
 from distill.initialize import keep_layers
-from distill.models import load
+from distill.models import find, load
 from distill.models.decode import Sampling, answer
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.processes import Processes
+from distill.planning import costs
 from distill.recipe import load_recipe
-from distill.sections import Train
+from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.teachers.tokenizers import Tokenizers
-from distill.text import chat
 from distill.train import _packing_isolates
 from distill.training.loop import Course, Item
 
@@ -85,7 +86,7 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     here = loaded(family)
     ids = torch.arange(3, 20)[None]
     assert torch.equal(here.model(ids).logits, here.saved(ids).logits), "loaded as it was saved"
-    head, pad_id, width = load.head_of(here.model), here.tokenizer.pad_token_id, len(here.tokenizer)
+    head, pad_id, width = head_of(here.model), here.tokenizer.pad_token_id, len(here.tokenizer)
 
     # generate: left padding changes no answer
     prompts = [chat.prompt_ids(here.tokenizer, question) for question in QUESTIONS]
@@ -386,6 +387,6 @@ def test_code_is_fetched_only_when_it_is_trusted(monkeypatch, tmp_path):
         "huggingface_hub.snapshot_download",
         lambda *_, allow_patterns, **__: asked.append(allow_patterns) or tmp_path,
     )
-    load.local_folder("some/model", "abc")
-    load.local_folder("some/model", "abc", code=True)
+    find.local_folder("some/model", "abc")
+    find.local_folder("some/model", "abc", code=True)
     assert "*.py" not in asked[0] and "*.py" in asked[1]

@@ -8,22 +8,22 @@ import pytest
 from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
-from distill import capture, estimate, evaluate, generate, probe
+from distill import capture, chat, evaluate, generate
+from distill.chat.tokenizers import Tokenizers
+from distill.core.jsonl import RowLog, digest, read_jsonl, read_row_logs, write_jsonl
+from distill.core.leases import share
+from distill.core.processes import Processes
+from distill.core.run_folder import RunFolder
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
-from distill.leases import share
+from distill.filters.answer_filters import Candidate, long_reasoning_ahead, long_reasoning_warning
 from distill.models import load
-from distill.processes import Processes
+from distill.pilot import estimate, probe
 from distill.recipe import load_recipe
-from distill.rows import RowLog, digest, read_jsonl, read_row_logs, write_jsonl
-from distill.run_folder import RunFolder
 from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import answers
-from distill.teachers.requests import Request, raw_row, request_maker
-from distill.teachers.spent import Amount
-from distill.teachers.tokenizers import Tokenizers
-from distill.text import chat
-from distill.text.filters import Candidate, long_reasoning_ahead, long_reasoning_warning
-from distill.text.samples import Prompt, split_prompts
+from distill.teachers.log import Request, raw_row, request_maker
+from distill.teachers.server.budget import Amount
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
 HOT = [

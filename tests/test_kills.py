@@ -8,16 +8,16 @@ from run_helpers import QUICKSTART, forks
 from server_helpers import TEACHER
 
 from distill import generate
-from distill.export.gguf import write_gguf
+from distill.core.jsonl import read_jsonl, read_row_logs
+from distill.core.processes import Processes
+from distill.core.run_folder import RunFolder
+from distill.data.samples import split_prompts
+from distill.formats.gguf.write import write_gguf
 from distill.models import load
-from distill.processes import Processes
 from distill.recipe import load_recipe
-from distill.rows import read_jsonl, read_row_logs
-from distill.run_folder import RunFolder
 from distill.teachers.answers import ask
-from distill.teachers.requests import request_maker
-from distill.teachers.spent import Spent
-from distill.text.samples import split_prompts
+from distill.teachers.log import request_maker
+from distill.teachers.server.budget import Spent
 
 NUM_WORKERS, NUM_ROUNDS = 3, 7
 

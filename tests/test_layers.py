@@ -8,19 +8,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "distill"
 FLOORS = [
     {"errors"},
-    {"rows", "interrupts", "progress", "losses", "schema", "strict_yaml"},
-    {"sections"},
+    {"catalog", "losses", "text"},
     {"recipe"},
-    {"run_folder", "processes", "machine"},
-    {"leases"},
-    {"catalog", "signals", "text", "tasks", "models"},
-    {"training", "export"},
-    {"teachers"},
-    {"reporting", "costs"},
+    {"core"},
+    {"data", "llama_cpp", "models", "signals", "tasks"},
+    {"chat", "filters", "training"},
+    {"formats", "teachers", "synthesis", "reporting"},
+    {"planning"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
     {"pipeline", "deploy"},
-    {"first_answers"},
-    {"probe", "estimate"},
+    {"pilot"},
     {"__init__"},
     {"__main__"},
 ]
@@ -66,6 +63,6 @@ def test_files_keep_one_subject():
     long = {
         str(p.relative_to(PACKAGE)): n
         for p in PACKAGE.rglob("*.py")
-        if (n := len(p.read_text().splitlines())) > 450
+        if (n := len(p.read_text().splitlines())) > 500
     }
-    assert not long, f"over 450 lines: {long}"
+    assert not long, f"over 500 lines: {long}"

@@ -9,18 +9,17 @@ import torch
 from families import BY_NAME, save
 from run_helpers import QUICKSTART, ROOT
 
-from distill import evaluate, generate, plan
+from distill import chat, evaluate, generate, plan
+from distill.chat.tokenizers import tokenizers_of
+from distill.core.jsonl import read_jsonl, read_row_logs
+from distill.core.processes import Processes
+from distill.core.progress import Progress
+from distill.core.run_folder import RunFolder
+from distill.data.samples import read_samples, split_prompts
 from distill.errors import MismatchError, MissingError, RecipeError
 from distill.models import load
 from distill.pipeline import run
-from distill.processes import Processes
-from distill.progress import Progress
 from distill.recipe import load_recipe
-from distill.rows import read_jsonl, read_row_logs
-from distill.run_folder import RunFolder
-from distill.teachers.tokenizers import tokenizers_of
-from distill.text import chat
-from distill.text.samples import read_samples, split_prompts
 from distill.train import _require_own_tokens
 
 TEXT = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from distill.costs import size_of, stage_costs, student_size, work_of
 from distill.errors import MismatchError, MissingError
-from distill.export.demands import check_formats, row_sizes
-from distill.machine import GPU_SPEEDS, Machine
 from distill.plan import _warnings
+from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.planning.machine import GPU_SPEEDS, Machine
+from distill.planning.preflight import check_formats, row_sizes
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"

@@ -10,19 +10,18 @@ import gguf
 import pytest
 import torch
 
-from distill import quantize
+from distill import chat, quantize
+from distill.core.jsonl import write_jsonl
+from distill.core.run_folder import RunFolder
+from distill.data.samples import Sample
 from distill.errors import DataError, MismatchError
-from distill.export import gguf as gguf_files
-from distill.export import w4a16
-from distill.export.chat_template import MARK
+from distill.formats import w4a16
+from distill.formats.gguf import write
+from distill.formats.gguf.chat_template import MARK
 from distill.models import load
 from distill.recipe import Recipe, load_recipe
+from distill.recipe.sections import Quantize
 from distill.reporting import page
-from distill.rows import write_jsonl
-from distill.run_folder import RunFolder
-from distill.sections import Quantize
-from distill.text import chat
-from distill.text.samples import Sample
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 TEACHER = RECIPES / "quickstart" / "teacher"
@@ -142,7 +141,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
-    right = gguf_files._tensors
+    right = write._tensors
 
     def wrong(*arguments: Any) -> Any:
         tensors = right(
@@ -153,7 +152,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
             for t in tensors
         ]
 
-    monkeypatch.setattr(gguf_files, "_tensors", wrong)
+    monkeypatch.setattr(write, "_tensors", wrong)
     with pytest.raises(
         MismatchError,
         match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong",

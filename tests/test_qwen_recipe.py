@@ -14,9 +14,9 @@ import pytest
 import torch
 from run_helpers import ROOT, run
 
-from distill.rows import write_jsonl
+from distill import chat
+from distill.core.jsonl import write_jsonl
 from distill.tasks import market
-from distill.text import chat
 
 # ChatML with Qwen3's switch: without thinking, an empty block opens the answer
 TEMPLATE = (

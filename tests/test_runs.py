@@ -23,8 +23,8 @@ from run_helpers import (
     small,
 )
 
-from distill.rows import read_row_logs
-from distill.sections import Format
+from distill.core.jsonl import read_row_logs
+from distill.recipe.sections import Format
 
 
 @pytest.fixture(scope="module")
@@ -182,11 +182,11 @@ def test_hidden_states_are_captured_and_matched_in_a_whole_run(tmp_path, finishe
     import numpy as np
     from safetensors import safe_open
 
+    from distill.data.samples import read_samples
     from distill.models import load
     from distill.models.score import TokenSequence, answer_hidden_states
     from distill.signals.collate import hidden_targets
     from distill.signals.store import SignalStore, sequence_key
-    from distill.text.samples import read_samples
 
     folder = tmp_path / "run"
     for stage in ("plan", "generate"):
@@ -491,7 +491,7 @@ def test_a_full_disk_is_one_line_and_the_run_continues_after(tmp_path):
 
 
 def test_two_commands_do_not_work_in_one_run_folder(tmp_path):
-    from distill.run_folder import RunFolder
+    from distill.core.run_folder import RunFolder
 
     other = RunFolder(tmp_path / "run")
     other.lock()

@@ -13,9 +13,9 @@ import pytest
 from run_helpers import QUICKSTART, ROOT, command, environment, killed_when, run
 from server_helpers import TEACHER, log_probs_against_the_weights
 
+from distill.core.jsonl import read_jsonl, read_row_logs, write_jsonl
 from distill.errors import RecipeError
 from distill.recipe import load_recipe
-from distill.rows import read_jsonl, read_row_logs, write_jsonl
 
 MGSM = Path(__file__).resolve().parents[2] / "shared" / "data" / "mgsm"
 NUM = 120

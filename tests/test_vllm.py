@@ -17,10 +17,10 @@ import torch
 from run_helpers import QUICKSTART, environment, free_port, killed_when, run
 from server_helpers import TEACHER, log_probs_against_the_weights
 
-from distill.export.w4a16 import write_w4a16
-from distill.export.w16a16 import write_w16a16
+from distill.core.jsonl import read_row_logs
+from distill.formats.w4a16 import write_w4a16
+from distill.formats.w16a16 import write_w16a16
 from distill.models import load
-from distill.rows import read_row_logs
 
 PYTHON = os.environ.get("DISTILL_VLLM")
 pytestmark = pytest.mark.skipif(
@@ -167,7 +167,7 @@ def test_the_16_bit_folder_says_in_vllm_what_the_student_says(tmp_path: Path) ->
 def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(
     tmp_path: Path,
 ) -> None:
-    from distill.export.w4a16 import load_w4a16
+    from distill.formats.w4a16 import load_w4a16
 
     write_w4a16(TEACHER, tmp_path, [list(range(5, 200))])
     rows, printed = in_vllm(tmp_path)

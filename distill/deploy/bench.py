@@ -14,8 +14,8 @@ from pathlib import Path
 from distill.deploy import bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run
 from distill.deploy.targets import Target, target
-from distill.export.gguf_header import Declared, read_declared
-from distill.export.llama_cpp import LlamaProcess
+from distill.llama_cpp.gguf_header import Declared, read_declared
+from distill.llama_cpp.process import LlamaProcess
 
 CONTEXT = 512  # tokens: keys and values are part of the memory measured
 PROMPT_TOKENS, NEW_TOKENS, REPEATS = 128, 64, 3

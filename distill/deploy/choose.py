@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.run_folder import RunFolder
 from distill.errors import MissingError, RecipeError
-from distill.export.modelfile import smallest_passing
+from distill.formats.gguf.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
-from distill.run_folder import RunFolder
-from distill.sections import FOLDERS
+from distill.recipe.sections import FOLDERS
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, MismatchError, MissingError
-from distill.export import ggml
-from distill.export.chat_template import as_trained
-from distill.export.gguf_header import read_string
+from distill.formats.gguf.chat_template import as_trained
+from distill.llama_cpp import ggml
+from distill.llama_cpp.gguf_header import read_string
 
 CONTEXT = 4096  # tokens, unless asked for more: keys and values of a long one need more memory than the weights
 SILENT, ERRORS = 0, 1  # verbosity

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from distill.errors import RecipeError
-from distill.strict_yaml import StrictLoader
+from distill.recipe.strict_yaml import StrictLoader
 
 FILE = Path(__file__).with_name("machines.yaml")
 

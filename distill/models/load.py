@@ -1,18 +1,14 @@
-"""Model folders and hub ids: finding, identifying, loading. Nothing is chosen in silence: what was taken is returned."""
+"""Load models and tokenizers. Nothing is chosen in silence: what was taken is returned."""
 
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.jsonl import digest
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
+from distill.models.find import digest_of_files, identity, local_folder
 from distill.recipe import Recipe
-from distill.rows import digest
-
-WHOLE_FILE = 64 << 20
-SAMPLE = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -45,86 +41,12 @@ def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
     return Placement(device, dtype, quantization)
 
 
-def local_folder(
-    location: str, revision: str | None = None, *, weights: bool = True, code: bool = False
-) -> Path:
-    """The folder of a model on this machine; a hub id is downloaded (`weights` False: all but them; `code`: its Python
-    files too), or found in the cache when offline."""
-    if Path(location).is_dir():
-        return Path(location)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
-    patterns += (["*.safetensors"] if weights else []) + (["*.py"] if code else [])
-    try:
-        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns))
-    except LocalEntryNotFoundError:
-        raise MissingError(
-            f"model {location!r} is neither a folder (write ./{location} for one) nor in the hub cache, and the hub "
-            "cannot be reached (HF_HUB_OFFLINE, no network?)"
-        ) from None
-    except (HfHubHTTPError, ValueError) as error:
-        raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
-
-
-def identity(location: str, revision: str | None = None) -> str:
-    """What tells one model from another, without torch: a hash of the folder's files, or the hub id and revision.
-
-    Files up to 64 MiB are hashed whole; of bigger ones the size, the head (safetensors' table of tensors) and 16 blocks
-    of 64 KiB, so that 16 GB of weights cost milliseconds.
-    """
-    folder = Path(location)
-    if folder.is_dir():
-        return _digest_of(
-            [
-                p
-                for p in sorted(folder.iterdir())
-                if p.suffix in (".json", ".safetensors", ".jinja", ".py") and p.is_file()
-            ]
-        )
-    return f"{location}@{revision or 'main'}"
-
-
 def teacher_identity(recipe: Recipe) -> str:
     """Which teacher answers: the identity of its model, and of the GGUF file where that speaks for it."""
     own = identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
-    return own if recipe.gguf_teacher is None else digest(own, _digest_of([recipe.gguf_teacher]))
-
-
-def _digest_of(paths: Sequence[Path]) -> str:
-    parts: list[bytes] = []
-    for path in paths:
-        size = path.stat().st_size
-        parts += [path.name.encode(), size.to_bytes(8, "little")]
-        with open(path, "rb") as f:
-            if size <= WHOLE_FILE:
-                parts.append(f.read())
-                continue
-            for block in range(17):
-                f.seek(min(block * (size // 16), size - SAMPLE))
-                parts.append(f.read(SAMPLE))
-    return digest(*parts)
-
-
-def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
-    """config.json of a local folder or of the hub cache, without torch and without network. MissingError if absent, DataError if
-    it is no model's."""
-    path = Path(location) / "config.json"
-    if not Path(location).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(location, "config.json", revision=revision)
-        if not isinstance(cached, str):
-            raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
-        path = Path(cached)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: no object, so it is no model's; fetch it again")
-    return config
+    return (
+        own if recipe.gguf_teacher is None else digest(own, digest_of_files([recipe.gguf_teacher]))
+    )
 
 
 def quiet() -> None:
@@ -321,73 +243,7 @@ def quantization_config(quantization: str, compute_dtype: Any) -> Any:
     )
 
 
-@dataclass(frozen=True)
-class Head:
-    """The output projection of a model: `softcap(scale * (hidden @ weight.T + bias))`."""
-
-    weight: Any
-    bias: Any = None
-    scale: float = 1.0
-    softcap: float | None = None
-
-
-def head_of(model: Any) -> Head:
-    """The model's head and the numbers around it. Raises MismatchError where logits cannot be rebuilt from it."""
-    import torch
-
-    layer = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    scale = getattr(config, "logit_scale", None) or 1.0
-    if getattr(config, "logits_scaling", None):
-        scale = 1.0 / config.logits_scaling
-    head = Head(
-        layer.weight,
-        getattr(layer, "bias", None),
-        scale,
-        getattr(config, "final_logit_softcapping", None),
-    )
-    with torch.no_grad():  # a family with its own arithmetic is found here, not in the results
-        ids = torch.arange(8, device=model.device)[None]
-        hidden = model.base_model(input_ids=ids).last_hidden_state
-        expected = model(input_ids=ids).logits.float()
-        found = logits(head, hidden).float()
-    if (expected - found).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
-        raise MismatchError(
-            f"{type(model).__name__}: its logits are not head(hidden states); this family is not supported"
-        )
-    return head
-
-
-def logits(head: Head, hidden: Any) -> Any:
-    """`[..., H]` hidden states to `[..., V]` logits, in the hidden states' dtype."""
-    import torch.nn.functional as F
-
-    z = F.linear(hidden, head.weight.to(hidden.dtype), head.bias) * head.scale
-    return z if head.softcap is None else (z / head.softcap).tanh() * head.softcap
-
-
 def stop_ids(model: Any) -> list[int]:
     """Ids that end an answer, by the model's generation config."""
     found = model.generation_config.eos_token_id
     return [] if found is None else found if isinstance(found, list) else [found]
-
-
-def stop_ids_of_files(location: str, revision: str | None = None) -> list[int]:
-    """The same without the model: from generation_config.json, else config.json."""
-    folder = local_folder(location, revision, weights=False)
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-            if found is not None:
-                return found if isinstance(found, list) else [found]
-    return []
-
-
-def num_parameters(folder: Path) -> int:
-    """Numbers in a folder's safetensors files, from their headers alone (tied weights are stored once)."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
-    return total

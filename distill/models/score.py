@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.models.by_length import batches_by_length
-from distill.models.load import Head, logits
+from distill.models.batching import batches_by_length
+from distill.models.head import Head, logits
 
 CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
 

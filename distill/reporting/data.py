@@ -5,9 +5,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from distill.core.jsonl import Row, read_jsonl
+from distill.data.samples import count_by_language
 from distill.errors import MissingError, RecipeError
-from distill.rows import Row, read_jsonl
-from distill.text.samples import count_by_language
 
 Counts = dict[str, dict[str, int]]
 

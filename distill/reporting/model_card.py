@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from distill.core.run_folder import Manifest
 from distill.recipe import Recipe
+from distill.recipe.sections import W16A16
 from distill.reporting.page import table_text
-from distill.run_folder import Manifest
-from distill.sections import W16A16
 
 
 def model_card(

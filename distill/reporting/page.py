@@ -4,9 +4,9 @@ import html
 from datetime import UTC, datetime
 from typing import Any
 
+from distill.core.run_folder import Manifest
 from distill.recipe import Recipe
 from distill.reporting import data
-from distill.run_folder import Manifest
 from distill.text.language import by_script_only
 
 STYLE = """

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from distill.run_folder import Manifest
+from distill.core.run_folder import Manifest
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
 OTHER = "#7a9e7e"

@@ -24,8 +24,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.core.jsonl import canonical_json, write_atomic
 from distill.errors import DataError, MismatchError, MissingError
-from distill.rows import canonical_json, write_atomic
 from distill.signals import hidden_states
 from distill.signals.encoding import SignalRecord, decode, encode
 from distill.signals.header import FORMAT, SignalHeader

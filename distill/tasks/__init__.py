@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from distill.sections import Generate
+from distill.recipe.sections import Generate
 
 Grade = Callable[[str, dict[str, Any]], bool]
 

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from distill.errors import MissingError
-from distill.tasks import box
+from distill.tasks import sandbox
 
 VERSION = 1
 
@@ -21,7 +21,7 @@ _PYTHON = ("python", "py", "python3")
 
 def grader(*, whole: bool) -> Callable[[str, dict[str, Any]], bool]:
     """`grade` for this machine. Raises MissingError naming what the system refuses the box, if `whole`, or if it is too much."""
-    if (lack := box.lack(whole)) is not None:
+    if (lack := sandbox.lack(whole)) is not None:
         raise MissingError(
             f"generate.task python_tests: code cannot be boxed here: {lack}. Run this stage on a Linux machine that allows it"
             + (
@@ -41,7 +41,7 @@ def grade(answer_text: str, row: dict[str, Any], *, whole: bool = True) -> bool:
 
 @lru_cache(maxsize=1 << 14)  # each round of draws judges all answers so far
 def _passes(program: str, whole: bool) -> bool:
-    return box.run(program, whole=whole).passed
+    return sandbox.run(program, whole=whole).passed
 
 
 def code(answer_text: str) -> str | None:

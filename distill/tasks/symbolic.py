@@ -64,8 +64,8 @@ class Verifier:
         self._child = child
         if not self._read(child, START_SECONDS):
             from distill.errors import (
-                MissingError,
-            )  # here, for the child runs this file without the package
+                MissingError,  # here, for the child runs this file without the package
+            )
 
             self.close()
             raise MissingError(

@@ -12,16 +12,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from distill import interrupts
-from distill.leases import divided, share
-from distill.models import load
-from distill.models.by_length import blocks_by_length
-from distill.processes import Processes
-from distill.progress import Progress
+from distill import chat
+from distill.core import shutdown
+from distill.core.jsonl import Row, RowLog, digest
+from distill.core.leases import divided, share
+from distill.core.processes import Processes
+from distill.core.progress import Progress
+from distill.models import find, load
+from distill.models.batching import blocks_by_length
 from distill.recipe import Recipe
-from distill.rows import Row, RowLog, digest
 from distill.signals import from_server
-from distill.teachers.requests import (
+from distill.teachers.log import (
     LOG_PROBS,
     RAW,
     Request,
@@ -30,8 +31,7 @@ from distill.teachers.requests import (
     raw_row,
     read_answers,
 )
-from distill.teachers.spent import Spent
-from distill.text import chat
+from distill.teachers.server.budget import Spent
 
 LEAST_CLAIM, FEWEST_CLAIMS = (
     8,
@@ -217,10 +217,10 @@ def probed(stage: Path) -> list[list[str]]:
 
 def _ask_gguf(work: Asking) -> float:
     """Ask the recipe's GGUF file for what is missing."""
-    from distill.export import gguf_teacher
+    from distill.teachers import gguf_teacher
 
     recipe = work.recipe
-    model_ids = load.stop_ids_of_files(work.location, recipe.teacher.revision)
+    model_ids = find.stop_ids_of_files(work.location, recipe.teacher.revision)
     stop_ids = sorted({*chat.stop_ids(work.tokenizer, model_ids), *work.more_stop_ids})
     with (
         RowLog(work.raw) as log,
@@ -245,14 +245,14 @@ def served_stop_ids(recipe: Recipe, location: str, tokenizer: Any) -> list[int]:
         tokenizer,
         None
         if recipe.teacher.text_only
-        else load.stop_ids_of_files(location, recipe.teacher.revision),
+        else find.stop_ids_of_files(location, recipe.teacher.revision),
     )
 
 
 def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
     """Ask the recipe's server, many at once; the next block is claimed when all of the last is sent. `requests`: all of them."""
-    from distill.teachers.ask import ask_server, question
-    from distill.teachers.dialects import Answer, Question, Sampling
+    from distill.teachers.server.adapters import Answer, Question, Sampling
+    from distill.teachers.server.pool import ask_server, question
 
     recipe, options, tokenizer = work.recipe, work.recipe.generate, work.tokenizer
     stop_ids = {*served_stop_ids(recipe, work.location, tokenizer), *work.more_stop_ids}
@@ -316,6 +316,6 @@ def _recorder(
         work.record(
             asked[index], raw_row(work.recipe, asked[index], ids, finish_reason, text), log, bar
         )
-        interrupts.check()
+        shutdown.check()
 
     return record

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distill.core.jsonl import file_sha256
+from distill.core.run_folder import FolderWriter
 from distill.errors import DataError
-from distill.rows import file_sha256
-from distill.run_folder import FolderWriter
 
 NUM_KEPT = 2
 Tensors = dict[str, torch.Tensor]

@@ -15,15 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill import interrupts
+from distill.core import shutdown
+from distill.core.jsonl import digest
+from distill.core.processes import Processes
+from distill.core.progress import Progress
 from distill.errors import MismatchError, RecipeError, Stopped, TrainingError
 from distill.losses.hidden_states import HiddenTargets, hidden_state_loss
 from distill.losses.linear_head import linear_head_loss
-from distill.models.load import Head, Placement, head_of
-from distill.processes import Processes
-from distill.progress import Progress
-from distill.rows import digest
-from distill.sections import Train
+from distill.models.head import Head, head_of
+from distill.models.load import Placement
+from distill.recipe.sections import Train
 from distill.signals.collate import hidden_targets, targets
 from distill.signals.store import SignalStore
 from distill.training import checkpoints
@@ -219,7 +220,7 @@ def train(course: Course) -> dict[str, Any]:
                 sum(len(course.items[i].ids) for r in plan[step - 1] for i in r),
                 note=f"loss {row['loss']:.3f}",
             )
-            stop = processes.any(interrupts.requested())
+            stop = processes.any(shutdown.requested())
             due = now - last_save > options.checkpoint_minutes * 60 or bool(
                 options.checkpoint_every and step % options.checkpoint_every == 0
             )
@@ -229,7 +230,7 @@ def train(course: Course) -> dict[str, Any]:
                 last_save = last_time = time.monotonic()
             if stop:
                 processes.barrier()
-                interrupts.check()
+                shutdown.check()
                 raise Stopped(
                     "stopped by a signal to another process; run the same command to continue"
                 )

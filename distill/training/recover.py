@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill import interrupts
+from distill.core import shutdown
+from distill.core.progress import Progress
 from distill.errors import TrainingError
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import HeadTargets
-from distill.models.by_length import batches_by_length
-from distill.models.load import head_of
+from distill.models.batching import batches_by_length
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.progress import Progress
 from distill.training.batches import collate
 
 Round = Callable[[Tensor], Tensor]  # a latent weight to the one that the file will hold
@@ -119,7 +119,7 @@ def recover(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.advance(1, note=f"{losses[-1]:.4f} nats")
-            interrupts.check()
+            shutdown.check()
     return losses
 
 

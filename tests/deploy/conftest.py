@@ -9,9 +9,9 @@ import pytest
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
-from distill.export.gguf import write_gguf
+from distill.core.run_folder import RunFolder
+from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
-from distill.run_folder import RunFolder
 
 FAILED = "the student's likeliest token at 12.3% of positions"
 

@@ -10,7 +10,7 @@ from distill.__main__ import main
 from distill.deploy import bandwidth, bench
 from distill.deploy.targets import target, targets
 from distill.errors import RecipeError
-from distill.export.gguf_header import Declared
+from distill.llama_cpp.gguf_header import Declared
 
 ROW = re.compile(
     r"(\w+) +([\d.]+) +([\d,]+) +(\d+) +([\d,]+) +([\d,.]+) +([\d.]+)%(\*?) *$", re.MULTILINE

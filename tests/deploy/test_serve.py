@@ -15,13 +15,13 @@ import pytest
 from run_helpers import environment
 from server_helpers import TEACHER
 
+from distill import chat
 from distill.__main__ import main
 from distill.deploy import engine
 from distill.deploy.choose import choose
 from distill.deploy.serve import _is_loopback
-from distill.export.gguf import write_gguf
+from distill.formats.gguf.write import write_gguf
 from distill.models import load
-from distill.text import chat
 
 OTHER = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Hi"}]
 MESSAGES = [

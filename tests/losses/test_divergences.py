@@ -11,7 +11,7 @@ from torch import Tensor
 from distill.errors import RecipeError
 from distill.losses import divergences
 from distill.losses.divergences import divergence_by_name
-from distill.sections import Divergence
+from distill.recipe.sections import Divergence
 
 SETTINGS = [
     ("forward_kl", {}),

@@ -8,7 +8,8 @@ from conftest import tiny_qwen3
 from safetensors.torch import load_file, save_file
 
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.models import load
+from distill.models import find, load
+from distill.models.head import Head, head_of, logits
 
 
 @pytest.fixture
@@ -21,20 +22,20 @@ def test_a_model_comes_back_as_it_was_saved(folder):
     model = load.load_model(str(folder), load.Placement("cpu", "float32"))
     ids = torch.tensor([[5, 6, 7]])
     assert torch.equal(model(ids).logits, tiny_qwen3()(ids).logits)
-    assert load.num_parameters(folder) == model.num_parameters()
+    assert find.num_parameters(folder) == model.num_parameters()
     assert load.stop_ids(model) == [2]
 
 
 def test_the_identity_follows_weights_and_config_not_the_place(folder, tmp_path):
-    before = load.identity(str(folder))
+    before = find.identity(str(folder))
     shutil.copytree(folder, tmp_path / "elsewhere")
-    assert load.identity(str(tmp_path / "elsewhere")) == before
+    assert find.identity(str(tmp_path / "elsewhere")) == before
     tiny_qwen3(seed=1).save_pretrained(tmp_path / "other")
-    assert load.identity(str(tmp_path / "other")) != before
+    assert find.identity(str(tmp_path / "other")) != before
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"rope_theta": 5.0}))
-    assert load.identity(str(folder)) != before
-    assert load.identity("Qwen/Qwen3-8B", "abc") == "Qwen/Qwen3-8B@abc"
+    assert find.identity(str(folder)) != before
+    assert find.identity("Qwen/Qwen3-8B", "abc") == "Qwen/Qwen3-8B@abc"
 
 
 def test_weights_that_could_run_code_are_refused(folder):
@@ -79,7 +80,7 @@ def test_weights_that_are_not_there_are_not_made_up(folder, change):
 def test_a_config_that_is_none_is_named(folder, text):
     (folder / "config.json").write_text(text)
     with pytest.raises(DataError, match=r"config\.json: .*fetch it again"):
-        load.read_config(str(folder))
+        find.read_config(str(folder))
 
 
 def test_a_folder_without_a_tokenizer_has_none(folder):
@@ -106,7 +107,7 @@ def test_a_tokenizer_that_only_foreign_code_can_read_is_said_with_the_ways_out(t
 
 def test_a_hub_id_without_network_says_what_to_do():
     with pytest.raises(MissingError, match=r"neither a folder .* nor in the hub cache"):
-        load.local_folder("nobody/nothing-of-this-name")
+        find.local_folder("nobody/nothing-of-this-name")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -119,11 +120,11 @@ def test_a_gpu_that_is_not_there_is_not_replaced_by_the_cpu():
 def test_a_head_with_scale_and_softcap_is_rebuilt_and_an_unknown_one_refused(qwen3):
     ids = torch.tensor([[5, 6, 7]])
     hidden = qwen3.base_model(ids).last_hidden_state
-    assert torch.allclose(load.logits(load.head_of(qwen3), hidden), qwen3(ids).logits, atol=1e-5)
-    capped = load.Head(qwen3.lm_head.weight, scale=0.5, softcap=3.0)
+    assert torch.allclose(logits(head_of(qwen3), hidden), qwen3(ids).logits, atol=1e-5)
+    capped = Head(qwen3.lm_head.weight, scale=0.5, softcap=3.0)
     assert torch.allclose(
-        load.logits(capped, hidden), 3 * (0.5 * qwen3(ids).logits / 3).tanh(), atol=1e-5
+        logits(capped, hidden), 3 * (0.5 * qwen3(ids).logits / 3).tanh(), atol=1e-5
     )
     qwen3.config.logit_scale = 2.0  # says what Qwen3 does not do
     with pytest.raises(MismatchError, match="its logits are not head"):
-        load.head_of(qwen3)
+        head_of(qwen3)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from distill.models.by_length import batches_by_length
-from distill.models.load import head_of
+from distill.models.batching import batches_by_length
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states, score
 
 SEQUENCES = [

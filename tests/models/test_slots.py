@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import BY_NAME, FAMILIES, model_of, tokenizer_of
 
-from distill.models.by_length import blocks_by_length
+from distill.models.batching import blocks_by_length
 from distill.models.decode import Drawer, Sampling, answer
 from distill.models.slots import Rolling, has_slots, rows_are_independent
 

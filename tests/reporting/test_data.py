@@ -6,10 +6,10 @@ import sys
 import pytest
 from run_helpers import ROOT, environment
 
+from distill.core.jsonl import write_jsonl
+from distill.data.samples import count_by_language
 from distill.errors import MissingError, RecipeError
 from distill.reporting import data
-from distill.rows import write_jsonl
-from distill.text.samples import count_by_language
 
 KEPT = [
     {"prompt": "Mbuzi wangapi?", "language": "sw", "answer": "Mbuzi saba."},

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.sections import Generate
+from distill.recipe.sections import Generate
 from distill.tasks import final_number, grader, version
 
 DIGITS = {

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from distill.sections import Generate
+from distill.recipe.sections import Generate
 from distill.tasks import grader, market, version
 
 

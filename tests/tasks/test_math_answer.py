@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from distill.sections import Generate
+from distill.recipe.sections import Generate
 from distill.tasks import grader, market, math_answer, symbolic
 from distill.tasks.local_numbers import chinese_number, readings
 from distill.tasks.math_answer import equal, final_answer, grade

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from distill.errors import MissingError
-from distill.sections import Generate
-from distill.tasks import box, grader, python_tests
+from distill.recipe.sections import Generate
+from distill.tasks import grader, python_tests, sandbox
 
-LACK = box.lack(whole=True)
+LACK = sandbox.lack(whole=True)
 boxed = pytest.mark.skipif(LACK is not None, reason=f"code cannot be boxed here: {LACK}")
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
@@ -97,8 +97,8 @@ def test_what_a_program_may_not_do(program, said, tmp_path, monkeypatch):
         }
         for name, value in values.items():
             program = program.replace("{" + name + "}", str(value))
-        outcome = box.run(program, whole=True)
-    assert outcome.status not in (box.PASSED, box.NOT_BOXED, 0) and said in outcome.said
+        outcome = sandbox.run(program, whole=True)
+    assert outcome.status not in (sandbox.PASSED, sandbox.NOT_BOXED, 0) and said in outcome.said
     assert [p.name for p in tmp_path.iterdir()] == ["readable"]
 
 
@@ -107,7 +107,7 @@ def boxes():
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            found += [path.parent.name] if box.__file__.encode() in path.read_bytes() else []
+            found += [path.parent.name] if sandbox.__file__.encode() in path.read_bytes() else []
         except OSError:
             continue
     return found
@@ -115,9 +115,9 @@ def boxes():
 
 @boxed
 def test_a_fork_bomb_and_an_endless_loop_end_with_all_their_processes():
-    assert box.run(FORKS, whole=True).passed
+    assert sandbox.run(FORKS, whole=True).passed
     assert (
-        box.run(
+        sandbox.run(
             "import os\nif os.fork(): os.setsid()\nwhile True: pass", whole=True, seconds=2
         ).status
         == -9
@@ -129,7 +129,7 @@ def test_a_fork_bomb_and_an_endless_loop_end_with_all_their_processes():
 @boxed
 def test_what_a_program_may_do():
     program = "open('x', 'w').write('y')\nassert open('x').read() == 'y'\nimport json, sqlite3, numpy\nassert numpy.ones(3).sum() == 3"
-    outcome = box.run(program, whole=True)
+    outcome = sandbox.run(program, whole=True)
     assert outcome.passed, outcome.said
 
 
@@ -144,13 +144,13 @@ def test_code_is_run_only_where_the_recipe_says_so():
 
 
 def test_a_system_that_cannot_box_is_told_and_nothing_is_run(monkeypatch):
-    monkeypatch.setattr(box, "lack", lambda whole: "no namespaces" if whole else None)
+    monkeypatch.setattr(sandbox, "lack", lambda whole: "no namespaces" if whole else None)
     with pytest.raises(MissingError, match=r"no namespaces.*run_code to limited"):
         grader(options(task="python_tests", run_code="boxed"))
     assert grader(options(task="python_tests", run_code="limited"))
     monkeypatch.undo()
     monkeypatch.setattr(sys, "platform", "darwin")
-    box.lack.cache_clear()
+    sandbox.lack.cache_clear()
     with pytest.raises(MissingError, match="needs Linux, this is darwin"):
         python_tests.grader(whole=False)
-    box.lack.cache_clear()
+    sandbox.lack.cache_clear()

@@ -10,7 +10,7 @@ import torch
 from conftest import tiny_qwen3
 from safetensors.torch import load_file
 
-from distill.sections import Train
+from distill.recipe.sections import Train
 from distill.training.loop import Course, initial_projection, train
 from distill.training.metrics import read_metrics
 

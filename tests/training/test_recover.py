@@ -10,7 +10,6 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from distill.errors import TrainingError
 from distill.losses.divergences import forward_kl
 from distill.models.score import TokenSequence
-from distill.training import recover as recovery
 from distill.training.recover import Plan, as_in_the_file, recover
 
 VOCAB = 300
@@ -125,8 +124,8 @@ def test_the_gradient_is_that_at_the_rounded_weights_and_moves_the_latent_ones()
 def test_no_more_hidden_states_are_held_than_there_is_room_for(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "POOL_VALUES", 64 * 100)
-    pool, hidden = recovery._pool(tiny(), sequences, 0, num_steps=10)
+    monkeypatch.setattr(recover, "POOL_VALUES", 64 * 100)
+    pool, hidden = recover._pool(tiny(), sequences, 0, num_steps=10)
     assert 0 < sum(len(s.ids) for s in pool) <= 100 and pool == sequences[: len(pool)]
     assert [len(h) for h in hidden] == [s.num_answer_tokens for s in pool]
 
@@ -134,13 +133,11 @@ def test_no_more_hidden_states_are_held_than_there_is_room_for(
 def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a_pass(
     sequences: list[TokenSequence],
 ) -> None:
-    batches: Iterator[list[int]] = recovery._batches(sequences * 20, seed=0)
+    batches: Iterator[list[int]] = recover._batches(sequences * 20, seed=0)
     seen: list[int] = []
     while len(seen) < len(sequences) * 20:
         batch = next(batches)
-        assert (
-            len(batch) * max(len((sequences * 20)[i].ids) for i in batch) <= recovery.BATCH_TOKENS
-        )
+        assert len(batch) * max(len((sequences * 20)[i].ids) for i in batch) <= recover.BATCH_TOKENS
         seen += batch
     assert sorted(seen) == list(range(len(sequences) * 20))
 

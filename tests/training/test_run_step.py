@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.capture import records_of
-from distill.models.load import head_of
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter

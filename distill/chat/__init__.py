@@ -1,0 +1,48 @@
+"""Chat templates, reasoning in answers, and what tells one tokenizer from another."""
+
+from distill.chat.fingerprints import (
+    fingerprint_of_format,
+    fingerprint_of_template,
+    fingerprint_of_tokenizer,
+    require_same_tokenizer,
+    same_tokenizer,
+)
+from distill.chat.probes import PROBES
+from distill.chat.reasoning import opens_thinking, split_thinking, text_of
+from distill.chat.retokenize import learnt_ids, own_mark, retold, without_reasoning
+from distill.chat.template import (
+    Messages,
+    dated,
+    end_of_turn,
+    prompt_ids,
+    prompt_text,
+    stop_ids,
+    thinking_of,
+    thinking_switch,
+    user_turn,
+)
+
+__all__ = [
+    "PROBES",
+    "Messages",
+    "dated",
+    "end_of_turn",
+    "fingerprint_of_format",
+    "fingerprint_of_template",
+    "fingerprint_of_tokenizer",
+    "learnt_ids",
+    "opens_thinking",
+    "own_mark",
+    "prompt_ids",
+    "prompt_text",
+    "require_same_tokenizer",
+    "retold",
+    "same_tokenizer",
+    "split_thinking",
+    "stop_ids",
+    "text_of",
+    "thinking_of",
+    "thinking_switch",
+    "user_turn",
+    "without_reasoning",
+]

@@ -1,0 +1,68 @@
+"""Tell the reasoning from the answer in what a model wrote."""
+
+from collections.abc import Sequence
+from typing import Any
+
+THINK_TAGS = ("<think>", "</think>")
+
+
+CHANNEL_TAGS = (
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|end|>",
+)  # gpt-oss: reasoning and answer are two messages
+
+
+def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether the prompt ends inside `<think>`, so that the answer's text will bring only the closing tag."""
+    end = tokenizer.decode(list(ids[-16:]))
+    return end.rfind("<think>") > end.rfind("</think>")
+
+
+def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
+    """The text of an answer without its special tokens, but with what marks its reasoning: some tokenizers count the
+    tags as special, and gpt-oss has special tokens instead of tags."""
+    kept = THINK_TAGS
+    added = tokenizer.added_tokens_decoder
+    if any(token.content == "<|channel|>" for token in added.values()):
+        kept += CHANNEL_TAGS
+    dropped = {i for i, token in added.items() if token.special and token.content not in kept}
+    return tokenizer.decode([i for i in answer_ids if i not in dropped], skip_special_tokens=False)
+
+
+def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str, bool]:
+    """(reasoning or None, answer, whether the reasoning was finished), cut at the last `</think>`.
+
+    A closing tag without an opening one is normal: the template wrote the opening one. An opening tag that is never
+    closed means that the answer was cut; so does no tag at all where the prompt opened the reasoning (`opened`), and so
+    do gpt-oss's channels without a final one.
+    """
+    if text.startswith("<|channel|>"):
+        return _split_channels(text)
+    before, close, after = text.rpartition("</think>")
+    if "<think>" in after:
+        start, _, rest = after.partition("<think>")
+        return _stripped(before.replace("<think>", "") + start + rest), "", False
+    if close:
+        return _stripped(before.replace("<think>", "", 1)), after.strip(), True
+    if opened:
+        return _stripped(text), "", False
+    return None, text.strip(), True
+
+
+def _split_channels(text: str) -> tuple[str | None, str, bool]:
+    """The same for `<|channel|>analysis<|message|>..<|end|><|start|>assistant<|channel|>final<|message|>..`."""
+    reasoning, answer = [], None
+    for message in text.split("<|channel|>")[1:]:
+        channel, _, content = message.partition("<|message|>")
+        content = content.partition("<|end|>")[0]
+        if channel.split(" ")[0].strip() == "final":
+            answer = content.strip()
+        else:
+            reasoning.append(content.strip())
+    return _stripped("\n\n".join(reasoning)), answer or "", answer is not None
+
+
+def _stripped(reasoning: str) -> str | None:
+    return reasoning.strip() or None

@@ -1,0 +1,123 @@
+"""The tokenizer that the teacher is asked in, and the one that the student learns in.
+
+A signal is about the teacher's tokens, so the student has those. Of text alone it learns in its own tokenizer and by its own
+chat template; where that tokenizer is the teacher's, in the very tokens that the teacher wrote.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distill import chat
+from distill.errors import MissingError
+from distill.models import load
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """`teacher` is None where it is asked for text alone; `difference` says why `student` is another one."""
+
+    teacher: Any | None
+    student: Any
+    difference: str | None = None
+
+    @property
+    def same(self) -> bool:
+        return self.teacher is self.student
+
+    @property
+    def asked(self) -> Any:
+        """The one whose ids stand beside an answer's text: the teacher's, or where that is not known the student's."""
+        return self.student if self.teacher is None else self.teacher
+
+    def prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
+        """The prompt as the teacher reads it; empty where that is not known."""
+        if self.teacher is None:
+            return []
+        options = recipe.generate
+        return chat.prompt_ids(
+            self.teacher, messages, system_prompt=options.system_prompt, thinking=options.thinking
+        )
+
+    def students_prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
+        """The prompt as the student reads it."""
+        if self.same:
+            return self.prompt_ids(recipe, messages)
+        options = recipe.generate
+        thinking = chat.thinking_of(self.student, options.thinking)
+        return chat.prompt_ids(
+            self.student, messages, system_prompt=options.system_prompt, thinking=thinking
+        )
+
+    def lesson(
+        self,
+        recipe: Recipe,
+        messages: chat.Messages,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        text: str,
+    ) -> tuple[list[int], list[int]]:
+        """(prompt ids, answer ids) that the student learns of an answer: `text`, and the same in the ids of `asked`."""
+        if self.same:
+            return list(prompt_ids), chat.learnt_ids(
+                recipe, self.teacher, messages, prompt_ids, answer_ids
+            )
+        reasoning, answer, _ = chat.split_thinking(
+            text, opened=chat.opens_thinking(self.asked, prompt_ids)
+        )
+        return chat.retold(
+            recipe,
+            self.student,
+            messages,
+            None if recipe.generate.think == "drop" else reasoning,
+            answer,
+        )
+
+
+def tokenizers_of(recipe: Recipe) -> Tokenizers:
+    """MissingError where one that is needed is not there, or the student's has no chat template to learn by.
+
+    That a signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
+    """
+    teacher = None if recipe.teacher.text_only else teachers_tokenizer(recipe)
+    if recipe.capture.signal != "none" or recipe.student.model is None:
+        return Tokenizers(teacher, teacher)
+    own = students_tokenizer(recipe)
+    difference = (
+        "the teacher's is not known" if teacher is None else chat.same_tokenizer(teacher, own)
+    )
+    if difference is None:
+        return Tokenizers(teacher, teacher)
+    chat.prompt_ids(own, "hi")
+    return Tokenizers(teacher, own, difference)
+
+
+def teachers_tokenizer(recipe: Recipe) -> Any:
+    teacher = recipe.teacher
+    try:
+        return load.load_tokenizer(
+            recipe.model_location(teacher.model),
+            teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
+        )
+    except MissingError as error:
+        raise with_way_out(recipe, error) from None
+
+
+def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
+    """The same error, and how to do without the model's files where that is possible: on a server, for its text alone."""
+    if (
+        recipe.teacher.server is None
+        or recipe.capture.signal != "none"
+        or recipe.student.model is None
+    ):
+        return error
+    return MissingError(
+        f"{error}. To learn from its text alone nothing of the teacher is needed here: set teacher.server_gives=text"
+    )
+
+
+def students_tokenizer(recipe: Recipe) -> Any:
+    assert recipe.student.model is not None  # the recipe's own check
+    return load.load_tokenizer(recipe.model_location(recipe.student.model), recipe.student.revision)

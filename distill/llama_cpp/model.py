@@ -1,0 +1,341 @@
+"""A GGUF file in llama.cpp, in this process: what it tokenizes, predicts and answers.
+
+C code that meets a bad file may crash, so the stages use `LlamaProcess` (llama_cpp.py), the same in a process of its own;
+only a teacher that is a GGUF file is run here. Keys and values are cached in float32: the default float16 moves
+log-probabilities by up to 7e-3, which would be read as the file's fault.
+"""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from distill.errors import DataError, MismatchError, MissingError
+from distill.llama_cpp import library
+
+BATCH_TOKENS = 512
+LOGIT_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
+KV_TYPES = {"f32": 0, "f16": 1}  # ids of ggml.h
+FLASH_ATTENTION_OFF = 0
+
+
+class Scored(NamedTuple):
+    """Log-prob of each token, float32 [T]; the likeliest id there, int64 [T]; KL divergence of the file's distribution from
+    the given ones, float64 [P], nats."""
+
+    logp_T: np.ndarray
+    top_T: np.ndarray
+    kl_P: np.ndarray
+
+
+class Given(NamedTuple):
+    """Distributions to compare with: rows `first`.. of a float32 .npy file of log-probs [rows, ids with a text], for the
+    answer tokens `places`, in ascending order."""
+
+    path: Path
+    first: int
+    places: Sequence[int]
+
+
+OnScored = Callable[[int, Scored], None]
+OnAnswer = Callable[[int, list[int]], None]
+Choose = Callable[
+    [np.ndarray, Sequence[tuple[int, int]]], list[int]
+]  # logits [N, V], (prompt, token of its answer) a row
+
+
+NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 128, 32  # read and written to measure the speed
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second of one sequence: reading a prompt, and writing an answer token by token."""
+
+    prefill: float
+    decode: float
+
+
+class LlamaModel:
+    """A GGUF file in llama.cpp, on the CPU. Use as a context manager.
+
+    `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and values is
+    num_sequences x context_length x layers x 2 x key/value width x 4 bytes ("f32"; 2 for "f16").
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_threads: int,
+        context_length: int,
+        num_sequences: int = 1,
+        kv_type: str = "f32",
+    ):
+        self.path, self.num_sequences, self.context_length = path, num_sequences, context_length
+        self._num_threads, self._kv_type = num_threads, KV_TYPES[kv_type]
+        self._model = self._context = None
+
+    def __enter__(self) -> "LlamaModel":
+        """Raises MissingError (no such file) and DataError (llama.cpp cannot load it, with its own reason)."""
+        if not self.path.is_file():
+            raise MissingError(f"{self.path}: no such file")
+        self._lib = library.library()
+        library.LOG.install(self._lib)
+        params = self._lib.llama_model_default_params()
+        params.n_gpu_layers = 0
+        params.check_tensors = True
+        self._model = self._lib.llama_model_load_from_file(os.fsencode(self.path), params)
+        if not self._model:
+            raise DataError(
+                f"{self.path}: llama.cpp cannot load it ({library.LOG.problem}); write it again"
+            )
+        self._vocab = self._lib.llama_model_get_vocab(self._model)
+        self.num_ids = self._lib.llama_vocab_n_tokens(self._vocab)
+        self.num_known_ids = self._count_known_ids()
+        self._num_outputs = min(
+            BATCH_TOKENS, max(LOGIT_VALUES // self.num_ids, self.num_sequences, 1)
+        )
+        self._open_context()
+        self._buffers = _BatchBuffers(max(BATCH_TOKENS, self.num_sequences))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._context:
+            self._lib.llama_free(self._context)
+        if self._model:
+            self._lib.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def _open_context(self) -> None:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = self.context_length * self.num_sequences
+        params.n_batch = params.n_ubatch = max(BATCH_TOKENS, self.num_sequences)
+        params.n_seq_max = self.num_sequences
+        params.n_outputs_max = params.n_outputs_max_per_seq = self._num_outputs
+        params.n_threads = params.n_threads_batch = self._num_threads
+        params.type_k = params.type_v = self._kv_type
+        params.flash_attn_type = FLASH_ATTENTION_OFF  # one arithmetic for every file and cache type
+        self._context = self._lib.llama_init_from_model(self._model, params)
+        if not self._context or self._lib.llama_n_ctx_seq(self._context) < self.context_length:
+            raise DataError(
+                f"{self.path}: llama.cpp cannot make {self.num_sequences} contexts of {self.context_length} tokens "
+                f"({library.LOG.problem}); too little memory?"
+            )
+        self._memory = self._lib.llama_get_memory(self._context)
+
+    def _count_known_ids(self) -> int:
+        """Ids before the padding at the vocabulary's end: the padding has logits but no text."""
+        known = self.num_ids
+        while (
+            known and self._lib.llama_vocab_get_attr(self._vocab, known - 1) & library.TOKEN_UNUSED
+        ):
+            known -= 1
+        return known
+
+    def tokenize(self, text: str, parse_special: bool) -> list[int]:
+        """Token ids of `text`, nothing added. Special tokens written in it are text unless `parse_special`."""
+        data = text.encode()
+        ids = np.empty(
+            3 * len(data) + 8, np.int32
+        )  # a byte or, of a space that SentencePiece does not know, three
+        count = self._lib.llama_tokenize(
+            self._vocab, data, len(data), ids.ctypes.data, len(ids), False, parse_special
+        )
+        if count < 0:
+            raise DataError(f"{self.path}: llama.cpp cannot tokenize {text[:40]!r}")
+        return ids[:count].tolist()
+
+    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
+        """float32 [T, V]: teacher-forced logits after each token. Holds all of them; for long texts use `score`."""
+        blocks = [block_NV.copy() for _, block_NV in self.logit_blocks(token_ids, 0)]
+        return np.concatenate(blocks)
+
+    def score(self, token_ids: Sequence[int], start: int, given: Given | None = None) -> Scored:
+        """The tokens from `start` on, and how far the file is from the `given` distributions at some of them.
+
+        Over the ids that have a text, without the padding; never more than 64 MiB of logits at once.
+        """
+        if not 1 <= start <= len(token_ids):
+            raise ValueError(
+                f"start {start} must be between 1 and the number of tokens, {len(token_ids)}"
+            )
+        labels = np.asarray(token_ids[start:])
+        logp, top = np.empty(len(labels), np.float32), np.empty(len(labels), np.int64)
+        kl: list[float] = []
+        for first, logits_NV in self.logit_blocks(token_ids[:-1], start - 1):
+            part = slice(first, first + len(logits_NV))
+            known_NV = logits_NV[:, : self.num_known_ids]
+            top[part] = known_NV.argmax(-1)
+            largest_N1 = known_NV.max(-1, keepdims=True)
+            log_total_N = largest_N1[:, 0] + np.log(
+                np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64)
+            )
+            logp[part] = logits_NV[np.arange(len(logits_NV)), labels[part]] - log_total_N
+            if given is not None:
+                for place in (p for p in given.places if first <= p < part.stop):
+                    kl.append(
+                        self._kl(
+                            given, len(kl), known_NV[place - first] - log_total_N[place - first]
+                        )
+                    )
+        return Scored(logp, top, np.array(kl))
+
+    def _kl(self, given: Given, number: int, logp_V: np.ndarray) -> float:
+        """KL(given ‖ file) at one position, in float64 (the log-probs are float32)."""
+        rows_RV = np.load(given.path, mmap_mode="r")
+        if rows_RV.shape[1] != len(logp_V):
+            raise MismatchError(
+                f"{self.path}: has {len(logp_V)} ids with a text, {given.path} {rows_RV.shape[1]}; of another tokenizer?"
+            )
+        given_V = rows_RV[given.first + number].astype(np.float64)
+        return float((np.exp(given_V) * (given_V - logp_V)).sum())
+
+    def logit_blocks(
+        self, token_ids: Sequence[int], start: int
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1, 64 MiB at most."""
+        if len(token_ids) > self.context_length:
+            raise DataError(
+                f"{self.path}: {len(token_ids)} tokens do not fit context_length {self.context_length}"
+            )
+        self._lib.llama_memory_clear(self._memory, True)
+        for first in range(0, min(start, len(token_ids)), BATCH_TOKENS):
+            part = range(first, min(first + BATCH_TOKENS, start))
+            self._decode([token_ids[i] for i in part], part, [0] * len(part), num_outputs=0)
+        for first in range(start, len(token_ids), self._num_outputs):
+            part = range(first, min(first + self._num_outputs, len(token_ids)))
+            tokens = [token_ids[i] for i in part]
+            yield first - start, self._decode(tokens, part, [0] * len(part), num_outputs=len(part))
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        on_done: OnAnswer | None = None,
+        choose: Choose | None = None,
+    ) -> list[list[int]]:
+        """Answers, ids with the stop token that ended them; `num_sequences` at once, a free place refilled.
+
+        `choose` takes the next id of each row (None: the likeliest that has a text); `on_done(index, answer)` is called as
+        each ends. Raises DataError for a prompt that is empty or too long.
+        """
+        choose = choose or self._likeliest
+        for index, prompt in enumerate(prompts):
+            if not 0 < len(prompt) <= self.context_length - max_new_tokens:
+                raise DataError(
+                    f"{self.path}: prompt {index} has {len(prompt)} tokens; with {max_new_tokens} new ones it must be "
+                    f"between 1 and context_length {self.context_length}"
+                )
+        self._lib.llama_memory_clear(self._memory, True)
+        answers: list[list[int]] = [[] for _ in prompts]
+        waiting, free, active = deque(range(len(prompts))), list(range(self.num_sequences)), {}
+        ends = set(stop_ids)
+        while waiting or active:
+            while waiting and free:
+                active[(slot := free.pop())] = (index := waiting.popleft())
+                answers[index] += choose(self._prefill(prompts[index], slot), [(index, 0)])
+            for slot, index in list(active.items()):
+                if answers[index][-1] in ends or len(answers[index]) >= max_new_tokens:
+                    del active[slot]
+                    free.append(slot)
+                    self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+                    if on_done is not None:
+                        on_done(index, answers[index])
+            if active:
+                rows = list(active.values())
+                positions = [len(prompts[i]) + len(answers[i]) - 1 for i in rows]
+                logits_SV = self._decode(
+                    [answers[i][-1] for i in rows], positions, list(active), num_outputs=len(rows)
+                )
+                for index, chosen in zip(
+                    rows, choose(logits_SV, [(i, len(answers[i])) for i in rows]), strict=True
+                ):
+                    answers[index].append(chosen)
+        return answers
+
+    def _likeliest(self, logits_NV: np.ndarray, _places: object = None) -> list[int]:
+        return logits_NV[:, : self.num_known_ids].argmax(-1).tolist()
+
+    def _prefill(self, prompt: Sequence[int], slot: int) -> np.ndarray:
+        """Read a prompt into a sequence; logits [1, V] after it."""
+        last = (len(prompt) - 1) // BATCH_TOKENS * BATCH_TOKENS
+        for first in range(0, last, BATCH_TOKENS):
+            part = range(first, first + BATCH_TOKENS)
+            self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=0)
+        part = range(last, len(prompt))
+        return self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=1)
+
+    def speed(
+        self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS
+    ) -> Speed:
+        """Measured on one sequence of arbitrary tokens, after a warm-up."""
+        prompt = [i % self.num_known_ids for i in range(num_prompt_tokens)]
+        self._lib.llama_memory_clear(self._memory, True)
+        self._prefill(prompt[:8], 0)
+        self._lib.llama_memory_clear(self._memory, True)
+        start = time.perf_counter()
+        token = self._likeliest(self._prefill(prompt, 0))[0]
+        middle = time.perf_counter()
+        for position in range(num_prompt_tokens, num_prompt_tokens + num_new_tokens):
+            token = self._likeliest(self._decode([token], [position], [0], num_outputs=1))[0]
+        end = time.perf_counter()
+        return Speed(num_prompt_tokens / (middle - start), num_new_tokens / (end - middle))
+
+    def _decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        *,
+        num_outputs: int,
+    ) -> np.ndarray:
+        """One llama_decode; float32 [num_outputs, V] for the last `num_outputs` tokens, valid until the next call."""
+        if (
+            tokens and not 0 <= min(tokens) <= max(tokens) < self.num_ids
+        ):  # llama.cpp reads outside its table
+            raise DataError(
+                f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; of another tokenizer?"
+            )
+        code = self._lib.llama_decode(
+            self._context, self._buffers.fill(tokens, positions, slots, num_outputs)
+        )
+        if code != 0:
+            raise DataError(
+                f"{self.path}: llama.cpp's decode failed with {code} ({library.LOG.problem})"
+            )
+        if not num_outputs:
+            return np.empty((0, self.num_ids), np.float32)
+        return np.ctypeslib.as_array(
+            self._lib.llama_get_logits(self._context), (num_outputs, self.num_ids)
+        )
+
+
+class _BatchBuffers:
+    """The arrays that a llama_batch points to."""
+
+    def __init__(self, size: int):
+        self.token, self.pos, self.slot = (np.zeros(size, np.int32) for _ in range(3))
+        self.one, self.output = np.ones(size, np.int32), np.zeros(size, np.int8)
+        self.slot_pointers = self.slot.ctypes.data + self.slot.itemsize * np.arange(
+            size, dtype=np.uint64
+        )
+
+    def fill(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        slots: Sequence[int],
+        num_outputs: int,
+    ) -> library.Batch:
+        count = len(tokens)
+        self.token[:count], self.pos[:count], self.slot[:count] = tokens, positions, slots
+        self.output[:count] = 0
+        self.output[count - num_outputs : count] = 1
+        pointers = (a.ctypes.data for a in (self.pos, self.one, self.slot_pointers, self.output))
+        return library.Batch(count, self.token.ctypes.data, None, *pointers)

@@ -1,0 +1,268 @@
+"""llama.cpp as our judge: what a GGUF file says in the runtime that people will use, asked in a process of its own.
+
+`LlamaProcess` speaks JSON Lines with it over its standard input and output:
+
+    python -m distill.llama_cpp.process FILE.gguf < requests.jsonl > answers.jsonl
+
+A crash there is a DataError here, naming file and signal.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.core.subprocesses import environment, peak_memory
+from distill.errors import DataError, DistillError, MismatchError, MissingError
+from distill.llama_cpp.model import (
+    KV_TYPES,
+    NUM_NEW_TOKENS,
+    NUM_PROMPT_TOKENS,
+    Given,
+    LlamaModel,
+    OnAnswer,
+    OnScored,
+    Scored,
+    Speed,
+)
+
+
+class LlamaProcess:
+    """`LlamaModel` in a process of its own: `with LlamaProcess(path, num_threads=4, context_length=1024) as llama:`"""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_threads: int,
+        context_length: int,
+        num_sequences: int = 1,
+        kv_type: str = "f32",
+    ):
+        self.path = path
+        self._arguments = [
+            str(path.absolute()),
+            "--num-threads",
+            str(num_threads),
+            "--context-length",
+            str(context_length),
+            "--num-sequences",
+            str(num_sequences),
+            "--kv-type",
+            kv_type,
+        ]
+        self._child: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> "LlamaProcess":
+        """Start and load. Raises what LlamaModel raises, and DataError for a crash."""
+        self._errors = tempfile.TemporaryFile()  # a pipe could fill and block
+        self._child = subprocess.Popen(
+            # -P: the working folder may hold files named like modules
+            [sys.executable, "-P", "-m", "distill.llama_cpp.process", *self._arguments],
+            env={**environment(), "GGML_NO_BACKTRACE": "1"},
+            text=True,
+            encoding="utf-8",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+        )
+        try:
+            self._receive("loading")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()  # it holds nothing that must be saved
+            child.communicate()
+        self._errors.close()
+
+    def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+        self._send({"do": "tokenize", "texts": list(texts), "parse_special": parse_special})
+        return self._receive("tokenizing")["ids"]
+
+    def score(
+        self,
+        sequences: Sequence[tuple[Sequence[int], int]],
+        given: Sequence[Given] = (),
+        *,
+        on_done: OnScored | None = None,
+    ) -> list[Scored]:
+        """LlamaModel.score for each (ids, start), with its `given` where there are some."""
+        results = []
+        for index, (ids, start) in enumerate(sequences):
+            beside = (
+                {
+                    "path": str(given[index].path.absolute()),
+                    "first": given[index].first,
+                    "places": list(map(int, given[index].places)),
+                }
+                if given
+                else None
+            )
+            self._send(
+                {"do": "score", "ids": list(map(int, ids)), "start": int(start), "given": beside}
+            )
+            answer = self._receive("scoring")
+            results.append(
+                Scored(
+                    np.array(answer["logp"], np.float32),
+                    np.array(answer["top"], np.int64),
+                    np.array(answer["kl"]),
+                )
+            )
+            if on_done is not None:
+                on_done(index, results[-1])
+        return results
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: Sequence[int],
+        on_done: OnAnswer | None = None,
+    ) -> list[list[int]]:
+        """Greedy answers in the order of `prompts`; `on_done(index, answer ids)` as each ends, in any order."""
+        self._send(
+            {
+                "do": "generate",
+                "prompts": [list(map(int, p)) for p in prompts],
+                "max_new_tokens": max_new_tokens,
+                "stop_ids": list(map(int, stop_ids)),
+            }
+        )
+        answers: list[list[int]] = [[] for _ in prompts]
+        for _ in prompts:
+            answer = self._receive("generating")
+            answers[answer["index"]] = answer["ids"]
+            if on_done is not None:
+                on_done(answer["index"], answer["ids"])
+        return answers
+
+    def speed(
+        self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS
+    ) -> Speed:
+        self._send(
+            {
+                "do": "speed",
+                "num_prompt_tokens": num_prompt_tokens,
+                "num_new_tokens": num_new_tokens,
+            }
+        )
+        return Speed(**self._receive("measuring its speed"))
+
+    def peak_memory(self) -> int | None:
+        """Bytes of memory that the process held at most, the mapped file and Python included; None without /proc."""
+        assert self._child is not None
+        return peak_memory(self._child.pid)
+
+    def _send(self, request: dict[str, Any]) -> None:
+        assert self._child is not None and self._child.stdin is not None, (
+            "use it as a context manager"
+        )
+        try:
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # it crashed: the read that follows says how
+
+    def _receive(self, doing: str) -> dict[str, Any]:
+        assert self._child is not None and self._child.stdout is not None
+        line = self._child.stdout.readline()
+        if not line:
+            raise self._crash(doing)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise {c.__name__: c for c in (MissingError, MismatchError)}.get(
+                answer["kind"], DataError
+            )(answer["error"])
+        return answer
+
+    def _crash(self, doing: str) -> DataError:
+        assert self._child is not None
+        code = self._child.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines() or [
+            "nothing on standard error"
+        ]
+        how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        return DataError(
+            f"{self.path}: llama.cpp {how} while {doing} ({said[-1]}); write the file again"
+        )
+
+
+def _serve(
+    model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, Any]], None]
+) -> None:
+    """Answer one request; `generate` gives a line for each answer as it ends."""
+    match request.pop("do"):
+        case "tokenize":
+            say(
+                {
+                    "ids": [
+                        model.tokenize(text, request["parse_special"]) for text in request["texts"]
+                    ]
+                }
+            )
+        case "score":
+            beside = request["given"]
+            given = beside and Given(Path(beside["path"]), beside["first"], beside["places"])
+            found = model.score(request["ids"], request["start"], given)
+            say(
+                {
+                    "logp": found.logp_T.tolist(),
+                    "top": found.top_T.tolist(),
+                    "kl": found.kl_P.tolist(),
+                }
+            )
+        case "generate":
+            model.generate(**request, on_done=lambda index, ids: say({"index": index, "ids": ids}))
+        case "speed":
+            say(vars(model.speed(**request)))
+
+
+def main() -> None:
+    """The child: requests on standard input, answers on standard output, one JSON object a line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.llama_cpp.process", description=main.__doc__
+    )
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--num-threads", type=int, required=True)
+    parser.add_argument("--context-length", type=int, default=2048)
+    parser.add_argument("--num-sequences", type=int, default=1)
+    parser.add_argument("--kv-type", choices=list(KV_TYPES), default="f32")
+    options = vars(parser.parse_args())
+    for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the parent decides what they mean
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # what C code prints must not get between the answers
+
+    def say(answer: dict[str, Any]) -> None:
+        answers.write(json.dumps(answer) + "\n")
+
+    try:
+        with LlamaModel(options.pop("file"), **options) as model:
+            say({"num_ids": model.num_ids, "num_known_ids": model.num_known_ids})
+            for line in sys.stdin:
+                _serve(model, json.loads(line), say)
+    except DistillError as error:
+        say({"error": str(error), "kind": type(error).__name__})
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone: nobody reads, nothing to save
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Units of text in every script, and duplicates."""
+
+import random
+
+import pytest
+
+from distill.filters.dedup import _shingles, _signatures, exact_key, near_duplicates
+from distill.text.words import is_unspaced, words
+
+SENTENCE = (
+    "A trader at the market in Kisumu buys mangoes from four farmers in the morning, sorts them by size and ripeness, "
+    "and sells the best of them to a hotel by the lake before noon, while the rest goes to the school kitchen."
+)
+GOLDEN_HASHES = [
+    1222145673609226265,
+    16961796037198130546,
+    2384421699882013211,
+    13283407767455114962,
+]
+GOLDEN_SIGNATURES = [[90921048, 40762188], [1188140029, 1137885676]]
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("She's 3 Ducks!", "she s 3 ducks"),
+        ("हिन्दी में", "हिन्दी में"),
+        ("他有16个苹果。", "他 有 16 个 苹 果"),
+        ("ราคา ๒๕ บาท", "ร า ค า 25 บ า ท"),
+        ("$80,000 and 1.500", "80000 and 1500"),
+        ("３ ｍａｎｇｏｅｓ", "3 mangoes"),
+        ("২৪ আম", "24 আম"),
+        ("5kg", "5 kg"),
+        ("Ẹ̀kọ́", "ẹ̀kọ́"),
+        ("!!! 👍", ""),
+    ],
+)
+def test_units_are_words_or_single_characters_and_numbers(text, units):
+    assert words(text) == tuple(units.split())
+
+
+def test_a_text_is_unspaced_by_most_of_its_units():
+    assert is_unspaced(words("他买了三个 mangoes"))
+    assert not is_unspaced(words("He bought 芒果 at the market today"))
+
+
+def test_exact_key_ignores_form_case_and_white_space_but_not_numbers():
+    assert exact_key("Two  ＋ 2\n") == exact_key("two + 2")
+    assert exact_key("2 + 3") != exact_key("2 + 4")
+
+
+def replace_words(text: str, count: int, seed: int) -> str:
+    parts = text.split()
+    for place in random.Random(seed).sample(range(len(parts)), count):
+        parts[place] = f"changed{chr(97 + place)}"
+    return " ".join(parts)
+
+
+def test_a_text_with_one_word_changed_is_a_duplicate_and_one_with_ten_is_not():
+    assert near_duplicates([SENTENCE, replace_words(SENTENCE, 1, 0)]) == [None, 0]
+    assert near_duplicates([SENTENCE, replace_words(SENTENCE, 10, 0)]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "市场上的商人早上从四个农民那里买芒果，按大小和成熟度分类，中午之前把最好的卖给湖边的酒店，其余的送到学校厨房。",
+        "พ่อค้าในตลาดซื้อมะม่วงจากชาวนาสี่คนในตอนเช้าแล้วคัดแยกตามขนาดและความสุกก่อนขายให้โรงแรมริมทะเลสาบ",
+    ],
+)
+def test_scripts_without_spaces_are_compared_by_characters(text):
+    assert near_duplicates([text, text[:-1] + "吗", text[::-1]], threshold=0.8) == [None, 0, None]
+
+
+def test_problems_that_differ_in_a_number_are_not_duplicates():
+    first = SENTENCE + " She sold 15 mangoes and kept 7 of them."
+    assert near_duplicates([first, first.replace("15", "16")], threshold=0.5) == [None, None]
+    assert near_duplicates(
+        [first, first.replace("15", "7").replace("kept 7", "kept 15")], threshold=0.5
+    ) == [None, None]
+    assert near_duplicates([first, first.replace("15", "１５").upper()]) == [None, 0]
+
+
+def test_duplicates_are_sought_within_a_group_only():
+    texts = [SENTENCE, SENTENCE, SENTENCE + " Indeed.", "Something else altogether."]
+    assert near_duplicates(texts) == [None, 0, 0, None]
+    assert near_duplicates(texts, groups=["a", "b", "a", "b"]) == [None, None, 0, None]
+
+
+def test_short_empty_and_wordless_texts():
+    assert near_duplicates([]) == []
+    assert near_duplicates(["", "yes", "Yes!", "no", "👍", "👍", "👎"]) == [
+        None,
+        None,
+        1,
+        None,
+        None,
+        4,
+        None,
+    ]
+
+
+def test_planted_duplicates_are_found_and_nothing_else():
+    rng = random.Random(1)
+    vocabulary = ["".join(rng.choices("abcdefghij", k=5)) for _ in range(2000)]
+    texts = [" ".join(rng.choices(vocabulary, k=60)) for _ in range(600)]
+    planted = {}
+    for _ in range(150):
+        original = rng.randrange(600)
+        parts = texts[original].split()
+        parts[rng.randrange(60)] = rng.choice(vocabulary)  # Jaccard similarity 0.9
+        planted[len(texts)] = original
+        texts.append(" ".join(parts))
+    found = near_duplicates(texts)
+    assert found[:600] == [None] * 600
+    assert sum(found[copy] is not None for copy in planted) >= 148
+    for copy, original in planted.items():
+        assert (
+            found[copy] is None or found[copy] == original or planted.get(found[copy]) == original
+        )
+
+
+def test_hundreds_of_texts_of_one_template_are_told_apart():
+    rng = random.Random(2)
+    names = ["".join(rng.choices("aeiklmnrst", k=6)) for _ in range(300)]
+    texts = [
+        f"{name} walked from the village to the market with {name}li and came home in the evening"
+        for name in names
+    ]
+    assert sum(found is not None for found in near_duplicates(texts)) == len(names) - len(
+        set(names)
+    )
+
+
+def test_signatures_are_the_same_in_every_process_and_on_every_machine():
+    """A fixed value: Python's own hash() would change it from process to process."""
+    hashes, offsets, classes = _shingles(["one two three four", "他有三个苹果"], None)
+    assert hashes.tolist() == GOLDEN_HASHES
+    assert _signatures(hashes, offsets)[:, :2].tolist() == GOLDEN_SIGNATURES
+    assert classes[0] == classes[1]
+
+
+def test_a_threshold_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="threshold 0"):
+        near_duplicates(["a"], 0)

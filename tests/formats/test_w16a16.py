@@ -1,0 +1,64 @@
+"""W16A16 folders: every architecture loads from one and says what the student says; a 16-bit student is linked."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill.formats import w16a16
+from distill.models import find, load
+
+FolderMaker = Callable[..., Path]
+IDS = torch.arange(40)[None] * 13 % 600
+
+
+@torch.no_grad()
+def log_probs(folder: Path, dtype: str) -> torch.Tensor:
+    return (
+        load.load_model(str(folder), load.Placement("cpu", dtype))(IDS)
+        .logits.float()
+        .log_softmax(-1)
+    )
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "ernie", "qwen3.5"])
+def test_a_float32_student_becomes_float16_and_says_the_same(
+    model_folder: FolderMaker, tmp_path: Path, kind: str
+) -> None:
+    folder = model_folder(kind)
+    assert w16a16.dtypes(folder) == ("float16", "bfloat16")
+    w16a16.write_w16a16(folder, tmp_path, "float16")
+    model = w16a16.load_w16a16(tmp_path)
+    assert model.dtype == torch.float16 and w16a16.tensor_types(tmp_path).keys() <= {"F16", "F32"}
+    exact = log_probs(folder, "float32")
+    with torch.no_grad():
+        found = model(IDS).logits.float().log_softmax(-1)
+    assert 0 < (exact - found).abs().max() < 0.05
+    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert find.stop_ids_of_files(str(tmp_path)) == find.stop_ids_of_files(str(folder))
+
+
+def test_a_bfloat16_student_takes_no_disk_twice(
+    model_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model_folder("qwen3", dtype=torch.bfloat16, shard_size="1MB")
+    assert w16a16.dtypes(folder) == ("bfloat16",)
+    out, copied = tmp_path / "out", tmp_path / "copied"
+    out.mkdir()
+    w16a16.write_w16a16(folder, out, "bfloat16")
+    assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()} and len(
+        list(out.glob("*.safetensors"))
+    ) > 1
+    assert all(path.samefile(folder / path.name) for path in out.iterdir())
+    assert torch.equal(log_probs(out, "bfloat16"), log_probs(folder, "bfloat16"))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("this file system has no hard links")
+
+    monkeypatch.setattr(w16a16.os, "link", refuse)
+    copied.mkdir()
+    w16a16.write_w16a16(folder, copied, "bfloat16")
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == {
+        p.name: p.read_bytes() for p in folder.iterdir()
+    }
