@@ -284,7 +284,7 @@ def _ask_server(
         question(recipe, p.id, p.messages, ids, _seed(recipe, p))
         for p, ids in zip(prompts, sitting.prompt_ids, strict=True)
     ]
-    wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.thinking)
+    wanted = Sampling(*sampling, max_new_tokens, tuple(stop_ids), recipe.generate.enable_thinking)
     ask_server(recipe, sitting.tokenizers.asked, questions, wanted, record, bar, spent)
     return [found[p.id] for p in prompts]
 

@@ -388,7 +388,7 @@ def judge_answers(
         max_characters=recipe.generate.max_characters,
         near_duplicate=recipe.generate.near_duplicate,
         max_reasoning_tokens=recipe.generate.max_reasoning_tokens
-        if recipe.generate.think == "short"
+        if recipe.generate.reasoning == "short"
         else None,
     )
     if not tokenizers.same:
@@ -410,7 +410,7 @@ def _candidate(
 ) -> answer_filters.Candidate:
     opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
-    if recipe.generate.think == "drop":
+    if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     return answer_filters.Candidate(
         prompt=request.prompt.text,

@@ -179,17 +179,17 @@ def test_the_template_does_what_the_catalogue_says(family):
     assert facts is not None
     if facts.switch is None:
         with pytest.raises(MismatchError, match=r"generate\.thinking is true"):
-            chat.prompt_ids(tokenizer, "hi", thinking=True)
+            chat.prompt_ids(tokenizer, "hi", enable_thinking=True)
     else:
         assert chat.thinking_switch(tokenizer, False) == {facts.switch: False}
-        off = chat.prompt_ids(tokenizer, "hi", thinking=False)
+        off = chat.prompt_ids(tokenizer, "hi", enable_thinking=False)
         assert not chat.opens_thinking(tokenizer, off) and off != chat.prompt_ids(
-            tokenizer, "hi", thinking=True
+            tokenizer, "hi", enable_thinking=True
         )
-    thinking = True if facts.switch else None
-    assert chat.opens_thinking(tokenizer, chat.prompt_ids(tokenizer, "hi", thinking=thinking)) == (
-        facts.tags == "close"
-    )
+    enable_thinking = True if facts.switch else None
+    assert chat.opens_thinking(
+        tokenizer, chat.prompt_ids(tokenizer, "hi", enable_thinking=enable_thinking)
+    ) == (facts.tags == "close")
     text = tokenizer.decode(chat.prompt_ids(tokenizer, "hi"))
     assert facts.system is None or facts.system in text
     with_own = tokenizer.decode(chat.prompt_ids(tokenizer, "hi", system_prompt="Be brief."))
@@ -202,7 +202,7 @@ def test_the_template_does_what_the_catalogue_says(family):
         {"role": "assistant", "content": "<think>secret</think>7"},
         {"role": "user", "content": "more?"},
     ]
-    later = chat.prompt_ids(tokenizer, history, thinking=thinking)
+    later = chat.prompt_ids(tokenizer, history, enable_thinking=enable_thinking)
     if facts.history == "dropped" and facts.tags != "channels":
         assert "secret" not in tokenizer.decode(later)
     assert chat.opens_thinking(tokenizer, later) == (facts.tags == "close")
@@ -278,8 +278,8 @@ def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
 def test_an_answer_is_told_to_a_student_of_another_family(family, student):
     """From text alone: what the student reads is what it will be asked with, ends as its own answers do, and says the same."""
     teacher, own = tokenizer_of(family), tokenizer_of(BY_NAME[student])
-    for think in ("keep", "drop"):
-        recipe = load_recipe(QUICKSTART, [f"generate.think={think}"])
+    for reasoning in ("keep", "drop"):
+        recipe = load_recipe(QUICKSTART, [f"generate.reasoning={reasoning}"])
         _tell(recipe, Tokenizers(teacher, own, "another"), family)
 
 
@@ -293,7 +293,7 @@ def _tell(recipe, pair, family):
     assert learnt[-1] == own.eos_token_id and not set(learnt[:-1]) & set(chat.stop_ids(own, None))
     opened, wanted = (
         chat.opens_thinking(own, prompt),
-        family.reasoning if recipe.generate.think == "keep" else None,
+        family.reasoning if recipe.generate.reasoning == "keep" else None,
     )
     assert chat.split_thinking(chat.text_of(own, learnt), opened=opened) == (wanted, "7", True)
     # the tokens that the student itself would write: those of the whole conversation

@@ -302,7 +302,7 @@ SAID = (
 )
 
 
-def thought(folder, think):
+def thought(folder, reasoning):
     """(result, kept answers as text by their number, recipe) of SAID, as if a teacher had said it."""
     recipe = load_recipe(
         QUICKSTART,
@@ -310,7 +310,7 @@ def thought(folder, think):
             f"run_folder={folder}",
             "generate.task=null",
             "languages=[en]",
-            f"generate.think={think}",
+            f"generate.reasoning={reasoning}",
             "generate.max_reasoning_tokens=40",
         ],
     )
@@ -357,7 +357,7 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
         result["num_long_reasoning"] == 1
         and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
     )
-    assert "set generate.think to short or drop" in capsys.readouterr().err
+    assert "set generate.reasoning to short or drop" in capsys.readouterr().err
     result, kept = thought(tmp_path / "drop", "drop")
     assert kept == {
         n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)
@@ -386,7 +386,7 @@ def test_long_reasoning_is_told_before_the_answers_are_paid_for():
     assert (
         warning is not None
         and "2 of 4 samples" in warning
-        and "set generate.think to short or drop" in warning
+        and "set generate.reasoning to short or drop" in warning
     )
     assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, (
         "so many are borne"

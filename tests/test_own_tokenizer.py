@@ -60,7 +60,9 @@ def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(
         "student.licence=apache-2.0",
         "generate.concurrency=4",
     ]
-    recipe = recipe_of(tmp_path, student, *served, "quantize.formats=[q8_0]", "generate.think=drop")
+    recipe = recipe_of(
+        tmp_path, student, *served, "quantize.formats=[q8_0]", "generate.reasoning=drop"
+    )
     own, loaded = load.load_tokenizer(str(student)), load.load_tokenizer
     with monkeypatch.context() as patch:
         patch.setattr(

@@ -54,7 +54,7 @@ def model_folder(tokenizer_folder, problems, tmp_path_factory):
     rng = random.Random(0)
     rows = []
     for made in problems:
-        start = chat.prompt_ids(tokenizer, made.prompt, thinking=False)
+        start = chat.prompt_ids(tokenizer, made.prompt, enable_thinking=False)
         answer = [*tokenizer(market.answer(made, rng)).input_ids, tokenizer.eos_token_id]
         rows.append((start + answer, len(start)))
     used = torch.tensor(sorted({i for ids, _ in rows for i in ids}))

@@ -226,7 +226,7 @@ def test_a_whole_run_on_log_probs_that_came_with_the_answers(proxy, tmp_path):
         (["teacher.server=null"], "name the server"),
         (["capture.signal=sampled"], "set signal to top_k"),
         (["capture.hidden_states=int8"], "set hidden_states to none"),
-        (["generate.think=drop"], "set think to keep or short"),
+        (["generate.reasoning=drop"], "set reasoning to keep or short"),
     ],
 )
 def test_log_probs_that_cannot_be_had_from_a_server_are_refused(fields, way_out):

@@ -26,8 +26,8 @@ def learnt_ids(
     prompt_ids: Sequence[int],
     answer_ids: Sequence[int],
 ) -> list[int]:
-    """What a student learns of the teacher's answer: all of it, or by `generate.think: drop` what is not reasoning."""
-    if recipe.generate.think != "drop":
+    """What a student learns of the teacher's answer: all of it, or by `generate.reasoning: drop` what is not reasoning."""
+    if recipe.generate.reasoning != "drop":
         return list(answer_ids)
     options = recipe.generate
     return without_reasoning(
@@ -36,7 +36,7 @@ def learnt_ids(
         prompt_ids,
         answer_ids,
         system_prompt=options.system_prompt,
-        thinking=options.thinking,
+        enable_thinking=options.enable_thinking,
     )
 
 
@@ -47,7 +47,7 @@ def without_reasoning(
     answer_ids: Sequence[int],
     *,
     system_prompt: str | None = None,
-    thinking: bool | None = None,
+    enable_thinking: bool | None = None,
 ) -> list[int]:
     """The answer's ids as the template writes an answer without reasoning after this prompt: what a student reads that is
     not to think. Ends with the same token; an answer that has no reasoning comes back as it is.
@@ -70,12 +70,14 @@ def without_reasoning(
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     turns = [*system, *map(dict, messages), {"role": "assistant", "content": answer}]
     whole = apply_template(
-        tokenizer, turns, **({} if thinking is None else thinking_switch(tokenizer, thinking))
+        tokenizer,
+        turns,
+        **({} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)),
     )
     if whole[: len(prompt_ids)] != list(prompt_ids):
         raise MismatchError(
             f"{name_of(tokenizer)}: its chat template writes another prompt before an answer than before its question, so an answer "
-            "without reasoning cannot be told from it: set generate.think to keep or short"
+            "without reasoning cannot be told from it: set generate.reasoning to keep or short"
         )
     rest = whole[len(prompt_ids) :]
     return [*(rest[: rest.index(end)] if end in rest else rest), end]
@@ -87,15 +89,17 @@ def retold(
     """(prompt ids, answer ids) of another model's answer in this tokenizer and by its chat template, with its end token: a
     student with a tokenizer of its own learns after the very prompt that it will be asked with."""
     options = recipe.generate
-    thinking = thinking_of(tokenizer, options.thinking)
-    before = prompt_ids(tokenizer, messages, system_prompt=options.system_prompt, thinking=thinking)
+    enable_thinking = thinking_of(tokenizer, options.enable_thinking)
+    before = prompt_ids(
+        tokenizer, messages, system_prompt=options.system_prompt, enable_thinking=enable_thinking
+    )
     system = (
         []
         if options.system_prompt is None
         else [{"role": "system", "content": options.system_prompt}]
     )
     turns = [*system, *map(dict, messages)]
-    asked = prompt_text(tokenizer, turns, thinking=thinking)
+    asked = prompt_text(tokenizer, turns, enable_thinking=enable_thinking)
     end = end_of_turn(tokenizer, stop_ids(tokenizer, None))
     if opens_thinking(tokenizer, before):
         written = f"{reasoning}\n</think>\n\n{answer}" if reasoning else f"</think>\n\n{answer}"
@@ -105,7 +109,7 @@ def retold(
         whole = prompt_text(
             tokenizer,
             [*turns, {"role": "assistant", "content": answer}],
-            thinking=thinking,
+            enable_thinking=enable_thinking,
             begin_answer=False,
         )
         written = (

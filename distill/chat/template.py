@@ -25,7 +25,7 @@ def prompt_ids(
     prompt_or_messages: str | Messages,
     *,
     system_prompt: str | None = None,
-    thinking: bool | None = None,
+    enable_thinking: bool | None = None,
 ) -> list[int]:
     """Token ids of the prompt, up to where the answer begins.
 
@@ -44,7 +44,7 @@ def prompt_ids(
                 f"({messages[0]['content'][:60]!r}): remove one of them"
             )
         messages.insert(0, {"role": "system", "content": system_prompt})
-    switches = {} if thinking is None else thinking_switch(tokenizer, thinking)
+    switches = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
     return apply_template(tokenizer, messages, add_generation_prompt=True, **switches)
 
 
@@ -84,7 +84,7 @@ _NO_MAGPIE = (
 )
 
 
-def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
+def thinking_switch(tokenizer: Any, enable_thinking: bool) -> dict[str, bool]:
     """The template's variable that turns thinking on or off, as it is passed to it: {"enable_thinking": True}.
 
     Found by its effect on a prompt. Raises MismatchError where no name has one: the setting would be ignored.
@@ -97,32 +97,36 @@ def thinking_switch(tokenizer: Any, thinking: bool) -> dict[str, bool]:
                 for v in (True, False)
             )
             if on != off:
-                return {name: thinking}
+                return {name: enable_thinking}
     raise MismatchError(
-        f"{name_of(tokenizer)}: generate.thinking is {str(thinking).lower()}, but its chat template has no "
-        f"{' and no '.join(SWITCHES)} that changes a prompt: set generate.thinking to null"
+        f"{name_of(tokenizer)}: generate.enable_thinking is {str(enable_thinking).lower()}, but its chat template has no "
+        f"{' and no '.join(SWITCHES)} that changes a prompt: set generate.enable_thinking to null"
     )
 
 
-def thinking_of(tokenizer: Any, thinking: bool | None) -> bool | None:
+def thinking_of(tokenizer: Any, enable_thinking: bool | None) -> bool | None:
     """The same setting for a model that need not have the teacher's switch: None where its template has none."""
-    if thinking is None:
+    if enable_thinking is None:
         return None
     try:
-        thinking_switch(tokenizer, thinking)
+        thinking_switch(tokenizer, enable_thinking)
     except MismatchError:
         return None
-    return thinking
+    return enable_thinking
 
 
 def prompt_text(
-    tokenizer: Any, messages: Messages, *, thinking: bool | None = None, begin_answer: bool = True
+    tokenizer: Any,
+    messages: Messages,
+    *,
+    enable_thinking: bool | None = None,
+    begin_answer: bool = True,
 ) -> str:
     """What the chat template writes for `messages`, as text; `begin_answer` adds what comes before the answer.
 
     Raises what `prompt_ids` raises.
     """
-    switches = {} if thinking is None else thinking_switch(tokenizer, thinking)
+    switches = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
     return _render(
         tokenizer, messages, tokenize=False, add_generation_prompt=begin_answer, **switches
     )

@@ -37,7 +37,10 @@ class Tokenizers:
             return []
         options = recipe.generate
         return chat.prompt_ids(
-            self.teacher, messages, system_prompt=options.system_prompt, thinking=options.thinking
+            self.teacher,
+            messages,
+            system_prompt=options.system_prompt,
+            enable_thinking=options.enable_thinking,
         )
 
     def students_prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
@@ -45,9 +48,12 @@ class Tokenizers:
         if self.same:
             return self.prompt_ids(recipe, messages)
         options = recipe.generate
-        thinking = chat.thinking_of(self.student, options.thinking)
+        enable_thinking = chat.thinking_of(self.student, options.enable_thinking)
         return chat.prompt_ids(
-            self.student, messages, system_prompt=options.system_prompt, thinking=thinking
+            self.student,
+            messages,
+            system_prompt=options.system_prompt,
+            enable_thinking=enable_thinking,
         )
 
     def lesson(
@@ -70,7 +76,7 @@ class Tokenizers:
             recipe,
             self.student,
             messages,
-            None if recipe.generate.think == "drop" else reasoning,
+            None if recipe.generate.reasoning == "drop" else reasoning,
             answer,
         )
 

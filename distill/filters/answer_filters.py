@@ -180,14 +180,14 @@ def long_reasoning_warning(num_long: int, num_kept: int, max_reasoning_tokens: i
     """Small students (up to 3B) lose what they knew to long reasoning: of 8,000 such rows up to 75 % of the score (Through the
     Valley, arXiv 2506.07712). A fifth of the rows is borne (Mix-Long, arXiv 2502.12143), or 200,000 of them.
 
-    A warning, no error: once the answers are paid for, another `think` sorts them anew for nothing. `probe` and `--estimate` say
+    A warning, no error: once the answers are paid for, another `reasoning` sorts them anew for nothing. `probe` and `--estimate` say
     it before (long_reasoning_ahead).
     """
     if num_long <= LONG_SHARE * num_kept or num_long >= LONG_ENOUGH:
         return None
     return (
         f"{num_long:,} of {num_kept:,} samples have more than {max_reasoning_tokens:,} tokens of reasoning; a student of up to 3B "
-        f"parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.think to short or drop"
+        f"parameters bears {LONG_SHARE:.0%}, or {LONG_ENOUGH:,} and more: set generate.reasoning to short or drop"
     )
 
 

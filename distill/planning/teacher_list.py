@@ -134,7 +134,9 @@ def _template(model: Teacher) -> dict[str, str]:
     }
     return {
         "thinking": words[found.thinking] + (f"; {tags[found.tags]}" if found.tags else ""),
-        "switch": f"generate.thinking (the template's {found.switch})" if found.switch else "",
+        "switch": f"generate.enable_thinking (the template's {found.switch})"
+        if found.switch
+        else "",
         "history": f"reasoning of earlier answers is {found.history} by the template"
         if found.history
         else "",

@@ -23,6 +23,10 @@ from distill.recipe.strict_yaml import StrictLoader
 STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report")
 
 
+# Fields that had another name before
+RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
+
+
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe. Raises RecipeError that lists every problem, one a line; MissingError if no such file.
 
@@ -101,7 +105,12 @@ def _problem(source: Path, error: Mapping[str, Any], values: dict[str, Any]) -> 
         )
     if error["type"] == "extra_forbidden":
         known = [n for n, _ in fields_at(Recipe, location[:-1])]
-        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        renamed = RENAMED.get(location[-1])
+        near = (
+            [renamed]
+            if renamed in known
+            else difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        )
         hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(known)}"
         return f"{source}: {name}: unknown key{hint}"
     if error["type"] == "missing":

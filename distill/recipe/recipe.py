@@ -116,9 +116,10 @@ class Recipe(Section):
             raise ValueError(
                 f"capture.from_server with capture.hidden_states {self.capture.hidden_states}: servers give none; set hidden_states to none"
             )
-        if self.generate.think == "drop":
+        if self.generate.reasoning == "drop":
             raise ValueError(
-                "capture.from_server with generate.think drop: the log-probs are those of an answer after its reasoning; set think to "
+                "capture.from_server with generate.reasoning drop: the log-probs are those of an answer after its reasoning; "
+                "set reasoning to "
                 "keep or short"
             )
 
@@ -162,7 +163,10 @@ class Recipe(Section):
                 "to evaluate on"
             )
         for code in [
-            c for source in found for c in (*(source.steer or ()), source.language) if c is not None
+            c
+            for source in found
+            for c in (*(source.system_prompts or ()), source.language)
+            if c is not None
         ]:
             if code not in self.languages:
                 raise ValueError(

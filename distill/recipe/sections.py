@@ -200,25 +200,25 @@ class Generate(Section):
         "Verifier of answers against `reference`. final_number = last number; math_answer = \\boxed{} or final answer, by value; "
         "python_tests = code that must pass asserts (see run_code); market = the quickstart's; null = none",
     )
-    run_code: Literal["off", "boxed", "limited"] = field(
+    run_code: Literal["off", "sandboxed", "limited"] = field(
         "off",
-        "python_tests runs code that models wrote: boxed = on Linux, without network, other files, or much time and memory, "
-        "and not at all where the system cannot promise that; limited = as boxed as this system can",
+        "python_tests runs code that models wrote: sandboxed = on Linux, without network, other files, or much time and memory, "
+        "and not at all where the system cannot promise that; limited = as sandboxed as this system can",
         machine=True,
     )
     system_prompt: str | None = field(None, "System message put before every prompt")
-    thinking: bool | None = field(
+    enable_thinking: bool | None = field(
         None,
         "The chat template's switch (enable_thinking, thinking), or whichever a server obeys; null = its default. A student with a "
         "template of its own gets it where that has one",
     )
-    think: Literal["keep", "drop", "short"] = field(
+    reasoning: Literal["keep", "drop", "short"] = field(
         "keep",
         "The teacher's reasoning: keep = the student learns it with the answer; drop = it learns the answer alone, as the chat "
         "template writes one without reasoning; short = samples with more than max_reasoning_tokens of it are dropped",
     )
     max_reasoning_tokens: Positive = field(
-        1024, "More is long reasoning: `think: short` drops it, keep warns where it is too much"
+        1024, "More is long reasoning: `reasoning: short` drops it, keep warns where it is too much"
     )
     max_new_tokens: Positive = field(
         1024, "Longest answer, or prompt that the teacher writes; a longer one is cut and dropped"
@@ -375,7 +375,7 @@ class Generate(Section):
         if (self.task == "python_tests") != (self.run_code != "off"):
             raise ValueError(
                 f"task {self.task} with run_code {self.run_code}: python_tests, and nothing else, runs code that models wrote on this "
-                "machine; set run_code to boxed to allow that, or take another task"
+                "machine; set run_code to sandboxed to allow that, or take another task"
             )
         return self
 

@@ -31,7 +31,7 @@ class Source(Section):
     num_shown: Annotated[int, Field(gt=0)] = field(
         8, "self_instruct: examples that the teacher is shown each time"
     )
-    steer: dict[str, str] | None = field(
+    system_prompts: dict[str, str] | None = field(
         None,
         "magpie: a system message by language, written in that language, e.g. {sw: Unamsaidia mkulima}, so that prompts come "
         "in it; null = in whatever language of the recipe's they come",
@@ -80,7 +80,7 @@ class Source(Section):
     @model_validator(mode="after")
     def _expansion(self) -> "Source":
         if self.expand is None:
-            if extra := sorted(self.model_fields_set & {"num", "num_shown", "steer"}):
+            if extra := sorted(self.model_fields_set & {"num", "num_shown", "system_prompts"}):
                 raise ValueError(
                     f"{extra[0]} is for prompts that the teacher writes: remove it, or set expand"
                 )
@@ -100,12 +100,12 @@ class Source(Section):
             raise ValueError(
                 "expand: magpie starts from nothing: remove file, dataset and columns, or expand by self_instruct"
             )
-        if self.expand != "magpie" and self.steer:
+        if self.expand != "magpie" and self.system_prompts:
             raise ValueError(
-                f"steer is for magpie; {self.expand} says the language in its request: remove it"
+                f"system_prompts is for magpie; {self.expand} says the language in its request: remove it"
             )
-        if self.steer and self.language:
-            raise ValueError("steer names its languages itself: remove language")
+        if self.system_prompts and self.language:
+            raise ValueError("system_prompts names its languages itself: remove language")
         return self
 
     @model_validator(mode="after")

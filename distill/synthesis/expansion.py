@@ -97,7 +97,9 @@ def _magpie(source: Source, tokenizer: Any) -> tuple[list[Wish], set[int]]:
     found: list[Wish] = []
     stop_ids: set[int] = set()
     steered: list[tuple[str, str | None]] = (
-        list(source.steer.items()) if source.steer else [(source.language or "", None)]
+        list(source.system_prompts.items())
+        if source.system_prompts
+        else [(source.language or "", None)]
     )
     for place, (language, system) in enumerate(steered):
         ids, stop_id = chat.user_turn(tokenizer, system)

@@ -68,7 +68,7 @@ def asking(recipe: Recipe) -> Recipe:
         api_key_env=options.judge_api_key_env,
         server_gives=recipe.teacher.server_gives,
     )
-    greedy["thinking"] = None  # a switch of the teacher's own template
+    greedy["enable_thinking"] = None  # a switch of the teacher's own template
     greedy |= {
         "price_prompt": options.judge_price_prompt,
         "price_answer": options.judge_price_answer,

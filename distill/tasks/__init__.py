@@ -21,7 +21,7 @@ def grader(options: Generate) -> Grade | None:
         return None
     module = importlib.import_module(f"distill.tasks.{options.task}")
     if options.task == "python_tests":
-        return module.grader(whole=options.run_code == "boxed")
+        return module.grader(whole=options.run_code == "sandboxed")
     if options.task == "math_answer":
         module.check()
     return module.grade

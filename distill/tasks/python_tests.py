@@ -23,7 +23,7 @@ def grader(*, whole: bool) -> Callable[[str, dict[str, Any]], bool]:
     """`grade` for this machine. Raises MissingError naming what the system refuses the box, if `whole`, or if it is too much."""
     if (lack := sandbox.lack(whole)) is not None:
         raise MissingError(
-            f"generate.task python_tests: code cannot be boxed here: {lack}. Run this stage on a Linux machine that allows it"
+            f"generate.task python_tests: code cannot be sandboxed here: {lack}. Run this stage on a Linux machine that allows it"
             + (
                 ", or set generate.run_code to limited to go without what is missing"
                 if whole

@@ -112,7 +112,7 @@ def run(program: str, *, whole: bool, seconds: float = SECONDS) -> Outcome:
 
 @cache
 def lack(whole: bool) -> str | None:
-    """Why code cannot be boxed on this machine, or None; tried once."""
+    """Why code cannot be sandboxed on this machine, or None; tried once."""
     if sys.platform != "linux":
         return f"the box needs Linux, this is {sys.platform}"
     outcome = run(_BOMB, whole=whole, seconds=60)

@@ -262,7 +262,7 @@ def _ask_server(work: Asking, requests: list[Request], spent: Spent) -> float:
         options.top_k,
         options.max_new_tokens,
         tuple(sorted(stop_ids)),
-        options.thinking,
+        options.enable_thinking,
         num_log_probs(recipe, tokenizer),
     )
     by_key = {r.key: r for r in requests}

@@ -53,7 +53,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
             options.sampling_temperature,
             options.top_p,
             options.top_k,
-            options.thinking,
+            options.enable_thinking,
             options.system_prompt,
             *([recipe.seed] if options.resample else []),
             *(["top_k", recipe.capture.top_k] if recipe.capture.from_server else []),
@@ -68,7 +68,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
                 tokenizer,
                 list(prompt.messages),
                 system_prompt=options.system_prompt,
-                thinking=options.thinking,
+                enable_thinking=options.enable_thinking,
             )
         key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
         return Request(

@@ -59,9 +59,11 @@ def test_a_prompt_is_rendered_up_to_where_the_answer_begins(tokenizer):
 
 def test_the_text_of_a_prompt_is_that_of_its_ids(tokenizer):
     messages = [{"role": "user", "content": "How many?"}]
-    for thinking in (None, True, False):
-        text = chat.prompt_text(tokenizer, messages, thinking=thinking)
-        assert tokenizer(text).input_ids == chat.prompt_ids(tokenizer, messages, thinking=thinking)
+    for enable_thinking in (None, True, False):
+        text = chat.prompt_text(tokenizer, messages, enable_thinking=enable_thinking)
+        assert tokenizer(text).input_ids == chat.prompt_ids(
+            tokenizer, messages, enable_thinking=enable_thinking
+        )
     assert (
         chat.prompt_text(tokenizer, messages, begin_answer=False)
         == "<|im_start|>user\nHow many?<|im_end|>\n"
@@ -69,16 +71,18 @@ def test_the_text_of_a_prompt_is_that_of_its_ids(tokenizer):
 
 
 def test_thinking_reaches_the_template_only_when_it_is_said(tokenizer):
-    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=False)).endswith(
+    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", enable_thinking=False)).endswith(
         "<think>\n\n</think>\n\n"
     )
-    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", thinking=None)).endswith("assistant\n")
+    assert tokenizer.decode(chat.prompt_ids(tokenizer, "hi", enable_thinking=None)).endswith(
+        "assistant\n"
+    )
 
 
 def test_a_thinking_switch_that_the_template_would_ignore_is_refused():
     plain = build(template="{{ messages[0].content }}")
     with pytest.raises(MismatchError, match=r"generate\.thinking is false.*null"):
-        chat.prompt_ids(plain, "hi", thinking=False)
+        chat.prompt_ids(plain, "hi", enable_thinking=False)
 
 
 def test_two_system_messages_and_a_missing_template_are_refused(tokenizer):
@@ -120,7 +124,9 @@ def test_reasoning_ends_at_the_last_closing_tag(text, expected):
 def test_an_answer_that_the_template_opened_is_cut_if_it_never_closes(tokenizer):
     opened = tokenizer.encode("<|im_start|>assistant\n<think>\n")
     assert chat.opens_thinking(tokenizer, opened)
-    assert not chat.opens_thinking(tokenizer, chat.prompt_ids(tokenizer, "hi", thinking=False))
+    assert not chat.opens_thinking(
+        tokenizer, chat.prompt_ids(tokenizer, "hi", enable_thinking=False)
+    )
     assert not chat.opens_thinking(tokenizer, chat.prompt_ids(tokenizer, "hi"))
     assert chat.split_thinking("I wonder", opened=True) == ("I wonder", "", False)
     assert chat.split_thinking("I wonder</think>42", opened=True) == ("I wonder", "42", True)

@@ -85,9 +85,9 @@ def test_it_answers_and_ends_on_a_signal(
     ]
 
 
-@pytest.mark.parametrize("thinking", ["null", "false"])
+@pytest.mark.parametrize("enable_thinking", ["null", "false"])
 def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
-    make_run: Callable[..., Path], tmp_path: Path, thinking: str
+    make_run: Callable[..., Path], tmp_path: Path, enable_thinking: str
 ) -> None:
     """As older versions wrote them: llama.cpp alone says enable_thinking=true."""
     student = Path(shutil.copytree(TEACHER, tmp_path / "student"))
@@ -96,7 +96,7 @@ def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
         "<|im_start|>assistant\n{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n"
         "{% endif %}"
     )
-    run = make_run(f"generate.thinking={thinking}", student=student)
+    run = make_run(f"generate.enable_thinking={enable_thinking}", student=student)
     write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")
     server = engine.start(
         choose(str(run), "q8_0"), host="127.0.0.1", port=0, num_threads=1, context_length=64

@@ -79,7 +79,7 @@ def test_one_model_whole(capsys):
     shown = capsys.readouterr().out
     for part in (
         "1,000,000,000,000",
-        "generate.thinking",
+        "generate.enable_thinking",
         "'You are Kimi'",
         "reasoning of earlier answers is dropped",
         "checked 20",

@@ -46,6 +46,18 @@ def test_a_misspelt_key_gets_the_nearest_name():
     assert "trian: unknown key; did you mean train?" in problem("trian.epochs=1")
 
 
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [
+        ("generate.think=drop", "reasoning"),
+        ("generate.thinking=false", "enable_thinking"),
+        ("generate.prompts=[{expand: magpie, num: 3, steer: {sw: Msaidie.}}]", "system_prompts"),
+    ],
+)
+def test_a_field_s_old_name_is_an_unknown_key_that_names_the_new_one(override, new):
+    assert f"unknown key; did you mean {new}?" in problem(override)
+
+
 def test_all_problems_are_reported_at_once_each_with_file_field_and_value():
     lines = problem("train.epochs=0", "capture.num_draws=many", "seed=-1").splitlines()
     assert len(lines) == 3

@@ -57,7 +57,10 @@ def test_magpie_asks_with_the_template_up_to_the_user_and_steers_by_language(rec
     assert {tokenizer.decode(w.prompt_ids) for w in plain} == {"<|im_start|>user\n"}
     assert [(w.sample_index, w.prompt.language) for w in plain] == [(0, ""), (1, ""), (2, "")]
     steered, stop_ids = expansion.wishes(
-        recipe("{expand: magpie, num: 3, steer: {sw: Msaidie., en: Help.}}"), tokenizer, [], []
+        recipe("{expand: magpie, num: 3, system_prompts: {sw: Msaidie., en: Help.}}"),
+        tokenizer,
+        [],
+        [],
     )
     assert [w.prompt.language for w in steered] == ["sw", "sw", "en"]
     assert (
@@ -249,7 +252,10 @@ def test_magpie_tells_the_language_by_the_text_and_keeps_one_of_two_alike(recipe
             "{expand: personas, num: 5, file: a.csv, columns: {prompt: who}}",
             "columns: map either persona or place",
         ),
-        ("{expand: self_instruct, num: 5, steer: {en: Hi}}", "steer is for magpie"),
+        (
+            "{expand: self_instruct, num: 5, system_prompts: {en: Hi}}",
+            "system_prompts is for magpie",
+        ),
         (
             "{file: p.jsonl, num: 5}",
             "num is for prompts that the teacher writes: remove it, or set expand",

@@ -11,7 +11,7 @@ from distill.recipe.sections import Generate
 from distill.tasks import grader, python_tests, sandbox
 
 LACK = sandbox.lack(whole=True)
-boxed = pytest.mark.skipif(LACK is not None, reason=f"code cannot be boxed here: {LACK}")
+boxed = pytest.mark.skipif(LACK is not None, reason=f"code cannot be sandboxed here: {LACK}")
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 RIGHT = "Here it is:\n```python\ndef add(a, b):\n    return a + b\n```\nIt adds."
@@ -41,7 +41,7 @@ def options(**more):
 )
 def test_right_is_what_passes_the_tests(answer, passes):
     assert (
-        grader(options(task="python_tests", run_code="boxed"))(answer, {"reference": TESTS})
+        grader(options(task="python_tests", run_code="sandboxed"))(answer, {"reference": TESTS})
         is passes
     )
 
@@ -136,7 +136,7 @@ def test_what_a_program_may_do():
 def test_code_is_run_only_where_the_recipe_says_so():
     for more in (
         {"task": "python_tests"},
-        {"run_code": "boxed"},
+        {"run_code": "sandboxed"},
         {"task": "math_answer", "run_code": "limited"},
     ):
         with pytest.raises(ValueError, match="runs code that models wrote"):
@@ -146,7 +146,7 @@ def test_code_is_run_only_where_the_recipe_says_so():
 def test_a_system_that_cannot_box_is_told_and_nothing_is_run(monkeypatch):
     monkeypatch.setattr(sandbox, "lack", lambda whole: "no namespaces" if whole else None)
     with pytest.raises(MissingError, match=r"no namespaces.*run_code to limited"):
-        grader(options(task="python_tests", run_code="boxed"))
+        grader(options(task="python_tests", run_code="sandboxed"))
     assert grader(options(task="python_tests", run_code="limited"))
     monkeypatch.undo()
     monkeypatch.setattr(sys, "platform", "darwin")

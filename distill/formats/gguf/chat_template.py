@@ -28,12 +28,12 @@ CONVERSATIONS: tuple[Conversation, ...] = (
 
 
 def as_trained(template: str, options: Generate) -> str:
-    """`template` with `generate.thinking`, the date of training and, before a conversation without a system message,
+    """`template` with `generate.enable_thinking`, the date of training and, before a conversation without a system message,
     `generate.system_prompt` written into it. Needs no rendering; `require_same` says whether it came out right."""
     if template.startswith(MARK):
         return template
     # a name that nobody sets: whatever stood there counts as not given
-    value = "not_given" if options.thinking is None else str(options.thinking).lower()
+    value = "not_given" if options.enable_thinking is None else str(options.enable_thinking).lower()
     lines = [f"{{%- set {name} = {value} %}}\n" for name in chat.SWITCHES if _has(template, name)]
     lines += [f"{{%- set {name} = not_given %}}\n" for name in CLOCKS if _has(template, name)]
     if options.system_prompt is not None:
@@ -59,11 +59,13 @@ def require_same(tokenizer: Any, options: Generate) -> str:
     for messages in CONVERSATIONS:
         # a student with a template of its own need not have the teacher's switch
         expected = chat.prompt_text(
-            tokenizer, [*system, *messages], thinking=chat.thinking_of(tokenizer, options.thinking)
+            tokenizer,
+            [*system, *messages],
+            enable_thinking=chat.thinking_of(tokenizer, options.enable_thinking),
         )
         if (found := chat.prompt_text(fixed, messages)) != expected:
             raise MismatchError(
-                f"{tokenizer.name_or_path}: its chat template cannot be fixed to generate.thinking and generate.system_prompt for "
+                f"{tokenizer.name_or_path}: its chat template cannot be fixed to generate.enable_thinking and generate.system_prompt for "
                 f"GGUF: it writes {found[-80:]!r} instead of {expected[-80:]!r}. Please report this template, or take the formats "
                 "nf4 and int8"
             )

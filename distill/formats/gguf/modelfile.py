@@ -74,11 +74,11 @@ class Frame:
         )
 
 
-def frame(tokenizer: Any, thinking: bool | None) -> Frame:
+def frame(tokenizer: Any, enable_thinking: bool | None) -> Frame:
     """The template of `tokenizer` taken apart. Raises MismatchError where it is more than fixed text around messages."""
 
     def render(messages: Conversation, begin_answer: bool = True) -> str:
-        return _render(tokenizer, messages, thinking, begin_answer)
+        return _render(tokenizer, messages, enable_thinking, begin_answer)
 
     system, user, assistant, last = "zebra", "quagga", "okapi", "giraffe"
     try:
@@ -112,10 +112,12 @@ def frame(tokenizer: Any, thinking: bool | None) -> Frame:
 
 
 def _render(
-    tokenizer: Any, messages: Conversation, thinking: bool | None, begin_answer: bool = True
+    tokenizer: Any, messages: Conversation, enable_thinking: bool | None, begin_answer: bool = True
 ) -> str:
     """The student's own rendering, without the bos that Ollama puts there itself where the tokenizer does."""
-    text = chat.prompt_text(tokenizer, messages, thinking=thinking, begin_answer=begin_answer)
+    text = chat.prompt_text(
+        tokenizer, messages, enable_thinking=enable_thinking, begin_answer=begin_answer
+    )
     bos = tokenizer.bos_token
     adds_bos = bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     return text.removeprefix(bos) if adds_bos else text
@@ -169,7 +171,7 @@ def write_modelfiles(
 def modelfile(recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int]) -> str:
     """All but the FROM line. What Ollama cannot do as the student was trained stands in comments."""
     options = recipe.generate
-    lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.thinking))
+    lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.enable_thinking))
     lines += [
         f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(list(stop_ids))
     ]
@@ -192,9 +194,9 @@ def modelfile(recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int]) -> str:
     return "\n".join([*lines, f'LICENSE """{_licence(recipe)}"""', ""])
 
 
-def _template_lines(tokenizer: Any, thinking: bool | None) -> list[str]:
+def _template_lines(tokenizer: Any, enable_thinking: bool | None) -> list[str]:
     try:
-        found = frame(tokenizer, thinking)
+        found = frame(tokenizer, enable_thinking)
     except MismatchError as error:
         return [
             f"# No TEMPLATE: {error}. Ollama then takes one of its own that looks like the one in the GGUF file:",
@@ -204,9 +206,9 @@ def _template_lines(tokenizer: Any, thinking: bool | None) -> list[str]:
     lines = [
         "# The student's own chat template in Ollama's language: the same text for system, user and assistant messages"
     ]
-    if _render(tokenizer, SPACED, thinking) != found.text(SPACED):
+    if _render(tokenizer, SPACED, enable_thinking) != found.text(SPACED):
         lines.append("# The student's strips white space around messages, this one does not")
-    if _render(tokenizer, REASONED, thinking) != found.text(REASONED):
+    if _render(tokenizer, REASONED, enable_thinking) != found.text(REASONED):
         lines.append("# The student's drops the reasoning from earlier answers, this one keeps it")
     return [*lines, f'TEMPLATE """{found.go()}"""', ""]
 

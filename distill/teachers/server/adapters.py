@@ -68,7 +68,7 @@ class Sampling:
     top_k: int
     max_new_tokens: int
     stop_ids: tuple[int, ...] = ()
-    thinking: bool | None = None
+    enable_thinking: bool | None = None
     num_log_probs: int = 0
     switch: str = "chat_template_kwargs"
 
@@ -88,8 +88,8 @@ class Chat:
             **_sampling(sampling),
         }
         body["seed"] = question.seed
-        if sampling.thinking is not None:
-            body[sampling.switch] = SWITCHES[sampling.switch](sampling.thinking)
+        if sampling.enable_thinking is not None:
+            body[sampling.switch] = SWITCHES[sampling.switch](sampling.enable_thinking)
         return body
 
     @staticmethod

@@ -79,7 +79,7 @@ async def connect(
         headers=headers, timeout=httpx2.Timeout(timeout, connect=20.0), limits=limits
     )
     # whether a field is sent, not its value, is what a server may refuse
-    sent = sampling.top_p < 1, sampling.top_k > 0, sampling.thinking, sampling.num_log_probs
+    sent = sampling.top_p < 1, sampling.top_k > 0, sampling.enable_thinking, sampling.num_log_probs
     known = (url, model, api_key_env, tuple(dialects), sent)
     if known in spent.found:
         return replace(spent.found[known], client=client, options=options)
@@ -191,7 +191,7 @@ async def _talking(server: Server, sampling: Sampling, first_delay: float) -> Se
 
 async def _told(server: Server, sampling: Sampling, first_delay: float) -> Server:
     """The server, told to think or not in the way that it obeys, where the recipe says so."""
-    if sampling.thinking is not None:
+    if sampling.enable_thinking is not None:
         return await _switched(server, sampling, first_delay)
     return (await _asked(server, sampling, first_delay))[0]
 
@@ -233,7 +233,7 @@ async def _switched(server: Server, sampling: Sampling, first_delay: float) -> S
             last = error
             continue
         accepted = accepted or trial
-        if answer.thinks == sampling.thinking:
+        if answer.thinks == sampling.enable_thinking:
             return replace(
                 trial,
                 notes=[
@@ -246,7 +246,7 @@ async def _switched(server: Server, sampling: Sampling, first_delay: float) -> S
         )
     if accepted is None and last is not None:
         raise last
-    if sampling.thinking and accepted is not None:  # it may keep its reasoning to itself
+    if sampling.enable_thinking and accepted is not None:  # it may keep its reasoning to itself
         return replace(
             accepted,
             notes=[
@@ -255,7 +255,9 @@ async def _switched(server: Server, sampling: Sampling, first_delay: float) -> S
             ],
         )
     raise ServerError(
-        f"teacher.server: {server.url}: generate.thinking is {str(sampling.thinking).lower()}, and {server.model!r} obeys no switch that "
-        f"is known: {'; '.join(said)}. Name a model that does not think there (teacher.server_model), or set generate.thinking to null and "
-        "generate.think to drop"
+        f"teacher.server: {server.url}: generate.enable_thinking is {str(sampling.enable_thinking).lower()}, "
+        f"and {server.model!r} obeys no switch that "
+        f"is known: {'; '.join(said)}. Name a model that does not think there (teacher.server_model), "
+        "or set generate.enable_thinking to null and "
+        "generate.reasoning to drop"
     )

@@ -311,7 +311,9 @@ def ask_server(
     end = chat.end_of_turn(tokenizer, sampling.stop_ids)
     has_ids = has_ids and not teacher.text_only
     probe_ids = (
-        chat.prompt_ids(tokenizer, PROBE_TEXT, thinking=sampling.thinking) if has_ids else []
+        chat.prompt_ids(tokenizer, PROBE_TEXT, enable_thinking=sampling.enable_thinking)
+        if has_ids
+        else []
     )
 
     def tokens_of(text: str) -> int:

@@ -65,8 +65,8 @@ CASES = [
 ]
 
 
-def options(thinking: bool | None = None, system: str | None = None) -> Generate:
-    return Generate.model_construct(thinking=thinking, system_prompt=system)
+def options(enable_thinking: bool | None = None, system: str | None = None) -> Generate:
+    return Generate.model_construct(enable_thinking=enable_thinking, system_prompt=system)
 
 
 @pytest.fixture(scope="module")
@@ -107,14 +107,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return serve
 
 
-@pytest.mark.parametrize(("name", "thinking", "system"), CASES)
+@pytest.mark.parametrize(("name", "enable_thinking", "system"), CASES)
 def test_a_plain_server_writes_the_prompt_of_training(
-    served: Callable[..., Any], name: str, thinking: bool | None, system: str | None
+    served: Callable[..., Any], name: str, enable_thinking: bool | None, system: str | None
 ) -> None:
-    tokenizer, write = served(TEMPLATES[name], options(thinking, system))
+    tokenizer, write = served(TEMPLATES[name], options(enable_thinking, system))
     before = [] if system is None else [{"role": "system", "content": system}]
     for messages in TALKS:
-        expected = chat.prompt_text(tokenizer, [*before, *messages], thinking=thinking)
+        expected = chat.prompt_text(
+            tokenizer, [*before, *messages], enable_thinking=enable_thinking
+        )
         assert write(messages) == expected
         assert write([*before, *messages]) == expected
 

@@ -154,15 +154,15 @@ def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
     with suppress(MismatchError):  # it has no switch
         switches += [value for value in (False, True) if chat.thinking_switch(tokenizer, value)]
     assert len(switches) == (3 if name in ("qwen3", "qwen3.5", "deepseek-v3.1", "glm4.5") else 1)
-    for thinking in switches:
+    for enable_thinking in switches:
         if name == "gpt-oss":  # ends the last answer by another token than those before it
             with pytest.raises(MismatchError, match="depends on the next one"):
-                modelfile.frame(tokenizer, thinking)
+                modelfile.frame(tokenizer, enable_thinking)
             return
-        template = modelfile.frame(tokenizer, thinking).go()
+        template = modelfile.frame(tokenizer, enable_thinking).go()
         for messages in TALKS:
             assert go(template, messages) == chat.prompt_text(
-                tokenizer, messages, thinking=thinking
+                tokenizer, messages, enable_thinking=enable_thinking
             )
 
 

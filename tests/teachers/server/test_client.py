@@ -157,7 +157,7 @@ def test_only_what_the_recipe_asks_for_is_sent():
     """Servers refuse fields they do not know, and apply defaults of their own to those they do not get."""
     plain = Chat.body("m", QUESTION, Sampling(1.0, 1.0, 0, 50))
     assert plain.keys() == {"model", "messages", "max_tokens", "temperature", "seed"}
-    full = Chat.body("m", QUESTION, Sampling(0.7, 0.8, 20, 50, (2,), thinking=False))
+    full = Chat.body("m", QUESTION, Sampling(0.7, 0.8, 20, 50, (2,), enable_thinking=False))
     assert (full["top_p"], full["top_k"], full["chat_template_kwargs"]) == (
         0.8,
         20,

@@ -136,7 +136,7 @@ def thinker(switch, shows):
 @pytest.mark.parametrize("switch", OBEYS)
 def test_the_switch_that_turns_thinking_off_is_found(api, switch, shows):
     api.reply = thinker(switch, shows)
-    sampling = Sampling(0.7, 1.0, 0, 64, thinking=False)
+    sampling = Sampling(0.7, 1.0, 0, 64, enable_thinking=False)
     server = met(api.url, sampling)
     assert server.switch == switch and f"turned off by {switch}" in _what_it_gives(server, sampling)
     assert switch in api.asked[-1] and len(OBEYS.keys() & api.asked[-1].keys()) == 1
@@ -147,7 +147,7 @@ def test_a_model_that_always_thinks_is_refused_where_it_shall_not(api):
     with pytest.raises(
         ServerError, match=r"generate\.thinking is false.*obeys no switch.*generate\.think to drop"
     ):
-        met(api.url, Sampling(0.7, 1.0, 0, 64, thinking=False))
+        met(api.url, Sampling(0.7, 1.0, 0, 64, enable_thinking=False))
 
 
 def test_hidden_reasoning_is_known_by_its_count(api):
@@ -157,7 +157,7 @@ def test_hidden_reasoning_is_known_by_its_count(api):
         return found | {"usage": found["usage"] | {"completion_tokens_details": details}}
 
     api.reply = reply
-    assert met(api.url, Sampling(0.7, 1.0, 0, 64, thinking=False)).switch == "thinking"
+    assert met(api.url, Sampling(0.7, 1.0, 0, 64, enable_thinking=False)).switch == "thinking"
 
 
 def test_a_switch_that_is_refused_is_not_the_one(api):
@@ -169,7 +169,7 @@ def test_a_switch_that_is_refused_is_not_the_one(api):
         return said("4", reasoning_content="two") if body.get("enable_thinking") else said("4")
 
     api.reply = reply
-    assert met(api.url, Sampling(0.7, 1.0, 0, 64, thinking=True)).switch == "enable_thinking"
+    assert met(api.url, Sampling(0.7, 1.0, 0, 64, enable_thinking=True)).switch == "enable_thinking"
 
 
 def test_a_server_that_answers_only_when_it_need_not_think(api):
@@ -179,7 +179,9 @@ def test_a_server_that_answers_only_when_it_need_not_think(api):
         if body.get("enable_thinking") is False
         else (400, {"error": "thinking must be streamed"})
     )
-    assert met(api.url, Sampling(0.7, 1.0, 20, 64, thinking=False)).switch == "enable_thinking"
+    assert (
+        met(api.url, Sampling(0.7, 1.0, 20, 64, enable_thinking=False)).switch == "enable_thinking"
+    )
     with pytest.raises(ServerError, match="must be streamed"):
         met(api.url, Sampling(0.7, 1.0, 20, 64))
 
@@ -187,7 +189,7 @@ def test_a_server_that_answers_only_when_it_need_not_think(api):
 def test_a_field_that_it_does_not_take_is_found_beside_the_switch(api):
     api.reply = refusing("top_k", "chat_template_kwargs")
     with pytest.raises(ServerError, match=r"does not take top_k "):
-        met(api.url, Sampling(0.7, 0.8, 20, 64, thinking=False))
+        met(api.url, Sampling(0.7, 0.8, 20, 64, enable_thinking=False))
 
 
 def test_one_that_never_says_why_an_answer_ended_is_known(api):
