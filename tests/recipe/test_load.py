@@ -8,8 +8,8 @@ import yaml
 from distill.errors import MissingError, RecipeError
 from distill.recipe import Recipe, explain, load_recipe, to_yaml
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
-QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)

@@ -15,7 +15,7 @@ from distill.formats.gguf import modelfile
 from distill.models import load
 from distill.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 Messages = Sequence[Mapping[str, str]]
 SYSTEM_INTO_USER = (

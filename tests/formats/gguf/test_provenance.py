@@ -9,7 +9,7 @@ from distill.formats.gguf.provenance import lineage
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 
-QUICKSTART = Path(__file__).parent.parent.parent / "recipes" / "quickstart.yaml"
+QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart.yaml"
 PINNED = "0123456789abcdef0123456789abcdef01234567"
 
 
