@@ -10,19 +10,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import read_jsonl, write_atomic
-from distill.core.run_folder import Manifest, RunFolder, StageOutput
+from distill.core.files import write_atomic
+from distill.core.jsonl import read_jsonl
+from distill.core.processes import ALONE, Processes
+from distill.core.results import ReportResult
+from distill.core.run_folder import Fingerprint, Manifest, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.reporting import plots
 from distill.reporting.model_card import model_card
 from distill.reporting.page import page, table_html, table_text
 
-STAGES_READ = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate")
+READS = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate")
 
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     stage = folder.stage("report")
-    manifests = {name: folder.require(name, recipe) for name in STAGES_READ}
+    manifests = {name: folder.require(name, dict, recipe) for name in READS}
     table = rows(manifests)
     verdict = gain(manifests)
     pictures = {
@@ -39,9 +44,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
     write_atomic(stage / "MODEL_CARD.md", model_card(recipe, manifests, table, verdict))
     text = table_text(table) + "\n\n" + verdict
     files = [stage / "report.html", stage / "MODEL_CARD.md"]
-    return StageOutput(
-        {"table": table, "table_html": table_html(table), "text": text, "verdict": verdict}, files
-    )
+    return StageOutput(ReportResult(table, table_html(table), text, verdict), files)
 
 
 def rows(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
@@ -119,3 +122,23 @@ def _examples(stage: Path, manifests: dict[str, Manifest]) -> list[dict[str, Any
             if mine["prompt_id"] == example["prompt_id"]:
                 mine[name] = (example["answer"], example["right"])
     return list(shown.values())
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    return Fingerprint({"report": recipe.report.identity()})
+
+
+def cost(_: Workload) -> Cost:
+    return Cost(PROCESS_BYTES, 2, disk=1e6)
+
+
+STAGE = Stage(
+    "report",
+    "report.html and the model card",
+    run,
+    ReportResult,
+    fingerprint,
+    reads=READS,
+    cost=cost,
+    cheap=True,
+)

@@ -78,8 +78,8 @@ def bench(
             "* fits into the caches, so that the speed of memory is no bound: arithmetic and overhead are"
         )
     for name in names:
-        if checks[name].get("failed"):
-            print(f"{name} FAILED its check: {checks[name]['failed']}")
+        if checks[name].failed:
+            print(f"{name} FAILED its check: {checks[name].failed}")
     if elsewhere is not None:
         print(estimate(elsewhere, {found.format: found.bytes_per_token for found in measured}))
 

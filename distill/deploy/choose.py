@@ -3,8 +3,8 @@
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.errors import MissingError, RecipeError
 from distill.formats.gguf.modelfile import smallest_passing
@@ -47,19 +47,17 @@ def open_run(run: str) -> tuple[Recipe, RunFolder]:
     raise MissingError(f"{place}: neither a run folder nor a recipe; {hint}")
 
 
-def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
+def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     """What quantize found out about each GGUF file of the run, by format. Raises MissingError where there is none."""
-    manifest = folder.manifest("quantize")
+    manifest = folder.manifest("quantize", QuantizeResult)
     if manifest is None:
         raise MissingError(
             f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first"
         )
-    checks = {
-        name: check for name, check in manifest.result["formats"].items() if name not in FOLDERS
-    }
+    checks = {name: check for name, check in manifest.result.formats.items() if name not in FOLDERS}
     if not checks:
         raise MissingError(
-            f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result['formats'])}; add one to "
+            f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result.formats)}; add one to "
             "quantize.formats, e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
         )
     for name in checks:
@@ -79,7 +77,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     checks = gguf_checks(folder)
     if format_name is not None:
         check = checks[known_format(format_name, checks)]
-        why = f"FAILED its check: {check['failed']}" if check.get("failed") else "passed its check"
+        why = f"FAILED its check: {check.failed}" if check.failed else "passed its check"
     elif (format_name := smallest_passing(checks)) is None:
         raise RecipeError(
             f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}"
@@ -89,7 +87,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
 
 
-def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
+def known_format(name: str, checks: dict[str, FileCheck]) -> str:
     """`name`, if the run has such a GGUF file; RecipeError naming the nearest if not."""
     if name in checks:
         return name

@@ -20,9 +20,6 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.schema import describe, fields_at
 from distill.recipe.strict_yaml import StrictLoader
 
-STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report")
-
-
 # Fields that had another name before
 RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
 

@@ -55,7 +55,7 @@ distilled and quantized with `distill`.
 - Student began as: {start}.
 - Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of {sources}, filtered
   (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
-- Training: {_training(recipe, data.get("retold"))}, {steps:,} steps.
+- Training: {_training(recipe, data.get("retokenized"))}, {steps:,} steps.
 
 ## Files
 

@@ -193,7 +193,7 @@ def _data(manifests: dict[str, Manifest], dropped: list[dict[str, Any]]) -> str:
         f"<p>{g['num_prompts']:,} prompts, {g['num_asked']:,} answers asked{f' (to prompts of {sources})' if sources else ''}, "
         f"{g['num_kept']:,} kept ({kept}); dropped: {reasons}. "
         f"{t['num_samples']:,} samples were learnt from, {t['num_validation']:,} gave the validation loss, {t['num_too_long']:,} "
-        f"were longer than a row.</p>{table}<p>{_signal(c, g.get('retold'))}</p>"
+        f"were longer than a row.</p>{table}<p>{_signal(c, g.get('retokenized'))}</p>"
         + (f"<p class='wrong'>{_e(g['warning'])}</p>" if g.get("warning") else "")
         + (
             f"<details><summary>One dropped answer for each reason</summary>{shown}</details>"

@@ -105,8 +105,8 @@ def test_a_family_has_its_required_facts(model_id):
         and model.shape[0]
         and model.shape[1]
     )
-    assert (template.enable_thinking == "never") == (template.tags is None) and (
-        template.enable_thinking == "never"
+    assert (template.thinking == "never") == (template.tags is None) and (
+        template.thinking == "never"
     ) == (template.history is None)
     assert re.search(r"\(checked \d{4}-\d\d-\d\d\)$", catalog.source(model))
 
