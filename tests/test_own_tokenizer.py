@@ -197,11 +197,10 @@ def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path
             find(recipe)
 
 
-def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
+def test_the_pages_example_is_a_recipe_that_can_be_planned(student, tmp_path):
     """Kimi K2 by its API and a student of another family: the catalogue knows the licence, no file of the teacher is read."""
-    words = re.search(
-        r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "recipes/cross_tokenizer.md").read_text(encoding="utf-8")
+    words = re.search(r"KIMI_KEY=.*?distill run (.*?[^\\])\n", page, re.DOTALL)
     assert words is not None
     source, *overrides = shlex.split(words[1].replace("\\\n", " "))
     recipe = load_recipe(
