@@ -102,26 +102,25 @@ def _hub_id(name: str | None) -> str | None:
 def _hub_licence(recipe: Recipe) -> HubLicence:
     """Return what the hub is told of the licences of teacher and base, which hold together.
 
-    So it is in the GGUF files, too. Where one of them is known neither to the catalogue nor to the
-    recipe, nothing is told: it is never guessed. Raise RecipeError for a declared one that is not
-    in the catalogue.
+    Where one of the two models has a licence that neither catalogue nor recipe knows, nothing is
+    told: it is never guessed. Raise RecipeError for a declared one that is not in the catalogue.
     """
-    keys = {_licence_key(recipe.teacher.model, recipe.teacher.licence)}
+    licences = [_licence_keys(recipe.teacher.model, recipe.teacher.licence)]
     if recipe.student.model is not None:
-        keys.add(_licence_key(recipe.student.model, recipe.student.licence))
-    known = sorted(key for key in keys if key is not None)
-    if len(known) < len(keys):
+        licences.append(_licence_keys(recipe.student.model, recipe.student.licence))
+    if not all(licences):
         return HubLicence()
-    if len(known) == 1 and known[0] in HUB_LICENCES:
-        return HubLicence(HUB_LICENCES[known[0]])
-    return HubLicence("other", name="-and-".join(known), link="LICENSE")
+    keys = sorted(set().union(*licences))
+    if len(keys) == 1 and keys[0] in HUB_LICENCES:
+        return HubLicence(HUB_LICENCES[keys[0]])
+    return HubLicence("other", name="-and-".join(keys), link="LICENSE")
 
 
-def _licence_key(model: str, declared: str | None) -> str | None:
-    """Return the catalogue's licence of this model, else the one that the recipe declares."""
+def _licence_keys(model: str, declared: str | None) -> set[str]:
+    """Return the catalogue's licence of this model and the one that the recipe declares, if any."""
+    keys = set() if declared is None else {catalog.licence(declared).key}
     known = catalog.find(model)
-    key = declared if known is None else known.licence
-    return None if key is None else catalog.licence(key).key
+    return keys if known is None else keys | {known.licence}
 
 
 def _starting_point(recipe: Recipe, num_layers: int) -> str:

@@ -58,9 +58,8 @@ def test_folders_of_this_machine_are_not_named_to_the_hub(recipe):
 
 
 def test_the_licence_is_the_hubs_where_it_has_one(recipe):
-    mit = "teacher={model: zai-org/GLM-4.5-Air}"
     assert card_metadata(recipe()).license == "apache-2.0"
-    assert card_metadata(recipe(mit)).license == "mit"
+    assert card_metadata(recipe(GLM)).license == "mit"
     assert card_metadata(recipe("teacher.licence=gemma-2025")).license == "gemma"
     assert card_metadata(recipe()).license_name is None
 
@@ -77,6 +76,8 @@ def test_another_licence_is_named_and_linked(recipe, manifests):
 def test_the_licences_of_teacher_and_base_hold_together(recipe):
     metadata = card_metadata(recipe(QWEN, GLM))
     assert metadata.license == "other" and metadata.license_name == "apache-2.0-and-mit"
+    declared = card_metadata(recipe("teacher={model: zai-org/GLM-4.5-Air, licence: qwen-research}"))
+    assert declared.license_name == "mit-and-qwen-research", "the recipe's beside the catalogue's"
 
 
 def test_a_licence_that_nobody_knows_is_left_out_and_never_guessed(recipe, manifests):
