@@ -20,8 +20,10 @@ from test_layers import FLOOR
 
 import distill
 from distill.__main__ import read
-from distill.recipe import STAGES, explain, load_recipe
+from distill.pipeline import STAGES
+from distill.recipe import explain, load_recipe
 
+NAMES = tuple(stage.name for stage in STAGES)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
 HOW_TO = sorted(f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.md"))
@@ -37,7 +39,7 @@ ON_A_RUN = ("inspect", "chat", "serve", "bench")
 OFFLINE = ("explain", "teachers")
 
 FIELD = re.compile(
-    rf"`((?:teacher|student|{'|'.join(STAGES)})\.(?!(?:py|json|jsonl|html)\b)[a-z_]+(?:\.[a-z_]+)*)"
+    rf"`((?:teacher|student|{'|'.join(NAMES)})\.(?!(?:py|json|jsonl|html)\b)[a-z_]+(?:\.[a-z_]+)*)"
 )
 FILE = re.compile(r"`((?:distill|tests|scripts|recipes)/[\w./-]*)`")
 
@@ -245,8 +247,8 @@ def test_the_tree_is_true():
     inside = [path for path in (ROOT / "distill").iterdir() if path.name != "__pycache__"]
     real = {path.stem for path in inside if path.is_dir() or path.suffix == ".py"}
     assert sorted(names) == sorted(real), f"in one only: {set(names) ^ real}"
-    assert tuple(names[: len(STAGES)]) == STAGES
-    floors = [FLOOR[name] for name in names[len(STAGES) :]]
+    assert tuple(names[: len(NAMES)]) == NAMES
+    floors = [FLOOR[name] for name in names[len(NAMES) :]]
     assert floors == sorted(floors), "the rooms stand from the ground up"
 
 
