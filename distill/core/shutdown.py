@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGUSR1 mean: finish what is in hand, save, stop cleanly.
 
-The handler only sets a flag; loops ask for it where stopping is safe. A second signal ends the process at once, which
-is safe too: every file is written whole or not at all.
+The handler only sets a flag; loops ask for it where stopping is safe. A second signal ends the process
+at once, which is safe too: every file is written whole or not at all.
 """
 
 import os
@@ -17,7 +17,9 @@ _requested: list[str] = []
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle the signals within the block; whoever handled them before (a notebook) does so again after it.
+    """Handle the signals within the block.
+
+    Whoever handled them before (a notebook) does so again after it.
 
     Outside the main thread there is nothing to handle.
     """
