@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "distill"
 FLOORS = [
     {"errors"},
-    {"rows", "interrupts", "progress", "losses", "schema", "strict_yaml"},
+    {"core", "rows", "interrupts", "progress", "losses", "schema", "strict_yaml"},
     {"sections"},
     {"recipe"},
     {"run_folder", "processes", "machine"},
