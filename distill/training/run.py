@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,10 @@ class TrainingRun:
         return max(1, self.options.micro_batch_tokens // self.options.max_length)
 
     def num_tokens(self, rows: Rows) -> int:
-        return sum(len(self.examples[i].ids) for row in rows for i in row)
+        return sum(len(self.examples[i].ids) for i in chain.from_iterable(rows))
 
     def num_loss_tokens(self, rows: Rows) -> int:
-        return sum(self.examples[i].num_loss_tokens for row in rows for i in row)
+        return sum(self.examples[i].num_loss_tokens for i in chain.from_iterable(rows))
 
     def learning_rate(self, step: int, num_steps: int) -> float:
         return learning_rate(
