@@ -7,14 +7,13 @@ no mass on either side (-inf on both) costs nothing and gets a zero, never a NaN
 N: tokens, V: ids, or any other categories.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from distill.errors import RecipeError
+from distill.errors import RecipeError, did_you_mean
 from distill.losses.parameters import parameter_problem
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -141,8 +140,7 @@ def divergence_by_name(
             student_logp_NV, teacher_logp_NV, known
         )
     names = [*_WITHOUT_PARAMETER, *_WITH_BETA, *_WITH_ALPHA]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    hint = did_you_mean(name, names) or f"known: {', '.join(names)}"
     raise RecipeError(f"train.divergence {name!r} is unknown; {hint}")
 
 
