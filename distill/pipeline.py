@@ -57,7 +57,7 @@ def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
         inputs["teacher"] = teacher_identity(recipe)
     if stage in ("generate", "evaluate", "plan"):
         section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
-        section["teacher"]["server_model"] = recipe.teacher.name_there  # perhaps another model
+        section["teacher"]["server_model"] = recipe.teacher.served_name  # perhaps another model
         section["evaluate"] = recipe.evaluate.identity()
         if recipe.capture.from_server:
             section["capture"] = recipe.capture.identity()

@@ -33,7 +33,7 @@ from distill.core.jsonl import (
 )
 from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
-from distill.recipe.sections import FOLDERS, name_there
+from distill.recipe.sections import FOLDERS, served_name
 
 OLD_ROWS = "old_rows.json"  # in generate's folder: the model's name on the server for answers that do not say theirs
 PACKAGES = (
@@ -226,18 +226,18 @@ class RunFolder:
         path = self.stage("generate") / OLD_ROWS
         if not path.exists() and _has_old_rows(path.parent):
             recorded = (self.path / "recipe.yaml").is_file()  # jobs that share a stage write none
-            name = self._name_before() if recorded else recipe.teacher.name_there
+            name = self._name_before() if recorded else recipe.teacher.served_name
             write_atomic(path, json.dumps({"server_model": name}, ensure_ascii=False))
 
     def _name_before(self) -> str | None:
-        """The model's name on its server (`Teacher.name_there`) where an earlier version wrote this run folder."""
+        """The model's name on its server (`Teacher.served_name`) where an earlier version wrote this run folder."""
         if (self.stage("generate") / OLD_ROWS).is_file():
             return old_name(self.stage("generate"))
         try:
             teacher = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))[
                 "teacher"
             ]
-            return name_there(teacher["model"], teacher.get("server"), teacher.get("server_model"))
+            return served_name(teacher["model"], teacher.get("server"), teacher.get("server_model"))
         except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):
             return None
 
@@ -285,7 +285,7 @@ class RunFolder:
 
 
 def old_name(stage: Path) -> str | None:
-    """The model's name on its server (`Teacher.name_there`) of rows that do not say it. `stage`: generate's folder."""
+    """The model's name on its server (`Teacher.served_name`) of rows that do not say it. `stage`: generate's folder."""
     path = stage / OLD_ROWS
     return json.loads(path.read_text(encoding="utf-8"))["server_model"] if path.is_file() else None
 
