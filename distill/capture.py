@@ -23,32 +23,36 @@ from typing import Any
 
 from distill import chat
 from distill.core import shutdown
-from distill.core.jsonl import canonical_json, digest
+from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import row_logs
 from distill.core.leases import divided, share
 from distill.core.processes import Processes
 from distill.core.progress import Progress
-from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.results import CaptureResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples
 from distill.errors import DataError
 from distill.models import find, load
 from distill.models.batching import batches_by_length
 from distill.models.head import Head, head_of
+from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
 from distill.recipe import Recipe
 from distill.signals import from_server, hidden_states
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
+from distill.signals.hidden_states import bytes_per_token
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.teachers.log import LOG_PROBS, answer_rows
+from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.log import LOG_PROBS
 
 SERVED = "server"  # in place of dtype and quantization, which a server does not tell
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
     stage = folder.stage("capture")
     if recipe.capture.signal == "none":
-        return StageOutput(
-            {"signal": "none", "num_tokens": 0, "num_bytes": 0, "bytes_per_token": 0.0}, []
-        )
+        return StageOutput(CaptureResult("none"), [])
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
     location = recipe.model_location(recipe.teacher.model)
     tokenizer = load.load_tokenizer(
@@ -117,11 +121,11 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
             )
     processes.barrier()
     if not processes.is_main or processes.is_part:
-        return StageOutput({}, [])
+        return None
     output = _summary(header, SignalStore(shards, header), set(keys))
-    if num := output.result["num_unknown"]:
+    if num := output.result.num_unknown:
         print(
-            f"capture: warning: of {num:,} of {output.result['num_tokens']:,} tokens the server told nothing; they get no soft loss. "
+            f"capture: warning: of {num:,} of {output.result.num_tokens:,} tokens the server told nothing; they get no soft loss. "
             "llama.cpp leaves out the parts of a character: vLLM, teacher.gguf or the weights give them",
             file=sys.stderr,
         )
@@ -304,7 +308,7 @@ def _take_over(work: Capturing) -> None:
         for block in work.blocks:
             todo = [i for batch in block for i in batch if work.keys[i] not in work.have]
             wanted = {(samples[i].key, tuple(samples[i].answer_ids)): i for i in todo}
-            for row in answer_rows(log, []):
+            for row in row_logs(log, []):
                 i = (
                     wanted.pop((row["key"], tuple(row["token_ids"])), None)
                     if LOG_PROBS in row
@@ -387,20 +391,51 @@ def records_of_logits(
 def _summary(header: SignalHeader, store: SignalStore, keys: set[str]) -> StageOutput:
     missing = keys - set(store.keys())
     assert not missing, f"{len(missing)} sequences were not captured"
-    served = header.fingerprints["teacher_dtype"] == SERVED
-    return StageOutput(
-        {
-            "signal": header.kind,
-            "num_sequences": len(store),
-            "num_tokens": store.num_tokens,
-            "num_bytes": store.num_bytes,
-            "bytes_per_token": round(store.num_bytes / max(store.num_tokens, 1), 2),
-            "vocab_size": header.vocab_size,
-            "hidden_size": header.hidden_size,
-            "folder": store.folder.name,
-            "num_unknown": sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))
-            if served
-            else 0,
-        },
-        store.paths,
+    num_unknown = 0
+    if header.fingerprints["teacher_dtype"] == SERVED:
+        num_unknown = sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))
+    result = CaptureResult(
+        signal=header.kind,
+        num_sequences=len(store),
+        num_tokens=store.num_tokens,
+        num_bytes=store.num_bytes,
+        bytes_per_token=round(store.num_bytes / max(store.num_tokens, 1), 2),
+        vocab_size=header.vocab_size,
+        hidden_size=header.hidden_size,
+        folder=store.folder.name,
+        num_unknown=num_unknown,
     )
+    return StageOutput(result, store.paths)
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    teacher = teacher_fingerprint(recipe)
+    section = teacher.section | {"capture": recipe.capture.identity()}
+    return Fingerprint(section, teacher.inputs)
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon one pass of the teacher over the samples, and the signal on disk."""
+    recipe, teacher = work.recipe, work.teacher
+    answer_tokens = work.num_samples * work.demand.answer
+    width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
+    stored = signal_bytes_per_token(recipe, teacher.vocabulary) + bytes_per_token(width)
+    memory, seconds = PROCESS_BYTES, 0.0
+    if work.captures:
+        memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
+        seconds = work.sample_tokens * 2 * teacher.parameters / work.machine.flops
+    download = work.teacher_download if work.on_server else 0
+    return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
+
+
+STAGE = Stage(
+    "capture",
+    "store the teacher's distribution at each answer token",
+    run,
+    CaptureResult,
+    fingerprint,
+    reads=("generate",),
+    cost=cost,
+    shared=True,
+    asks_teacher=True,
+)

@@ -22,18 +22,25 @@ from typing import Any
 from distill import chat, tasks
 from distill.chat.tokenizers import Tokenizers, tokenizers_of
 from distill.core import shutdown
+from distill.core.digests import digest
+from distill.core.files import write_atomic
 from distill.core.intervals import paired_bootstrap, wilson
-from distill.core.jsonl import digest, read_jsonl, write_atomic, write_jsonl
+from distill.core.jsonl import read_jsonl, write_jsonl
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
+from distill.core.results import Difference, EvaluateResult, ModelFigures, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.filters.answer_filters import refusal
 from distill.models import find, load
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import FOLDERS
+from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.server.budget import Ledger, Spent
 
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
@@ -80,9 +87,9 @@ class Sitting:
         return self.stage / "teacher.json"
 
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     stage = folder.stage("evaluate")
-    _, prompts = split_prompts(recipe)
+    prompts = split_prompts(recipe)[1]
     location = recipe.model_location(recipe.teacher.model)
     tokenizers = tokenizers_of(recipe)
     options = recipe.generate
@@ -100,20 +107,23 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
             bar.done = (list(names).index(name) + 1) * len(prompts)
             bar.advance(0, note=name)
             shutdown.check()
-    found = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
-    figures = {name: {k: v for k, v in f.items() if k != "examples"} for name, f in found.items()}
-    result = {
-        "models": figures,
-        "num_examples": len(prompts),
-        "task": options.task,
-        "task_version": tasks.version(options.task),
-    }
-    if "control" in found:
-        result["student_against_control"] = _against(
-            found["student"], found["control"], recipe.seed
-        )
+    measured = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
+    against = None
+    if "control" in measured:
+        against = _against(measured["student"], measured["control"], recipe.seed)
+    result = EvaluateResult(
+        models={name: _without_examples(figures) for name, figures in measured.items()},
+        num_examples=len(prompts),
+        task=options.task,
+        task_version=tasks.version(options.task),
+        student_against_control=against,
+    )
     files = [stage / "teacher_answers.jsonl", *(stage / f"{name}.json" for name in names)]
     return StageOutput(result, files)
+
+
+def _without_examples(figures: dict[str, Any]) -> ModelFigures:
+    return ModelFigures(**{key: value for key, value in figures.items() if key != "examples"})
 
 
 def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
@@ -125,7 +135,7 @@ def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
     models["student"] = train / "student"
     return models | {
         name: folder.quantized(name)
-        for name in folder.require("quantize", recipe).result["formats"]
+        for name in folder.require("quantize", QuantizeResult, recipe).result.formats
     }
 
 
@@ -466,15 +476,43 @@ def _write(stage: Path, name: str, figures: dict[str, Any]) -> None:
     write_atomic(stage / f"{name}.json", json.dumps(figures, ensure_ascii=False))
 
 
-def _against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Student minus control with 95 % intervals: exact match (positive is better) and NLL (negative is better)."""
+def _against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Difference]:
+    """Return student minus control with 95 % intervals.
+
+    Exact match (positive is better), where a task checks, and NLL (negative is better).
+    """
     pairs = list(zip(student["examples"], control["examples"], strict=True))
-    result: dict[str, Any] = {}
+    result = {}
     if "exact_match" in student:
         differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
-        result["exact_match"] = paired_bootstrap(differences, seed=seed)
+        result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
     differences = [
         (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
     ]
-    result["nll"] = paired_bootstrap(differences, seed=seed)
+    result["nll"] = Difference(**paired_bootstrap(differences, seed=seed))
     return result
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon the teacher's and every model's answers, and the scoring of the teacher's."""
+    recipe, num_prompts = work.recipe, work.demand.num_held_out
+    num_students = recipe.train.num_roles + 1 + len(recipe.quantize.formats)
+    num_models = 2 + num_students
+    seconds = work.teacher_seconds(2 * num_prompts) + 3.0 * num_models  # loading and scoring
+    weight_bytes = 2 * work.student.parameters
+    seconds += num_students * work.answer_seconds(
+        work.student, weight_bytes, num_prompts, recipe.evaluate.max_new_tokens
+    )
+    memory = PROCESS_BYTES + work.asking_bytes
+    return Cost(memory, seconds, disk=num_models * num_prompts * 1000)
+
+
+STAGE = Stage(
+    "evaluate",
+    "every model of the run on held-out prompts",
+    run,
+    EvaluateResult,
+    answers_fingerprint,
+    reads=("train", "quantize"),
+    cost=cost,
+)

@@ -13,6 +13,7 @@ An answer's key holds the prompt, the teacher and the sampling values; its seed 
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,36 @@ from distill import chat, tasks
 from distill.chat.tokenizers import Tokenizers, tokenizers_of
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
-from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.results import GenerateResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
 from distill.filters import answer_filters, prompt_filters
 from distill.filters.contamination import EvalIndex
+from distill.planning.costs import (
+    BYTES_PER_TOKEN,
+    PROCESS_BYTES,
+    START_SECONDS,
+    Workload,
+    signal_bytes_per_token,
+)
 from distill.recipe import Recipe
 from distill.recipe.sections import Capture
 from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
+from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.log import Request, best_rows, num_of_other_seeds, read_answers, request_maker
 from distill.teachers.server.budget import Ledger, Spent
+
+JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
 Judged = tuple[
     list[answer_filters.Candidate], list[str | None]
 ]  # each answer as the filters see it, and why it is dropped (None: kept)
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
     stage = folder.stage("generate")
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     location = recipe.model_location(recipe.teacher.model)
@@ -54,7 +67,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent
     )
     if expanded is None:
-        return StageOutput({}, [])
+        return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
     asked, refused = judge_prompts(recipe, [*prompts, *written], held_out)
@@ -69,7 +82,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         recipe, requests, make, held_out, raw, location, tokenizers, processes, spent
     )
     if processes.is_part:
-        return StageOutput({}, [])
+        return None
     rows = best_rows(read_answers(raw)[0])
     judged = (
         judge_answers(recipe, requests, rows, held_out, tokenizers)
@@ -86,7 +99,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
             processes,
             spent,
         )
-    output = StageOutput({}, [])
+    output = None
     if processes.is_main:
         output = _write(recipe, stage, requests, judged, refused, held_out, tokenizers, skipped)
     processes.barrier()
@@ -333,37 +346,37 @@ def _write(
     )
     write_jsonl(stage / "kept.jsonl", kept)
     write_jsonl(stage / "dropped.jsonl", dropped)
-    result = {
-        "num_prompts": len({r.prompt.id for r in requests}) + len(refused),
-        "num_asked": len(requests),
-        "num_kept": len(kept),
-        "num_dropped": len(dropped),
-        "dropped_by_reason": dict(by_reason),
-        "kept_by_language": dict(Counter(s["language"] for s in kept)),
-        "num_held_out": len(held_out),
-        "num_answer_tokens": sum(len(s["answer_ids"]) for s in kept),
-        "num_broken_log_lines": len(broken),
-        "vocab_size": len(tokenizers.student),
-        "format": chat.fingerprint_of_format(tokenizers.student),
-        "retold": tokenizers.difference,
-        "num_skipped": dict(skipped),
-        "prompts_by_language": dict(Counter(p.language for p in prompts)),
-        "by_language": count_by_language(kept, dropped),
-        "prompts_by_tries": dict(
+    result = GenerateResult(
+        num_prompts=len({r.prompt.id for r in requests}) + len(refused),
+        num_asked=len(requests),
+        num_kept=len(kept),
+        num_dropped=len(dropped),
+        dropped_by_reason=dict(by_reason),
+        kept_by_language=dict(Counter(s["language"] for s in kept)),
+        num_held_out=len(held_out),
+        num_answer_tokens=sum(len(s["answer_ids"]) for s in kept),
+        num_broken_log_lines=len(broken),
+        vocab_size=len(tokenizers.student),
+        format=chat.fingerprint_of_format(tokenizers.student),
+        retokenized=tokenizers.difference,
+        num_skipped=dict(skipped),
+        prompts_by_language=dict(Counter(p.language for p in prompts)),
+        by_language=count_by_language(kept, dropped),
+        prompts_by_tries=dict(
             sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())
         ),
-        "num_prompts_without_answer": len(
+        num_prompts_without_answer=len(
             {r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}
         ),
-        "prompts_by_source": dict(Counter(p.source for p in prompts)),
-        "num_long_reasoning": num_long,
-        "seed": recipe.seed,
-        "warning": answer_filters.long_reasoning_warning(
+        prompts_by_source=dict(Counter(p.source for p in prompts)),
+        num_long_reasoning=num_long,
+        seed=recipe.seed,
+        warning=answer_filters.long_reasoning_warning(
             num_long, len(kept), recipe.generate.max_reasoning_tokens
         ),
-    }
-    if result["warning"]:
-        print(f"generate: warning: {result['warning']}", file=sys.stderr)
+    )
+    if result.warning:
+        print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(
         result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")]
     )
@@ -427,3 +440,42 @@ def _candidate(
         verify=request.prompt.verify,
         refusals=request.prompt.refusals,
     )
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    answers = answers_fingerprint(recipe)
+    return replace(answers, seed=recipe.seed) if recipe.generate.resample else answers
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon the asking: what the teacher takes to answer here, or what goes over the network."""
+    demand, capture = work.demand, work.recipe.capture
+    tokens = work.num_requests * (demand.prompt + demand.answer)
+    answer_bytes = 2 * BYTES_PER_TOKEN
+    logged_bytes = 0.0
+    if capture.from_server:
+        answer_bytes += JSON_BYTES_PER_LOG_PROB * capture.top_k
+        logged_bytes = (
+            signal_bytes_per_token(work.recipe, work.teacher.vocabulary) * 4 / 3
+        )  # base64
+    download = work.teacher_download
+    if work.on_server:
+        download = work.num_requests * demand.answer * answer_bytes
+    return Cost(
+        PROCESS_BYTES + work.asking_bytes,
+        START_SECONDS + work.teacher_seconds(work.num_requests),
+        disk=tokens * 12 + demand.num_answers * demand.answer * logged_bytes,
+        download=download,
+    )
+
+
+STAGE = Stage(
+    "generate",
+    "the teacher answers the prompts; the answers are filtered",
+    run,
+    GenerateResult,
+    fingerprint,
+    cost=cost,
+    shared=True,
+    asks_teacher=True,
+)

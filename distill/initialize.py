@@ -12,13 +12,18 @@ from typing import Any
 
 from distill import chat
 from distill.chat.tokenizers import students_tokenizer, tokenizers_of
-from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.core.files import FolderWriter, files_under
+from distill.core.processes import ALONE, Processes
+from distill.core.results import InitializeResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.errors import MismatchError
-from distill.models import load
+from distill.models import find, load
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     out = folder.stage("initialize") / "student"
     load.quiet()
     model, tokenizer = build(recipe)
@@ -26,19 +31,17 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     config = model.config.get_text_config()
-    return StageOutput(
-        {
-            "num_parameters": model.num_parameters(),
-            "method": recipe.student.method,
-            "model": recipe.student.model,
-            "num_layers": config.num_hidden_layers,
-            "hidden_size": config.hidden_size,
-            "intermediate_size": config.intermediate_size,
-            "vocab_size": config.vocab_size,
-            "architecture": type(model).__name__,
-        },
-        files_under(out),
+    result = InitializeResult(
+        num_parameters=model.num_parameters(),
+        method=recipe.student.method,
+        model=recipe.student.model,
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        architecture=type(model).__name__,
     )
+    return StageOutput(result, files_under(out))
 
 
 def build(recipe: Recipe) -> tuple[Any, Any]:
@@ -148,3 +151,31 @@ def keep_layers(model: Any, kept: list[int]) -> None:
             f"{type(model).__name__}: layers {kept} cannot be told in its config ({wrong[0]} is {found.get(wrong[0])}, the "
             f"config says {expected.get(wrong[0])}); use another student.layer_share, or student.method: base"
         )
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    model = recipe.student.model or recipe.teacher.model
+    identity = find.identity(recipe.model_location(model), recipe.student.revision)
+    return Fingerprint({"student": recipe.student.identity()}, {"student": identity}, recipe.seed)
+
+
+def cost(work: Workload) -> Cost:
+    source, parameters = work.student_source, work.student.parameters
+    download = 2 * source.parameters if source and not source.is_local else 0
+    loaded = source.parameters if source else parameters
+    return Cost(
+        PROCESS_BYTES + 4 * loaded,
+        1 + 4 * parameters / 2e8,
+        disk=4 * parameters,
+        download=download,
+    )
+
+
+STAGE = Stage(
+    "initialize",
+    "make the student before training",
+    run,
+    InitializeResult,
+    fingerprint,
+    cost=cost,
+)

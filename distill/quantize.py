@@ -24,17 +24,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from distill import chat
 from distill.core import shutdown
-from distill.core.jsonl import fsync_folder, write_atomic
+from distill.core.files import FolderWriter, files_under, fsync_folder, write_atomic
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
-from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.core.results import FileCheck, QuantizeResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import MismatchError
 from distill.formats.compare import SAME_WEIGHTS, Reference, in_llama_cpp, in_transformers, refer_to
 from distill.formats.gguf.modelfile import write_modelfiles
 from distill.models import find, load
-from distill.models.score import TokenSequence
+from distill.models.sequences import TokenSequence
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import BITSANDBYTES, FOLDERS, W16A16, Quantize
 
@@ -108,12 +114,12 @@ class Work:
         ]
 
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     stage = folder.stage("quantize")
     student = folder.stage("train") / "student"
     work = Work(recipe, folder, student, load.load_tokenizer(str(student)))
     _clear(stage)
-    checks: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     names = [W16A16, *recipe.quantize.formats]
     with Progress("quantize", len(names), "files") as bar:
         for name in names:
@@ -122,23 +128,28 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
                 if name not in FOLDERS:
                     _try_export(work)
                 write_atomic(check_file, json.dumps(_write_and_check(work, name), indent=1))
-            checks[name] = json.loads(check_file.read_text())
-            if note := checks[name].get("note"):
+            measured[name] = json.loads(check_file.read_text())
+            if note := measured[name].get("note"):
                 print(f"quantize: {name}: {note}", flush=True)
             bar.advance(1, note=name)
             shutdown.check()
     work.distributions.unlink(missing_ok=True)
-    for name in checks:
-        checks[name]["failed"] = reason = failure(checks[name], recipe.quantize)
-        if reason:
-            print(f"quantize: {name} FAILED: {reason}", file=sys.stderr, flush=True)
+    checks = {name: _judged(name, check, recipe.quantize) for name, check in measured.items()}
     files = [
         p for name in checks for p in [stage / f"{name}.json", *_files_of(folder.quantized(name))]
     ]
     if _importance_file(folder).is_file():
         files.append(_importance_file(folder))
     files += write_modelfiles(recipe, student, work.tokenizer, checks, stage)
-    return StageOutput({"formats": checks, "student_bytes": _weight_bytes(student)}, files)
+    return StageOutput(QuantizeResult(checks, _weight_bytes(student)), files)
+
+
+def _judged(name: str, check: dict[str, Any], gates: Quantize) -> FileCheck:
+    """Return what was measured, and which gate the file does not pass, if any."""
+    reason = failure(check, gates)
+    if reason:
+        print(f"quantize: {name} FAILED: {reason}", file=sys.stderr, flush=True)
+    return TypeAdapter(FileCheck).validate_python(check | {"failed": reason})
 
 
 def _clear(stage: Path) -> None:
@@ -541,3 +552,61 @@ def _check_folder(work: Work, name: str, place: Path, runtime: str) -> dict[str,
         "prefill_speed": round(measured.prefill, 1),
         "decode_speed": round(measured.decode, 1),
     }
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    return Fingerprint({"quantize": recipe.quantize.identity()})
+
+
+# bytes on disk of one weight; those of `mixed` follow from its budget
+BYTES_PER_WEIGHT = {
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 1.06,
+    "int8": 1.1,
+    "q6_k": 0.82,
+    "q5_k_m": 0.71,
+    "q4_k_m": 0.61,
+    "q4_0": 0.57,
+    "iq4_nl": 0.57,
+    "q3_k_m": 0.53,
+    "q2_k": 0.45,
+    "tq2_0": 0.37,
+    "nf4": 0.7,
+    "w4a16": 0.7,
+    W16A16: 2.0,
+}
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon the writing and checking of every file, the choice of types, and recovery."""
+    options, student, flops = work.recipe.quantize, work.student, work.machine.flops
+    names = [W16A16, *options.formats]
+    sizes = BYTES_PER_WEIGHT | {"mixed": (options.budget_mb or 0) * 1e6 / student.parameters}
+    seconds = sum(2 + 6 * (name in FOLDERS) + student.parameters / 2e7 for name in names)
+    bytes_per_weight = 6  # in memory
+    if "mixed" in options.formats:  # a forward pass over the samples for each tensor
+        tokens = options.num_sequences * (work.demand.prompt + work.demand.answer)
+        seconds += 7 * student.layers * tokens * 2 * student.parameters / flops
+        bytes_per_weight = 10
+    if options.recover:
+        # forward twice, backward, and the rounding of every weight each fourth step
+        steps = len(options.recover) * options.recover_steps
+        seconds += steps * 2048 * 10 * student.parameters / flops
+        bytes_per_weight = max(bytes_per_weight, 28)
+    return Cost(
+        PROCESS_BYTES + bytes_per_weight * student.parameters,
+        seconds,
+        disk=sum(sizes[name] for name in names) * student.parameters,
+    )
+
+
+STAGE = Stage(
+    "quantize",
+    "write the files for deployment and load each one back",
+    run,
+    QuantizeResult,
+    fingerprint,
+    reads=("generate", "train"),
+    cost=cost,
+)

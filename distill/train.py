@@ -28,19 +28,24 @@ import shutil
 from typing import Any
 
 from distill import chat
+from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
-from distill.core.run_folder import FolderWriter, RunFolder, StageOutput, files_under
+from distill.core.results import CaptureResult, GenerateResult, TrainedModel, TrainResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import load
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.signals.store import SignalStore, sequence_key
 
 LORA_TARGETS = "all-linear"
 ROLES = ("student", "control")
+OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
+def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
     stage = folder.stage("train")
     samples = read_samples(folder.stage("generate") / "kept.jsonl")
     _require_own_tokens(folder, load.load_tokenizer(str(folder.stage("initialize") / "student")))
@@ -57,16 +62,16 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput:
         if not done.is_file():
             _train_role(recipe, folder, processes, role, learn, validation)
         processes.barrier()
-        results[role] = json.loads(done.read_text())
+        results[role] = TrainedModel(**json.loads(done.read_text()))
     if not processes.is_main:
-        return StageOutput({}, [])
+        return None
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
-    result = {
-        "roles": results,
-        "num_samples": len(learn),
-        "num_validation": len(validation),
-        "num_too_long": len(samples) - len(fitting),
-    }
+    result = TrainResult(
+        roles=results,
+        num_samples=len(learn),
+        num_validation=len(validation),
+        num_too_long=len(samples) - len(fitting),
+    )
     files = [
         p for role in roles for p in [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]
     ]
@@ -154,31 +159,28 @@ def _signal_key(sample: Sample) -> str:
 
 
 def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
-    """Raise MismatchError where generate's samples are in another tokenizer or template than the student's: the recipe has changed
-    between the two. Nothing of runs that generated before this was noted, but their number of tokens."""
-    manifest = folder.manifest("generate")
-    assert manifest is not None  # the pipeline's own check
-    width, format_of = manifest.result.get("vocab_size"), manifest.result.get("format")
-    if width in (None, len(tokenizer)) and format_of in (
-        None,
-        chat.fingerprint_of_format(tokenizer),
-    ):
+    """Raise MismatchError where generate's samples are in another tokenizer or template than the
+    student's: the recipe has changed between the two."""
+    generated = folder.require("generate", GenerateResult).result
+    if generated.format == chat.fingerprint_of_format(tokenizer):
         return
     raise MismatchError(
-        f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template ({width} tokens) than the student's "
-        f"({len(tokenizer)}); run with --redo generate, which asks the teacher nothing again"
+        f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template "
+        f"({generated.vocab_size} tokens) than the student's ({len(tokenizer)}); "
+        "run with --redo generate, which asks the teacher nothing again"
     )
 
 
 def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalStore:
-    manifest = folder.manifest("capture")
-    assert manifest is not None  # the pipeline's own check
-    store = SignalStore(folder.stage("capture") / "signals" / manifest.result["folder"])
-    mine = chat.fingerprint_of_tokenizer(tokenizer)
-    if store.header.fingerprints["tokenizer"] != mine:
+    captured = folder.require("capture", CaptureResult).result
+    assert captured.folder is not None  # the recipe's own check: there is a signal
+    store = SignalStore(folder.stage("capture") / "signals" / captured.folder)
+    stored_fingerprint = store.header.fingerprints["tokenizer"]
+    fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
+    if stored_fingerprint != fingerprint:
         raise MismatchError(
-            f"{store.folder}: captured with another tokenizer ({store.header.fingerprints['tokenizer'][:12]}) than the "
-            f"student's ({mine[:12]}); run with --redo capture"
+            f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
+            f"student's ({fingerprint[:12]}); run with --redo capture"
         )
     if missing := store.missing(keys):
         raise DataError(
@@ -233,3 +235,53 @@ def _packing_isolates(model: Any) -> bool:
         other = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0, 6:]
     model.train(was_training)
     return bool((packed - alone).abs().max() < 1e-3 * (1 + (other - alone).abs().max()))
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    return Fingerprint({"train": recipe.train.identity()}, seed=recipe.seed)
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon the training of every role, its checkpoints among what lies on disk."""
+    options, parameters = work.recipe.train, work.student.parameters
+    tokens = work.sample_tokens * options.epochs
+    if options.max_steps:
+        tokens = min(tokens, options.max_steps * options.batch_tokens)
+    overhead = GPU_OVERHEAD if work.machine.gpu else OVERHEAD
+    if options.gradient_checkpointing:
+        overhead *= 4 / 3  # the forward pass once more
+    optimizer_bytes = 8 if options.optimizer == "adamw" else 2
+    flops = options.num_roles * tokens * 6 * parameters
+    return Cost(
+        PROCESS_BYTES + _memory(work, optimizer_bytes),
+        flops / work.machine.flops * overhead,
+        disk=options.num_roles * 4 * parameters + 3 * parameters * (4 + optimizer_bytes),
+    )
+
+
+def _memory(work: Workload, optimizer_bytes: int) -> float:
+    """Return the bytes of weights, gradients and the optimizer's state in float32; on a GPU of a copy
+    in 16 bits; of the gradients of head and embedding before they are added up; and of the
+    activations of one micro-batch."""
+    options, student = work.recipe.train, work.student
+    trained_share = 0.02 if options.lora_rank else 1.0
+    weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes))
+    head = 0 if options.lora_rank else 8 * student.head
+    copies = 2 * student.parameters + 400 * 2**20 if work.machine.gpu else 200 * 2**20
+    kept_per_number = 70 * student.layers  # bytes of activations for each number of the width
+    if options.gradient_checkpointing:
+        kept_per_number = 4 * student.layers + 70
+    activations = options.micro_batch_tokens * student.hidden * kept_per_number
+    return weights + head + copies + activations
+
+
+STAGE = Stage(
+    "train",
+    "distil the student, and train the control",
+    run,
+    TrainResult,
+    fingerprint,
+    reads=("generate", "capture", "initialize"),
+    cost=cost,
+    shared=True,
+)

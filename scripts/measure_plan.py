@@ -44,7 +44,9 @@ from distill.models.decode import Drawer, Sampling
 from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.models.slots import Rolling
-from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.pipeline import PLANNED
+from distill.plan import stage_costs
+from distill.planning.costs import Workload
 from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
@@ -269,11 +271,10 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     found = asked(recipe, load.load_model(str(teacher_folder), where), folder)
     student = random_model(recipe.student.model or "", recipe.student.layer_share)
     found["train"] = measured(lambda: train(recipe, student, folder))
-    teacher = size_of(recipe, recipe.teacher.model, None)
-    work = work_of(recipe)
-    work = replace(work, prompt=PROMPT, answer=ANSWER)
-    costs = stage_costs(recipe, here, teacher, student_size(recipe, teacher), work)
-    answers, samples = work.num_answers * ANSWER, work.num_answers * 0.9 * (PROMPT + ANSWER)
+    work = Workload.of(recipe, here)
+    work = replace(work, demand=replace(work.demand, prompt=PROMPT, answer=ANSWER))
+    costs = stage_costs(work, PLANNED)
+    answers, samples = work.demand.num_answers * ANSWER, work.sample_tokens
     num_tokens = {
         "generate": answers,
         "capture": samples,

@@ -17,6 +17,7 @@ from step_helpers import one_step
 from distill import chat
 from distill.capture import records_of
 from distill.catalog import catalog
+from distill.chat.template import apply_template
 from distill.chat.tokenizers import Tokenizers
 from distill.core.processes import Processes
 from distill.errors import MismatchError
@@ -26,7 +27,7 @@ from distill.models import find, load
 from distill.models.decode import Sampling, answer
 from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.planning import costs
+from distill.planning import sizes
 from distill.recipe import load_recipe
 from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
@@ -178,7 +179,7 @@ def test_the_template_does_what_the_catalogue_says(family):
     facts, tokenizer = catalog.template(model), tokenizer_of(family)
     assert facts is not None
     if facts.switch is None:
-        with pytest.raises(MismatchError, match=r"generate\.thinking is true"):
+        with pytest.raises(MismatchError, match=r"generate\.enable_thinking is true"):
             chat.prompt_ids(tokenizer, "hi", enable_thinking=True)
     else:
         assert chat.thinking_switch(tokenizer, False) == {facts.switch: False}
@@ -269,7 +270,7 @@ def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
             "the prompt opens the reasoning, whoever is asked"
         )
     else:
-        whole = chat._apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
+        whole = apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
         assert [*prompt, *learnt][: len(whole)] == whole[: len(prompt) + len(learnt)]
 
 
@@ -368,7 +369,7 @@ def test_bitsandbytes_does_not_pass_off_whole_experts_as_quantized(loaded):
 @each_family
 def test_the_plan_knows_how_big_a_model_is(family, loaded):
     here = loaded(family)
-    size = costs._size_from(json.loads((here.folder / "config.json").read_text()))
+    size = sizes._size_from(json.loads((here.folder / "config.json").read_text()))
     assert size.parameters == pytest.approx(here.model.num_parameters(), rel=0.15)
 
 

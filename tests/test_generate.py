@@ -10,7 +10,8 @@ from run_helpers import QUICKSTART
 
 from distill import capture, chat, evaluate, generate
 from distill.chat.tokenizers import Tokenizers
-from distill.core.jsonl import RowLog, digest, read_jsonl, read_row_logs, write_jsonl
+from distill.core.digests import digest
+from distill.core.jsonl import RowLog, read_jsonl, read_row_logs, write_jsonl
 from distill.core.leases import share
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
@@ -67,18 +68,16 @@ def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
 def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_path, capsys):
     first, kept = run(tmp_path)
     again, same = run(tmp_path, "seed=7")
-    assert same == kept and again["num_asked"] == first["num_asked"] == len(logged(tmp_path))
+    assert same == kept and again.num_asked == first.num_asked == len(logged(tmp_path))
     assert (
-        f"{first['num_asked']} answers on disk were drawn with another seed and stay; generate.resample=true"
+        f"{first.num_asked} answers on disk were drawn with another seed and stay; generate.resample=true"
         in capsys.readouterr().out
     )
     anew, _ = run(tmp_path, "seed=7", "generate.resample=true")
-    assert (
-        anew["num_asked"] == first["num_asked"] and len(logged(tmp_path)) == 2 * first["num_asked"]
-    )
+    assert anew.num_asked == first.num_asked and len(logged(tmp_path)) == 2 * first.num_asked
     assert "another seed" not in capsys.readouterr().out
     run(tmp_path, "seed=7", "generate.resample=true")
-    assert len(logged(tmp_path)) == 2 * first["num_asked"]
+    assert len(logged(tmp_path)) == 2 * first.num_asked
 
 
 def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path):
@@ -102,21 +101,21 @@ def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path)
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
     first, kept_once = run(tmp_path)
     asked_once = {row["key"]: row for row in logged(tmp_path)}
-    assert 0 < first["num_kept"] < first["num_asked"] == len(asked_once)
+    assert 0 < first.num_kept < first.num_asked == len(asked_once)
 
     result, kept = run(tmp_path, "generate.max_tries=4")
     rows = logged(tmp_path)
-    assert len({row["key"] for row in rows}) == len(rows) == result["num_asked"] > len(asked_once)
+    assert len({row["key"] for row in rows}) == len(rows) == result.num_asked > len(asked_once)
     assert {k["key"] for k in kept_once} <= {k["key"] for k in kept}, (
         "what was good is not drawn again"
     )
     assert max(Counter(k["prompt_id"] for k in kept).values()) == 1 and len(kept) > len(kept_once)
     tries = Counter(row["prompt_id"] for row in rows)
     unsolved = tries.keys() - {k["prompt_id"] for k in kept}
-    assert all(tries[i] == 4 for i in unsolved) and result["num_prompts_without_answer"] == len(
+    assert all(tries[i] == 4 for i in unsolved) and result.num_prompts_without_answer == len(
         unsolved
     )
-    assert result["prompts_by_tries"] == dict(sorted(Counter(tries.values()).items()))
+    assert result.prompts_by_tries == dict(sorted(Counter(tries.values()).items()))
     for prompt_id, number in tries.items():
         assert sorted(r["sample_index"] for r in rows if r["prompt_id"] == prompt_id) == list(
             range(number)
@@ -180,7 +179,7 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     result, kept = run(tmp_path, *more)
     rows = logged(tmp_path)
     asked = [a for a in proxy.asked if a.get("n_predict", 0) > 2]
-    assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result["num_asked"]
+    assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result.num_asked
     assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), (
         "each draw has a seed of its own"
     )
@@ -188,7 +187,7 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
     assert len(failed) == 1 and tries[failed.pop()] == 1, "what a server refused is not drawn again"
     assert all(number == 3 for i, number in tries.items() if i not in solved and number > 1)
-    assert sorted(result["prompts_by_tries"]) == [1, 2, 3] and len(solved) == len(kept)
+    assert sorted(result.prompts_by_tries) == [1, 2, 3] and len(solved) == len(kept)
     run(tmp_path, *more)
     assert len(logged(tmp_path)) == len(rows), "a second run draws nothing"
 
@@ -219,7 +218,7 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
         )
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
-    assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
+    assert result.num_asked == len(rows) == len({row["key"] for row in rows}) == 30
     requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
     blocks = answers._blocks(recipe, requests, stage, Processes())
     assert (
@@ -354,19 +353,19 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
         "the third tells its name in its reasoning"
     )
     assert (
-        result["num_long_reasoning"] == 1
-        and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
+        result.num_long_reasoning == 1
+        and "1 of 3 samples have more than 40 tokens of reasoning" in result.warning
     )
     assert "set generate.reasoning to short or drop" in capsys.readouterr().err
     result, kept = thought(tmp_path / "drop", "drop")
     assert kept == {
         n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)
     }
-    assert result["warning"] is None, "what nobody learns is neither long nor wrong"
+    assert result.warning is None, "what nobody learns is neither long nor wrong"
     result, kept = thought(tmp_path / "short", "short")
     assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1)}
-    assert result["dropped_by_reason"] == {"identity": 1, "long_reasoning": 1}
-    assert result["warning"] is None and not capsys.readouterr().err
+    assert result.dropped_by_reason == {"identity": 1, "long_reasoning": 1}
+    assert result.warning is None and not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,11 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
         if number % 2 and written[-1].stat().st_size:
             tear(written[-1], chance)
     rows, broken = logged(folder)
-    assert num_killed >= 20 and broken and 0 < len(rows) < wanted["num_asked"], (
+    assert num_killed >= 20 and broken and 0 < len(rows) < wanted.num_asked, (
         "there is something left to do"
     )
 
     result, kept = run(recipe_of(folder, file))
     rows, _ = logged(folder)
     assert sorted(row["key"] for row in rows) == sorted(r.key for r in requests), "each once"
-    assert kept == unbroken and result["num_asked"] == wanted["num_asked"]
+    assert kept == unbroken and result.num_asked == wanted.num_asked

@@ -7,6 +7,7 @@ import shlex
 import pytest
 import torch
 from families import BY_NAME, save
+from result_helpers import generate_result
 from run_helpers import QUICKSTART, ROOT
 
 from distill import chat, evaluate, generate, plan
@@ -14,11 +15,12 @@ from distill.chat.tokenizers import tokenizers_of
 from distill.core.jsonl import read_jsonl, read_row_logs
 from distill.core.processes import Processes
 from distill.core.progress import Progress
-from distill.core.run_folder import RunFolder
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.data.samples import read_samples, split_prompts
 from distill.errors import MismatchError, MissingError, RecipeError
 from distill.models import load
-from distill.pipeline import run
+from distill.pipeline import PLANNED, run
+from distill.planning.sizes import teacher_size
 from distill.recipe import load_recipe
 from distill.train import _require_own_tokens
 
@@ -190,16 +192,15 @@ def test_a_signal_and_another_tokenizer_is_refused_with_the_way_out(student, tmp
 
 def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path):
     recipe = recipe_of(tmp_path, student, "teacher.model=big-model", "teacher.server=http://h:1")
-    for find in (tokenizers_of, plan.teacher_size):
+    for find in (tokenizers_of, teacher_size):
         with pytest.raises(MissingError, match=r"big-model.* set teacher\.server_gives=text"):
             find(recipe)
 
 
-def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
+def test_the_pages_example_is_a_recipe_that_can_be_planned(student, tmp_path):
     """Kimi K2 by its API and a student of another family: the catalogue knows the licence, no file of the teacher is read."""
-    words = re.search(
-        r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "recipes/cross_tokenizer.md").read_text(encoding="utf-8")
+    words = re.search(r"KIMI_KEY=.*?distill run (.*?[^\\])\n", page, re.DOTALL)
     assert words is not None
     source, *overrides = shlex.split(words[1].replace("\\\n", " "))
     recipe = load_recipe(
@@ -211,16 +212,13 @@ def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
             f"run_folder={tmp_path}",
         ],
     )
-    planned = plan.make_plan(recipe, RunFolder(tmp_path))
+    planned = plan.make_plan(recipe, RunFolder(tmp_path), PLANNED)
     assert (
-        planned["licence"]["level"] == "allow"
-        and "learning from its answers" in planned["licence"]["sentences"][0]
+        planned.licence.level == "allow"
+        and "learning from its answers" in planned.licence.sentences[0]
     )
-    assert "its own tokenizer (the teacher's is not known)" in planned["text"]
-    assert (
-        planned["stages"]["generate"]["memory"] < 1e9
-        and planned["stages"]["generate"]["download"] < 1e9
-    )
+    assert "its own tokenizer (the teacher's is not known)" in planned.text
+    assert planned.stages["generate"].memory < 1e9 and planned.stages["generate"].download < 1e9
 
 
 @pytest.mark.parametrize(
@@ -259,19 +257,17 @@ def test_a_student_without_chat_template_is_said_before_anything_is_asked(studen
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("said", [{"vocab_size": 9}, {"format": "of another"}])
-def test_samples_in_other_tokens_than_the_students_are_not_learnt(said, student, tmp_path):
+def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_path):
     folder, tokenizer = RunFolder(tmp_path), load.load_tokenizer(str(student))
-    good = {"vocab_size": len(tokenizer), "format": chat.fingerprint_of_format(tokenizer)}
     (tmp_path / "generate").mkdir()
-    for result in (good, {}):
-        folder.finish(
-            "generate", section={}, inputs={}, seed=0, result=result, files=[], started=0.0
-        )
-        _require_own_tokens(folder, tokenizer)
-    folder.finish(
-        "generate", section={}, inputs={}, seed=0, result=good | said, files=[], started=0.0
-    )
+
+    def generated(format_of: str) -> None:
+        output = StageOutput(generate_result(format=format_of), [])
+        folder.finish("generate", Fingerprint(), output, started=0.0)
+
+    generated(chat.fingerprint_of_format(tokenizer))
+    _require_own_tokens(folder, tokenizer)
+    generated("of another")
     with pytest.raises(
         MismatchError, match="--redo generate, which asks the teacher nothing again"
     ):

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from distill.errors import MismatchError, MissingError
-from distill.plan import _warnings
-from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.pipeline import PLANNED
+from distill.plan import _warnings, stage_costs
+from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
 from distill.planning.preflight import check_formats, row_sizes
+from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -261,13 +263,12 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
         "recover": ["quantize.recover=[q4_0]"],
     }.items():
         recipe = load_recipe(QUICKSTART, ["quantize.formats=[q4_0]", *overrides])
-        teacher = size_of(recipe, recipe.teacher.model, None)
-        student = student_size(recipe, teacher)
-        costs[name] = stage_costs(recipe, MACHINE, teacher, student, work_of(recipe))["quantize"]
+        work = Workload.of(recipe, MACHINE)
+        costs[name] = stage_costs(work, PLANNED)["quantize"]
     assert costs["plain"].seconds < costs["mixed"].seconds < costs["recover"].seconds
     assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
     assert costs["mixed"].disk > costs["plain"].disk + 8e6
-    assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * student.parameters), (
+    assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * work.student.parameters), (
         "the 16-bit folder is always there"
     )
 
@@ -310,10 +311,11 @@ MEASURED = {
 def test_the_plan_of_a_gpu_is_what_was_measured_on_one(size: str) -> None:
     overrides, measured = MEASURED[size]
     recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", overrides)
-    teacher = size_of(recipe, recipe.teacher.model, None)
-    work = replace(work_of(recipe), prompt=96, answer=300)
-    costs = stage_costs(recipe, H200, teacher, student_size(recipe, teacher), work)
-    tokens = {"generate": work.num_answers * 300, "capture": work.num_answers * 0.9 * 396}
+    work = Workload.of(recipe, H200)
+    work = replace(work, demand=replace(work.demand, prompt=96, answer=300))
+    costs = stage_costs(work, PLANNED)
+    num_answers = work.demand.num_answers
+    tokens = {"generate": num_answers * 300, "capture": num_answers * 0.9 * 396}
     for stage, (gigabytes, speed) in measured.items():
         assert 0.7 < costs[stage].memory / 1e9 / gigabytes < 1.2, (
             f"{stage}: {costs[stage].memory / 1e9:.1f} GB"

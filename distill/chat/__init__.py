@@ -11,6 +11,7 @@ from distill.chat.probes import PROBES
 from distill.chat.reasoning import opens_thinking, split_thinking, text_of
 from distill.chat.retokenize import learnt_ids, own_mark, retold, without_reasoning
 from distill.chat.template import (
+    SWITCHES,
     Messages,
     dated,
     end_of_turn,
@@ -24,6 +25,7 @@ from distill.chat.template import (
 
 __all__ = [
     "PROBES",
+    "SWITCHES",
     "Messages",
     "dated",
     "end_of_turn",

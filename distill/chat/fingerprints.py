@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.chat.probes import PROBES
 from distill.chat.template import template_of
-from distill.core.jsonl import canonical_json, digest
+from distill.core.digests import canonical_json, digest
 from distill.errors import MismatchError
 from distill.recipe import Recipe
 

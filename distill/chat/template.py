@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from distill.core.jsonl import canonical_json
+from distill.core.digests import canonical_json
 from distill.errors import DataError, MismatchError, MissingError
 
 Messages = Sequence[Mapping[str, str]]

@@ -83,6 +83,9 @@ class Processes:
         return values.copy_(there)
 
 
+ALONE = Processes()
+
+
 def _device() -> Any:
     """Where a tensor must be for the ranks to exchange it."""
     import torch

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.core.jsonl import Row, canonical_json, digest, read_jsonl
+from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import Row, read_jsonl
 from distill.data import translation
 from distill.data.sources import rows
 from distill.errors import DataError

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import Row, canonical_json, digest, file_sha256, read_jsonl
+from distill.core.digests import canonical_json, digest, file_sha256
+from distill.core.jsonl import Row, read_jsonl
 from distill.errors import DataError, MissingError
 from distill.recipe import Recipe
 from distill.recipe.sources import Source

@@ -62,8 +62,8 @@ def bench(
             "overhead are"
         )
     for name in names:
-        if checks[name].get("failed"):
-            print(f"{name} FAILED its check: {checks[name]['failed']}")
+        if checks[name].failed:
+            print(f"{name} FAILED its check: {checks[name].failed}")
     if machine is not None:
         print(targets.estimate(machine, {speed.format: speed.bytes_per_token for speed in speeds}))
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.errors import MissingError, RecipeError, did_you_mean, nearest_names
 from distill.formats.gguf.modelfile import smallest_passing
@@ -53,16 +53,16 @@ def _known_runs(path: Path) -> str:
     return f"known: {', '.join(shown) or 'no run'}"
 
 
-def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
+def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     """Return what quantize found out about each GGUF file of the run, by format.
 
     Raises MissingError where there is none.
     """
     stage = folder.stage("quantize")
-    manifest = folder.manifest("quantize")
+    manifest = folder.manifest("quantize", QuantizeResult)
     if manifest is None:
         raise MissingError(f"{stage}: not finished; run `distill quantize RECIPE` first")
-    formats = manifest.result["formats"]
+    formats = manifest.result.formats
     checks = {name: check for name, check in formats.items() if name not in FOLDERS}
     if not checks:
         raise MissingError(
@@ -87,7 +87,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     recipe, folder = open_run(run)
     checks = gguf_checks(folder)
     if format_name is not None:
-        failed = checks[known_format(format_name, checks)].get("failed")
+        failed = checks[known_format(format_name, checks)].failed
         why = f"FAILED its check: {failed}" if failed else "passed its check"
         return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
     smallest = smallest_passing(checks)
@@ -100,7 +100,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     return GgufChoice(recipe, folder.quantized(smallest), smallest, why)
 
 
-def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
+def known_format(name: str, checks: dict[str, FileCheck]) -> str:
     """Return `name`, if the run has such a GGUF file.
 
     Raises RecipeError, naming the nearest, if it has none.

@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from distill.core.jsonl import digest
+from distill.core.digests import digest
 from distill.text.language import sentences
 from distill.text.words import folded, is_unspaced, ngrams, words
 

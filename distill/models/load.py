@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import digest
+from distill.core.digests import digest
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.models.find import digest_of_files, identity, local_folder
 from distill.recipe import Recipe

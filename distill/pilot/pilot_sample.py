@@ -15,7 +15,8 @@ from typing import Any
 
 from distill import generate, tasks
 from distill.chat.tokenizers import Tokenizers, tokenizers_of
-from distill.core.jsonl import digest, write_atomic
+from distill.core.digests import digest
+from distill.core.files import write_atomic
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts

@@ -2,6 +2,6 @@
 
 from distill.recipe.explain import explain
 from distill.recipe.load import load_recipe, to_yaml
-from distill.recipe.recipe import STAGES, Recipe
+from distill.recipe.recipe import Recipe
 
-__all__ = ["STAGES", "Recipe", "explain", "load_recipe", "to_yaml"]
+__all__ = ["Recipe", "explain", "load_recipe", "to_yaml"]

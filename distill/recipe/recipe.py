@@ -19,8 +19,6 @@ from distill.recipe.sections import (
     Train,
 )
 
-STAGES = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report")
-
 
 class Recipe(Section):
     """From a teacher to a deployed student."""

@@ -24,7 +24,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.core.jsonl import canonical_json, write_atomic
+from distill.core.digests import canonical_json
+from distill.core.files import write_atomic
 from distill.errors import DataError, MismatchError, MissingError
 from distill.signals import hidden_states
 from distill.signals.encoding import SignalRecord, decode, encode

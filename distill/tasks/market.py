@@ -12,7 +12,7 @@ from collections.abc import Collection, Set
 from dataclasses import dataclass
 from typing import Any
 
-from distill.core.jsonl import canonical_json, digest
+from distill.core.digests import canonical_json, digest
 from distill.tasks.final_number import numbers
 
 VERSION = 1

@@ -63,9 +63,7 @@ class Verifier:
         )
         self._child = child
         if not self._read(child, START_SECONDS):
-            from distill.errors import (
-                MissingError,  # here, for the child runs this file without the package
-            )
+            from distill.errors import MissingError
 
             self.close()
             raise MissingError(

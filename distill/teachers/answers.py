@@ -14,7 +14,8 @@ from typing import Any
 
 from distill import chat
 from distill.core import shutdown
-from distill.core.jsonl import Row, RowLog, digest
+from distill.core.digests import digest
+from distill.core.jsonl import Row, RowLog
 from distill.core.leases import divided, share
 from distill.core.processes import Processes
 from distill.core.progress import Progress

@@ -2,22 +2,20 @@
 
 The key holds the prompt, the teacher and the sampling values, and the recipe's seed only with `generate.resample`: then
 another seed asks for other answers. Else it asks for nothing that is on disk. Where the model goes by another name on its
-server (`teacher.server_model`), that name is in the key, too: rows from before that are read as answers of the name that
-the run folder's recipe had then.
+server (`teacher.server_model`), that name is in the key, too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill import chat
-from distill.core.jsonl import Row, canonical_json, digest, row_logs
-from distill.core.run_folder import old_name
+from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import Row, row_logs
 from distill.data.samples import Prompt
 from distill.models import load
 from distill.recipe import Recipe
-from distill.teachers.server.budget import JUDGE
 
 KEY_SCHEMA = "1"
 TEXT_ONLY = "text"  # in place of the template's fingerprint, where the teacher's template is the server's own business
@@ -121,23 +119,13 @@ def num_log_probs(recipe: Recipe, tokenizer: Any) -> int:
     return min(recipe.capture.top_k, len(tokenizer) - 1) if recipe.capture.from_server else 0
 
 
-def answer_rows(log: Path, broken: list[str]) -> Iterator[Row]:
-    """The rows of a log of answers (a folder in generate's), with the keys of today; notes on torn lines are added to `broken`."""
-    name = old_name(log.parent)
-    for row in row_logs(log, broken):
-        # a judge with a server of its own has its name in the key already
-        if name is not None and "server_model" not in row and not row["teacher"].startswith(JUDGE):
-            row["key"] = key_of(row["key"], name)
-        yield row
-
-
 def read_answers(log: Path) -> tuple[list[Row], list[str]]:
-    """(`answer_rows`, notes on torn lines), without the log-probs, which are twenty times the rest, and what was no answer: what a
+    """(rows, notes on torn lines) of a log, without the log-probs, which are twenty times the rest, and what was no answer: what a
     row is used for does not need them."""
     broken: list[str] = []
     return [
         {key: value for key, value in row.items() if key not in (LOG_PROBS, RAW)}
-        for row in answer_rows(log, broken)
+        for row in row_logs(log, broken)
     ], broken
 
 

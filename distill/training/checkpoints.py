@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.core.jsonl import file_sha256
-from distill.core.run_folder import FolderWriter
+from distill.core.digests import file_sha256
+from distill.core.files import FolderWriter
 from distill.errors import DataError
 
 NUM_KEPT = 2

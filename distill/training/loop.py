@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.core import shutdown
-from distill.core.jsonl import digest
+from distill.core.digests import digest
 from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.errors import MismatchError, RecipeError, Stopped, TrainingError

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import write_atomic
+from distill.core.files import write_atomic
 
 
 class Metrics:

@@ -355,7 +355,7 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
 def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_it_had(
     recipe, tmp_path
 ):
-    from distill.core.jsonl import file_sha256
+    from distill.core.digests import file_sha256
 
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "language": "en"}])
     made = recipe("./p.jsonl")

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from result_helpers import file_check
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
-from distill.core.run_folder import RunFolder
+from distill.core.results import QuantizeResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 
@@ -41,20 +43,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         checks = {}
         for name in FORMATS:
             file = write_gguf(student, folder.quantized(name), name, trained=recipe.generate)
-            checks[name] = {
-                "bytes": file.path.stat().st_size,
-                "failed": FAILED if name in failed else None,
-            }
-        checks["nf4"] = {"bytes": 1, "failed": None}
-        folder.finish(
-            "quantize",
-            section={},
-            inputs={},
-            seed=0,
-            result={"formats": checks},
-            files=[],
-            started=time.time(),
-        )
+            reason = FAILED if name in failed else None
+            checks[name] = file_check(bytes=file.path.stat().st_size, failed=reason)
+        checks["nf4"] = file_check()
+        output = StageOutput(QuantizeResult(checks, student_bytes=1), [])
+        folder.finish("quantize", Fingerprint(), output, started=time.time())
         return folder.path
 
     return make

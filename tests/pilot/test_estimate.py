@@ -76,9 +76,7 @@ def test_a_few_are_asked_once_and_generate_asks_the_rest(tmp_path, monkeypatch):
     recipe = recipe_of(tmp_path)
     result = generate.run(recipe, RunFolder.of(recipe), Processes()).result
     rest = [row for row in logged(tmp_path) if row["key"] not in before]
-    assert (
-        len(rest) + 12 == result["num_asked"] == found.num_wanted == found.needs["requests"][1] + 8
-    )
+    assert len(rest) + 12 == result.num_asked == found.num_wanted == found.needs["requests"][1] + 8
     done, said = reckon(tmp_path, 8)
     assert (
         done.lengths == found.lengths

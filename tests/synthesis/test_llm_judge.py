@@ -238,12 +238,10 @@ def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshol
     assert any(map(judge.stumbles, times)) and all(a["temperature"] == 0 for a in judge.graded())
 
     by_judge = {key for key, why in dropped.items() if why.startswith("judge: ")}
-    assert kept.keys() | by_judge == good.keys() and result["dropped_by_reason"]["judge"] == len(
+    assert kept.keys() | by_judge == good.keys() and result.dropped_by_reason["judge"] == len(
         by_judge
     )
-    assert result["num_kept"] == before["num_kept"] - len(by_judge) and 0 < len(by_judge) < len(
-        good
-    )
+    assert result.num_kept == before.num_kept - len(by_judge) and 0 < len(by_judge) < len(good)
     for text in times:
         answer = text.partition("<answer>\n")[2].partition("\n</answer>")[0]
         assert (answer in kept.values()) == (

@@ -17,6 +17,7 @@ from distill.errors import MismatchError, MissingError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.models import load
+from distill.pipeline import PLANNED
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore
 from distill.teachers.log import request_maker
@@ -55,7 +56,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_answers_and_asks_none_twice
     tmp_path, file, monkeypatch
 ):
     result, whole = asked(recipe_of(tmp_path / "whole", file["q8_0"]))
-    assert result["num_kept"] > 5 and len({len(row["token_ids"]) for row in whole}) > 5
+    assert result.num_kept > 5 and len({len(row["token_ids"]) for row in whole}) > 5
 
     recipe, count = recipe_of(tmp_path / "killed", file["q8_0"]), iter(range(100))
     with monkeypatch.context() as patch:
@@ -80,7 +81,7 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
     for source in (file["f32"], None):
         recipe = recipe_of(tmp_path, source)
         output = capture.run(recipe, RunFolder.of(recipe), Processes())
-        stores.append(SignalStore(tmp_path / "capture/signals" / output.result["folder"]))
+        stores.append(SignalStore(tmp_path / "capture/signals" / output.result.folder))
     ours, theirs = stores
     assert (
         ours.folder != theirs.folder
@@ -163,7 +164,7 @@ def test_the_plan_counts_the_file(tmp_path, file):
     costs = []
     for source in (file["q8_0"], None):
         recipe = recipe_of(tmp_path, source)
-        costs.append(plan.make_plan(recipe, RunFolder.of(recipe))["stages"]["capture"]["memory"])
+        costs.append(plan.make_plan(recipe, RunFolder.of(recipe), PLANNED).stages["capture"].memory)
     assert costs[0] < costs[1]
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from distill import chat
 from distill.catalog import catalog
-from distill.core.jsonl import write_atomic
+from distill.core.files import write_atomic
+from distill.core.results import FileCheck
 from distill.errors import MismatchError
 from distill.models import find
 from distill.recipe import Recipe
@@ -136,19 +137,17 @@ def _without(text: str, beginning: str) -> str:
     return text.removeprefix(beginning)
 
 
-def smallest_passing(checks: Mapping[str, Mapping[str, Any]]) -> str | None:
+def smallest_passing(checks: Mapping[str, FileCheck]) -> str | None:
     """The format of the smallest GGUF file that passed the gate; None where all failed or there is none."""
-    passed = [
-        name for name, check in checks.items() if name not in FOLDERS and not check.get("failed")
-    ]
-    return min(passed, key=lambda name: checks[name]["bytes"], default=None)
+    passed = [name for name, check in checks.items() if name not in FOLDERS and not check.failed]
+    return min(passed, key=lambda name: checks[name].bytes, default=None)
 
 
 def write_modelfiles(
     recipe: Recipe,
     student: Path,
     tokenizer: Any,
-    checks: Mapping[str, Mapping[str, Any]],
+    checks: Mapping[str, FileCheck],
     stage: Path,
 ) -> list[Path]:
     """`<format>.Modelfile` beside each GGUF file, and `Modelfile` for the smallest that passed. Returns their paths."""
@@ -158,7 +157,7 @@ def write_modelfiles(
     body = modelfile(recipe, tokenizer, stops) if names else ""
     files = []
     for name, file in [*names.items(), *([(best, "Modelfile")] if best else [])]:
-        failed = checks[name].get("failed")
+        failed = checks[name].failed
         head = [
             f"# {recipe.name} as {name}: run `ollama create {recipe.name} -f {file}` in this folder"
         ]

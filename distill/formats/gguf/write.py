@@ -18,7 +18,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Type
 
-from distill.core.jsonl import fsync_folder
+from distill.core.files import fsync_folder
 from distill.errors import DataError, MismatchError, MissingError
 from distill.formats.gguf import qwen3_5
 from distill.formats.gguf.chat_template import require_same

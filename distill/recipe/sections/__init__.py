@@ -10,7 +10,7 @@ from distill.recipe.sections.generate import Generate
 from distill.recipe.sections.quantize import BITSANDBYTES, FOLDERS, W16A16, Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.student import Student
-from distill.recipe.sections.teacher import Teacher, served_name
+from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
@@ -27,5 +27,4 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
-    "served_name",
 ]

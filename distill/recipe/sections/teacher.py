@@ -99,16 +99,12 @@ class Teacher(Section):
 
     @property
     def served_name(self) -> str | None:
-        """Return the model's name on its server, where that is another than `model`."""
-        return served_name(self.model, self.server, self.server_model)
+        """Return the model's name on its server, where that is another than `model`.
 
-
-def served_name(model: str, server: str | None, server_model: str | None) -> str | None:
-    """Return `Teacher.served_name` of these fields.
-
-    A judge with a server of its own (synthesis/llm_judge.py) has its name in `model`, after
-    "judge/".
-    """
-    if server is None or server_model in (None, model, model.removeprefix("judge/")):
-        return None
-    return server_model
+        A judge with a server of its own (synthesis/llm_judge.py) has its name in `model`, after
+        "judge/".
+        """
+        names_of_model = (None, self.model, self.model.removeprefix("judge/"))
+        if self.server is None or self.server_model in names_of_model:
+            return None
+        return self.server_model

@@ -100,17 +100,9 @@ class Ledger:
                     self._total.add(self._amount(row))
 
     def _amount(self, row: Row) -> Amount:
-        """Of a row from before rows said it, its request and its answer's tokens."""
         said: dict[str, Any] | None = row.get("server")
-        if said is None:
-            if "server_model" in row:  # answered on this machine
-                return Amount()
-            said = {
-                "requests": 1,
-                "prompt_tokens": 0,
-                "answer_tokens": len(row["token_ids"]),
-                "bytes": 0,
-            }
+        if said is None:  # answered on this machine
+            return Amount()
         options, tokens = self._options, (said["prompt_tokens"], said["answer_tokens"])
         prices = (options.price_prompt, options.price_answer)
         if str(row["teacher"]).startswith(JUDGE):

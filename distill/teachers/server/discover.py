@@ -238,11 +238,11 @@ async def _switched(server: Server, sampling: Sampling, first_delay: float) -> S
                 trial,
                 notes=[
                     *server.notes,
-                    f"thinking is turned {'on' if sampling.thinking else 'off'} by {switch}",
+                    f"thinking is turned {'on' if sampling.enable_thinking else 'off'} by {switch}",
                 ],
             )
         said.append(
-            f"{switch}: its answer holds {'no reasoning' if sampling.thinking else 'reasoning all the same'}"
+            f"{switch}: its answer holds {'no reasoning' if sampling.enable_thinking else 'reasoning all the same'}"
         )
     if accepted is None and last is not None:
         raise last

@@ -4,7 +4,7 @@ from recipe_helpers import problem
 from run_helpers import QUICKSTART
 
 from distill.recipe import load_recipe
-from distill.recipe.sections import served_name
+from distill.recipe.sections import Teacher
 
 
 def test_a_teacher_runs_in_one_place():
@@ -19,4 +19,5 @@ def test_a_name_on_a_server_is_noted_where_it_may_be_another_model():
     served = ["teacher.model=a/b", "teacher.server=http://h"]
     for overrides, name in (([], None), (["teacher.server_model=c"], "c")):
         assert load_recipe(QUICKSTART, [*served, *overrides]).teacher.served_name == name
-    assert served_name("judge/c", "http://h", "c") is None
+    judge = Teacher(model="judge/c", server="http://h", server_model="c")
+    assert judge.served_name is None

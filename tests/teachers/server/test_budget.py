@@ -60,21 +60,19 @@ def test_every_log_of_the_stage_counts_as_it_grows(tmp_path, monkeypatch):
 
 
 def test_rows_of_each_kind_are_counted_for_what_they_say(tmp_path):
-    old = {k: v for k, v in row().items() if k != "server_model"}
     write(
         tmp_path / "raw",
-        old,
         row(),
         row(server={k: v for k, v in TOOK.row().items() if k != "cost"}),
     )
-    found = Ledger(tmp_path, OPTIONS).total()  # an old one; one of this machine; one without prices
+    found = Ledger(tmp_path, OPTIONS).total()  # one of this machine; one without prices
     assert (found.requests, found.prompt_tokens, found.answer_tokens, found.num_bytes) == (
-        3,
+        2,
         100,
-        53,
+        50,
         900,
     )
-    assert found.cost == pytest.approx(206e-6)
+    assert found.cost == pytest.approx(200e-6)
     write(
         tmp_path / "judged",
         row(
@@ -82,7 +80,7 @@ def test_rows_of_each_kind_are_counted_for_what_they_say(tmp_path):
             server={"requests": 1, "prompt_tokens": 9, "answer_tokens": 1, "bytes": 5},
         ),
     )
-    assert Ledger(tmp_path, OPTIONS).total().cost == pytest.approx(206e-6 + 10e-6), (
+    assert Ledger(tmp_path, OPTIONS).total().cost == pytest.approx(200e-6 + 10e-6), (
         "the judge by its own prices"
     )
 

@@ -145,7 +145,8 @@ def test_the_switch_that_turns_thinking_off_is_found(api, switch, shows):
 def test_a_model_that_always_thinks_is_refused_where_it_shall_not(api):
     api.reply = thinker(None, {"reasoning_content": "two and"})
     with pytest.raises(
-        ServerError, match=r"generate\.thinking is false.*obeys no switch.*generate\.think to drop"
+        ServerError,
+        match=r"generate\.enable_thinking is false.*obeys no switch.*generate\.reasoning to drop",
     ):
         met(api.url, Sampling(0.7, 1.0, 0, 64, enable_thinking=False))
 
