@@ -26,10 +26,11 @@ TAGS = {
     "channels": "in channels: analysis, then final",
     "close": "the template writes <think>, the model only </think>",
 }
-LEGEND = f"""\
+LEGEND = f"""
 ? = known from a report or from memory only. all/active: parameters, and those that a token uses.
 8 and 4 bits: dense models. {GGUF}: a GGUF file through llama.cpp on the CPU (teacher.gguf),
-mixtures of experts, too; or on a server that holds it so. `distill teachers NAME` shows one whole."""
+mixtures of experts, too; or on a server that holds it so. `distill teachers NAME` shows one whole.
+""".strip()
 DOUBTS = {"verified": "", "secondary": "by report", "memory": "from memory"}
 
 
