@@ -8,7 +8,6 @@ nothing and gets a zero, never a NaN, gradient.
 N: tokens, V: ids, or any other categories.
 """
 
-import difflib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from distill.errors import RecipeError
+from distill.errors import RecipeError, did_you_mean
 from distill.losses.parameters import parameter_problem
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -145,8 +144,7 @@ def divergence_by_name(
     an unknown name, and for a parameter that is needed and is not there.
     """
     if name not in DIVERGENCES:
-        near = difflib.get_close_matches(name, DIVERGENCES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(DIVERGENCES)}"
+        hint = did_you_mean(name, DIVERGENCES) or f"known: {', '.join(DIVERGENCES)}"
         raise RecipeError(f"train.divergence {name!r} is unknown; {hint}")
     function, parameter = DIVERGENCES[name]
     if parameter is None:
