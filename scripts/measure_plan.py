@@ -52,9 +52,9 @@ from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.train import _add_lora, checkpoint_activations
 from distill.training.loop import run_step
 from distill.training.optimizer import build_optimizer
+from distill.training.prepare import add_lora, checkpoint_activations
 from distill.training.run import Example, TrainingRun
 from distill.training.student import StudentLoss, trainable_parameters
 
@@ -213,7 +213,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     options = recipe.train
     model = student.float()
     if options.lora_rank:
-        _add_lora(recipe, model)
+        add_lora(recipe.train, model)
     if options.gradient_checkpointing:
         checkpoint_activations(model)
     dice = random.Random(4)

@@ -32,7 +32,7 @@ from distill.recipe import load_recipe
 from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.train import _packing_isolates
+from distill.training.prepare import can_be_packed
 from distill.training.run import Example, TrainingRun
 
 QUESTIONS = ["How many?", "3 + 4 = ?", "Habari ya asubuhi, rafiki yangu?"]
@@ -114,7 +114,7 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     store = SignalStore(tmp_path / "signals", header)
 
     # train: every weight gets a gradient, and samples in one row learn nothing from each other
-    assert _packing_isolates(here.model) == family.packs
+    assert can_be_packed(here.model) == family.packs
     course = course_of(
         here,
         store,
