@@ -348,7 +348,7 @@ def _importance_file(folder: RunFolder) -> Path:
 def _importance(work: Work) -> Any:
     """The importance matrix, measured once; None if not wanted."""
     from distill.formats.gguf import imatrix
-    from distill.formats.gguf.write import ARCHITECTURES
+    from distill.formats.gguf.architectures import ARCHITECTURES
 
     path, count = _importance_file(work.folder), work.recipe.quantize.importance_sequences
     if not count:
@@ -378,7 +378,8 @@ def _mixed(work: Work, importance: Any) -> dict[str, Any]:
     from distill.formats import mixed
     from distill.formats.gguf.provenance import lineage
     from distill.formats.gguf.tensor_types import file_type_of
-    from distill.formats.gguf.write import tensors_of, write_gguf
+    from distill.formats.gguf.tensors import tensors_of
+    from distill.formats.gguf.write import write_gguf
 
     options, place = work.recipe.quantize, work.folder.quantized("mixed")
     tensors = tensors_of(work.student, mixed.STOCK[-1])

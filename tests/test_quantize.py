@@ -136,7 +136,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
-    right = write._tensors
+    right = write.planned_tensors
 
     def wrong(*arguments: Any) -> Any:
         tensors = right(
@@ -147,7 +147,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
             for t in tensors
         ]
 
-    monkeypatch.setattr(write, "_tensors", wrong)
+    monkeypatch.setattr(write, "planned_tensors", wrong)
     with pytest.raises(
         MismatchError,
         match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong",

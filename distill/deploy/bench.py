@@ -14,7 +14,7 @@ from pathlib import Path
 from distill.deploy import bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run
 from distill.deploy.targets import Target, target
-from distill.llama_cpp.gguf_header import Declared, read_declared
+from distill.llama_cpp.gguf_header import TensorInfo, read_tensor_infos
 from distill.llama_cpp.process import LlamaProcess
 
 CONTEXT = 512  # tokens: keys and values are part of the memory measured
@@ -97,7 +97,7 @@ def measure(path: Path, name: str, num_threads: int, read: float) -> Figures:
         speeds = [llama.speed(PROMPT_TOKENS, NEW_TOKENS) for _ in range(REPEATS)]
         memory = llama.peak_memory()
     decode = statistics.median(s.decode for s in speeds)
-    per_token = bytes_per_token(read_declared(path))
+    per_token = bytes_per_token(read_tensor_infos(path))
     return Figures(
         name,
         path.stat().st_size,
@@ -110,7 +110,7 @@ def measure(path: Path, name: str, num_threads: int, read: float) -> Figures:
     )
 
 
-def bytes_per_token(tensors: list[Declared]) -> int:
+def bytes_per_token(tensors: list[TensorInfo]) -> int:
     """Bytes of weights that one decoding step reads: all, but of an embedding that is not the head too only one row."""
     untied = any(t.name == "output.weight" for t in tensors)
     return sum(t.bytes for t in tensors if not (untied and t.name == "token_embd.weight"))

@@ -23,7 +23,7 @@ from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
 from distill.errors import DataError
-from distill.formats.gguf.write import Tensor as FileTensor
+from distill.formats.gguf.tensors import Tensor as FileTensor
 from distill.formats.rounding import as_stored
 from distill.llama_cpp import ggml
 from distill.losses.divergences import forward_kl

@@ -15,7 +15,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
-from distill.formats.gguf.write import tensors_of
+from distill.formats.gguf.tensors import tensors_of
 from distill.llama_cpp import ggml
 
 

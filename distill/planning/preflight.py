@@ -100,7 +100,7 @@ def _check_widths(recipe: Recipe) -> None:
 
 
 def _check_architecture(recipe: Recipe, config: Mapping[str, Any]) -> None:
-    from distill.formats.gguf.write import ARCHITECTURES, LANGUAGE_MODELS, problems
+    from distill.formats.gguf.architectures import ARCHITECTURES, LANGUAGE_MODELS, problems
 
     whole, name = config.get("text_config", config), (config.get("architectures") or ["none"])[0]
     start = f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a {name}"

@@ -26,7 +26,7 @@ def quantization(recipe: Recipe) -> str:
 
     assert recipe.gguf_teacher is not None
     weights: dict[int, int] = {}
-    for tensor in gguf_header.read_declared(recipe.gguf_teacher):
+    for tensor in gguf_header.read_tensor_infos(recipe.gguf_teacher):
         weights[tensor.type_id] = weights.get(tensor.type_id, 0) + tensor.num_weights
     return GGMLQuantizationType(max(weights, key=lambda type_id: weights[type_id])).name
 

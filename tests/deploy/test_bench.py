@@ -10,7 +10,7 @@ from distill.__main__ import main
 from distill.deploy import bandwidth, bench
 from distill.deploy.targets import target, targets
 from distill.errors import RecipeError
-from distill.llama_cpp.gguf_header import Declared
+from distill.llama_cpp.gguf_header import TensorInfo
 
 ROW = re.compile(
     r"(\w+) +([\d.]+) +([\d,]+) +(\d+) +([\d,]+) +([\d,.]+) +([\d.]+)%(\*?) *$", re.MULTILINE
@@ -65,7 +65,7 @@ def test_the_share_is_decoding_over_what_memory_allows(files: dict[str, Path]) -
 
 def test_of_an_untied_embedding_one_row_is_read() -> None:
     embedding, layer, head = (
-        Declared(name, 0, 0, size)
+        TensorInfo(name, 0, 0, size)
         for name, size in (("token_embd.weight", 7), ("blk.0.x", 2), ("output.weight", 5))
     )
     assert bench.bytes_per_token([embedding, layer]) == 9

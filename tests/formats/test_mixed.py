@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.errors import DataError
 from distill.formats import mixed
-from distill.formats.gguf.write import describe, tensors_of, write_gguf
+from distill.formats.gguf.tensors import tensors_of
+from distill.formats.gguf.write import describe, write_gguf
 from distill.formats.mixed import Option
 from distill.llama_cpp import ggml
 from distill.models.score import TokenSequence
