@@ -7,18 +7,18 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, on every machine."""
+    """Return JSON with sorted keys and no spaces: equal values give equal text, on every machine."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def digest(*parts: str | bytes) -> str:
-    """32 hex characters of BLAKE2b-128 over the parts, each preceded by its length."""
-    h = hashlib.blake2b(digest_size=16)
+    """Return 32 hex characters of BLAKE2b-128 over the parts, each preceded by its length."""
+    hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        h.update(len(data).to_bytes(8, "little"))
-        h.update(data)
-    return h.hexdigest()
+        hashed.update(len(data).to_bytes(8, "little"))
+        hashed.update(data)
+    return hashed.hexdigest()
 
 
 def file_sha256(path: Path) -> str:

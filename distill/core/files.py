@@ -32,7 +32,10 @@ def write_atomic(path: Path, data: str | bytes) -> None:
 
 
 class FolderWriter:
-    """`with FolderWriter(path) as temporary:` fill a folder under another name; it appears whole or not at all."""
+    """Fill a folder under another name, so that it appears whole or not at all.
+
+    `with FolderWriter(path) as temporary:` write into `temporary`; an error leaves nothing.
+    """
 
     def __init__(self, path: Path):
         self.path = path

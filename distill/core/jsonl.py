@@ -1,7 +1,8 @@
-"""Rows on disk: JSON Lines files that a person may edit, and append-only logs that survive a power cut.
+"""Rows on disk: JSON Lines files that a person may edit, and append-only logs.
 
-A log line is `json <tab> crc32`. One writer owns one file and a process always starts a new one, so a torn last line
-(kill -9) or a NUL tail (power cut) stays the end of its own file; readers skip it and say so.
+A log survives a power cut. Its line is `json <tab> crc32`. One writer owns one file and a process
+always starts a new one, so a torn last line (kill -9) or a NUL tail (power cut) stays the end of its
+own file; readers skip it and say so.
 """
 
 import errno
@@ -25,30 +26,30 @@ Row = dict[str, Any]
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line number from 1, row) of a JSON Lines file.
 
-    Raises MissingError if the file is not there and DataError naming the line that is not a JSON object.
+    Raises MissingError if the file is not there and DataError naming the line that is no JSON object.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such file")
     with open(path, encoding="utf-8") as f:
         try:
             for number, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-                    ) from None
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"{path}, line {number}: expected an object, got {type(row).__name__}"
-                    )
-                yield number, row
+                if line.strip():
+                    yield number, _object_of(line, f"{path}, line {number}")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
             ) from None
+
+
+def _object_of(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise DataError(f"{where}: not JSON ({problem})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, got {type(row).__name__}")
+    return row
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
@@ -59,7 +60,10 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 
 class RowLog:
-    """Append rows to a new file of our own under `folder`; each row is on disk within a second, whenever the next one comes."""
+    """Append rows to a new file of our own under `folder`.
+
+    Each row is on disk within a second, whenever the next one comes.
+    """
 
     FSYNC_SECONDS = 1.0
 
@@ -88,7 +92,11 @@ class RowLog:
         os.fsync(self._file.fileno())
 
     def _keep_synced(self) -> None:
-        """In a thread: in `append` the last rows of a burst would wait for the next one, which may take hours (a batch, an outage)."""
+        """Sync now and then, in a thread.
+
+        In `append` the last rows of a burst would wait for the next one, which may take hours (a
+        batch, an outage).
+        """
         while not self._ended.wait(self.FSYNC_SECONDS):
             if self._unsynced.is_set():
                 try:
@@ -136,7 +144,7 @@ def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
 
 
 def row_of(line: bytes) -> Row | None:
-    """The row of a log's line; None where the line is torn."""
+    """Return the row of a log's line; None where the line is torn."""
     text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
     try:
         return json.loads(text) if int(crc, 16) == zlib.crc32(text) else None
