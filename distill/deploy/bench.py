@@ -14,6 +14,7 @@ from pathlib import Path
 from distill.deploy import bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run
 from distill.deploy.targets import Target, target
+from distill.formats import path_of
 from distill.llama_cpp.gguf_header import TensorInfo, read_tensor_infos
 from distill.llama_cpp.process import LlamaProcess
 
@@ -64,7 +65,7 @@ def bench(
     cached, measured = False, []
     for name in names:
         for count in counts:
-            found = measure(folder.quantized(name), name, count, read[count])
+            found = measure(path_of(folder, name), name, count, read[count])
             inside = cache is not None and found.bytes_per_token <= cache
             cached |= inside
             measured.append(found)

@@ -7,9 +7,9 @@ from pathlib import Path
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.errors import MissingError, RecipeError
+from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
-from distill.recipe.sections import FOLDERS
 
 
 @dataclass(frozen=True)
@@ -54,16 +54,20 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
         raise MissingError(
             f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first"
         )
-    checks = {name: check for name, check in manifest.result.formats.items() if name not in FOLDERS}
+    checks = {
+        name: check
+        for name, check in manifest.result.formats.items()
+        if not FORMATS[name].is_folder
+    }
     if not checks:
         raise MissingError(
             f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result.formats)}; add one to "
             "quantize.formats, e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
         )
     for name in checks:
-        if not folder.quantized(name).is_file():
+        if not path_of(folder, name).is_file():
             raise MissingError(
-                f"{folder.quantized(name)}: gone; make it again by `distill quantize RECIPE --redo quantize`"
+                f"{path_of(folder, name)}: gone; make it again by `distill quantize RECIPE --redo quantize`"
             )
     return checks
 
@@ -84,14 +88,14 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
         )
     else:
         why = "the smallest that passed its check"
-    return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
+    return GgufChoice(recipe, path_of(folder, format_name), format_name, why)
 
 
 def known_format(name: str, checks: dict[str, FileCheck]) -> str:
     """`name`, if the run has such a GGUF file; RecipeError naming the nearest if not."""
     if name in checks:
         return name
-    if name in FOLDERS:
+    if name in FORMATS and FORMATS[name].is_folder:
         raise RecipeError(
             f"--format {name}: a folder for transformers, not a file for llama.cpp; there are {', '.join(checks)}"
         )

@@ -41,9 +41,7 @@ Format = Literal[
     "int8",
     "w4a16",
 ]
-BITSANDBYTES = ("nf4", "int8")
-W16A16 = "w16a16"  # is always written, whatever the formats
-FOLDERS = (*BITSANDBYTES, "w4a16", W16A16)  # folders for transformers; all others are GGUF files
+UNRECOVERABLE = ("f16", "bf16", "mixed", "int8", "w4a16")
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 
@@ -558,7 +556,7 @@ class Quantize(Section):
     @model_validator(mode="after")
     def _recoverable(self) -> "Quantize":
         for name in self.recover:
-            if name in ("f16", "bf16", "mixed", "int8", "w4a16"):
+            if name in UNRECOVERABLE:
                 raise ValueError(
                     f"recover: {name}: there is nothing to win back in it, or no way; take it out"
                 )

@@ -43,8 +43,7 @@ def loaded(
         path, num_threads=threads, context_length=context_length, num_sequences=num_sequences
     ) as llama:
         same = (
-            llama.tokenize(PROBE_TEXT, False)
-            == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
+            llama.tokenize(PROBE_TEXT) == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
         )
         if llama.num_known_ids < len(tokenizer) or not same:
             raise MismatchError(

@@ -12,6 +12,7 @@ from server_helpers import TEACHER
 
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.formats import path_of
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 
@@ -40,7 +41,7 @@ def make_run(files: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         folder.stage("quantize").mkdir()
         checks = {}
         for name, file in files.items():
-            shutil.copy(file, folder.quantized(name))
+            shutil.copy(file, path_of(folder, name))
             reason = FAILED if name in failed else None
             checks[name] = file_check(bytes=file.stat().st_size, failed=reason)
         checks["nf4"] = file_check()
