@@ -34,12 +34,12 @@ from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.filters.answer_filters import refusal
+from distill.formats import FORMATS, FolderFormat, path_of
 from distill.models import find, load
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.recipe.sections import FOLDERS
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.server.budget import Ledger, Spent
 
@@ -134,7 +134,7 @@ def _models(recipe: Recipe, folder: RunFolder) -> dict[str, Path | None]:
         models["control"] = train / "control"
     models["student"] = train / "student"
     return models | {
-        name: folder.quantized(name)
+        name: path_of(folder, name)
         for name in folder.require("quantize", QuantizeResult, recipe).result.formats
     }
 
@@ -303,16 +303,16 @@ def _seed(recipe: Recipe, prompt: Prompt) -> int:
     return int(digest("evaluate", str(recipe.seed), prompt.id)[:8], 16) >> 1
 
 
-def _examine(exam: Exam, name: str, place: Path | None, bar: Progress) -> dict[str, Any]:
-    assert place is not None
-    if place.suffix == ".gguf":
-        return _examine_gguf(exam, place, bar)
-    if name in FOLDERS:
-        from distill.formats import measure
-
-        return _examine_transformers(exam, measure.load(name, place), bar)
-    where = load.placement("auto", "auto")
-    return _examine_transformers(exam, load.load_model(str(place), where), bar)
+def _examine(exam: Exam, name: str, path: Path | None, bar: Progress) -> dict[str, Any]:
+    assert path is not None
+    format = FORMATS.get(name)
+    if format is None:
+        model = load.load_model(str(path), load.placement("auto", "auto"))
+    elif isinstance(format, FolderFormat):
+        model = format.load(path)
+    else:
+        return _examine_gguf(exam, path, bar)
+    return _examine_transformers(exam, model, bar)
 
 
 def _examine_transformers(exam: Exam, model: Any, bar: Progress) -> dict[str, Any]:

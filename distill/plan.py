@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import partial
 
 from distill import chat
-from distill.catalog import catalog
 from distill.catalog.catalog import LicenceVerdict
 from distill.chat.tokenizers import students_tokenizer, tokenizers_of
 from distill.core.files import write_atomic
@@ -22,6 +21,7 @@ from distill.errors import MissingError
 from distill.models import find
 from distill.planning import preflight
 from distill.planning.costs import Workload
+from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
@@ -67,13 +67,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     work = Workload.of(recipe, machine)
     costs = stage_costs(work, planned)
-    verdict = catalog.verdict(
-        recipe.teacher.model,
-        recipe.student.model,
-        declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence,
-        use=recipe.learns,
-    )
+    verdict = licence_verdict(recipe)
     warnings = _warnings(recipe, machine, costs)
     return PlanResult(
         machine=asdict(machine),

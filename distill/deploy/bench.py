@@ -20,6 +20,7 @@ from distill.deploy.speed import (
     measure,
     thread_counts,
 )
+from distill.formats import path_of
 
 BUSY = 0.5  # load average from which timings say more of the other processes
 HEAD = (
@@ -52,7 +53,7 @@ def bench(
     speeds = []
     for name in names:
         for count in counts:
-            speed = measure(folder.quantized(name), name, count, bandwidths[count])
+            speed = measure(path_of(folder, name), name, count, bandwidths[count])
             print(_row(speed, cache), flush=True)
             speeds.append(speed)
     print(LEGEND)

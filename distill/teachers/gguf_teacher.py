@@ -26,7 +26,7 @@ def quantization(recipe: Recipe) -> str:
 
     assert recipe.gguf_teacher is not None
     weights: dict[int, int] = {}
-    for tensor in gguf_header.read_declared(recipe.gguf_teacher):
+    for tensor in gguf_header.read_tensor_infos(recipe.gguf_teacher):
         weights[tensor.type_id] = weights.get(tensor.type_id, 0) + tensor.num_weights
     return GGMLQuantizationType(max(weights, key=lambda type_id: weights[type_id])).name
 
@@ -43,8 +43,7 @@ def loaded(
         path, num_threads=threads, context_length=context_length, num_sequences=num_sequences
     ) as llama:
         same = (
-            llama.tokenize(PROBE_TEXT, False)
-            == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
+            llama.tokenize(PROBE_TEXT) == tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
         )
         if llama.num_known_ids < len(tokenizer) or not same:
             raise MismatchError(
