@@ -29,7 +29,8 @@ from distill.planning.costs import (
 )
 from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe
-from distill.text import language
+from distill.text.identification import by_script_only
+from distill.text.scripts import scripts_of
 
 
 def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
@@ -42,7 +43,7 @@ def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
 def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     """Costs by stage, the licence verdict, and the text that `distill plan` prints."""
     for code in recipe.languages:
-        language.scripts_of(code)  # an unknown code is refused here, not after generation
+        scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     preflight.check_formats(recipe)
     machine = this_machine(
@@ -96,7 +97,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         )
     if odd := preflight.wide_rows(recipe):
         found.append(odd)
-    if unknown := language.by_script_only(recipe.languages):
+    if unknown := by_script_only(recipe.languages):
         found.append(f"languages: {unknown}")
     return found
 

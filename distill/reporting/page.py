@@ -7,7 +7,7 @@ from typing import Any
 from distill.core.run_folder import Manifest
 from distill.recipe import Recipe
 from distill.reporting import data
-from distill.text.language import by_script_only
+from distill.text.identification import by_script_only
 
 STYLE = """
 body{font:16px/1.55 system-ui,'Noto Sans',sans-serif;color:#1d2731;max-width:72rem;margin:2rem auto;padding:0 1rem}
