@@ -49,7 +49,7 @@ def near_prompts(
     letters); a sentence more or less does. Sentences that many prompts have are left out of the
     first comparison: that keeps it linear.
     """
-    sentences_of = [sentences(text) for text in texts]
+    sentences_of = _sentences_of(texts)
     numbers = [_numbers(words(text)) if _DIGIT.search(text) else () for text in texts]
     return near_duplicates(
         _without_common_sentences(texts, sentences_of),
@@ -57,6 +57,15 @@ def near_prompts(
         list(zip(groups, numbers, strict=True)),
         lambda a, b: _ask_the_same(sentences_of[a], sentences_of[b], threshold),
     )
+
+
+def _sentences_of(texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the sentences of each text; equal ones are one object, as prompts share many."""
+    known: dict[str, str] = {}
+    return [
+        tuple(known.setdefault(sentence, sentence) for sentence in sentences(text))
+        for text in texts
+    ]
 
 
 def _numbers(units: Sequence[str]) -> tuple[str, ...]:

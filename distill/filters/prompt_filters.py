@@ -55,8 +55,8 @@ def wrong_language(prompt: Prompt, context: FilterContext) -> str | None:
     """
     if not prompt.check_language:
         return None
-    said = Text(prompt.text_of("user"))
-    return language.wrong_language(said, prompt.language, context.languages)
+    users_text = Text(prompt.text_of("user"))
+    return language.wrong_language(users_text, prompt.language, context.languages)
 
 
 def nearly_repeated(

@@ -150,7 +150,7 @@ def _self_instruct(recipe: Recipe, source: Source, seeds: list[Prompt]) -> list[
             )
         hashes = np.array([int(seed.id[:16], 16) for seed in usable], dtype=np.uint64)
         for index in range(num):
-            shown = [usable[place].text for place in _lowest(hashes, index, source.num_shown)]
+            shown = [usable[position].text for position in _lowest(hashes, index, source.num_shown)]
             examples = "\n\n".join(f"<prompt>{text}</prompt>" for text in shown)
             text = _LIKE.format(examples=examples, language=name_of(language))
             requests.append(_request(source, text, language, index))

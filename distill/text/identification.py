@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from distill.text.scripts import LANGUAGES, base_code, letters_by_script, scripts_of, weighed
+from distill.text.scripts import LANGUAGES, base_code, scripts_of
+from distill.text.text import Text
 
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
@@ -60,18 +61,18 @@ def _rivals(language: str, languages: tuple[str, ...]) -> dict[str, tuple[str, .
     return {script: tuple(codes) for script, codes in by_script.items()}
 
 
-def is_labelled(language: str) -> bool:
-    """Return whether py3langid knows the language."""
-    return base_code(language) in _all_languages().labels
+@lru_cache(maxsize=1)
+def _labels() -> frozenset[str]:
+    return frozenset(_all_languages().labels)
 
 
 def can_identify(language: str) -> bool:
-    """Return whether py3langid knows the language or its script is its alone.
+    """Return whether py3langid knows the language, or no other is written in its script.
 
-    Of an answer in another language only what is surely something else is found: another script, a
+    If neither holds, only what is surely something else is found in an answer: another script, a
     language of the recipe, English or Chinese.
     """
-    return is_labelled(language) or _is_alone_in_its_script(language)
+    return base_code(language) in _labels() or _is_alone_in_its_script(language)
 
 
 def _is_alone_in_its_script(language: str) -> bool:
@@ -91,19 +92,17 @@ def by_script_only(languages: Sequence[str]) -> str | None:
     )
 
 
-def _open_choice(sentence: str) -> tuple[str, float]:
+def _open_choice(sentence: Text) -> tuple[str, float]:
     """Return (language, confidence) among all that py3langid knows."""
-    return _all_languages().classify(sentence)
+    return _all_languages().classify(sentence.raw)
 
 
-def identify(sentence: str, language: str, languages: Sequence[str]) -> Identified:
+def identify(sentence: Text, language: str, languages: Sequence[str]) -> Identified:
     """Identify a sentence among `language`, the recipe's `languages`, English and Chinese."""
-    letters = letters_by_script(sentence)
-    lengths = weighed(letters)
-    length = sum(lengths.values())
+    length = sum(sentence.letters.values())
     if length < MIN_LETTERS:
         return Identified(None, length)
-    script = _main_script(lengths, scripts_of(language))
+    script = _main_script(sentence.letters, scripts_of(language))
     rivals = _rivals(language, tuple(languages)).get(script, ())
     if not rivals:
         return Identified(script, length)
@@ -119,14 +118,14 @@ def _main_script(lengths: dict[str, int], wanted: Sequence[str]) -> str:
     return max(lengths, key=lambda script: (lengths[script], script in wanted))
 
 
-def _likeliest(sentence: str, wanted: str, rivals: Sequence[str]) -> str | None:
+def _likeliest(sentence: Text, wanted: str, rivals: Sequence[str]) -> str | None:
     """Return which of the rivals, languages of one script, the sentence is in; None if unsure."""
-    known = frozenset(code for code in rivals if is_labelled(code))
+    known = _labels().intersection(rivals)
     if wanted in rivals and wanted not in known:
         # among the candidates it would have to be something else
         other, confidence = _open_choice(sentence)
         return other if other in known and confidence > SURE else wanted
-    code, confidence = _identifier(known).classify(sentence)
+    code, confidence = _identifier(known).classify(sentence.raw)
     return code if confidence >= MIN_CONFIDENCE else None
 
 
@@ -138,21 +137,23 @@ class SentenceIdentifier:
         self.languages = languages
         self._code = base_code(language)
         self._likely = {base_code(code) for code in (*languages, "en", "zh")}
-        self._identified: dict[str, Identified] = {}
+        self._identified: dict[str, Identified] = {}  # by the sentence
 
     @cached_property
     def _trusts_candidates(self) -> bool:
         # among a few candidates French is the likeliest English, so in Latin letters the open
         # choice is asked about every sentence
-        return "Latin" not in scripts_of(self.language) or not is_labelled(self.language)
+        return "Latin" not in scripts_of(self.language) or self._code not in _labels()
 
-    def identify(self, sentence: str) -> Identified:
+    def identify(self, sentence: Text) -> Identified:
         """Identify a sentence, as the function `identify` does."""
-        if sentence not in self._identified:
-            self._identified[sentence] = identify(sentence, self.language, self.languages)
-        return self._identified[sentence]
+        identified = self._identified.get(sentence.raw)
+        if identified is None:
+            identified = identify(sentence, self.language, self.languages)
+            self._identified[sentence.raw] = identified
+        return identified
 
-    def surely_other(self, sentence: str) -> str | None:
+    def surely_other(self, sentence: Text) -> str | None:
         """Return the code of another language that a sentence is surely in, or None."""
         if self._trusts_candidates and self.identify(sentence).code == self._code:
             return None

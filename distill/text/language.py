@@ -14,15 +14,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from distill.text.identification import MIN_LETTERS, SentenceIdentifier
-from distill.text.scripts import (
-    SCRIPTS,
-    UNSPACED,
-    base_code,
-    letters_by_script,
-    scripts_of,
-    weighed,
-)
-from distill.text.sentences import sentences, without_quotations
+from distill.text.scripts import SCRIPTS, UNSPACED, base_code, letters_by_script, scripts_of
 from distill.text.text import Text
 
 # share of letters in scripts that are neither the language's own nor Latin
@@ -136,29 +128,34 @@ def _has_leak_of_its_own(prompt: Text, identifier: SentenceIdentifier) -> bool:
 
 def _leak(plain: Text, identifier: SentenceIdentifier) -> str | None:
     """Return the first passage that is surely in another script or language, quotations apart."""
-    for sentence in sentences(without_quotations(plain.raw)):
+    for sentence in plain.without_quotations.sentences:
         between = _between_own_letters(sentence, identifier.language)
         leak = _leaked_script(between, identifier.language)
         if leak is not None:
             return leak
-        for piece in (*_COLON.split(sentence), *between):
+        for piece in (*_clauses(sentence), *between):
             other = identifier.surely_other(piece) if _is_long(piece) else None
             if other is not None:
-                return f"language: looks like {other}: {piece[:60]!r}"
+                return f"language: looks like {other}: {piece.raw[:60]!r}"
     return None
 
 
 _COLON = re.compile(r"[:;]\s+")
 
 
-def _between_own_letters(sentence: str, language: str) -> list[str]:
+def _clauses(sentence: Text) -> list[Text]:
+    """Return what colons and semicolons divide; the sentence itself where there are none."""
+    clauses = _COLON.split(sentence.raw)
+    return [sentence] if len(clauses) == 1 else [Text(clause) for clause in clauses]
+
+
+def _between_own_letters(sentence: Text, language: str) -> list[Text]:
     """Return what is between letters of the language's scripts, where other scripts are much."""
     own_scripts = scripts_of(language)
-    letters = weighed(letters_by_script(sentence))
-    num_foreign = sum(num for script, num in letters.items() if script not in own_scripts)
-    if num_foreign < LEAK_SCRIPT:
+    foreign = (num for script, num in sentence.letters.items() if script not in own_scripts)
+    if sum(foreign) < LEAK_SCRIPT:
         return []
-    return [piece.strip() for piece in _letters_of(own_scripts).split(sentence)]
+    return [Text(piece.strip()) for piece in _letters_of(own_scripts).split(sentence.raw)]
 
 
 @lru_cache(maxsize=64)
@@ -172,19 +169,15 @@ def _character_ranges(scripts: Sequence[str]) -> Iterator[str]:
             yield f"{chr(low)}-{chr(high)}"
 
 
-def _leaked_script(pieces: Sequence[str], language: str) -> str | None:
+def _leaked_script(pieces: Sequence[Text], language: str) -> str | None:
     for piece in pieces:
-        letters = weighed(letters_by_script(piece))
-        letters.pop("Latin", None)
-        if sum(letters.values()) >= LEAK_SCRIPT:
-            return f"script: {_most_frequent(letters)} in {language}: {piece[:60]!r}"
+        foreign = {script: num for script, num in piece.letters.items() if script != "Latin"}
+        if sum(foreign.values()) >= LEAK_SCRIPT:
+            return f"script: {_most_frequent(foreign)} in {language}: {piece.raw[:60]!r}"
     return None
 
 
-def _is_long(piece: str) -> bool:
-    if len(piece) * 3 < LEAK_LETTERS:
+def _is_long(piece: Text) -> bool:
+    if len(piece.raw) * 3 < LEAK_LETTERS or sum(piece.letters.values()) < LEAK_LETTERS:
         return False
-    letters = weighed(letters_by_script(piece))
-    if sum(letters.values()) < LEAK_LETTERS:
-        return False
-    return _most_frequent(letters) in UNSPACED or len(piece.split()) >= LEAK_WORDS
+    return _most_frequent(piece.letters) in UNSPACED or len(piece.raw.split()) >= LEAK_WORDS

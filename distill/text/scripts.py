@@ -199,8 +199,8 @@ def _script_table() -> np.ndarray:
 def letters_by_script(text: str) -> dict[str, int]:
     """Count letters and vowel signs of each script; digits, punctuation and emoji are none."""
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    counts = np.bincount(_script_table()[points], minlength=len(SCRIPTS) + 1)
-    return {name: int(count) for name, count in zip(SCRIPTS, counts[1:], strict=True) if count}
+    counts = np.bincount(_script_table()[points], minlength=len(SCRIPTS) + 1)[1:].tolist()
+    return {script: count for script, count in zip(SCRIPTS, counts, strict=True) if count}
 
 
 def weighed(letters: dict[str, int]) -> dict[str, int]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from distill.text.scripts import letters_by_script, weighed
-from distill.text.sentences import prose, sentences
+from distill.text.sentences import prose, sentences, without_quotations
 from distill.text.words import folded, words_of_folded
 
 
@@ -34,11 +34,17 @@ class Text:
         return weighed(letters_by_script(self.raw))
 
     @cached_property
-    def sentences(self) -> list[str]:
+    def sentences(self) -> "list[Text]":
         """Its sentences, as of `sentences.sentences`."""
-        return sentences(self.raw)
+        return [Text(sentence) for sentence in sentences(self.raw)]
 
     @cached_property
     def prose(self) -> "Text":
         """The text without code, formulas and addresses, which say nothing about its language."""
         return Text(prose(self.raw))
+
+    @cached_property
+    def without_quotations(self) -> "Text":
+        """The text without what it quotes; the text itself where it quotes nothing."""
+        rest = without_quotations(self.raw)
+        return self if rest == self.raw else Text(rest)

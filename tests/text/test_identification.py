@@ -2,19 +2,23 @@
 
 from distill.text import identification
 from distill.text.identification import SentenceIdentifier, by_script_only, can_identify, identify
+from distill.text.text import Text
 
-ENGLISH = "The farmer then stores the dry maize in a barn that keeps out the rain."
+ENGLISH = Text("The farmer then stores the dry maize in a barn that keeps out the rain.")
 
 
 def test_japanese_and_chinese_are_told_apart_by_kana():
-    chinese = "她每天在市场上卖掉剩下的芒果，一共赚了十八先令。"
+    chinese = Text("她每天在市场上卖掉剩下的芒果，一共赚了十八先令。")
     assert identify(chinese, "ja", ["ja"]).code == "zh"
-    assert identify("彼女は毎日市場で残りのマンゴーを売ります。", "zh", ["zh", "ja"]).code == "ja"
+    assert (
+        identify(Text("彼女は毎日市場で残りのマンゴーを売ります。"), "zh", ["zh", "ja"]).code
+        == "ja"
+    )
 
 
 def test_a_short_sentence_is_not_judged_and_its_length_is_told():
-    assert identify("她在市场。", "sw", ["sw"]) == ("zh", 12)
-    assert identify("Sasa!", "sw", ["sw"]) == (None, 4)
+    assert identify(Text("她在市场。"), "sw", ["sw"]) == ("zh", 12)
+    assert identify(Text("Sasa!"), "sw", ["sw"]) == (None, 4)
 
 
 def test_what_the_classifier_does_not_know_is_said():
@@ -25,7 +29,7 @@ def test_what_the_classifier_does_not_know_is_said():
 
 def test_the_open_choice_finds_a_language_that_is_no_candidate():
     identifier = SentenceIdentifier("en", ["en", "sw"])
-    french = "Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie."
+    french = Text("Le paysan garde ensuite le maïs sec dans une grange à l'abri de la pluie.")
     assert identifier.surely_other(french) == "fr" and identifier.surely_other(ENGLISH) is None
 
 

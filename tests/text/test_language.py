@@ -1,4 +1,4 @@
-"""The gates: scripts, then sentences; on sentences written for this test and on SIB-200 where it is."""
+"""The gates: scripts, then sentences; on sentences of this test and on SIB-200 where it is."""
 
 from pathlib import Path
 
@@ -182,7 +182,7 @@ def test_where_the_prompt_brings_a_foreign_sentence_the_answer_may_have_one():
     )
 
 
-# the first article of the declaration of human rights, in languages that the classifier does not know
+# the first article of the declaration of human rights, in languages unknown to the classifier
 UNKNOWN = {
     "wo": "Doomi aadama yépp danuy juddu, yam ci tawfeex ci sag ak sañ-sañ. Nekk na it ku xam dëgg te ànd na ak xelam, "
     "te war naa jëflante ak nawleen, te teg ko ci wàllu mbokk.",
@@ -288,7 +288,7 @@ def test_a_language_unknown_to_the_classifier_has_the_script_gate_only():
 def test_japanese_and_chinese_are_told_apart_by_kana():
     assert wrong_language("彼女は毎日市場で残りのマンゴーを売ります。", "ja", ["ja"]) is None
     assert wrong_language("彼女は毎日市場で残りのマンゴーを売ります。", "zh", ["zh"])
-    assert identify(ANSWERS["zh"], "ja", ["ja"])[0] == "zh"
+    assert identify(Text(ANSWERS["zh"]), "ja", ["ja"])[0] == "zh"
 
 
 CODES = {
