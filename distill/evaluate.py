@@ -33,7 +33,7 @@ from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
-from distill.filters.answer_filters import refusal
+from distill.filters.refusals import refusal
 from distill.formats import FORMATS, FolderFormat, path_of
 from distill.models import find, load
 from distill.models.batching import blocks_by_length
@@ -42,6 +42,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.server.budget import Ledger, Spent
+from distill.text.text import Text
 
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
 
@@ -454,7 +455,7 @@ def _figures(
         "nll": round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5)
         if scored
         else None,
-        "refused": sum(refusal(e["answer"], e["language"]) is not None for e in examples),
+        "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
         "generated_tokens": tokens,
         "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),

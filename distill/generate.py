@@ -27,7 +27,9 @@ from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
 from distill.filters import answer_filters, prompt_filters
+from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
+from distill.filters.long_reasoning import long_reasoning_warning
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -46,7 +48,7 @@ from distill.teachers.server.budget import Ledger, Spent
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
 Judged = tuple[
-    list[answer_filters.Candidate], list[str | None]
+    list[Answer], list[str | None]
 ]  # each answer as the filters see it, and why it is dropped (None: kept)
 
 
@@ -120,15 +122,15 @@ def expand(
 
     None in a shard (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid for yet.
     """
-    wishes, stop_ids = expansion.wishes(recipe, tokenizer, prompts, held_out)
-    if not wishes:
+    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, held_out)
+    if not wanted:
         return [], []
     options = recipe.generate.model_copy(update={**expansion.SAMPLING, "system_prompt": None})
     asking = recipe.model_copy(
         update={"generate": options, "capture": Capture()}
     )  # nobody learns from these
     make = request_maker(asking, tokenizer)
-    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
+    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
     ask(
         asking,
         list({r.key: r for r in requests}.values()),
@@ -147,7 +149,7 @@ def expand(
                 "ended, run them again: they will then divide the answers"
             )
         return None
-    answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wishes, requests, strict=True)]
+    answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wanted, requests, strict=True)]
     return expansion.read(recipe, answered, tokenizer, prompts)
 
 
@@ -157,12 +159,9 @@ def judge_prompts(
     """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many.
 
     are_all: False before the teacher has written its own: then the shares of sources cannot be told."""
-    reasons = prompt_filters.judge_prompts(
-        prompts,
-        languages=recipe.languages,
-        eval_index=EvalIndex(p.text for p in held_out),
-        near_duplicate=recipe.generate.near_duplicate,
-    )
+    eval_index = EvalIndex(p.text for p in held_out)
+    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
+    reasons = prompt_filters.filter_prompts(prompts, context)
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
     bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
     if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
@@ -371,9 +370,7 @@ def _write(
         prompts_by_source=dict(Counter(p.source for p in prompts)),
         num_long_reasoning=num_long,
         seed=recipe.seed,
-        warning=answer_filters.long_reasoning_warning(
-            num_long, len(kept), recipe.generate.max_reasoning_tokens
-        ),
+        warning=long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
     )
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
@@ -392,18 +389,13 @@ def judge_answers(
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
     ]
-    reasons = answer_filters.judge_all(
-        candidates,
-        languages=recipe.languages,
+    context = FilterContext(
+        recipe.generate,
+        recipe.languages,
         grade=tasks.grader(recipe.generate),
-        eval_index=EvalIndex([p.text for p in held_out]),
-        min_characters=recipe.generate.min_characters,
-        max_characters=recipe.generate.max_characters,
-        near_duplicate=recipe.generate.near_duplicate,
-        max_reasoning_tokens=recipe.generate.max_reasoning_tokens
-        if recipe.generate.reasoning == "short"
-        else None,
+        eval_index=EvalIndex(p.text for p in held_out),
     )
+    reasons = answer_filters.filter_answers(candidates, context)
     if not tokenizers.same:
         reasons = [
             reason or _untellable(tokenizers.student, c)
@@ -412,20 +404,18 @@ def judge_answers(
     return candidates, reasons
 
 
-def _untellable(tokenizer: Any, candidate: answer_filters.Candidate) -> str | None:
+def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
     """Why an answer cannot be told in the student's tokenizer, if so."""
     mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
     return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
 
 
-def _candidate(
-    recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
-) -> answer_filters.Candidate:
+def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
     opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
-    return answer_filters.Candidate(
+    return Answer(
         prompt=request.prompt.text,
         prompt_id=request.prompt.id,
         answer_text=answer,

@@ -26,7 +26,8 @@ from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
-from distill.text import language
+from distill.text.identification import by_script_only
+from distill.text.scripts import scripts_of
 
 
 def stage(planned: Sequence[Stage]) -> Stage:
@@ -60,7 +61,7 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
     """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
     for code in recipe.languages:
-        language.scripts_of(code)  # an unknown code is refused here, not after generation
+        scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     preflight.check_formats(recipe)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
@@ -111,7 +112,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         )
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
-    if unknown := language.by_script_only(recipe.languages):
+    if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings
 

@@ -12,14 +12,7 @@ import sys
 from distill.deploy import targets
 from distill.deploy.bandwidth import cache_bytes, read_bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run
-from distill.deploy.speed import (
-    CONTEXT,
-    PROMPT_TOKENS,
-    REPEATS,
-    FileSpeed,
-    measure,
-    thread_counts,
-)
+from distill.deploy.speed import CONTEXT, PROMPT_TOKENS, REPEATS, FileSpeed, measure, thread_counts
 from distill.formats import path_of
 
 BUSY = 0.5  # load average from which timings say more of the other processes

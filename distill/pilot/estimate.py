@@ -17,7 +17,7 @@ from distill.core.intervals import mean_interval, percent, wilson
 from distill.core.processes import Processes
 from distill.data.samples import Prompt
 from distill.errors import DataError
-from distill.filters.answer_filters import long_reasoning_ahead
+from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import FirstAnswers, Taken
 from distill.recipe import Recipe

@@ -12,10 +12,10 @@ from distill.chat import split_thinking
 from distill.core.jsonl import Row
 from distill.data.samples import Prompt
 from distill.data.translation import NAMES
-from distill.filters.answer_filters import Candidate
+from distill.filters.base import Answer
 from distill.recipe import Recipe
 from distill.recipe.sections import Capture, Teacher
-from distill.text.language import base_code
+from distill.text.scripts import base_code
 from distill.text.words import folded
 
 _QUESTION = """\
@@ -84,7 +84,7 @@ def asking(recipe: Recipe) -> Recipe:
 
 def judge(
     recipe: Recipe,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Answer],
     reasons: Sequence[str | None],
     ask: Callable[[list[Prompt]], list[Row]],
 ) -> list[str | None]:
@@ -110,7 +110,7 @@ def judge(
     return found
 
 
-def question(candidate: Candidate) -> Prompt:
+def question(candidate: Answer) -> Prompt:
     c = candidate
     reference = (
         "" if c.reference is None else f"<correct_result>\n{c.reference}\n</correct_result>\n"

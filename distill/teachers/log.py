@@ -79,7 +79,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
     """As the teacher's tokenizer counts them, or of a conversation about so many, by another's."""
     return len(request.prompt_ids) or len(
-        tokenizer(request.prompt.whole_text, add_special_tokens=False).input_ids
+        tokenizer(request.prompt.full_text, add_special_tokens=False).input_ids
     )
 
 

@@ -6,11 +6,7 @@ from run_helpers import QUICKSTART
 
 from distill.data.samples import Prompt
 from distill.recipe import load_recipe
-from distill.teachers.log import (
-    best_rows,
-    final_rows,
-    request_maker,
-)
+from distill.teachers.log import best_rows, final_rows, request_maker
 
 
 @pytest.fixture(scope="module")
