@@ -13,6 +13,7 @@ FLOORS = [
     {"core"},
     {"data", "llama_cpp", "models", "signals", "tasks"},
     {"chat", "filters", "training"},
+    {"evaluation"},
     {"formats", "teachers", "synthesis", "reporting"},
     {"planning"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},

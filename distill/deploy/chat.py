@@ -17,7 +17,7 @@ from typing import Any
 from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, Stopped
-from distill.teachers.server.client import repaired
+from distill.text.surrogates import without_lone_surrogates
 
 DIM, PLAIN = "\033[2m", "\033[0m"
 
@@ -56,7 +56,7 @@ class Conversation:
     def answer(self, text: str) -> None:
         """Stream the answer to the terminal and keep both. The oldest exchange is forgotten where all do not fit."""
         # half a character makes the engine raise, and its end may then wait for itself for ever
-        whole = repaired(text)
+        whole = without_lone_surrogates(text)
         # llama.cpp does not normalise text as the tokenizer does
         self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", whole)})
         while (printed := self._ask()) is None:

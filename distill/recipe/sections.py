@@ -122,18 +122,11 @@ class Teacher(Section):
         return self.server_gives == "text"
 
     @property
-    def name_there(self) -> str | None:
-        """The model's name on its server, where that is another than `model`."""
-        return name_there(self.model, self.server, self.server_model)
-
-
-def name_there(model: str, server: str | None, server_model: str | None) -> str | None:
-    """`Teacher.name_there` of these fields. A judge with a server of its own (text/judge.py) has its name in `model`."""
-    return (
-        None
-        if server is None or server_model in (None, model, model.removeprefix("judge/"))
-        else server_model
-    )
+    def served_name(self) -> str | None:
+        """Return the model's name on its server, where that is another than `model`."""
+        if self.server is None or self.server_model in (None, self.model):
+            return None
+        return self.server_model
 
 
 class Student(Section):

@@ -27,7 +27,7 @@ from distill.recipe import Recipe
 from distill.recipe.sources import Source
 from distill.text.language import MIN_LETTERS, identify, wrong_language
 
-SAMPLING = {"sampling_temperature": 1.0, "top_p": 1.0, "top_k": 0}
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
 # Self-Instruct drops from ROUGE-L 0.7 on, pair by pair. We take the Jaccard similarity of 3-word (5-character) shingles, which
 # works without spaces and for 100,000 prompts; it falls faster: two words of twenty changed in different places make it 0.5.
 NEAR_DUPLICATE = 0.5

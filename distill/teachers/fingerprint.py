@@ -2,21 +2,21 @@
 
 from distill.core.run_folder import Fingerprint
 from distill.data import sources
-from distill.models.load import teacher_identity
 from distill.recipe import Recipe
+from distill.teachers import connect
 
 
 def teacher_fingerprint(recipe: Recipe) -> Fingerprint:
     """Return what decides what the teacher says about a given text."""
     section = {"teacher": recipe.teacher.identity()}
-    return Fingerprint(section, {"teacher": teacher_identity(recipe)})
+    return Fingerprint(section, {"teacher": connect(recipe).identity})
 
 
 def answers_fingerprint(recipe: Recipe) -> Fingerprint:
     """Return what decides the teacher's answers, to the prompts and to those that are held out."""
     teacher = teacher_fingerprint(recipe)
     # under another name on its server it is perhaps another model
-    named = teacher.section["teacher"] | {"server_model": recipe.teacher.name_there}
+    named = teacher.section["teacher"] | {"server_model": recipe.teacher.served_name}
     section = {
         "teacher": named,
         "languages": recipe.languages,
