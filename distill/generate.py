@@ -488,7 +488,7 @@ def cost(work: Workload) -> Cost:
     tokens = work.num_requests * (demand.prompt + demand.answer)
     answer_bytes = 2 * BYTES_PER_TOKEN
     logged_bytes = 0.0
-    if capture.from_server:
+    if work.gives_log_probs:
         answer_bytes += JSON_BYTES_PER_LOG_PROB * capture.top_k
         logged_bytes = (
             signal_bytes_per_token(work.recipe, work.teacher.vocabulary) * 4 / 3

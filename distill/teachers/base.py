@@ -65,6 +65,7 @@ class Teacher(ABC):
     text_only = False  # it is known by its text alone: no tokenizer, no signal
     takes_ids = True  # it reads token ids; else it gets the conversation
     on_server = False  # it answers on a server
+    can_use_gpu = True
     tells_every_token = True  # its signal has no token of which nothing is known
     num_at_once = LEAST_CLAIM  # requests that it answers side by side
 

@@ -31,6 +31,8 @@ MOST_SEQUENCES = 32  # more at once make llama.cpp's attention slower, not the a
 class GgufTeacher(Teacher):
     """The file answers and gives the signal; `teacher.model` only the tokenizer and chat template."""
 
+    can_use_gpu = False
+
     def __init__(self, recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0):
         super().__init__(recipe, folder, local_rank)
         path = recipe.gguf_teacher
