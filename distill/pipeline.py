@@ -17,6 +17,7 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
+from distill.core.verification import RecordedFile, require_present, verifying
 from distill.errors import MismatchError
 from distill.recipe import Recipe
 
@@ -182,6 +183,7 @@ def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> boo
             )
         if folder.manifest(stage.name, stage.result) is None:
             return False
+        require_present(folder.recorded_files(stage.name, recipe.source))
     return done
 
 
@@ -198,13 +200,23 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
         folder.start(stage.name, fingerprint)
     running.barrier()
     output = None
-    if stage.shared or running.is_main:
-        output = stage.run(recipe, folder, running)
+    to_verify = _inputs_to_verify(stage, recipe, folder) if running.is_main else []
+    with verifying(to_verify):
+        if stage.shared or running.is_main:
+            output = stage.run(recipe, folder, running)
+    for file in to_verify:
+        folder.note_read(file.path)
     if running.is_main:
         assert output is not None, f"{stage.name}: no result of a whole stage"
         manifest = folder.finish(stage.name, fingerprint, output, started=started)
         print(f"{stage.name}: done in {manifest.seconds:.1f} s", flush=True)
     running.barrier()
+
+
+def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:
+    """Return the files of earlier stages that this process has not hashed since they last changed."""
+    files = [file for name in stage.reads for file in folder.recorded_files(name, recipe.source)]
+    return [file for file in files if folder.changed_since_read(file)]
 
 
 def _other_seed(stage: Stage, recipe: Recipe, folder: RunFolder) -> str:

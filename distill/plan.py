@@ -11,7 +11,7 @@ from functools import partial
 
 from distill import chat, teachers
 from distill.catalog import catalog
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
@@ -126,7 +126,7 @@ def _text(
     work: Workload,
     note: str | None,
     costs: Mapping[str, Cost],
-    verdict: Verdict,
+    verdict: LicenceVerdict,
     warnings: list[str],
 ) -> str:
     teacher = f"{work.teacher.parameters:,} parameters"

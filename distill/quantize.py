@@ -207,7 +207,7 @@ def _plain(
 def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) -> dict[str, Any]:
     """The better of the plain file and one after quantization-aware distillation, which takes its place; both checks."""
     from distill.formats import rounding
-    from distill.training.recover import Plan, as_in_the_file, recover
+    from distill.training.recover import RecoveryPlan, recover, with_rounded_weights
 
     model, options = work.load_student(), work.recipe.quantize
     is_gguf = name not in BITSANDBYTES
@@ -220,7 +220,7 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
         model,
         work.learnt(),
         roundings,
-        Plan(options.recover_steps, options.recover_learning_rate, work.recipe.seed),
+        RecoveryPlan(options.recover_steps, options.recover_learning_rate, work.recipe.seed),
         pad_id=work.tokenizer.pad_token_id,
         vocab_size=len(work.tokenizer),
         label=f"recover {name}",
@@ -234,7 +234,7 @@ def _recovered(work: Work, name: str, importance: Any, plain: dict[str, Any]) ->
         model.save_pretrained(temporary)
     found = _plain(work, name, latent, other, importance)
     shutil.rmtree(latent)
-    with as_in_the_file(model, roundings):
+    with with_rounded_weights(model, roundings):
         same = _require_same(work, model, name, other)
     better = found["kl"] < plain["kl"] and found["nll"] <= plain["nll"]
     if better:

@@ -32,6 +32,7 @@ from distill.data.samples import Sample, read_samples, split_samples
 from distill.formats import compare, rounding
 from distill.formats.gguf import imatrix
 from distill.formats.gguf.write import ARCHITECTURES
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.models.find import num_parameters
 from distill.models.head import head_of
@@ -40,7 +41,7 @@ from distill.models.score import TokenSequence
 from distill.quantize import UNWEIGHTED
 from distill.recipe.sections import Quantize
 from distill.training.batches import collate
-from distill.training.recover import Plan, as_in_the_file, recover
+from distill.training.recover import RecoveryPlan, recover, with_rounded_weights
 
 HEADING = "## What recovery wins back"
 LONGEST = 128  # tokens of a line
@@ -96,7 +97,7 @@ def trained(tokenizer: Any, samples: list[Sample], num_steps: int) -> Any:
         ).last_hidden_state
         loss, _ = linear_head_loss(
             states.flatten(0, 1)[batch.positions_N],
-            head.weight,
+            Head(head.weight),
             batch.labels_N,
             None,
             soft_weight=0.0,
@@ -156,12 +157,12 @@ def rows_of(
                         model,
                         [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn],
                         roundings,
-                        Plan(num_steps, learning_rate, 0),
+                        RecoveryPlan(num_steps, learning_rate, 0),
                         pad_id=tokenizer.pad_token_id,
                         vocab_size=len(tokenizer),
                         label=f"recover {kind}",
                     )
-                with as_in_the_file(model, roundings):
+                with with_rounded_weights(model, roundings):
                     figures.append(compare.in_transformers(reference, model, tokenizer, 4096))
             plain, won = figures
             rows.append(

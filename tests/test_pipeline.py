@@ -10,7 +10,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.errors import MismatchError, MissingError
+from distill.errors import DataError, MismatchError, MissingError
 from distill.plan import stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import Machine
@@ -95,3 +95,41 @@ def test_results_are_read_as_their_stages_declare_them(recipe):
     result = run(recipe(), "generate", "count")
     assert isinstance(result.manifests["generate"].result, GenerateResult)
     assert isinstance(result.manifests["count"].result, CountResult)
+
+
+def damage(path, way):
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    if way == "a flipped bit":
+        path.write_bytes(data[:100] + bytes([data[100] ^ 4]) + data[101:])
+    elif way == "cut at the end of a line":
+        path.write_bytes(b"".join(lines[:-1]))
+    elif way == "doubled":
+        path.write_bytes(data * 2)
+    elif way == "other rows, as long":
+        path.write_bytes(b"".join(reversed(lines)))
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "way", ["a flipped bit", "cut at the end of a line", "doubled", "other rows, as long", "gone"]
+)
+def test_nothing_is_made_of_a_damaged_file_and_the_way_out_works(recipe, way):
+    good = run(recipe(), "generate", "count").manifests["count"].result
+    folder = RunFolder.of(recipe())
+    damage(folder.stage("generate") / "kept.jsonl", way)
+    folder.set_aside("count", keep_files=False)
+    with pytest.raises(DataError, match=r"generate/kept\.jsonl: .*--redo generate"):
+        run(recipe(), "count")
+    again = run(recipe(), "generate", "count", redo="generate")
+    assert again.manifests["count"].result == good
+
+
+def test_a_finished_stage_whose_file_is_gone_is_not_called_done(recipe):
+    run(recipe(), "generate", "count")
+    (RunFolder.of(recipe()).stage("count") / "counts.txt").unlink()
+    with pytest.raises(DataError, match=r"count/counts\.txt: gone; .*--redo count"):
+        run(recipe(), "generate", "count")
+    run(recipe(), "generate", "count", redo="count")
+    run(recipe(), "generate", "count")

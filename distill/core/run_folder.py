@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from distill.core.digests import canonical_json, digest, file_sha256
 from distill.core.files import fsync_folder, write_atomic
+from distill.core.verification import RecordedFile
 from distill.errors import DataError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
 from distill.recipe.sections import FOLDERS
@@ -93,6 +94,9 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         self._lock: int | None = None
+        self._read_whole: dict[
+            Path, tuple[int, int] | None
+        ] = {}  # size and time of files hashed here
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RunFolder":
@@ -144,6 +148,29 @@ class RunFolder:
         """Return the identity of what an earlier stage made. Raises what `require` raises."""
         return self.require(stage, dict, recipe).digest
 
+    def recorded_files(self, stage: str, source: object = "RECIPE") -> list[RecordedFile]:
+        """Return the files that a finished stage stands for; none if it is not finished.
+
+        `source`: the recipe, for the command that makes them anew.
+        """
+        manifest = self.manifest(stage, dict)
+        if manifest is None:
+            return []
+        redo = f"`distill run {source} --redo {stage}`"
+        return [
+            RecordedFile(self.stage(stage) / name, described["bytes"], described["sha256"], redo)
+            for name, described in manifest.files.items()
+        ]
+
+    def changed_since_read(self, file: RecordedFile) -> bool:
+        """Return whether the file was not hashed by this process, or has changed since."""
+        known = self._read_whole.get(file.path)
+        return known is None or known != _size_and_time(file.path)
+
+    def note_read(self, path: Path) -> None:
+        """Note that this process has just compared or hashed the whole file."""
+        self._read_whole[path] = _size_and_time(path)
+
     def start(self, stage: str, fingerprint: Fingerprint) -> None:
         """Note what an unfinished stage is made from, so that another recipe does not continue it."""
         text = json.dumps(asdict(fingerprint), indent=1)
@@ -164,6 +191,7 @@ class RunFolder:
                 os.fsync(f.fileno())
             size = path.stat().st_size
             described[str(path.relative_to(folder))] = {"bytes": size, "sha256": file_sha256(path)}
+            self.note_read(path)
         manifest = Manifest(
             stage=stage,
             section=fingerprint.section,
@@ -266,6 +294,14 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _size_and_time(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:

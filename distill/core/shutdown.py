@@ -10,9 +10,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distill.errors import Stopped
+from distill.errors import DistillError, Stopped
 
 _requested: list[str] = []
+_failures: list[DistillError] = []
 
 
 @contextmanager
@@ -24,6 +25,7 @@ def listening() -> Iterator[None]:
     Outside the main thread there is nothing to handle.
     """
     _requested.clear()
+    _failures.clear()
     old = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
@@ -53,7 +55,14 @@ def requested() -> bool:
     return bool(_requested)
 
 
+def fail(error: DistillError) -> None:
+    """Let the next `check` raise this error: for what a thread beside the work finds out."""
+    _failures.append(error)
+
+
 def check() -> None:
     """Raise Stopped if a signal came. Call it where everything done so far is on disk."""
+    if _failures:
+        raise _failures[0]
     if _requested:
         raise Stopped(f"stopped by {_requested[0]}; run the same command to continue")

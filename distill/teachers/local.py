@@ -9,9 +9,10 @@ from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
+from distill.losses.head import Head
 from distill.models import load
 from distill.models.batching import blocks_by_length
-from distill.models.head import Head, head_of
+from distill.models.head import head_of
 from distill.models.sequences import TokenSequence
 from distill.signals import hidden_states
 from distill.signals.header import SignalHeader

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from distill.models.head import Head
+from distill.losses.head import Head
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 
