@@ -1,24 +1,27 @@
-"""generate: the teacher answers the prompts; raw answers are kept for ever, verdicts are recomputed at will.
+"""generate: the teacher answers the prompts.
+
+Raw answers are never deleted; what is kept of them is decided anew whenever a filter changes.
 
     generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in raw/
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
     generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
-    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its draws that were verified
+    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
+                             draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
 
-An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key.
+An answer's key holds the prompt, the teacher and the sampling values; its seed follows from the key
+(teachers/keys.py).
 """
 
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from distill import chat, tasks
-from distill.chat.tokenizers import Tokenizers, tokenizers_of
+from distill import chat, tasks, teachers
+from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
 from distill.core.results import GenerateResult
@@ -38,128 +41,140 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.recipe import Recipe
-from distill.recipe.sections import Capture
+from distill.recipe.sections import Generate
 from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
+from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
-from distill.teachers.log import Request, best_rows, num_of_other_seeds, read_answers, request_maker
-from distill.teachers.server.budget import Ledger, Spent
+from distill.teachers.keys import num_of_other_seeds, request_maker
+from distill.teachers.log import AnswerLogs, best_rows, read_answers, read_best_rows
+from distill.teachers.requests import Request, RequestOptions
 
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
-Judged = tuple[
-    list[Answer], list[str | None]
-]  # each answer as the filters see it, and why it is dropped (None: kept)
+
+class Filtered(NamedTuple):
+    """Each answer as the filters see it, and why it is dropped (None: kept)."""
+
+    answers: list[Answer]
+    reasons: list[str | None]
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
-    stage = folder.stage("generate")
+@dataclass(frozen=True)
+class Generation:
+    """What every step of generate needs. `held_out`: the prompts that are evaluated on."""
+
+    recipe: Recipe
+    teacher: Teacher
+    processes: Processes
+    stage: Path
+    held_out: list[Prompt]
+
+    @property
+    def tokenizers(self) -> Tokenizers:
+        return self.teacher.tokenizers
+
+    @property
+    def logs(self) -> AnswerLogs:
+        return self.teacher.logs
+
+
+def run(
+    recipe: Recipe, folder: RunFolder, processes: Processes, *, teacher: Teacher | None = None
+) -> StageOutput | None:
+    """Ask for what is missing and filter it; `teacher`: the one to ask, if not the recipe's.
+
+    Returns None on all processes but the first, and in a shard.
+    """
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
-    location = recipe.model_location(recipe.teacher.model)
-    tokenizers = tokenizers_of(recipe)
-    tokenizer = tokenizers.asked
+    asked = teacher or teachers.connect(recipe, folder, processes.local_rank)
+    tokenizers = asked.tokenizers
     if not tokenizers.same and processes.is_main:
         print(
-            f"generate: the student has another tokenizer ({tokenizers.difference}): it learns the answers' text in its own"
+            f"generate: the student has another tokenizer ({tokenizers.difference}): "
+            "it learns the answers' text in its own"
         )
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
-    spent = Spent(Ledger(stage, recipe.generate))
-    expanded = expand(
-        recipe, prompts, held_out, stage / "raw_prompts", location, tokenizer, processes, spent
-    )
+    with asked:
+        generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
+        return _generate(generation, prompts, skipped)
+
+
+def _generate(
+    generation: Generation, prompts: list[Prompt], skipped: Counter[str]
+) -> StageOutput | None:
+    recipe, processes = generation.recipe, generation.processes
+    expanded = expand(generation, prompts)
     if expanded is None:
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
-    asked, refused = judge_prompts(recipe, [*prompts, *written], held_out)
-    refused = [*unfit, *refused]
-    raw = stage / "raw"
-    make = request_maker(recipe, tokenizer)
-    requests = [
-        make(prompt, i) for prompt in asked for i in range(recipe.generate.samples_per_prompt)
-    ]
-    ask(recipe, requests, raw, location, tokenizer, processes, spent)
-    requests = _draw_on(
-        recipe, requests, make, held_out, raw, location, tokenizers, processes, spent
-    )
-    if processes.is_part:
+    chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
+    requests = _draw(generation, chosen)
+    if processes.is_partial_job:
         return None
-    rows = best_rows(read_answers(raw)[0])
-    judged = (
-        judge_answers(recipe, requests, rows, held_out, tokenizers)
-        if processes.is_main
-        else ([], [])
-    )
-    if recipe.generate.judge_min_score is not None:
-        judged = _grade(
-            recipe,
-            stage / "judged",
-            processes.broadcast(judged),
-            location,
-            tokenizer,
-            processes,
-            spent,
+    filtered = Filtered([], [])
+    if processes.is_main:
+        rows = read_best_rows(generation.logs.answers)
+        filtered = filter_answers(
+            recipe, requests, rows, generation.held_out, generation.tokenizers
         )
+    if recipe.generate.judge_min_score is not None:
+        filtered = _judge(generation, processes.broadcast(filtered))
     output = None
     if processes.is_main:
-        output = _write(recipe, stage, requests, judged, refused, held_out, tokenizers, skipped)
+        output = _write(generation, requests, filtered, [*unfit, *refused], skipped)
     processes.barrier()
     return output
 
 
 def expand(
-    recipe: Recipe,
-    prompts: list[Prompt],
-    held_out: list[Prompt],
-    raw: Path,
-    location: str,
-    tokenizer: Any,
-    processes: Processes,
-    spent: Spent,
+    generation: Generation, prompts: list[Prompt]
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
-    """(prompts that the teacher wrote, (prompt, reason) of those that are not usable), after asking for what is not there.
+    """Return (prompts that the teacher wrote, (prompt, reason) of those that are not usable).
 
-    None in a shard (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid for yet.
+    Asks for what is not there. None in a shard (`--shard`) while others have not written theirs: they
+    could repeat ours, so no answer is paid for yet.
     """
-    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, held_out)
+    recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
+    tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
+    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, generation.held_out)
     if not wanted:
         return [], []
-    options = recipe.generate.model_copy(update={**expansion.SAMPLING, "system_prompt": None})
-    asking = recipe.model_copy(
-        update={"generate": options, "capture": Capture()}
-    )  # nobody learns from these
-    make = request_maker(asking, tokenizer)
-    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
-    ask(
-        asking,
-        list({r.key: r for r in requests}.values()),
-        raw,
-        location,
-        tokenizer,
-        processes,
-        spent,
-        stop_ids,
+    # nobody learns from these, so they need no log-probs
+    options = replace(RequestOptions.of(recipe), system_prompt=None).with_sampling(
+        **expansion.SAMPLING, stop_ids=tuple(stop_ids), num_log_probs=0
     )
-    rows = processes.broadcast(best_rows(read_answers(raw)[0]) if processes.is_main else {})
-    if missing := sum(r.key not in rows for r in requests):
+    make = request_maker(teacher, options)
+    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
+    ask(teacher, _distinct(requests), options, log, processes)
+    rows = processes.broadcast(read_best_rows(log) if processes.is_main else {})
+    num_missing = sum(request.key not in rows for request in requests)
+    if num_missing:
         if processes.is_main:
             print(
-                f"generate: {missing} of {len(requests)} prompts that the teacher writes are other shards'; when all shards have "
-                "ended, run them again: they will then divide the answers"
+                f"generate: {num_missing} of {len(requests)} prompts that the teacher writes are other "
+                "shards'; when all shards have ended, run them again: they will then divide the answers"
             )
         return None
     answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wanted, requests, strict=True)]
     return expansion.read(recipe, answered, tokenizer, prompts)
 
 
-def judge_prompts(
+def _distinct(requests: list[Request]) -> list[Request]:
+    return list({request.key: request for request in requests}.values())
+
+
+def select_prompts(
     recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
-    """Split prompts before they cost anything: those to ask, and (prompt, reason) for those not worth it or too many.
+    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
 
-    are_all: False before the teacher has written its own: then the shares of sources cannot be told."""
-    eval_index = EvalIndex(p.text for p in held_out)
+    The others are not worth it, or too many. are_all: False before the teacher has written its own: then
+    the shares of sources cannot be told.
+    """
+    eval_index = EvalIndex(prompt.text for prompt in held_out)
     context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
     reasons = prompt_filters.filter_prompts(prompts, context)
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
@@ -176,134 +191,158 @@ def judge_prompts(
     return chosen, bad
 
 
-def _draw_on(
-    recipe: Recipe,
-    requests: list[Request],
-    make: Callable[[Prompt, int], Request],
-    held_out: list[Prompt],
-    raw: Path,
-    location: str,
-    tokenizers: Tokenizers,
-    processes: Processes,
-    spent: Spent,
-) -> list[Request]:
-    """Rejection sampling: another draw for each prompt with too few good answers, round after round; return all requests.
-
-    Which prompts those are follows from the log alone, so a killed or repeated run draws the same and asks nothing twice.
-    """
-    options = recipe.generate
-    if options.max_tries is None:
+def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
+    """Ask for the prompts' answers, and by rejection sampling (max_tries) for more; return all requests."""
+    options = RequestOptions.of(generation.recipe)
+    make = request_maker(generation.teacher, options)
+    num_samples = generation.recipe.generate.samples_per_prompt
+    requests = [make(prompt, i) for prompt in prompts for i in range(num_samples)]
+    log = generation.logs.answers
+    ask(generation.teacher, requests, options, log, generation.processes)
+    if generation.recipe.generate.max_tries is None:
         return requests
+    return _draw_on(generation, requests, options)
+
+
+def _draw_on(
+    generation: Generation, requests: list[Request], options: RequestOptions
+) -> list[Request]:
+    """Rejection sampling: ask for another draw for each prompt with too few good answers.
+
+    Round after round; returns all requests. Which prompts those are follows from the log alone, so a
+    killed or repeated run draws the same and asks nothing twice.
+    """
+    recipe, processes = generation.recipe, generation.processes
+    log, make = generation.logs.answers, request_maker(generation.teacher, options)
     tries: dict[str, list[Request]] = {}
     for request in requests:
         tries.setdefault(request.prompt.id, []).append(request)
     still_open = tries
-    for sample_index in range(options.samples_per_prompt, options.max_tries):
-        rows = best_rows(read_answers(raw)[0])
-        missing = any(r.key not in rows for mine in still_open.values() for r in mine)
-        if processes.any(
-            missing
-        ):  # on one rank and not on another where other jobs write meanwhile
+    for sample_index in range(recipe.generate.samples_per_prompt, recipe.generate.max_tries or 0):
+        rows = read_best_rows(log)
+        is_missing = any(r.key not in rows for drawn in still_open.values() for r in drawn)
+        # on one rank and not on another where other jobs write meanwhile
+        if processes.any(is_missing):
             break  # only in a shard: the others' answers of this round are not here yet
-        too_few = (
-            _too_few(recipe, still_open, rows, held_out, tokenizers) if processes.is_main else []
-        )
+        too_few = _too_few(generation, still_open, rows) if processes.is_main else []
         still_open = {prompt_id: tries[prompt_id] for prompt_id in processes.broadcast(too_few)}
-        more = [make(mine[0].prompt, sample_index) for mine in still_open.values()]
-        if not more:
+        if not still_open:
             break
+        more = [make(drawn[0].prompt, sample_index) for drawn in still_open.values()]
         for request in more:
             tries[request.prompt.id].append(request)
-        ask(recipe, more, raw, location, tokenizers.asked, processes, spent)
-    return [request for mine in tries.values() for request in mine]
+        ask(generation.teacher, more, options, log, processes)
+    return [request for drawn in tries.values() for request in drawn]
 
 
 def _too_few(
-    recipe: Recipe,
-    tries: dict[str, list[Request]],
-    rows: dict[str, Row],
-    held_out: list[Prompt],
-    tokenizers: Tokenizers,
+    generation: Generation, tries: dict[str, list[Request]], rows: dict[str, Row]
 ) -> list[str]:
-    """Ids of the prompts that want another draw. What a server refused once, it would refuse again."""
-    requests = [request for mine in tries.values() for request in mine]
-    _, reasons = judge_answers(recipe, requests, rows, held_out, tokenizers)
-    num_kept = Counter(
-        r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None
-    )
+    """Return the ids of the prompts that want another draw.
+
+    What a server refused once, it would refuse again.
+    """
+    recipe = generation.recipe
+    requests = [request for drawn in tries.values() for request in drawn]
+    _, reasons = filter_answers(recipe, requests, rows, generation.held_out, generation.tokenizers)
+    kept = (r.prompt.id for r, why in zip(requests, reasons, strict=True) if why is None)
+    num_kept = Counter(kept)
     refused = {r.prompt.id for r in requests if rows[r.key]["finish_reason"] == "error"}
-    return [
-        i for i in tries if num_kept[i] < recipe.generate.samples_per_prompt and i not in refused
-    ]
+    wanted = recipe.generate.samples_per_prompt
+    return [i for i in tries if num_kept[i] < wanted and i not in refused]
 
 
-def _grade(
-    recipe: Recipe,
-    log: Path,
-    judged: Judged,
-    location: str,
-    tokenizer: Any,
-    processes: Processes,
-    spent: Spent,
-) -> Judged:
-    """The same, with the reasons of the judge; it is asked as the teacher is, into a log of its own."""
-    options, asking = recipe.generate, llm_judge.asking(recipe)
-    make = request_maker(asking, tokenizer)
-    if (
-        options.judge_server
-        and options.max_cost
-        and not (options.judge_price_prompt or options.judge_price_answer)
-        and processes.is_main
-    ):
+def _judge(generation: Generation, filtered: Filtered) -> Filtered:
+    """Return the same, with the reasons of the judge, which is asked into a log of its own."""
+    recipe, processes, log = generation.recipe, generation.processes, generation.logs.verdicts
+    if processes.is_main and _counts_as_free(recipe.generate):
         print(
-            "generate: the judge's server counts as free towards max_cost: where it is not, set generate.judge_price_prompt and "
-            "generate.judge_price_answer"
+            "generate: the judge's server counts as free towards max_cost: where it is not, set "
+            "generate.judge_price_prompt and generate.judge_price_answer"
         )
+    judge = teachers.judge_of(generation.teacher)
+    options = replace(RequestOptions.of(recipe), system_prompt=None, resample_seed=None)
+    options = options.with_sampling(**llm_judge.SAMPLING, num_log_probs=0)
+    if judge is not generation.teacher:
+        options = options.with_sampling(enable_thinking=None)  # a switch of the teacher's template
+    make = request_maker(judge, options)
 
     def replies(prompts: list[Prompt]) -> list[Row]:
-        # another model's tokenizer is not known: it gets the conversation, not its ids
-        requests = [make(p, 0, [] if recipe.generate.judge_server else None) for p in prompts]
-        ask(
-            asking,
-            list({r.key: r for r in requests}.values()),
-            log,
-            location,
-            tokenizer,
-            processes,
-            spent,
-        )
-        rows = best_rows(read_answers(log)[0])
-        return [rows[r.key] for r in requests]
+        requests = [make(prompt, 0) for prompt in prompts]
+        ask(judge, _distinct(requests), options, log, processes)
+        rows = read_best_rows(log)
+        return [rows[request.key] for request in requests]
 
-    return judged[0], llm_judge.judge(recipe, *judged, replies)
+    return Filtered(filtered.answers, llm_judge.judge(recipe, *filtered, replies))
+
+
+def _counts_as_free(options: Generate) -> bool:
+    """Return whether the judge's own server has no price, and there is a limit of cost."""
+    if not options.judge_server or not options.max_cost:
+        return False
+    return not (options.judge_price_prompt or options.judge_price_answer)
 
 
 def _write(
-    recipe: Recipe,
-    stage: Path,
+    generation: Generation,
     requests: list[Request],
-    judged: Judged,
+    filtered: Filtered,
     refused: list[tuple[Prompt, str]],
-    held_out: list[Prompt],
-    tokenizers: Tokenizers,
     skipped: Counter[str],
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
-    all_rows, broken = read_answers(stage / "raw")
-    rows, num_long = best_rows(all_rows), 0
-    if others := num_of_other_seeds(requests, rows):
+    recipe, stage = generation.recipe, generation.stage
+    log = generation.logs.answers.folder
+    all_rows, torn = read_answers(log)
+    rows = best_rows(all_rows)
+    num_others = num_of_other_seeds(requests, rows)
+    if num_others:
         print(
-            f"generate: {others:,} answers on disk were drawn with another seed and stay; generate.resample=true asks anew"
+            f"generate: {num_others:,} answers on disk were drawn with another seed and stay; "
+            "generate.resample=true asks anew"
         )
-    candidates, reasons = (
-        judged[0],
-        answer_filters.choose_shortest(*judged, recipe.generate.keep_per_prompt),
+    answers = filtered.answers
+    reasons = answer_filters.choose_shortest(*filtered, recipe.generate.keep_per_prompt)
+    kept, dropped = _kept_and_dropped(generation, requests, Filtered(answers, reasons), rows)
+    dropped = [
+        *({"prompt": p.text, "language": p.language, "reason": why} for p, why in refused),
+        *dropped,
+    ]
+    if not kept:
+        counts = _by_reason(dropped).most_common()
+        raise DataError(
+            f"{stage}: no sample passed the filters ({len(dropped)} dropped: "
+            f"{', '.join(f'{reason} {count}' for reason, count in counts)}); look at {log} and relax "
+            "`generate`, or raise generate.max_new_tokens"
+        )
+    prompts = list({r.prompt.id: r.prompt for r in requests}.values())
+    rates = answer_filters.pass_rates(answers, reasons) if recipe.generate.task else {}
+    prompt_rows = [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts]
+    files = {"prompts.jsonl": prompt_rows, "kept.jsonl": kept, "dropped.jsonl": dropped}
+    for name, file_rows in files.items():
+        write_jsonl(stage / name, file_rows)
+    num_long = sum(
+        answer.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
+        for answer, why in zip(answers, reasons, strict=True)
+        if why is None
     )
-    kept, dropped = (
-        [],
-        [{"prompt": p.text, "language": p.language, "reason": why} for p, why in refused],
+    result = replace(
+        _result(generation, requests, kept, dropped, skipped),
+        num_broken_log_lines=len(torn),
+        num_long_reasoning=num_long,
+        warning=long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
     )
-    for request, candidate, reason in zip(requests, candidates, reasons, strict=True):
+    if result.warning:
+        print(f"generate: warning: {result.warning}", file=sys.stderr)
+    return StageOutput(result, [stage / name for name in files])
+
+
+def _kept_and_dropped(
+    generation: Generation, requests: list[Request], filtered: Filtered, rows: dict[str, Row]
+) -> tuple[list[Row], list[Row]]:
+    """Return the samples, as the student learns them, and the others with their reasons."""
+    kept, dropped = [], []
+    for request, answer, reason in zip(requests, *filtered, strict=True):
         prompt, row = request.prompt, rows[request.key]
         if reason is not None:
             dropped.append(
@@ -316,76 +355,72 @@ def _write(
                 }
             )
             continue
-        num_long += candidate.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
-        kept.append(
-            Sample(
-                request.key,
-                prompt.id,
-                prompt.text,
-                prompt.language,
-                prompt.reference,
-                candidate.answer_text,
-                *tokenizers.lesson(
-                    recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
-                ),
-            ).row()
+        prompt_ids, answer_ids = generation.tokenizers.training_ids(
+            generation.recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
         )
-    by_reason = Counter(d["reason"].partition(":")[0] for d in dropped)
-    if not kept:
-        counts = ", ".join(f"{reason} {count}" for reason, count in by_reason.most_common())
-        raise DataError(
-            f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); look at "
-            f"{stage / 'raw'} and relax `generate`, or raise generate.max_new_tokens"
+        sample = Sample(
+            request.key,
+            prompt.id,
+            prompt.text,
+            prompt.language,
+            prompt.reference,
+            answer.answer_text,
+            prompt_ids,
+            answer_ids,
         )
-    prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-    rates = answer_filters.pass_rates(candidates, reasons) if recipe.generate.task else {}
-    write_jsonl(
-        stage / "prompts.jsonl",
-        [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts],
-    )
-    write_jsonl(stage / "kept.jsonl", kept)
-    write_jsonl(stage / "dropped.jsonl", dropped)
-    result = GenerateResult(
-        num_prompts=len({r.prompt.id for r in requests}) + len(refused),
+        kept.append(sample.row())
+    return kept, dropped
+
+
+def _by_reason(dropped: list[Row]) -> Counter[str]:
+    return Counter(row["reason"].partition(":")[0] for row in dropped)
+
+
+def _result(
+    generation: Generation,
+    requests: list[Request],
+    kept: list[Row],
+    dropped: list[Row],
+    skipped: Counter[str],
+) -> GenerateResult:
+    """Return what was asked, kept and dropped, but for what only the filters know."""
+    tokenizers = generation.tokenizers
+    prompts = {r.prompt.id: r.prompt for r in requests}
+    num_refused = sum("key" not in row for row in dropped)
+    tries = Counter(r.prompt.id for r in requests)
+    return GenerateResult(
+        num_prompts=len(prompts) + num_refused,
         num_asked=len(requests),
         num_kept=len(kept),
         num_dropped=len(dropped),
-        dropped_by_reason=dict(by_reason),
-        kept_by_language=dict(Counter(s["language"] for s in kept)),
-        num_held_out=len(held_out),
-        num_answer_tokens=sum(len(s["answer_ids"]) for s in kept),
-        num_broken_log_lines=len(broken),
+        dropped_by_reason=dict(_by_reason(dropped)),
+        kept_by_language=dict(Counter(row["language"] for row in kept)),
+        num_held_out=len(generation.held_out),
+        num_answer_tokens=sum(len(row["answer_ids"]) for row in kept),
+        num_broken_log_lines=0,
         vocab_size=len(tokenizers.student),
         format=chat.fingerprint_of_format(tokenizers.student),
         retokenized=tokenizers.difference,
         num_skipped=dict(skipped),
-        prompts_by_language=dict(Counter(p.language for p in prompts)),
+        prompts_by_language=dict(Counter(p.language for p in prompts.values())),
         by_language=count_by_language(kept, dropped),
-        prompts_by_tries=dict(
-            sorted(Counter(Counter(r.prompt.id for r in requests).values()).items())
-        ),
-        num_prompts_without_answer=len(
-            {r.prompt.id for r in requests} - {s["prompt_id"] for s in kept}
-        ),
-        prompts_by_source=dict(Counter(p.source for p in prompts)),
-        num_long_reasoning=num_long,
-        seed=recipe.seed,
-        warning=long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
-    )
-    if result.warning:
-        print(f"generate: warning: {result.warning}", file=sys.stderr)
-    return StageOutput(
-        result, [stage / name for name in ("prompts.jsonl", "kept.jsonl", "dropped.jsonl")]
+        prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
+        num_prompts_without_answer=len(prompts.keys() - {row["prompt_id"] for row in kept}),
+        prompts_by_source=dict(Counter(p.source for p in prompts.values())),
+        num_long_reasoning=0,
+        seed=generation.recipe.seed,
+        warning=None,
     )
 
 
-def judge_answers(
+def filter_answers(
     recipe: Recipe,
     requests: list[Request],
     rows: dict[str, Row],
     held_out: list[Prompt],
     tokenizers: Tokenizers,
-) -> Judged:
+) -> Filtered:
+    """Return each answer as the filters see it, and why it is dropped (None: kept)."""
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
     ]
@@ -401,7 +436,7 @@ def judge_answers(
             reason or _untellable(tokenizers.student, c)
             for c, reason in zip(candidates, reasons, strict=True)
         ]
-    return candidates, reasons
+    return Filtered(candidates, reasons)
 
 
 def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
@@ -443,7 +478,7 @@ def cost(work: Workload) -> Cost:
     tokens = work.num_requests * (demand.prompt + demand.answer)
     answer_bytes = 2 * BYTES_PER_TOKEN
     logged_bytes = 0.0
-    if capture.from_server:
+    if work.gives_log_probs:
         answer_bytes += JSON_BYTES_PER_LOG_PROB * capture.top_k
         logged_bytes = (
             signal_bytes_per_token(work.recipe, work.teacher.vocabulary) * 4 / 3

@@ -11,8 +11,8 @@ own chat template.
 
 from typing import Any
 
-from distill import chat
-from distill.chat.tokenizers import students_tokenizer, tokenizers_of
+from distill import chat, teachers
+from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import ALONE, Processes
 from distill.core.results import InitializeResult
@@ -52,13 +52,13 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     """
     import torch
 
-    tokenizers = tokenizers_of(recipe)
+    tokenizers = teachers.connect(recipe).tokenizers
     torch.manual_seed(recipe.seed)
     if recipe.student.method == "random":
         return _random(recipe, tokenizers.student), tokenizers.student
     assert recipe.student.model is not None  # the recipe's own check
     location = recipe.model_location(recipe.student.model)
-    own = students_tokenizer(recipe)
+    own = load_students_tokenizer(recipe)
     if tokenizers.same:
         chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
     model = load.load_model(

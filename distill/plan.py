@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from distill import chat
+from distill import chat, teachers
 from distill.catalog.catalog import LicenceVerdict
-from distill.chat.tokenizers import students_tokenizer, tokenizers_of
+from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
 from distill.core.results import PlanResult
@@ -176,15 +176,16 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
     """
     if recipe.student.model is None:
         return None
-    models = [recipe.student] if recipe.teacher.text_only else [recipe.student, recipe.teacher]
+    teacher = teachers.connect(recipe)
+    models = [recipe.student] if teacher.text_only else [recipe.student, recipe.teacher]
     try:
         for model in models:
             find.read_config(recipe.model_location(model.model or ""), model.revision)
     except MissingError:
         return None  # not on this machine yet: `initialize` compares them
-    tokenizers = tokenizers_of(recipe)
+    tokenizers = teacher.tokenizers
     if recipe.capture.signal != "none":
-        chat.require_same_tokenizer(recipe, tokenizers.teacher, students_tokenizer(recipe))
+        chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))
     if tokenizers.same:
         return None
     return f"the student learns the answers' text in its own tokenizer ({tokenizers.difference})"

@@ -41,7 +41,6 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.capture import records_of
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
@@ -51,6 +50,7 @@ from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.batches import collate
 from distill.training.student import StudentLoss
 

@@ -36,12 +36,12 @@ from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.capture import records_of
 from distill.catalog import catalog
 from distill.core.processes import Processes
 from distill.models import load
-from distill.models.decode import Drawer, Sampling
+from distill.models.decode import Drawer
 from distill.models.head import head_of
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.models.slots import Rolling
 from distill.pipeline import PLANNED
@@ -52,6 +52,7 @@ from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.loop import run_step
 from distill.training.optimizer import build_optimizer
 from distill.training.prepare import add_lora, checkpoint_activations
@@ -133,8 +134,7 @@ def generate(recipe: Recipe, model: Any) -> float:
     num_slots = recipe.teacher.batch_tokens // longest
     dice = random.Random(1)
     prompts = [[dice.randrange(2, 150_000) for _ in range(PROMPT)] for _ in range(num_slots)]
-    sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
-    drawer = Drawer(range(num_slots), sampling, options.max_new_tokens, 151_669)
+    drawer = Drawer(range(num_slots), Sampling.of(options), 151_669)
     times: list[float] = []
 
     class Enough(Exception):

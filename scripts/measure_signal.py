@@ -47,18 +47,19 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
 from distill import chat
-from distill.capture import records_of
 from distill.core.jsonl import read_jsonl
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
 from distill.models.head import Head, head_of, logits
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.batches import Batch, collate, plan_epoch
 from distill.training.schedule import learning_rate
 from distill.training.student import StudentLoss
@@ -130,9 +131,7 @@ def answers_of_the_teacher(
             model,
             batch,
             seeds=range(start, start + len(batch)),
-            sampling=Sampling(1.0),
-            max_new_tokens=max_new_tokens,
-            stop_ids=stops,
+            sampling=Sampling(1.0, max_new_tokens=max_new_tokens, stop_ids=tuple(stops)),
             pad_id=tokenizer.pad_token_id,
             on_finished=lambda i, ids, _, a=answers: a.__setitem__(i, ids),
         )

@@ -19,7 +19,7 @@ IMPORTED = [
     "distill.pipeline",
     "distill.capture",
     "distill.evaluate",
-    "distill.teachers.gguf_teacher",
+    "distill.teachers.gguf",
     "distill.models.decode",
     "distill.models.score",
     "distill.quantize",

@@ -4,12 +4,13 @@ import json
 import shutil
 
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
 from distill import generate
 from distill.core import shutdown
-from distill.core.jsonl import RowLog, read_jsonl, read_row_logs, write_jsonl
+from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts

@@ -15,7 +15,6 @@ from run_helpers import QUICKSTART
 from step_helpers import one_step
 
 from distill import chat
-from distill.capture import records_of
 from distill.catalog import catalog
 from distill.chat.template import apply_template
 from distill.chat.tokenizers import Tokenizers
@@ -24,14 +23,16 @@ from distill.errors import MismatchError
 from distill.formats.gguf.write import write_gguf
 from distill.initialize import keep_layers
 from distill.models import find, load
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
 from distill.models.head import head_of
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.planning import sizes
 from distill.recipe import load_recipe
 from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.prepare import can_be_packed
 from distill.training.run import Example, TrainingRun
 
@@ -72,9 +73,7 @@ def answers(
         model,
         prompts,
         seeds=range(len(prompts)),
-        sampling=Sampling(),
-        max_new_tokens=6,
-        stop_ids=stop_ids,
+        sampling=Sampling(max_new_tokens=6, stop_ids=tuple(stop_ids)),
         pad_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
         on_finished=lambda index, ids, _: found.__setitem__(index, ids),
@@ -291,7 +290,7 @@ def _tell(recipe, pair, family):
     question = [{"role": "user", "content": "3 + 4?"}]
     asked = pair.prompt_ids(recipe, question)
     said = [*teacher.encode(family.said, add_special_tokens=False), teacher.eos_token_id]
-    prompt, learnt = pair.lesson(recipe, question, asked, said, chat.text_of(teacher, said))
+    prompt, learnt = pair.training_ids(recipe, question, asked, said, chat.text_of(teacher, said))
     assert prompt == chat.prompt_ids(own, question) == pair.students_prompt_ids(recipe, question)
     assert learnt[-1] == own.eos_token_id and not set(learnt[:-1]) & set(chat.stop_ids(own, None))
     opened, wanted = (

@@ -6,24 +6,27 @@ from collections import Counter
 
 import pytest
 from families import BY_NAME, tokenizer_of
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 
-from distill import capture, chat, evaluate, generate
+from distill import capture, chat, generate
 from distill.chat.tokenizers import Tokenizers
 from distill.core.digests import digest
-from distill.core.jsonl import RowLog, read_jsonl, read_row_logs, write_jsonl
-from distill.core.leases import share
-from distill.core.processes import Processes
+from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
+from distill.core.leases import static_share
+from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
-from distill.models import load
+from distill.evaluation.eval_set import eval_sets
 from distill.pilot import estimate, probe
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore, sequence_key
-from distill.teachers import answers
-from distill.teachers.log import Request, raw_row, request_maker
-from distill.teachers.server.budget import Amount
+from distill.teachers import connect
+from distill.teachers.answers import blocks_of, raw_row
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import Completion, Request, RequestOptions
+from distill.teachers.server.budget import Usage
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
 HOT = [
@@ -44,17 +47,12 @@ def logged(folder):
     return read_row_logs(folder / "generate/raw")[0]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load.load_tokenizer(str(QUICKSTART.parent / "quickstart" / "teacher"), None)
-
-
-def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
+def test_the_quickstart_asks_under_the_keys_it_always_had():
     """A changed key would ask, and pay, again for every answer that people have."""
     recipe = load_recipe(QUICKSTART)
     prompts, held_out = split_prompts(recipe)
-    asked, refused = generate.judge_prompts(recipe, prompts, held_out)
-    make = request_maker(recipe, tokenizer)
+    asked, refused = generate.select_prompts(recipe, prompts, held_out)
+    make = request_maker(connect(recipe), RequestOptions.of(recipe))
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
     assert (len(asked), Counter(why.partition(":")[0] for _, why in refused)) == (
@@ -202,9 +200,8 @@ def test_tries_that_cannot_help_are_refused():
 
 def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_path):
     recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path}"])
-    stage = tmp_path / "generate"
     for num, expected in ((2, 10), (3, 15)):  # the second probe asks one more a language
-        verdicts = probe._probe(recipe, stage, num, Processes())
+        verdicts = probe.probe(recipe, RunFolder.of(recipe), num, Processes())
         assert [(v.language, v.num) for v in verdicts] == [
             (language, num) for language in recipe.languages
         ]
@@ -219,25 +216,31 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     rows = logged(tmp_path)
     assert result.num_asked == len(rows) == len({row["key"] for row in rows}) == 30
     requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
-    blocks = answers._blocks(recipe, requests, stage, Processes())
+    blocks = blocks_for(connect(recipe), requests, ALONE)
     assert (
         sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30))
         and len(blocks) == 3
     ), "two probes and the rest"
 
 
-def shares_of(recipe, prompts, stage, teams):
+def blocks_for(teacher, requests, processes):
+    options = RequestOptions.of(teacher.recipe)
+    return blocks_of(teacher, requests, options, teacher.logs.answers, processes)
+
+
+def shares_of(recipe, prompts, all_processes):
     """What each process would ask, as prompts' ids with the index of the sample."""
     requests = [
         Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)
     ]
+    teacher = connect(recipe)
     return [
         [
             (r.prompt.id, r.sample_index)
-            for block in share(team, answers._blocks(recipe, requests, stage, team))
+            for block in static_share(processes, blocks_for(teacher, requests, processes))
             for r in block.requests
         ]
-        for team in teams
+        for processes in all_processes
     ]
 
 
@@ -252,19 +255,18 @@ def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes
     one, two = (Processes(job=job, num_jobs=2) for job in range(2))
     for num in (1, 2):  # the first job is started with so many processes
         ranks = [Processes(rank=r, num=num, job=0, num_jobs=2) for r in range(num)]
-        found = shares_of(recipe, prompts, tmp_path, [*ranks, two])
+        found = shares_of(recipe, prompts, [*ranks, two])
         assert sorted(pair for mine in found for pair in mine) == wanted and all(found)
-    (before,) = shares_of(recipe, prompts[1:], tmp_path, [one])
-    (after,) = shares_of(
-        recipe, prompts, tmp_path, [two]
-    )  # one more in front, before the second job starts
+    (before,) = shares_of(recipe, prompts[1:], [one])
+    (after,) = shares_of(recipe, prompts, [two])  # one more in front, before the second job starts
     assert not {*before} & {*after} and {*before, *after} >= {
         pair for pair in wanted if pair[0] != prompts[0].id
     }
-    (tmp_path / "probe.json").write_text(
+    (tmp_path / "generate").mkdir()
+    (tmp_path / "generate/probe.json").write_text(
         json.dumps({"groups": [[p.id for p in prompts[::5]]]})
     )  # on the second machine alone
-    (probed,) = shares_of(recipe, prompts, tmp_path, [two])
+    (probed,) = shares_of(recipe, prompts, [two])
     assert sorted(probed) == sorted(after)
 
 
@@ -313,7 +315,10 @@ def thought(folder, reasoning):
         ],
     )
     tokenizer = tokenizer_of(BY_NAME["qwen3"])
-    requests = []
+    tokenizers = Tokenizers(tokenizer, tokenizer)
+    teacher = connect(recipe)
+    teacher.tokenizers = tokenizers
+    options, requests = RequestOptions.of(recipe), []
     with RowLog(folder / "generate/raw") as log:
         for n, text in enumerate(SAID):
             prompt = Prompt(
@@ -321,27 +326,28 @@ def thought(folder, reasoning):
             )
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            log.append(raw_row(recipe, requests[-1], ids, "stop", text))
-    tokenizers = Tokenizers(tokenizer, tokenizer)
-    judged = generate.judge_answers(
+            log.append(raw_row(teacher, requests[-1], Completion(text, "stop", ids), options))
+    filtered = generate.filter_answers(
         recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers
     )
-    output = generate._write(
-        recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter()
-    )
+    generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
+    output = generate._write(generation, requests, filtered, [], Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
     prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
-    sitting = evaluate.Sitting(recipe, folder, folder, "", prompts, tokenizers)
-    assert sitting.prompt_ids == asked
-    evaluate._write_answers(
-        sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1]
+    answers = folder / "teacher_answers.jsonl"
+    write_jsonl(
+        answers,
+        [
+            {"token_ids": row["token_ids"], "finish_reason": "stop", "stop_ids": [1]}
+            for row in logged(folder)
+        ],
     )
-    exam, own = evaluate._exams(sitting)
-    assert exam is own
-    assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), (
-        "examined on what it learnt"
+    eval_set, own = eval_sets(recipe, prompts, tokenizers, answers, folder)
+    assert eval_set is own and eval_set.prompt_ids == asked
+    assert all(tokenizer.decode(eval_set.teacher_ids[n]) == text for n, text in kept.items()), (
+        "evaluated on what it learnt"
     )
     return output.result, kept
 
@@ -370,7 +376,7 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
 def test_the_estimate_says_what_will_be_too_much_long_reasoning():
     warning = "too much long reasoning, if all are like these: 2 of 4 samples"
     found = estimate.Estimate(
-        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning
+        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
     )
     assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 

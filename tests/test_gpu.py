@@ -1,6 +1,7 @@
 """What only a CUDA GPU can show: the same answers, losses and signals as on the CPU, and whole runs in its number formats."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from run_helpers import run, signal_when, small
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
+from distill.models.sampling import Sampling
 from distill.models.slots import Rolling
 from distill.signals import draws
 
@@ -56,9 +58,7 @@ def answers(model, sampling, num_slots=6):
         model,
         PROMPTS,
         seeds=range(len(PROMPTS)),
-        sampling=sampling,
-        max_new_tokens=200,
-        stop_ids=list(range(250, 256)),
+        sampling=replace(sampling, max_new_tokens=200, stop_ids=tuple(range(250, 256))),
         pad_id=0,
         num_slots=num_slots,
         on_finished=lambda i, ids, reason: found.__setitem__(i, ids),

@@ -13,6 +13,7 @@ FLOORS = [
     {"core"},
     {"data", "llama_cpp", "models", "signals", "tasks"},
     {"chat", "filters", "training"},
+    {"evaluation"},
     {"formats", "teachers", "synthesis"},
     {"planning", "reporting"},
     {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},

@@ -10,13 +10,13 @@ import torch
 from run_helpers import ROOT
 
 from distill import chat
-from distill.capture import records_of
 from distill.formats.gguf.vocabulary import read_vocabulary
 from distill.losses.linear_head import linear_head_loss
 from distill.models.head import Head
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 
 BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
 TEACHER_ROWS, STUDENT_ROWS, WIDTH = 152_064, 151_936, 8

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import get_args
 
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import (
     QUICKSTART,
     ROOT,
@@ -23,7 +24,6 @@ from run_helpers import (
     small,
 )
 
-from distill.core.jsonl import read_row_logs
 from distill.recipe.sections import Format
 
 

@@ -19,7 +19,7 @@ from distill.errors import MismatchError
 from distill.recipe import Recipe
 
 
-def learnt_ids(
+def target_ids(
     recipe: Recipe,
     tokenizer: Any,
     messages: Messages,
@@ -83,7 +83,7 @@ def without_reasoning(
     return [*(rest[: rest.index(end)] if end in rest else rest), end]
 
 
-def retold(
+def retokenize_answer(
     recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str
 ) -> tuple[list[int], list[int]]:
     """(prompt ids, answer ids) of another model's answer in this tokenizer and by its chat template, with its end token: a

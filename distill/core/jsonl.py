@@ -123,17 +123,12 @@ class RowLog:
         self.close()
 
 
-def read_row_logs(folder: Path) -> tuple[list[Row], list[str]]:
-    """All good rows of every log under `folder`, by file name then position, and a note for each bad line.
-
-    The union of files made on different machines is made by copying them into one folder.
-    """
-    broken: list[str] = []
-    return list(row_logs(folder, broken)), broken
-
-
 def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
-    """The same, a row at a time; the notes are added to `broken`."""
+    """Yield all good rows of every log under `folder`, by file name then position.
+
+    A note for each bad line is added to `broken`. The union of files made on different machines is made
+    by copying them into one folder.
+    """
     for path in sorted(folder.glob("*.jsonl")):
         with open(path, "rb") as f:
             for number, line in enumerate(f, 1):

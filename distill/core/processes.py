@@ -35,7 +35,7 @@ class Processes:
     leases: bool = False
 
     @property
-    def is_part(self) -> bool:
+    def is_partial_job(self) -> bool:
         """Others may be doing parts of the same stage: what is here is not all of it."""
         return self.num_jobs > 1 or self.leases
 

@@ -18,7 +18,7 @@ from typing import Any
 from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, Stopped
-from distill.teachers.server.client import repaired
+from distill.text.surrogates import without_lone_surrogates
 
 DIM, PLAIN = "\033[2m", "\033[0m"
 TOO_LONG = "exceed_context_size_error"  # llama.cpp's type of the error
@@ -69,7 +69,7 @@ class Conversation:
         """
         # Half a character makes the engine raise, and its end may then wait for itself for ever;
         # and llama.cpp does not normalise text as the tokenizer does
-        question = unicodedata.normalize("NFC", repaired(text))
+        question = unicodedata.normalize("NFC", without_lone_surrogates(text))
         self.turns.append({"role": "user", "content": question})
         while (answer := self._ask()) is None:
             if len(self.turns) == 1:

@@ -10,10 +10,12 @@ of a GPU was compared with an H200 (scripts/measure_plan.py), not with small car
 from dataclasses import dataclass
 from functools import cached_property
 
+from distill import teachers
 from distill.data.samples import mixed, split_prompts
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
 from distill.recipe import Recipe
+from distill.teachers.base import Teacher
 
 PROCESS_BYTES = 0.75 * GB  # Python with torch and transformers loaded
 SERVER_SECONDS_PER_TOKEN = 0.04  # of one request among many; servers differ by a factor of ten
@@ -87,14 +89,24 @@ class Workload:
         teacher = teacher_size(recipe)
         return cls(recipe, machine, teacher, student_size(recipe, teacher), demand_of(recipe))
 
+    @cached_property
+    def asked(self) -> Teacher:
+        """Return who answers; it is never loaded."""
+        return teachers.connect(self.recipe)
+
     @property
     def on_server(self) -> bool:
-        return self.recipe.teacher.server is not None
+        return self.asked.on_server
 
     @property
     def captures(self) -> bool:
         """Return whether `capture` makes a pass of the teacher over the samples."""
-        return self.recipe.capture.signal != "none" and not self.recipe.capture.from_server
+        return self.recipe.capture.signal != "none" and not self.gives_log_probs
+
+    @property
+    def gives_log_probs(self) -> bool:
+        """Return whether the signal comes with a server's answers."""
+        return teachers.connect_to_capture(self.recipe).on_server
 
     @property
     def num_samples(self) -> float:
@@ -115,8 +127,9 @@ class Workload:
     @cached_property
     def teacher_bytes(self) -> float:
         """Return the bytes of the teacher's weights, where it runs on this machine."""
-        if (path := self.recipe.gguf_teacher) is not None:
-            return path.stat().st_size
+        size = self.asked.size_of_weights()
+        if size is not None:
+            return size
         quantization = self.recipe.teacher.quantization
         if quantization != "none":  # bitsandbytes leaves the embedding and the head as they are
             layers = self.teacher.parameters * LAYER_BYTES_PER_PARAMETER[quantization]
@@ -143,7 +156,8 @@ class Workload:
     def teacher_download(self) -> float:
         """Return the bytes of weights that are still to be fetched."""
         needed = self.captures or not self.on_server
-        if self.teacher.is_local or self.recipe.gguf_teacher or not needed:
+        is_here = self.teacher.is_local or self.asked.size_of_weights() is not None
+        if is_here or not needed:
             return 0
         return 2 * self.teacher.parameters
 
@@ -175,7 +189,7 @@ class Workload:
 
     def _decoding_bytes(self) -> float:
         """Return the bytes of all slots' keys and values, and of the pass that reads their prompts."""
-        each = 2 if self.machine.gpu and not self.recipe.gguf_teacher else 4
+        each = 2 if self.machine.gpu and self.asked.can_use_gpu else 4
         tokens = self.recipe.teacher.batch_tokens
         kv_bytes = tokens * self.teacher.layers * self.teacher.kv_width * 2 * each
         return kv_bytes + pass_bytes(self.teacher, self._num_slots() * self.demand.prompt)

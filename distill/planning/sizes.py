@@ -10,6 +10,7 @@ from distill.errors import MismatchError, MissingError
 from distill.models import find
 from distill.models.families import EXPERTS, SHARED_EXPERTS, first_of
 from distill.recipe import Recipe
+from distill.teachers import connect
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def teacher_size(recipe: Recipe) -> Size:
     try:
         return size_of(recipe, recipe.teacher.model, recipe.teacher.revision)
     except MissingError as error:
-        if recipe.teacher.text_only:
+        if connect(recipe).text_only:
             return UNKNOWN_SIZE
         raise with_way_out(recipe, error) from None
 

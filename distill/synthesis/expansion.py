@@ -36,10 +36,9 @@ from distill.text.identification import MIN_LETTERS
 from distill.text.language import wrong_language
 from distill.text.text import Text
 
-SAMPLING = {"sampling_temperature": 1.0, "top_p": 1.0, "top_k": 0}
-# Self-Instruct drops from ROUGE-L 0.7 on, pair by pair. We take the Jaccard similarity of 3-word
-# (5-character) shingles, which works without spaces and for 100,000 prompts; it falls faster: two
-# words of twenty changed in different places make it 0.5.
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+# Self-Instruct drops from ROUGE-L 0.7 on, pair by pair. We take the Jaccard similarity of 3-word (5-character) shingles, which
+# works without spaces and for 100,000 prompts; it falls faster: two words of twenty changed in different places make it 0.5.
 NEAR_DUPLICATE = 0.5
 UNKNOWN = "und"  # BCP 47: the language is not known
 

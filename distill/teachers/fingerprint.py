@@ -2,14 +2,14 @@
 
 from distill.core.run_folder import Fingerprint
 from distill.data import sources
-from distill.models.load import teacher_identity
 from distill.recipe import Recipe
+from distill.teachers import connect
 
 
 def teacher_fingerprint(recipe: Recipe) -> Fingerprint:
     """Return what decides what the teacher says about a given text."""
     section = {"teacher": recipe.teacher.identity()}
-    return Fingerprint(section, {"teacher": teacher_identity(recipe)})
+    return Fingerprint(section, {"teacher": connect(recipe).identity})
 
 
 def answers_fingerprint(recipe: Recipe) -> Fingerprint:

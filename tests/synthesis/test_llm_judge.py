@@ -7,21 +7,24 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 
 from distill import generate
-from distill.core.jsonl import RowLog, read_jsonl, read_row_logs
+from distill.core.jsonl import RowLog, read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import DataError, Stopped
 from distill.filters.base import Answer
-from distill.models import load
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.synthesis.llm_judge import low_score, question, repair, score
 from distill.tasks import market
-from distill.teachers.log import raw_row
+from distill.teachers import connect
+from distill.teachers.answers import raw_row
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import Completion, RequestOptions
 
 
 @pytest.mark.parametrize(
@@ -186,15 +189,16 @@ def recipe_of(folder, *more):
 def answer_all(folder):
     """Answers to all prompts in the log, right ones of many lengths, as if the teacher had written them."""
     recipe = recipe_of(folder)
-    tokenizer = load.load_tokenizer(str(QUICKSTART.parent / "quickstart" / "teacher"), None)
-    make = generate.request_maker(recipe, tokenizer)
+    teacher, options = connect(recipe), RequestOptions.of(recipe)
+    tokenizer, make = teacher.tokenizers.asked, request_maker(teacher, options)
     with RowLog(folder / "generate/raw") as log:
-        for n, prompt in enumerate(generate.judge_prompts(recipe, *split_prompts(recipe))[0]):
+        for n, prompt in enumerate(generate.select_prompts(recipe, *split_prompts(recipe))[0]):
             text = (
                 " + ".join(map(str, range(n)))
                 + f"\n{market.WORDING[prompt.language].final}{prompt.reference}"
             )
-            log.append(raw_row(recipe, make(prompt, 0), tokenizer(text).input_ids, "stop", text))
+            completion = Completion(text, "stop", tokenizer(text).input_ids)
+            log.append(raw_row(teacher, make(prompt, 0), completion, options))
 
 
 def run(folder, *more):

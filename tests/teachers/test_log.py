@@ -4,9 +4,13 @@ import pytest
 from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
+from distill.chat.tokenizers import Tokenizers
 from distill.data.samples import Prompt
 from distill.recipe import load_recipe
-from distill.teachers.log import best_rows, final_rows, request_maker
+from distill.teachers import connect
+from distill.teachers.keys import request_maker
+from distill.teachers.log import best_rows, final_rows
+from distill.teachers.requests import RequestOptions
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +19,11 @@ def tokenizer():
 
 
 def key(tokenizer, *fields, question="What is 3 + 4?", index=0, **more):
-    return request_maker(load_recipe(QUICKSTART, list(fields)), tokenizer)(
+    recipe = load_recipe(QUICKSTART, list(fields))
+    teacher = connect(recipe)
+    teacher.tokenizers = Tokenizers(tokenizer, tokenizer)
+    make = request_maker(teacher, RequestOptions.of(recipe))
+    return make(
         Prompt(({"role": "user", "content": question},), **{"language": "en", **more}), index
     ).key
 

@@ -19,12 +19,12 @@ from step_helpers import VOCAB, examples, model, one_step, targets_of, training_
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.capture import records_of
 from distill.losses.targets import Targets
 from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter
+from distill.teachers.records import records_of
 from distill.training.batches import Batch, collate
 from distill.training.loop import forward
 from distill.training.student import StudentLoss

@@ -99,12 +99,7 @@ class Teacher(Section):
 
     @property
     def served_name(self) -> str | None:
-        """Return the model's name on its server, where that is another than `model`.
-
-        A judge with a server of its own (synthesis/llm_judge.py) has its name in `model`, after
-        "judge/".
-        """
-        names_of_model = (None, self.model, self.model.removeprefix("judge/"))
-        if self.server is None or self.server_model in names_of_model:
+        """Return the model's name on its server, where that is another than `model`."""
+        if self.server is None or self.server_model in (None, self.model):
             return None
         return self.server_model

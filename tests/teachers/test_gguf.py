@@ -4,23 +4,23 @@ import json
 
 import numpy as np
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART, ROOT
 
 from distill import capture, evaluate, generate, plan
-from distill.chat.tokenizers import Tokenizers
 from distill.core import shutdown
-from distill.core.jsonl import read_row_logs
 from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError, MissingError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
-from distill.models import load
 from distill.pipeline import PLANNED
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore
-from distill.teachers.log import request_maker
+from distill.teachers import connect
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import RequestOptions
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 FEW = [
@@ -103,37 +103,31 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
 
 
 def test_another_file_is_another_teacher(tmp_path, file):
-    tokenizer = load.load_tokenizer(str(TEACHER))
     prompts, _ = generate.split_prompts(recipe_of(tmp_path, None))
+    teachers = [connect(recipe_of(tmp_path, f)) for f in (None, *file.values())]
     keys = {
-        request_maker(recipe_of(tmp_path, f), tokenizer)(prompts[0], 0).key
-        for f in (None, *file.values())
+        request_maker(teacher, RequestOptions.of(teacher.recipe))(prompts[0], 0).key
+        for teacher in teachers
     }
     assert len(keys) == 3
-    headers = [
-        capture.header_of(recipe_of(tmp_path, f), str(TEACHER), tokenizer).fingerprints
-        for f in file.values()
-    ]
+    headers = [capture.header_of(teacher).fingerprints for teacher in teachers[1:]]
     assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0][
         "teacher"
     ] != headers[1]["teacher"]
 
 
-def test_it_is_examined_like_the_model_it_was_made_from(tmp_path, file):
+def test_it_is_evaluated_like_the_model_it_was_made_from(tmp_path, file):
     found = []
     for source in (file["f32"], None):
         recipe = recipe_of(tmp_path, source, "evaluate.max_new_tokens=32")
         prompts = generate.split_prompts(recipe)[1]
-        tokenizer = load.load_tokenizer(str(TEACHER))
-        sitting = evaluate.Sitting(
-            recipe, tmp_path, tmp_path, str(TEACHER), prompts, Tokenizers(tokenizer, tokenizer)
-        )
+        own = evaluate.TeacherEval(connect(recipe), tmp_path, tmp_path, prompts)
         (tmp_path / "teacher.json").unlink(
             missing_ok=True
         )  # the answers stay: both are scored on the same
         with Progress("evaluate", len(prompts), "answers", shown=False) as bar:
-            exam = evaluate._teacher(sitting, bar)
-        assert any(exam.teacher_ids)
+            eval_set = evaluate.evaluate_teacher(own, bar)
+        assert any(eval_set.teacher_ids)
         found.append(json.loads((tmp_path / "teacher.json").read_text()))
     ours, theirs = found
     assert ours["runtime"] == "llama.cpp, cpu" and ours["nll"] == pytest.approx(
