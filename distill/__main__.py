@@ -192,13 +192,10 @@ def _command(options: argparse.Namespace) -> int:
 
 def _teachers(model: str | None) -> str:
     from distill.planning import teacher_list
-    from distill.planning.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
     from distill.planning.machine import room_for_models
 
     room = room_for_models()
-    if model is None:
-        return teacher_list.table(room, BYTES_PER_PARAMETER, PROCESS_BYTES)
-    return teacher_list.whole(model, room, BYTES_PER_PARAMETER, PROCESS_BYTES)
+    return teacher_list.table(room) if model is None else teacher_list.show_model(model, room)
 
 
 def _run(options: argparse.Namespace) -> int:

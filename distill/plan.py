@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 
 from distill import chat
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.chat.tokenizers import students_tokenizer, tokenizers_of
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
@@ -120,7 +120,7 @@ def _text(
     work: Workload,
     note: str | None,
     costs: Mapping[str, Cost],
-    verdict: Verdict,
+    verdict: LicenceVerdict,
     warnings: list[str],
 ) -> str:
     teacher = f"{work.teacher.parameters:,} parameters"

@@ -89,7 +89,8 @@ def _train_role(
     import torch
     from accelerate import Accelerator
 
-    from distill.training.loop import Course, Item, train
+    from distill.training.loop import train
+    from distill.training.run import Example, TrainingRun
 
     stage = folder.stage("train")
     where = load.placement(recipe.train.device, recipe.train.precision)
@@ -120,26 +121,26 @@ def _train_role(
     adapter = _add_lora(recipe, model) if recipe.train.lora_rank else None
     if recipe.train.gradient_checkpointing:
         checkpoint_activations(model)
-    course = Course(
+    training_run = TrainingRun(
         role=role,
         model=model,
         options=recipe.train,
         soft_weight=soft,
         hard_weight=hard,
-        items=[Item(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
-        validation=[Item(s.ids, len(s.prompt_ids), "") for s in validation],
+        examples=[Example(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
+        validation=[Example(s.ids, len(s.prompt_ids), "") for s in validation],
         store=store,
         vocab_size=len(tokenizer),
         pad_id=tokenizer.pad_token_id,
         seed=recipe.seed,
-        where=where,
+        placement=where,
         folder=stage,
         processes=processes,
         accelerator=accelerator,
         packing=_packing_isolates(model),
         teacher_width=store.hidden_size if store and hidden else None,
     )
-    result = train(course)
+    result = train(training_run)
     if tracker:
         accelerator.end_training()
     if processes.is_main:

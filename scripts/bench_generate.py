@@ -8,7 +8,7 @@
 `model.generate` is called as a short script does: batches in the order of arrival, cut at the same number of tokens
 (longest prompt + longest possible answer, times rows), padded on the left, each until its longest answer ends. Ours is
 what `distill generate` does (distill/models/by_length.py, decode.py), the GGUF file what it does with teacher.gguf
-(distill/export/gguf_teacher.py). Same weights, prompts, sampling values and threads; all in turns in one process, the
+(distill/teachers/gguf_teacher.py). Same weights, prompts, sampling values and threads; all in turns in one process, the
 order turned round every other round; ratios are taken within a round. Only tokens of answers are counted, up to their
 stop token; loading is not.
 

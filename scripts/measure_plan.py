@@ -53,14 +53,10 @@ from distill.signals import draws
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.train import _add_lora, checkpoint_activations
-from distill.training.loop import (
-    Course,
-    Item,
-    StudentLoss,
-    build_optimizer,
-    run_step,
-    trainable_parameters,
-)
+from distill.training.loop import run_step
+from distill.training.optimizer import build_optimizer
+from distill.training.run import Example, TrainingRun
+from distill.training.student import StudentLoss, trainable_parameters
 
 HEADING = "## The plan on a GPU"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
@@ -194,7 +190,7 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     return num * (PROMPT + ANSWER) / took[-1]
 
 
-def signal(folder: Path, items: list[Item]) -> SignalStore:
+def signal(folder: Path, items: list[Example]) -> SignalStore:
     """What a teacher of 1.8 nats or so said about random answers."""
     header = SignalHeader("sampled", 151_669, num_draws=50)
     generator = torch.Generator("cuda").manual_seed(3)
@@ -226,21 +222,21 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
         [dice.randrange(2, 150_000) for _ in range(size)]
         for _ in range(3 * options.batch_tokens // size + 1)
     ]
-    items = [Item(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
+    items = [Example(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
-    course = Course(
+    training_run = TrainingRun(
         role="student",
         model=model,
         options=options,
         soft_weight=options.soft_weight,
         hard_weight=options.hard_weight,
-        items=items,
+        examples=items,
         validation=[],
         store=signal(folder / "train", items),
         vocab_size=151_669,
         pad_id=0,
         seed=1,
-        where=load.Placement("cuda", "bfloat16"),
+        placement=load.Placement("cuda", "bfloat16"),
         folder=folder,
         processes=Processes(),
         accelerator=accelerator,
@@ -251,9 +247,9 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     trainable = trainable_parameters(module)
     optimizer = build_optimizer(trainable, options)
     speeds = []
-    for step, rows in enumerate(course.steps()[:3]):
+    for step, rows in enumerate(training_run.steps()[:3]):
         started = clock()
-        run_step(course, module, optimizer, trainable, rows, step, 1e-6)
+        run_step(training_run, module, optimizer, trainable, rows, step, 1e-6)
         speeds.append(sum(len(items[i].ids) for row in rows for i in row) / (clock() - started))
     return statistics.mean(speeds[1:])
 

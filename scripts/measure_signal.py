@@ -60,7 +60,8 @@ from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.training.batches import Batch, collate, plan_epoch
-from distill.training.loop import StudentLoss, learning_rate
+from distill.training.schedule import learning_rate
+from distill.training.student import StudentLoss
 
 HEADING = "## What a signal costs and what it is worth"
 QWEN_VOCAB = 151_936
@@ -254,7 +255,9 @@ def train(
         optimizer.zero_grad()
         (loss / len(batch.labels_N)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = learning_rate(options, step, bench.steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            options.learning_rate, step, bench.steps, warmup_share=options.warmup_share
+        )
         optimizer.step()
     return model.eval()
 

@@ -33,7 +33,7 @@ from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.train import _packing_isolates
-from distill.training.loop import Course, Item
+from distill.training.run import Example, TrainingRun
 
 QUESTIONS = ["How many?", "3 + 4 = ?", "Habari ya asubuhi, rafiki yangu?"]
 CPU = load.Placement("cpu", "float32")
@@ -116,7 +116,9 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     # train: every weight gets a gradient, and samples in one row learn nothing from each other
     assert _packing_isolates(here.model) == family.packs
     course = course_of(
-        here, store, [Item(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)]
+        here,
+        store,
+        [Example(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)],
     )
     apart, gradients = one_step(course, [[0], [1], [2]])
     left_out = [
@@ -149,23 +151,23 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     assert torch.equal(again(ids).logits, here.model(ids).logits)
 
 
-def course_of(here: Loaded, store: SignalStore | None, items: list[Item]) -> Course:
+def course_of(here: Loaded, store: SignalStore | None, examples: list[Example]) -> TrainingRun:
     options = Train(
         epochs=1, max_length=512, batch_tokens=4096, micro_batch_tokens=512, max_grad_norm=1e9
     )
-    return Course(
+    return TrainingRun(
         role="student",
         model=here.model,
         options=options,
         soft_weight=1.0,
         hard_weight=0.5,
-        items=items,
+        examples=examples,
         validation=[],
         store=store,
         vocab_size=len(here.tokenizer),
         pad_id=here.tokenizer.pad_token_id,
         seed=1,
-        where=CPU,
+        placement=CPU,
         folder=Path("unused"),
         processes=Processes(),
         accelerator=Accelerator(cpu=True),

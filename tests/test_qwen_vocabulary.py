@@ -62,7 +62,7 @@ def test_two_paddings_of_one_tokenizer_meet_at_its_real_ids(tokenizer, tmp_path,
         student.requires_grad_()
         loss, _ = linear_head_loss(
             student_NH,
-            student,
+            Head(student),
             torch.tensor(ids),
             targets(said[-1:], "cpu"),
             soft_weight=0.7,

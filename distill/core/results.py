@@ -6,7 +6,7 @@ Stages meet on disk, and a stage never imports a stage; this is the form in whic
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.core.stage import Cost
 
 Interval = tuple[float, float]
@@ -21,7 +21,7 @@ class PlanResult:
     student: dict[str, Any]
     work: dict[str, Any]
     stages: dict[str, Cost]
-    licence: Verdict
+    licence: LicenceVerdict
     warnings: list[str]
     text: str
 

@@ -47,7 +47,7 @@ def recover(export: Export, format: Format, plain: FileCheck) -> FileCheck:
 
 
 def _train(export: Export, format: Format, model: Any, roundings: Mapping[str, Rounding]) -> None:
-    from distill.training.recover import Plan
+    from distill.training.recover import RecoveryPlan
     from distill.training.recover import recover as train
 
     options = export.recipe.quantize
@@ -55,7 +55,7 @@ def _train(export: Export, format: Format, model: Any, roundings: Mapping[str, R
         model,
         export.training_sequences(),
         roundings,
-        Plan(options.recover_steps, options.recover_learning_rate, export.recipe.seed),
+        RecoveryPlan(options.recover_steps, options.recover_learning_rate, export.recipe.seed),
         pad_id=export.tokenizer.pad_token_id,
         vocab_size=len(export.tokenizer),
         label=f"recover {format.name}",
@@ -83,10 +83,10 @@ def _require_trained_weights(
     Raises MismatchError if it does not say what that model says with its weights rounded: then it was
     trained on another grid.
     """
-    from distill.training.recover import as_in_the_file
+    from distill.training.recover import with_rounded_weights
 
     path = export.stage / "rounded_distributions.npy"
-    with as_in_the_file(model, roundings):
+    with with_rounded_weights(model, roundings):
         trained = refer_to(export.in_transformers(model), export.reference.samples, path)
         agreement = format.agreement(export, trained, file)
     path.unlink()

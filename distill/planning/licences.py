@@ -1,11 +1,11 @@
 """What the licences of the recipe's models allow."""
 
 from distill.catalog import catalog
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.recipe import Recipe
 
 
-def licence_verdict(recipe: Recipe) -> Verdict:
+def licence_verdict(recipe: Recipe) -> LicenceVerdict:
     """Return what the licences of teacher and student allow of what the recipe makes."""
     return catalog.verdict(
         recipe.teacher.model,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.core.results import (
     CaptureResult,
     EvaluateResult,
@@ -42,7 +42,7 @@ class StageRun:
 class RunResults:
     """What the report tells of; `soft_weight` and `versions` are the training's."""
 
-    licence: Verdict
+    licence: LicenceVerdict
     generate: GenerateResult
     capture: CaptureResult
     initialize: InitializeResult

@@ -16,7 +16,7 @@ def answers_fingerprint(recipe: Recipe) -> Fingerprint:
     """Return what decides the teacher's answers, to the prompts and to those that are held out."""
     teacher = teacher_fingerprint(recipe)
     # under another name on its server it is perhaps another model
-    named = teacher.section["teacher"] | {"server_model": recipe.teacher.name_there}
+    named = teacher.section["teacher"] | {"server_model": recipe.teacher.served_name}
     section = {
         "teacher": named,
         "languages": recipe.languages,

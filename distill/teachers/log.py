@@ -70,7 +70,7 @@ def request_maker(recipe: Recipe, tokenizer: Any) -> Callable[..., Request]:
             )
         key = digest(KEY_SCHEMA, prompt.id, sampling, str(sample_index))
         return Request(
-            key_of(key, recipe.teacher.name_there), prompt, ids, sample_index, seed_of(recipe, key)
+            key_of(key, recipe.teacher.served_name), prompt, ids, sample_index, seed_of(recipe, key)
         )
 
     return make
@@ -110,7 +110,7 @@ def raw_row(recipe: Recipe, request: Request, ids: list[int], finish_reason: str
         "token_ids": ids,
         "teacher": recipe.teacher.model,
         "teacher_licence": recipe.teacher.licence,
-        "server_model": recipe.teacher.name_there,
+        "server_model": recipe.teacher.served_name,
     }
 
 

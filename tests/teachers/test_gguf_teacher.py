@@ -94,7 +94,7 @@ def test_its_signal_is_that_of_the_model_it_was_made_from(tmp_path, file):
     for key in ours.keys():  # noqa: SIM118 - not a dict
         a, b = ours.read(key), theirs.read(key)
         assert (
-            np.abs(a.realised_logp - b.realised_logp).max() < 2e-3
+            np.abs(a.target_logp - b.target_logp).max() < 2e-3
             and np.abs(a.entropy - b.entropy).max() < 2e-2
         )
         pairs = zip(np.split(a.ids, a.offsets[1:-1]), np.split(b.ids, b.offsets[1:-1]), strict=True)

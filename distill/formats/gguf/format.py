@@ -216,3 +216,4 @@ FORMATS = (
     replace(_k_quant("tq2_0", 0.37), weighted=False),
     MixedFormat(name="mixed", bytes_per_weight=0.61, block=256),  # the budget says its bytes
 )
+WEIGHTED = tuple(format.name for format in FORMATS if format.weighted)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import chat
-from distill.catalog.catalog import Verdict
+from distill.catalog.catalog import LicenceVerdict
 from distill.core.files import write_atomic
 from distill.core.results import FileCheck
 from distill.errors import MismatchError
@@ -163,7 +163,7 @@ def _gguf_names(checks: Mapping[str, FileCheck]) -> list[str]:
 
 
 def write_modelfiles(
-    export: Export, licence: Verdict, checks: Mapping[str, FileCheck]
+    export: Export, licence: LicenceVerdict, checks: Mapping[str, FileCheck]
 ) -> list[Path]:
     """Write `<format>.Modelfile` beside each GGUF file, and `Modelfile` for the smallest that passed.
 
@@ -186,7 +186,9 @@ def write_modelfiles(
     return [export.stage / file for _, file in files]
 
 
-def modelfile(recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int], licence: Verdict) -> str:
+def modelfile(
+    recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int], licence: LicenceVerdict
+) -> str:
     """Return all but the FROM line. What Ollama cannot do as the student was trained is in comments."""
     options = recipe.generate
     lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.enable_thinking))
@@ -249,6 +251,6 @@ def _unwritable(text: str) -> str | None:
     return f"U+{ord(lost[0]):04X}" if lost else None
 
 
-def _licence_text(recipe: Recipe, licence: Verdict) -> str:
+def _licence_text(recipe: Recipe, licence: LicenceVerdict) -> str:
     lines = [f"A student of {recipe.teacher.model}.", *licence.sentences, *licence.duties]
     return "\n".join(lines).replace('"', "'")

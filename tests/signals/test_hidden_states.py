@@ -1,14 +1,12 @@
-"""The teacher's hidden states in 8 bits: how near they are, how large, and that they come back with their record."""
+"""The teacher's hidden states in 8 bits: how near, how large, and back with their record."""
 
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-import torch
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.signals import hidden_states
-from distill.signals.collate import hidden_targets
 from distill.signals.header import SignalHeader
 from distill.signals.hidden_states import BLOCK, HiddenStates, bytes_per_token, quantize
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
@@ -149,13 +147,3 @@ def test_states_that_do_not_fit_the_header_are_not_written(tmp_path, header, rec
         SignalWriter(tmp_path, header).add(key_of(1), record_of(header, 5, seed=1), states)
     writer.flush()
     assert list(tmp_path.iterdir()) == []
-
-
-def test_targets_are_the_tokens_of_the_sequences_one_after_another():
-    parts = [randn(n, n, 100) for n in (4, 0, 1, 30)]
-    said = hidden_targets([quantize(p) for p in parts], 100, "cpu")
-    assert len(said) == 35 and said.values_NG.dtype == torch.int8
-    torch.testing.assert_close(
-        said.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02
-    )
-    assert len(hidden_targets([], 100, "cpu")) == 0

@@ -6,77 +6,73 @@ import numpy as np
 import pytest
 import torch
 
+from distill.losses.head import Head
+from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, TopKTargets
-from distill.signals.collate import targets
+from distill.signals import draws
+from distill.signals.collate import hidden_targets, targets
 from distill.signals.encoding import decode, encode
 from distill.signals.header import SignalHeader
+from distill.signals.hidden_states import quantize
 
 
 def test_sampled_targets_hold_ids_and_shares_in_order(header, record_of):
     records = [record_of(header, n, seed=n) for n in (4, 0, 1, 30)]
-    said = targets(records, "cpu")
-    assert isinstance(said, SampledTargets) and len(said) == 35
-    assert said.ids_NK.dtype == torch.int64 and said.weights_NK.dtype == torch.float32
-    torch.testing.assert_close(said.weights_NK.sum(1), torch.ones(35))
+    batch = targets(records, "cpu")
+    assert isinstance(batch, SampledTargets) and len(batch) == 35
+    assert batch.ids_NK.dtype == torch.int64 and batch.weights_NK.dtype == torch.float32
+    torch.testing.assert_close(batch.weights_NK.sum(1), torch.ones(35))
     n = 0
     for record in records:
         for t in range(record.num_tokens):
             here = slice(*record.offsets[t : t + 2])
             size = here.stop - here.start
-            assert said.ids_NK[n, :size].tolist() == record.ids[here].tolist()
-            assert (said.ids_NK[n, size:] == -1).all() and (said.weights_NK[n, size:] == 0).all()
+            assert batch.ids_NK[n, :size].tolist() == record.ids[here].tolist()
+            assert (batch.ids_NK[n, size:] == -1).all() and (batch.weights_NK[n, size:] == 0).all()
             np.testing.assert_allclose(
-                said.weights_NK[n, :size], record.counts[here] / 50, rtol=1e-6
+                batch.weights_NK[n, :size], record.counts[here] / 50, rtol=1e-6
             )
-            assert said.entropy_N is not None and said.entropy_N[n] == record.entropy[t]
+            assert batch.entropy_N is not None and batch.entropy_N[n] == record.entropy[t]
             n += 1
 
 
 def test_top_k_targets_have_all_mass_after_rounding():
-    from distill.signals import draws
-
     header = SignalHeader("top_k", 3001, top_k=8)
     logits = torch.randn(20, 3001, generator=torch.Generator().manual_seed(1)) * 3
     record = draws.top_k(logits, draws.Rows.of(0, 20), k=8, vocab_size=3001)
     stored = decode(encode(record, header), header, 20)
-    said = targets([stored, stored], "cpu")
-    assert isinstance(said, TopKTargets) and len(said) == 40
-    torch.testing.assert_close(said.logp_NK.exp().sum(1) + said.tail_logp_N.exp(), torch.ones(40))
-    np.testing.assert_array_equal(said.ids_NK[:20], record.ids)
-    np.testing.assert_allclose(said.logp_NK[20:], record.logp, rtol=1e-3, atol=1e-3)
+    batch = targets([stored, stored], "cpu")
+    assert isinstance(batch, TopKTargets) and len(batch) == 40
+    torch.testing.assert_close(batch.logp_NK.exp().sum(1) + batch.tail_logp_N.exp(), torch.ones(40))
+    np.testing.assert_array_equal(batch.ids_NK[:20], record.ids)
+    np.testing.assert_allclose(batch.logp_NK[20:], record.logp, rtol=1e-3, atol=1e-3)
 
 
 def test_a_tail_without_mass_stays_one():
-    from distill.signals import draws
-
-    said = targets(
+    batch = targets(
         [draws.top_k(torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, vocab_size=3)],
         "cpu",
     )
-    assert isinstance(said, TopKTargets) and said.tail_logp_N.isneginf().all()
-    torch.testing.assert_close(said.logp_NK.exp().sum(1), torch.ones(1))
+    assert isinstance(batch, TopKTargets) and batch.tail_logp_N.isneginf().all()
+    torch.testing.assert_close(batch.logp_NK.exp().sum(1), torch.ones(1))
 
 
 def test_dense_targets_have_all_mass_after_rounding_and_keep_what_is_impossible():
-    from distill.signals import draws
-
     header = SignalHeader("dense", 301)
     logits = torch.randn(20, 301, generator=torch.Generator().manual_seed(1)) * 3
     logits[:, 7] = -torch.inf
     stored = decode(
         encode(draws.dense(logits, draws.Rows.of(0, 20), vocab_size=301), header), header, 20
     )
-    said = targets([stored, stored], "cpu")
-    assert isinstance(said, DenseTargets) and said.logp_NV.shape == (40, 301)
-    torch.testing.assert_close(said.logp_NV.exp().sum(1), torch.ones(40))
-    assert said.logp_NV[:, 7].isneginf().all()
-    torch.testing.assert_close(said.logp_NV[:20].exp(), logits.softmax(-1), rtol=5e-3, atol=1e-6)
+    batch = targets([stored, stored], "cpu")
+    assert isinstance(batch, DenseTargets) and batch.logp_NV.shape == (40, 301)
+    torch.testing.assert_close(batch.logp_NV.exp().sum(1), torch.ones(40))
+    assert batch.logp_NV[:, 7].isneginf().all()
+    torch.testing.assert_close(batch.logp_NV[:20].exp(), logits.softmax(-1), rtol=5e-3, atol=1e-6)
 
 
 def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
-    """Random-sampling KD (arXiv 2503.16870): with q the student, the gradient on its logits is q - shares."""
-    from distill.signals import draws
-
+    """Random-sampling KD (arXiv 2503.16870): the gradient on the student's logits is q - shares."""
     generator = torch.Generator().manual_seed(2)
     teacher_V, student_V = (torch.randn(60, generator=generator) * 2 for _ in range(2))
     num = 4000
@@ -87,9 +83,9 @@ def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
         num_draws=10,
         vocab_size=60,
     )
-    said = targets([record], "cpu")
-    assert isinstance(said, SampledTargets)
-    shares_NV = torch.zeros(num, 61).scatter_add(1, said.ids_NK + 1, said.weights_NK)[:, 1:]
+    batch = targets([record], "cpu")
+    assert isinstance(batch, SampledTargets)
+    shares_NV = torch.zeros(num, 61).scatter_add(1, batch.ids_NK + 1, batch.weights_NK)[:, 1:]
     mean_gradient_V = student_V.softmax(-1) - shares_NV.mean(0)
     exact_V = student_V.softmax(-1) - teacher_V.softmax(-1)
     # Independent draws would have a standard error of at most 1 / sqrt(10 num) in norm.
@@ -97,18 +93,23 @@ def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
 
 
 def test_the_gradient_by_draws_comes_nearer_to_the_dense_one_as_fast_as_independent_draws_would():
-    """Through the real head, whose hidden states are the logits here: four times the draws, at most half the error."""
-    from distill.losses.linear_head import linear_head_loss
-    from distill.signals import draws
+    """Through the real head, whose hidden states are the logits here.
 
+    Four times the draws, at most half the error.
+    """
     generator = torch.Generator().manual_seed(4)
     teacher_NV, student_NV = (torch.randn(300, 60, generator=generator) * 2 for _ in range(2))
     labels_N = torch.zeros(300, dtype=torch.long)
 
-    def gradient(said):
+    def gradient(teacher_targets):
         hidden_NV = student_NV.clone().requires_grad_()
         loss, _ = linear_head_loss(
-            hidden_NV, torch.eye(60), labels_N, said, soft_weight=1.0, hard_weight=0.0
+            hidden_NV,
+            Head(torch.eye(60)),
+            labels_N,
+            teacher_targets,
+            soft_weight=1.0,
+            hard_weight=0.0,
         )
         return torch.autograd.grad(loss, hidden_NV)[0]
 
@@ -138,5 +139,17 @@ def test_records_of_two_kinds_and_no_records_are_refused(header, record_of):
 
 
 def test_a_batch_without_answer_tokens_gives_no_targets(header, record_of):
-    said = targets([record_of(header, 0, seed=0)], "cpu")
-    assert len(said) == 0
+    batch = targets([record_of(header, 0, seed=0)], "cpu")
+    assert len(batch) == 0
+
+
+def test_hidden_targets_are_the_tokens_of_the_sequences_one_after_another():
+    parts = [
+        np.random.default_rng(n).standard_normal((n, 100)).astype(np.float32) for n in (4, 0, 1, 30)
+    ]
+    batch = hidden_targets([quantize(p) for p in parts], 100, "cpu")
+    assert len(batch) == 35 and batch.values_NG.dtype == torch.int8
+    torch.testing.assert_close(
+        batch.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02
+    )
+    assert len(hidden_targets([], 100, "cpu")) == 0

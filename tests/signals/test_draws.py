@@ -17,10 +17,10 @@ def teacher_logits(num: int, vocab_size: int, seed: int = 0) -> torch.Tensor:
 
 
 def draw(logits, seed=1, num_draws=50, vocab_size=None, first_position=0):
-    realised = torch.arange(len(logits)) % 2
+    target_N = torch.arange(len(logits)) % 2
     size = vocab_size or logits.shape[1]
     rows = draws.Rows.of(seed, len(logits), first_position)
-    return draws.draw(logits, realised, rows, num_draws=num_draws, vocab_size=size)
+    return draws.draw(logits, target_N, rows, num_draws=num_draws, vocab_size=size)
 
 
 def top_k(logits, k, vocab_size=None, first_position=0):
@@ -60,7 +60,7 @@ def test_log_prob_and_entropy_are_the_teachers():
     record = draw(logits)
     logp = logits.double().log_softmax(-1)
     np.testing.assert_allclose(
-        record.realised_logp, logp[torch.arange(40), torch.arange(40) % 2], atol=1e-5
+        record.target_logp, logp[torch.arange(40), torch.arange(40) % 2], atol=1e-5
     )
     np.testing.assert_allclose(record.entropy, -(logp.exp() * logp).sum(-1), atol=1e-5)
 
@@ -72,7 +72,8 @@ def test_shares_are_unbiased_and_vary_less_than_independent_draws():
         p = logits[0].double().softmax(-1).numpy()
         record = draw(logits.expand(num_positions, -1), seed, num_draws)
         shares = shares_of(record, num_draws, vocab_size)
-        # 5 standard errors of independent draws, and 5 draws more for ids too rare for a normal distribution.
+        # 5 standard errors of independent draws, and 5 draws more for ids too rare for a normal
+        # distribution.
         total = num_draws * num_positions
         assert (np.abs(shares.mean(0) - p) < 5 * np.sqrt(p * (1 - p) / total) + 5 / total).all()
         independent = (p * (1 - p)).sum() / num_draws
@@ -135,15 +136,13 @@ def test_same_seed_same_record_other_seed_another():
 
 
 def test_a_record_does_not_depend_on_how_a_sequence_is_cut(monkeypatch):
-    from distill.signals.encoding import join
-
     logits = teacher_logits(50, 3001)
     whole = draw(logits)
     parts = [
         draw(logits[a:b], first_position=a) for a, b in ((0, 2), (2, 3), (3, 3), (3, 36), (36, 50))
     ]
-    # realised ids alternate with the row, so only what was drawn is compared
-    joined: Any = join(parts)
+    # the targets alternate with the row, so only what was drawn is compared
+    joined: Any = encoding.join(parts)
     assert np.array_equal(whole.ids, joined.ids) and np.array_equal(whole.counts, joined.counts)
     monkeypatch.setattr(draws, "CACHED_VALUES", 1)  # a row at a time
     assert same(draw(logits), whole)
@@ -151,13 +150,13 @@ def test_a_record_does_not_depend_on_how_a_sequence_is_cut(monkeypatch):
 
 def test_a_record_does_not_depend_on_the_sequences_beside_it():
     logits = teacher_logits(30, 3001)
-    realised = torch.arange(30) % 2
+    target_N = torch.arange(30) % 2
     rows = draws.Rows.join(
         [draws.Rows.of(7, 10), draws.Rows.of(2**64 - 1, 15), draws.Rows.of(8, 5, first_position=3)]
     )
-    together: Any = draws.draw(logits, realised, rows, num_draws=50, vocab_size=3001)
+    together: Any = draws.draw(logits, target_N, rows, num_draws=50, vocab_size=3001)
     alone = [
-        draws.draw(logits[part], realised[part], rows[part], num_draws=50, vocab_size=3001)
+        draws.draw(logits[part], target_N[part], rows[part], num_draws=50, vocab_size=3001)
         for part in (slice(10), slice(10, 25), slice(25, 30))
     ]
     assert same(together, encoding.join(alone))
@@ -218,7 +217,10 @@ def test_bfloat16_logits_with_a_gradient_are_taken():
 def test_logits_that_are_not_finite_are_refused_with_their_position(value):
     logits = teacher_logits(6, 300)
     logits[4, 7] = value
-    message = r"not finite at answer token 14 of the sequence whose key begins with 0{15}[01]; load it with teacher\.dtype="
+    message = (
+        "not finite at answer token 14 of the sequence whose key begins with 0{15}[01]; "
+        r"load it with teacher\.dtype="
+    )
     with pytest.raises(DataError, match=message):
         draw(logits, first_position=10)
     with pytest.raises(DataError, match=message):
@@ -236,7 +238,7 @@ def test_an_answer_token_that_is_not_shared_is_refused():
             num_draws=5,
             vocab_size=300,
         )
-    with pytest.raises(ValueError, match="realised_N has shape"):
+    with pytest.raises(ValueError, match="target_N has shape"):
         draws.draw(
             torch.zeros(2, 320), torch.tensor([3]), draws.Rows.of(0, 2), num_draws=5, vocab_size=300
         )
