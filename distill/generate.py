@@ -117,9 +117,7 @@ def _generate(
     filtered = Filtered([], [])
     if processes.is_main:
         rows = read_best_rows(generation.logs.answers)
-        filtered = filter_answers(
-            recipe, requests, rows, generation.held_out, generation.tokenizers
-        )
+        filtered = filter_answers(generation, requests, rows)
     if recipe.generate.judge_min_score is not None:
         filtered = _judge(generation, processes.broadcast(filtered))
     output = None
@@ -183,12 +181,8 @@ def select_prompts(
         return good, bad
     chosen = mixed(recipe.generate, good)
     ids = {p.id for p in chosen}
-    bad += [
-        (p, f"beyond_share: its {recipe.generate.mix[0]} has enough prompts")
-        for p in good
-        if p.id not in ids
-    ]
-    return chosen, bad
+    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
+    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
@@ -197,10 +191,7 @@ def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
     make = request_maker(generation.teacher, options)
     num_samples = generation.recipe.generate.samples_per_prompt
     requests = [make(prompt, i) for prompt in prompts for i in range(num_samples)]
-    log = generation.logs.answers
-    ask(generation.teacher, requests, options, log, generation.processes)
-    if generation.recipe.generate.max_tries is None:
-        return requests
+    ask(generation.teacher, requests, options, generation.logs.answers, generation.processes)
     return _draw_on(generation, requests, options)
 
 
@@ -213,12 +204,14 @@ def _draw_on(
     killed or repeated run draws the same and asks nothing twice.
     """
     recipe, processes = generation.recipe, generation.processes
+    if recipe.generate.max_tries is None:
+        return requests
     log, make = generation.logs.answers, request_maker(generation.teacher, options)
     tries: dict[str, list[Request]] = {}
     for request in requests:
         tries.setdefault(request.prompt.id, []).append(request)
     still_open = tries
-    for sample_index in range(recipe.generate.samples_per_prompt, recipe.generate.max_tries or 0):
+    for sample_index in range(recipe.generate.samples_per_prompt, recipe.generate.max_tries):
         rows = read_best_rows(log)
         is_missing = any(r.key not in rows for drawn in still_open.values() for r in drawn)
         # on one rank and not on another where other jobs write meanwhile
@@ -242,13 +235,13 @@ def _too_few(
 
     What a server refused once, it would refuse again.
     """
-    recipe = generation.recipe
     requests = [request for drawn in tries.values() for request in drawn]
-    _, reasons = filter_answers(recipe, requests, rows, generation.held_out, generation.tokenizers)
-    kept = (r.prompt.id for r, why in zip(requests, reasons, strict=True) if why is None)
-    num_kept = Counter(kept)
+    reasons = filter_answers(generation, requests, rows).reasons
+    num_kept = Counter(
+        r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None
+    )
     refused = {r.prompt.id for r in requests if rows[r.key]["finish_reason"] == "error"}
-    wanted = recipe.generate.samples_per_prompt
+    wanted = generation.recipe.generate.samples_per_prompt
     return [i for i in tries if num_kept[i] < wanted and i not in refused]
 
 
@@ -301,40 +294,37 @@ def _write(
             f"generate: {num_others:,} answers on disk were drawn with another seed and stay; "
             "generate.resample=true asks anew"
         )
-    answers = filtered.answers
     reasons = answer_filters.choose_shortest(*filtered, recipe.generate.keep_per_prompt)
-    kept, dropped = _kept_and_dropped(generation, requests, Filtered(answers, reasons), rows)
-    dropped = [
-        *({"prompt": p.text, "language": p.language, "reason": why} for p, why in refused),
-        *dropped,
-    ]
+    filtered = filtered._replace(reasons=reasons)
+    kept, dropped = _kept_and_dropped(generation, requests, filtered, rows)
+    dropped[:0] = [{"prompt": p.text, "language": p.language, "reason": r} for p, r in refused]
     if not kept:
-        counts = _by_reason(dropped).most_common()
+        counts = ", ".join(f"{name} {count}" for name, count in _by_reason(dropped).most_common())
         raise DataError(
-            f"{stage}: no sample passed the filters ({len(dropped)} dropped: "
-            f"{', '.join(f'{reason} {count}' for reason, count in counts)}); look at {log} and relax "
-            "`generate`, or raise generate.max_new_tokens"
+            f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); look at {log} "
+            "and relax `generate`, or raise generate.max_new_tokens"
         )
-    prompts = list({r.prompt.id: r.prompt for r in requests}.values())
-    rates = answer_filters.pass_rates(answers, reasons) if recipe.generate.task else {}
-    prompt_rows = [p.row() | ({"pass_rate": rates[p.id]} if p.id in rates else {}) for p in prompts]
-    files = {"prompts.jsonl": prompt_rows, "kept.jsonl": kept, "dropped.jsonl": dropped}
+    rates = answer_filters.pass_rates(*filtered) if recipe.generate.task else {}
+    files = {
+        "prompts.jsonl": _prompt_rows(requests, rates),
+        "kept.jsonl": kept,
+        "dropped.jsonl": dropped,
+    }
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
-    num_long = sum(
-        answer.num_reasoning_tokens > recipe.generate.max_reasoning_tokens
-        for answer, why in zip(answers, reasons, strict=True)
-        if why is None
-    )
-    result = replace(
-        _result(generation, requests, kept, dropped, skipped),
-        num_broken_log_lines=len(torn),
-        num_long_reasoning=num_long,
-        warning=long_reasoning_warning(num_long, len(kept), recipe.generate.max_reasoning_tokens),
-    )
+    result = _result(generation, requests, filtered, kept, dropped)
+    result = replace(result, num_broken_log_lines=len(torn), num_skipped=dict(skipped))
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
+
+
+def _prompt_rows(requests: list[Request], rates: dict[str, float]) -> list[Row]:
+    """Return the prompts that were asked, with the share of their draws that were verified."""
+    rows = {request.prompt.id: request.prompt.row() for request in requests}
+    for prompt_id, rate in rates.items():
+        rows[prompt_id]["pass_rate"] = rate
+    return list(rows.values())
 
 
 def _kept_and_dropped(
@@ -379,15 +369,20 @@ def _by_reason(dropped: list[Row]) -> Counter[str]:
 def _result(
     generation: Generation,
     requests: list[Request],
+    filtered: Filtered,
     kept: list[Row],
     dropped: list[Row],
-    skipped: Counter[str],
 ) -> GenerateResult:
-    """Return what was asked, kept and dropped, but for what only the filters know."""
-    tokenizers = generation.tokenizers
+    """Return what was asked, kept and dropped."""
+    tokenizers, most = generation.tokenizers, generation.recipe.generate.max_reasoning_tokens
     prompts = {r.prompt.id: r.prompt for r in requests}
-    num_refused = sum("key" not in row for row in dropped)
     tries = Counter(r.prompt.id for r in requests)
+    num_refused = sum("key" not in row for row in dropped)
+    num_long = sum(
+        answer.num_reasoning_tokens > most
+        for answer, reason in zip(*filtered, strict=True)
+        if reason is None
+    )
     return GenerateResult(
         num_prompts=len(prompts) + num_refused,
         num_asked=len(requests),
@@ -401,26 +396,23 @@ def _result(
         vocab_size=len(tokenizers.student),
         format=chat.fingerprint_of_format(tokenizers.student),
         retokenized=tokenizers.difference,
-        num_skipped=dict(skipped),
+        num_skipped={},
         prompts_by_language=dict(Counter(p.language for p in prompts.values())),
         by_language=count_by_language(kept, dropped),
         prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
         num_prompts_without_answer=len(prompts.keys() - {row["prompt_id"] for row in kept}),
         prompts_by_source=dict(Counter(p.source for p in prompts.values())),
-        num_long_reasoning=0,
+        num_long_reasoning=num_long,
         seed=generation.recipe.seed,
-        warning=None,
+        warning=long_reasoning_warning(num_long, len(kept), most),
     )
 
 
 def filter_answers(
-    recipe: Recipe,
-    requests: list[Request],
-    rows: dict[str, Row],
-    held_out: list[Prompt],
-    tokenizers: Tokenizers,
+    generation: Generation, requests: list[Request], rows: dict[str, Row]
 ) -> Filtered:
-    """Return each answer as the filters see it, and why it is dropped (None: kept)."""
+    """Return each answer as the filters see it, and why it is dropped; `rows`: the log's, by key."""
+    recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
     ]
@@ -440,7 +432,7 @@ def filter_answers(
 
 
 def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
-    """Why an answer cannot be told in the student's tokenizer, if so."""
+    """Return why an answer cannot be told in the student's tokenizer, if so."""
     mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
     return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
 
@@ -450,14 +442,16 @@ def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizer
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
+    num_reasoning_tokens = 0
+    if reasoning:
+        ids = tokenizers.student(reasoning, add_special_tokens=False).input_ids
+        num_reasoning_tokens = len(ids)
     return Answer(
         prompt=request.prompt.text,
         prompt_id=request.prompt.id,
         answer_text=answer,
         reasoning=reasoning,
-        num_reasoning_tokens=len(tokenizers.student(reasoning, add_special_tokens=False).input_ids)
-        if reasoning
-        else 0,
+        num_reasoning_tokens=num_reasoning_tokens,
         finish_reason=row["finish_reason"] if complete else "length",
         language=request.prompt.language,
         reference=request.prompt.reference,

@@ -327,10 +327,9 @@ def thought(folder, reasoning):
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(teacher, requests[-1], Completion(text, "stop", ids), options))
-    filtered = generate.filter_answers(
-        recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers
-    )
     generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
+    rows = {row["key"]: row for row in logged(folder)}
+    filtered = generate.filter_answers(generation, requests, rows)
     output = generate._write(generation, requests, filtered, [], Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)

@@ -118,9 +118,10 @@ class _Left:
 
 def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
     """Return what is left; `num_kept` of the pilot sample's `num` answers passed the filters."""
-    options, tokenizer = sample.recipe.generate, sample.teacher.tokenizers.asked
-    make = request_maker(sample.teacher, RequestOptions.of(sample.recipe))
-    on_disk = answer_lengths(sample.recipe, sample.teacher.logs.answers)
+    teacher, recipe = sample.teacher, sample.teacher.recipe
+    options, tokenizer = recipe.generate, teacher.tokenizers.asked
+    make = request_maker(teacher, RequestOptions.of(recipe))
+    on_disk = answer_lengths(recipe, teacher.logs.answers)
     wanted = [make(p, i) for p in sample.prompts for i in range(options.samples_per_prompt)]
     tokens = {request.key: num_prompt_tokens(request, tokenizer) for request in wanted}
     left = [request.key for request in wanted if request.key not in on_disk]

@@ -20,7 +20,7 @@ from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
-from distill.generate import Filtered
+from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
@@ -51,14 +51,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class PilotSample:
-    """All that is needed to ask. `prompts`: those that generate would ask; `stage`: its folder."""
+    """All that is needed to ask. `prompts`: those that generate would ask."""
 
-    recipe: Recipe
-    teacher: Teacher
-    stage: Path
-    processes: Processes
+    generation: Generation
     prompts: list[Prompt]
-    held_out: list[Prompt]
 
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "PilotSample":
@@ -70,21 +66,30 @@ class PilotSample:
         worth_asking, _ = generate.select_prompts(
             recipe, prompts, held_out, are_all=not teacher_writes_some
         )
-        stage = folder.stage("generate")
-        return cls(recipe, teacher, stage, processes, worth_asking, held_out)
+        generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)
+        return cls(generation, worth_asking)
+
+    @property
+    def stage(self) -> Path:
+        return self.generation.stage
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.generation.teacher
 
     def ask(self, chosen: list[Prompt]) -> list[Request]:
         """Return the first request of each prompt, after asking for the answers that are not on disk."""
-        options, log = RequestOptions.of(self.recipe), self.teacher.logs.answers
+        recipe, processes = self.generation.recipe, self.generation.processes
+        options, log = RequestOptions.of(recipe), self.teacher.logs.answers
         make = request_maker(self.teacher, options)
         requests = [make(prompt, 0) for prompt in chosen]
         notes = self._with_group([prompt.id for prompt in chosen])
-        before = answer_lengths(self.recipe, log)
-        self.processes.barrier()
+        before = answer_lengths(recipe, log)
+        processes.barrier()
         with self.teacher as teacher:
-            seconds = ask(teacher, requests, options, log, self.processes)
+            seconds = ask(teacher, requests, options, log, processes)
         asked = [request for request in requests if request.key not in before]
-        if self.processes.is_main and asked:
+        if processes.is_main and asked:
             measured = self._measured(asked, seconds)
             write(self.stage, notes | {"taken": asdict(measured)})
         return requests
@@ -98,8 +103,8 @@ class PilotSample:
         if new:
             groups.append(new)
         notes |= {"groups": groups}
-        self.processes.barrier()  # every rank has read it
-        if self.processes.is_main:
+        self.generation.processes.barrier()  # every rank has read it
+        if self.generation.processes.is_main:
             write(self.stage, notes)
         return notes
 
@@ -129,9 +134,7 @@ class PilotSample:
 
     def filter(self, requests: list[Request]) -> Filtered:
         """Return the answers, and why generate would drop each."""
-        return generate.filter_answers(
-            self.recipe, requests, self.rows(), self.held_out, self.teacher.tokenizers
-        )
+        return generate.filter_answers(self.generation, requests, self.rows())
 
     def measured(self) -> Measured | None:
         """Return what the last answers that were asked took."""
