@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from distill.core.digests import digest
+from distill.core.splitmix import splitmix
 from distill.text.sentences import sentences
 from distill.text.words import folded, is_unspaced, ngrams, words
 
@@ -222,21 +223,14 @@ def _shingles(
     return (np.concatenate(pieces) if pieces else np.empty(0, np.uint64)), offsets, classes
 
 
-def mix(x: np.ndarray) -> np.ndarray:
-    """Apply the finaliser of splitmix64 (Steele et al. 2014), elementwise on uint64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
 def _combine(hashes: np.ndarray, size: int) -> np.ndarray:
     """Hash every run of `size` neighbours; all in one where there are fewer."""
     size = min(size, len(hashes))
     num_runs = len(hashes) - size + 1
     combined = hashes[:num_runs].copy()
     for shift in range(1, size):
-        combined = mix(combined) + hashes[shift : shift + num_runs]
-    return mix(combined)
+        combined = splitmix(combined) + hashes[shift : shift + num_runs]
+    return splitmix(combined)
 
 
 def _signatures(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -269,10 +263,10 @@ def _bands(signatures_NP: np.ndarray, threshold: float, classes: np.ndarray) -> 
     num_rows = _rows_a_band(threshold)
     num_bands = NUM_PERMUTATIONS // num_rows
     parts_NBR = signatures_NP.reshape(-1, num_bands, num_rows).astype(np.uint64)
-    buckets_NB = mix(classes)[:, None] + np.arange(num_bands, dtype=np.uint64)[None, :]
+    buckets_NB = splitmix(classes)[:, None] + np.arange(num_bands, dtype=np.uint64)[None, :]
     for row in range(num_rows):
-        buckets_NB = mix(buckets_NB) + parts_NBR[:, :, row]
-    return mix(buckets_NB)
+        buckets_NB = splitmix(buckets_NB) + parts_NBR[:, :, row]
+    return splitmix(buckets_NB)
 
 
 def _rows_a_band(threshold: float) -> int:

@@ -1,6 +1,5 @@
 """What every file of a run is made from and compared with: the student and its samples."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,7 @@ from typing import Any
 
 from distill import chat
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Sample, read_samples, split_samples
+from distill.data.samples import Sample, read_samples, split_samples, take_turns
 from distill.formats.compare import Reference, TransformersModel, refer_to
 from distill.models import load
 from distill.models.sequences import TokenSequence
@@ -97,9 +96,5 @@ class Export:
 
 def even_over_languages(samples: Sequence[Sample], count: int | None) -> list[Sample]:
     """Return the first `count` samples (None: all), taken from each language in turn."""
-    num_seen: Counter[str] = Counter()
-    turns = []
-    for sample in samples:
-        turns.append((num_seen[sample.language], sample.language, len(turns)))
-        num_seen[sample.language] += 1
-    return [samples[number] for _, _, number in sorted(turns)[:count]]
+    languages = sorted({sample.language for sample in samples})
+    return take_turns(samples, lambda sample: sample.language, languages)[:count]

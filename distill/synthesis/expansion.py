@@ -20,13 +20,14 @@ import numpy as np
 
 from distill import chat
 from distill.core.jsonl import Row
+from distill.core.splitmix import splitmix
 from distill.data.samples import Prompt, normalised, read_prompts
 from distill.data.sources import rows
 from distill.data.translation import name_of
 from distill.errors import DataError
 from distill.filters.answer_form import cut_by, server_error
 from distill.filters.base import named
-from distill.filters.dedup import mix, near_duplicates
+from distill.filters.dedup import near_duplicates
 from distill.filters.identity import identity
 from distill.filters.refusals import refusal
 from distill.filters.repetition import loop
@@ -161,7 +162,7 @@ def _lowest(hashes: np.ndarray, request: int, num: int) -> list[int]:
 
     One seed more then changes few requests, and the rest is not asked again.
     """
-    mixed = mix(hashes ^ mix(np.array([request], dtype=np.uint64)))
+    mixed = splitmix(hashes ^ splitmix(np.array([request], dtype=np.uint64)))
     lowest = np.argpartition(mixed, min(num, len(hashes)) - 1)[:num]
     return lowest[np.argsort(mixed[lowest])].tolist()
 
