@@ -1,6 +1,6 @@
-"""What a filter is: a function that returns None, or why an answer or a prompt is dropped.
+"""What a filter is: a function that returns None, or the detail of why an answer or a prompt is dropped.
 
-A reason is `name: detail`; the name is stable and is what gets counted. Filters read the decoded
+The reason is then `name: detail`; the name is stable and is what gets counted. Filters read the decoded
 text only, so a retuned filter costs no teacher call.
 """
 

@@ -98,8 +98,10 @@ def test_each_filter_drops_by_its_reason(reason):
     assert reason_of(CASES[reason]) == reason
 
 
-def test_the_first_reason_in_the_documented_order_counts():
-    assert list(CASES) == [answer_filter.name for answer_filter in ANSWER_FILTERS]
+def test_the_first_reason_in_the_order_of_the_filters_counts():
+    names = [answer_filter.name for answer_filter in ANSWER_FILTERS]
+    assert len(set(names)) == len(names), "two filters of one name would be counted as one"
+    assert list(CASES) == names, "give each filter a case in CASES, in the order of ANSWER_FILTERS"
     everything_wrong = replace(CASES["refusal"], finish_reason="length", reference="nothing")
     assert reason_of(everything_wrong) == "truncated"
     assert reason_of(replace(everything_wrong, finish_reason="stop")) == "refusal"
@@ -132,7 +134,7 @@ def test_filters_can_be_left_out():
     assert first_reason(bare, FilterContext(DEFAULTS, ["en"])) is None
 
 
-def shouting(answer: Answer, context: FilterContext) -> str | None:
+def exclaiming(answer: Answer, context: FilterContext) -> str | None:
     num_marks = answer.text.folded.count("!")
     return f"{num_marks} exclamation marks" if num_marks > 3 else None
 
@@ -141,14 +143,14 @@ def test_a_filter_is_one_function_added_to_the_list(monkeypatch):
     loud = replace(GOOD, answer_text="She has 48 mangoes, how very fine!!!!", prompt_id="p2")
     answers, context = [GOOD, loud], FilterContext(DEFAULTS, ["en"], graded)
     assert filter_answers(answers, context) == [None, None]
-    added = AnswerFilter("shouting", shouting)
+    added = AnswerFilter("exclaiming", exclaiming)
     for filters, pass_rate in (((*ANSWER_FILTERS, added), 1.0), ((added, *ANSWER_FILTERS), 0.0)):
         monkeypatch.setattr(answer_filters, "ANSWER_FILTERS", filters)
         reasons = filter_answers(answers, context)
-        assert reasons == [None, "shouting: 4 exclamation marks"]
+        assert reasons == [None, "exclaiming: 4 exclamation marks"]
         dropped = [{"language": "en", "reason": reason} for reason in reasons if reason]
         assert count_by_language([{"language": "en"}], dropped) == {
-            "en": {"kept": 1, "shouting": 1}
+            "en": {"kept": 1, "exclaiming": 1}
         }
         rates = answer_filters.pass_rates(answers, reasons)
         assert rates == {"p1": 1.0, "p2": pass_rate}, "what comes after the verifier was verified"

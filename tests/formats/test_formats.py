@@ -22,8 +22,9 @@ from distill.reporting.table import model_rows, table_text
 
 def test_the_recipe_knows_every_format_by_name() -> None:
     names = {name for name in FORMATS if name != W16A16.name}
-    assert names == set(get_args(Name))
-    assert {name for name in names if not FORMATS[name].recoverable} == set(UNRECOVERABLE)
+    assert names == set(get_args(Name)), "name it in the recipe's Format, too"
+    unrecoverable = {name for name in names if not FORMATS[name].recoverable}
+    assert unrecoverable == set(UNRECOVERABLE), "name it there, or make it recoverable"
     assert all(format.name == name for name, format in FORMATS.items())
 
 
