@@ -31,10 +31,10 @@ from distill.data.samples import Prompt, split_prompts
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_gguf, evaluate_transformers
+from distill.formats import FORMATS, FolderFormat, path_of
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.recipe.sections import FOLDERS
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -115,7 +115,7 @@ def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
         paths["control"] = train / "control"
     paths["student"] = train / "student"
     formats = folder.require("quantize", QuantizeResult, recipe).result.formats
-    return paths | {name: folder.quantized(name) for name in formats}
+    return paths | {name: path_of(folder, name) for name in formats}
 
 
 def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
@@ -143,13 +143,13 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
 
 def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:
     """Return what a student made of the EvalSet: a folder for transformers, or a GGUF file."""
-    if path.suffix == ".gguf":
+    format = FORMATS.get(name)
+    if format is None:
+        model = load.load_model(str(path), load.placement("auto", "auto"))
+    elif isinstance(format, FolderFormat):
+        model = format.load(path)
+    else:
         return evaluate_gguf(eval_set, path, bar)
-    if name in FOLDERS:
-        from distill.formats import measure
-
-        return evaluate_transformers(eval_set, measure.load(name, path), bar)
-    model = load.load_model(str(path), load.placement("auto", "auto"))
     return evaluate_transformers(eval_set, model, bar)
 
 

@@ -30,7 +30,9 @@ from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
 from distill.filters import answer_filters, prompt_filters
+from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
+from distill.filters.long_reasoning import long_reasoning_warning
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -54,7 +56,7 @@ JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 class Filtered(NamedTuple):
     """Each answer as the filters see it, and why it is dropped (None: kept)."""
 
-    answers: list[answer_filters.Candidate]
+    answers: list[Answer]
     reasons: list[str | None]
 
 
@@ -135,15 +137,15 @@ def expand(
     """
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
-    wishes, stop_ids = expansion.wishes(recipe, tokenizer, prompts, generation.held_out)
-    if not wishes:
+    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, generation.held_out)
+    if not wanted:
         return [], []
     # nobody learns from these, so they need no log-probs
     options = replace(RequestOptions.of(recipe), system_prompt=None).with_sampling(
         **expansion.SAMPLING, stop_ids=tuple(stop_ids), num_log_probs=0
     )
     make = request_maker(teacher, options)
-    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wishes]
+    requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
     ask(teacher, _distinct(requests), options, log, processes)
     rows = processes.broadcast(read_best_rows(log) if processes.is_main else {})
     num_missing = sum(request.key not in rows for request in requests)
@@ -154,7 +156,7 @@ def expand(
                 "shards'; when all shards have ended, run them again: they will then divide the answers"
             )
         return None
-    answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wishes, requests, strict=True)]
+    answered = [(w, r.prompt_ids, rows[r.key]) for w, r in zip(wanted, requests, strict=True)]
     return expansion.read(recipe, answered, tokenizer, prompts)
 
 
@@ -170,12 +172,9 @@ def select_prompts(
     The others are not worth it, or too many. are_all: False before the teacher has written its own: then
     the shares of sources cannot be told.
     """
-    reasons = prompt_filters.judge_prompts(
-        prompts,
-        languages=recipe.languages,
-        eval_index=EvalIndex(p.text for p in held_out),
-        near_duplicate=recipe.generate.near_duplicate,
-    )
+    eval_index = EvalIndex(prompt.text for prompt in held_out)
+    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
+    reasons = prompt_filters.filter_prompts(prompts, context)
     good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
     bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
     if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
@@ -405,7 +404,7 @@ def _result(
         prompts_by_source=dict(Counter(p.source for p in prompts.values())),
         num_long_reasoning=num_long,
         seed=generation.recipe.seed,
-        warning=answer_filters.long_reasoning_warning(num_long, len(kept), most),
+        warning=long_reasoning_warning(num_long, len(kept), most),
     )
 
 
@@ -417,18 +416,13 @@ def filter_answers(
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
     ]
-    reasons = answer_filters.judge_all(
-        candidates,
-        languages=recipe.languages,
+    context = FilterContext(
+        recipe.generate,
+        recipe.languages,
         grade=tasks.grader(recipe.generate),
-        eval_index=EvalIndex([p.text for p in held_out]),
-        min_characters=recipe.generate.min_characters,
-        max_characters=recipe.generate.max_characters,
-        near_duplicate=recipe.generate.near_duplicate,
-        max_reasoning_tokens=recipe.generate.max_reasoning_tokens
-        if recipe.generate.reasoning == "short"
-        else None,
+        eval_index=EvalIndex(p.text for p in held_out),
     )
+    reasons = answer_filters.filter_answers(candidates, context)
     if not tokenizers.same:
         reasons = [
             reason or _untellable(tokenizers.student, c)
@@ -437,15 +431,13 @@ def filter_answers(
     return Filtered(candidates, reasons)
 
 
-def _untellable(tokenizer: Any, candidate: answer_filters.Candidate) -> str | None:
+def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
     """Return why an answer cannot be told in the student's tokenizer, if so."""
     mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
     return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
 
 
-def _candidate(
-    recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
-) -> answer_filters.Candidate:
+def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
     opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
     reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
     if recipe.generate.reasoning == "drop":
@@ -454,7 +446,7 @@ def _candidate(
     if reasoning:
         ids = tokenizers.student(reasoning, add_special_tokens=False).input_ids
         num_reasoning_tokens = len(ids)
-    return answer_filters.Candidate(
+    return Answer(
         prompt=request.prompt.text,
         prompt_id=request.prompt.id,
         answer_text=answer,

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import partial
 
 from distill import chat, teachers
-from distill.catalog import catalog
 from distill.catalog.catalog import LicenceVerdict
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import write_atomic
@@ -22,11 +21,13 @@ from distill.errors import MissingError
 from distill.models import find
 from distill.planning import preflight
 from distill.planning.costs import Workload
+from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
-from distill.text import language
+from distill.text.identification import by_script_only
+from distill.text.scripts import scripts_of
 
 
 def stage(planned: Sequence[Stage]) -> Stage:
@@ -60,20 +61,14 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
     """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
     for code in recipe.languages:
-        language.scripts_of(code)  # an unknown code is refused here, not after generation
+        scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     preflight.check_formats(recipe)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     work = Workload.of(recipe, machine)
     costs = stage_costs(work, planned)
-    verdict = catalog.verdict(
-        recipe.teacher.model,
-        recipe.student.model,
-        declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence,
-        use=recipe.learns,
-    )
+    verdict = licence_verdict(recipe)
     warnings = _warnings(recipe, machine, costs)
     return PlanResult(
         machine=asdict(machine),
@@ -117,7 +112,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         )
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
-    if unknown := language.by_script_only(recipe.languages):
+    if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings
 

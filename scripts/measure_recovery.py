@@ -31,7 +31,7 @@ from transformers.utils import logging
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.formats import compare, rounding
 from distill.formats.gguf import imatrix
-from distill.formats.gguf.write import ARCHITECTURES
+from distill.formats.gguf.architectures import ARCHITECTURES
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.models.find import num_parameters

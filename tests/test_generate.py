@@ -19,7 +19,6 @@ from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
-from distill.filters.answer_filters import Candidate, long_reasoning_ahead, long_reasoning_warning
 from distill.pilot import estimate, probe
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore, sequence_key
@@ -373,34 +372,8 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
     assert result.warning is None and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("num_long", "num", "warns"),
-    [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)],
-)
-def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
-    assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
-
-
-def test_long_reasoning_is_told_before_the_answers_are_paid_for():
-    answers_seen = [
-        Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n)
-        for n in (10, 20, 2000, 3000)
-    ]
-    warning = long_reasoning_ahead(answers_seen, [None] * 4, 10_000, 1024)
-    assert (
-        warning is not None
-        and "2 of 4 samples" in warning
-        and "set generate.reasoning to short or drop" in warning
-    )
-    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, (
-        "so many are borne"
-    )
-    assert (
-        long_reasoning_ahead(
-            answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024
-        )
-        is None
-    )
+def test_the_estimate_says_what_will_be_too_much_long_reasoning():
+    warning = "too much long reasoning, if all are like these: 2 of 4 samples"
     found = estimate.Estimate(
         10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
     )

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from distill.errors import MismatchError, MissingError
+from distill.formats.planned_student import PlannedStudent
 from distill.pipeline import PLANNED
 from distill.plan import _warnings, stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
-from distill.planning.preflight import check_formats, row_sizes
+from distill.planning.preflight import check_formats
 from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
@@ -61,7 +62,7 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     shape = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
     (tmp_path / "config.json").write_text(json.dumps(shape))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}"])
-    assert row_sizes(recipe) == {
+    assert PlannedStudent(recipe).row_sizes == {
         "hidden_size": 896,
         "intermediate_size": 4864,
         "heads x head_dim": 896,
@@ -236,7 +237,7 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
 def test_widths_of_a_student_that_is_not_here_are_the_catalogues() -> None:
     formats = ["quantize.formats=[q4_k_m, mixed]", "quantize.budget_mb=9"]
     recipe = load_recipe(QUICKSTART, ["student={method: base, model: Qwen/Qwen2.5-0.5B}", *formats])
-    assert row_sizes(recipe) == {"hidden_size": 896, "heads x head_dim": 896}
+    assert PlannedStudent(recipe).row_sizes == {"hidden_size": 896, "heads x head_dim": 896}
     assert any(
         "student hidden_size 896" in w and "q4_k_m, mixed will hold larger types" in w
         for w in _warnings(recipe, MACHINE, {})

@@ -9,13 +9,14 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from result_helpers import file_check
 
 from distill import chat, quantize
 from distill.core.jsonl import write_jsonl
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Sample
 from distill.errors import DataError, MismatchError
-from distill.formats import w4a16
+from distill.formats import path_of, w4a16
 from distill.formats.gguf import write
 from distill.formats.gguf.chat_template import MARK
 from distill.models import load
@@ -31,23 +32,8 @@ def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[i
     return Sample(key, key, "?", language, None, "!", prompt_ids, answer_ids)
 
 
-def test_languages_take_turns() -> None:
-    rows = [
-        sample(n, language, [1], [2])
-        for n, language in enumerate(["en", "en", "en", "sw", "en", "zh", "sw"])
-    ]
-    assert [s.language for s in quantize.even_over_languages(rows, 5)] == [
-        "en",
-        "sw",
-        "zh",
-        "en",
-        "sw",
-    ]
-    assert len(quantize.even_over_languages(rows, 100)) == 7
-
-
 def test_a_file_beyond_the_gate_is_failed() -> None:
-    check = {"top_token_agreement": 0.795, "kl": 0.25, "kl_error": 0.01}
+    check = file_check(top_token_agreement=0.795, kl=0.25, kl_error=0.01)
     share = "79.5% of positions, quantize.min_top_token_share is 80.0%"
     nats = "0.2500 nats a token (± 0.0100) from the student, quantize.max_kl is 0.1"
     assert f"{share}; {nats}; take" in (quantize.failure(check, Quantize()) or "")
@@ -56,7 +42,7 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     )
     assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
-    no_number = {"top_token_agreement": 1.0, "kl": math.nan, "kl_error": math.nan}
+    no_number = file_check(kl=math.nan, kl_error=math.nan)
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
 
 
@@ -85,24 +71,12 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
     check = quantize.run(recipe, folder).result.formats["mixed"]
-    assert 1_800_000 < check.bytes == folder.quantized("mixed").stat().st_size <= 1_900_000
+    assert 1_800_000 < check.bytes == path_of(folder, "mixed").stat().st_size <= 1_900_000
     assert (
         check.kl_of_choices[check.chosen] == min(check.kl_of_choices.values())
         and len(check.kl_of_choices) > 3
     )
     assert check.top_token_agreement > 0.7 and check.importance_matrix
-
-
-def test_what_recovery_did_is_told_in_a_line() -> None:
-    plain, better, worse = (
-        {"kl": kl, "nll_change": 2 * kl, "top_token_agreement": 0.9} for kl in (0.01, 0.002, 0.02)
-    )
-    assert quantize.recovery_note(plain=plain, recovered=better, kept="recovered") == (
-        "recovery won back 80% of the KL (KL 0.01000 to 0.00200, NLL change +0.02000 to +0.00400)"
-    )
-    assert quantize.recovery_note(plain=plain, recovered=worse, kept="plain").endswith(
-        "the plain file is kept"
-    )
 
 
 def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(
@@ -121,8 +95,8 @@ def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told
         assert recovery.kept in ("plain", "recovered")
         kept = recovery.plain if recovery.kept == "plain" else recovery.recovered
         assert check.kl == kept.kl <= recovery.plain.kl
-        assert check.bytes == folder.quantized(name).stat().st_size
-        assert f"quantize: {name}: {check['note']}" in printed
+        assert check.bytes == path_of(folder, name).stat().st_size
+        assert f"quantize: {name}: {check.note}" in printed
     assert (
         checks["q2_k"].recovery.kept == "recovered" and "recovery won back" in checks["q2_k"].note
     )
@@ -136,7 +110,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
-    right = write._tensors
+    right = write.planned_tensors
 
     def wrong(*arguments: Any) -> Any:
         tensors = right(
@@ -147,7 +121,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
             for t in tensors
         ]
 
-    monkeypatch.setattr(write, "_tensors", wrong)
+    monkeypatch.setattr(write, "planned_tensors", wrong)
     with pytest.raises(
         MismatchError,
         match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong",
@@ -190,7 +164,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     ]
     assert set(modelfiles) <= set(output.files)
     assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
-    template = gguf.GGUFReader(folder.quantized("q4_0")).get_field("tokenizer.chat_template")
+    template = gguf.GGUFReader(path_of(folder, "q4_0")).get_field("tokenizer.chat_template")
     assert template is not None and template.contents().startswith(MARK), (
         "any llama.cpp server writes the prompt of training"
     )
@@ -200,7 +174,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
         if t.name.endswith(".in_sum2")
     }
     assert (
-        names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors}
+        names <= {t.name for t in gguf.GGUFReader(path_of(folder, "q4_0")).tensors}
         and "blk.0.attn_q.weight" in names
     )
 
@@ -208,7 +182,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
 def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[]")
     output = quantize.run(recipe, folder)
-    student, place = folder.stage("train") / "student", folder.quantized("w16a16")
+    student, place = folder.stage("train") / "student", path_of(folder, "w16a16")
     check = output.result.formats["w16a16"]
     assert list(output.result.formats) == ["w16a16"] and check.failed is None
     assert output.result.student_bytes == (student / "model.safetensors").stat().st_size
@@ -245,4 +219,4 @@ def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:
     output = quantize.run(recipe, folder)
     check = output.result.formats["w4a16"]
     assert check.runtime == "transformers + compressed-tensors" and check.top_token_agreement > 0.7
-    assert folder.quantized("w4a16") / "model.safetensors" in output.files
+    assert path_of(folder, "w4a16") / "model.safetensors" in output.files

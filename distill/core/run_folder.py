@@ -24,7 +24,6 @@ from distill.core.files import fsync_folder, write_atomic
 from distill.core.verification import RecordedFile
 from distill.errors import DataError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
-from distill.recipe.sections import FOLDERS
 
 PACKAGES = (
     "distill",
@@ -105,10 +104,6 @@ class RunFolder:
 
     def stage(self, name: str) -> Path:
         return self.path / name
-
-    def quantized(self, name: str) -> Path:
-        """Return where the student in this format is: a folder for transformers, or a GGUF file."""
-        return self.stage("quantize") / (name if name in FOLDERS else f"{name}.gguf")
 
     def require(
         self, stage: str, result_type: type[Result], recipe: Recipe | None = None

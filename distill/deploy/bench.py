@@ -12,14 +12,8 @@ import sys
 from distill.deploy import targets
 from distill.deploy.bandwidth import cache_bytes, read_bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run
-from distill.deploy.speed import (
-    CONTEXT,
-    PROMPT_TOKENS,
-    REPEATS,
-    FileSpeed,
-    measure,
-    thread_counts,
-)
+from distill.deploy.speed import CONTEXT, PROMPT_TOKENS, REPEATS, FileSpeed, measure, thread_counts
+from distill.formats import path_of
 
 BUSY = 0.5  # load average from which timings say more of the other processes
 HEAD = (
@@ -52,7 +46,7 @@ def bench(
     speeds = []
     for name in names:
         for count in counts:
-            speed = measure(folder.quantized(name), name, count, bandwidths[count])
+            speed = measure(path_of(folder, name), name, count, bandwidths[count])
             print(_row(speed, cache), flush=True)
             speeds.append(speed)
     print(LEGEND)

@@ -6,9 +6,9 @@ from pathlib import Path
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.errors import MissingError, RecipeError, did_you_mean, nearest_names
+from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
-from distill.recipe.sections import FOLDERS
 
 SHOWN_RUNS = 5
 
@@ -63,14 +63,14 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     if manifest is None:
         raise MissingError(f"{stage}: not finished; run `distill quantize RECIPE` first")
     formats = manifest.result.formats
-    checks = {name: check for name, check in formats.items() if name not in FOLDERS}
+    checks = {name: check for name, check in formats.items() if not FORMATS[name].is_folder}
     if not checks:
         raise MissingError(
             f"{stage}: no GGUF file, only {', '.join(formats)}; add one to quantize.formats, "
             "e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
         )
     for name in checks:
-        path = folder.quantized(name)
+        path = path_of(folder, name)
         if not path.is_file():
             raise MissingError(
                 f"{path}: gone; make it again by `distill quantize RECIPE --redo quantize`"
@@ -89,7 +89,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     if format_name is not None:
         failed = checks[known_format(format_name, checks)].failed
         why = f"FAILED its check: {failed}" if failed else "passed its check"
-        return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
+        return GgufChoice(recipe, path_of(folder, format_name), format_name, why)
     smallest = smallest_passing(checks)
     if smallest is None:
         raise RecipeError(
@@ -97,7 +97,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
             f"{', '.join(checks)}"
         )
     why = "the smallest that passed its check"
-    return GgufChoice(recipe, folder.quantized(smallest), smallest, why)
+    return GgufChoice(recipe, path_of(folder, smallest), smallest, why)
 
 
 def known_format(name: str, checks: dict[str, FileCheck]) -> str:
@@ -108,7 +108,7 @@ def known_format(name: str, checks: dict[str, FileCheck]) -> str:
     if name in checks:
         return name
     known = ", ".join(checks)
-    if name in FOLDERS:
+    if name in FORMATS and FORMATS[name].is_folder:
         raise RecipeError(
             f"--format {name}: a folder for transformers, not a file for llama.cpp; "
             f"there are {known}"

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.llama_cpp.gguf_header import Declared, read_declared
+from distill.llama_cpp.gguf_header import TensorInfo, read_tensor_infos
 from distill.llama_cpp.process import LlamaProcess
 
 CONTEXT = 512  # tokens: keys and values are part of the memory measured
@@ -40,7 +40,7 @@ def measure(path: Path, format_name: str, num_threads: int, bandwidth: float) ->
         speeds = [llama.speed(PROMPT_TOKENS, NEW_TOKENS) for _ in range(REPEATS)]
         peak_memory = llama.peak_memory()
     decode = statistics.median(speed.decode for speed in speeds)
-    num_bytes = bytes_per_token(read_declared(path))
+    num_bytes = bytes_per_token(read_tensor_infos(path))
     return FileSpeed(
         format=format_name,
         bytes=path.stat().st_size,
@@ -53,7 +53,7 @@ def measure(path: Path, format_name: str, num_threads: int, bandwidth: float) ->
     )
 
 
-def bytes_per_token(tensors: list[Declared]) -> int:
+def bytes_per_token(tensors: list[TensorInfo]) -> int:
     """Return the bytes of weights that one decoding step reads.
 
     It reads all of them, but of an embedding that is not the head too only one row.

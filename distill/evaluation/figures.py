@@ -6,7 +6,8 @@ from distill import chat, tasks
 from distill.core.intervals import paired_bootstrap, wilson
 from distill.core.results import Difference
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
-from distill.filters.answer_filters import refusal
+from distill.filters.refusals import refusal
+from distill.text.text import Text
 
 Example = dict[str, Any]
 
@@ -19,7 +20,7 @@ def figures_of(eval_set: EvalSet, made: ModelAnswers) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "runtime": made.runtime,
         "nll": _nll_a_token(examples),
-        "refused": sum(refusal(e["answer"], e["language"]) is not None for e in examples),
+        "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
         "generated_tokens": num_tokens,
         "tokens_per_second": round(num_tokens / max(made.seconds, 1e-9), 1),

@@ -16,7 +16,7 @@ from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
 from distill.errors import DataError
-from distill.filters.answer_filters import long_reasoning_ahead
+from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import Measured, PilotSample, num_prompt_tokens
 from distill.recipe import Recipe

@@ -146,7 +146,7 @@ def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
     """Count a prompt's tokens: as the teacher's tokenizer does, or of a conversation, about, another's."""
     if request.prompt_ids:
         return len(request.prompt_ids)
-    return len(tokenizer(request.prompt.whole_text, add_special_tokens=False).input_ids)
+    return len(tokenizer(request.prompt.full_text, add_special_tokens=False).input_ids)
 
 
 @contextmanager

@@ -14,11 +14,12 @@ from distill.core.intervals import percent, wilson
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
-from distill.filters.answer_filters import Candidate, long_reasoning_ahead, wrong_answer
+from distill.filters.answer_filters import wrong_answer, wrong_language
+from distill.filters.base import Answer, FilterContext
+from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import PilotSample
 from distill.recipe import Recipe
-from distill.text.language import wrong_language
 
 NUM_PROMPTS = 200  # a share near one half is then known to 7 points
 # Our judgement: below half, more is thrown away than kept; one answer in ten in another language teaches
@@ -117,11 +118,10 @@ def choose(prompts: list[Prompt], num: int) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.id in ids]
 
 
-def verdict_on(
-    recipe: Recipe, language: str, answers: list[tuple[Candidate, str | None]]
-) -> Verdict:
+def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | None]]) -> Verdict:
     """Return the verdict on the answers in one language, each with the reason why it is dropped."""
     grade = tasks.grader(recipe.generate)
+    context = FilterContext(recipe.generate, recipe.languages, grade)
     checkable = grade is not None or any(c.is_translation for c, _ in answers)
     ended = [c for c, _ in answers if c.finish_reason == "stop" and c.answer_text.strip()]
     return Verdict(
@@ -130,11 +130,8 @@ def verdict_on(
         num_kept=sum(why is None for _, why in answers),
         num_cut=sum(c.finish_reason == "length" for c, _ in answers),
         num_ended=len(ended),
-        num_in_language=sum(
-            wrong_language(c.answer_text, language, recipe.languages, c.prompt) is None
-            for c in ended
-        ),
-        num_verified=sum(wrong_answer(c, grade) is None for c in ended) if checkable else None,
+        num_in_language=sum(wrong_language(c, context) is None for c in ended),
+        num_verified=sum(wrong_answer(c, context) is None for c in ended) if checkable else None,
         reasons=dict(
             Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()
         ),

@@ -8,11 +8,9 @@ from distill.catalog import catalog
 from distill.chat.tokenizers import with_way_out
 from distill.errors import MismatchError, MissingError
 from distill.models import find
-from distill.planning.preflight import EXPERTS
+from distill.models.families import EXPERTS, SHARED_EXPERTS, first_of
 from distill.recipe import Recipe
 from distill.teachers import connect
-
-SHARED_EXPERTS = ("n_shared_experts", "moe_num_shared_experts")
 
 
 @dataclass(frozen=True)
@@ -109,8 +107,8 @@ def _size_from(config: Mapping[str, Any]) -> Size:
     attention, kv_width = _attention_size(config)
     dense_width = config.get("intermediate_size", 0)
     expert_width = config.get("moe_intermediate_size") or dense_width
-    experts = _first(config, EXPERTS)
-    mixture = 3 * hidden * expert_width * (experts + _first(config, SHARED_EXPERTS))
+    experts = first_of(config, EXPERTS)
+    mixture = 3 * hidden * expert_width * (experts + first_of(config, SHARED_EXPERTS))
     num_dense = layers
     if experts:
         dense_first = config.get("first_k_dense_replace") or config.get("moe_layer_start_index")
@@ -119,10 +117,6 @@ def _size_from(config: Mapping[str, Any]) -> Size:
     total = layers * (attention + 2 * hidden) + feed_forward
     copies = 1 if config.get("tie_word_embeddings", False) else 2
     return Size(total + hidden * vocabulary * copies, layers, hidden, vocabulary, kv_width, True)
-
-
-def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    return next((config[name] for name in names if config.get(name)), 0)
 
 
 def _attention_size(config: Mapping[str, Any]) -> tuple[int, int]:

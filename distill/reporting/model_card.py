@@ -11,8 +11,8 @@ from huggingface_hub import ModelCardData
 
 from distill.catalog import catalog
 from distill.core.results import FileCheck
+from distill.formats import FORMATS
 from distill.recipe import Recipe
-from distill.recipe.sections import W16A16
 from distill.reporting.rendering import render_markdown
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, table_text
@@ -159,11 +159,10 @@ def _training(recipe: Recipe, tokenizer_difference: str | None) -> str:
 
 
 def _file(name: str, check: FileCheck) -> File:
-    path = f"quantize/{name}.gguf" if check.runtime == "llama.cpp" else f"quantize/{name}"
-    serves_vllm = name in (W16A16, "w4a16")
+    format = FORMATS[name]
     return File(
-        path=path,
-        runtimes=f"{check.runtime} and vLLM" if serves_vllm else check.runtime,
+        path=str(format.path(Path("quantize"))),
+        runtimes=f"{check.runtime} and vLLM" if format.in_vllm else check.runtime,
         megabytes=f"{check.bytes / 1e6:,.2f}",
         bits_per_weight=check.bits_per_weight,
         failed=check.failed,

@@ -16,7 +16,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, page_columns
-from distill.text.language import by_script_only
+from distill.text.identification import by_script_only
 
 
 def page(

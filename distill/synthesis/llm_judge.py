@@ -13,9 +13,9 @@ from distill.chat import split_thinking
 from distill.core.jsonl import Row
 from distill.data.samples import Prompt
 from distill.data.translation import NAMES
-from distill.filters.answer_filters import Candidate
+from distill.filters.base import Answer
 from distill.recipe import Recipe
-from distill.text.language import base_code
+from distill.text.scripts import base_code
 from distill.text.words import folded
 
 SAMPLING: dict[str, Any] = {"temperature": 0.0, "top_p": 1.0, "top_k": 0}  # greedy
@@ -50,7 +50,7 @@ _BARE = re.compile(r"\s*([1-5])(?:\.0+)?(?:\s*/\s*5)?[\s.]*")
 
 def judge(
     recipe: Recipe,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Answer],
     reasons: Sequence[str | None],
     ask: Callable[[list[Prompt]], list[Row]],
 ) -> list[str | None]:
@@ -76,7 +76,7 @@ def _has_no_score(row: Row) -> bool:
     return row["finish_reason"] != "error" and score(row["text"]) is None
 
 
-def question(candidate: Candidate) -> Prompt:
+def question(candidate: Answer) -> Prompt:
     """Return what the judge is asked about an answer."""
     c = candidate
     reference = (

@@ -52,7 +52,7 @@ class GgufTeacher(Teacher):
         from gguf import GGMLQuantizationType
 
         weights: dict[int, int] = {}
-        for tensor in gguf_header.read_declared(self.path):
+        for tensor in gguf_header.read_tensor_infos(self.path):
             weights[tensor.type_id] = weights.get(tensor.type_id, 0) + tensor.num_weights
         return GGMLQuantizationType(max(weights, key=lambda type_id: weights[type_id])).name
 
@@ -139,7 +139,7 @@ class GgufTeacher(Teacher):
     def _check_tokenizer(self, llama: LlamaModel) -> None:
         tokenizer = self.tokenizers.asked
         ids = tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids
-        if llama.num_known_ids < len(tokenizer) or llama.tokenize(PROBE_TEXT, False) != ids:
+        if llama.num_known_ids < len(tokenizer) or llama.tokenize(PROBE_TEXT) != ids:
             raise MismatchError(
                 f"teacher.gguf: {self.path} has another tokenizer than teacher.model "
                 f"{self.recipe.teacher.model!r}: give the model that the file was made from"

@@ -12,6 +12,7 @@ from server_helpers import TEACHER
 
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.formats import path_of
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 
@@ -42,7 +43,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         folder.stage("quantize").mkdir()
         checks = {}
         for name in FORMATS:
-            file = write_gguf(student, folder.quantized(name), name, trained=recipe.generate)
+            file = write_gguf(student, path_of(folder, name), name, trained=recipe.generate)
             reason = FAILED if name in failed else None
             checks[name] = file_check(bytes=file.path.stat().st_size, failed=reason)
         checks["nf4"] = file_check()

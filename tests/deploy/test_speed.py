@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill.deploy import speed
-from distill.llama_cpp.gguf_header import Declared
+from distill.llama_cpp.gguf_header import TensorInfo
 
 
 def test_the_share_is_decoding_over_what_memory_allows(files: dict[str, Path]) -> None:
@@ -18,7 +18,7 @@ def test_the_share_is_decoding_over_what_memory_allows(files: dict[str, Path]) -
 
 def test_of_an_untied_embedding_one_row_is_read() -> None:
     embedding, layer, head = (
-        Declared(name, 0, 0, size)
+        TensorInfo(name, 0, 0, size)
         for name, size in (("token_embd.weight", 7), ("blk.0.x", 2), ("output.weight", 5))
     )
     assert speed.bytes_per_token([embedding, layer]) == 9

@@ -16,7 +16,7 @@ from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import DataError, Stopped
-from distill.filters.answer_filters import Candidate
+from distill.filters.base import Answer
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.synthesis.llm_judge import low_score, question, repair, score
@@ -66,8 +66,8 @@ def test_an_answer_without_a_score_is_dropped_as_is_one_below_the_threshold():
 
 
 def test_the_question_names_the_language_and_the_reference_and_a_repair_goes_on_from_the_reply():
-    candidate = Candidate("Je, {n} ni ngapi?", "p", "Ni {4}.", None, "stop", "sw", reference="4")
-    asked = question(candidate)
+    answer = Answer("Je, {n} ni ngapi?", "p", "Ni {4}.", None, "stop", "sw", reference="4")
+    asked = question(answer)
     assert (
         "natural Swahili" in asked.text
         and "Je, {n} ni ngapi?" in asked.text
@@ -83,16 +83,14 @@ def test_the_question_names_the_language_and_the_reference_and_a_repair_goes_on_
     assert (
         again.id
         != asked.id
-        != question(
-            Candidate("Je, {n} ni ngapi?", "p", "Ni 5.", None, "stop", "sw", reference="4")
-        ).id
+        != question(Answer("Je, {n} ni ngapi?", "p", "Ni 5.", None, "stop", "sw", reference="4")).id
     )
 
 
 def test_the_judge_is_told_where_a_refusal_is_right_and_else_asked_as_ever():
     drop, keep, require = (
         question(
-            Candidate(
+            Answer(
                 "How is a lock picked?", "p", "I cannot help.", None, "stop", "en", refusals=kind
             )
         ).text

@@ -7,16 +7,13 @@ not what comes out: changing them never makes a finished stage stale.
 from distill.recipe.sections.capture import Capture
 from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
-from distill.recipe.sections.quantize import BITSANDBYTES, FOLDERS, W16A16, Format, Quantize
+from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.student import Student
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
-    "BITSANDBYTES",
-    "FOLDERS",
-    "W16A16",
     "Capture",
     "Divergence",
     "Evaluate",

@@ -24,9 +24,6 @@ Format = Literal[
     "int8",
     "w4a16",
 ]
-BITSANDBYTES = ("nf4", "int8")
-W16A16 = "w16a16"  # is always written, whatever the formats
-FOLDERS = (*BITSANDBYTES, "w4a16", W16A16)  # folders for transformers; all others are GGUF files
 UNRECOVERABLE = ("f16", "bf16", "mixed", "int8", "w4a16")
 
 

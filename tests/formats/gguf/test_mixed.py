@@ -11,9 +11,10 @@ from gguf import GGMLQuantizationType as Type
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distill.errors import DataError
-from distill.formats import mixed
-from distill.formats.gguf.write import describe, tensors_of, write_gguf
-from distill.formats.mixed import Option
+from distill.formats.gguf import mixed
+from distill.formats.gguf.mixed import Option
+from distill.formats.gguf.tensors import tensors_of
+from distill.formats.gguf.write import describe, write_gguf
 from distill.llama_cpp import ggml
 from distill.models.score import TokenSequence
 
@@ -76,32 +77,32 @@ def test_a_type_that_costs_more_bytes_and_more_nats_is_never_taken() -> None:
 
 
 @pytest.fixture(scope="module")
-def judge(model_folder: Callable[..., Path], sentences: list[str]) -> mixed.Judge:
+def meter(model_folder: Callable[..., Path], sentences: list[str]) -> mixed.SensitivityMeter:
     folder = model_folder("llama", trained=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     sequences = [TokenSequence(tokenizer(text).input_ids, 1) for text in sentences]
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    return mixed.Judge(model, sequences, 512, tokenizer.pad_token_id, len(tokenizer))
+    return mixed.SensitivityMeter(model, sequences, 512, tokenizer.pad_token_id, len(tokenizer))
 
 
 def test_a_whole_model_is_no_nats_from_itself_and_the_weights_come_back(
-    judge: mixed.Judge, model_folder: Callable[..., Path]
+    meter: mixed.SensitivityMeter, model_folder: Callable[..., Path]
 ) -> None:
     tensors = [
         t for t in tensors_of(model_folder("llama", trained=True), "q2_k") if len(t.shape) == 2
     ]
-    before = {t.source: judge.model.get_parameter(t.source).clone() for t in tensors}
-    assert abs(judge.nats()) < 1e-6
-    with mixed.rounded(judge.model, tensors, {t.name: t.type for t in tensors}, {}):
-        assert judge.nats() > 1e-4  # the tied head is rounded, too, on one side alone
-    assert abs(judge.nats()) < 1e-6
+    before = {t.source: meter.model.get_parameter(t.source).clone() for t in tensors}
+    assert abs(meter.nats()) < 1e-6
+    with mixed.rounded(meter.model, tensors, {t.name: t.type for t in tensors}, {}):
+        assert meter.nats() > 1e-4  # the tied head is rounded, too, on one side alone
+    assert abs(meter.nats()) < 1e-6
     assert all(
-        torch.equal(judge.model.get_parameter(name), values) for name, values in before.items()
+        torch.equal(meter.model.get_parameter(name), values) for name, values in before.items()
     )
 
 
 def test_the_file_holds_what_was_chosen_fits_and_is_no_further_from_the_student_than_the_stock_mixtures(
-    judge: mixed.Judge, model_folder: Callable[..., Path], tmp_path: Path
+    meter: mixed.SensitivityMeter, model_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = model_folder("llama", trained=True)
     tensors = tensors_of(folder, "q4_k_m")
@@ -112,7 +113,7 @@ def test_the_file_holds_what_was_chosen_fits_and_is_no_further_from_the_student_
     vectors = mixed.bytes_of([t for t in tensors if len(t.shape) == 1], {})
     room = mixed.bytes_of(tensors, stock["q4_k_m"])
     steps: list[str] = []
-    chosen = mixed.choose(judge, tensors, stock, {}, room, steps.append)
+    chosen = mixed.choose(meter, tensors, stock, {}, room, steps.append)
     assert {"by tensor", "q4_k_m", "iq4_nl", "q4_0", "q2_k"} <= set(
         chosen.nats
     ) and "q8_0" not in chosen.nats
