@@ -1,16 +1,17 @@
 """quantize: the files for deployment, each loaded back in the runtime that people will use.
 
     quantize/<format>.gguf     for llama.cpp, Ollama, LM Studio
-    quantize/imatrix.gguf        the importance matrix that they were quantized with, in llama.cpp's format
+    quantize/imatrix.gguf      their importance matrix, in llama.cpp's format
     quantize/<nf4|int8>/       for transformers with bitsandbytes
     quantize/w16a16/           for transformers and vLLM: the student in 16 bits, always written
     quantize/w4a16/            for vLLM, and for transformers with compressed-tensors
-    quantize/<format>.Modelfile  for Ollama; Modelfile alone is the smallest file that passed its check
-    quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit student, memory and speed
+    quantize/<format>.Modelfile  for Ollama; Modelfile alone: the smallest file that passed
+    quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit
+                               student, memory and speed
 
-A file whose tokenization differs from the student's by one token, or an f16 file that does not agree
-with the student, is an error: something in the export is wrong, not merely rounded. Where no f16 file is
-wanted one is written for that check alone.
+A file whose tokenization differs from the student's by one token, or an f16 file that does not
+agree with the student, is an error: something in the export is wrong, not merely rounded. Where no
+f16 file is wanted one is written for that check alone.
 
 How a file is written and measured stands with its format (distill/formats).
 """

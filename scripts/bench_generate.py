@@ -55,7 +55,7 @@ from transformers.utils import logging
 
 from distill import chat
 from distill.core.jsonl import read_jsonl
-from distill.core.progress import Progress
+from distill.data.samples import Prompt
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.models.batching import blocks_by_length
@@ -63,10 +63,12 @@ from distill.models.decode import Drawer, answer
 from distill.models.find import stop_ids_of_files
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
 from distill.models.sampling import Sampling
-from distill.recipe import load_recipe
+from distill.recipe import Recipe, load_recipe
 from distill.teachers.gguf import MOST_SEQUENCES
+from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
 from distill.teachers.server import adapters
-from distill.teachers.server.pool import ask_server, question
+from distill.teachers.server.adapters import CompletionRequest
+from distill.teachers.server.teacher import ServerTeacher
 
 HEADING = "## Generation"
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -350,11 +352,10 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
         questions = []
         for i, row in enumerate(rows):
             messages = [{"role": "user", "content": row["prompt"]}]
-            questions.append(
-                question(recipe, str(i), messages, chat.prompt_ids(tokenizer, messages), i)
-            )
+            prompt_ids = chat.prompt_ids(tokenizer, messages)
+            questions.append(CompletionRequest(str(i), messages, prompt_ids, i))
         ways: dict[str, Callable[[], tuple[float, float, int]]] = {
-            "ours": lambda: our_client(recipe, tokenizer, questions, sampling),
+            "ours": lambda: our_client(recipe, questions, sampling),
             "best": lambda: best_load(url, questions, sampling),
         }
         for number in range(num_rounds):
@@ -375,11 +376,14 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
 
 
 def our_client(
-    recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any
+    recipe: Recipe, questions: list[CompletionRequest], sampling: Sampling
 ) -> tuple[float, float, int]:
     """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
     found: list[dict[str, Any]] = []
     started: list[float] = []
+    requests = [
+        Request(q.key, Prompt(tuple(q.messages), "en"), q.prompt_ids, 0, q.seed) for q in questions
+    ]
     adapter: Any = adapters.LlamaCpp
     read, body = adapter.read, adapter.body
 
@@ -393,8 +397,15 @@ def our_client(
 
     adapter.read, adapter.body = staticmethod(noted_read), staticmethod(noted_body)
     try:
-        with Progress("ask", len(questions), "answers", shown=False) as bar:
-            ask_server(recipe, tokenizer, questions, sampling, lambda *_: None, bar)
+        ServerTeacher(recipe).answer(
+            AnswerJob(
+                iter([Block(requests)]),
+                RequestOptions(sampling),
+                {},
+                lambda *_: None,
+                lambda _: None,
+            )
+        )
     finally:
         adapter.read, adapter.body = staticmethod(read), staticmethod(body)
     took = time.perf_counter() - started[1]  # the first asked what the server can do

@@ -1,5 +1,6 @@
 """A finished run's results, shortened to what a report may show."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -148,3 +149,22 @@ RESULTS: dict[str, Any] = {
         },
     },
 }
+
+
+def finished_manifests() -> dict[str, Manifest[Any]]:
+    """The manifests of the run, by stage, each result as JSON has it."""
+    return {
+        stage: Manifest(
+            stage=stage,
+            section={"train": {"soft_weight": 0.5}} if stage == "train" else {},
+            inputs={},
+            seed=0,
+            result=copy.deepcopy(result),
+            files={},
+            seconds=60.0,
+            finished="2026-11-22T10:00:00",
+            machine="a laptop",
+            versions={"torch": "2.9", "distill": "0.1.0"},
+        )
+        for stage, result in RESULTS.items()
+    }

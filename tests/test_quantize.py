@@ -1,7 +1,6 @@
 """The quantize stage on a trained model: the importance matrix comes from training samples, even over the languages."""
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,27 +8,16 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from format_helpers import TEACHER, trained
 from result_helpers import file_check
 
-from distill import chat, quantize
-from distill.core.jsonl import write_jsonl
-from distill.core.run_folder import RunFolder
-from distill.data.samples import Sample
+from distill import quantize
 from distill.errors import DataError, MismatchError
 from distill.formats import path_of, w4a16
 from distill.formats.gguf import write
 from distill.formats.gguf.chat_template import MARK
 from distill.models import load
-from distill.recipe import Recipe, load_recipe
 from distill.recipe.sections import Quantize
-
-RECIPES = Path(__file__).parent.parent / "recipes"
-TEACHER = RECIPES / "quickstart" / "teacher"
-
-
-def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[int]) -> Sample:
-    key = f"{number:064x}"
-    return Sample(key, key, "?", language, None, "!", prompt_ids, answer_ids)
 
 
 def test_a_file_beyond_the_gate_is_failed() -> None:
@@ -44,26 +32,6 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
     no_number = file_check(kl=math.nan, kl_error=math.nan)
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
-
-
-def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
-    """A run as quantize finds it, its student the quickstart's teacher; kept answers in one language."""
-    recipe = load_recipe(
-        RECIPES / "quickstart.yaml",
-        ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides],
-    )
-    folder = RunFolder(tmp_path)
-    shutil.copytree(TEACHER, folder.stage("train") / "student", dirs_exist_ok=True)
-    tokenizer = load.load_tokenizer(str(TEACHER))
-    start = chat.prompt_ids(tokenizer, "How much are 3 mangoes?")
-    rows = [
-        sample(n, "en", start, tokenizer(f"{n} shillings for {n} mangoes.").input_ids)
-        for n in range(1, 30)
-    ]
-    folder.stage("generate").mkdir(exist_ok=True, parents=True)
-    write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
-    folder.stage("quantize").mkdir(exist_ok=True, parents=True)
-    return recipe, folder
 
 
 def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(

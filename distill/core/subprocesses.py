@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def environment() -> dict[str, str]:
-    """Return our environment, in which `python -m distill....` finds this package, installed or not."""
+    """Return our environment, in which `python -m distill....` finds this package."""
     package = str(Path(__file__).resolve().parents[2])
     given = os.environ.get("PYTHONPATH")
     paths = [package, given] if given else [package]
@@ -13,9 +13,9 @@ def environment() -> dict[str, str]:
 
 
 def peak_memory(pid: int | str) -> int | None:
-    """Return the bytes of memory that a process held at most ("self": this one); None without /proc.
+    """Return the bytes of memory that a process held at most; None without /proc.
 
-    Mapped files and Python are among it.
+    `pid`: "self" is this process. Mapped files and Python are among it.
     """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

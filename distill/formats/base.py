@@ -54,8 +54,8 @@ class Format:
     def check(student: PlannedStudent, names: Sequence[str]) -> None:
         """Refuse a student that cannot be written, before the teacher has cost anything.
 
-        Asked once for all formats `names` that share it. Raises MismatchError, and MissingError for a
-        package.
+        Asked once for all formats `names` that share it. Raises MismatchError, and MissingError for
+        a package.
         """
 
     def prepare(self, export: Export) -> None:
@@ -155,5 +155,6 @@ def _require_tokenizer(export: Export, path: Path) -> None:
     tokenizer = load.load_tokenizer(str(path))
     if difference := chat.same_tokenizer(export.tokenizer, tokenizer, probes):
         raise MismatchError(
-            f"{path}: its tokenizer is not the student's: {difference}. Please report this tokenizer"
+            f"{path}: its tokenizer is not the student's: {difference}. "
+            "Please report this tokenizer"
         )

@@ -1,10 +1,10 @@
 """bitsandbytes folders: nf4 (4 bits, double quantization) and int8, which plain transformers loads.
 
-On CPUs with AVX512-bf16, bitsandbytes repacks 4-bit weights at their first forward, and what is saved
-after that comes back wrong. So a folder is written before any forward, and models that we load
-ourselves have the repacking off. Whoever loads the folder with plain transformers on such a CPU gets
-scales that are rounded to bfloat16 (measured on a random model: 0.0001 nats of KL to the unpacked one,
-where nf4 itself costs 0.03).
+On CPUs with AVX512-bf16, bitsandbytes repacks 4-bit weights at their first forward, and what is
+saved after that comes back wrong. So a folder is written before any forward, and models that we
+load ourselves have the repacking off. Whoever loads the folder with plain transformers on such a
+CPU gets scales that are rounded to bfloat16 (measured on a random model: 0.0001 nats of KL to the
+unpacked one, where nf4 itself costs 0.03).
 """
 
 import logging
@@ -33,8 +33,8 @@ PACKED_ROWS = 32  # outputs that the CPU's packed form keeps together
 def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
     """Quantize the linear layers of `model_folder` into `out_folder`, tokenizer included.
 
-    Returns the bytes of its weights. Embedding, head (also a tied one) and norms stay 16-bit: float16
-    if the model is float16, else bfloat16. Reload with
+    Returns the bytes of its weights. Embedding, head (also a tied one) and norms stay 16-bit:
+    float16 if the model is float16, else bfloat16. Reload with
     `AutoModelForCausalLM.from_pretrained(out_folder)`. Raises MissingError (no such model) and
     MismatchError (already quantized, or widths that nf4 cannot take).
     """

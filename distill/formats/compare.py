@@ -1,10 +1,10 @@
 """Compare a quantized file with the 16-bit student, on samples that neither was trained on.
 
-NLL of the answers and its change, in nats a token; the largest difference of a token's log-prob; the
-share of positions with the same likeliest token; and KL(student || file), exact over the whole
-vocabulary. For that the student's distributions lie on disk meanwhile, in at most 512 MiB of float32:
-at every position, or at as many as fit, taken evenly over all answers (883 at 151,936 ids). The
-figures say at how many, and how uncertain the mean over them is.
+NLL of the answers and its change, in nats a token; the largest difference of a token's log-prob;
+the share of positions with the same likeliest token; and KL(student || file), exact over the whole
+vocabulary. For that the student's distributions lie on disk meanwhile, in at most 512 MiB of
+float32: at every position, or at as many as fit, taken evenly over all answers (883 at 151,936
+ids). The figures say at how many, and how uncertain the mean over them is.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
 from distill.models.head import head_of
 
 REFERENCE_VALUES = 128 << 20  # float32 numbers on disk
-# Two files of the same weights may differ so much in a log-prob (llama.cpp rounds activations, too):
-# what is nearer than both together is a tie, which either may win.
+# Two files of the same weights may differ so much in a log-prob (llama.cpp rounds activations,
+# too): what is nearer than both together is a tie, which either may win.
 SAME_WEIGHTS = 0.02
 TIE = 2 * SAME_WEIGHTS
 
@@ -30,8 +30,8 @@ TIE = 2 * SAME_WEIGHTS
 class Reference:
     """What the 16-bit student says on the check samples.
 
-    `logp`, `top`: log-prob of each answer token, and the likeliest id there. `lead`: by how much the
-    likeliest token's log-prob is above the second's. Distributions lie in `path`, one for every
+    `logp`, `top`: log-prob of each answer token, and the likeliest id there. `lead`: by how much
+    the likeliest token's log-prob is above the second's. Distributions lie in `path`, one for every
     `every`-th token.
     """
 

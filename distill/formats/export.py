@@ -1,4 +1,4 @@
-"""What every file of a run is made from and compared with: the student, its samples, its own figures."""
+"""What every file of a run is made from and compared with: the student and its samples."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Export:
 
     @property
     def distributions(self) -> Path:
-        """Return the file of the student's distributions, which is there while files are compared."""
+        """Return the student's distributions, a file that is there while others are compared."""
         return self.stage / "student_distributions.npy"
 
     @cached_property
@@ -83,7 +83,7 @@ class Export:
         return load.load_model(str(self.student), load.placement("auto", "float32"))
 
     def in_transformers(self, model: Any) -> TransformersModel:
-        """Return `model` with what scoring it takes: the student's tokenizer, the recipe's batches."""
+        """Return `model` with the student's tokenizer and the recipe's batches, to be scored."""
         return TransformersModel(model, self.tokenizer, self.recipe.teacher.batch_tokens)
 
     def training_sequences(self, count: int | None = None) -> list[TokenSequence]:

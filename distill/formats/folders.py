@@ -1,4 +1,4 @@
-"""What the folders for transformers have in common: which models they are made of, and the files beside the weights."""
+"""What folders for transformers share: the models they are made of, the tokenizer's files."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Load a folder for transformers in a process of its own, where its memory is its own and its speed that of a fresh start.
+"""Load a folder for transformers in a process of its own, and measure its memory and speed.
+
+There its memory is its own and its speed that of a fresh start.
 
 python -m distill.formats.measure distill.formats.bitsandbytes:load_bnb FOLDER --num-threads 2
 
@@ -25,8 +27,8 @@ from distill.llama_cpp.model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS, Speed
 class Measured:
     """Speed and memory of one file.
 
-    Tokens a second of one sequence, read and written; bytes that the process held at most, Python and
-    the runtime included (on a GPU: what torch held there), None without /proc.
+    Tokens a second of one sequence, read and written; bytes that the process held at most, Python
+    and the runtime included (on a GPU: what torch held there), None without /proc.
     """
 
     prefill: float
@@ -60,7 +62,7 @@ def measure(load: Callable[[Path], Any], path: Path) -> Measured:
 
 
 def speed(model: Any) -> Speed:
-    """Time one sequence of arbitrary tokens after a warm-up, as `LlamaModel.speed` does for GGUF."""
+    """Time one sequence of arbitrary tokens after a warm-up, as `LlamaModel.speed` does."""
     import torch
 
     vocab_size = model.config.get_text_config().vocab_size

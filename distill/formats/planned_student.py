@@ -1,4 +1,4 @@
-"""What can be known of a student before there is one: its config, and the widths of its matrices."""
+"""What can be known of a student before there is one: its config, the widths of its matrices."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,8 @@ class PlannedStudent:
     def row_sizes(self) -> dict[str, int]:
         """Return the row lengths of the student's matrices, which decide the GGUF types.
 
-        As far as its config.json or the catalogue say. Raises KeyError for a config of another kind.
+        As far as its config.json or the catalogue say. Raises KeyError for a config of another
+        kind.
         """
         config = self.text_config
         if self.recipe.student.method == "random":

@@ -1,4 +1,4 @@
-"""Win back what rounding took: a file of the student after quantization-aware distillation, kept where it is better."""
+"""Win back what rounding took, by quantization-aware distillation; keep the better file."""
 
 import shutil
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ from distill.formats.base import Format, Rounding
 from distill.formats.compare import refer_to
 from distill.formats.export import Export
 
-# Of positions where the likeliest token leads clearly: a file of the same weights has it at so many.
+# Of positions where the likeliest token leads clearly: a file of the same weights has it at so
+# many.
 SAME_TOP_TOKEN = 0.995
 # llama.cpp rounds activations to 8 bits where weights are quantized; another grid costs more
 SAME_FILE_KL = 0.002
@@ -25,8 +26,8 @@ TOKENS_A_STEP = 2048
 def recover(export: Export, format: Format, plain: FileCheck) -> FileCheck:
     """Train the student on its own rounded weights, and keep the better of two files.
 
-    `plain`: the check of the file that is there. The recovered one takes its place where it is better.
-    Returns the check of the file that is kept, with both figures in it.
+    `plain`: the check of the file that is there. The recovered one takes its place where it is
+    better. Returns the check of the file that is kept, with both figures in it.
     """
     model = export.load_student()
     roundings = format.roundings(export, model)
@@ -63,7 +64,7 @@ def _train(export: Export, format: Format, model: Any, roundings: Mapping[str, R
 
 
 def _make(export: Export, format: Format, model: Any, path: Path) -> FileCheck:
-    """Write the trained model to `path` in this format, by way of a model folder, and measure it."""
+    """Write the trained model to `path`, by way of a model folder, and measure the file."""
     latent = export.stage / f".{format.name}.latent"
     with FolderWriter(latent) as temporary:
         for file in export.student.iterdir():
@@ -80,8 +81,8 @@ def _require_trained_weights(
 ) -> float:
     """Return at which share of positions the file has the likeliest token of the trained model.
 
-    Raises MismatchError if it does not say what that model says with its weights rounded: then it was
-    trained on another grid.
+    Raises MismatchError if it does not say what that model says with its weights rounded: then it
+    was trained on another grid.
     """
     from distill.training.recover import with_rounded_weights
 

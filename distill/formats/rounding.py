@@ -1,8 +1,8 @@
-"""Round the weights of a model as a file of a format holds them: what quantization-aware distillation trains on.
+"""Round the weights of a model as a file of a format holds them.
 
-GGUF types are rounded by ggml's own code and read back by gguf's, nf4 by bitsandbytes' own; so what is
-trained is what is written, to the last bit, and there is no second description of a format that could
-differ.
+Quantization-aware distillation trains on such weights. GGUF types are rounded by ggml's own code
+and read back by gguf's, nf4 by bitsandbytes' own; so what is trained is what is written, to the
+last bit, and there is no second description of a format that could differ.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ def as_stored(
 def gguf_roundings(
     student: Path, file_type: str, importance: Mapping[str, np.ndarray] | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return what a file of this type makes of each matrix of the model folder, by parameter name."""
+    """Return what a file of this type makes of each matrix, by parameter name."""
     importance = importance or {}
     # Rows are rounded one by one, so their other order in a Llama file makes no difference
     return {

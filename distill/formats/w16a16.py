@@ -1,10 +1,10 @@
-"""A W16A16 folder: the whole student in 16 bits, any adapter merged in, as transformers and vLLM load it.
+"""A W16A16 folder: the student in 16 bits, any adapter merged in, for transformers and vLLM.
 
-A student trained in bfloat16 is 16-bit already: its files are linked, not written again. One trained in
-float32 becomes float16: of two quickstart students that was 1e-6 nats from it, with its likeliest token
-at all of 1,569 positions; bfloat16 was 4e-5 from it, at 99.8 %. And a GPU older than 2020 (T4, V100)
-has float16 alone. What goes beyond 65,504 in some layer of a student is no number in float16: the check
-sees that, and bfloat16, which holds it, is taken instead.
+A student trained in bfloat16 is 16-bit already: its files are linked, not written again. One
+trained in float32 becomes float16: of two quickstart students that was 1e-6 nats from it, with its
+likeliest token at all of 1,569 positions; bfloat16 was 4e-5 from it, at 99.8 %. And a GPU older
+than 2020 (T4, V100) has float16 alone. What goes beyond 65,504 in some layer of a student is no
+number in float16: the check sees that, and bfloat16, which holds it, is taken instead.
 """
 
 import math

@@ -1,9 +1,9 @@
 """A W4A16 folder: 4-bit weights in groups, 16-bit activations, as `compressed-tensors` packs them.
 
 vLLM reads it as it is (compressed-tensors is a part of vLLM), transformers where the package is
-installed; on a CPU transformers unpacks the weights to 16 bits at the first forward, so there it saves
-disk, not memory. On the quickstart's teacher the KL to the unquantized model was 0.0045, by rounding
-alone (no search, no calibration) 0.0072, of nf4 0.0070.
+installed; on a CPU transformers unpacks the weights to 16 bits at the first forward, so there it
+saves disk, not memory. On the quickstart's teacher the KL to the unquantized model was 0.0045, by
+rounding alone (no search, no calibration) 0.0072, of nf4 0.0070.
 
 A value is q * s with q in -8 .. 7 and one s for 32 neighbours of a row. Each s is the one of a few
 candidates with the least squared rounding error, every input weighed by its mean square over
@@ -41,10 +41,10 @@ def write_w4a16(
 ) -> int:
     """Quantize the linear layers of `model_folder` into `out_folder`, tokenizer included.
 
-    Returns the bytes of its weights. `sequences` are token ids of calibration texts; with none, every
-    input counts the same. Embedding, head and norms stay 16-bit: float16 if the model is float16, else
-    bfloat16. Raises MissingError (no such model, or the package is not installed) and MismatchError
-    (quantized already, widths that are no multiple of 32, experts).
+    Returns the bytes of its weights. `sequences` are token ids of calibration texts; with none,
+    every input counts the same. Embedding, head and norms stay 16-bit: float16 if the model is
+    float16, else bfloat16. Raises MissingError (no such model, or the package is not installed) and
+    MismatchError (quantized already, widths that are no multiple of 32, experts).
     """
     import torch
     from transformers import AutoModelForCausalLM

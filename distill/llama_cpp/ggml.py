@@ -81,8 +81,9 @@ def quantize(
 ) -> np.ndarray:
     """Quantize float32 rows [R, C] to `type_id`, a gguf.GGMLQuantizationType.
 
-    Errors are weighed by `importance_C`. Returns uint8 [R, bytes of a row]. Raises ValueError if C is
-    not a multiple of the type's block, or the importance not one finite number >= 0 for each column.
+    Errors are weighed by `importance_C`. Returns uint8 [R, bytes of a row]. Raises ValueError if C
+    is not a multiple of the type's block, or the importance not one finite number >= 0 for each
+    column.
     """
     lib = library()
     source = np.ascontiguousarray(values_RC, dtype=np.float32)

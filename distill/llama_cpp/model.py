@@ -2,8 +2,8 @@
 
 C code that meets a bad file may crash, so the stages use `LlamaProcess` (process.py), the same in a
 process of its own; only a teacher that is a GGUF file is run here. Keys and values are cached in
-float32: the default float16 moves log-probabilities by up to 7e-3, which would be read as the file's
-fault.
+float32: the default float16 moves log-probabilities by up to 7e-3, which would be read as the
+file's fault.
 """
 
 import os
@@ -157,8 +157,8 @@ class LlamaModel:
     ) -> Scored:
         """Score the tokens from `start` on, and compare with the reference at some of them.
 
-        Over the ids that have a text, without the padding; never more than 64 MiB of logits at once.
-        Raises MismatchError if the reference is of another vocabulary.
+        Over the ids that have a text, without the padding; never more than 64 MiB of logits at
+        once. Raises MismatchError if the reference is of another vocabulary.
         """
         if not 1 <= start <= len(token_ids):
             raise ValueError(

@@ -64,7 +64,10 @@ class LlamaProcess:
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "LlamaProcess":
-        """Start the process and load the file. Raises what LlamaModel raises, and DataError for a crash."""
+        """Start the process and load the file.
+
+        Raises what LlamaModel raises, and DataError for a crash.
+        """
         self._errors = tempfile.TemporaryFile()  # a pipe could fill and block
         self._child = subprocess.Popen(
             # -P: the working folder may hold files named like modules

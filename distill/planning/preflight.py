@@ -1,7 +1,8 @@
 """Ask what quantize.formats need of a student before the teacher has cost anything.
 
-Here is what all formats need; what one family needs stands in its own file. Where the student's files
-are not on this machine yet, the catalogue knows its widths, and the rest is asked at the export.
+Here is what all formats need; what one family needs stands in its own file. Where the student's
+files are not on this machine yet, the catalogue knows its widths, and the rest is asked at the
+export.
 """
 
 from distill.errors import MismatchError
@@ -12,7 +13,10 @@ from distill.recipe import Recipe
 
 
 def check_formats(recipe: Recipe) -> None:
-    """Refuse formats that the student cannot have. Raises MismatchError, and MissingError for a package."""
+    """Refuse formats that the student cannot have.
+
+    Raises MismatchError, and MissingError for a package.
+    """
     student = PlannedStudent(recipe)
     names = recipe.quantize.formats
     _check_widths(student)
@@ -26,7 +30,7 @@ def check_formats(recipe: Recipe) -> None:
 
 
 def wide_rows(recipe: Recipe) -> str | None:
-    """Return a warning if rows are no multiples of a format's blocks, so that it holds larger types."""
+    """Return a warning if a format holds larger types, its blocks not fitting the rows."""
     formats = [FORMATS[name] for name in recipe.quantize.formats if FORMATS[name].block > 1]
     if not formats:
         return None

@@ -1,12 +1,8 @@
 """What files are made from: training samples, even over the languages."""
 
-from distill.data.samples import Sample
+from format_helpers import sample
+
 from distill.formats.export import even_over_languages
-
-
-def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[int]) -> Sample:
-    key = f"{number:064x}"
-    return Sample(key, key, "?", language, None, "!", prompt_ids, answer_ids)
 
 
 def test_languages_take_turns() -> None:

@@ -1,7 +1,7 @@
 """The model families that GGUF files are written of, and what their configs may not say.
 
-llama.cpp runs each family by code of its own. What a transformers config says beyond that is refused:
-the file would answer otherwise than the student.
+llama.cpp runs each family by code of its own. What a transformers config says beyond that is
+refused: the file would answer otherwise than the student.
 """
 
 import json

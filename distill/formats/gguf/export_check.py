@@ -15,7 +15,7 @@ SAME_TOP_TOKEN = 0.995  # of positions where the likeliest token leads clearly
 
 
 def try_export(export: Export) -> None:
-    """Write an f16 file for this check alone. Raises MismatchError if it differs from the student."""
+    """Write an f16 file for this check alone. Raises MismatchError if it is not the student."""
     from distill.formats.gguf.write import write_gguf
 
     path = export.stage / ".export.gguf"
@@ -40,8 +40,8 @@ def require_right_export(export: Export, logp_difference: float, top_token_share
     if logp_difference < SAME_WEIGHTS and top_token_share >= SAME_TOP_TOKEN:
         return
     raise MismatchError(
-        f"{export.student}: as an f16 file it differs from itself by up to {logp_difference:.3f} in "
-        f"log-probability (below {SAME_WEIGHTS:g}), and has the same likeliest token at "
+        f"{export.student}: as an f16 file it differs from itself by up to {logp_difference:.3f} "
+        f"in log-probability (below {SAME_WEIGHTS:g}), and has the same likeliest token at "
         f"{top_token_share:.1%} of the positions where that leads clearly (at least "
         f"{SAME_TOP_TOKEN:.1%}); the export of this architecture is wrong. "
         f"Take {formats.other_folders()}, which transformers runs, or "

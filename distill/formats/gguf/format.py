@@ -111,8 +111,12 @@ def _loaded(export: Export, path: Path) -> LlamaProcess:
 
 
 def _require_tokenizer(export: Export, path: Path, llama: LlamaProcess) -> int:
-    """Return on how many texts llama.cpp's tokens are the student's. Raises MismatchError if not on all."""
-    # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC already
+    """Return on how many texts llama.cpp was asked for the student's tokens.
+
+    Raises MismatchError if it has others.
+    """
+    # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC
+    # already
     probes = [unicodedata.normalize("NFC", text) for text in export.probes]
     for text, ids in zip(probes, llama.tokenize(probes), strict=True):
         expected = export.tokenizer(
@@ -216,3 +220,4 @@ FORMATS = (
     replace(_k_quant("tq2_0", 0.37), weighted=False),
     MixedFormat(name="mixed", bytes_per_weight=0.61, block=256),  # the budget says its bytes
 )
+WEIGHTED = tuple(format.name for format in FORMATS if format.weighted)

@@ -1,9 +1,9 @@
 """The importance matrix: how strongly each input of each matrix is used, for ggml's quantizer.
 
-For a matrix with inputs x the importance of input c is the mean of x_c^2 over the tokens of calibration
-texts; ggml weighs the rounding error of column c with it. The file is llama.cpp's own (GGUF of type
-`imatrix`: sums and counts), so `llama-quantize --imatrix` takes it too. Like llama.cpp's collector, only
-the matrices of the layers are measured.
+For a matrix with inputs x the importance of input c is the mean of x_c^2 over the tokens of
+calibration texts; ggml weighs the rounding error of column c with it. The file is llama.cpp's own
+(GGUF of type `imatrix`: sums and counts), so `llama-quantize --imatrix` takes it too. Like
+llama.cpp's collector, only the matrices of the layers are measured.
 """
 
 from collections.abc import Sequence

@@ -1,14 +1,16 @@
-"""Choose a type for each tensor of a file under a budget of bytes, by what its rounding does to the student.
+"""Choose a type for each tensor of a file under a budget of bytes.
 
-One tensor at a time is rounded to its probe type, and the KL divergence of the student's distribution
-from the unrounded one is measured at the answer tokens of calibration samples. For small errors the
-divergence is quadratic in them, so at another type it is the measured one times the ratio of the squared
-rounding errors, weighed as the importance matrix weighs them. With a cost in nats and a size for every
-type the choice is a knapsack; it is filled along the lower convex hull of each tensor's (bytes, nats),
-the steepest step first (Everett 1963: optimal for the bytes that it ends at).
+One tensor at a time is rounded to its probe type, and the KL divergence of the student's
+distribution from the unrounded one is measured at the answer tokens of calibration samples. For
+small errors the divergence is quadratic in them, so at another type it is the measured one times
+the ratio of the squared rounding errors, weighed as the importance matrix weighs them. With a cost
+in nats and a size for every type the choice is a knapsack; it is filled along the lower convex hull
+of each tensor's (bytes, nats), the steepest step first (Everett 1963: optimal for the bytes that it
+ends at).
 
-The sum over tensors is a prediction. So all tensors together are measured as well, beside llama.cpp's own
-mixtures that fit into the same bytes, every one of them, and the best of all is taken.
+The sum over tensors is a prediction. So all tensors together are measured as well, beside
+llama.cpp's own mixtures that fit into the same bytes, every one of them, and the best of all is
+taken.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -152,8 +154,8 @@ def choose(
 ) -> Choice:
     """Return the best types for the matrices among `tensors` within `max_bytes` for all of them.
 
-    `stock` are llama.cpp's mixtures by name, as types by tensor name. `on_step` is told each tensor and
-    mixture as it was measured. Raises DataError if even the smallest types do not fit.
+    `stock` are llama.cpp's mixtures by name, as types by tensor name. `on_step` is told each tensor
+    and mixture as it was measured. Raises DataError if even the smallest types do not fit.
     """
     matrices = [t for t in tensors if t.is_matrix]
     room = max_bytes - bytes_of([t for t in tensors if not t.is_matrix], {})
@@ -268,7 +270,7 @@ def rounded(
     types: Mapping[str, Type],
     importance: Mapping[str, np.ndarray],
 ) -> Iterator[None]:
-    """Give the model these tensors as a file would hold them; the unrounded ones come back after."""
+    """Give the model these tensors as a file would hold them, within the block."""
     unrounded = []
     try:
         for tensor in tensors:

@@ -1,9 +1,11 @@
-"""Write Ollama's Modelfile for a GGUF file: `ollama create NAME -f q4_k_m.Modelfile` in the folder `quantize`.
+"""Write Ollama's Modelfile for a GGUF file.
 
-Ollama does not run the Jinja template inside the file; it wants one in Go's template language. So the
-student's own template is taken apart by rendering it, put together again in Go, and compared on
-conversations. One that does more than write fixed text around each message is not translated, and the
-Modelfile says why.
+It is for `ollama create NAME -f q4_k_m.Modelfile` in the folder `quantize`.
+
+Ollama does not run the Jinja template inside the file; it wants one in Go's template language. So
+the student's own template is taken apart by rendering it, put together again in Go, and compared on
+conversations. One that does more than write fixed text around each message is not translated, and
+the Modelfile says why.
 
 Grammar: https://docs.ollama.com/modelfile and https://pkg.go.dev/text/template
 """
@@ -48,8 +50,8 @@ REASONED = conversation("a", "<think>\nb\n</think>\n\nc", "d")
 class Frame:
     """The fixed text around messages.
 
-    Before and after one of each role, before a conversation without a system message, and before the
-    answer.
+    Before and after one of each role, before a conversation without a system message, and before
+    the answer.
     """
 
     around: Mapping[str, tuple[str, str]]
@@ -130,7 +132,7 @@ def _take_apart(render: Callable[..., str]) -> tuple[Frame, str]:
 def _render(
     tokenizer: Any, messages: Conversation, enable_thinking: bool | None, begin_answer: bool = True
 ) -> str:
-    """Return the student's own rendering, without a bos that Ollama puts there as the tokenizer does."""
+    """Return the student's own rendering, without a bos that Ollama adds itself."""
     text = chat.prompt_text(
         tokenizer, messages, enable_thinking=enable_thinking, begin_answer=begin_answer
     )
@@ -165,9 +167,9 @@ def _gguf_names(checks: Mapping[str, FileCheck]) -> list[str]:
 def write_modelfiles(
     export: Export, licence: LicenceVerdict, checks: Mapping[str, FileCheck]
 ) -> list[Path]:
-    """Write `<format>.Modelfile` beside each GGUF file, and `Modelfile` for the smallest that passed.
+    """Write `<format>.Modelfile` beside each GGUF file.
 
-    Returns their paths.
+    And `Modelfile` for the smallest that passed. Returns their paths.
     """
     files = [(name, f"{name}.Modelfile") for name in _gguf_names(checks)]
     if not files:
@@ -189,7 +191,10 @@ def write_modelfiles(
 def modelfile(
     recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int], licence: LicenceVerdict
 ) -> str:
-    """Return all but the FROM line. What Ollama cannot do as the student was trained is in comments."""
+    """Return all but the FROM line.
+
+    What Ollama cannot do as the student was trained stands in comments.
+    """
     options = recipe.generate
     lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.enable_thinking))
     lines += [

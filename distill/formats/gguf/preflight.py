@@ -1,7 +1,7 @@
 """What GGUF needs of a student: an architecture and a tokenizer that llama.cpp has.
 
-The questions are those that the export itself asks; where the student's files are not on this machine
-yet, they are asked at the export.
+The questions are those that the export itself asks; where the student's files are not on this
+machine yet, they are asked at the export.
 """
 
 import tempfile

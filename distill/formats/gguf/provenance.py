@@ -52,5 +52,5 @@ def _origin(key: str, location: str, revision: str | None, kind: str = "") -> Me
 
 
 def _name(location: str) -> str:
-    """Return the last part of a hub id or of a path, so that no path of this machine is published."""
+    """Return the last part of a hub id or a path: paths of this machine are not published."""
     return location.rstrip("/").rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file: which a model folder has, their names and order there, their types."""
+"""The tensors of a GGUF file: which a model folder has, their names, order and types there."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -1,6 +1,8 @@
-"""Write a transformers model folder as one GGUF file: Qwen3.5, Qwen3, Qwen2, Llama and ERNIE 4.5 (dense).
+"""Write a transformers model folder as one GGUF file.
 
-Tensors are read, converted and written one at a time, so that memory holds one of them, not the model.
+Qwen3.5, Qwen3, Qwen2, Llama and ERNIE 4.5 (dense).
+Tensors are read, converted and written one at a time, so that memory holds one of them, not the
+model.
 """
 
 import math
@@ -57,13 +59,13 @@ def write_gguf(
     types: Mapping[str, Type] | None = None,
     trained: Generate | None = None,
 ) -> GgufFile:
-    """Write `model_folder` (config.json, *.safetensors, tokenizer.json) to `out_file`, whole or not at all.
+    """Write `model_folder` to `out_file`, whole or not at all.
 
-    `metadata` are more GGUF keys: general.name, general.license, ... (provenance.py).
-    `importance` is an importance matrix by GGUF tensor name (imatrix.read); tensors without one are
-    quantized plainly. `types`, by GGUF tensor name, take the place of those of llama.cpp's mixture
-    `file_type`. `trained`: how the student's prompts were written, which the file's chat template
-    then does on any server.
+    The folder holds config.json, *.safetensors and tokenizer.json. `metadata` are more GGUF keys:
+    general.name, general.license, ... (provenance.py). `importance` is an importance matrix by GGUF
+    tensor name (imatrix.read); tensors without one are quantized plainly. `types`, by GGUF tensor
+    name, take the place of those of llama.cpp's mixture `file_type`. `trained`: how the student's
+    prompts were written, which the file's chat template then does on any server.
 
     Raises MissingError (a file or tensor is not there), MismatchError (an architecture, a RoPE
     variant or a tokenizer that llama.cpp would run differently) and DataError (weights that are not
@@ -99,7 +101,7 @@ def write_gguf(
 
 
 def describe(path: Path) -> GgufFile:
-    """Return size and tensor types as they stand in a GGUF file. Raises DataError if it cannot be read."""
+    """Return size and tensor types as a GGUF file says. Raises DataError if it cannot be read."""
     tensors = read_tensor_infos(path)
     tensor_bytes = sum(tensor.bytes for tensor in tensors)
     num_weights = sum(tensor.num_weights for tensor in tensors)
