@@ -42,7 +42,6 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.recipe import Recipe
-from distill.recipe.sections import Generate
 from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
@@ -249,7 +248,7 @@ def _too_few(
 def _judge(generation: Generation, filtered: Filtered) -> Filtered:
     """Return the same, with the reasons of the judge, which is asked into a log of its own."""
     recipe, processes, log = generation.recipe, generation.processes, generation.logs.verdicts
-    if processes.is_main and _counts_as_free(recipe.generate):
+    if processes.is_main and llm_judge.counts_as_free(recipe.generate):
         print(
             "generate: the judge's server counts as free towards max_cost: where it is not, set "
             "generate.judge_price_prompt and generate.judge_price_answer"
@@ -268,13 +267,6 @@ def _judge(generation: Generation, filtered: Filtered) -> Filtered:
         return [rows[request.key] for request in requests]
 
     return Filtered(filtered.answers, llm_judge.judge(recipe, *filtered, replies))
-
-
-def _counts_as_free(options: Generate) -> bool:
-    """Return whether the judge's own server has no price, and there is a limit of cost."""
-    if not options.judge_server or not options.max_cost:
-        return False
-    return not (options.judge_price_prompt or options.judge_price_answer)
 
 
 def _write(

@@ -15,6 +15,7 @@ from distill.data.samples import Prompt
 from distill.data.translation import NAMES
 from distill.filters.base import Answer
 from distill.recipe import Recipe
+from distill.recipe.sections import Generate
 from distill.text.scripts import base_code
 from distill.text.words import folded
 
@@ -47,6 +48,13 @@ _DECLINING = {
 _REPAIR = 'There is no score in that. Reply with JSON alone, such as {"score": 3}.'
 _SCORE = re.compile(r"""["']?score["']?\s*[:=]\s*["']?([1-5])(?:\.0+)?(?![\d.]*\d)""")
 _BARE = re.compile(r"\s*([1-5])(?:\.0+)?(?:\s*/\s*5)?[\s.]*")
+
+
+def counts_as_free(options: Generate) -> bool:
+    """Return whether the judge's own server has no price, though there is a limit of cost."""
+    if not options.judge_server or not options.max_cost:
+        return False
+    return not (options.judge_price_prompt or options.judge_price_answer)
 
 
 def judge(
