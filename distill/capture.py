@@ -1,17 +1,19 @@
 """capture: store what the teacher says about each answer token of the kept samples.
 
-    capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's name is
+    capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's
+    name is
                                          the header's hash
 
-It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server gave
-the log-probs with its answers, and they are taken from there.
+It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
+gave the log-probs with its answers, and they are taken from there.
 
-A sequence is a key made of its token ids, so what an earlier or a killed run captured is never captured
-again. Batches are cut from all samples of a job, so every sequence is computed in the same batch.
+A sequence is a key made of its token ids, so what an earlier or a killed run captured is never
+captured again. Batches are cut from all samples of a job, so every sequence is computed in the same
+batch.
 
-Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in its
-own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks nothing
-again. The processes of a job share its batches.
+Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
+its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
+nothing again. The processes of a job share its batches.
 """
 
 import os

@@ -3,14 +3,14 @@
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
     evaluate/<model>.json            the figures, and one row an example
 
-Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and the
-NLL, in nats a token, of the teacher's sampled answers (the logarithm of its perplexity): how well a model
-predicts what the teacher would say. Student and control are compared example by example, by a paired
-bootstrap.
+Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
+the NLL, in nats a token, of the teacher's sampled answers (the logarithm of its perplexity): how
+well a model predicts what the teacher would say. Student and control are compared example by
+example, by a paired bootstrap.
 
-A student with a tokenizer of its own (capture.signal: none) is asked in that, and the teacher's answers
-are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats of the
-student's.
+A student with a tokenizer of its own (capture.signal: none) is asked in that, and the teacher's
+answers are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats
+of the student's.
 """
 
 import json

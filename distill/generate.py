@@ -2,10 +2,11 @@
 
 Raw answers are never deleted; what is kept of them is decided anew whenever a filter changes.
 
-    generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in raw/
-    generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is asked twice
-    generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
-    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
+    generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in
+    raw/ generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing
+    is asked twice generate/judged/         what the judge replied about each answer
+    (judge_min_score), as in raw/ generate/prompts.jsonl   the prompts that were asked, where each
+    came from, and the share of its
                              draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
@@ -41,7 +42,6 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.recipe import Recipe
-from distill.recipe.sections import Generate
 from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
@@ -132,8 +132,8 @@ def expand(
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """Return (prompts that the teacher wrote, (prompt, reason) of those that are not usable).
 
-    Asks for what is not there. None in a shard (`--shard`) while others have not written theirs: they
-    could repeat ours, so no answer is paid for yet.
+    Asks for what is not there. None in a shard (`--shard`) while others have not written theirs:
+    they could repeat ours, so no answer is paid for yet.
     """
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
@@ -169,8 +169,8 @@ def select_prompts(
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
 
-    The others are not worth it, or too many. are_all: False before the teacher has written its own: then
-    the shares of sources cannot be told.
+    The others are not worth it, or too many. are_all: False before the teacher has written its own:
+    then the shares of sources cannot be told.
     """
     eval_index = EvalIndex(prompt.text for prompt in held_out)
     context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
@@ -186,7 +186,7 @@ def select_prompts(
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
-    """Ask for the prompts' answers, and by rejection sampling (max_tries) for more; return all requests."""
+    """Ask for the prompts' answers, and by rejection sampling for more; return all requests."""
     options = RequestOptions.of(generation.recipe)
     make = request_maker(generation.teacher, options)
     num_samples = generation.recipe.generate.samples_per_prompt
@@ -200,8 +200,8 @@ def _draw_on(
 ) -> list[Request]:
     """Rejection sampling: ask for another draw for each prompt with too few good answers.
 
-    Round after round; returns all requests. Which prompts those are follows from the log alone, so a
-    killed or repeated run draws the same and asks nothing twice.
+    Round after round; returns all requests. Which prompts those are follows from the log alone, so
+    a killed or repeated run draws the same and asks nothing twice.
     """
     recipe, processes = generation.recipe, generation.processes
     if recipe.generate.max_tries is None:
@@ -248,7 +248,7 @@ def _too_few(
 def _judge(generation: Generation, filtered: Filtered) -> Filtered:
     """Return the same, with the reasons of the judge, which is asked into a log of its own."""
     recipe, processes, log = generation.recipe, generation.processes, generation.logs.verdicts
-    if processes.is_main and _counts_as_free(recipe.generate):
+    if processes.is_main and llm_judge.counts_as_free(recipe.generate):
         print(
             "generate: the judge's server counts as free towards max_cost: where it is not, set "
             "generate.judge_price_prompt and generate.judge_price_answer"
@@ -267,13 +267,6 @@ def _judge(generation: Generation, filtered: Filtered) -> Filtered:
         return [rows[request.key] for request in requests]
 
     return Filtered(filtered.answers, llm_judge.judge(recipe, *filtered, replies))
-
-
-def _counts_as_free(options: Generate) -> bool:
-    """Return whether the judge's own server has no price, and there is a limit of cost."""
-    if not options.judge_server or not options.max_cost:
-        return False
-    return not (options.judge_price_prompt or options.judge_price_answer)
 
 
 def _write(
@@ -411,7 +404,7 @@ def _result(
 def filter_answers(
     generation: Generation, requests: list[Request], rows: dict[str, Row]
 ) -> Filtered:
-    """Return each answer as the filters see it, and why it is dropped; `rows`: the log's, by key."""
+    """Return each answer as the filters see it, and why it is dropped. `rows`: by key."""
     recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests

@@ -1,6 +1,5 @@
 """generate in this process, with the quickstart's own teacher: what is asked, and what is asked again."""
 
-import json
 import shutil
 from collections import Counter
 
@@ -9,24 +8,20 @@ from families import BY_NAME, tokenizer_of
 from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 
-from distill import capture, chat, generate
+from distill import chat, generate
 from distill.chat.tokenizers import Tokenizers
 from distill.core.digests import digest
 from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
-from distill.core.leases import static_share
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
-from distill.pilot import estimate, probe
 from distill.recipe import load_recipe
-from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import connect
-from distill.teachers.answers import blocks_of, raw_row
+from distill.teachers.answers import raw_row
 from distill.teachers.keys import request_maker
 from distill.teachers.requests import Completion, Request, RequestOptions
-from distill.teachers.server.budget import Usage
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
 HOT = [
@@ -198,100 +193,6 @@ def test_tries_that_cannot_help_are_refused():
             load_recipe(QUICKSTART, ["generate.max_tries=4", *more])
 
 
-def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_path):
-    recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path}"])
-    for num, expected in ((2, 10), (3, 15)):  # the second probe asks one more a language
-        verdicts = probe.probe(recipe, RunFolder.of(recipe), num, Processes())
-        assert [(v.language, v.num) for v in verdicts] == [
-            (language, num) for language in recipe.languages
-        ]
-        assert len(logged(tmp_path)) == expected == len({row["key"] for row in logged(tmp_path)})
-    for v in verdicts:
-        assert (
-            v.num == v.num_kept + sum(v.reasons.values())
-            and v.num_verified is not None
-            and v.num_kept <= v.num_verified
-        )
-    result, _ = run(tmp_path)
-    rows = logged(tmp_path)
-    assert result.num_asked == len(rows) == len({row["key"] for row in rows}) == 30
-    requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
-    blocks = blocks_for(connect(recipe), requests, ALONE)
-    assert (
-        sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30))
-        and len(blocks) == 3
-    ), "two probes and the rest"
-
-
-def blocks_for(teacher, requests, processes):
-    options = RequestOptions.of(teacher.recipe)
-    return blocks_of(teacher, requests, options, teacher.logs.answers, processes)
-
-
-def shares_of(recipe, prompts, all_processes):
-    """What each process would ask, as prompts' ids with the index of the sample."""
-    requests = [
-        Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)
-    ]
-    teacher = connect(recipe)
-    return [
-        [
-            (r.prompt.id, r.sample_index)
-            for block in static_share(processes, blocks_for(teacher, requests, processes))
-            for r in block.requests
-        ]
-        for processes in all_processes
-    ]
-
-
-@pytest.mark.parametrize("server", [None, "http://127.0.0.1:1"])
-def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes_or_probes(
-    server, tmp_path
-):
-    where = f"teacher.server={server}" if server else "teacher.batch_tokens=9000"
-    recipe = load_recipe(QUICKSTART, [f"run_folder={tmp_path}", where])
-    prompts = split_prompts(recipe)[0][:200]
-    wanted = sorted((p.id, i) for p in prompts for i in range(2))
-    one, two = (Processes(job=job, num_jobs=2) for job in range(2))
-    for num in (1, 2):  # the first job is started with so many processes
-        ranks = [Processes(rank=r, num=num, job=0, num_jobs=2) for r in range(num)]
-        found = shares_of(recipe, prompts, [*ranks, two])
-        assert sorted(pair for mine in found for pair in mine) == wanted and all(found)
-    (before,) = shares_of(recipe, prompts[1:], [one])
-    (after,) = shares_of(recipe, prompts, [two])  # one more in front, before the second job starts
-    assert not {*before} & {*after} and {*before, *after} >= {
-        pair for pair in wanted if pair[0] != prompts[0].id
-    }
-    (tmp_path / "generate").mkdir()
-    (tmp_path / "generate/probe.json").write_text(
-        json.dumps({"groups": [[p.id for p in prompts[::5]]]})
-    )  # on the second machine alone
-    (probed,) = shares_of(recipe, prompts, [two])
-    assert sorted(probed) == sorted(after)
-
-
-def test_capture_in_shards_divides_the_samples_by_what_they_are(tmp_path):
-    _, kept = run(tmp_path / "one", "teacher.batch_tokens=600")
-    shutil.copytree(tmp_path / "one/generate", tmp_path / "two/generate")
-    write_jsonl(tmp_path / "two/generate/kept.jsonl", kept[1:])  # a sample less, in front
-    captured = []
-    for job, name in enumerate(("one", "two")):
-        recipe = load_recipe(
-            QUICKSTART, [*HOT, f"run_folder={tmp_path / name}", "teacher.batch_tokens=600"]
-        )
-        capture.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
-        (folder,) = (tmp_path / name / "capture/signals").iterdir()
-        captured.append({*SignalStore(folder).keys()})
-    wanted = [
-        sequence_key(row["prompt_ids"] + row["answer_ids"], len(row["prompt_ids"])) for row in kept
-    ]
-    assert (
-        all(captured)
-        and not captured[0] & captured[1]
-        and {*wanted[1:]} <= captured[0] | captured[1] <= {*wanted}
-    )
-
-
 SAID = (
     "They are seven apples.",
     "<think>\n3 + 4\n</think>\n\nThey are seven apples.",
@@ -370,33 +271,3 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
     assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1)}
     assert result.dropped_by_reason == {"identity": 1, "long_reasoning": 1}
     assert result.warning is None and not capsys.readouterr().err
-
-
-def test_the_estimate_says_what_will_be_too_much_long_reasoning():
-    warning = "too much long reasoning, if all are like these: 2 of 4 samples"
-    found = estimate.Estimate(
-        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
-    )
-    assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
-
-
-def verdict(kept, in_language, num=200, cut=0):
-    return probe.Verdict(
-        "sw", num, kept, cut, num - cut, in_language, None, {"wrong_language": num - kept}
-    )
-
-
-def test_a_verdict_is_plain_and_says_when_it_cannot_tell():
-    recipe = load_recipe(QUICKSTART)
-    assert verdict(190, 199).word == "fit" and verdict(190, 199).sentence(recipe) == "fit"
-    assert verdict(20, 30).word == "unfit" and "10 % [7, 15] of the answers are kept" in verdict(
-        20, 30
-    ).sentence(recipe)
-    assert verdict(190, 160).word == "unfit"  # kept, but too often in another language
-    assert verdict(101, 199).word == "unsure" and "--num" in verdict(101, 199).sentence(recipe)
-    assert "raise generate.max_new_tokens (now 96)" in verdict(100, 100, cut=100).sentence(recipe)
-    assert (
-        probe.Verdict("sw", 0, 0, 0, 0, 0, None, {})
-        .sentence(recipe)
-        .startswith("unsure: there is no prompt")
-    )

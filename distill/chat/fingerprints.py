@@ -28,8 +28,8 @@ def fingerprint_of_format(tokenizer: Any) -> str:
 def fingerprint_of_tokenizer(tokenizer: Any) -> str:
     """Return 32 hex characters over all that decides the ids of a text.
 
-    Those are vocabulary, merges, added tokens and normalisation; not padding, truncation, the width of a
-    model's embedding, or the order of entries in the file.
+    Those are vocabulary, merges, added tokens and normalisation; not padding, truncation, the width
+    of a model's embedding, or the order of entries in the file.
     """
     return digest(canonical_json(_canonical(tokenizer)))
 
@@ -92,7 +92,7 @@ def _where_they_part(ids_a: Sequence[int], ids_b: Sequence[int]) -> str:
 
 
 def require_same_tokenizer(recipe: Recipe, teacher: Any, student: Any) -> None:
-    """Raise MismatchError, naming both models and the first difference, unless both give the same ids."""
+    """Raise MismatchError, naming the first difference, unless both give the same ids."""
     difference = same_tokenizer(teacher, student)
     if difference is None:
         return

@@ -1,6 +1,7 @@
 """Texts on which two tokenizers must agree if they are the same."""
 
-# Articles 1 of the Universal Declaration of Human Rights, or plain sentences; then what tokenizers disagree on.
+# Articles 1 of the Universal Declaration of Human Rights, or plain sentences; then what tokenizers
+# disagree on.
 PROBES: dict[str, str] = {
     "en": "All human beings are born free and equal in dignity and rights. They're endowed with reason, aren't they?",
     "zh": "人人生而自由，在尊严和权利上一律平等。他们赋有理性和良心。",

@@ -33,10 +33,10 @@ def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
 def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str, bool]:
     """Return (reasoning or None, answer, whether the reasoning was finished).
 
-    The text is cut at the last `</think>`. A closing tag without an opening one is normal: the template
-    wrote the opening one. An opening tag that is never closed means that the answer was cut; so does no
-    tag at all where the prompt opened the reasoning (`opened`), and so do gpt-oss's channels without a
-    final one.
+    The text is cut at the last `</think>`. A closing tag without an opening one is normal: the
+    template wrote the opening one. An opening tag that is never closed means that the answer was
+    cut; so does no tag at all where the prompt opened the reasoning (`opened`), and so do gpt-oss's
+    channels without a final one.
     """
     if text.startswith("<|channel|>"):
         return _split_channels(text)

@@ -1,4 +1,4 @@
-"""Write an answer again: without its reasoning, or in another model's tokenizer and chat template."""
+"""Write an answer again: without its reasoning, or in another tokenizer and chat template."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -55,10 +55,10 @@ def without_reasoning(
 ) -> list[int]:
     """Return the answer's ids as the template writes an answer without reasoning after this prompt.
 
-    That is what a student reads that is not to think. It ends with the same token; an answer that has no
-    reasoning comes back as it is. Some templates write an empty block then, which stays. Where the prompt
-    itself opens the reasoning, the answer closes it at once. Raises MismatchError where the template
-    writes another prompt before an answer than before its question.
+    That is what a student reads that is not to think. It ends with the same token; an answer that
+    has no reasoning comes back as it is. Some templates write an empty block then, which stays.
+    Where the prompt itself opens the reasoning, the answer closes it at once. Raises MismatchError
+    where the template writes another prompt before an answer than before its question.
     """
     text = text_of(tokenizer, answer_ids)
     is_opened = opens_thinking(tokenizer, prompt_ids)
@@ -87,10 +87,10 @@ def without_reasoning(
 def retokenize_answer(
     recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str
 ) -> tuple[list[int], list[int]]:
-    """Return (prompt ids, answer ids) of another model's answer in this tokenizer and chat template.
+    """Return (prompt ids, answer ids) of another model's answer in this tokenizer and template.
 
-    The answer has its end token: a student with a tokenizer of its own learns after the very prompt that
-    it will be asked with.
+    The answer has its end token: a student with a tokenizer of its own learns after the very prompt
+    that it will be asked with.
     """
     options = recipe.generate
     enable_thinking = thinking_of(tokenizer, options.enable_thinking)
@@ -110,7 +110,8 @@ def retokenize_answer(
             tokenizer, turns, enable_thinking=enable_thinking, begin_answer=False
         )
         written = _answer_in(rendered, asked, tokenizer.decode([end]), answer)
-    # in one piece with the prompt: SentencePiece would put a space before an answer that stands alone
+    # in one piece with the prompt: SentencePiece would put a space before an answer that stands
+    # alone
     ids = tokenizer(asked + written, add_special_tokens=False).input_ids
     if ids[: len(asked_ids)] == asked_ids:
         answer_ids = ids[len(asked_ids) :]

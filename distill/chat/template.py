@@ -13,8 +13,8 @@ from distill.errors import DataError, MismatchError, MissingError
 
 Messages = Sequence[Mapping[str, str]]
 
-# Templates call their switch by one of these names: Qwen, GLM and MiniCPM by the first, DeepSeek V3.1 and
-# Kimi K2.5 by the second
+# Templates call their switch by one of these names: Qwen, GLM and MiniCPM by the first, DeepSeek
+# V3.1 and Kimi K2.5 by the second
 SWITCHES = ("enable_thinking", "thinking")
 # Llama 3.1 and gpt-oss write today's date into every prompt: then the same recipe would ask another
 # question tomorrow
@@ -31,10 +31,10 @@ def prompt_ids(
 ) -> list[int]:
     """Return the token ids of the prompt, up to where the answer begins.
 
-    `system_prompt` goes before the messages; `enable_thinking` sets the template's switch, None leaves
-    its default. Raises DataError if the messages bring a system message too, MissingError if the
-    tokenizer has no chat template, and MismatchError if the template refuses the messages or has no such
-    switch.
+    `system_prompt` goes before the messages; `enable_thinking` sets the template's switch, None
+    leaves its default. Raises DataError if the messages bring a system message too, MissingError if
+    the tokenizer has no chat template, and MismatchError if the template refuses the messages or
+    has no such switch.
     """
     if isinstance(prompt_or_messages, str):
         messages = [{"role": "user", "content": prompt_or_messages}]
@@ -62,9 +62,9 @@ def user_turn(tokenizer: Any, system_prompt: str | None = None) -> tuple[list[in
     """Return (token ids up to where a user's text begins, the id that ends that text).
 
     Given the first, a chat model writes what a user might say (Magpie: Xu et al. 2024, arXiv
-    2406.08464). Found by what the template makes of two different texts. Raises MismatchError, naming the
-    tokenizer, where it puts a user's text in more than one place, changes more than that place with it,
-    or ends it with plain text.
+    2406.08464). Found by what the template makes of two different texts. Raises MismatchError,
+    naming the tokenizer, where it puts a user's text in more than one place, changes more than that
+    place with it, or ends it with plain text.
     """
     before, after = _around_users_text(tokenizer, "zebra", system_prompt)
     other = _around_users_text(tokenizer, "giraffe", system_prompt)
@@ -101,8 +101,8 @@ _NO_MAGPIE = (
 def thinking_switch(tokenizer: Any, enable_thinking: bool) -> dict[str, bool]:
     """Return the template's variable that turns thinking on or off: {"enable_thinking": True}.
 
-    Found by its effect on a prompt. Raises MismatchError where no name has one: the setting would be
-    ignored.
+    Found by its effect on a prompt. Raises MismatchError where no name has one: the setting would
+    be ignored.
     """
     hello = [{"role": "user", "content": "hi"}]
     for name in SWITCHES:
@@ -200,8 +200,8 @@ def stop_ids(tokenizer: Any, generation_config_eos: int | Sequence[int] | None) 
     """Return the ids that end an answer, ascending.
 
     Those are the generation config's, the tokenizer's, and what its chat template puts after an
-    assistant's message (a base model's config often names only <|endoftext|>). Raises MismatchError if
-    there is none: the model could never stop.
+    assistant's message (a base model's config often names only <|endoftext|>). Raises MismatchError
+    if there is none: the model could never stop.
     """
     ids: set[int] = set()
     if isinstance(generation_config_eos, int):
@@ -231,7 +231,7 @@ def end_of_turn(tokenizer: Any, stop_ids: Sequence[int]) -> int:
 
 
 def _end_of_turn(tokenizer: Any) -> list[int]:
-    """Return the special token that the template writes right after an assistant's message, if any."""
+    """Return the special token that the template writes after an assistant's message, if any."""
     text = "zebra"
     ids = apply_template(
         tokenizer, [{"role": "user", "content": "hi"}, {"role": "assistant", "content": text}]

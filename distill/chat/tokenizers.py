@@ -1,8 +1,8 @@
 """The tokenizer that the teacher is asked in, and the one that the student learns in.
 
 A signal is about the teacher's tokens, so the student has those. Of text alone it learns in its own
-tokenizer and by its own chat template; where that tokenizer is the teacher's, in the very tokens that
-the teacher wrote.
+tokenizer and by its own chat template; where that tokenizer is the teacher's, in the very tokens
+that the teacher wrote.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from distill.recipe import Recipe
 class Tokenizers:
     """The teacher's tokenizer and the student's.
 
-    `teacher` is None where it is asked for text alone; `difference` says why `student` is another one.
+    `teacher` is None where it is asked for text alone; `difference` says why `student` is another
+    one.
     """
 
     teacher: Any | None
@@ -88,8 +89,8 @@ class Tokenizers:
 def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
     """Return the teacher's tokenizer (None: it is known by its text alone) and the student's.
 
-    Raises MissingError where the student's is not there, or has no chat template to learn by. That a
-    signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
+    Raises MissingError where the student's is not there, or has no chat template to learn by. That
+    a signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
     """
     if recipe.capture.signal != "none" or recipe.student.model is None:
         return Tokenizers(teacher, teacher)

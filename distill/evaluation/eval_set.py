@@ -44,8 +44,8 @@ class EvalSet:
 class ModelAnswers:
     """What a model made of an EvalSet.
 
-    `answers`: greedy, one a prompt. `nll`: nats of the teacher's whole answer, by the prompt's number;
-    empty where the model scores nothing. `runtime` is told in the report.
+    `answers`: greedy, one a prompt. `nll`: nats of the teacher's whole answer, by the prompt's
+    number; empty where the model scores nothing. `runtime` is told in the report.
     """
 
     answers: list[TokenAnswer]

@@ -16,9 +16,10 @@ class Block:
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices by falling length, cut where longest x rows would pass `batch_tokens` (a longer one stands alone).
+    """Return indices by falling length, cut where longest x rows would pass `batch_tokens`.
 
-    A function of `lengths` alone: which sequences share a batch decides the floating-point result.
+    A longer sequence stands alone. It is a function of `lengths` alone: which sequences share a
+    batch decides the floating-point result.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
@@ -30,9 +31,10 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[in
 
 
 def blocks_by_length(lengths: Sequence[int], batch_tokens: int) -> list[Block]:
-    """Some batches of `batches_by_length` at a time, to be decoded with as many slots as the longest sequence allows.
+    """Return some batches of `batches_by_length` at a time.
 
-    Like those a function of `lengths` alone, however many processes share the blocks.
+    They are decoded with as many slots as the longest sequence allows. Like those it is a function
+    of `lengths` alone, however many processes share the blocks.
     """
     batches = batches_by_length(lengths, batch_tokens)
     step = min(LONGEST_BLOCK, max(1, len(batches) // FEWEST_BLOCKS))

@@ -38,13 +38,13 @@ def answer(
 ) -> None:
     """Answer `prompts` (token ids), `num_slots` at once (None: all).
 
-    Calls `on_finished(index, answer ids, "stop" | "length")` for each, as soon as it ends. Answer ids
-    include the stop token and are below `vocab_size`: the rows of an embedding that stand for no token
-    (Qwen3 has 267 of them) are never drawn.
+    Calls `on_finished(index, answer ids, "stop" | "length")` for each, as soon as it ends. Answer
+    ids include the stop token and are below `vocab_size`: the rows of an embedding that stand for
+    no token (Qwen3 has 267 of them) are never drawn.
 
     `known_lengths` (index -> tokens) are answers that an earlier call with the same arguments gave:
-    they need not be computed again. Where a model cannot do without (see slots.py) they are, and are
-    reported once more.
+    they need not be computed again. Where a model cannot do without (see slots.py) they are, and
+    are reported once more.
     """
     num_slots, known = num_slots or len(prompts), known_lengths or {}
     with torch.inference_mode():

@@ -1,8 +1,9 @@
-"""One decoding step of all slots as a CUDA graph: recorded once for each length of the cache, then replayed.
+"""One decoding step of all slots as a CUDA graph: recorded for each cache length, then replayed.
 
-A step of a small batch is hundreds of kernels of some microseconds, which Python cannot start as fast as a GPU ends them;
-a replay starts them all at once. A graph has fixed shapes, so every slot takes part whether it holds a row or not (an empty
-one computes a token that nobody reads), and the cache is read up to a multiple of LENGTH_STEP positions, the rest masked.
+A step of a small batch is hundreds of kernels of some microseconds, which Python cannot start as
+fast as a GPU ends them; a replay starts them all at once. A graph has fixed shapes, so every slot
+takes part whether it holds a row or not (an empty one computes a token that nobody reads), and the
+cache is read up to a multiple of LENGTH_STEP positions, the rest masked.
 
 S: slots, L: positions of the cache that a step reads, V: rows of the head.
 """
@@ -18,10 +19,10 @@ NUM_WARM_UPS = 2  # passes before a graph is recorded: libraries set themselves 
 
 
 def can_record(model: Any) -> bool:
-    """Whether the model's forward pass is the same kernels at each step, on a GPU that can record them.
+    """Return whether a step is always the same kernels, on a GPU that can record them.
 
-    Attention other than sdpa takes no mask of four dimensions. Callers ask for rows that are independent (slots.py): experts
-    and LLM.int8 look at values to decide what to compute.
+    Attention other than sdpa takes no mask of four dimensions. Callers ask for rows that are
+    independent (slots.py): experts and LLM.int8 look at values to decide what to compute.
     """
     return (
         model.device.type == "cuda"
@@ -30,10 +31,11 @@ def can_record(model: Any) -> bool:
 
 
 class GraphedStep:
-    """Called with the newest token and its position of each row, gives the logits [S, V] of all slots, the rows' first.
+    """A step that is called with the newest token of each row, and its position.
 
-    `layers` are the model's cache, of `num_positions` positions each; they write at their `positions_N` and read up to their
-    `length`. The result is overwritten by the next call.
+    It returns the logits [S, V] of all slots, the rows' first.
+    `layers` are the model's cache, of `num_positions` positions each; they write at their
+    `positions_N` and read up to their `length`. The result is overwritten by the next call.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class GraphedStep:
         return min(self.num_positions, -(-(position + 1) // LENGTH_STEP) * LENGTH_STEP)
 
     def compute(self, length: int) -> None:
-        """What a graph holds: from `inputs_2S` to `logits_SV`, reading `length` positions of the cache."""
+        """Compute what a graph holds: `inputs_2S` to `logits_SV`, with `length` cache positions."""
         ids_S, positions_S = self.inputs_2S.unbind()
         for layer in self.layers:
             layer.positions_N, layer.length = positions_S, length

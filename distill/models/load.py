@@ -18,13 +18,12 @@ class Placement:
     quantization: str = "none"
 
     def __str__(self) -> str:
-        return f"{self.device}, {self.dtype}" + (
-            "" if self.quantization == "none" else f", {self.quantization}"
-        )
+        quantization = "" if self.quantization == "none" else f", {self.quantization}"
+        return f"{self.device}, {self.dtype}{quantization}"
 
 
 def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
-    """Resolve `auto`; raise RecipeError for a device that is not there (never another one instead)."""
+    """Resolve `auto`; raise RecipeError for a device that is not there (never take another)."""
     import torch
 
     has_cuda = torch.cuda.is_available()
@@ -40,7 +39,7 @@ def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
 
 
 def quiet() -> None:
-    """No progress bars of transformers: stages have their own."""
+    """Turn off transformers' progress bars: stages have their own."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -76,13 +75,17 @@ def load_tokenizer(
 
 
 def refuse_tiktoken(location: str, folder: Path) -> None:
-    """Raise MismatchError, with the ways out, for a folder (Kimi K2's) whose vocabulary only code from its repository can read."""
+    """Raise MismatchError for a folder whose vocabulary only code from its repository can read.
+
+    Such is Kimi K2's. The error names the ways out.
+    """
     if (folder / "tiktoken.model").is_file() and not (folder / "tokenizer.json").is_file():
         raise MismatchError(
-            f"{location}: it has a tiktoken.model, which only code from its repository can read, and no tokenizer.json. To learn from "
-            "its text alone, with the student's own tokenizer, no tokenizer of the teacher is needed: teacher.server=URL "
-            "teacher.server_gives=text capture.signal=none train.soft_weight=0 train.hard_weight=1. Else convert it (transformers' "
-            "TikTokenConverter) and put the tokenizer.json and its chat template beside the model"
+            f"{location}: it has a tiktoken.model, which only code from its repository can read, and no "
+            "tokenizer.json. To learn from its text alone, with the student's own tokenizer, no tokenizer "
+            "of the teacher is needed: teacher.server=URL teacher.server_gives=text capture.signal=none "
+            "train.soft_weight=0 train.hard_weight=1. Else convert it (transformers' TikTokenConverter) "
+            "and put the tokenizer.json and its chat template beside the model"
         )
 
 
@@ -94,10 +97,11 @@ def load_model(
     trust_remote_code: bool = False,
     local_rank: int = 0,
 ) -> Any:
-    """A causal language model in evaluation mode. Weights come from safetensors only.
+    """Return a causal language model in evaluation mode. Weights come from safetensors only.
 
-    Raises MissingError (no such folder, no safetensors), DataError (half a download), MismatchError (weights that are not those
-    of config.json: transformers would make up what is missing) and RecipeError (an impossible quantization).
+    Raises MissingError (no such folder, no safetensors), DataError (half a download), MismatchError
+    (weights that are not those of config.json: transformers would make up what is missing) and
+    RecipeError (an impossible quantization).
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -115,7 +119,8 @@ def load_model(
     config = quantization_config(where.quantization, getattr(torch, where.dtype))
     known = _known_config(folder)
     try:
-        # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with its sinks, has not)
+        # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
+        # its sinks, has not)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, where.dtype),
@@ -129,12 +134,12 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
-    model, found = loaded
-    made_up = sorted([*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])])
+    model, notes = loaded
+    made_up = sorted([*notes["missing_keys"], *(key for key, *_ in notes["mismatched_keys"])])
     if made_up:
         raise MismatchError(
-            f"{location}: {len(made_up)} of its weights are missing, or of another shape than config.json says ({made_up[0]}, ...); "
-            "fetch the whole folder again"
+            f"{location}: {len(made_up)} of its weights are missing, or of another shape than "
+            f"config.json says ({made_up[0]}, ...); fetch the whole folder again"
         )
     refuse_unquantized(model, where.quantization, location)
     keep_unpacked(model)
@@ -142,7 +147,7 @@ def load_model(
 
 
 def refuse_torn(folder: Path) -> None:
-    """Raise DataError if a file of weights is cut short, or the pointer that git without LFS leaves in its place."""
+    """Raise DataError if a file of weights is cut short, or the pointer of git without LFS."""
     from safetensors import SafetensorError, safe_open
 
     for path in sorted(folder.glob("*.safetensors")):
@@ -156,25 +161,28 @@ def refuse_torn(folder: Path) -> None:
 
 
 def refuse_foreign_code(folder: Path) -> None:
-    """Raise MismatchError if a config of the folder would run code of another repository (`auto_map: owner/name--..`):
-    teacher.revision pins this one only."""
+    """Raise MismatchError if a config of the folder would run code of another repository.
+
+    It is written `auto_map: owner/name--..`; teacher.revision pins this one only.
+    """
     for path in sorted(folder.glob("*config.json")):
-        names = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
-        for name in [
-            n
-            for v in names.values()
-            for n in (v if isinstance(v, list) else [v])
-            if n and "--" in n
-        ]:
-            raise MismatchError(
-                f"{path}: auto_map names code of another repository ({name}), which no revision pins; copy that code into "
-                "the model's folder, or set teacher.trust_remote_code to false"
-            )
+        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
+        for names in auto_map.values():
+            for name in names if isinstance(names, list) else [names]:
+                if name and "--" in name:
+                    raise MismatchError(
+                        f"{path}: auto_map names code of another repository ({name}), which no revision "
+                        "pins; copy that code into the model's folder, or set "
+                        "teacher.trust_remote_code to false"
+                    )
 
 
 def refuse_unquantized(model: Any, quantization: str, location: object) -> None:
-    """Raise MismatchError if bitsandbytes left a layer's bigger weights as they are: it packs linear layers, and the
-    experts of a mixture are one tensor for all of them. The memory that was asked for would not be saved."""
+    """Raise MismatchError if bitsandbytes left a layer's bigger weights as they are.
+
+    It packs linear layers, and the experts of a mixture are one tensor for all of them. The memory
+    that was asked for would not be saved.
+    """
     if quantization == "none":
         return
     left = [
@@ -183,11 +191,12 @@ def refuse_unquantized(model: Any, quantization: str, location: object) -> None:
         if p.ndim == 3 and p.is_floating_point()
     ]
     if left:
-        whole = sum(
+        total = sum(
             p.numel() * (2 if str(p.dtype) == "torch.uint8" else 1) for p in model.parameters()
         )
+        share = sum(num for num, _ in left) / total
         raise MismatchError(
-            f"{location}: {quantization} leaves {sum(n for n, _ in left) / whole:.0%} of its weights as they are (experts: "
+            f"{location}: {quantization} leaves {share:.0%} of its weights as they are (experts: "
             f"{max(left)[1]}); load it with quantization none, or serve it quantized (teacher.server)"
         )
 
@@ -197,28 +206,34 @@ SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 
 
 def _known_config(folder: Path) -> Any:
-    """The transformers config where config.json's model_type is a known one by another name, else None."""
+    """Return the transformers config where config.json's model_type is a known one by another name.
+
+    None for all others.
+    """
     path = folder / "config.json"
     values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if values.get("model_type") not in SAME_ARCHITECTURE:
         return None
     from transformers import AutoConfig
 
-    kind = SAME_ARCHITECTURE[values.pop("model_type")]
+    model_type = SAME_ARCHITECTURE[values.pop("model_type")]
     values.pop("auto_map", None)  # the checkpoint's own code is not needed
-    return AutoConfig.for_model(kind, **values)
+    return AutoConfig.for_model(model_type, **values)
 
 
 def keep_unpacked(model: Any) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights at the first forward on CPUs with AVX512-bf16: a folder saved after
-    that is wrong. Must come before the first forward; changes nothing in other models."""
+    """Stop bitsandbytes from repacking 4-bit weights at the first forward on CPUs with AVX512-bf16.
+
+    A folder saved after that is wrong. This must come before the first forward; it changes nothing
+    in other models.
+    """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - torch types attributes as tensors
 
 
 def quantization_config(quantization: str, compute_dtype: Any) -> Any:
-    """transformers' BitsAndBytesConfig for `nf4` (double quantization) or `int8`; None for `none`."""
+    """Return the BitsAndBytesConfig for `nf4` (double quantization) or `int8`; None for `none`."""
     if quantization == "none":
         return None
     from transformers import BitsAndBytesConfig
@@ -234,6 +249,8 @@ def quantization_config(quantization: str, compute_dtype: Any) -> Any:
 
 
 def stop_ids(model: Any) -> list[int]:
-    """Ids that end an answer, by the model's generation config."""
-    found = model.generation_config.eos_token_id
-    return [] if found is None else found if isinstance(found, list) else [found]
+    """Return the ids that end an answer, by the model's generation config."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        return []
+    return ids if isinstance(ids, list) else [ids]

@@ -1,4 +1,4 @@
-"""Teacher-forced passes: hidden states and log-probabilities at the answer positions of given token sequences."""
+"""Teacher-forced passes: hidden states and log-probs at the answer positions of token sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +17,10 @@ CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
 def answer_hidden_states(
     model: Any, sequences: Sequence[TokenSequence], pad_id: int
 ) -> list[Tensor]:
-    """For each sequence the hidden states [T, H] that predict its answer tokens (positions answer_start-1 .. end-2)."""
+    """Return for each sequence the hidden states [T, H] that predict its answer tokens.
+
+    Those are the states at positions answer_start - 1 to end - 2.
+    """
     width = max(len(s.ids) for s in sequences)
     ids_BT = torch.full((len(sequences), width), pad_id)
     mask_BT = torch.zeros_like(ids_BT)
@@ -32,7 +35,7 @@ def answer_hidden_states(
 
 @torch.no_grad()
 def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(slice of positions, float32 logits of them), never more than CHUNK_VALUES numbers at once."""
+    """Yield (slice of positions, float32 logits of them), at most CHUNK_VALUES numbers at once."""
     step = max(1, CHUNK_VALUES // head.weight.shape[0])
     for start in range(0, len(hidden_NH), step):
         part = slice(start, min(start + step, len(hidden_NH)))
@@ -50,9 +53,10 @@ def score(
     vocab_size: int,
     on_chunk: Callable[[int, slice, Tensor], None] | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]) over the first `vocab_size` ids.
+    """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]).
 
-    `on_chunk(index, slice of the answer, log-probs [N, vocab_size])` is shown the whole distributions as they come.
+    Over the first `vocab_size` ids. `on_chunk(index, slice of the answer, log-probs [N,
+    vocab_size])` is shown the full distributions as they come.
     """
     for batch in batches_by_length([len(s.ids) for s in sequences], batch_tokens):
         hidden = answer_hidden_states(model, [sequences[i] for i in batch], pad_id)

@@ -1,15 +1,15 @@
 """Continuous batching (rolling decoding): a fixed number of slots, refilled as they become free.
 
 Each slot has its own place in the key/value cache. So no answer waits for the longest of its batch,
-nothing is computed for rows that have ended, and the cache is written in place instead of being copied
-for every token. For models whose cache is keys and values of all positions; a sliding window or a
-recurrent state has no place of its own for a row.
+nothing is computed for rows that have ended, and the cache is written in place instead of being
+copied for every token. For models whose cache is keys and values of all positions; a sliding window
+or a recurrent state has no place of its own for a row.
 
-What is computed when (the schedule) follows from the prompts and from how long their answers are. Where
-`known_lengths` says how long answers of an earlier, killed run were, their rows are kept in the
-schedule, so that the others get matrices of the very same shape and thus the very same floating-point
-results, but passes in which only known rows take part are skipped: a kill costs the rows that were in
-flight, not the whole list.
+What is computed when (the schedule) follows from the prompts and from how long their answers are.
+Where `known_lengths` says how long answers of an earlier, killed run were, their rows are kept in
+the schedule, so that the others get matrices of the very same shape and thus the very same
+floating-point results, but passes in which only known rows take part are skipped: a kill costs the
+rows that were in flight, not the whole list.
 
 On a GPU a step is a recorded graph (graphed_step.py) where the model's can be.
 """
@@ -27,30 +27,35 @@ from transformers.cache_utils import DynamicLayer
 
 from distill.models.graphed_step import GraphedStep, can_record
 
-# Slots are refilled once a share of them is free, so that prompts are read together: a sixteenth. Beside recorded steps reading is
-# slow, since it is not recorded (as long as eight steps of 36 layers): a quarter.
+# Slots are refilled once a share of them is free, so that prompts are read together: a sixteenth.
+# Beside recorded steps reading is slow, since it is not recorded (as long as eight steps of 36
+# layers): a quarter.
 REFILL_SHARE, REFILL_SHARE_GRAPHED = 16, 4
+NEEDED_ARGUMENTS = {
+    "attention_mask",
+    "position_ids",
+    "past_key_values",
+    "use_cache",
+    "logits_to_keep",
+}
 
 
 def has_slots(model: Any) -> bool:
-    """Whether every layer of the model's cache holds keys and values of all positions, and rows can be placed in it."""
-    takes = inspect.signature(model.forward).parameters
-    if not {
-        "attention_mask",
-        "position_ids",
-        "past_key_values",
-        "use_cache",
-        "logits_to_keep",
-    } <= set(takes):
+    """Return whether rows can be placed in the model's cache.
+
+    Every layer of it must hold keys and values of all positions.
+    """
+    if not set(inspect.signature(model.forward).parameters) >= NEEDED_ARGUMENTS:
         return False
     layers = DynamicCache(config=model.config).layers
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def rows_are_independent(model: Any) -> bool:
-    """Whether a row's floating-point result is free of what its neighbours hold, at equal shapes.
+    """Return whether a row's floating-point result is free of other rows, at equal shapes.
 
-    Not so where experts take tokens from all rows, and in LLM.int8, which looks for outliers over all of them.
+    Not so where experts take tokens from all rows, and in LLM.int8, which looks for outliers over
+    all of them.
     """
     if getattr(model, "is_loaded_in_8bit", False) or any(p.ndim == 3 for p in model.parameters()):
         return False
@@ -59,7 +64,7 @@ def rows_are_independent(model: Any) -> bool:
 
 @dataclass
 class _Row:
-    """An answer under way, in the slot that its place in the list of rows says."""
+    """An answer in flight, in the slot that its place in the list of rows says."""
 
     index: int
     num_prompt: int
@@ -73,7 +78,7 @@ class _Row:
 
 
 class Rolling:
-    """Prompts in order through `num_slots` slots; `next_ids(logits [N, V], rows, steps)` draws. See `run`."""
+    """Prompts in order through `num_slots` slots. See `run`."""
 
     def __init__(
         self,
@@ -107,7 +112,11 @@ class Rolling:
         self.refill_share = REFILL_SHARE_GRAPHED if graphed else REFILL_SHARE
 
     def run(self, draw: Any, on_finished: Any) -> None:
-        """`draw(logits_NV, [(index of prompt, number of its token)])` gives N token ids; `on_finished(index, ids, reason)`."""
+        """Answer all prompts.
+
+        `draw(logits_NV, [(index of prompt, number of its token)])` returns N token ids;
+        `on_finished(index, ids, reason)` is called as an answer ends.
+        """
         waiting = deque(range(len(self.prompts)))
         while waiting or self.rows:
             free = self.num_slots - len(self.rows)
@@ -139,7 +148,7 @@ class Rolling:
         self.rows += new
 
     def _step(self, draw: Any) -> None:
-        """One more token for every row."""
+        """Append one more token to every row."""
         if all(row.known_length is not None for row in self.rows):
             return self._append(self.rows, draw, None)
         ids = [row.ids[-1] if row.ids else self.pad_id for row in self.rows]
@@ -147,7 +156,7 @@ class Rolling:
         return self._append(self.rows, draw, logits_NV)
 
     def _step_of_rows(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """Logits [N, V] after `ids`, the newest token of each row, at `positions`."""
+        """Return logits [N, V] after `ids`, the newest token of each row, at `positions`."""
         length = max(positions) + 1
         positions_N = torch.tensor(positions, device=self.model.device)
         for layer in self.layers:
@@ -158,7 +167,7 @@ class Rolling:
     def _forward(
         self, ids_NT: Tensor, mask_NS: Tensor, positions_NT: Tensor, cache: Cache
     ) -> Tensor:
-        """Logits [N, V] after the last token of each row."""
+        """Return logits [N, V] after the last token of each row."""
         device = self.model.device
         return self.model(
             input_ids=ids_NT.to(device),
@@ -170,7 +179,7 @@ class Rolling:
         ).logits[:, -1]
 
     def _append(self, rows: list[_Row], draw: Any, logits_NV: Tensor | None) -> None:
-        """A token for each row; a row that is known, or whose pass was skipped, only grows."""
+        """Append a token to each row; one that is known, or whose pass was skipped, only grows."""
         if logits_NV is not None:
             for row, token in zip(
                 rows, draw(logits_NV, [(row.index, row.num_ids) for row in rows]), strict=True
@@ -181,7 +190,10 @@ class Rolling:
             row.num_ids += 1
 
     def _release(self, on_finished: Any) -> None:
-        """Report what has ended and free its slot; the last row moves there, so that rows stay side by side."""
+        """Report what has ended and free its slot.
+
+        The last row moves there, so that rows stay side by side.
+        """
         for slot in reversed(range(len(self.rows))):
             row = self.rows[slot]
             if row.known_length is not None:

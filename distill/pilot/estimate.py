@@ -1,8 +1,8 @@
 """estimate: what the answers that are left to ask will take, told from a few that are asked first.
 
-`distill generate --estimate N`. Prompt tokens are counted. How long answers are is told by the first
-ones, with Student's 95 % interval of their mean; bytes and seconds are what those took, by the token.
-They go where generate keeps its answers; no manifest is written.
+`distill generate --estimate N`. Prompt tokens are counted. How long answers are is told by the
+first ones, with Student's 95 % interval of their mean; bytes and seconds are what those took, by
+the token. They go where generate keeps its answers; no manifest is written.
 """
 
 from collections import Counter
@@ -37,10 +37,10 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 class Estimate:
     """What is left to ask will take.
 
-    `usage`: by name, a range; what is not known is not there. `lengths`: tokens of the answers that it is
-    told from, `languages` and `reasons`: how many of those are in which language, or dropped for what.
-    `num_written`: prompts that the teacher is to write. `used`: what is used of the limits on a server
-    (`on_server`). `warning`: what should be changed before more is asked.
+    `usage`: by name, a range; what is not known is not there. `lengths`: tokens of the answers that
+    it is told from, `languages` and `reasons`: how many of those are in which language, or dropped
+    for what. `num_written`: prompts that the teacher is to write. `used`: what is used of the
+    limits on a server (`on_server`). `warning`: what should be changed before more is asked.
     """
 
     num_wanted: int
@@ -59,8 +59,8 @@ class Estimate:
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
     """Ask for the answers to `num` prompts that are not on disk, and reckon.
 
-    Returns None on all processes but the first. Raises DataError where there is no prompt yet, and what
-    generate raises (Stopped: a limit is reached by these alone).
+    Returns None on all processes but the first. Raises DataError where there is no prompt yet, and
+    what generate raises (Stopped: a limit is reached by these alone).
     """
     with pilot_sample.working(recipe) as (folder, processes):
         return estimate(recipe, folder, num, processes)
@@ -137,7 +137,10 @@ def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
 
 
 def spread(prompts: list[Prompt], num: int) -> list[Prompt]:
-    """Return `num` prompts (or all), each language by its share; a larger number takes the same and more."""
+    """Return `num` prompts (or all), each language by its share.
+
+    A larger number takes the same and more.
+    """
     position: dict[str, float] = {}  # between 0 and 1, evenly spaced in each language
     for of_language in pilot_sample.in_random_order(prompts).values():
         for i, prompt in enumerate(of_language):
@@ -151,8 +154,8 @@ def further(
 ) -> Range:
     """Return the requests beyond the first for each prompt that is there.
 
-    Those are further draws (max_tries), as if a prompt whose answer is dropped once never had a good one,
-    and prompts that the teacher writes, as if each were worth asking.
+    Those are further draws (max_tries), as if a prompt whose answer is dropped once never had a
+    good one, and prompts that the teacher writes, as if each were worth asking.
     """
     low, high = wilson(num_kept, num)
     dropped = 1 - np.array([high, num_kept / num, low])
@@ -170,8 +173,8 @@ def projected_usage(
 ) -> dict[str, Range]:
     """Return what so many requests and tokens take.
 
-    Where a server says how many tokens it counted, as it counts them: that is what it bills, and what the
-    limits go by.
+    Where a server says how many tokens it counted, as it counts them: that is what it bills, and
+    what the limits go by.
     """
     usage = {"requests": num_requests}
     if measured is not None and measured.answer_tokens:
@@ -279,7 +282,7 @@ def _server_notes(estimate: Estimate) -> list[str]:
 
 
 def _limits(options: Generate, estimate: Estimate) -> list[str]:
-    """Return whether each limit of the recipe would stop the run, with what is used of it already."""
+    """Return whether each limit would stop the run, with what is used of it already."""
     used = {
         "requests": estimate.used.requests,
         "tokens": estimate.used.tokens,

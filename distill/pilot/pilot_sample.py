@@ -2,8 +2,8 @@
 
     generate/probe.json     which prompts those were, a group each time, and what the last ones took
 
-The answers go into generate's own log under generate's own keys, and `generate` decodes each group by
-itself (teachers/log.py: pilot_groups), so that it asks none of them again.
+The answers go into generate's own log under generate's own keys, and `generate` decodes each group
+by itself (teachers/log.py: pilot_groups), so that it asks none of them again.
 """
 
 import json
@@ -34,9 +34,9 @@ from distill.teachers.requests import Request, RequestOptions
 class Measured:
     """What some answers took.
 
-    Tokens as the tokenizer counts them, and of a server also as it counts (and bills) them itself: 0
-    where it does not say. `seconds` without loading a model; `at_once`: requests in flight together at
-    most, of a server.
+    Tokens as the tokenizer counts them, and of a server also as it counts (and bills) them itself:
+    0 where it does not say. `seconds` without loading a model; `at_once`: requests in flight
+    together at most, of a server.
     """
 
     num_answers: int
@@ -78,7 +78,7 @@ class PilotSample:
         return self.generation.teacher
 
     def ask(self, chosen: list[Prompt]) -> list[Request]:
-        """Return the first request of each prompt, after asking for the answers that are not on disk."""
+        """Return the first request of each prompt, after asking for what is not on disk."""
         recipe, processes = self.generation.recipe, self.generation.processes
         options, log = RequestOptions.of(recipe), self.teacher.logs.answers
         make = request_maker(self.teacher, options)
@@ -95,7 +95,7 @@ class PilotSample:
         return requests
 
     def _with_group(self, prompt_ids: list[str]) -> dict[str, Any]:
-        """Return the notes, with the prompts that no group has yet as a new one, after writing them."""
+        """Write and return the notes, with the prompts that no group has yet as a new one."""
         notes = read(self.stage)
         groups = notes.get("groups", [])
         known = {prompt_id for group in groups for prompt_id in group}
@@ -143,7 +143,7 @@ class PilotSample:
 
 
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
-    """Count a prompt's tokens: as the teacher's tokenizer does, or of a conversation, about, another's."""
+    """Count a prompt's tokens as the teacher does; of a conversation, about, as the student."""
     if request.prompt_ids:
         return len(request.prompt_ids)
     return len(tokenizer(request.prompt.full_text, add_special_tokens=False).input_ids)
@@ -163,8 +163,8 @@ def working(recipe: Recipe) -> Iterator[tuple[RunFolder, Processes]]:
 def in_random_order(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
     """Return the prompts of each language in a fixed random order.
 
-    It is the same every time, and for `probe` and `estimate` alike, so that the one finds what the other
-    has asked.
+    It is the same every time, and for `probe` and `estimate` alike, so that the one finds what the
+    other has asked.
     """
     by_language: dict[str, list[Prompt]] = {}
     for prompt in sorted(prompts, key=lambda p: digest("probe", p.id)):

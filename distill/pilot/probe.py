@@ -22,8 +22,8 @@ from distill.pilot.pilot_sample import PilotSample
 from distill.recipe import Recipe
 
 NUM_PROMPTS = 200  # a share near one half is then known to 7 points
-# Our judgement: below half, more is thrown away than kept; one answer in ten in another language teaches
-# to mix them.
+# Our judgement: below half, more is thrown away than kept; one answer in ten in another language
+# teaches to mix them.
 LEAST_KEPT, LEAST_IN_LANGUAGE = 0.5, 0.9
 MANY_CUT = 0.2
 
@@ -47,7 +47,7 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """Return fit, unfit, or unsure: where an interval holds its threshold, more prompts must tell."""
+        """Return fit, unfit, or unsure: an interval holds its threshold, more prompts must tell."""
         kept = wilson(self.num_kept, self.num)
         language = wilson(self.num_in_language, self.num_ended)
         if kept[1] < LEAST_KEPT or language[1] < LEAST_IN_LANGUAGE:

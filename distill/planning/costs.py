@@ -2,9 +2,9 @@
 
 Here is what several stages reckon with; each stage's own cost stands in its file. Sizes come from
 config.json (or the catalogue, for models that are not here yet); times from a short measurement of
-this machine's arithmetic, or what its GPU's maker says of it. FLOPs: 2 x parameters a token forward,
-6 x forward and backward. They are estimates: within a factor of two on the quickstart; what they say
-of a GPU was compared with an H200 (scripts/measure_plan.py), not with small cards.
+this machine's arithmetic, or what its GPU's maker says of it. FLOPs: 2 x parameters a token
+forward, 6 x forward and backward. They are estimates: within a factor of two on the quickstart;
+what they say of a GPU was compared with an H200 (scripts/measure_plan.py), not with small cards.
 """
 
 from dataclasses import dataclass
@@ -56,8 +56,10 @@ class Demand:
 
 
 def demand_of(recipe: Recipe) -> Demand:
-    """Count what the teacher is asked, as if every prompt that it writes were worth asking and cost as
-    much as an answer."""
+    """Count what the teacher is asked.
+
+    As if every prompt that it writes were worth asking and cost as much as an answer.
+    """
     learn, held_out = split_prompts(recipe)
     options = recipe.generate
     num_written = sum(source.num or 0 for source in options.prompts)
@@ -174,7 +176,8 @@ class Workload:
         slots = min(max(1.0, num_answers), self._num_slots())
         moved = weight_bytes
         if self.recipe.teacher.quantization != "none":
-            # bitsandbytes writes the layers' weights out in 16 bits at each step, and reads them again
+            # bitsandbytes writes the layers' weights out in 16 bits at each step, and reads them
+            # again
             moved += 4 * size.parameters
         step = moved / (machine.bandwidth * BANDWIDTH_SHARE)
         step += size.layers * GPU_STEP_SECONDS_PER_LAYER
@@ -188,7 +191,7 @@ class Workload:
         return max(1.0, self.recipe.teacher.batch_tokens / longest)
 
     def _decoding_bytes(self) -> float:
-        """Return the bytes of all slots' keys and values, and of the pass that reads their prompts."""
+        """Return the bytes of all slots' keys and values, and of reading their prompts."""
         each = 2 if self.machine.gpu and self.asked.can_use_gpu else 4
         tokens = self.recipe.teacher.batch_tokens
         kv_bytes = tokens * self.teacher.layers * self.teacher.kv_width * 2 * each

@@ -1,7 +1,7 @@
 """Who answers the prompts: transformers or llama.cpp on this machine, or a server.
 
-Stages meet a teacher through `Teacher` (base.py) alone. Only the functions here know which kinds there
-are.
+Stages meet a teacher through `Teacher` (base.py) alone. Only the functions here know which kinds
+there are.
 """
 
 from distill.core.run_folder import RunFolder
@@ -32,7 +32,8 @@ def connect_to_capture(
 ) -> Teacher:
     """Return the teacher that the signal is taken from.
 
-    That is a server only where it gave log-probs with its answers; else its weights are loaded here.
+    That is a server only where it gave log-probs with its answers; else its weights are loaded
+    here.
     """
     if recipe.teacher.server and not recipe.capture.from_server:
         return LocalTeacher(recipe, folder, local_rank)

@@ -1,7 +1,7 @@
 """Ask the recipe's teacher for every answer that is not on disk.
 
-Each answer is in the log the moment it ends. Independent jobs divide the requests by their prompts' ids
-(`--shard 1/4`), and the processes of a job its blocks (core/leases.py).
+Each answer is in the log the moment it ends. Independent jobs divide the requests by their prompts'
+ids (`--shard 1/4`), and the processes of a job its blocks (core/leases.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def ask(
     log: AnswerLog,
     processes: Processes,
 ) -> float:
-    """Ask for every answer that is not on disk; return the seconds that it took, without the loading."""
+    """Ask for every answer that is not on disk; return the seconds that took, loading apart."""
     recipe = teacher.recipe
     log.folder.mkdir(parents=True, exist_ok=True)
     known = answer_lengths(recipe, log)

@@ -1,7 +1,7 @@
 """What a teacher is: the one place through which stages meet it, wherever it runs.
 
-A new kind of teacher is a subclass in a file of its own, and a line in `connect` (__init__.py). It must
-say who it is and answer; a signal, figures and more are methods with a default.
+A new kind of teacher is a subclass in a file of its own, and a line in `connect` (__init__.py). It
+must say who it is and answer; a signal, figures and more are methods with a default.
 """
 
 import time
@@ -59,7 +59,8 @@ Signals = Iterator[tuple[SignalSequence, SignalRecord, Any]]
 class Teacher(ABC):
     """A teacher: a model that answers requests and says how likely each token was.
 
-    To make one loads nothing. It is loaded when there is something to ask, and stays so until `close`.
+    To make one loads nothing. It is loaded when there is something to ask, and stays so until
+    `close`.
     """
 
     text_only = False  # it is known by its text alone: no tokenizer, no signal
@@ -96,7 +97,7 @@ class Teacher(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """Return what tells it from all other teachers: a hash of its files, or hub id and revision."""
+        """Return what tells it from others: a hash of its files, or hub id and revision."""
         return find.identity(self.location, self.recipe.teacher.revision)
 
     def key_fields(self) -> list[str]:
@@ -131,7 +132,8 @@ class Teacher(ABC):
     def load(self, longest: int = 0) -> None:  # noqa: B027 - some have nothing to load
         """Load what takes time, so that the work is timed without it.
 
-        `longest`: tokens of the longest sequence that it will be listened to at; 0 = it only answers.
+        `longest`: tokens of the longest sequence that it will be listened to at; 0 = it only
+        answers.
         """
 
     def close(self) -> None:  # noqa: B027 - nor to unload
@@ -177,8 +179,8 @@ class Teacher(ABC):
     ) -> list[Block]:
         """Return which of a job's requests are answered together.
 
-        Here that decides no answer: a share is one block, or a claim is a small part. `groups`: ids of
-        prompts that were asked before the others, for teachers where it does.
+        Here that decides no answer: a share is one block, or a claim is a small part. `groups`: ids
+        of prompts that were asked before the others, for teachers where it does.
         """
         if not processes.leases:
             return [Block(list(requests[i :: processes.num])) for i in range(processes.num)]
@@ -238,7 +240,7 @@ class Teacher(ABC):
     # evaluation
 
     def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
-        """Return its greedy answers, and the NLL of the answers in `eval_set` where it can be had."""
+        """Return its greedy answers, and the NLL of those in `eval_set` where it can be had."""
         started = time.monotonic()
         options = RequestOptions.of(self.recipe).with_sampling(
             temperature=0.0,

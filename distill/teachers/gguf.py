@@ -1,9 +1,9 @@
 """A teacher that is a GGUF file (`teacher.gguf`), run by llama.cpp in this process, on the CPU.
 
-With it a quantized model of 8 B parameters teaches on a laptop of 8 GB. Its logits are complete, so that
-what is stored is what this file says, to the last id. Answers are drawn by our own code with a seed a
-request; where weights are quantized a row's result does not depend on its neighbours, so that a killed
-run goes on with what is missing alone.
+With it a quantized model of 8 B parameters teaches on a laptop of 8 GB. Its logits are complete, so
+that what is stored is what this file says, to the last id. Answers are drawn by our own code with a
+seed a request; where weights are quantized a row's result does not depend on its neighbours, so
+that a killed run goes on with what is missing alone.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ MOST_SEQUENCES = 32  # more at once make llama.cpp's attention slower, not the a
 
 
 class GgufTeacher(Teacher):
-    """The file answers and gives the signal; `teacher.model` only the tokenizer and chat template."""
+    """The file answers and gives the signal; `teacher.model` only tokenizer and chat template."""
 
     can_use_gpu = False
 
@@ -66,7 +66,9 @@ class GgufTeacher(Teacher):
         return self.path.stat().st_size
 
     def load(self, longest: int = 0) -> None:
-        """Open the file to be listened to; each block of answers opens it with a context of its own.
+        """Open the file to be listened to.
+
+        Each block of answers opens it with a context of its own.
 
         Raises what `_opened` raises.
         """
@@ -124,8 +126,8 @@ class GgufTeacher(Teacher):
     def _opened(self, context_length: int, num_sequences: int) -> Iterator[LlamaModel]:
         """Yield the file, loaded.
 
-        Raises MismatchError where it does not cut text into the tokenizer's tokens, and what LlamaModel
-        raises.
+        Raises MismatchError where it does not cut text into the tokenizer's tokens, and what
+        LlamaModel raises.
         """
         with LlamaModel(
             self.path,

@@ -1,9 +1,9 @@
 """The key and the seed of an answer.
 
 The key holds the prompt, the teacher and the sampling values, and the recipe's seed only with
-`generate.resample`: then another seed asks for other answers. Else the seed asks for nothing that is on
-disk. Where the model goes by another name on its server (`teacher.server_model`), that name is in the
-key, too.
+`generate.resample`: then another seed asks for other answers. Else the seed asks for nothing that
+is on disk. Where the model goes by another name on its server (`teacher.server_model`), that name
+is in the key, too.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def _prompt_ids(teacher: Teacher, options: RequestOptions, prompt: Prompt) -> li
 
 
 def key_of(key: str, served_name: str | None) -> str:
-    """Return the key of an answer by a model that goes by `served_name` on its server; None: `key`."""
+    """Return the key of an answer by a model with that name on its server; None: `key`."""
     return key if served_name is None else digest(key, "server_model", served_name)
 
 

@@ -24,8 +24,8 @@ from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
 class LocalTeacher(Teacher):
     """Here batches decide the floating-point results.
 
-    So they are cut from all requests of a job, not from the missing ones, and a run that was killed ends
-    with the same answers. What is captured again shares its batch again.
+    So they are cut from all requests of a job, not from the missing ones, and a run that was killed
+    ends with the same answers. What is captured again shares its batch again.
     """
 
     _model: Any = None

@@ -17,8 +17,8 @@ RAW = "raw"  # field of a row: what the server sent where it was no answer
 class AnswerLog:
     """One log: an append-only folder of `generate`.
 
-    `stage` is the folder of `generate`. `unit` is what its answers are called where progress is shown,
-    `prices` are those of the server that answers.
+    `stage` is the folder of `generate`. `unit` is what its answers are called where progress is
+    shown, `prices` are those of the server that answers.
     """
 
     stage: Path
@@ -76,8 +76,8 @@ def pilot_groups(stage: Path) -> list[list[str]]:
 def read_answers(log: Path) -> tuple[list[Row], list[str]]:
     """Return (rows, notes on torn lines) of a log.
 
-    Without the log-probs, which are twenty times the rest, and without what was no answer: what a row
-    is used for does not need them.
+    Without the log-probs, which are twenty times the rest, and without what was no answer: what a
+    row is used for does not need them.
     """
     torn: list[str] = []
     rows = [_without_bulk(row) for row in row_logs(log, torn)]
@@ -116,8 +116,8 @@ def final_rows(rows: list[Row], recipe: Recipe) -> dict[str, Row]:
 def best_rows(rows: list[Row]) -> dict[str, Row]:
     """Return one row a key.
 
-    A finished answer comes before a cut one, the longer cut before the shorter, any before an error,
-    then the first written.
+    A finished answer comes before a cut one, the longer cut before the shorter, any before an
+    error, then the first written.
     """
     best: dict[str, Row] = {}
     for row in rows:

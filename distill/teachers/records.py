@@ -18,8 +18,8 @@ def records_of(
     """Yield what the teacher says at each answer token of a batch: a record a sequence, in order.
 
     hidden: [T, H] a sequence, what predicts its answer (token ids in `answers`). Logits are made in
-    chunks that do not stop at the end of a sequence: short answers would leave a processor idle. Never
-    more than 64 MiB of them at once.
+    chunks that do not stop at the end of a sequence: short answers would leave a processor idle.
+    Never more than 64 MiB of them at once.
     """
     import torch
 

@@ -26,8 +26,10 @@ class Request:
 
     @property
     def is_conversation(self) -> bool:
-        """Return whether the messages say all of it; else the token ids go on from the middle of the
-        chat template (magpie)."""
+        """Return whether the messages say all of it.
+
+        Else the token ids go on from the middle of the chat template (magpie).
+        """
         messages = self.prompt.messages
         return bool(messages) and messages[-1]["role"] != "system"
 
@@ -36,7 +38,8 @@ class Request:
 class RequestOptions:
     """How all requests of one kind are asked.
 
-    `resample_seed` is part of the answers' keys (generate.resample), so another seed asks for others.
+    `resample_seed` is part of the answers' keys (generate.resample), so another seed asks for
+    others.
     """
 
     sampling: Sampling
@@ -61,10 +64,10 @@ class RequestOptions:
 class Completion:
     """What came back for a request.
 
-    `finish_reason`: stop, length or error. `token_ids` is None where a server gave text only. `error`
-    says that it refused this request; `raw` is then what it sent. `thinks`: it reasoned first. `usage`
-    is with all tries. `log_probs` has an entry for each token, where they were asked for: None for a
-    token of which the server tells nothing.
+    `finish_reason`: stop, length or error. `token_ids` is None where a server gave text only.
+    `error` says that it refused this request; `raw` is then what it sent. `thinks`: it reasoned
+    first. `usage` is with all tries. `log_probs` has an entry for each token, where they were asked
+    for: None for a token of which the server tells nothing.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Half characters: lone surrogates, which some servers send where they cut a text between two bytes."""
+"""Lone surrogates, half characters: some servers send them where they cut a text."""
 
 import re
 from typing import Any

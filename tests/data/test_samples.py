@@ -146,7 +146,7 @@ def test_sources_have_their_shares_after_the_filters(recipe, tmp_path):
         "en.jsonl": 15,
         "safety.jsonl": 5,
     }
-    asked, refused = generate.judge_prompts(few, prompts, [])
+    asked, refused = generate.select_prompts(few, prompts, [])
     assert len(asked) == 50 and {why for _, why in refused} == {
         "beyond_share: its source has enough prompts"
     }

@@ -20,6 +20,7 @@ from distill.pilot import estimate, probe
 from distill.pilot.pilot_sample import Measured, in_random_order
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
+from distill.teachers.server.budget import Usage
 
 FEW = [
     "generate.num_prompts=40",
@@ -242,3 +243,11 @@ def test_where_all_prompts_are_written_by_the_teacher_there_is_nothing_to_tell_f
     ]
     with pytest.raises(DataError, match="before the teacher has written some"):
         reckon(tmp_path, 8, *more)
+
+
+def test_the_estimate_says_what_will_be_too_much_long_reasoning():
+    warning = "too much long reasoning, if all are like these: 2 of 4 samples"
+    found = estimate.Estimate(
+        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
+    )
+    assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)

@@ -1,11 +1,11 @@
 """How a server is asked, and how its answer is read.
 
 Two adapters take our own prompt ids and give exact token ids, so that the chat template is the
-tokenizer's, and with each id its likeliest rivals; the third is chat, which every server has and which
-gives text only.
+tokenizer's, and with each id its likeliest rivals; the third is chat, which every server has and
+which gives text only.
 
-`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is not
-what was asked for.
+`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is
+not what was asked for.
 """
 
 import re
@@ -21,8 +21,8 @@ UNKNOWN_REASON = "untold"  # finish reason of an answer that came without one
 BROKEN_OFF = frozenset(
     {"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"}
 )
-# How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp pass
-# the first on to the template, by both names that templates use; the second is DashScope's,
+# How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp
+# pass the first on to the template, by both names that templates use; the second is DashScope's,
 # SiliconFlow's and Qianfan's, the third GLM's, DeepSeek's and Kimi's
 SWITCHES: dict[str, Callable[[bool], Any]] = {
     "chat_template_kwargs": lambda on: {"enable_thinking": on, "thinking": on},
@@ -35,7 +35,7 @@ _THOUGHT = re.compile(r"<think>\s*(?!</think>)\S")
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """One request to a server: the messages, and the same prompt as the tokenizer's template makes it."""
+    """One request to a server: messages, and the same prompt as the template makes it."""
 
     key: str
     messages: list[dict[str, str]]
@@ -84,8 +84,8 @@ class Chat:
 class Completions:
     """/v1/completions with token ids in and out: vLLM, and SGLang where it has `return_token_ids`.
 
-    vLLM's log-probs are the model's own at T = 1 unless it was started with another `--logprobs-mode`
-    than raw_logprobs.
+    vLLM's log-probs are the model's own at T = 1 unless it was started with another
+    `--logprobs-mode` than raw_logprobs.
     """
 
     path = "v1/completions"
@@ -127,8 +127,8 @@ class Completions:
 class LlamaCpp:
     """llama.cpp's own /completion: token ids in and out.
 
-    It gives no log-probs of a token that ends in the middle of a character, nor of those before it in
-    that character.
+    It gives no log-probs of a token that ends in the middle of a character, nor of those before it
+    in that character.
     """
 
     path = "completion"

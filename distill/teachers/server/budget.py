@@ -1,8 +1,8 @@
 """What is used of the recipe's limits on servers.
 
-It counts what this process used, what its requests in flight may take, and what all other runs and jobs
-of the run folder used, whose logs say it. The limits hold for jobs side by side as well, but for what
-those have in flight: each learns of the others' answers some seconds after they came.
+It counts what this process used, what its requests in flight may take, and what all other runs and
+jobs of the run folder used, whose logs say it. The limits hold for jobs side by side as well, but
+for what those have in flight: each learns of the others' answers some seconds after they came.
 """
 
 import time
@@ -158,8 +158,8 @@ class Budget:
     """What a run has used of its limits (generate.max_...) on all its servers.
 
     `own` is what this process used, `in_flight` what its requests that are out may take at most.
-    `has_answered`: whether anything was answered well, now or before. `known_servers` is what was found
-    out about servers, which are asked once a run.
+    `has_answered`: whether anything was answered well, now or before. `known_servers` is what was
+    found out about servers, which are asked once a run.
     """
 
     limits: Generate
@@ -191,7 +191,7 @@ class Budget:
         return self._limit_reached(need, self.in_flight) is None
 
     def limit_reached(self, need: Usage) -> str | None:
-        """Return the limit that is used up, or too near for one more request, as a person reads it."""
+        """Return the limit that is used up, or too near for one more request, in words."""
         most = self.limits.max_hours
         if most is not None and self.is_out_of_time():
             return f"max_hours ({self._hours():.3g} of {most:g})"

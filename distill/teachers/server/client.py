@@ -1,8 +1,8 @@
 """One request to an OpenAI-compatible server, and how it went.
 
-vLLM, llama.cpp, SGLang, Ollama, `transformers serve`, a paid API. What a server can do is found out in
-discover.py. What it answers is paid for, so tokens are counted before anything is read, and what cannot
-be read is kept as it came.
+vLLM, llama.cpp, SGLang, Ollama, `transformers serve`, a paid API. What a server can do is found out
+in discover.py. What it answers is paid for, so tokens are counted before anything is read, and what
+cannot be read is kept as it came.
 """
 
 import json
@@ -56,9 +56,9 @@ class Endpoint:
 class Server:
     """A connected server. `await ask(...)` sends one request and says how it went.
 
-    `switch` and `without`: how it is told to think, and fields that it does not take. `tells_reasons`:
-    it says why an answer ended. `notes`: what else was found. `tokens_of` counts where it does not.
-    `probe_request` is what it answered when it was found.
+    `switch` and `without`: how it is told to think, and fields that it does not take.
+    `tells_reasons`: it says why an answer ended. `notes`: what else was found. `tokens_of` counts
+    where it does not. `probe_request` is what it answered when it was found.
     """
 
     endpoint: Endpoint
@@ -79,7 +79,7 @@ class Server:
     async def ask(
         self, request: CompletionRequest, sampling: Sampling, usage: AnswerUsage | None = None
     ) -> Completion:
-        """Return the completion; `usage` grows by what this try takes. Raises what `post` raises."""
+        """Return the completion; `usage` grows by what this try takes. Raises as `post` does."""
         usage = usage or AnswerUsage()
         body = self.adapter.body(self.endpoint.model, request, sampling, self.switch)
         sent = {name: value for name, value in body.items() if name not in self.without}
@@ -145,7 +145,8 @@ class Server:
     async def post(self, body: dict[str, Any], usage: AnswerUsage) -> dict[str, Any]:
         """Return the answer's JSON, which the adapter can read.
 
-        Raises ServerAway, RetryableError, RequestRejected, or ServerError where going on is useless.
+        Raises ServerAway, RetryableError, RequestRejected, or ServerError where going on is
+        useless.
         """
         response = await self._send(json.dumps(body, ensure_ascii=False).encode(), usage)
         reply = _json_of(response)
@@ -220,7 +221,7 @@ class Server:
         return True
 
     def _masked(self, text: str) -> str:
-        """Return the text without the key: some servers repeat it, and what they say is shown and written."""
+        """Return the text without the key: some servers repeat it, and what they say is shown."""
         key = self.client.headers.get("authorization", "").removeprefix("Bearer ")
         return without_lone_surrogates(text.replace(key, "***") if key else text)
 

@@ -29,8 +29,8 @@ class ConcurrencyLimit:
     async def enter(self, fits: Callable[[], bool] = lambda: True) -> None:
         """Wait until one more may be sent.
 
-        `fits`: whether the recipe's limits leave room beside those in flight. Where none is in flight it
-        enters anyway, so that somebody finds that they do not.
+        `fits`: whether the recipe's limits leave room beside those in flight. Where none is in
+        flight it enters anyway, so that somebody finds that they do not.
         """
 
         def is_open() -> bool:

@@ -1,8 +1,8 @@
 """Find out what a server can do, by asking it, never from its name or from a status 200.
 
-One small request an adapter, with the recipe's own sampling fields, and the first whose answer has what
-it should have is taken. What is trouble for a moment is asked again: a run that begins while a server is
-busy must not be another run.
+One small request an adapter, with the recipe's own sampling fields, and the first whose answer has
+what it should have is taken. What is trouble for a moment is asked again: a run that begins while a
+server is busy must not be another run.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ PROBE_TOKENS, THINKING_TOKENS = 2, 16
 # by the kind of trouble
 TRIES = {"load": 6, "lost": 3, "late": 2, "broken": 3, "unfinished": 3, "other": 1}
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
-# Fields that some servers do not know, and refuse the whole request for; where there is no way out the
-# field is not sent
+# Fields that some servers do not know, and refuse the whole request for; where there is no way out
+# the field is not sent
 WAYS_OUT = {"top_k": "set generate.top_k to 0", "top_p": "set generate.top_p to 1", "seed": None}
 PLAIN = Sampling(max_new_tokens=PROBE_TOKENS)
 
@@ -53,13 +53,13 @@ async def connect(
 ) -> Server:
     """Return the server, as it is found to work.
 
-    prompt_ids: PROBE_TEXT in the model's own template.
-    budget: where requests are counted, these among them, and where what was found is kept for the rest
+    prompt_ids: PROBE_TEXT in the model's own template. budget: where requests are counted, these
+    among them, and where what was found is kept for the rest
         of the run.
     disagreement: what is wrong with an answer's token ids, if anything.
 
-    Raises MissingError if nothing answers, ServerError with the server's own words if every adapter is
-    refused.
+    Raises MissingError if nothing answers, ServerError with the server's own words if every adapter
+    is refused.
     """
     import httpx2
 
@@ -151,8 +151,8 @@ async def _probe(
 ) -> tuple[Server, Completion]:
     """Return (the server, as it is now known; its answer).
 
-    What is trouble for a moment is asked again; raises the last of it, and ServerError where it stays
-    refused for load: it could be taken for another kind of server.
+    What is trouble for a moment is asked again; raises the last of it, and ServerError where it
+    stays refused for load: it could be taken for another kind of server.
     """
     delay, number = first_delay, 0
     while True:
@@ -188,7 +188,7 @@ async def _find_chat(server: Server, sampling: Sampling, first_delay: float) -> 
 
 
 async def _with_switch(server: Server, sampling: Sampling, first_delay: float) -> Server:
-    """Return the server, told to think or not in the way that it obeys, where the recipe says so."""
+    """Return the server, told to think or not, where the recipe says so, as it obeys."""
     if sampling.enable_thinking is not None:
         return await _find_switch(server, sampling, first_delay)
     return (await _probe(server, sampling, first_delay))[0]
@@ -199,7 +199,8 @@ async def _without_unknown_fields(
 ) -> Server:
     """Find which field the server does not take, by leaving it out.
 
-    Raises ServerError naming it, or the refusal where it is something else; a seed is then not sent.
+    Raises ServerError naming it, or the refusal where it is something else; a seed is then not
+    sent.
     """
     body = Chat.body(server.endpoint.model, server.probe_request, sampling)
     sent = [name for name in WAYS_OUT if name in body]

@@ -1,10 +1,11 @@
 """Many requests to a server: as many at once as it bears, none lost, none paid twice.
 
-Timeouts, refusals for load and answers that are not what was asked for are asked again, later and by
-fewer at once. Where nothing answers at all (power, network, a restarted node) sending pauses and the
-server is probed until it is back: no request counts as failed for it. A request that the server refuses
-for itself (400, 404, 413, 422) is answered by that error; so is one that was answered badly some times
-over, if the server answers another well meanwhile. At a limit or a signal it stops cleanly.
+Timeouts, refusals for load and answers that are not what was asked for are asked again, later and
+by fewer at once. Where nothing answers at all (power, network, a restarted node) sending pauses and
+the server is probed until it is back: no request counts as failed for it. A request that the server
+refuses for itself (400, 404, 413, 422) is answered by that error; so is one that was answered badly
+some times over, if the server answers another well meanwhile. At a limit or a signal it stops
+cleanly.
 """
 
 import asyncio
@@ -29,10 +30,11 @@ OnCompletion = Callable[[CompletionRequest, Completion], None]
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 # seconds between probes of a server that does not answer, doubling
 FIRST_PROBE, LONGEST_PROBE = 5.0, 600.0
-# blame (RetryableError.BLAME) at which a request is given up: five answers that cannot be used, three
-# that are broken off
+# blame (RetryableError.BLAME) at which a request is given up: five answers that cannot be used,
+# three that are broken off
 GIVE_UP = 30
-# refusals from the first request on, without an answer between: the recipe is at fault, not a prompt
+# refusals from the first request on, without an answer between: the recipe is at fault, not a
+# prompt
 ALL_REFUSED = 20
 
 
@@ -45,7 +47,7 @@ class _Tries:
     delay: float = FIRST_DELAY
 
     def next_wait(self) -> float:
-        """Return the seconds before the next try, with jitter; the one after that waits twice as long."""
+        """Return the seconds before the next try, with jitter; the next wait is twice as long."""
         wait = self.delay * random.uniform(0.5, 1.5)
         self.delay = min(2 * self.delay, LONGEST_DELAY)
         return wait
@@ -143,7 +145,7 @@ class RequestPool:
             self.on_completion(request, completion)
 
     async def _complete(self, request: CompletionRequest) -> Completion | None:
-        """Return the completion, however often it must be asked for; None where the pool has ended."""
+        """Return the completion, however many tries it takes; None where the pool has ended."""
         budget = self.server.budget
         tries = _Tries(delay=self.first_delay)
         while True:

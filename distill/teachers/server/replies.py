@@ -96,7 +96,7 @@ def check_status(url: str, response: Any, reply: Any, start: str, raw: str) -> N
 
 
 def _kind_of(status: int) -> str | None:
-    """Return the kind of trouble that a status from 400 on is; None where the request is at fault."""
+    """Return the kind of trouble that a status is; None where the request is at fault."""
     if status in LOAD:
         return "load"
     if status < 500:
@@ -142,9 +142,9 @@ def shortened(text: str) -> str:
 def join_url(url: str, path: str) -> str:
     """Return the address of a path on the server.
 
-    A path with a version in it (/v1, /api/paas/v4, /v1beta/openai) is used as it is; else /v1 is added:
-    `http://host:8000` and `http://host:8000/v1` mean the same server. llama.cpp's own paths lie beside
-    the version.
+    A path with a version in it (/v1, /api/paas/v4, /v1beta/openai) is used as it is; else /v1 is
+    added: `http://host:8000` and `http://host:8000/v1` mean the same server. llama.cpp's own paths
+    lie beside the version.
     """
     base = url.rstrip("/")
     has_version = re.search(r"/v\d\w*(/|$)", urlsplit(base).path) is not None

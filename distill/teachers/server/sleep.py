@@ -8,7 +8,7 @@ STEP = 0.2  # seconds between two looks
 
 
 async def sleep_unless(is_over: Callable[[], bool], seconds: float) -> bool:
-    """Sleep; return False as soon as `is_over()`: a stop asked for in a minute's wait is not late."""
+    """Sleep; return False as soon as `is_over()`: a stop in a minute's wait is not late."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if is_over():

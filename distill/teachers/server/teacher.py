@@ -36,8 +36,8 @@ FROM_SERVER = "server"  # in place of dtype and quantization, which a server doe
 class ServerTeacher(Teacher):
     """It is asked for many answers at once.
 
-    By capture.from_server it gives log-probs with its answers, which the signal is taken over from; its
-    own answers cannot be scored there, so it has no NLL.
+    By capture.from_server it gives log-probs with its answers, which the signal is taken over from;
+    its own answers cannot be scored there, so it has no NLL.
     """
 
     on_server = True
@@ -147,8 +147,10 @@ class ServerTeacher(Teacher):
 
     @property
     def tokens_a_block(self) -> int:
-        """Return more than there can be: what was given is only taken over, and each block reads the
-        log to its end."""
+        """Return more than there can be.
+
+        What was given is only taken over, and each block reads the log to its end.
+        """
         return sys.maxsize
 
     def signals(
@@ -192,8 +194,8 @@ def _record(row: dict[str, Any], num_tokens: int, header: SignalHeader) -> from_
 class JudgeOnServer(ServerTeacher):
     """The judge, where it has a server of its own.
 
-    Its tokenizer is not known: it gets conversations, and tokens are counted as the teacher's. It shares
-    the teacher's budget.
+    Its tokenizer is not known: it gets conversations, and tokens are counted as the teacher's. It
+    shares the teacher's budget.
     """
 
     def __init__(self, teacher: Teacher):

@@ -13,8 +13,8 @@ def with_token_ids(
 ) -> Completion:
     """Return a completion with text and token ids, its end token among them where it has an end.
 
-    Where the server gives text only, the ids are the tokenizer's for that text, and the end token: the
-    same text, but not always the very tokens that were drawn.
+    Where the server gives text only, the ids are the tokenizer's for that text, and the end token:
+    the same text, but not always the very tokens that were drawn.
     """
     if completion.error is not None:
         return completion
@@ -52,8 +52,8 @@ def cut_at_stop(completion: Completion, stop_ids: Sequence[int]) -> Completion:
 def _after_opened_thinking(completion: Completion) -> str:
     """Return the text after a prompt that opens the reasoning.
 
-    The template's own tag is in the prompt already, and where the server keeps the reasoning to itself
-    it ends at once.
+    The template's own tag is in the prompt already, and where the server keeps the reasoning to
+    itself it ends at once.
     """
     is_text_only = completion.token_ids is None
     if is_text_only and completion.finish_reason == "stop" and "</think>" not in completion.text:

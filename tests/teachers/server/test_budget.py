@@ -1,6 +1,7 @@
 """The usage_log: what all runs and jobs of a run folder have budget, told by their logs."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from log_helpers import read_row_logs
@@ -14,7 +15,7 @@ from distill.errors import Stopped
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.teachers.server import budget
-from distill.teachers.server.budget import AnswerUsage, Budget, Prices, Usage, UsageLog
+from distill.teachers.server.budget import FREE, AnswerUsage, Budget, Prices, Usage, UsageLog
 
 OPTIONS = Generate(prompts="p.jsonl", price_prompt=1.0, price_answer=2.0)
 PRICES, JUDGES = Prices(1.0, 2.0), Prices(0.0, 10.0)
@@ -138,3 +139,43 @@ def test_a_limit_holds_for_the_run_folder_and_rows_say_what_they_took(proxy, tmp
             (usage["prompt_tokens"] + 2 * usage["answer_tokens"]) / 1e6, abs=1e-8
         )
         assert 0 < usage["start"] <= usage["end"] and json.dumps(usage)
+
+
+def test_every_limit_is_named_when_it_is_reached():
+    budget = Budget(
+        Generate(prompts="p.jsonl"), own=Usage(10, 2_000_000, 1_000_000, 5_000_000, 3.0)
+    )
+
+    def reached(**limits):
+        limits = Generate(prompts="p.jsonl", price_prompt=0.5, price_answer=2.0, **limits)
+        return replace(budget, limits=limits).limit_reached(one_more)
+
+    one_more = budget.need(100, 1000, Prices(0.5, 2.0))
+    assert one_more == Usage(1, 100, 1000, 500_000, 0.00205)
+    assert reached() is None
+    for name, limit in [
+        ("max_requests", 10),
+        ("max_tokens", 3_000_000),
+        ("max_cost", 3.0),
+        ("max_megabytes", 5.0),
+    ]:
+        assert (reached(**{name: limit}) or "").startswith(f"{name} (")
+        assert reached(**{name: limit + 1}) is None or name == "max_tokens"
+    budget.started -= 7200
+    assert (reached(max_hours=2) or "").startswith("max_hours")
+
+
+def test_one_more_must_fit_beside_those_in_flight():
+    budget = Budget(Generate(prompts="p.jsonl", max_tokens=1000), own=Usage(2, 100, 300))
+    need = budget.need(50, 200, FREE)
+    assert budget.fits(need)
+    budget.in_flight.add(need)
+    assert budget.fits(need), "100 + 300 + 250 + 250"
+    budget.in_flight.add(need)
+    assert not budget.fits(need) and budget.limit_reached(need) is None, (
+        "it may when those are back"
+    )
+    assert (
+        budget.limit_reached(Usage(1, 50, 600))
+        == "max_tokens (400 of 1000, and one more answer may take 650)"
+    )

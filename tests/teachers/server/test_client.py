@@ -1,9 +1,6 @@
 """One connection: what a server can do is found out by asking; what it says is understood."""
 
 import asyncio
-import time
-from dataclasses import replace
-from email.utils import formatdate
 
 import pytest
 
@@ -16,10 +13,9 @@ from distill.teachers.server.adapters import (
     Completions,
     LlamaCpp,
 )
-from distill.teachers.server.budget import FREE, Budget, Prices, Usage
+from distill.teachers.server.budget import Budget
 from distill.teachers.server.client import Endpoint
 from distill.teachers.server.discover import connect
-from distill.teachers.server.replies import join_url, retry_after
 
 PROMPT = [1, 2, 3]
 REQUEST = CompletionRequest("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
@@ -120,170 +116,6 @@ def test_a_page_instead_of_json_is_quoted(proxy):
 def test_https_of_a_server_that_speaks_http_only(proxy):
     with pytest.raises(MissingError, match="does it speak http:// only"):
         connected(proxy.url.replace("http:", "https:"))
-
-
-@pytest.mark.parametrize(
-    "url, path, joined",
-    [
-        ("http://h:1", "v1/completions", "http://h:1/v1/completions"),
-        ("http://h:1/v1/", "v1/completions", "http://h:1/v1/completions"),
-        ("https://h/api/v1", "v1/models", "https://h/api/v1/models"),
-        ("http://h:1/v1", "completion", "http://h:1/completion"),
-        (
-            "https://open.bigmodel.cn/api/paas/v4",
-            "v1/chat/completions",
-            "https://open.bigmodel.cn/api/paas/v4/chat/completions",
-        ),
-        (
-            "https://qianfan.baidubce.com/v2/",
-            "v1/chat/completions",
-            "https://qianfan.baidubce.com/v2/chat/completions",
-        ),
-        ("https://h/compatible-mode/v1", "v1/models", "https://h/compatible-mode/v1/models"),
-        ("https://h/v1beta/openai", "v1/models", "https://h/v1beta/openai/models"),
-        ("https://v1.h/prefix", "v1/models", "https://v1.h/prefix/v1/models"),
-        ("http://h:1", "completion", "http://h:1/completion"),
-    ],
-)
-def test_urls(url, path, joined):
-    assert join_url(url, path) == joined
-
-
-def test_retry_after_is_seconds_or_a_date():
-    assert retry_after({"retry-after": "2.5"}) == 2.5
-    assert 8 < (retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) or 0) <= 10
-    assert retry_after({"retry-after": formatdate(time.time() - 10, usegmt=True)}) == 0
-    assert retry_after({}) is None and retry_after({"retry-after": "soon"}) is None
-
-
-def test_only_what_the_recipe_asks_for_is_sent():
-    """Servers refuse fields they do not know, and apply defaults of their own to those they do not get."""
-    plain = Chat.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50))
-    assert plain.keys() == {"model", "messages", "max_tokens", "temperature", "seed"}
-    full = Chat.body("m", REQUEST, Sampling(0.7, 0.8, 20, 50, (2,), enable_thinking=False))
-    assert (full["top_p"], full["top_k"], full["chat_template_kwargs"]) == (
-        0.8,
-        20,
-        {"enable_thinking": False, "thinking": False},
-    )
-    assert LlamaCpp.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50))["samplers"] == ["temperature"]
-    assert Completions.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50, (2, 5)))["prompt"] == PROMPT
-
-
-def test_a_reasoning_field_goes_before_the_answer():
-    """vLLM and SGLang say reasoning_content, some APIs reasoning; either is what the model wrote first."""
-    for name in ("reasoning_content", "reasoning"):
-        found = {
-            "choices": [
-                {"message": {"content": "4", name: "two and two\n"}, "finish_reason": "stop"}
-            ]
-        }
-        assert Chat.read(found).text == "<think>\ntwo and two\n</think>\n\n4"
-    assert (
-        Chat.read(
-            {"choices": [{"message": {"content": None}, "finish_reason": "length"}]}
-        ).finish_reason
-        == "length"
-    )
-
-
-def test_answers_of_vllm():
-    found = {
-        "choices": [
-            {
-                "index": 0,
-                "text": "4",
-                "token_ids": [19, 2],
-                "prompt_token_ids": PROMPT,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
-    }
-    answer = Completions.read(found)
-    assert (answer.token_ids, answer.finish_reason, answer.prompt_tokens, answer.answer_tokens) == (
-        [19, 2],
-        "stop",
-        3,
-        2,
-    )
-    for broken in (None, "19 2", [19, "2"]):
-        found["choices"][0]["token_ids"] = broken
-        with pytest.raises(KeyError):
-            Completions.read(found)
-
-
-def test_every_limit_is_named_when_it_is_reached():
-    budget = Budget(
-        Generate(prompts="p.jsonl"), own=Usage(10, 2_000_000, 1_000_000, 5_000_000, 3.0)
-    )
-
-    def reached(**limits):
-        limits = Generate(prompts="p.jsonl", price_prompt=0.5, price_answer=2.0, **limits)
-        return replace(budget, limits=limits).limit_reached(one_more)
-
-    one_more = budget.need(100, 1000, Prices(0.5, 2.0))
-    assert one_more == Usage(1, 100, 1000, 500_000, 0.00205)
-    assert reached() is None
-    for name, limit in [
-        ("max_requests", 10),
-        ("max_tokens", 3_000_000),
-        ("max_cost", 3.0),
-        ("max_megabytes", 5.0),
-    ]:
-        assert (reached(**{name: limit}) or "").startswith(f"{name} (")
-        assert reached(**{name: limit + 1}) is None or name == "max_tokens"
-    budget.started -= 7200
-    assert (reached(max_hours=2) or "").startswith("max_hours")
-
-
-def test_one_more_must_fit_beside_those_in_flight():
-    budget = Budget(Generate(prompts="p.jsonl", max_tokens=1000), own=Usage(2, 100, 300))
-    need = budget.need(50, 200, FREE)
-    assert budget.fits(need)
-    budget.in_flight.add(need)
-    assert budget.fits(need), "100 + 300 + 250 + 250"
-    budget.in_flight.add(need)
-    assert not budget.fits(need) and budget.limit_reached(need) is None, (
-        "it may when those are back"
-    )
-    assert (
-        budget.limit_reached(Usage(1, 50, 600))
-        == "max_tokens (400 of 1000, and one more answer may take 650)"
-    )
-
-
-def test_log_probs_of_llama_cpp_belong_to_their_tokens():
-    """It leaves out tokens that end inside a character: 7 and the first 8 here; the second 8 completes it."""
-    entries = [
-        {"id": i, "top_logprobs": [{"id": i, "logprob": -0.5}, {"id": 99, "logprob": -2}]}
-        for i in (5, 8, 2)
-    ]
-    found = {
-        "content": "",
-        "tokens": [5, 7, 8, 8, 2],
-        "tokens_evaluated": 1,
-        "tokens_predicted": 5,
-        "completion_probabilities": entries,
-    }
-    answer = LlamaCpp.read(found)
-    assert answer.log_probs == [{5: -0.5, 99: -2}, None, None, {8: -0.5, 99: -2}, {2: -0.5, 99: -2}]
-    with pytest.raises(ValueError, match="token 5"):
-        LlamaCpp.read(found | {"tokens": [7, 8, 2]})
-
-
-def test_log_probs_of_vllm():
-    rows = [{"token_id:4": -0.1, "token_id:9": -3.0}, {"token_id:6": -9999.0}]
-    choice = {
-        "text": "x",
-        "token_ids": [4, 6],
-        "finish_reason": "stop",
-        "logprobs": {"tokens": ["token_id:4"], "top_logprobs": rows},
-    }
-    assert Completions.read({"choices": [choice]}).log_probs == [{4: -0.1, 9: -3.0}, {6: -9999.0}]
-    named = choice | {"logprobs": {"top_logprobs": [{"the": -0.1}, {"cat": -1}]}}
-    with pytest.raises(ValueError):
-        Completions.read({"choices": [named]})
 
 
 def test_a_server_that_gives_no_log_probs_is_refused_and_quoted(proxy):

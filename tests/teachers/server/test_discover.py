@@ -3,19 +3,16 @@
 import asyncio
 
 import pytest
-from families import BY_NAME, tokenizer_of
 from server_helpers import said
 
 from distill.errors import ServerError
 from distill.models.sampling import Sampling
 from distill.recipe.sections import Generate
-from distill.teachers.requests import Completion
 from distill.teachers.server.adapters import Chat, LlamaCpp
 from distill.teachers.server.budget import Budget
 from distill.teachers.server.client import Endpoint
 from distill.teachers.server.discover import TRIES, connect
 from distill.teachers.server.teacher import describe_server
-from distill.teachers.server.token_ids import other_vocabulary
 
 SAMPLING = Sampling(0.7, 0.8, 20, 1024, (2,))
 
@@ -210,29 +207,3 @@ def test_ids_of_another_vocabulary_are_not_taken(proxy):
     assert server.adapter is Chat and "completion: another vocabulary" in describe_server(
         server, SAMPLING
     )
-
-
-def test_ids_agree_with_the_text_or_they_do_not():
-    tokenizer = tokenizer_of(BY_NAME["qwen3"])
-    for text in ("They are seven apples.", "人人生而自由", "<think>\n", "👍🏽 yes", ""):
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-        assert (
-            other_vocabulary(tokenizer, Completion(text, "stop", [*ids, tokenizer.eos_token_id]))
-            is None
-        )
-        assert (
-            other_vocabulary(
-                tokenizer,
-                Completion(text + tokenizer.eos_token, "stop", [*ids, tokenizer.eos_token_id]),
-            )
-            is None
-        )
-    ids = tokenizer("👍🏽 yes", add_special_tokens=False).input_ids[:1]
-    assert other_vocabulary(tokenizer, Completion("", "length", ids)) is None, (
-        "half a character is held back"
-    )
-    ids = tokenizer("They are seven apples.", add_special_tokens=False).input_ids
-    wrong = other_vocabulary(
-        tokenizer, Completion("They are seven apples.", "stop", [i + 5 for i in ids])
-    )
-    assert wrong is not None and "They are seven apples." in wrong

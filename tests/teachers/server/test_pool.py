@@ -8,31 +8,22 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from families import BY_NAME, tokenizer_of
-from run_helpers import QUICKSTART, ROOT
+from run_helpers import ROOT
 from server_helpers import said
 
-from distill import chat, generate
-from distill.chat.tokenizers import Tokenizers
+from distill import chat
 from distill.core import shutdown
-from distill.data.samples import Prompt
 from distill.errors import ServerError, Stopped
 from distill.filters.answer_form import format_problem
 from distill.models import load
 from distill.models.sampling import Sampling
-from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.tasks import market
-from distill.teachers import connect as connect_teacher
-from distill.teachers.answers import raw_row
-from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
 from distill.teachers.server.adapters import CompletionRequest
 from distill.teachers.server.budget import Budget, Prices
 from distill.teachers.server.client import Endpoint
-from distill.teachers.server.concurrency import ConcurrencyLimit
 from distill.teachers.server.discover import connect
 from distill.teachers.server.pool import RequestPool
-from distill.teachers.server.token_ids import cut_at_stop
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 GREEDY = Sampling(0.0, 1.0, 0, 24)
@@ -217,27 +208,6 @@ def test_a_signal_stops_cleanly(proxy, requests):
     assert server.budget.own.requests == len(answers)
 
 
-def test_the_limit_widens_while_calm_and_narrows_in_trouble():
-    async def go():
-        limit = ConcurrencyLimit(64)
-        widths = [limit.limit]
-        for _ in range(400):
-            await limit.enter()
-            await limit.leave(calm=True)
-        widths.append(limit.limit)
-        await limit.enter()
-        await limit.leave(calm=False)
-        widths.append(limit.limit)
-        for _ in range(10):  # the same burst
-            await limit.enter()
-            await limit.leave(calm=False)
-        widths.append(limit.limit)
-        return widths
-
-    start, wide, cut, same_burst = asyncio.run(go())
-    assert start == 4 and 15 < wide <= 64 and cut == 0.75 * wide and same_burst == cut
-
-
 def test_never_more_at_once_than_the_recipe_allows(proxy, requests):
     in_flight, most = [0], [0]
     forward = proxy.forward
@@ -253,14 +223,6 @@ def test_never_more_at_once_than_the_recipe_allows(proxy, requests):
     proxy.forward = counting
     ask(proxy.url, requests, concurrency=3)
     assert most[0] == 3
-
-
-def test_what_a_server_wrote_after_the_end_is_cut():
-    """llama.cpp stops at its model's own ends only; magpie also ends where the template begins the assistant's turn."""
-    cut = cut_at_stop(Completion("ab c", "length", [5, 6, 9, 7, 2]), (2, 9))
-    assert (cut.token_ids, cut.finish_reason) == ([5, 6, 9], "stop")
-    for whole in (Completion("a", "length", [5, 6]), Completion("a", "stop", [5, 2])):
-        assert cut_at_stop(whole, (2, 9)) == whole
 
 
 def talk(api, num, **options):
@@ -510,48 +472,3 @@ def test_the_time_that_a_run_may_take_ends_its_waits_too(api):
     api.reply = lambda number, body: (429, {"error": "slow down"})
     _, _, ended = talk(api, 4, max_hours=1e-4)
     assert isinstance(ended, Stopped) and "max_hours" in str(ended)
-
-
-@pytest.mark.parametrize("shows", [{}, {"reasoning_content": "3 and 4"}], ids=["hidden", "apart"])
-def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_path, shows):
-    """R1's template opens the reasoning in the prompt; an answer without a closing tag would be taken for one that was cut."""
-    tokenizer = tokenizer_of(BY_NAME["deepseek-r1"])
-    recipe = load_recipe(
-        QUICKSTART,
-        [
-            f"teacher.server={api.url}",
-            "generate.task=null",
-            "generate.max_new_tokens=40",
-            "languages=[en]",
-        ],
-    )
-    prompt = Prompt(({"role": "user", "content": "What is 3 + 4?"},), "en")
-    teacher = connect_teacher(recipe)
-    teacher.tokenizers = Tokenizers(tokenizer, tokenizer)
-    options = RequestOptions.of(recipe)
-    request = Request("k", prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1)
-    assert chat.opens_thinking(tokenizer, request.prompt_ids)
-    completions = []
-    for reason, text in (("stop", "They are seven apples."), ("length", "They are")):
-        api.reply = lambda number, body, text=text, reason=reason: said(
-            text, reason=reason, **shows
-        )
-        block = Block([request])
-        teacher.answer(
-            AnswerJob(iter([block]), options, {}, lambda q, a: completions.append(a), quiet)
-        )
-    full, cut = completions
-
-    def candidate_of(completion):
-        row = raw_row(teacher, request, completion, options)
-        return generate._candidate(recipe, request, row, teacher.tokenizers)
-
-    candidate = candidate_of(full)
-    assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
-    assert candidate.reasoning == shows.get("reasoning_content")
-    learnt = tokenizer.decode([*request.prompt_ids, *full.token_ids])
-    assert (
-        learnt.count("<think>") == learnt.count("</think>") == 1
-        and full.token_ids[-1] == tokenizer.eos_token_id
-    )
-    assert candidate_of(cut).finish_reason == "length"

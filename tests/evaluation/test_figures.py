@@ -1,0 +1,68 @@
+"""The figures of a model: by hand from three examples."""
+
+import pytest
+from run_helpers import QUICKSTART, ROOT
+
+from distill.data.samples import Prompt
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+from distill.evaluation.figures import against, figures_of
+from distill.models import load
+from distill.recipe import load_recipe
+from distill.tasks import market
+
+TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load.load_tokenizer(str(TEACHER))
+
+
+@pytest.fixture(scope="module")
+def eval_set(tokenizer):
+    """Three prompts; the teacher's answer to the last was cut."""
+    prompts = [
+        Prompt(({"role": "user", "content": f"{n} + 1?"},), language, reference=str(n + 1))
+        for n, language in enumerate(("en", "en", "sw"))
+    ]
+    recipe = load_recipe(QUICKSTART, ["languages=[en, sw, hi]", "evaluate.max_new_tokens=7"])
+    prompt_ids, teacher_ids = [[1, 2], [3], [4]], [[5] * 10, [6] * 30, None]
+    return EvalSet(recipe, prompts, prompt_ids, teacher_ids, tokenizer, [0])
+
+
+def answers(tokenizer, *references, nll):
+    found = [
+        (tokenizer(f"{market.WORDING[language].final}{number}").input_ids, "stop")
+        for number, language in zip(references, ("en", "en", "sw"), strict=True)
+    ]
+    return ModelAnswers([*found[:2], (found[2][0], "length")], nll, 2.0, "by hand")
+
+
+def test_exact_match_is_told_by_language_and_the_nll_by_the_token(tokenizer, eval_set):
+    made = answers(tokenizer, 1, 7, 3, nll={0: 2.0, 1: 9.0})
+    figures = figures_of(eval_set, made)
+    assert figures["exact_match"] == 2 / 3 and figures["by_language"] == {"en": 0.5, "sw": 1.0}
+    low, high = figures["interval"]
+    assert low < 2 / 3 < high
+    assert figures["nll"] == 11.0 / 40 and figures["cut_answers"] == 1
+    tokens = sum(len(ids) for ids, _ in made.answers)
+    assert (figures["generated_tokens"], figures["tokens_per_second"]) == (tokens, tokens / 2)
+    assert [e["right"] for e in figures["examples"]] == [True, False, True]
+    assert [e["nll"] for e in figures["examples"]] == [2.0, 9.0, None]
+
+
+def test_a_model_that_scores_nothing_has_no_nll(tokenizer, eval_set):
+    assert figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={}))["nll"] is None
+
+
+def test_two_models_are_compared_example_by_example(tokenizer, eval_set):
+    better = figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={0: 1.0, 1: 3.0}))
+    worse = figures_of(eval_set, answers(tokenizer, 9, 9, 9, nll={0: 2.0, 1: 6.0}))
+    difference = against(better, worse, seed=1)
+    assert difference["exact_match"].difference == 1.0
+    assert difference["nll"].difference == pytest.approx(-4 / 40)
+    assert difference["nll"].low <= difference["nll"].difference <= difference["nll"].high
+
+
+def test_the_longest_sequence_is_a_prompt_with_an_answer(eval_set):
+    assert eval_set.longest() == 31 and eval_set.scored() == [0, 1]
