@@ -13,19 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import generate, pipeline
 from distill.errors import DistillError, RecipeError, Stopped
-from distill.recipe import STAGES, Recipe, explain, load_recipe
-
-SUMMARY = {
-    "plan": "memory, time, disk, download and licences of a recipe on this machine; downloads nothing",
-    "generate": "the teacher answers the prompts; the answers are filtered",
-    "capture": "store the teacher's distribution at each answer token",
-    "initialize": "make the student before training",
-    "train": "distil the student, and train the control",
-    "quantize": "write the files for deployment and load each one back",
-    "evaluate": "every model of the run on held-out prompts",
-    "report": "report.html and the model card",
-}
+from distill.pipeline import STAGES
+from distill.recipe import Recipe, explain, load_recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,16 +26,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run every stage that is not done")
     run.add_argument("--stages", metavar="A,B", help="only these stages, e.g. generate,capture")
-    each = [run, *(commands.add_parser(stage, help=text) for stage, text in SUMMARY.items())]
-    for command in each:
-        command.add_argument("recipe", metavar="RECIPE.yaml")
-        command.add_argument(
-            "overrides",
-            nargs="*",
-            metavar="dotted.path=value",
-            help="e.g. train.learning_rate=1e-4",
-        )
-        if command.prog.endswith(("generate", "capture")):
+    _add_recipe(run, "train.learning_rate=1e-4")
+    _add_redo(run)
+    for stage in STAGES:
+        command = commands.add_parser(stage.name, help=stage.summary)
+        _add_recipe(command, "train.learning_rate=1e-4")
+        if stage.asks_teacher:
             command.add_argument(
                 "--shard",
                 metavar="I/N",
@@ -52,93 +39,105 @@ def parser() -> argparse.ArgumentParser:
                 help="only the I-th of N shares, for independent jobs; auto: "
                 "what no other job on this run folder has claimed, for any number of them",
             )
-        if command.prog.endswith("generate"):
+        if stage is generate.STAGE:
             command.add_argument(
                 "--estimate",
                 nargs="?",
                 const=8,
                 type=_positive,
                 metavar="N",
-                help="only ask N prompts (default 8; generate asks none of them again) and say what the others will take",
+                help="only ask N prompts (default 8; generate asks none of them again) and say "
+                "what the others will take",
             )
-        command.add_argument(
-            "--redo", choices=STAGES, help="make this stage and those after it anew"
-        )
-    probed = commands.add_parser(
-        "probe",
-        help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)",
-    )
-    probed.add_argument("recipe", metavar="RECIPE.yaml")
-    probed.add_argument(
-        "overrides", nargs="*", metavar="dotted.path=value", help="e.g. teacher.model=Qwen/Qwen3-4B"
-    )
-    probed.add_argument(
-        "--num", type=_positive, default=200, help="prompts for each language at most (default 200)"
-    )
-    inspected = commands.add_parser(
-        "inspect", help="kept and dropped samples side by side, counts by reason and language"
-    )
-    inspected.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
-    inspected.add_argument("--language", metavar="CODE", help="only this language")
-    inspected.add_argument(
-        "--reason", metavar="NAME", help="only samples dropped for this, e.g. wrong_language"
-    )
-    inspected.add_argument(
-        "--num", type=_positive, default=3, help="pairs for each language (default 3)"
-    )
-    listed = commands.add_parser(
-        "teachers", help="the catalogue: which teachers fit this machine, what their licences allow"
-    )
-    listed.add_argument("model", nargs="?", help="one of them whole, e.g. Qwen/Qwen3-8B")
-    described = commands.add_parser(
-        "explain", help="what a recipe field means, e.g. `distill explain train.schedule`"
-    )
-    described.add_argument("field", nargs="?", default="")
+        _add_redo(command)
+    _add_inspection(commands)
     _add_deployment(commands)
     return top
 
 
+def _add_recipe(command: argparse.ArgumentParser, example: str) -> None:
+    command.add_argument("recipe", metavar="RECIPE.yaml")
+    command.add_argument(
+        "overrides", nargs="*", metavar="dotted.path=value", help=f"e.g. {example}"
+    )
+
+
+def _add_redo(command: argparse.ArgumentParser) -> None:
+    names = [stage.name for stage in STAGES]
+    command.add_argument("--redo", choices=names, help="make this stage and those after it anew")
+
+
+def _add_inspection(commands: Any) -> None:
+    """Add the commands that tell something and make no stage."""
+    probe = commands.add_parser(
+        "probe",
+        help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)",
+    )
+    _add_recipe(probe, "teacher.model=Qwen/Qwen3-4B")
+    probe.add_argument(
+        "--num", type=_positive, default=200, help="prompts for each language at most (default 200)"
+    )
+    inspect = commands.add_parser(
+        "inspect", help="kept and dropped samples side by side, counts by reason and language"
+    )
+    inspect.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
+    inspect.add_argument("--language", metavar="CODE", help="only this language")
+    inspect.add_argument(
+        "--reason", metavar="NAME", help="only samples dropped for this, e.g. wrong_language"
+    )
+    inspect.add_argument(
+        "--num", type=_positive, default=3, help="pairs for each language (default 3)"
+    )
+    teachers = commands.add_parser(
+        "teachers", help="the catalogue: which teachers fit this machine, what their licences allow"
+    )
+    teachers.add_argument("model", nargs="?", help="one of them whole, e.g. Qwen/Qwen3-8B")
+    explain = commands.add_parser(
+        "explain", help="what a recipe field means, e.g. `distill explain train.schedule`"
+    )
+    explain.add_argument("field", nargs="?", default="")
+
+
 def _add_deployment(commands: Any) -> None:
-    """What is done with the files that quantize wrote."""
-    for word, text in (
-        ("chat", "talk to the result in the terminal, on the CPU"),
-        ("serve", "an OpenAI-compatible server (llama.cpp's) on the result"),
-        ("bench", "size, memory and speed of the result's files on this machine"),
-    ):
-        command = commands.add_parser(word, help=text)
+    """Add the commands for the files that quantize wrote."""
+    chat = commands.add_parser("chat", help="talk to the result in the terminal, on the CPU")
+    serve = commands.add_parser(
+        "serve", help="an OpenAI-compatible server (llama.cpp's) on the result"
+    )
+    bench = commands.add_parser(
+        "bench", help="size, memory and speed of the result's files on this machine"
+    )
+    for command in (chat, serve, bench):
         command.add_argument("run", metavar="RUN", help="a run folder, or the recipe that made it")
-        every = "every GGUF file" if word == "bench" else "the smallest that passed its check"
-        command.add_argument("--format", metavar="NAME", help=f"e.g. q4_k_m (default: {every})")
+        default = "every GGUF file" if command is bench else "the smallest that passed its check"
+        command.add_argument("--format", metavar="NAME", help=f"e.g. q4_k_m (default: {default})")
         command.add_argument(
             "--threads",
             type=_positive,
             metavar="N",
             help="default: quantize.threads; bench: at most so many",
         )
-        if word == "bench":
-            command.add_argument(
-                "--target",
-                metavar="MACHINE",
-                help="also an estimate for another, e.g. 'Raspberry Pi 5'",
-            )
-        else:
-            command.add_argument(
-                "--context",
-                type=_positive,
-                metavar="N",
-                help="tokens (default 4096, or what the student takes)",
-            )
-        if word == "serve":
-            command.add_argument(
-                "--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone"
-            )
-            command.add_argument(
-                "--port", type=_port, default=8080, help="default 8080; 0 = any that is free"
-            )
+    bench.add_argument(
+        "--target", metavar="MACHINE", help="also an estimate for another, e.g. 'Raspberry Pi 5'"
+    )
+    for command in (chat, serve):
+        command.add_argument(
+            "--context",
+            type=_positive,
+            metavar="N",
+            help="tokens (default 4096, or what the student takes)",
+        )
+    serve.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1: this machine alone")
+    serve.add_argument(
+        "--port", type=_port, default=8080, help="default 8080; 0 = any that is free"
+    )
 
 
 def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line's options; overrides may stand before and after `--redo` and the like (argparse alone wants them before)."""
+    """Read the command line's options.
+
+    Overrides may stand before and after `--redo` and the like; argparse alone wants them before.
+    """
     top = parser()
     options, rest = top.parse_known_args(argv)
     if unknown := [word for word in rest if word.startswith("-") or "overrides" not in options]:
@@ -193,18 +192,13 @@ def _command(options: argparse.Namespace) -> int:
 
 def _teachers(model: str | None) -> str:
     from distill.planning import teacher_list
-    from distill.planning.costs import BYTES_PER_PARAMETER, PROCESS_BYTES
     from distill.planning.machine import room_for_models
 
     room = room_for_models()
-    if model is None:
-        return teacher_list.table(room, BYTES_PER_PARAMETER, PROCESS_BYTES)
-    return teacher_list.whole(model, room, BYTES_PER_PARAMETER, PROCESS_BYTES)
+    return teacher_list.table(room) if model is None else teacher_list.show_model(model, room)
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distill import pipeline
-
     recipe = load_recipe(options.recipe, options.overrides)
     if getattr(options, "estimate", None):
         return _estimate(options, recipe)
@@ -218,9 +212,9 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     result = pipeline.run(recipe, stages=stages, redo=options.redo)
     if _is_main() and options.command == "plan":
-        print(result.manifests["plan"].result["text"])
-    elif _is_main() and "report" in (stages or STAGES):
-        print(result.manifests["report"].result["text"])
+        print(result.manifests["plan"].result.text)
+    elif _is_main() and (stages is None or "report" in stages):
+        print(result.text)
         print(f"report: {result.report}")
     return 0
 
@@ -290,8 +284,9 @@ def _stages(text: str | None) -> list[str] | None:
     if not text:
         return None
     names = text.split(",")
-    if unknown := [n for n in names if n not in STAGES]:
-        raise RecipeError(f"--stages: {unknown[0]!r} is not a stage; they are {', '.join(STAGES)}")
+    known = [stage.name for stage in STAGES]
+    if unknown := [name for name in names if name not in known]:
+        raise RecipeError(f"--stages: {unknown[0]!r} is not a stage; they are {', '.join(known)}")
     return names
 
 

@@ -1,8 +1,12 @@
-"""The errors a person can mend. Each message is one line: what is wrong, where, the value, and the way out.
+"""The errors a person can mend, and the hint at what a misspelt name may have meant.
 
-The command line prints the message without a traceback and exits with status 2. Anything else that is raised is a
-fault of ours and keeps its traceback.
+Each message is one line: what is wrong, where, the value, and the way out. The command line prints
+the message without a traceback and exits with status 2. Anything else that is raised is a fault of
+ours and keeps its traceback.
 """
+
+import difflib
+from collections.abc import Iterable
 
 
 class DistillError(Exception):
@@ -14,7 +18,7 @@ class RecipeError(DistillError, ValueError):
 
 
 class DataError(DistillError, ValueError):
-    """A file that we read (prompts, raw answers, a signal shard, a checkpoint) is broken or empty."""
+    """A file that we read (prompts, answers, a signal shard, a checkpoint) is broken or empty."""
 
 
 class MismatchError(DistillError, ValueError):
@@ -35,3 +39,32 @@ class TrainingError(DistillError, ArithmeticError):
 
 class Stopped(DistillError):
     """Asked to stop (Ctrl-C, SIGTERM, SIGUSR1); everything done so far is on disk."""
+
+
+def did_you_mean(
+    name: str, known: Iterable[str], *, num_hints: int = 1, cutoff: float = 0.6
+) -> str:
+    """Return "did you mean a or b?" of the nearest known names, or "" where none is near.
+
+    A message goes on with what is known where this is empty: `did_you_mean(name, known) or "known:
+    ..."`.
+    """
+    near = nearest_names(name, known, num_hints=num_hints, cutoff=cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def nearest_names(
+    name: str, known: Iterable[str], *, num_hints: int = 1, cutoff: float = 0.6
+) -> list[str]:
+    """Return up to `num_hints` known names that are spelt most like `name`, the nearest first.
+
+    Capitals do not count, and - is as good as _. `cutoff` is the smallest similarity of difflib,
+    from 0 to 1, that is still near.
+    """
+    by_spelling = {_spelling(candidate): candidate for candidate in known}
+    near = difflib.get_close_matches(_spelling(name), by_spelling, num_hints, cutoff)
+    return [by_spelling[spelling] for spelling in near]
+
+
+def _spelling(name: str) -> str:
+    return name.lower().replace("-", "_")

@@ -1,9 +1,8 @@
-"""The stages in order: run what is missing, skip what is done, refuse what was made by another recipe.
+"""The stages in order: run what is missing, skip what is done, refuse what another recipe made.
 
 Every question that a finished run needs answered is answered here from files alone, without torch.
 """
 
-import importlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,75 +10,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from distill import capture, evaluate, generate, initialize, plan, quantize, report, train
 from distill.core import processes, shutdown
+from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
-from distill.core.run_folder import Manifest, RunFolder, StageOutput, disk_explained
-from distill.data import sources
+from distill.core.results import GenerateResult, ReportResult
+from distill.core.run_folder import Fingerprint, Manifest, RunFolder
+from distill.core.stage import Stage
+from distill.core.verification import RecordedFile, require_present, verifying
 from distill.errors import MismatchError
-from distill.models.find import identity
-from distill.models.load import teacher_identity
-from distill.recipe import STAGES, Recipe
+from distill.recipe import Recipe
 
-SHARED = (
-    "generate",
-    "capture",
-    "train",
-)  # every process works on these; on the others the first works alone
-CHEAP = ("plan", "report")  # made again without asking when anything changed
-
-READS = {
-    "plan": (),
-    "generate": (),
-    "capture": ("generate",),
-    "initialize": (),
-    "train": ("generate", "capture", "initialize"),
-    "quantize": ("generate", "train"),
-    "evaluate": ("train", "quantize"),
-    "report": ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate"),
-}
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What decides a stage's result: its resolved section, the identity of its inputs, the seed."""
-
-    section: dict[str, Any]
-    inputs: dict[str, str]
-    seed: int
-
-
-def needs(stage: str, recipe: Recipe, folder: RunFolder) -> Needs:
-    """MissingError (naming the command to run) if an earlier stage that it reads is not finished."""
-    section: dict[str, Any] = {}
-    inputs: dict[str, str] = {}
-    if stage in ("generate", "capture", "evaluate", "plan"):
-        section["teacher"] = recipe.teacher.identity()
-        inputs["teacher"] = teacher_identity(recipe)
-    if stage in ("generate", "evaluate", "plan"):
-        section |= {"languages": recipe.languages, "generate": recipe.generate.identity()}
-        section["teacher"]["server_model"] = recipe.teacher.name_there  # perhaps another model
-        section["evaluate"] = recipe.evaluate.identity()
-        if recipe.capture.from_server:
-            section["capture"] = recipe.capture.identity()
-        inputs["generate.prompts"] = sources.identity(
-            recipe, "generate.prompts", recipe.generate.prompts
-        )
-        if recipe.evaluate.prompts:
-            inputs["evaluate.prompts"] = sources.identity(
-                recipe, "evaluate.prompts", recipe.evaluate.prompts
-            )
-    if stage in ("initialize", "plan"):
-        section["student"] = recipe.student.identity()
-        source = recipe.student.model or recipe.teacher.model
-        inputs["student"] = identity(recipe.model_location(source), recipe.student.revision)
-    if stage == "plan":
-        section = recipe.identity()
-    if stage in ("capture", "train", "quantize", "report"):
-        section[stage] = getattr(recipe, stage).identity()
-    for earlier in READS[stage]:
-        inputs[earlier] = folder.require(earlier, recipe).digest
-    seeded = stage in ("initialize", "train") or (stage == "generate" and recipe.generate.resample)
-    return Needs(section, inputs, recipe.seed if seeded else 0)
+PLANNED = (
+    generate.STAGE,
+    capture.STAGE,
+    initialize.STAGE,
+    train.STAGE,
+    quantize.STAGE,
+    evaluate.STAGE,
+    report.STAGE,
+)
+STAGES = (plan.stage(PLANNED), *PLANNED)
 
 
 @dataclass(frozen=True)
@@ -87,161 +38,201 @@ class Result:
     """A finished run, as a notebook sees it."""
 
     folder: Path
-    manifests: dict[str, Manifest]
+    manifests: dict[str, Manifest[Any]]
 
     @property
     def report(self) -> Path:
         return self.folder / "report" / "report.html"
 
     @property
+    def text(self) -> str:
+        """Return the report as text: the table, and what distillation was worth."""
+        return self._report.text
+
+    @property
     def table(self) -> list[dict[str, Any]]:
-        """The report's table: a row a model."""
-        return self.manifests["report"].result["table"]
+        """Return the report's table: a row a model."""
+        return self._report.table
+
+    @property
+    def _report(self) -> ReportResult:
+        return self.manifests["report"].result
 
     def _repr_html_(self) -> str:
-        return (
-            self.manifests["report"].result["table_html"]
-            if "report" in self.manifests
-            else f"<p>{self.folder}</p>"
-        )
+        if "report" not in self.manifests:
+            return f"<p>{self.folder}</p>"
+        return self._report.table_html
 
 
-def run(recipe: Recipe, *, stages: Sequence[str] | None = None, redo: str | None = None) -> Result:
+def run(
+    recipe: Recipe,
+    *,
+    stages: Sequence[str] | None = None,
+    redo: str | None = None,
+    pipeline: Sequence[Stage] = STAGES,
+) -> Result:
     """Run the recipe's stages (all, or those named) and return what is in the run folder.
 
-    Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full disk, a stop signal.
+    `redo`: make this stage and those after it anew. `pipeline`: the stages there are, in order.
+
+    Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full
+    disk, a stop signal.
     """
-    chosen = [s for s in STAGES if stages is None or s in stages]
+    chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
-    if redo is None and _all_done(
-        chosen, recipe, folder
-    ):  # on every rank alike, before any of them writes
+    # asked on every rank alike, before any of them writes
+    if redo is None and _all_done(chosen, recipe, folder):
         if processes.launched_rank() == 0:
-            print(f"{folder.path}: everything is done ({', '.join(chosen)})")
-        return _result(folder)
-    with at_work(recipe, folder) as team:
-        if team.is_main:
+            names = ", ".join(stage.name for stage in chosen)
+            print(f"{folder.path}: everything is done ({names})")
+        return _result(pipeline, folder)
+    with at_work(recipe, folder) as running:
+        if running.is_main:
             folder.write_recipe(recipe)
-            for stage in STAGES[STAGES.index(redo) :] if redo else ():
-                folder.set_aside(stage)
-        team.barrier()
+            _set_aside(redo, pipeline, folder)
+        running.barrier()
         for stage in chosen:
-            _run_stage(stage, recipe, folder, team)
-    return _result(folder)
+            _run_stage(stage, recipe, folder, running)
+    return _result(pipeline, folder)
 
 
-def run_shard(recipe: Recipe, stage: str, shard: tuple[int, int] | None) -> None:
-    """Do share `job` (from 0) of `num_jobs` of generate or capture, and no more: other launches do the others. None: do what
-    nobody else has claimed, block by block.
+def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:
+    """Do share `job` (from 0) of `num_jobs` of a stage that asks the teacher, and no more.
 
-    They may work in one run folder at once. What is made is only ever added; when all have ended, the stage itself
-    (`run`) finds it, makes what is missing, and writes the manifest. Raises what `run` raises.
+    Other launches do the other shares. None: do what nobody else has claimed, block by block. They
+    may work in one run folder at once. What is made is only ever added; when all have ended, the
+    stage itself (`run`) finds it, makes what is missing, and writes the manifest.
+
+    Raises what `run` raises.
     """
+    stage = next(stage for stage in STAGES if stage.name == stage_name)
     folder = RunFolder.of(recipe)
     if _all_done([stage], recipe, folder):
-        print(f"{stage}: already done")
+        print(f"{stage.name}: already done")
         return
-    wanted = needs(stage, recipe, folder)
-    with at_work(recipe, folder, shared=True) as whole:
+    fingerprint = fingerprint_of(stage, recipe, folder)
+    with at_work(recipe, folder, shared=True) as running:
         job, num_jobs = shard or (0, 1)
-        team = replace(whole, job=job, num_jobs=num_jobs, leases=shard is None)
-        if team.is_main:
-            folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
-        team.barrier()
-        importlib.import_module(f"distill.{stage}").run(recipe, folder, team)
-        if team.is_main:
-            what = (
-                f"shard {job + 1}/{num_jobs} is done"
-                if shard
-                else "nothing is left that no other job works on"
-            )
-            print(f"{stage}: {what}; when all jobs are done, run `distill {stage} {recipe.source}`")
+        running = replace(running, job=job, num_jobs=num_jobs, leases=shard is None)
+        if running.is_main:
+            folder.start(stage.name, fingerprint)
+        running.barrier()
+        stage.run(recipe, folder, running)
+        if running.is_main:
+            done = "nothing is left that no other job works on"
+            if shard is not None:
+                done = f"shard {job + 1}/{num_jobs} is done"
+            command = f"distill {stage.name} {recipe.source}"
+            print(f"{stage.name}: {done}; when all jobs are done, run `{command}`")
 
 
 @contextmanager
 def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Iterator[Processes]:
-    """All processes of this launch, the run folder locked for them (`shared`: they bear other shards), and a full disk or a stop
-    signal told as what it is."""
-    with shutdown.listening(), disk_explained(folder):
-        team = processes.start(recipe.num_processes)
+    """Join all processes of this launch and lock the run folder for them.
+
+    `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
+    """
+    with shutdown.listening(), disk_explained(folder.path):
+        running = processes.start(recipe.num_processes)
         try:
-            if team.is_main:
+            if running.is_main:
                 folder.lock(shared=shared)
-                folder.note_old_name(recipe)
-            team.barrier()
-            yield team
-            processes.finish(team)
+            running.barrier()
+            yield running
+            processes.finish(running)
         finally:
             folder.unlock()
 
 
-def _all_done(chosen: Sequence[str], recipe: Recipe, folder: RunFolder) -> bool:
-    """Whether every stage is up to date; raises MismatchError (before any work) where the recipe has changed."""
+def fingerprint_of(stage: Stage, recipe: Recipe, folder: RunFolder) -> Fingerprint:
+    """Return what decides the stage's result, the earlier stages that it reads among it.
+
+    Raises MissingError, naming the command to run, if one of those is not finished.
+    """
+    fingerprint = stage.fingerprint(recipe)
+    earlier = {name: folder.digest(name, recipe) for name in stage.reads}
+    return replace(fingerprint, inputs=fingerprint.inputs | earlier)
+
+
+def _set_aside(redo: str | None, pipeline: Sequence[Stage], folder: RunFolder) -> None:
+    """Set aside what the stage `redo` and those after it made."""
+    if redo is None:
+        return
+    names = [stage.name for stage in pipeline]
+    for stage in pipeline[names.index(redo) :]:
+        folder.set_aside(stage.name, keep_files=stage.asks_teacher)
+
+
+def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:
+    """Return whether every stage is up to date.
+
+    Raises MismatchError, before any work, where the recipe has changed.
+    """
     done = True
     for stage in chosen:
-        if not folder.began(stage):
+        if not folder.began(stage.name):
             return False
-        if changes := _changes(stage, recipe, folder):
-            if stage in CHEAP:
+        if changes := folder.changes(stage.name, fingerprint_of(stage, recipe, folder)):
+            if stage.cheap:
                 done = False  # made anew, but only if no later stage refuses the recipe
                 continue
             raise MismatchError(
-                f"{folder.stage(stage)} was made by another recipe: {'; '.join(changes[:4])}. Set the values back, or "
-                f"make it anew with --redo {stage} (nothing that cost teacher time is deleted), or set run_folder=PATH"
+                f"{folder.stage(stage.name)} was made by another recipe: {'; '.join(changes[:4])}. "
+                f"Set the values back, or make it anew with --redo {stage.name} (nothing that cost "
+                "teacher time is deleted), or set run_folder=PATH"
             )
-        if folder.manifest(stage) is None:
+        if folder.manifest(stage.name, stage.result) is None:
             return False
+        require_present(folder.recorded_files(stage.name, recipe.source))
     return done
 
 
-def _changes(stage: str, recipe: Recipe, folder: RunFolder) -> list[str]:
-    wanted = needs(stage, recipe, folder)
-    return folder.changes(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
-
-
-def _other_seed(stage: str, recipe: Recipe, folder: RunFolder) -> str:
-    manifest = folder.manifest(stage)
-    if (
-        stage != "generate"
-        or manifest is None
-        or manifest.result.get("seed") in (None, recipe.seed)
-    ):
-        return ""
-    return f", with seed {manifest.result['seed']}; its answers stay (generate.resample=true asks anew)"
-
-
-def _run_stage(stage: str, recipe: Recipe, folder: RunFolder, team: Processes) -> None:
+def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Processes) -> None:
     """Run one stage unless it is done, and write its manifest last."""
-    if team.broadcast(_all_done([stage], recipe, folder)):
-        if team.is_main:
-            print(f"{stage}: already done{_other_seed(stage, recipe, folder)}")
+    if running.broadcast(_all_done([stage], recipe, folder)):
+        if running.is_main:
+            print(f"{stage.name}: already done{_other_seed(stage, recipe, folder)}")
         return
-    wanted = needs(stage, recipe, folder)
+    fingerprint = fingerprint_of(stage, recipe, folder)
     started = time.time()
-    if team.is_main:
-        print(f"{stage} ...", flush=True)
-        folder.start(stage, section=wanted.section, inputs=wanted.inputs, seed=wanted.seed)
-    team.barrier()
-    module = importlib.import_module(f"distill.{stage}")
-    output = StageOutput({}, [])
-    if stage in SHARED:
-        output = module.run(recipe, folder, team)
-    elif team.is_main:
-        output = module.run(recipe, folder)
-    if team.is_main:
-        manifest = folder.finish(
-            stage,
-            section=wanted.section,
-            inputs=wanted.inputs,
-            seed=wanted.seed,
-            result=output.result,
-            files=output.files,
-            started=started,
-        )
-        print(f"{stage}: done in {manifest.seconds:.1f} s", flush=True)
-    team.barrier()
+    if running.is_main:
+        print(f"{stage.name} ...", flush=True)
+        folder.start(stage.name, fingerprint)
+    running.barrier()
+    output = None
+    to_verify = _inputs_to_verify(stage, recipe, folder) if running.is_main else []
+    with verifying(to_verify):
+        if stage.shared or running.is_main:
+            output = stage.run(recipe, folder, running)
+    for file in to_verify:
+        folder.note_read(file.path)
+    if running.is_main:
+        assert output is not None, f"{stage.name}: no result of a whole stage"
+        manifest = folder.finish(stage.name, fingerprint, output, started=started)
+        print(f"{stage.name}: done in {manifest.seconds:.1f} s", flush=True)
+    running.barrier()
 
 
-def _result(folder: RunFolder) -> Result:
-    manifests = {stage: m for stage in STAGES if (m := folder.manifest(stage)) is not None}
+def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:
+    """Return the files of earlier stages that this process has not hashed since they last changed."""
+    files = [file for name in stage.reads for file in folder.recorded_files(name, recipe.source)]
+    return [file for file in files if folder.changed_since_read(file)]
+
+
+def _other_seed(stage: Stage, recipe: Recipe, folder: RunFolder) -> str:
+    """Return what is to be said of answers that were drawn with another seed than the recipe's."""
+    if stage.name != generate.STAGE.name:
+        return ""
+    seed = folder.require(stage.name, GenerateResult, recipe).result.seed
+    if seed == recipe.seed:
+        return ""
+    return f", with seed {seed}; its answers stay (generate.resample=true asks anew)"
+
+
+def _result(pipeline: Sequence[Stage], folder: RunFolder) -> Result:
+    manifests = {}
+    for stage in pipeline:
+        manifest = folder.manifest(stage.name, stage.result)
+        if manifest is not None:
+            manifests[stage.name] = manifest
     return Result(folder.path, manifests)

@@ -1,150 +1,165 @@
-"""plan: memory, time, disk and download of each stage on this machine, and what the licences allow. Loads no weights.
+"""plan: memory, time, disk and download of each stage on this machine, and what the licences allow.
 
-What a stage takes is estimated in costs.py. What cannot come out well is refused here, before the teacher has cost anything.
+Loads no weights. What cannot come out well is refused here, before the teacher has cost anything.
 """
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
 
-from distill import chat
-from distill.catalog import catalog
-from distill.chat.tokenizers import students_tokenizer, tokenizers_of
-from distill.core.jsonl import write_atomic
-from distill.core.run_folder import RunFolder, StageOutput
+from distill import chat, teachers
+from distill.catalog.catalog import LicenceVerdict
+from distill.chat.tokenizers import load_students_tokenizer
+from distill.core.files import write_atomic
+from distill.core.processes import ALONE, Processes
+from distill.core.results import PlanResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import preflight
-from distill.planning.costs import (
-    ELSEWHERE,
-    Cost,
-    Size,
-    Work,
-    stage_costs,
-    student_size,
-    teacher_size,
-    work_of,
-)
+from distill.planning.costs import Workload
+from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
-from distill.text import language
+from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
+from distill.text.identification import by_script_only
+from distill.text.scripts import scripts_of
 
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
-    result = make_plan(recipe, folder)
+def stage(planned: Sequence[Stage]) -> Stage:
+    """Return the stage that plans the stages `planned`, which come after it."""
+    return Stage(
+        "plan",
+        "memory, time, disk, download and licences of a recipe on this machine; downloads nothing",
+        partial(run, planned=planned),
+        PlanResult,
+        fingerprint,
+        cheap=True,
+    )
+
+
+def run(
+    recipe: Recipe, folder: RunFolder, _: Processes = ALONE, *, planned: Sequence[Stage]
+) -> StageOutput:
+    result = make_plan(recipe, folder, planned)
     path = folder.stage("plan") / "plan.json"
-    write_atomic(path, json.dumps(result, indent=1, ensure_ascii=False))
+    write_atomic(path, json.dumps(asdict(result), indent=1, ensure_ascii=False))
     return StageOutput(result, [path])
 
 
-def make_plan(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
-    """Costs by stage, the licence verdict, and the text that `distill plan` prints."""
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    model = recipe.student.model or recipe.teacher.model
+    student = find.identity(recipe.model_location(model), recipe.student.revision)
+    inputs = teacher_fingerprint(recipe).inputs | prompts_inputs(recipe) | {"student": student}
+    return Fingerprint(recipe.identity(), inputs)
+
+
+def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
+    """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
     for code in recipe.languages:
-        language.scripts_of(code)  # an unknown code is refused here, not after generation
+        scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     preflight.check_formats(recipe)
-    machine = this_machine(
-        folder.path, with_gpu=not recipe.teacher.device == recipe.train.device == "cpu"
-    )
-    teacher = teacher_size(recipe)
-    student = student_size(recipe, teacher)
-    work = work_of(recipe)
-    costs = stage_costs(recipe, machine, teacher, student, work)
-    verdict = catalog.verdict(
-        recipe.teacher.model,
-        recipe.student.model,
-        declared_teacher=recipe.teacher.licence,
-        declared_base=recipe.student.licence,
-        use=recipe.learns,
-    )
+    without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
+    machine = this_machine(folder.path, with_gpu=not without_gpu)
+    work = Workload.of(recipe, machine)
+    costs = stage_costs(work, planned)
+    verdict = licence_verdict(recipe)
     warnings = _warnings(recipe, machine, costs)
-    text = _text(machine, teacher, student, work, note, costs, verdict, warnings)
-    return {
-        "machine": asdict(machine),
-        "teacher": asdict(teacher),
-        "student": asdict(student),
-        "work": asdict(work),
-        "stages": {name: asdict(cost) for name, cost in costs.items()},
-        "licence": asdict(verdict),
-        "warnings": warnings,
-        "text": text,
-    }
+    return PlanResult(
+        machine=asdict(machine),
+        teacher=asdict(work.teacher),
+        student=asdict(work.student),
+        work=asdict(work.demand),
+        stages=costs,
+        licence=verdict,
+        warnings=warnings,
+        text=_text(work, note, costs, verdict, warnings),
+    )
+
+
+def stage_costs(work: Workload, planned: Sequence[Stage]) -> dict[str, Cost]:
+    """Return the cost of each stage that has one, by its name."""
+    return {stage.name: stage.cost(work) for stage in planned if stage.cost is not None}
 
 
 def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:
-    room = machine.gpu_memory if machine.gpu else machine.memory
+    available = machine.gpu_memory if machine.gpu else machine.memory
     where = "GPU memory" if machine.gpu else "memory"
-    found = [
-        f"{name} needs about {cost.memory / GB:.1f} GB of {where}, this machine has {room / GB:.1f} GB"
+    warnings = [
+        f"{name} needs about {cost.memory / GB:.1f} GB of {where}, "
+        f"this machine has {available / GB:.1f} GB"
         for name, cost in costs.items()
-        if cost.memory > room
+        if cost.memory > available
     ]
-    if any("generate" in w or "capture" in w for w in found):
-        found.append(
+    if any("generate" in warning or "capture" in warning for warning in warnings):
+        warnings.append(
             "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
         )
-    if any(w.startswith("train") for w in found):
-        found.append(
-            "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or micro_batch_tokens need less"
+    if any(warning.startswith("train") for warning in warnings):
+        warnings.append(
+            "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
+            "micro_batch_tokens need less"
         )
-    disk = sum(c.disk + c.download for c in costs.values())
+    disk = sum(cost.disk + cost.download for cost in costs.values())
     if disk > machine.disk_free:
-        found.append(
+        warnings.append(
             f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free"
         )
-    if odd := preflight.wide_rows(recipe):
-        found.append(odd)
-    if unknown := language.by_script_only(recipe.languages):
-        found.append(f"languages: {unknown}")
-    return found
+    if wide_rows := preflight.wide_rows(recipe):
+        warnings.append(wide_rows)
+    if unknown := by_script_only(recipe.languages):
+        warnings.append(f"languages: {unknown}")
+    return warnings
 
 
 def _text(
-    machine: Machine,
-    teacher: Size,
-    student: Size,
-    work: Work,
+    work: Workload,
     note: str | None,
     costs: Mapping[str, Cost],
-    verdict: Any,
+    verdict: LicenceVerdict,
     warnings: list[str],
 ) -> str:
-    size = (
-        "of unknown size, on a server"
-        if teacher == ELSEWHERE
-        else f"{teacher.parameters:,} parameters"
-    )
+    teacher = f"{work.teacher.parameters:,} parameters"
+    if work.teacher == UNKNOWN_SIZE:
+        teacher = "of unknown size, on a server"
     lines = [
-        f"this machine: {machine}",
-        f"teacher {size}, student {student.parameters:,}",
-        str(work),
+        f"this machine: {work.machine}",
+        f"teacher {teacher}, student {work.student.parameters:,}",
+        str(work.demand),
         *([note] if note else []),
         "",
-        f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}",
-    ]
-    for name, cost in costs.items():
-        lines.append(
-            f"{name:<12}{cost.memory / GB:>10.1f}{_duration(cost.seconds):>10}{cost.disk / GB:>9.2f}{cost.download / GB:>13.2f}"
-        )
-    total = [sum(getattr(c, k) for c in costs.values()) for k in ("seconds", "disk", "download")]
-    peak = max(c.memory for c in costs.values())
-    lines.append(
-        f"{'in all':<12}{peak / GB:>10.1f}{_duration(total[0]):>10}{total[1] / GB:>9.2f}{total[2] / GB:>13.2f}"
-    )
-    lines += [
+        *_table(costs),
         "",
         f"licences: {verdict.level}: {'; '.join(verdict.sentences)}",
         *(f"  - {duty}" for duty in verdict.duties),
+        *(f"warning: {warning}" for warning in warnings),
     ]
-    lines += [f"warning: {warning}" for warning in warnings]
-    note = (
-        "estimates; of GPUs compared with an H200 alone"
-        if machine.gpu
-        else "estimates, within a factor of two"
+    accuracy = "estimates, within a factor of two"
+    if work.machine.gpu:
+        accuracy = "estimates; of GPUs compared with an H200 alone"
+    return "\n".join([*lines, f"({platform.machine()}; {accuracy})"])
+
+
+def _table(costs: Mapping[str, Cost]) -> list[str]:
+    """Return the lines of the table of costs, and one with their sums."""
+    in_all = Cost(
+        memory=max(cost.memory for cost in costs.values()),  # one stage at a time
+        seconds=sum(cost.seconds for cost in costs.values()),
+        disk=sum(cost.disk for cost in costs.values()),
+        download=sum(cost.download for cost in costs.values()),
     )
-    return "\n".join([*lines, f"({platform.machine()}; {note})"])
+    lines = [f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}"]
+    for name, cost in [*costs.items(), ("in all", in_all)]:
+        lines.append(
+            f"{name:<12}{cost.memory / GB:>10.1f}{_duration(cost.seconds):>10}"
+            f"{cost.disk / GB:>9.2f}{cost.download / GB:>13.2f}"
+        )
+    return lines
 
 
 def _duration(seconds: float) -> str:
@@ -154,20 +169,23 @@ def _duration(seconds: float) -> str:
 
 
 def _check_tokenizers(recipe: Recipe) -> str | None:
-    """What is to be said about two tokenizers, if anything. Where a signal is captured, different ones are refused before the
-    teacher has cost anything; all this where both are on this machine."""
+    """Return what is to be said about two tokenizers, if anything; both must be on this machine.
+
+    Raises MismatchError for different ones where a signal is captured, before the teacher has cost
+    anything.
+    """
     if recipe.student.model is None:
         return None
+    teacher = teachers.connect(recipe)
+    models = [recipe.student] if teacher.text_only else [recipe.student, recipe.teacher]
     try:
-        for model in (recipe.student, *([] if recipe.teacher.text_only else [recipe.teacher])):
+        for model in models:
             find.read_config(recipe.model_location(model.model or ""), model.revision)
     except MissingError:
         return None  # not on this machine yet: `initialize` compares them
-    found = tokenizers_of(recipe)
+    tokenizers = teacher.tokenizers
     if recipe.capture.signal != "none":
-        chat.require_same_tokenizer(recipe, found.teacher, students_tokenizer(recipe))
-    return (
-        None
-        if found.same
-        else f"the student learns the answers' text in its own tokenizer ({found.difference})"
-    )
+        chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))
+    if tokenizers.same:
+        return None
+    return f"the student learns the answers' text in its own tokenizer ({tokenizers.difference})"

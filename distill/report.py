@@ -6,116 +6,136 @@
 Nothing is measured here: every figure comes from another stage's manifest.
 """
 
-import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from distill.core.jsonl import read_jsonl, write_atomic
-from distill.core.run_folder import Manifest, RunFolder, StageOutput
+from distill.core.files import write_atomic
+from distill.core.jsonl import read_jsonl
+from distill.core.processes import ALONE, Processes
+from distill.core.results import Difference, ReportResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
+from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.reporting import plots
+from distill.reporting.examples import read_examples
 from distill.reporting.model_card import model_card
-from distill.reporting.page import page, table_html, table_text
+from distill.reporting.page import page
+from distill.reporting.results import READS, RunResults, read_results
+from distill.reporting.table import ModelRow, model_rows, table_html, table_text
 
-STAGES_READ = ("plan", "generate", "capture", "initialize", "train", "quantize", "evaluate")
 
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
+    """Write page and model card, and return the table and the verdict.
 
-def run(recipe: Recipe, folder: RunFolder) -> StageOutput:
-    stage = folder.stage("report")
-    manifests = {name: folder.require(name, recipe) for name in STAGES_READ}
-    table = rows(manifests)
-    verdict = gain(manifests)
-    pictures = {
-        "Loss on the validation answers": plots.loss_curves(folder.stage("train"), manifests),
-        "Student, control and teacher": plots.quality(table),
-        "Size against quality": plots.size_against_quality(table),
-        "Speed on this machine": plots.speed(table),
-    }
-    examples = _examples(folder.stage("evaluate"), manifests)
+    Raises MissingError if a stage before has not finished.
+    """
+    results = read_results(folder, recipe)
+    rows = model_rows(results)
+    verdict = gain(results)
+    pictures = _pictures(folder.stage("train"), results, rows)
+    examples = read_examples(folder.stage("evaluate"), results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
-    write_atomic(
-        stage / "report.html", page(recipe, manifests, table, verdict, pictures, examples, dropped)
+
+    stage = folder.stage("report")
+    page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
+    write_atomic(page_path, page(recipe, results, rows, verdict, pictures, examples, dropped))
+    write_atomic(card_path, model_card(recipe, results, rows, verdict))
+    result = ReportResult(
+        table=[asdict(row) for row in rows],
+        table_html=table_html(rows),
+        text=f"{table_text(rows)}\n\n{verdict}",
+        verdict=verdict,
     )
-    write_atomic(stage / "MODEL_CARD.md", model_card(recipe, manifests, table, verdict))
-    text = table_text(table) + "\n\n" + verdict
-    files = [stage / "report.html", stage / "MODEL_CARD.md"]
-    return StageOutput(
-        {"table": table, "table_html": table_html(table), "text": text, "verdict": verdict}, files
-    )
+    return StageOutput(result, [page_path, card_path])
 
 
-def rows(manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """The table: a row a model, from the figures of evaluate and quantize."""
-    found = []
-    quantized = manifests["quantize"].result["formats"]
-    student_bytes = manifests["quantize"].result["student_bytes"]
-    for name, figures in manifests["evaluate"].result["models"].items():
-        check = quantized.get(name, {})
-        size = check.get("bytes") or (
-            student_bytes if name in ("student", "control") else figures.get("bytes")
-        )
-        found.append(
-            {
-                "model": name,
-                "bytes": size,
-                "bits_per_weight": check.get("bits_per_weight"),
-                "exact_match": figures.get("exact_match"),
-                "interval": figures.get("interval"),
-                "nll": figures["nll"],
-                "agreement": check.get("top_token_agreement"),
-                "kl": check.get("kl"),
-                "failed": check.get("failed"),
-                "refused": figures["refused"] / manifests["evaluate"].result["num_examples"],
-                "peak_memory": check.get("peak_memory"),
-                "prefill_speed": check.get("prefill_speed"),
-                "decode_speed": check.get("decode_speed"),
-                "tokens_per_second": figures["tokens_per_second"],
-                "runtime": figures["runtime"],
-                "by_language": figures.get("by_language", {}),
-            }
-        )
-    return found
+def _pictures(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[str, str]:
+    """Return the page's pictures, SVG by caption."""
+    return {
+        "Loss on the validation answers": plots.loss_curves(train, results.train),
+        "Student, control and teacher": plots.quality(rows),
+        "Size against quality": plots.size_against_quality(rows),
+        "Speed on this machine": plots.speed(rows),
+    }
 
 
-def gain(manifests: dict[str, Manifest]) -> str:
-    """One sentence: by how much KD beat the control, or that it did not."""
-    against = manifests["evaluate"].result.get("student_against_control")
-    if against is None:
-        if manifests["train"].section["train"]["soft_weight"] == 0:
-            return "The student learnt the answers' text alone, which is what a control does: there is no gain to tell."
+@dataclass(frozen=True)
+class Measure:
+    """A figure by which student and control are compared, and how a difference of it is told."""
+
+    key: str
+    unit: str
+    scale: int
+    decimals: int
+    more_is_better: bool
+
+    def tell(self, value: float) -> str:
+        return f"{value * self.scale:+.{self.decimals}f}"
+
+
+MEASURES = (
+    Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
+    Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
+)
+
+
+def gain(results: RunResults) -> str:
+    """Return in one sentence by how much KD beat the control, or that it did not."""
+    differences = results.evaluate.student_against_control
+    if differences is None:
+        if results.soft_weight == 0:
+            return (
+                "The student learnt the answers' text alone, which is what a control does: "
+                "there is no gain to tell."
+            )
         return (
             "There was no control (train.control: false), so what distillation gained is not known."
         )
-    sentences = []
-    for key, unit, better in (
-        ("exact_match", "points of exact match", 1),
-        ("nll", "nats a token of NLL", -1),
-    ):
-        if key not in against:
-            continue
-        d = against[key]
-        scale = 100 if key == "exact_match" else 1
-        number = f"{d['difference'] * scale:+.{1 if scale == 100 else 4}f} {unit}"
-        interval = f"[{d['low'] * scale:+.{1 if scale == 100 else 4}f}, {d['high'] * scale:+.{1 if scale == 100 else 4}f}]"
-        ends = sorted((d["low"] * better, d["high"] * better))
-        says = (
-            "beat" if ends[0] > 0 else "lost to" if ends[1] < 0 else "did not clearly differ from"
-        )
-        sentences.append(f"KD {says} the control: {number}, 95 % interval {interval}")
+    sentences = [
+        _comparison(measure, differences[measure.key])
+        for measure in MEASURES
+        if measure.key in differences
+    ]
     return "; ".join(sentences) + "."
 
 
-def _examples(stage: Path, manifests: dict[str, Manifest]) -> list[dict[str, Any]]:
-    """For the first problem of each language: what each 16-bit model answered."""
-    shown: dict[str, dict[str, Any]] = {}
-    for name in ("teacher", "control", "student"):
-        if name not in manifests["evaluate"].result["models"]:
-            continue
-        for example in json.loads((stage / f"{name}.json").read_text())["examples"]:
-            mine = shown.setdefault(
-                example["language"],
-                {"prompt_id": example["prompt_id"], "prompt": example["prompt"]},
-            )
-            if mine["prompt_id"] == example["prompt_id"]:
-                mine[name] = (example["answer"], example["right"])
-    return list(shown.values())
+def _comparison(measure: Measure, student_minus_control: Difference) -> str:
+    difference, low, high = (
+        measure.tell(value)
+        for value in (
+            student_minus_control.difference,
+            student_minus_control.low,
+            student_minus_control.high,
+        )
+    )
+    outcome = _outcome(measure, student_minus_control)
+    return f"KD {outcome} the control: {difference} {measure.unit}, 95 % interval [{low}, {high}]"
+
+
+def _outcome(measure: Measure, student_minus_control: Difference) -> str:
+    """Return who was better, which is told only where the whole interval is on one side of zero."""
+    is_more, is_less = student_minus_control.low > 0, student_minus_control.high < 0
+    if not is_more and not is_less:
+        return "did not clearly differ from"
+    return "beat" if is_more == measure.more_is_better else "lost to"
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    return Fingerprint({"report": recipe.report.identity()})
+
+
+def cost(_: Workload) -> Cost:
+    return Cost(PROCESS_BYTES, 2, disk=1e6)
+
+
+STAGE = Stage(
+    "report",
+    "report.html and the model card",
+    run,
+    ReportResult,
+    fingerprint,
+    reads=tuple(READS),
+    cost=cost,
+    cheap=True,
+)

@@ -1,10 +1,11 @@
-"""How fast are the filters? Samples a second of each, and 100,000 texts deduplicated: seconds and memory.
+"""Measure the filters: samples a second of each; seconds and memory to deduplicate 100,000 texts.
 
     python scripts/bench_filters.py              # about three minutes on two cores
     python scripts/bench_filters.py --num 500
 
-The texts are made from the quickstart's own prompts in five languages (its teacher's kind of answer, lengthened to what
-a chat answer has), so that every script is there; each filter sees texts that it keeps, which is what costs most.
+The texts are made from the quickstart's own prompts in five languages (its teacher's kind of
+answer, lengthened to what a chat answer has), so that every script is there; each filter sees texts
+that it keeps, which is what costs most.
 """
 
 import argparse
@@ -15,24 +16,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from distill.data.samples import Prompt
-from distill.filters.answer_filters import (
-    bad_format,
-    bad_length,
-    identity,
-    loop,
-    refusal,
-    truncated,
-)
+from distill.filters import answer_filters, prompt_filters
+from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import near_prompts
-from distill.filters.prompt_filters import judge_prompts
-from distill.text.language import wrong_language
+from distill.recipe.sections import Generate
 
 ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = ["en", "zh", "sw", "id", "hi"]
@@ -40,7 +35,7 @@ TARGET = 2000  # samples a second of everything but language identification, mat
 
 
 def texts(num: int, length: int, seed: int = 0) -> list[tuple[str, str]]:
-    """(text, language): about `length` characters each, of problems shuffled together, no two alike."""
+    """Make (text, language): about `length` characters of shuffled problems, no two alike."""
     by_language: dict[str, list[str]] = {}
     for line in (
         (ROOT / "recipes/quickstart/prompts.jsonl").read_text(encoding="utf-8").splitlines()
@@ -59,7 +54,10 @@ def texts(num: int, length: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def with_context(num: int) -> list[str]:
-    """Prompts of 900 characters: an instruction that all share, a passage that four share, a question."""
+    """Make prompts of 900 characters.
+
+    An instruction that all share, a passage that four share, a question.
+    """
     asked, passages = texts(num, 100, seed=5), texts(-(-num // 4), 400, seed=4)
     (instruction, _), *_ = texts(1, 400, seed=6)
     return [
@@ -74,29 +72,33 @@ def prompts_of(samples: list[tuple[str, str]]) -> list[Prompt]:
     ]
 
 
-INDEX = EvalIndex([text for text, _ in texts(300, 150, seed=9)])
+def answers_of(samples: list[tuple[str, str]]) -> list[Answer]:
+    return [
+        Answer("", str(n), text, None, "stop", language)
+        for n, (text, language) in enumerate(samples)
+    ]
 
 
-def cheap(samples: list[tuple[str, str]]) -> int:
-    """Every filter of an answer but language identification; how many were dropped."""
-    return sum(
-        any(
-            (
-                truncated("stop"),
-                bad_length(t, 1, 20_000),
-                loop(t),
-                refusal(t, language),
-                identity(t),
-                bad_format(t),
-                INDEX.hit(t),
-            )
-        )
-        for t, language in samples
-    )
+CONTEXT = FilterContext(
+    Generate.model_validate({"prompts": "prompts.jsonl"}),
+    LANGUAGES,
+    eval_index=EvalIndex(text for text, _ in texts(300, 150, seed=9)),
+)
+SLOW = ("wrong_language", "wrong_reasoning_language")
+
+
+def all_but_slow(answers: list[Answer]) -> int:
+    """Apply every filter of an answer but language identification; return how many it drops."""
+    everything = answer_filters.ANSWER_FILTERS
+    answer_filters.ANSWER_FILTERS = tuple(f for f in everything if f.name not in SLOW)
+    try:
+        return sum(answer_filters.first_reason(a, CONTEXT) is not None for a in answers)
+    finally:
+        answer_filters.ANSWER_FILTERS = everything
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """CPU time of this process, the least of three: what else the machine does hardly counts."""
+    """Return CPU time of this process, the least of three: other work hardly counts."""
     times = []
     for _ in range(3):
         start = time.process_time()
@@ -105,27 +107,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return min(times)
 
 
-def single_filters(samples: list[tuple[str, str]]) -> dict[str, float]:
-    """Samples a second of each filter alone, on one core."""
-    checks: dict[str, Callable[[str, str], object]] = {
-        "length": lambda text, language: bad_length(text, 1, 20_000),
-        "loop": lambda text, language: loop(text),
-        "refusal": refusal,
-        "identity": lambda text, language: identity(text),
-        "format": lambda text, language: bad_format(text),
-        "contaminated": lambda text, language: INDEX.hit(text),
-        "wrong_language": lambda text, language: wrong_language(text, language, LANGUAGES),
-    }
-    for check in checks.values():
-        check(*samples[0])  # tables and models are loaded once
+def single_filters(answers: list[Answer]) -> dict[str, float]:
+    """Return samples a second of each filter alone, on one core."""
+    for answer_filter in answer_filters.ANSWER_FILTERS:
+        answer_filter(replace(answers[0]), CONTEXT)  # tables and models are loaded once
     return {
-        n: len(samples) / cpu_seconds(lambda c=c: [c(t, language) for t, language in samples])
-        for n, c in checks.items()
+        f.name: len(answers)
+        / cpu_seconds(lambda f=f: [f(replace(answer), CONTEXT) for answer in answers])
+        for f in answer_filters.ANSWER_FILTERS
     }
 
 
 def deduplicate(num: int, context: bool, pipe: Connection) -> None:
-    """In a process of its own, so that its peak memory is its own."""
+    """Run in a process of its own, so that its peak memory is its own."""
     short = with_context(num) if context else [text for text, _ in texts(num, 300, seed=3)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start, cpu_start = time.perf_counter(), time.process_time()
@@ -155,14 +149,16 @@ def main() -> None:
     print(
         f"{len(samples)} samples of {size:,.0f} bytes, five languages; samples a second of CPU time:"
     )
-    for name, rate in single_filters(samples).items():
-        print(f"  {name:<16}{rate:>10,.0f}")
-    rate = 2 * len(samples) / cpu_seconds(lambda: cheap(samples))
+    answers = answers_of(samples)
+    for name, rate in single_filters(answers).items():
+        print(f"  {name:<26}{rate:>12,.0f}")
+    rate = 2 * len(answers) / cpu_seconds(lambda: all_but_slow(answers))
     print(
         f"all but language identification, on two cores: {rate:,.0f} samples a second (wanted: {TARGET:,})"
     )
     prompts = prompts_of(texts(given.num, 200))
-    rate = len(prompts) / cpu_seconds(lambda: judge_prompts(prompts, near_duplicate=0.9))
+    no_index = replace(CONTEXT, eval_index=None)
+    rate = len(prompts) / cpu_seconds(lambda: prompt_filters.filter_prompts(prompts, no_index))
     print(f"prompts, without language identification: {rate:,.0f} a second of CPU time")
     for context in (False, True):
         ours, theirs = multiprocessing.get_context("spawn").Pipe()

@@ -7,8 +7,8 @@
 
 `model.generate` is called as a short script does: batches in the order of arrival, cut at the same number of tokens
 (longest prompt + longest possible answer, times rows), padded on the left, each until its longest answer ends. Ours is
-what `distill generate` does (distill/models/by_length.py, decode.py), the GGUF file what it does with teacher.gguf
-(distill/export/gguf_teacher.py). Same weights, prompts, sampling values and threads; all in turns in one process, the
+what `distill generate` does (distill/models/batching.py, decode.py), the GGUF file what it does with teacher.gguf
+(distill/teachers/gguf.py). Same weights, prompts, sampling values and threads; all in turns in one process, the
 order turned round every other round; ratios are taken within a round. Only tokens of answers are counted, up to their
 stop token; loading is not.
 
@@ -55,17 +55,20 @@ from transformers.utils import logging
 
 from distill import chat
 from distill.core.jsonl import read_jsonl
-from distill.core.progress import Progress
+from distill.data.samples import Prompt
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.models.batching import blocks_by_length
-from distill.models.decode import Drawer, Sampling, answer
+from distill.models.decode import Drawer, answer
 from distill.models.find import stop_ids_of_files
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
-from distill.recipe import load_recipe
-from distill.teachers.gguf_teacher import MOST_SEQUENCES
+from distill.models.sampling import Sampling
+from distill.recipe import Recipe, load_recipe
+from distill.teachers.gguf import MOST_SEQUENCES
+from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
 from distill.teachers.server import adapters
-from distill.teachers.server.pool import ask_server, question
+from distill.teachers.server.adapters import CompletionRequest
+from distill.teachers.server.teacher import ServerTeacher
 
 HEADING = "## Generation"
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -90,8 +93,6 @@ class Case:
     model: Any
     prompts: list[list[int]]
     sampling: Sampling
-    max_new_tokens: int
-    stop_ids: list[int]
     pad_id: int
     vocab_size: int
     batch_tokens: int
@@ -142,9 +143,7 @@ def quickstart_case(num_prompts: int, batch_tokens: int) -> Case:
         "quickstart's teacher",
         model,
         prompts,
-        Sampling(1.0),
-        96,
-        ends,
+        Sampling(1.0, max_new_tokens=96, stop_ids=tuple(ends)),
         tokenizer.pad_token_id,
         len(tokenizer),
         batch_tokens,
@@ -184,13 +183,20 @@ def planned_case(
     model.end_V, model.stop_id = model.end_V.to(device), 1
     name = f"Qwen3, {num_layers} layers of {width}, planned lengths"
     return Case(
-        name, model, prompts, Sampling(0.7, 0.8, 20), 512, [1], 0, vocab_size, batch_tokens, lengths
+        name,
+        model,
+        prompts,
+        Sampling(0.7, 0.8, 20, 512, (1,)),
+        0,
+        vocab_size,
+        batch_tokens,
+        lengths,
     )
 
 
 def ours(case: Case) -> Answers:
     found: Answers = {}
-    widths = [len(prompt) + case.max_new_tokens for prompt in case.prompts]
+    widths = [len(prompt) + case.sampling.max_new_tokens for prompt in case.prompts]
     for block in blocks_by_length(widths, case.batch_tokens):
 
         def finished(i: int, ids: list[int], _reason: str, block: Any = block) -> None:
@@ -201,8 +207,6 @@ def ours(case: Case) -> Answers:
             [case.prompts[i] for i in block.indices],
             seeds=block.indices,
             sampling=case.sampling,
-            max_new_tokens=case.max_new_tokens,
-            stop_ids=case.stop_ids,
             pad_id=case.pad_id,
             on_finished=finished,
             vocab_size=case.vocab_size,
@@ -215,12 +219,12 @@ def naive(case: Case) -> Answers:
     """`model.generate`, batch after batch."""
     sampling = case.sampling
     config = GenerationConfig(
-        max_new_tokens=case.max_new_tokens,
+        max_new_tokens=case.sampling.max_new_tokens,
         do_sample=True,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k,
-        eos_token_id=case.stop_ids,
+        eos_token_id=list(case.sampling.stop_ids),
         pad_token_id=case.pad_id,
     )
     torch.manual_seed(1)
@@ -238,7 +242,7 @@ def naive(case: Case) -> Answers:
             ids_BT.to(device), attention_mask=mask_BT.to(device), generation_config=config
         )
         for i, ids in zip(batch, made[:, width:].tolist(), strict=True):
-            ends = [n for n, token in enumerate(ids) if token in case.stop_ids]
+            ends = [n for n, token in enumerate(ids) if token in case.sampling.stop_ids]
             found[i] = ids[: ends[0] + 1] if ends else ids
     return found
 
@@ -247,10 +251,10 @@ def arrival_batches(case: Case) -> list[list[int]]:
     batches: list[list[int]] = [[]]
     longest = 0
     for i, prompt in enumerate(case.prompts):
-        longest = max(longest, len(prompt) + case.max_new_tokens)
+        longest = max(longest, len(prompt) + case.sampling.max_new_tokens)
         if batches[-1] and longest * (len(batches[-1]) + 1) > case.batch_tokens:
             batches.append([])
-            longest = len(prompt) + case.max_new_tokens
+            longest = len(prompt) + case.sampling.max_new_tokens
         batches[-1].append(i)
     return batches
 
@@ -258,7 +262,7 @@ def arrival_batches(case: Case) -> list[list[int]]:
 def measure(
     case: Case, ways: dict[str, Callable[[Case], Answers]], num_rounds: int, device: str
 ) -> dict[str, list[float]]:
-    """Answer tokens a second of each way, a figure a round."""
+    """Completion tokens a second of each way, a figure a round."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(num_rounds):
         for name, way in list(ways.items())[:: 1 if number % 2 else -1]:
@@ -295,14 +299,12 @@ def gguf_way(
         load_tokenizer(str(TEACHER)).save_pretrained(source)
     path = folder / f"{len(list(folder.iterdir()))}-{file_type}.gguf"
     write_gguf(source, path, file_type, metadata={})
-    longest = max(map(len, case.prompts)) + case.max_new_tokens
+    longest = max(map(len, case.prompts)) + case.sampling.max_new_tokens
     num_sequences = min(MOST_SEQUENCES, case.batch_tokens // longest)
 
     def way(case: Case) -> Answers:
         found: Answers = {}
-        drawer = Drawer(
-            range(len(case.prompts)), case.sampling, case.max_new_tokens, case.vocab_size
-        )
+        drawer = Drawer(range(len(case.prompts)), case.sampling, case.vocab_size)
 
         def choose(logits_NV: Any, places: Sequence[tuple[int, int]]) -> list[int]:
             drawn = drawer(torch.from_numpy(logits_NV), places)
@@ -310,14 +312,14 @@ def gguf_way(
                 return drawn
             ends = [step == case.plan[index] - 1 for index, step in places]
             return [
-                case.stop_ids[0] if end else case.prompts[index][-1]
+                case.sampling.stop_ids[0] if end else case.prompts[index][-1]
                 for end, (index, _) in zip(ends, places, strict=True)
             ]
 
         llama.generate(
             case.prompts,
-            case.max_new_tokens,
-            case.stop_ids,
+            case.sampling.max_new_tokens,
+            case.sampling.stop_ids,
             on_done=found.__setitem__,
             choose=choose,
         )
@@ -344,17 +346,16 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
         assert child.stdout is not None
         url = next(line.strip() for line in child.stdout if line.startswith("http"))
         recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", [f"teacher.server={url}"])
-        sampling = adapters.Sampling(
+        sampling = Sampling(
             1.0, 1.0, 0, 96, tuple(chat.stop_ids(tokenizer, stop_ids_of_files(str(TEACHER))))
         )
         questions = []
         for i, row in enumerate(rows):
             messages = [{"role": "user", "content": row["prompt"]}]
-            questions.append(
-                question(recipe, str(i), messages, chat.prompt_ids(tokenizer, messages), i)
-            )
+            prompt_ids = chat.prompt_ids(tokenizer, messages)
+            questions.append(CompletionRequest(str(i), messages, prompt_ids, i))
         ways: dict[str, Callable[[], tuple[float, float, int]]] = {
-            "ours": lambda: our_client(recipe, tokenizer, questions, sampling),
+            "ours": lambda: our_client(recipe, questions, sampling),
             "best": lambda: best_load(url, questions, sampling),
         }
         for number in range(num_rounds):
@@ -375,13 +376,16 @@ def busy(num_requests: int, num_rounds: int, folder: Path) -> tuple[list[float],
 
 
 def our_client(
-    recipe: Any, tokenizer: Any, questions: list[Any], sampling: Any
+    recipe: Recipe, questions: list[CompletionRequest], sampling: Sampling
 ) -> tuple[float, float, int]:
     """(seconds that slots worked, seconds from the first request to the last answer, answer tokens)."""
     found: list[dict[str, Any]] = []
     started: list[float] = []
-    dialect: Any = adapters.LlamaCpp
-    read, body = dialect.read, dialect.body
+    requests = [
+        Request(q.key, Prompt(tuple(q.messages), "en"), q.prompt_ids, 0, q.seed) for q in questions
+    ]
+    adapter: Any = adapters.LlamaCpp
+    read, body = adapter.read, adapter.body
 
     def noted_read(answer: dict[str, Any]) -> Any:
         found.append(answer)
@@ -391,12 +395,19 @@ def our_client(
         started.append(time.perf_counter())
         return body(*arguments)
 
-    dialect.read, dialect.body = staticmethod(noted_read), staticmethod(noted_body)
+    adapter.read, adapter.body = staticmethod(noted_read), staticmethod(noted_body)
     try:
-        with Progress("ask", len(questions), "answers", shown=False) as bar:
-            ask_server(recipe, tokenizer, questions, sampling, lambda *_: None, bar)
+        ServerTeacher(recipe).answer(
+            AnswerJob(
+                iter([Block(requests)]),
+                RequestOptions(sampling),
+                {},
+                lambda *_: None,
+                lambda _: None,
+            )
+        )
     finally:
-        dialect.read, dialect.body = staticmethod(read), staticmethod(body)
+        adapter.read, adapter.body = staticmethod(read), staticmethod(body)
     took = time.perf_counter() - started[1]  # the first asked what the server can do
     # `read` is called twice an answer: once to check it, once to take it
     timings = {id(answer): answer["timings"] for answer in found[2:]}.values()

@@ -41,7 +41,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.capture import records_of
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
 from distill.models.head import head_of
@@ -50,8 +50,9 @@ from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.batches import collate
-from distill.training.loop import StudentLoss
+from distill.training.student import StudentLoss
 
 HEADING = "## A distillation step beside the peers'"
 EPOCHS = 3
@@ -383,7 +384,7 @@ def head_memory(options: argparse.Namespace, num_tokens: int) -> float:
 
     def work() -> Any:
         return linear_head_loss(
-            hidden_NH, weight_VH, ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0
+            hidden_NH, Head(weight_VH), ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0
         )
 
     return (

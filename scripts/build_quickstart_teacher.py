@@ -17,6 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from tokenizers.models import BPE
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from distill.core.jsonl import write_jsonl
-from distill.models.decode import Sampling
 from distill.models.decode import answer as decode
+from distill.models.sampling import Sampling
 from distill.tasks import market
 
 VOCABULARY = 1024
@@ -275,9 +276,7 @@ def exact_match(
             model,
             [encode(tokenizer, p.prompt)[0] for p in part],
             seeds=range(start, start + len(part)),
-            sampling=sampling,
-            max_new_tokens=96,
-            stop_ids=[tokenizer.eos_token_id],
+            sampling=replace(sampling, max_new_tokens=96, stop_ids=(tokenizer.eos_token_id,)),
             pad_id=tokenizer.pad_token_id,
             on_finished=record,
         )

@@ -6,7 +6,7 @@
     python scripts/measure_capture.py --models 1024x28 --device cuda --dtype bfloat16
 
 Two things are timed on the same batch, in turns: (a) the hidden states, and from them the logits chunk by chunk, which
-are thrown away; (b) the same with all that `distill capture` does with them (distill/capture.py: records_of; distill/
+are thrown away; (b) the same with all that `distill capture` does with them (distill/teachers/records.py: records_of; distill/
 signals/store.py: SignalWriter): 50 draws a token, log-prob and entropy, encoding, checksums, shards on disk with fsync.
 The cost is b / a - 1 of each pair; median and quartiles over the pairs are shown.
 
@@ -37,15 +37,16 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
 from distill import chat
-from distill.capture import records_of
 from distill.core.jsonl import read_jsonl
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
 from distill.models.head import Head, head_of
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
 from distill.signals import draws, store
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 
 HEADING = "## What capture costs"
 QWEN_VOCAB = 151_936
@@ -78,13 +79,12 @@ def quickstart_case() -> Case:
         chat.prompt_ids(tokenizer, [{"role": "user", "content": row["prompt"]}]) for row in rows
     ]
     answers: dict[int, list[int]] = {}
+    ends = chat.stop_ids(tokenizer, stop_ids(model))
     answer(
         model,
         prompts,
         seeds=range(len(prompts)),
-        sampling=Sampling(1.0),
-        max_new_tokens=96,
-        stop_ids=chat.stop_ids(tokenizer, stop_ids(model)),
+        sampling=Sampling(1.0, max_new_tokens=96, stop_ids=tuple(ends)),
         pad_id=tokenizer.pad_token_id,
         on_finished=lambda i, ids, _: answers.__setitem__(i, ids),
     )

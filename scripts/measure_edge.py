@@ -21,7 +21,7 @@ import torch
 from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from distill.deploy import bandwidth, bench
+from distill.deploy import bandwidth, speed
 from distill.deploy.targets import target
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer, quiet
@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     elsewhere = target(options.target)
-    counts = bench.thread_counts(len(os.sched_getaffinity(0)))
+    counts = speed.thread_counts(len(os.sched_getaffinity(0)))
     read = {count: bandwidth.read_bandwidth(count) for count in counts}
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -81,7 +81,7 @@ def main() -> None:
             path = Path(name) / f"{kind}.gguf"
             write_gguf(Path(name), path, kind)
             for count in counts:
-                found = bench.measure(path, kind, count, read[count])
+                found = speed.measure(path, kind, count, read[count])
                 slow, fast = elsewhere.decode(found.bytes_per_token)
                 rows.append(
                     [
@@ -114,7 +114,7 @@ def main() -> None:
     section = (
         f"{HEADING}\n\n`scripts/measure_edge.py`: a student of {num_parameters / 1e9:.2f} B parameters (the shape of "
         f"recipes/qwen_to_1b.yaml's, random weights) in llama.cpp.\n{machine()}; memory read at {speeds}. One sequence, medians of "
-        f"{bench.REPEATS},\nafter {bench.PROMPT_TOKENS} tokens. Of the bandwidth: bytes of weights a token times tokens a second, over "
+        f"{speed.REPEATS},\nafter {speed.PROMPT_TOKENS} tokens. Of the bandwidth: bytes of weights a token times tokens a second, over "
         "what was read. Last column: decode there,\nan estimate from public figures (`distill bench --target`), not a measurement.\n\n"
         + table(head, rows)
         + "\n"

@@ -36,29 +36,28 @@ from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.capture import records_of
 from distill.catalog import catalog
 from distill.core.processes import Processes
 from distill.models import load
-from distill.models.decode import Drawer, Sampling
+from distill.models.decode import Drawer
 from distill.models.head import head_of
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.models.slots import Rolling
-from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.pipeline import PLANNED
+from distill.plan import stage_costs
+from distill.planning.costs import Workload
 from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.train import _add_lora, checkpoint_activations
-from distill.training.loop import (
-    Course,
-    Item,
-    StudentLoss,
-    build_optimizer,
-    run_step,
-    trainable_parameters,
-)
+from distill.teachers.records import records_of
+from distill.training.loop import run_step
+from distill.training.optimizer import build_optimizer
+from distill.training.prepare import add_lora, checkpoint_activations
+from distill.training.run import Example, TrainingRun
+from distill.training.student import StudentLoss, trainable_parameters
 
 HEADING = "## The plan on a GPU"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
@@ -135,8 +134,7 @@ def generate(recipe: Recipe, model: Any) -> float:
     num_slots = recipe.teacher.batch_tokens // longest
     dice = random.Random(1)
     prompts = [[dice.randrange(2, 150_000) for _ in range(PROMPT)] for _ in range(num_slots)]
-    sampling = Sampling(options.sampling_temperature, options.top_p, options.top_k)
-    drawer = Drawer(range(num_slots), sampling, options.max_new_tokens, 151_669)
+    drawer = Drawer(range(num_slots), Sampling.of(options), 151_669)
     times: list[float] = []
 
     class Enough(Exception):
@@ -192,7 +190,7 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     return num * (PROMPT + ANSWER) / took[-1]
 
 
-def signal(folder: Path, items: list[Item]) -> SignalStore:
+def signal(folder: Path, items: list[Example]) -> SignalStore:
     """What a teacher of 1.8 nats or so said about random answers."""
     header = SignalHeader("sampled", 151_669, num_draws=50)
     generator = torch.Generator("cuda").manual_seed(3)
@@ -215,7 +213,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     options = recipe.train
     model = student.float()
     if options.lora_rank:
-        _add_lora(recipe, model)
+        add_lora(recipe.train, model)
     if options.gradient_checkpointing:
         checkpoint_activations(model)
     dice = random.Random(4)
@@ -224,21 +222,21 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
         [dice.randrange(2, 150_000) for _ in range(size)]
         for _ in range(3 * options.batch_tokens // size + 1)
     ]
-    items = [Item(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
+    items = [Example(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
     accelerator = Accelerator(mixed_precision="no", device_placement=False)
-    course = Course(
+    training_run = TrainingRun(
         role="student",
         model=model,
         options=options,
         soft_weight=options.soft_weight,
         hard_weight=options.hard_weight,
-        items=items,
+        examples=items,
         validation=[],
         store=signal(folder / "train", items),
         vocab_size=151_669,
         pad_id=0,
         seed=1,
-        where=load.Placement("cuda", "bfloat16"),
+        placement=load.Placement("cuda", "bfloat16"),
         folder=folder,
         processes=Processes(),
         accelerator=accelerator,
@@ -249,9 +247,9 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     trainable = trainable_parameters(module)
     optimizer = build_optimizer(trainable, options)
     speeds = []
-    for step, rows in enumerate(course.steps()[:3]):
+    for step, rows in enumerate(training_run.steps()[:3]):
         started = clock()
-        run_step(course, module, optimizer, trainable, rows, step, 1e-6)
+        run_step(training_run, module, optimizer, trainable, rows, step, 1e-6)
         speeds.append(sum(len(items[i].ids) for row in rows for i in row) / (clock() - started))
     return statistics.mean(speeds[1:])
 
@@ -269,11 +267,10 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     found = asked(recipe, load.load_model(str(teacher_folder), where), folder)
     student = random_model(recipe.student.model or "", recipe.student.layer_share)
     found["train"] = measured(lambda: train(recipe, student, folder))
-    teacher = size_of(recipe, recipe.teacher.model, None)
-    work = work_of(recipe)
-    work = replace(work, prompt=PROMPT, answer=ANSWER)
-    costs = stage_costs(recipe, here, teacher, student_size(recipe, teacher), work)
-    answers, samples = work.num_answers * ANSWER, work.num_answers * 0.9 * (PROMPT + ANSWER)
+    work = Workload.of(recipe, here)
+    work = replace(work, demand=replace(work.demand, prompt=PROMPT, answer=ANSWER))
+    costs = stage_costs(work, PLANNED)
+    answers, samples = work.demand.num_answers * ANSWER, work.sample_tokens
     num_tokens = {
         "generate": answers,
         "capture": samples,

@@ -9,7 +9,7 @@ of its tensors. --text: a Qwen3 of 512 x 6 with the quickstart's tokenizer is tr
 cross-entropy; all its rows are multiples of 256.
 
 For each format the model with its weights rounded once (plain), and after the recovery that `distill quantize` does, is compared
-with the model itself on held-out sequences, by the same code (distill/export/agreement.py). That a file says what the
+with the model itself on held-out sequences, by the same code (distill/formats/compare.py). That a file says what the
 rounded model says is checked by quantize and by tests.
 """
 
@@ -30,17 +30,19 @@ from transformers.utils import logging
 
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.formats import compare, rounding
+from distill.formats.compare import TransformersModel
 from distill.formats.gguf import imatrix
-from distill.formats.gguf.write import ARCHITECTURES
+from distill.formats.gguf.architectures import ARCHITECTURES
+from distill.formats.gguf.format import WEIGHTED
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.models.find import num_parameters
 from distill.models.head import head_of
 from distill.models.load import Placement, load_model, load_tokenizer
 from distill.models.score import TokenSequence
-from distill.quantize import UNWEIGHTED
 from distill.recipe.sections import Quantize
 from distill.training.batches import collate
-from distill.training.recover import Plan, as_in_the_file, recover
+from distill.training.recover import RecoveryPlan, recover, with_rounded_weights
 
 HEADING = "## What recovery wins back"
 LONGEST = 128  # tokens of a line
@@ -96,7 +98,7 @@ def trained(tokenizer: Any, samples: list[Sample], num_steps: int) -> Any:
         ).last_hidden_state
         loss, _ = linear_head_loss(
             states.flatten(0, 1)[batch.positions_N],
-            head.weight,
+            Head(head.weight),
             batch.labels_N,
             None,
             soft_weight=0.0,
@@ -142,8 +144,9 @@ def rows_of(
         importance = importance_of(folder, learn, Path(name) / "imatrix.gguf")
         for kind in formats:
             model = load_model(str(folder), Placement("cpu", "float32"))
-            reference = compare.refer_to(model, check, tokenizer, 4096, path)
-            weighted = None if kind in UNWEIGHTED else importance
+            student = TransformersModel(model, tokenizer, 4096)
+            reference = compare.refer_to(student, check, path)
+            weighted = importance if kind in WEIGHTED else None
             roundings = (
                 rounding.nf4_roundings(model)
                 if kind == "nf4"
@@ -156,22 +159,22 @@ def rows_of(
                         model,
                         [TokenSequence(s.ids, len(s.prompt_ids)) for s in learn],
                         roundings,
-                        Plan(num_steps, learning_rate, 0),
+                        RecoveryPlan(num_steps, learning_rate, 0),
                         pad_id=tokenizer.pad_token_id,
                         vocab_size=len(tokenizer),
                         label=f"recover {kind}",
                     )
-                with as_in_the_file(model, roundings):
-                    figures.append(compare.in_transformers(reference, model, tokenizer, 4096))
+                with with_rounded_weights(model, roundings):
+                    figures.append(compare.in_transformers(reference, student))
             plain, won = figures
             rows.append(
                 [
                     kind,
                     *(
-                        f"{f['nll_change']:+.4f} / {f['kl']:.4f} / {f['top_token_agreement']:.1%}"
+                        f"{f.nll_change:+.4f} / {f.kl:.4f} / {f.top_token_agreement:.1%}"
                         for f in figures
                     ),
-                    f"**{1 - won['kl'] / plain['kl']:.0%}**",
+                    f"**{1 - won.kl / plain.kl:.0%}**",
                 ]
             )
             print(" ".join(rows[-1]), file=sys.stderr, flush=True)

@@ -47,20 +47,22 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
 from distill import chat
-from distill.capture import records_of
 from distill.core.jsonl import read_jsonl
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
 from distill.models.head import Head, head_of, logits
 from distill.models.load import Placement, load_model, load_tokenizer, stop_ids
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.recipe.sections import Train
 from distill.signals.collate import targets
 from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 from distill.training.batches import Batch, collate, plan_epoch
-from distill.training.loop import StudentLoss, learning_rate
+from distill.training.schedule import learning_rate
+from distill.training.student import StudentLoss
 
 HEADING = "## What a signal costs and what it is worth"
 QWEN_VOCAB = 151_936
@@ -129,9 +131,7 @@ def answers_of_the_teacher(
             model,
             batch,
             seeds=range(start, start + len(batch)),
-            sampling=Sampling(1.0),
-            max_new_tokens=max_new_tokens,
-            stop_ids=stops,
+            sampling=Sampling(1.0, max_new_tokens=max_new_tokens, stop_ids=tuple(stops)),
             pad_id=tokenizer.pad_token_id,
             on_finished=lambda i, ids, _, a=answers: a.__setitem__(i, ids),
         )
@@ -254,7 +254,9 @@ def train(
         optimizer.zero_grad()
         (loss / len(batch.labels_N)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.param_groups[0]["lr"] = learning_rate(options, step, bench.steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(
+            options.learning_rate, step, bench.steps, warmup_share=options.warmup_share
+        )
         optimizer.step()
     return model.eval()
 

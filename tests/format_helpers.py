@@ -1,6 +1,7 @@
-"""Tiny models of each architecture and a byte-level BPE tokenizer, both trained for a moment on six sentences."""
+"""Tiny models of each architecture with a tokenizer, both trained for a moment on six sentences; and a run as quantize finds it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import Any
 import pytest
 import torch
 
+from distill import chat
+from distill.core.jsonl import write_jsonl
+from distill.core.run_folder import RunFolder
+from distill.data.samples import Sample
 from distill.formats.gguf.vocabulary import GPT2, PRE_TOKENIZERS, SPACE
+from distill.models import load
+from distill.recipe import Recipe, load_recipe
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+TEACHER = RECIPES / "quickstart" / "teacher"
 
 SENTENCES = [
     "The quick brown fox doesn't jump over 13 lazy dogs; it's 2024 already.",
@@ -192,3 +202,28 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
         return made[key]
 
     return make
+
+
+def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[int]) -> Sample:
+    key = f"{number:064x}"
+    return Sample(key, key, "?", language, None, "!", prompt_ids, answer_ids)
+
+
+def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
+    """A run as quantize finds it, its student the quickstart's teacher; kept answers in one language."""
+    recipe = load_recipe(
+        RECIPES / "quickstart.yaml",
+        ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides],
+    )
+    folder = RunFolder(tmp_path)
+    shutil.copytree(TEACHER, folder.stage("train") / "student", dirs_exist_ok=True)
+    tokenizer = load.load_tokenizer(str(TEACHER))
+    start = chat.prompt_ids(tokenizer, "How much are 3 mangoes?")
+    rows = [
+        sample(n, "en", start, tokenizer(f"{n} shillings for {n} mangoes.").input_ids)
+        for n in range(1, 30)
+    ]
+    folder.stage("generate").mkdir(exist_ok=True, parents=True)
+    write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
+    folder.stage("quantize").mkdir(exist_ok=True, parents=True)
+    return recipe, folder

@@ -21,7 +21,7 @@ import distill.pipeline
 import distill.plan
 import distill.quantize
 import distill.report
-import distill.teachers.gguf_teacher
+import distill.teachers.gguf
 import distill.teachers.server.pool
 import distill.training.loop  # noqa: F401
 from distill.models import load

@@ -4,17 +4,19 @@ import json
 import shutil
 
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
-from distill import generate, plan
+from distill import generate
 from distill.core import shutdown
-from distill.core.jsonl import RowLog, read_jsonl, read_row_logs, write_jsonl
+from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import MissingError, ServerError, Stopped
 from distill.formats.gguf.write import write_gguf
+from distill.planning.costs import demand_of
 from distill.recipe import load_recipe
 
 QUESTIONS = QUICKSTART.parent / "quickstart" / "prompts.jsonl"
@@ -46,7 +48,8 @@ def recipe_of(folder, sources, *more):
 
 def run(folder, sources, *more, job=0, num_jobs=1):
     recipe = recipe_of(folder, sources, *more)
-    return generate.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=num_jobs)).result
+    output = generate.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=num_jobs))
+    return None if output is None else output.result
 
 
 def logged(folder, name):
@@ -134,7 +137,7 @@ def test_shards_without_a_shared_disk_divide_the_prompts_then_the_answers(
 def test_more_prompts_ask_only_for_the_new_ones(unbroken, places, tmp_path):
     shutil.copytree(unbroken, tmp_path / "run")
     result = run(tmp_path / "run", (ALL_THREE % places).replace("num: 10", "num: 13"))
-    assert len(logged(tmp_path / "run", "raw_prompts")) == 21 and result["num_prompts"] == 8 + 21
+    assert len(logged(tmp_path / "run", "raw_prompts")) == 21 and result.num_prompts == 8 + 21
 
 
 def test_a_server_writes_them_too_and_a_stop_pays_for_nothing_twice(
@@ -207,7 +210,7 @@ def test_a_gguf_teacher_writes_them_too(places, tmp_path):
 
 def test_the_plan_counts_them(places, tmp_path):
     recipe = recipe_of(tmp_path, ALL_THREE % places)
-    work = plan.work_of(recipe)
+    work = demand_of(recipe)
     assert (work.num_written, work.num_answers) == (
         18,
         8 + 18,
@@ -215,7 +218,7 @@ def test_the_plan_counts_them(places, tmp_path):
     alone = recipe_of(
         tmp_path, "{expand: magpie, num: 7}", "generate.prompts=[{expand: magpie, num: 7}]"
     )
-    assert plan.work_of(alone).num_answers == 7
+    assert demand_of(alone).num_answers == 7
     assert json.loads(json.dumps(recipe.generate.identity()))["prompts"][1] == {
         "expand": "magpie",
         "num": 10,

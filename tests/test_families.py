@@ -15,24 +15,26 @@ from run_helpers import QUICKSTART
 from step_helpers import one_step
 
 from distill import chat
-from distill.capture import records_of
 from distill.catalog import catalog
+from distill.chat.template import apply_template
 from distill.chat.tokenizers import Tokenizers
 from distill.core.processes import Processes
 from distill.errors import MismatchError
 from distill.formats.gguf.write import write_gguf
 from distill.initialize import keep_layers
 from distill.models import find, load
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
 from distill.models.head import head_of
+from distill.models.sampling import Sampling
 from distill.models.score import TokenSequence, answer_hidden_states
-from distill.planning import costs
+from distill.planning import sizes
 from distill.recipe import load_recipe
 from distill.recipe.sections import Train
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
-from distill.train import _packing_isolates
-from distill.training.loop import Course, Item
+from distill.teachers.records import records_of
+from distill.training.prepare import can_be_packed
+from distill.training.run import Example, TrainingRun
 
 QUESTIONS = ["How many?", "3 + 4 = ?", "Habari ya asubuhi, rafiki yangu?"]
 CPU = load.Placement("cpu", "float32")
@@ -71,9 +73,7 @@ def answers(
         model,
         prompts,
         seeds=range(len(prompts)),
-        sampling=Sampling(),
-        max_new_tokens=6,
-        stop_ids=stop_ids,
+        sampling=Sampling(max_new_tokens=6, stop_ids=tuple(stop_ids)),
         pad_id=tokenizer.pad_token_id,
         vocab_size=len(tokenizer),
         on_finished=lambda index, ids, _: found.__setitem__(index, ids),
@@ -113,9 +113,11 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     store = SignalStore(tmp_path / "signals", header)
 
     # train: every weight gets a gradient, and samples in one row learn nothing from each other
-    assert _packing_isolates(here.model) == family.packs
+    assert can_be_packed(here.model) == family.packs
     course = course_of(
-        here, store, [Item(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)]
+        here,
+        store,
+        [Example(s.ids, s.answer_start, k) for s, k in zip(sequences, keys, strict=True)],
     )
     apart, gradients = one_step(course, [[0], [1], [2]])
     left_out = [
@@ -148,23 +150,23 @@ def test_from_the_teacher_to_the_exported_student(family, loaded, tmp_path):
     assert torch.equal(again(ids).logits, here.model(ids).logits)
 
 
-def course_of(here: Loaded, store: SignalStore | None, items: list[Item]) -> Course:
+def course_of(here: Loaded, store: SignalStore | None, examples: list[Example]) -> TrainingRun:
     options = Train(
         epochs=1, max_length=512, batch_tokens=4096, micro_batch_tokens=512, max_grad_norm=1e9
     )
-    return Course(
+    return TrainingRun(
         role="student",
         model=here.model,
         options=options,
         soft_weight=1.0,
         hard_weight=0.5,
-        items=items,
+        examples=examples,
         validation=[],
         store=store,
         vocab_size=len(here.tokenizer),
         pad_id=here.tokenizer.pad_token_id,
         seed=1,
-        where=CPU,
+        placement=CPU,
         folder=Path("unused"),
         processes=Processes(),
         accelerator=Accelerator(cpu=True),
@@ -178,7 +180,7 @@ def test_the_template_does_what_the_catalogue_says(family):
     facts, tokenizer = catalog.template(model), tokenizer_of(family)
     assert facts is not None
     if facts.switch is None:
-        with pytest.raises(MismatchError, match=r"generate\.thinking is true"):
+        with pytest.raises(MismatchError, match=r"generate\.enable_thinking is true"):
             chat.prompt_ids(tokenizer, "hi", enable_thinking=True)
     else:
         assert chat.thinking_switch(tokenizer, False) == {facts.switch: False}
@@ -269,7 +271,7 @@ def test_an_answer_without_its_reasoning_is_what_the_template_writes(family):
             "the prompt opens the reasoning, whoever is asked"
         )
     else:
-        whole = chat._apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
+        whole = apply_template(tokenizer, [*question, {"role": "assistant", "content": "7"}])
         assert [*prompt, *learnt][: len(whole)] == whole[: len(prompt) + len(learnt)]
 
 
@@ -288,7 +290,7 @@ def _tell(recipe, pair, family):
     question = [{"role": "user", "content": "3 + 4?"}]
     asked = pair.prompt_ids(recipe, question)
     said = [*teacher.encode(family.said, add_special_tokens=False), teacher.eos_token_id]
-    prompt, learnt = pair.lesson(recipe, question, asked, said, chat.text_of(teacher, said))
+    prompt, learnt = pair.training_ids(recipe, question, asked, said, chat.text_of(teacher, said))
     assert prompt == chat.prompt_ids(own, question) == pair.students_prompt_ids(recipe, question)
     assert learnt[-1] == own.eos_token_id and not set(learnt[:-1]) & set(chat.stop_ids(own, None))
     opened, wanted = (
@@ -368,7 +370,7 @@ def test_bitsandbytes_does_not_pass_off_whole_experts_as_quantized(loaded):
 @each_family
 def test_the_plan_knows_how_big_a_model_is(family, loaded):
     here = loaded(family)
-    size = costs._size_from(json.loads((here.folder / "config.json").read_text()))
+    size = sizes._size_from(json.loads((here.folder / "config.json").read_text()))
     assert size.parameters == pytest.approx(here.model.num_parameters(), rel=0.15)
 
 

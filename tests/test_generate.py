@@ -6,24 +6,27 @@ from collections import Counter
 
 import pytest
 from families import BY_NAME, tokenizer_of
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 
-from distill import capture, chat, evaluate, generate
+from distill import capture, chat, generate
 from distill.chat.tokenizers import Tokenizers
-from distill.core.jsonl import RowLog, digest, read_jsonl, read_row_logs, write_jsonl
-from distill.core.leases import share
-from distill.core.processes import Processes
+from distill.core.digests import digest
+from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
+from distill.core.leases import static_share
+from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
-from distill.filters.answer_filters import Candidate, long_reasoning_ahead, long_reasoning_warning
-from distill.models import load
+from distill.evaluation.eval_set import eval_sets
 from distill.pilot import estimate, probe
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore, sequence_key
-from distill.teachers import answers
-from distill.teachers.log import Request, raw_row, request_maker
-from distill.teachers.server.budget import Amount
+from distill.teachers import connect
+from distill.teachers.answers import blocks_of, raw_row
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import Completion, Request, RequestOptions
+from distill.teachers.server.budget import Usage
 
 # hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
 HOT = [
@@ -44,17 +47,12 @@ def logged(folder):
     return read_row_logs(folder / "generate/raw")[0]
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return load.load_tokenizer(str(QUICKSTART.parent / "quickstart" / "teacher"), None)
-
-
-def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
+def test_the_quickstart_asks_under_the_keys_it_always_had():
     """A changed key would ask, and pay, again for every answer that people have."""
     recipe = load_recipe(QUICKSTART)
     prompts, held_out = split_prompts(recipe)
-    asked, refused = generate.judge_prompts(recipe, prompts, held_out)
-    make = request_maker(recipe, tokenizer)
+    asked, refused = generate.select_prompts(recipe, prompts, held_out)
+    make = request_maker(connect(recipe), RequestOptions.of(recipe))
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
     assert (len(asked), Counter(why.partition(":")[0] for _, why in refused)) == (
@@ -67,18 +65,16 @@ def test_the_quickstart_asks_under_the_keys_it_always_had(tokenizer):
 def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_path, capsys):
     first, kept = run(tmp_path)
     again, same = run(tmp_path, "seed=7")
-    assert same == kept and again["num_asked"] == first["num_asked"] == len(logged(tmp_path))
+    assert same == kept and again.num_asked == first.num_asked == len(logged(tmp_path))
     assert (
-        f"{first['num_asked']} answers on disk were drawn with another seed and stay; generate.resample=true"
+        f"{first.num_asked} answers on disk were drawn with another seed and stay; generate.resample=true"
         in capsys.readouterr().out
     )
     anew, _ = run(tmp_path, "seed=7", "generate.resample=true")
-    assert (
-        anew["num_asked"] == first["num_asked"] and len(logged(tmp_path)) == 2 * first["num_asked"]
-    )
+    assert anew.num_asked == first.num_asked and len(logged(tmp_path)) == 2 * first.num_asked
     assert "another seed" not in capsys.readouterr().out
     run(tmp_path, "seed=7", "generate.resample=true")
-    assert len(logged(tmp_path)) == 2 * first["num_asked"]
+    assert len(logged(tmp_path)) == 2 * first.num_asked
 
 
 def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path):
@@ -102,21 +98,21 @@ def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path)
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
     first, kept_once = run(tmp_path)
     asked_once = {row["key"]: row for row in logged(tmp_path)}
-    assert 0 < first["num_kept"] < first["num_asked"] == len(asked_once)
+    assert 0 < first.num_kept < first.num_asked == len(asked_once)
 
     result, kept = run(tmp_path, "generate.max_tries=4")
     rows = logged(tmp_path)
-    assert len({row["key"] for row in rows}) == len(rows) == result["num_asked"] > len(asked_once)
+    assert len({row["key"] for row in rows}) == len(rows) == result.num_asked > len(asked_once)
     assert {k["key"] for k in kept_once} <= {k["key"] for k in kept}, (
         "what was good is not drawn again"
     )
     assert max(Counter(k["prompt_id"] for k in kept).values()) == 1 and len(kept) > len(kept_once)
     tries = Counter(row["prompt_id"] for row in rows)
     unsolved = tries.keys() - {k["prompt_id"] for k in kept}
-    assert all(tries[i] == 4 for i in unsolved) and result["num_prompts_without_answer"] == len(
+    assert all(tries[i] == 4 for i in unsolved) and result.num_prompts_without_answer == len(
         unsolved
     )
-    assert result["prompts_by_tries"] == dict(sorted(Counter(tries.values()).items()))
+    assert result.prompts_by_tries == dict(sorted(Counter(tries.values()).items()))
     for prompt_id, number in tries.items():
         assert sorted(r["sample_index"] for r in rows if r["prompt_id"] == prompt_id) == list(
             range(number)
@@ -124,7 +120,7 @@ def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path
 
     before = {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()}
     again, _ = run(tmp_path, "generate.max_tries=4")
-    assert json.dumps(again) == json.dumps(result)
+    assert again == result
     assert {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()} == before
 
 
@@ -180,7 +176,7 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     result, kept = run(tmp_path, *more)
     rows = logged(tmp_path)
     asked = [a for a in proxy.asked if a.get("n_predict", 0) > 2]
-    assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result["num_asked"]
+    assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result.num_asked
     assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), (
         "each draw has a seed of its own"
     )
@@ -188,7 +184,7 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     failed = {row["prompt_id"] for row in rows if row["finish_reason"] == "error"}
     assert len(failed) == 1 and tries[failed.pop()] == 1, "what a server refused is not drawn again"
     assert all(number == 3 for i, number in tries.items() if i not in solved and number > 1)
-    assert sorted(result["prompts_by_tries"]) == [1, 2, 3] and len(solved) == len(kept)
+    assert sorted(result.prompts_by_tries) == [1, 2, 3] and len(solved) == len(kept)
     run(tmp_path, *more)
     assert len(logged(tmp_path)) == len(rows), "a second run draws nothing"
 
@@ -204,9 +200,8 @@ def test_tries_that_cannot_help_are_refused():
 
 def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_path):
     recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path}"])
-    stage = tmp_path / "generate"
     for num, expected in ((2, 10), (3, 15)):  # the second probe asks one more a language
-        verdicts = probe._probe(recipe, stage, num, Processes())
+        verdicts = probe.probe(recipe, RunFolder.of(recipe), num, Processes())
         assert [(v.language, v.num) for v in verdicts] == [
             (language, num) for language in recipe.languages
         ]
@@ -219,27 +214,33 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
         )
     result, _ = run(tmp_path)
     rows = logged(tmp_path)
-    assert result["num_asked"] == len(rows) == len({row["key"] for row in rows}) == 30
+    assert result.num_asked == len(rows) == len({row["key"] for row in rows}) == 30
     requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
-    blocks = answers._blocks(recipe, requests, stage, Processes())
+    blocks = blocks_for(connect(recipe), requests, ALONE)
     assert (
         sorted(r.sample_index for b in blocks for r in b.requests) == list(range(30))
         and len(blocks) == 3
     ), "two probes and the rest"
 
 
-def shares_of(recipe, prompts, stage, teams):
+def blocks_for(teacher, requests, processes):
+    options = RequestOptions.of(teacher.recipe)
+    return blocks_of(teacher, requests, options, teacher.logs.answers, processes)
+
+
+def shares_of(recipe, prompts, all_processes):
     """What each process would ask, as prompts' ids with the index of the sample."""
     requests = [
         Request(p.id, p, [1] * (5 + n % 7), i, 0) for n, p in enumerate(prompts) for i in range(2)
     ]
+    teacher = connect(recipe)
     return [
         [
             (r.prompt.id, r.sample_index)
-            for block in share(team, answers._blocks(recipe, requests, stage, team))
+            for block in static_share(processes, blocks_for(teacher, requests, processes))
             for r in block.requests
         ]
-        for team in teams
+        for processes in all_processes
     ]
 
 
@@ -254,19 +255,18 @@ def test_shards_follow_from_the_prompts_whatever_their_order_number_of_processes
     one, two = (Processes(job=job, num_jobs=2) for job in range(2))
     for num in (1, 2):  # the first job is started with so many processes
         ranks = [Processes(rank=r, num=num, job=0, num_jobs=2) for r in range(num)]
-        found = shares_of(recipe, prompts, tmp_path, [*ranks, two])
+        found = shares_of(recipe, prompts, [*ranks, two])
         assert sorted(pair for mine in found for pair in mine) == wanted and all(found)
-    (before,) = shares_of(recipe, prompts[1:], tmp_path, [one])
-    (after,) = shares_of(
-        recipe, prompts, tmp_path, [two]
-    )  # one more in front, before the second job starts
+    (before,) = shares_of(recipe, prompts[1:], [one])
+    (after,) = shares_of(recipe, prompts, [two])  # one more in front, before the second job starts
     assert not {*before} & {*after} and {*before, *after} >= {
         pair for pair in wanted if pair[0] != prompts[0].id
     }
-    (tmp_path / "probe.json").write_text(
+    (tmp_path / "generate").mkdir()
+    (tmp_path / "generate/probe.json").write_text(
         json.dumps({"groups": [[p.id for p in prompts[::5]]]})
     )  # on the second machine alone
-    (probed,) = shares_of(recipe, prompts, tmp_path, [two])
+    (probed,) = shares_of(recipe, prompts, [two])
     assert sorted(probed) == sorted(after)
 
 
@@ -315,7 +315,10 @@ def thought(folder, reasoning):
         ],
     )
     tokenizer = tokenizer_of(BY_NAME["qwen3"])
-    requests = []
+    tokenizers = Tokenizers(tokenizer, tokenizer)
+    teacher = connect(recipe)
+    teacher.tokenizers = tokenizers
+    options, requests = RequestOptions.of(recipe), []
     with RowLog(folder / "generate/raw") as log:
         for n, text in enumerate(SAID):
             prompt = Prompt(
@@ -323,27 +326,27 @@ def thought(folder, reasoning):
             )
             requests.append(Request(str(n), prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1))
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-            log.append(raw_row(recipe, requests[-1], ids, "stop", text))
-    tokenizers = Tokenizers(tokenizer, tokenizer)
-    judged = generate.judge_answers(
-        recipe, requests, {row["key"]: row for row in logged(folder)}, [], tokenizers
-    )
-    output = generate._write(
-        recipe, folder / "generate", requests, judged, [], [], tokenizers, Counter()
-    )
+            log.append(raw_row(teacher, requests[-1], Completion(text, "stop", ids), options))
+    generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
+    rows = {row["key"]: row for row in logged(folder)}
+    filtered = generate.filter_answers(generation, requests, rows)
+    output = generate._write(generation, requests, filtered, [], Counter())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}
     prompts, asked = [r.prompt for r in requests], [r.prompt_ids for r in requests]
-    sitting = evaluate.Sitting(recipe, folder, folder, "", prompts, tokenizers)
-    assert sitting.prompt_ids == asked
-    evaluate._write_answers(
-        sitting.answers, prompts, [(row["token_ids"], "stop") for row in logged(folder)], [1]
+    answers = folder / "teacher_answers.jsonl"
+    write_jsonl(
+        answers,
+        [
+            {"token_ids": row["token_ids"], "finish_reason": "stop", "stop_ids": [1]}
+            for row in logged(folder)
+        ],
     )
-    exam, own = evaluate._exams(sitting)
-    assert exam is own
-    assert all(tokenizer.decode(exam.teacher_ids[n]) == text for n, text in kept.items()), (
-        "examined on what it learnt"
+    eval_set, own = eval_sets(recipe, prompts, tokenizers, answers, folder)
+    assert eval_set is own and eval_set.prompt_ids == asked
+    assert all(tokenizer.decode(eval_set.teacher_ids[n]) == text for n, text in kept.items()), (
+        "evaluated on what it learnt"
     )
     return output.result, kept
 
@@ -354,51 +357,25 @@ def test_reasoning_is_kept_dropped_or_held_short(tmp_path, capsys):
         "the third tells its name in its reasoning"
     )
     assert (
-        result["num_long_reasoning"] == 1
-        and "1 of 3 samples have more than 40 tokens of reasoning" in result["warning"]
+        result.num_long_reasoning == 1
+        and "1 of 3 samples have more than 40 tokens of reasoning" in result.warning
     )
     assert "set generate.reasoning to short or drop" in capsys.readouterr().err
     result, kept = thought(tmp_path / "drop", "drop")
     assert kept == {
         n: f"{text.rpartition('</think>')[2].strip()}<|im_end|>" for n, text in enumerate(SAID)
     }
-    assert result["warning"] is None, "what nobody learns is neither long nor wrong"
+    assert result.warning is None, "what nobody learns is neither long nor wrong"
     result, kept = thought(tmp_path / "short", "short")
     assert kept == {n: f"{SAID[n]}<|im_end|>" for n in (0, 1)}
-    assert result["dropped_by_reason"] == {"identity": 1, "long_reasoning": 1}
-    assert result["warning"] is None and not capsys.readouterr().err
+    assert result.dropped_by_reason == {"identity": 1, "long_reasoning": 1}
+    assert result.warning is None and not capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("num_long", "num", "warns"),
-    [(20, 100, False), (21, 100, True), (199_999, 300_000, True), (200_000, 300_000, False)],
-)
-def test_long_reasoning_is_borne_to_a_fifth_or_by_the_hundred_thousand(num_long, num, warns):
-    assert (long_reasoning_warning(num_long, num, 1024) is not None) == warns
-
-
-def test_long_reasoning_is_told_before_the_answers_are_paid_for():
-    answers_seen = [
-        Candidate("q", str(n), "a", "thought", "stop", "en", num_reasoning_tokens=n)
-        for n in (10, 20, 2000, 3000)
-    ]
-    warning = long_reasoning_ahead(answers_seen, [None] * 4, 10_000, 1024)
-    assert (
-        warning is not None
-        and "2 of 4 samples" in warning
-        and "set generate.reasoning to short or drop" in warning
-    )
-    assert long_reasoning_ahead(answers_seen, [None] * 4, 400_000, 1024) is None, (
-        "so many are borne"
-    )
-    assert (
-        long_reasoning_ahead(
-            answers_seen, [None, None, "long_reasoning: x", "truncated: x"], 10_000, 1024
-        )
-        is None
-    )
+def test_the_estimate_says_what_will_be_too_much_long_reasoning():
+    warning = "too much long reasoning, if all are like these: 2 of 4 samples"
     found = estimate.Estimate(
-        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Amount(), warning
+        10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
     )
     assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
 

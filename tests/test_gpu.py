@@ -1,15 +1,18 @@
 """What only a CUDA GPU can show: the same answers, losses and signals as on the CPU, and whole runs in its number formats."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import tiny_qwen3
 from run_helpers import run, signal_when, small, start_fresh
 
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
-from distill.models.decode import Sampling, answer
+from distill.models.decode import answer
+from distill.models.sampling import Sampling
 from distill.models.slots import Rolling
 from distill.signals import draws
 
@@ -55,9 +58,7 @@ def answers(model, sampling, num_slots=6):
         model,
         PROMPTS,
         seeds=range(len(PROMPTS)),
-        sampling=sampling,
-        max_new_tokens=200,
-        stop_ids=list(range(250, 256)),
+        sampling=replace(sampling, max_new_tokens=200, stop_ids=tuple(range(250, 256))),
         pad_id=0,
         num_slots=num_slots,
         on_finished=lambda i, ids, reason: found.__setitem__(i, ids),
@@ -114,7 +115,7 @@ def test_the_head_gives_the_loss_and_gradients_of_the_cpu(dtype, tolerance):
         )
         loss, _ = linear_head_loss(
             h,
-            w,
+            Head(w),
             ids_NK[:, 0].to(device),
             said,
             soft_weight=0.8,
@@ -140,7 +141,7 @@ def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu():
     there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, vocab_size=1900)
     assert (
         abs(here.entropy - there.entropy).max() < 1e-3
-        and abs(here.realised_logp - there.realised_logp).max() < 1e-3
+        and abs(here.target_logp - there.target_logp).max() < 1e-3
     )
     mine, other = (
         {(t, i) for t in range(300) for i in r.ids[r.offsets[t] : r.offsets[t + 1]]}

@@ -4,20 +4,21 @@ import random
 import signal
 import time
 
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART, forks
 from server_helpers import TEACHER
 
 from distill import generate
-from distill.core.jsonl import read_jsonl, read_row_logs
+from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.formats.gguf.write import write_gguf
-from distill.models import load
 from distill.recipe import load_recipe
+from distill.teachers import connect
 from distill.teachers.answers import ask
-from distill.teachers.log import request_maker
-from distill.teachers.server.budget import Spent
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import RequestOptions
 
 NUM_WORKERS, NUM_ROUNDS = 3, 7
 
@@ -39,19 +40,10 @@ def recipe_of(folder, file, *more):
 
 def work(folder, file, requests, job):
     """What a worker does, in a process of its own."""
-    recipe, tokenizer = (
-        recipe_of(folder, file, "teacher.batch_tokens=200"),
-        load.load_tokenizer(str(TEACHER)),
-    )
-    ask(
-        recipe,
-        requests,
-        folder / "generate/raw",
-        str(TEACHER),
-        tokenizer,
-        Processes(job=job, num_jobs=NUM_WORKERS),
-        Spent(),
-    )
+    recipe = recipe_of(folder, file, "teacher.batch_tokens=200")
+    teacher = connect(recipe)
+    processes = Processes(job=job, num_jobs=NUM_WORKERS)
+    ask(teacher, requests, RequestOptions.of(recipe), teacher.logs.answers, processes)
 
 
 def logged(folder):
@@ -82,10 +74,9 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
         TEACHER, file, "q8_0", metadata={}
     )  # of rounded weights a row's answer does not depend on its neighbours
     wanted, unbroken = run(recipe_of(tmp_path / "whole", file))
-    make = request_maker(recipe_of(folder, file), load.load_tokenizer(str(TEACHER)))
-    prompts = generate.judge_prompts(
-        recipe_of(folder, file), *split_prompts(recipe_of(folder, file))
-    )[0]
+    recipe = recipe_of(folder, file)
+    make = request_maker(connect(recipe), RequestOptions.of(recipe))
+    prompts = generate.select_prompts(recipe, *split_prompts(recipe))[0]
     requests = [make(prompt, 0) for prompt in prompts]
 
     num_killed = 0
@@ -110,11 +101,11 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
         if number % 2 and written[-1].stat().st_size:
             tear(written[-1], chance)
     rows, broken = logged(folder)
-    assert num_killed >= 20 and broken and 0 < len(rows) < wanted["num_asked"], (
+    assert num_killed >= 20 and broken and 0 < len(rows) < wanted.num_asked, (
         "there is something left to do"
     )
 
     result, kept = run(recipe_of(folder, file))
     rows, _ = logged(folder)
     assert sorted(row["key"] for row in rows) == sorted(r.key for r in requests), "each once"
-    assert kept == unbroken and result["num_asked"] == wanted["num_asked"]
+    assert kept == unbroken and result.num_asked == wanted.num_asked

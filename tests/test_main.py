@@ -92,9 +92,9 @@ def test_a_folder_that_may_not_be_written_is_named(tmp_path):
 
 def test_the_first_signal_says_what_happens_and_what_a_second_one_does():
     code = (
-        "import sys, time; from distill import interrupts\n"
-        "with interrupts.listening():\n    print('ready', flush=True)\n"
-        "    for _ in range(1000): time.sleep(0.01); interrupts.check()\n"
+        "import sys, time; from distill.core import shutdown\n"
+        "with shutdown.listening():\n    print('ready', flush=True)\n"
+        "    for _ in range(1000): time.sleep(0.01); shutdown.check()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],

@@ -7,19 +7,23 @@ import shlex
 import pytest
 import torch
 from families import BY_NAME, save
+from log_helpers import read_row_logs
+from result_helpers import generate_result
 from run_helpers import QUICKSTART, ROOT
 
 from distill import chat, evaluate, generate, plan
-from distill.chat.tokenizers import tokenizers_of
-from distill.core.jsonl import read_jsonl, read_row_logs
+from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.core.progress import Progress
-from distill.core.run_folder import RunFolder
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.data.samples import read_samples, split_prompts
 from distill.errors import MismatchError, MissingError, RecipeError
+from distill.evaluation.figures import figures_of
 from distill.models import load
-from distill.pipeline import run
+from distill.pipeline import PLANNED, run
+from distill.planning.sizes import teacher_size
 from distill.recipe import load_recipe
+from distill.teachers import connect
 from distill.train import _require_own_tokens
 
 TEXT = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1"]
@@ -134,43 +138,43 @@ def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(
 def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
     recipe = recipe_of(tmp_path, student)
     run(recipe, stages=["generate", "capture", "initialize", "train"])
-    pair = tokenizers_of(recipe)
+    teacher = connect(recipe)
+    pair = teacher.tokenizers
     rows = {row["key"]: row for row in read_row_logs(tmp_path / "generate/raw")[0]}
     for _, kept in read_jsonl(tmp_path / "generate/kept.jsonl"):
         assert chat.text_of(pair.teacher, rows[kept["key"]]["token_ids"]) == kept["answer"]
         assert chat.text_of(pair.student, kept["answer_ids"]) == kept["answer"]
     prompts, trained = split_prompts(recipe)[1], tmp_path / "train/student"
-    sitting = evaluate.Sitting(
-        recipe, tmp_path, trained, recipe.model_location(recipe.teacher.model), prompts, pair
-    )
+    own = evaluate.TeacherEval(teacher, tmp_path, trained, prompts)
     with Progress("evaluate", 2 * len(prompts), "answers", shown=False) as bar:
-        exam = evaluate._teacher(sitting, bar)
-        figures = evaluate._examine(exam, "student", trained, bar)
-    examined = json.loads((tmp_path / "teacher.json").read_text())
-    assert examined["nll"] is None and examined["exact_match"] > 0.5
-    assert exam.stop_ids == chat.stop_ids(pair.student, [pair.student.eos_token_id])
+        eval_set = evaluate.evaluate_teacher(own, bar)
+        made = evaluate.evaluate_model(eval_set, "student", trained, bar)
+        figures = figures_of(eval_set, made)
+    evaluated = json.loads((tmp_path / "teacher.json").read_text())
+    assert evaluated["nll"] is None and evaluated["exact_match"] > 0.5
+    assert eval_set.stop_ids == chat.stop_ids(pair.student, [pair.student.eos_token_id])
 
     # the teacher's answers are scored as the student would write them: its NLL by hand
     model = load.load_model(str(trained), load.Placement("cpu", "float32"))
     total = 0.0
-    for prompt, answer in zip(exam.prompt_ids, exam.teacher_ids, strict=True):
+    for prompt, answer in zip(eval_set.prompt_ids, eval_set.teacher_ids, strict=True):
         if answer is not None:
             with torch.no_grad():  # rows of the embedding beyond the tokenizer stand for no token
                 logits = model(torch.tensor([prompt + answer])).logits[
                     0, len(prompt) - 1 : -1, : len(pair.student)
                 ]
             total -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
-    assert total / sum(len(a or []) for a in exam.teacher_ids) == pytest.approx(
+    assert total / sum(len(a or []) for a in eval_set.teacher_ids) == pytest.approx(
         figures["nll"], rel=1e-3
     )
 
 
 def test_where_both_have_one_tokenizer_the_very_tokens_are_learnt(tmp_path):
     teacher = QUICKSTART.parent / "quickstart" / "teacher"
-    pair = tokenizers_of(recipe_of(tmp_path, teacher))
+    pair = connect(recipe_of(tmp_path, teacher)).tokenizers
     assert pair.same and pair.difference is None
     answer = [5, 6, 7, pair.student.eos_token_id]
-    assert pair.lesson(recipe_of(tmp_path, teacher), [], [1, 2], answer, "anything else") == (
+    assert pair.training_ids(recipe_of(tmp_path, teacher), [], [1, 2], answer, "anything else") == (
         [1, 2],
         answer,
     )
@@ -190,16 +194,15 @@ def test_a_signal_and_another_tokenizer_is_refused_with_the_way_out(student, tmp
 
 def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path):
     recipe = recipe_of(tmp_path, student, "teacher.model=big-model", "teacher.server=http://h:1")
-    for find in (tokenizers_of, plan.teacher_size):
+    for find in (lambda recipe: connect(recipe).tokenizers, teacher_size):
         with pytest.raises(MissingError, match=r"big-model.* set teacher\.server_gives=text"):
             find(recipe)
 
 
-def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
+def test_the_pages_example_is_a_recipe_that_can_be_planned(student, tmp_path):
     """Kimi K2 by its API and a student of another family: the catalogue knows the licence, no file of the teacher is read."""
-    words = re.search(
-        r"KIMI_KEY=.*?distill run (.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
+    page = (ROOT / "recipes/cross_tokenizer.md").read_text(encoding="utf-8")
+    words = re.search(r"KIMI_KEY=.*?distill run (.*?[^\\])\n", page, re.DOTALL)
     assert words is not None
     source, *overrides = shlex.split(words[1].replace("\\\n", " "))
     recipe = load_recipe(
@@ -211,16 +214,13 @@ def test_the_readmes_example_is_a_recipe_that_can_be_planned(student, tmp_path):
             f"run_folder={tmp_path}",
         ],
     )
-    planned = plan.make_plan(recipe, RunFolder(tmp_path))
+    planned = plan.make_plan(recipe, RunFolder(tmp_path), PLANNED)
     assert (
-        planned["licence"]["level"] == "allow"
-        and "learning from its answers" in planned["licence"]["sentences"][0]
+        planned.licence.level == "allow"
+        and "learning from its answers" in planned.licence.sentences[0]
     )
-    assert "its own tokenizer (the teacher's is not known)" in planned["text"]
-    assert (
-        planned["stages"]["generate"]["memory"] < 1e9
-        and planned["stages"]["generate"]["download"] < 1e9
-    )
+    assert "its own tokenizer (the teacher's is not known)" in planned.text
+    assert planned.stages["generate"].memory < 1e9 and planned.stages["generate"].download < 1e9
 
 
 @pytest.mark.parametrize(
@@ -259,19 +259,17 @@ def test_a_student_without_chat_template_is_said_before_anything_is_asked(studen
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("said", [{"vocab_size": 9}, {"format": "of another"}])
-def test_samples_in_other_tokens_than_the_students_are_not_learnt(said, student, tmp_path):
+def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_path):
     folder, tokenizer = RunFolder(tmp_path), load.load_tokenizer(str(student))
-    good = {"vocab_size": len(tokenizer), "format": chat.fingerprint_of_format(tokenizer)}
     (tmp_path / "generate").mkdir()
-    for result in (good, {}):
-        folder.finish(
-            "generate", section={}, inputs={}, seed=0, result=result, files=[], started=0.0
-        )
-        _require_own_tokens(folder, tokenizer)
-    folder.finish(
-        "generate", section={}, inputs={}, seed=0, result=good | said, files=[], started=0.0
-    )
+
+    def generated(format_of: str) -> None:
+        output = StageOutput(generate_result(format=format_of), [])
+        folder.finish("generate", Fingerprint(), output, started=0.0)
+
+    generated(chat.fingerprint_of_format(tokenizer))
+    _require_own_tokens(folder, tokenizer)
+    generated("of another")
     with pytest.raises(
         MismatchError, match="--redo generate, which asks the teacher nothing again"
     ):

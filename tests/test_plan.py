@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from distill.errors import MismatchError, MissingError
-from distill.plan import _warnings
-from distill.planning.costs import size_of, stage_costs, student_size, work_of
+from distill.formats.planned_student import PlannedStudent
+from distill.pipeline import PLANNED
+from distill.plan import _warnings, stage_costs
+from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
-from distill.planning.preflight import check_formats, row_sizes
+from distill.planning.preflight import check_formats
+from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
 QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
@@ -59,7 +62,7 @@ def test_rows_of_a_base_student_are_read_from_its_folder(tmp_path: Path) -> None
     shape = {"hidden_size": 896, "intermediate_size": 4864, "num_attention_heads": 14}
     (tmp_path / "config.json").write_text(json.dumps(shape))
     recipe = load_recipe(QUICKSTART, [f"student={{method: base, model: {tmp_path}}}"])
-    assert row_sizes(recipe) == {
+    assert PlannedStudent(recipe).row_sizes == {
         "hidden_size": 896,
         "intermediate_size": 4864,
         "heads x head_dim": 896,
@@ -234,7 +237,7 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
 def test_widths_of_a_student_that_is_not_here_are_the_catalogues() -> None:
     formats = ["quantize.formats=[q4_k_m, mixed]", "quantize.budget_mb=9"]
     recipe = load_recipe(QUICKSTART, ["student={method: base, model: Qwen/Qwen2.5-0.5B}", *formats])
-    assert row_sizes(recipe) == {"hidden_size": 896, "heads x head_dim": 896}
+    assert PlannedStudent(recipe).row_sizes == {"hidden_size": 896, "heads x head_dim": 896}
     assert any(
         "student hidden_size 896" in w and "q4_k_m, mixed will hold larger types" in w
         for w in _warnings(recipe, MACHINE, {})
@@ -261,13 +264,12 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
         "recover": ["quantize.recover=[q4_0]"],
     }.items():
         recipe = load_recipe(QUICKSTART, ["quantize.formats=[q4_0]", *overrides])
-        teacher = size_of(recipe, recipe.teacher.model, None)
-        student = student_size(recipe, teacher)
-        costs[name] = stage_costs(recipe, MACHINE, teacher, student, work_of(recipe))["quantize"]
+        work = Workload.of(recipe, MACHINE)
+        costs[name] = stage_costs(work, PLANNED)["quantize"]
     assert costs["plain"].seconds < costs["mixed"].seconds < costs["recover"].seconds
     assert costs["plain"].memory < costs["mixed"].memory < costs["recover"].memory
     assert costs["mixed"].disk > costs["plain"].disk + 8e6
-    assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * student.parameters), (
+    assert costs["plain"].disk == pytest.approx((2.0 + 0.57) * work.student.parameters), (
         "the 16-bit folder is always there"
     )
 
@@ -310,10 +312,11 @@ MEASURED = {
 def test_the_plan_of_a_gpu_is_what_was_measured_on_one(size: str) -> None:
     overrides, measured = MEASURED[size]
     recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", overrides)
-    teacher = size_of(recipe, recipe.teacher.model, None)
-    work = replace(work_of(recipe), prompt=96, answer=300)
-    costs = stage_costs(recipe, H200, teacher, student_size(recipe, teacher), work)
-    tokens = {"generate": work.num_answers * 300, "capture": work.num_answers * 0.9 * 396}
+    work = Workload.of(recipe, H200)
+    work = replace(work, demand=replace(work.demand, prompt=96, answer=300))
+    costs = stage_costs(work, PLANNED)
+    num_answers = work.demand.num_answers
+    tokens = {"generate": num_answers * 300, "capture": num_answers * 0.9 * 396}
     for stage, (gigabytes, speed) in measured.items():
         assert 0.7 < costs[stage].memory / 1e9 / gigabytes < 1.2, (
             f"{stage}: {costs[stage].memory / 1e9:.1f} GB"

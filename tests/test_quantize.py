@@ -1,7 +1,6 @@
 """The quantize stage on a trained model: the importance matrix comes from training samples, even over the languages."""
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,46 +8,20 @@ from typing import Any
 import gguf
 import pytest
 import torch
+from format_helpers import TEACHER, trained
+from result_helpers import file_check
 
-from distill import chat, quantize
-from distill.core.jsonl import write_jsonl
-from distill.core.run_folder import RunFolder
-from distill.data.samples import Sample
+from distill import quantize
 from distill.errors import DataError, MismatchError
-from distill.formats import w4a16
+from distill.formats import path_of, w4a16
 from distill.formats.gguf import write
 from distill.formats.gguf.chat_template import MARK
 from distill.models import load
-from distill.recipe import Recipe, load_recipe
 from distill.recipe.sections import Quantize
-from distill.reporting import page
-
-RECIPES = Path(__file__).parent.parent / "recipes"
-TEACHER = RECIPES / "quickstart" / "teacher"
-
-
-def sample(number: int, language: str, prompt_ids: list[int], answer_ids: list[int]) -> Sample:
-    key = f"{number:064x}"
-    return Sample(key, key, "?", language, None, "!", prompt_ids, answer_ids)
-
-
-def test_languages_take_turns() -> None:
-    rows = [
-        sample(n, language, [1], [2])
-        for n, language in enumerate(["en", "en", "en", "sw", "en", "zh", "sw"])
-    ]
-    assert [s.language for s in quantize.even_over_languages(rows, 5)] == [
-        "en",
-        "sw",
-        "zh",
-        "en",
-        "sw",
-    ]
-    assert len(quantize.even_over_languages(rows, 100)) == 7
 
 
 def test_a_file_beyond_the_gate_is_failed() -> None:
-    check = {"top_token_agreement": 0.795, "kl": 0.25, "kl_error": 0.01}
+    check = file_check(top_token_agreement=0.795, kl=0.25, kl_error=0.01)
     share = "79.5% of positions, quantize.min_top_token_share is 80.0%"
     nats = "0.2500 nats a token (± 0.0100) from the student, quantize.max_kl is 0.1"
     assert f"{share}; {nats}; take" in (quantize.failure(check, Quantize()) or "")
@@ -57,57 +30,21 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     )
     assert quantize.failure(check, Quantize(min_top_token_share=0.795, max_kl=None)) is None
     assert quantize.failure(check, Quantize(min_top_token_share=0, max_kl=0.25)) is None
-    no_number = {"top_token_agreement": 1.0, "kl": math.nan, "kl_error": math.nan}
+    no_number = file_check(kl=math.nan, kl_error=math.nan)
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
-    assert (
-        "failed: too &lt;far" in page._failed({"failed": "too <far"})
-        and page._failed({"failed": None}) == ""
-    )
-
-
-def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
-    """A run as quantize finds it, its student the quickstart's teacher; kept answers in one language."""
-    recipe = load_recipe(
-        RECIPES / "quickstart.yaml",
-        ["quantize.num_sequences=2", "train.validation_share=0.25", *overrides],
-    )
-    folder = RunFolder(tmp_path)
-    shutil.copytree(TEACHER, folder.stage("train") / "student", dirs_exist_ok=True)
-    tokenizer = load.load_tokenizer(str(TEACHER))
-    start = chat.prompt_ids(tokenizer, "How much are 3 mangoes?")
-    rows = [
-        sample(n, "en", start, tokenizer(f"{n} shillings for {n} mangoes.").input_ids)
-        for n in range(1, 30)
-    ]
-    folder.stage("generate").mkdir(exist_ok=True, parents=True)
-    write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
-    folder.stage("quantize").mkdir(exist_ok=True, parents=True)
-    return recipe, folder
 
 
 def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(
     tmp_path: Path,
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
-    check = quantize.run(recipe, folder).result["formats"]["mixed"]
-    assert 1_800_000 < check["bytes"] == folder.quantized("mixed").stat().st_size <= 1_900_000
+    check = quantize.run(recipe, folder).result.formats["mixed"]
+    assert 1_800_000 < check.bytes == path_of(folder, "mixed").stat().st_size <= 1_900_000
     assert (
-        check["kl_of_choices"][check["chosen"]] == min(check["kl_of_choices"].values())
-        and len(check["kl_of_choices"]) > 3
+        check.kl_of_choices[check.chosen] == min(check.kl_of_choices.values())
+        and len(check.kl_of_choices) > 3
     )
-    assert check["top_token_agreement"] > 0.7 and check["importance_matrix"]
-
-
-def test_what_recovery_did_is_told_in_a_line() -> None:
-    plain, better, worse = (
-        {"kl": kl, "nll_change": 2 * kl, "top_token_agreement": 0.9} for kl in (0.01, 0.002, 0.02)
-    )
-    assert quantize.recovery_note(plain=plain, recovered=better, kept="recovered") == (
-        "recovery won back 80% of the KL (KL 0.01000 to 0.00200, NLL change +0.02000 to +0.00400)"
-    )
-    assert quantize.recovery_note(plain=plain, recovered=worse, kept="plain").endswith(
-        "the plain file is kept"
-    )
+    assert check.top_token_agreement > 0.7 and check.importance_matrix
 
 
 def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(
@@ -119,17 +56,17 @@ def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told
         "quantize.recover_steps=12",
     ]
     recipe, folder = trained(tmp_path, *overrides, "quantize.num_sequences=8")
-    checks = quantize.run(recipe, folder).result["formats"]
+    checks = quantize.run(recipe, folder).result.formats
     printed = capsys.readouterr().out
     for name in ("q2_k", "q8_0"):
-        recovery, check = checks[name]["recovery"], checks[name]
-        assert recovery["kept"] in ("plain", "recovered")
-        assert check["kl"] == recovery[recovery["kept"]]["kl"] <= recovery["plain"]["kl"]
-        assert check["bytes"] == folder.quantized(name).stat().st_size
-        assert f"quantize: {name}: {check['note']}" in printed
+        recovery, check = checks[name].recovery, checks[name]
+        assert recovery.kept in ("plain", "recovered")
+        kept = recovery.plain if recovery.kept == "plain" else recovery.recovered
+        assert check.kl == kept.kl <= recovery.plain.kl
+        assert check.bytes == path_of(folder, name).stat().st_size
+        assert f"quantize: {name}: {check.note}" in printed
     assert (
-        checks["q2_k"]["recovery"]["kept"] == "recovered"
-        and "recovery won back" in checks["q2_k"]["note"]
+        checks["q2_k"].recovery.kept == "recovered" and "recovery won back" in checks["q2_k"].note
     )
     left = {path.name for path in folder.stage("quantize").iterdir()}
     assert not [
@@ -141,7 +78,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
-    right = write._tensors
+    right = write.planned_tensors
 
     def wrong(*arguments: Any) -> Any:
         tensors = right(
@@ -152,7 +89,7 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
             for t in tensors
         ]
 
-    monkeypatch.setattr(write, "_tensors", wrong)
+    monkeypatch.setattr(write, "planned_tensors", wrong)
     with pytest.raises(
         MismatchError,
         match=r"differs from itself by up to 0\.\d+.*the export of this architecture is wrong",
@@ -162,8 +99,8 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
 
 def test_a_mixed_file_whose_tensors_are_mostly_whole_is_no_f16_file(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=4.6")
-    check = quantize.run(recipe, folder).result["formats"]["mixed"]
-    assert check["bytes"] <= 4_600_000 and check["tensor_types"]["F16"] > 1
+    check = quantize.run(recipe, folder).result.formats["mixed"]
+    assert check.bytes <= 4_600_000 and check.tensor_types["F16"] > 1
 
 
 def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
@@ -175,15 +112,16 @@ def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
 def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[q8_0, q4_0]")
     output = quantize.run(recipe, folder)
-    checks = output.result["formats"]
-    assert [checks[name]["importance_matrix"] for name in ("q8_0", "q4_0")] == [False, True]
-    assert checks["q4_0"]["top_token_agreement"] > 0.7
+    checks = output.result.formats
+    assert [checks[name].importance_matrix for name in ("q8_0", "q4_0")] == [False, True]
+    assert checks["q4_0"].top_token_agreement > 0.7
     assert (
-        0 <= checks["q8_0"]["kl"] < checks["q4_0"]["kl"]
-        and checks["q4_0"]["num_kl_tokens"] == checks["q4_0"]["num_tokens"]
+        0 <= checks["q8_0"].kl < checks["q4_0"].kl
+        and checks["q4_0"].num_kl_tokens == checks["q4_0"].num_tokens
     )
     assert all(
-        checks["q8_0"][name] > 0 for name in ("peak_memory", "prefill_speed", "decode_speed")
+        getattr(checks["q8_0"], name) > 0
+        for name in ("peak_memory", "prefill_speed", "decode_speed")
     )
     assert not list(folder.stage("quantize").glob("*.npy"))
     matrix = tmp_path / "quantize" / "imatrix.gguf"
@@ -194,7 +132,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     ]
     assert set(modelfiles) <= set(output.files)
     assert modelfiles[2].read_text().splitlines()[1] == "FROM ./q4_0.gguf"
-    template = gguf.GGUFReader(folder.quantized("q4_0")).get_field("tokenizer.chat_template")
+    template = gguf.GGUFReader(path_of(folder, "q4_0")).get_field("tokenizer.chat_template")
     assert template is not None and template.contents().startswith(MARK), (
         "any llama.cpp server writes the prompt of training"
     )
@@ -204,7 +142,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
         if t.name.endswith(".in_sum2")
     }
     assert (
-        names <= {t.name for t in gguf.GGUFReader(folder.quantized("q4_0")).tensors}
+        names <= {t.name for t in gguf.GGUFReader(path_of(folder, "q4_0")).tensors}
         and "blk.0.attn_q.weight" in names
     )
 
@@ -212,18 +150,14 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
 def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[]")
     output = quantize.run(recipe, folder)
-    student, place = folder.stage("train") / "student", folder.quantized("w16a16")
-    check = output.result["formats"]["w16a16"]
-    assert list(output.result["formats"]) == ["w16a16"] and check["failed"] is None
-    assert output.result["student_bytes"] == (student / "model.safetensors").stat().st_size
-    assert check["bytes"] == (place / "model.safetensors").stat().st_size and check[
-        "bits_per_weight"
-    ] == pytest.approx(16, abs=0.1)
-    assert (
-        check["top_token_agreement"] > 0.99
-        and check["kl"] < 1e-3
-        and check["runtime"] == "transformers"
-    )
+    student, place = folder.stage("train") / "student", path_of(folder, "w16a16")
+    check = output.result.formats["w16a16"]
+    assert list(output.result.formats) == ["w16a16"] and check.failed is None
+    assert output.result.student_bytes == (student / "model.safetensors").stat().st_size
+    assert check.bytes == (
+        place / "model.safetensors"
+    ).stat().st_size and check.bits_per_weight == pytest.approx(16, abs=0.1)
+    assert check.top_token_agreement > 0.99 and check.kl < 1e-3 and check.runtime == "transformers"
     assert {
         place / "model.safetensors",
         place / "tokenizer.json",
@@ -240,12 +174,8 @@ def test_a_student_beyond_float16_is_written_in_bfloat16(
         model.model.layers[0].mlp.down_proj.weight *= 1e4
         model.model.layers[0].mlp.up_proj.weight *= 1e3
     model.save_pretrained(folder.stage("train") / "student")
-    check = quantize.run(recipe, folder).result["formats"]["w16a16"]
-    assert (
-        set(check["tensor_types"]) == {"BF16"}
-        and check["failed"] is None
-        and math.isfinite(check["nll"])
-    )
+    check = quantize.run(recipe, folder).result.formats["w16a16"]
+    assert set(check.tensor_types) == {"BF16"} and check.failed is None and math.isfinite(check.nll)
     assert "w16a16: float16 does not hold the numbers of this student" in capsys.readouterr().err
 
 
@@ -255,9 +185,6 @@ def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:
         tmp_path, "quantize.formats=[w4a16]", "quantize.importance_sequences=8"
     )
     output = quantize.run(recipe, folder)
-    check = output.result["formats"]["w4a16"]
-    assert (
-        check["runtime"] == "transformers + compressed-tensors"
-        and check["top_token_agreement"] > 0.7
-    )
-    assert folder.quantized("w4a16") / "model.safetensors" in output.files
+    check = output.result.formats["w4a16"]
+    assert check.runtime == "transformers + compressed-tensors" and check.top_token_agreement > 0.7
+    assert path_of(folder, "w4a16") / "model.safetensors" in output.files

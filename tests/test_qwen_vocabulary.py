@@ -10,13 +10,13 @@ import torch
 from conftest import QWEN_BUILDER
 
 from distill import chat
-from distill.capture import records_of
 from distill.formats.gguf.vocabulary import read_vocabulary
 from distill.losses.linear_head import linear_head_loss
 from distill.models.head import Head
 from distill.signals.collate import targets
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
+from distill.teachers.records import records_of
 
 TEACHER_ROWS, STUDENT_ROWS, WIDTH = 152_064, 151_936, 8
 
@@ -59,7 +59,7 @@ def test_two_paddings_of_one_tokenizer_meet_at_its_real_ids(tokenizer, tmp_path,
         student.requires_grad_()
         loss, _ = linear_head_loss(
             student_NH,
-            student,
+            Head(student),
             torch.tensor(ids),
             targets(said[-1:], "cpu"),
             soft_weight=0.7,

@@ -4,6 +4,7 @@ import resource
 import shutil
 import signal
 
+from log_helpers import read_row_logs
 from run_helpers import (
     Forked,
     environment,
@@ -14,8 +15,6 @@ from run_helpers import (
     small,
     start_forked,
 )
-
-from distill.core.jsonl import read_row_logs
 
 
 def outcome(folder):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART, environment, free_port, killed_when, run
 from server_helpers import TEACHER, log_probs_against_the_weights
 
-from distill.core.jsonl import read_row_logs
 from distill.formats.w4a16 import write_w4a16
 from distill.formats.w16a16 import write_w16a16
 from distill.models import load

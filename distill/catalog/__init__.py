@@ -1,1 +1,1 @@
-"""Facts about teachers and licences: YAML files, read by catalog.py."""
+"""Models and licences: the YAML files, facts.py that reads them, catalog.py that answers."""

@@ -9,8 +9,9 @@ from distill.chat.fingerprints import (
 )
 from distill.chat.probes import PROBES
 from distill.chat.reasoning import opens_thinking, split_thinking, text_of
-from distill.chat.retokenize import learnt_ids, own_mark, retold, without_reasoning
+from distill.chat.retokenize import own_mark, retokenize_answer, target_ids, without_reasoning
 from distill.chat.template import (
+    SWITCHES,
     Messages,
     dated,
     end_of_turn,
@@ -24,22 +25,23 @@ from distill.chat.template import (
 
 __all__ = [
     "PROBES",
+    "SWITCHES",
     "Messages",
     "dated",
     "end_of_turn",
     "fingerprint_of_format",
     "fingerprint_of_template",
     "fingerprint_of_tokenizer",
-    "learnt_ids",
     "opens_thinking",
     "own_mark",
     "prompt_ids",
     "prompt_text",
     "require_same_tokenizer",
-    "retold",
+    "retokenize_answer",
     "same_tokenizer",
     "split_thinking",
     "stop_ids",
+    "target_ids",
     "text_of",
     "thinking_of",
     "thinking_switch",

@@ -4,27 +4,26 @@ from collections.abc import Sequence
 from typing import Any
 
 THINK_TAGS = ("<think>", "</think>")
-
-
-CHANNEL_TAGS = (
-    "<|start|>",
-    "<|channel|>",
-    "<|message|>",
-    "<|end|>",
-)  # gpt-oss: reasoning and answer are two messages
+# gpt-oss: reasoning and answer are two messages
+CHANNEL_TAGS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 
 
 def opens_thinking(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Whether the prompt ends inside `<think>`, so that the answer's text will bring only the closing tag."""
+    """Return whether the prompt ends inside `<think>`.
+
+    Then the answer's text will bring only the closing tag.
+    """
     end = tokenizer.decode(list(ids[-16:]))
     return end.rfind("<think>") > end.rfind("</think>")
 
 
 def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
-    """The text of an answer without its special tokens, but with what marks its reasoning: some tokenizers count the
-    tags as special, and gpt-oss has special tokens instead of tags."""
-    kept = THINK_TAGS
+    """Return the text of an answer without its special tokens, but with what marks its reasoning.
+
+    Some tokenizers count the tags as special, and gpt-oss has special tokens instead of tags.
+    """
     added = tokenizer.added_tokens_decoder
+    kept = THINK_TAGS
     if any(token.content == "<|channel|>" for token in added.values()):
         kept += CHANNEL_TAGS
     dropped = {i for i, token in added.items() if token.special and token.content not in kept}
@@ -32,11 +31,12 @@ def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
 
 
 def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str, bool]:
-    """(reasoning or None, answer, whether the reasoning was finished), cut at the last `</think>`.
+    """Return (reasoning or None, answer, whether the reasoning was finished).
 
-    A closing tag without an opening one is normal: the template wrote the opening one. An opening tag that is never
-    closed means that the answer was cut; so does no tag at all where the prompt opened the reasoning (`opened`), and so
-    do gpt-oss's channels without a final one.
+    The text is cut at the last `</think>`. A closing tag without an opening one is normal: the template
+    wrote the opening one. An opening tag that is never closed means that the answer was cut; so does no
+    tag at all where the prompt opened the reasoning (`opened`), and so do gpt-oss's channels without a
+    final one.
     """
     if text.startswith("<|channel|>"):
         return _split_channels(text)
@@ -52,15 +52,19 @@ def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str,
 
 
 def _split_channels(text: str) -> tuple[str | None, str, bool]:
-    """The same for `<|channel|>analysis<|message|>..<|end|><|start|>assistant<|channel|>final<|message|>..`."""
-    reasoning, answer = [], None
+    """Return the same for gpt-oss's messages.
+
+    `<|channel|>analysis<|message|>..<|end|><|start|>assistant<|channel|>final<|message|>..`
+    """
+    reasoning: list[str] = []
+    answer = None
     for message in text.split("<|channel|>")[1:]:
         channel, _, content = message.partition("<|message|>")
-        content = content.partition("<|end|>")[0]
+        content = content.partition("<|end|>")[0].strip()
         if channel.split(" ")[0].strip() == "final":
-            answer = content.strip()
+            answer = content
         else:
-            reasoning.append(content.strip())
+            reasoning.append(content)
     return _stripped("\n\n".join(reasoning)), answer or "", answer is not None
 
 

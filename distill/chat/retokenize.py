@@ -1,4 +1,4 @@
-"""Write an answer again: without its reasoning, or in the tokenizer and the chat template of another model."""
+"""Write an answer again: without its reasoning, or in another model's tokenizer and chat template."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,22 +14,26 @@ from distill.chat.template import (
     stop_ids,
     thinking_of,
     thinking_switch,
+    with_system_prompt,
 )
 from distill.errors import MismatchError
 from distill.recipe import Recipe
 
 
-def learnt_ids(
+def target_ids(
     recipe: Recipe,
     tokenizer: Any,
     messages: Messages,
     prompt_ids: Sequence[int],
     answer_ids: Sequence[int],
 ) -> list[int]:
-    """What a student learns of the teacher's answer: all of it, or by `generate.reasoning: drop` what is not reasoning."""
-    if recipe.generate.reasoning != "drop":
-        return list(answer_ids)
+    """Return what a student learns of the teacher's answer.
+
+    It is all of it, or by `generate.reasoning: drop` what is not reasoning.
+    """
     options = recipe.generate
+    if options.reasoning != "drop":
+        return list(answer_ids)
     return without_reasoning(
         tokenizer,
         messages,
@@ -49,93 +53,91 @@ def without_reasoning(
     system_prompt: str | None = None,
     enable_thinking: bool | None = None,
 ) -> list[int]:
-    """The answer's ids as the template writes an answer without reasoning after this prompt: what a student reads that is
-    not to think. Ends with the same token; an answer that has no reasoning comes back as it is.
+    """Return the answer's ids as the template writes an answer without reasoning after this prompt.
 
-    Some templates write an empty block then, which stays. Where the prompt itself opens the reasoning, the answer closes
-    it at once. Raises MismatchError where the template writes another prompt before an answer than before its question.
+    That is what a student reads that is not to think. It ends with the same token; an answer that has no
+    reasoning comes back as it is. Some templates write an empty block then, which stays. Where the prompt
+    itself opens the reasoning, the answer closes it at once. Raises MismatchError where the template
+    writes another prompt before an answer than before its question.
     """
     text = text_of(tokenizer, answer_ids)
-    reasoning, answer, _ = split_thinking(text, opened=opens_thinking(tokenizer, prompt_ids))
+    is_opened = opens_thinking(tokenizer, prompt_ids)
+    reasoning, answer, _ = split_thinking(text, opened=is_opened)
     if reasoning is None:
         return list(answer_ids)
     end = answer_ids[-1]
-    if opens_thinking(tokenizer, prompt_ids):
-        return [
-            *tokenizer(
-                "</think>" + text.rpartition("</think>")[2], add_special_tokens=False
-            ).input_ids,
-            end,
-        ]
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    turns = [*system, *map(dict, messages), {"role": "assistant", "content": answer}]
-    whole = apply_template(
-        tokenizer,
-        turns,
-        **({} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)),
-    )
-    if whole[: len(prompt_ids)] != list(prompt_ids):
+    if is_opened:
+        after = text.rpartition("</think>")[2]
+        return [*tokenizer(f"</think>{after}", add_special_tokens=False).input_ids, end]
+    turns = [*with_system_prompt(messages, system_prompt), {"role": "assistant", "content": answer}]
+    switch = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
+    rendered = apply_template(tokenizer, turns, **switch)
+    if rendered[: len(prompt_ids)] != list(prompt_ids):
         raise MismatchError(
-            f"{name_of(tokenizer)}: its chat template writes another prompt before an answer than before its question, so an answer "
-            "without reasoning cannot be told from it: set generate.reasoning to keep or short"
+            f"{name_of(tokenizer)}: its chat template writes another prompt before an answer than "
+            "before its question, so an answer without reasoning cannot be told from it: set "
+            "generate.reasoning to keep or short"
         )
-    rest = whole[len(prompt_ids) :]
-    return [*(rest[: rest.index(end)] if end in rest else rest), end]
+    rest = rendered[len(prompt_ids) :]
+    if end in rest:
+        rest = rest[: rest.index(end)]
+    return [*rest, end]
 
 
-def retold(
+def retokenize_answer(
     recipe: Recipe, tokenizer: Any, messages: Messages, reasoning: str | None, answer: str
 ) -> tuple[list[int], list[int]]:
-    """(prompt ids, answer ids) of another model's answer in this tokenizer and by its chat template, with its end token: a
-    student with a tokenizer of its own learns after the very prompt that it will be asked with."""
+    """Return (prompt ids, answer ids) of another model's answer in this tokenizer and chat template.
+
+    The answer has its end token: a student with a tokenizer of its own learns after the very prompt that
+    it will be asked with.
+    """
     options = recipe.generate
     enable_thinking = thinking_of(tokenizer, options.enable_thinking)
-    before = prompt_ids(
+    asked_ids = prompt_ids(
         tokenizer, messages, system_prompt=options.system_prompt, enable_thinking=enable_thinking
     )
-    system = (
-        []
-        if options.system_prompt is None
-        else [{"role": "system", "content": options.system_prompt}]
-    )
-    turns = [*system, *map(dict, messages)]
+    turns = with_system_prompt(messages, options.system_prompt)
     asked = prompt_text(tokenizer, turns, enable_thinking=enable_thinking)
     end = end_of_turn(tokenizer, stop_ids(tokenizer, None))
-    if opens_thinking(tokenizer, before):
+    if opens_thinking(tokenizer, asked_ids):
         written = f"{reasoning}\n</think>\n\n{answer}" if reasoning else f"</think>\n\n{answer}"
     elif reasoning:
         written = f"<think>\n{reasoning}\n</think>\n\n{answer}"
-    else:  # some templates write an empty block, or a channel, before an answer
-        whole = prompt_text(
-            tokenizer,
-            [*turns, {"role": "assistant", "content": answer}],
-            enable_thinking=enable_thinking,
-            begin_answer=False,
+    else:
+        turns = [*turns, {"role": "assistant", "content": answer}]
+        rendered = prompt_text(
+            tokenizer, turns, enable_thinking=enable_thinking, begin_answer=False
         )
-        written = (
-            whole.removeprefix(asked).partition(tokenizer.decode([end]))[0]
-            if whole.startswith(asked)
-            else ""
-        )
-        written = written.rstrip("\n") if answer in written else answer
+        written = _answer_in(rendered, asked, tokenizer.decode([end]), answer)
     # in one piece with the prompt: SentencePiece would put a space before an answer that stands alone
-    together = tokenizer(asked + written, add_special_tokens=False).input_ids
-    is_whole = together[: len(before)] == before
-    return before, [
-        *(
-            together[len(before) :]
-            if is_whole
-            else tokenizer(written, add_special_tokens=False).input_ids
-        ),
-        end,
-    ]
+    ids = tokenizer(asked + written, add_special_tokens=False).input_ids
+    if ids[: len(asked_ids)] == asked_ids:
+        answer_ids = ids[len(asked_ids) :]
+    else:
+        answer_ids = tokenizer(written, add_special_tokens=False).input_ids
+    return asked_ids, [*answer_ids, end]
+
+
+def _answer_in(rendered: str, asked: str, end: str, answer: str) -> str:
+    """Return the answer as the template writes it after `asked`, up to the end token.
+
+    Some templates write an empty block, or a channel, before an answer.
+    """
+    if not rendered.startswith(asked):
+        return answer
+    written = rendered.removeprefix(asked).partition(end)[0]
+    return written.rstrip("\n") if answer in written else answer
 
 
 def own_mark(tokenizer: Any, text: str) -> str | None:
-    """A special token of this tokenizer that a text of another model holds: it would become that token, and could end the answer."""
-    found = (
-        t.content
-        for t in tokenizer.added_tokens_decoder.values()
-        if t.special and t.content not in THINK_TAGS
+    """Return a special token of this tokenizer that a text of another model holds, if any.
+
+    It would become that token, and could end the answer.
+    """
+    marks = (
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special and token.content not in THINK_TAGS
     )
-    return next((content for content in found if content in text), None)
+    return next((mark for mark in marks if mark in text), None)

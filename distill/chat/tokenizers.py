@@ -1,7 +1,8 @@
 """The tokenizer that the teacher is asked in, and the one that the student learns in.
 
-A signal is about the teacher's tokens, so the student has those. Of text alone it learns in its own tokenizer and by its own
-chat template; where that tokenizer is the teacher's, in the very tokens that the teacher wrote.
+A signal is about the teacher's tokens, so the student has those. Of text alone it learns in its own
+tokenizer and by its own chat template; where that tokenizer is the teacher's, in the very tokens that
+the teacher wrote.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,10 @@ from distill.recipe import Recipe
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """`teacher` is None where it is asked for text alone; `difference` says why `student` is another one."""
+    """The teacher's tokenizer and the student's.
+
+    `teacher` is None where it is asked for text alone; `difference` says why `student` is another one.
+    """
 
     teacher: Any | None
     student: Any
@@ -28,11 +32,14 @@ class Tokenizers:
 
     @property
     def asked(self) -> Any:
-        """The one whose ids stand beside an answer's text: the teacher's, or where that is not known the student's."""
+        """Return the one whose ids stand beside an answer's text.
+
+        It is the teacher's, or where that is not known the student's.
+        """
         return self.student if self.teacher is None else self.teacher
 
     def prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
-        """The prompt as the teacher reads it; empty where that is not known."""
+        """Return the prompt as the teacher reads it; empty where that is not known."""
         if self.teacher is None:
             return []
         options = recipe.generate
@@ -44,7 +51,7 @@ class Tokenizers:
         )
 
     def students_prompt_ids(self, recipe: Recipe, messages: chat.Messages) -> list[int]:
-        """The prompt as the student reads it."""
+        """Return the prompt as the student reads it."""
         if self.same:
             return self.prompt_ids(recipe, messages)
         options = recipe.generate
@@ -56,7 +63,7 @@ class Tokenizers:
             enable_thinking=enable_thinking,
         )
 
-    def lesson(
+    def training_ids(
         self,
         recipe: Recipe,
         messages: chat.Messages,
@@ -64,66 +71,62 @@ class Tokenizers:
         answer_ids: Sequence[int],
         text: str,
     ) -> tuple[list[int], list[int]]:
-        """(prompt ids, answer ids) that the student learns of an answer: `text`, and the same in the ids of `asked`."""
+        """Return (prompt ids, answer ids) that the student learns of an answer.
+
+        `text`, and the same in the ids of `asked`, is what the teacher wrote.
+        """
         if self.same:
-            return list(prompt_ids), chat.learnt_ids(
-                recipe, self.teacher, messages, prompt_ids, answer_ids
-            )
-        reasoning, answer, _ = chat.split_thinking(
-            text, opened=chat.opens_thinking(self.asked, prompt_ids)
-        )
-        return chat.retold(
-            recipe,
-            self.student,
-            messages,
-            None if recipe.generate.reasoning == "drop" else reasoning,
-            answer,
-        )
+            targets = chat.target_ids(recipe, self.teacher, messages, prompt_ids, answer_ids)
+            return list(prompt_ids), targets
+        opened = chat.opens_thinking(self.asked, prompt_ids)
+        reasoning, answer, _ = chat.split_thinking(text, opened=opened)
+        if recipe.generate.reasoning == "drop":
+            reasoning = None
+        return chat.retokenize_answer(recipe, self.student, messages, reasoning, answer)
 
 
-def tokenizers_of(recipe: Recipe) -> Tokenizers:
-    """MissingError where one that is needed is not there, or the student's has no chat template to learn by.
+def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
+    """Return the teacher's tokenizer (None: it is known by its text alone) and the student's.
 
-    That a signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
+    Raises MissingError where the student's is not there, or has no chat template to learn by. That a
+    signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
     """
-    teacher = None if recipe.teacher.text_only else teachers_tokenizer(recipe)
     if recipe.capture.signal != "none" or recipe.student.model is None:
         return Tokenizers(teacher, teacher)
-    own = students_tokenizer(recipe)
-    difference = (
-        "the teacher's is not known" if teacher is None else chat.same_tokenizer(teacher, own)
-    )
+    own = load_students_tokenizer(recipe)
+    difference: str | None = "the teacher's is not known"
+    if teacher is not None:
+        difference = chat.same_tokenizer(teacher, own)
     if difference is None:
         return Tokenizers(teacher, teacher)
     chat.prompt_ids(own, "hi")
     return Tokenizers(teacher, own, difference)
 
 
-def teachers_tokenizer(recipe: Recipe) -> Any:
+def load_teachers_tokenizer(recipe: Recipe, location: str) -> Any:
     teacher = recipe.teacher
     try:
         return load.load_tokenizer(
-            recipe.model_location(teacher.model),
-            teacher.revision,
-            trust_remote_code=teacher.trust_remote_code,
+            location, teacher.revision, trust_remote_code=teacher.trust_remote_code
         )
     except MissingError as error:
         raise with_way_out(recipe, error) from None
 
 
 def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
-    """The same error, and how to do without the model's files where that is possible: on a server, for its text alone."""
-    if (
-        recipe.teacher.server is None
-        or recipe.capture.signal != "none"
-        or recipe.student.model is None
-    ):
+    """Return the same error, and how to do without the model's files where that is possible.
+
+    It is so on a server, for its text alone.
+    """
+    learns_text = recipe.capture.signal == "none" and recipe.student.model is not None
+    if recipe.teacher.server is None or not learns_text:
         return error
     return MissingError(
-        f"{error}. To learn from its text alone nothing of the teacher is needed here: set teacher.server_gives=text"
+        f"{error}. To learn from its text alone nothing of the teacher is needed here: "
+        "set teacher.server_gives=text"
     )
 
 
-def students_tokenizer(recipe: Recipe) -> Any:
+def load_students_tokenizer(recipe: Recipe) -> Any:
     assert recipe.student.model is not None  # the recipe's own check
     return load.load_tokenizer(recipe.model_location(recipe.student.model), recipe.student.revision)

@@ -8,7 +8,10 @@ Z95 = 1.959964
 
 
 def wilson(num_right: int, num: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval for a share (Wilson 1927): honest near 0 and 1, where the normal one is not."""
+    """Return Wilson's 95 % score interval of a share (Wilson 1927).
+
+    It is honest near 0 and 1, where the normal one is not.
+    """
     if num == 0:
         return 0.0, 1.0
     share, z2 = num_right / num, Z95**2
@@ -18,7 +21,10 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
 
 
 def percent(count: int, num: int) -> str:
-    """A share with Wilson's interval, as a person reads it: `62 % [55, 69]`; a dash where there is nothing to count."""
+    """Return a share with Wilson's interval, as a person reads it: `62 % [55, 69]`.
+
+    A dash where there is nothing to count.
+    """
     if not num:
         return "–"
     low, high = wilson(count, num)
@@ -26,10 +32,10 @@ def percent(count: int, num: int) -> str:
 
 
 def mean_interval(values: Sequence[float], least: float, most: float) -> tuple[float, float, float]:
-    """(low, mean, high): Student's 95 % interval of the mean of numbers between `least` and `most`.
+    """Return (low, mean, high): Student's 95 % interval of a mean of numbers in [`least`, `most`].
 
-    The quantile is Abramowitz and Stegun's 26.7.5, right to 1 % from three degrees of freedom. One number alone says
-    nothing of the spread: the interval is then all that is possible.
+    The quantile is Abramowitz and Stegun's 26.7.5, right to 1 % from three degrees of freedom. One
+    number alone says nothing of the spread: the interval is then all that is possible.
     """
     num, mean = len(values), sum(values) / len(values)
     if num == 1:
@@ -42,7 +48,9 @@ def mean_interval(values: Sequence[float], least: float, most: float) -> tuple[f
 
 
 def paired_bootstrap(pairs: Sequence[tuple[float, float]], *, seed: int) -> dict[str, float]:
-    """Mean and 95 % interval of sum(difference) / sum(weight) over (difference, weight) pairs, one an example.
+    """Return the mean of sum(difference) / sum(weight) and its 95 % interval by bootstrap.
+
+    `pairs`: (difference, weight), one an example.
 
     Resampling examples keeps each pair together, so what makes an example hard for both cancels.
     """

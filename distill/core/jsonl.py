@@ -1,11 +1,11 @@
-"""Rows on disk: JSON Lines files that a person may edit, and append-only logs that survive a power cut.
+"""Rows on disk: JSON Lines files that a person may edit, and append-only logs.
 
-A log line is `json <tab> crc32`. One writer owns one file and a process always starts a new one, so a torn last line
-(kill -9) or a NUL tail (power cut) stays the end of its own file; readers skip it and say so.
+A log survives a power cut. Its line is `json <tab> crc32`. One writer owns one file and a process
+always starts a new one, so a torn last line (kill -9) or a NUL tail (power cut) stays the end of its
+own file; readers skip it and say so.
 """
 
 import errno
-import hashlib
 import json
 import os
 import socket
@@ -16,84 +16,40 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from distill.core.digests import canonical_json
+from distill.core.files import fsync_folder, write_atomic
 from distill.errors import DataError, MissingError
 
 Row = dict[str, Any]
 
 
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text, on every machine."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def digest(*parts: str | bytes) -> str:
-    """32 hex characters of BLAKE2b-128 over the parts, each preceded by its length."""
-    h = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        h.update(len(data).to_bytes(8, "little"))
-        h.update(data)
-    return h.hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename or a new file in `folder` survive a power cut (POSIX asks for it)."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)  # a full disk is reported with the file it hit
-        raise
-    fsync_folder(path.parent)
-
-
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line number from 1, row) of a JSON Lines file.
 
-    Raises MissingError if the file is not there and DataError naming the line that is not a JSON object.
+    Raises MissingError if the file is not there and DataError naming the line that is no JSON object.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such file")
     with open(path, encoding="utf-8") as f:
         try:
             for number, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise DataError(
-                        f"{path}, line {number}: not JSON ({error.msg.removesuffix(' at')} at column {error.colno})"
-                    ) from None
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"{path}, line {number}: expected an object, got {type(row).__name__}"
-                    )
-                yield number, row
+                if line.strip():
+                    yield number, _object_of(line, f"{path}, line {number}")
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
             ) from None
+
+
+def _object_of(line: str, where: str) -> Row:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
+        raise DataError(f"{where}: not JSON ({problem})") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected an object, got {type(row).__name__}")
+    return row
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
@@ -104,7 +60,10 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
 
 
 class RowLog:
-    """Append rows to a new file of our own under `folder`; each row is on disk within a second, whenever the next one comes."""
+    """Append rows to a new file of our own under `folder`.
+
+    Each row is on disk within a second, whenever the next one comes.
+    """
 
     FSYNC_SECONDS = 1.0
 
@@ -133,7 +92,11 @@ class RowLog:
         os.fsync(self._file.fileno())
 
     def _keep_synced(self) -> None:
-        """In a thread: in `append` the last rows of a burst would wait for the next one, which may take hours (a batch, an outage)."""
+        """Sync now and then, in a thread.
+
+        In `append` the last rows of a burst would wait for the next one, which may take hours (a
+        batch, an outage).
+        """
         while not self._ended.wait(self.FSYNC_SECONDS):
             if self._unsynced.is_set():
                 try:
@@ -160,17 +123,12 @@ class RowLog:
         self.close()
 
 
-def read_row_logs(folder: Path) -> tuple[list[Row], list[str]]:
-    """All good rows of every log under `folder`, by file name then position, and a note for each bad line.
-
-    The union of files made on different machines is made by copying them into one folder.
-    """
-    broken: list[str] = []
-    return list(row_logs(folder, broken)), broken
-
-
 def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
-    """The same, a row at a time; the notes are added to `broken`."""
+    """Yield all good rows of every log under `folder`, by file name then position.
+
+    A note for each bad line is added to `broken`. The union of files made on different machines is made
+    by copying them into one folder.
+    """
     for path in sorted(folder.glob("*.jsonl")):
         with open(path, "rb") as f:
             for number, line in enumerate(f, 1):
@@ -181,7 +139,7 @@ def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
 
 
 def row_of(line: bytes) -> Row | None:
-    """The row of a log's line; None where the line is torn."""
+    """Return the row of a log's line; None where the line is torn."""
     text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
     try:
         return json.loads(text) if int(crc, 16) == zlib.crc32(text) else None

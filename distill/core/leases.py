@@ -26,25 +26,25 @@ SIGNS = 10  # of life in a lifetime
 
 
 @contextmanager
-def divided(
+def assigned_blocks(
     processes: Processes,
     folder: Path,
     blocks: Mapping[str, T],
     is_done: Callable[[T], bool],
-    look_again: Callable[[], None],
+    refresh: Callable[[], None],
 ) -> Iterator[Iterator[T]]:
     """The blocks that are not done and are this process's, one after another; their names must be the same in every process.
 
-    `look_again`: called before `is_done` where another process may have done some of a block.
+    `refresh`: called before `is_done` where another process may have done some of a block.
     """
     if processes.leases:
-        with Leases(folder, blocks, is_done, look_again) as mine:
+        with Leases(folder, blocks, is_done, refresh) as mine:
             yield iter(mine)
     else:
-        yield (b for b in share(processes, list(blocks.values())) if not is_done(b))
+        yield (b for b in static_share(processes, list(blocks.values())) if not is_done(b))
 
 
-def share(processes: Processes, blocks: list[T]) -> list[T]:
+def static_share(processes: Processes, blocks: list[T]) -> list[T]:
     """The blocks, of those of its job, that may be this process's."""
     return blocks if processes.leases else blocks[processes.rank :: processes.num]
 
@@ -58,11 +58,11 @@ class Leases(Generic[T]):
         folder: Path,
         blocks: Mapping[str, T],
         is_done: Callable[[T], bool],
-        look_again: Callable[[], None],
+        refresh: Callable[[], None],
         lifetime: float = LIFETIME,
     ):
         self._folder, self._blocks, self._lifetime = folder, blocks, lifetime
-        self._is_done, self._look_again = is_done, look_again
+        self._is_done, self._refresh = is_done, refresh
         self._held: dict[str, Path] = {}
         self._ended = threading.Event()
         self._beat = threading.Thread(target=self._show_life, daemon=True)
@@ -119,7 +119,7 @@ class Leases(Generic[T]):
             return False
         self._held[name] = path
         if number:
-            self._look_again()
+            self._refresh()
         return True
 
     def _now(self) -> float:

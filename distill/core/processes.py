@@ -35,7 +35,7 @@ class Processes:
     leases: bool = False
 
     @property
-    def is_part(self) -> bool:
+    def is_partial_job(self) -> bool:
         """Others may be doing parts of the same stage: what is here is not all of it."""
         return self.num_jobs > 1 or self.leases
 
@@ -81,6 +81,9 @@ class Processes:
         there = values.to(_device())  # nccl knows no CPU tensors
         dist.all_reduce(there)
         return values.copy_(there)
+
+
+ALONE = Processes()
 
 
 def _device() -> Any:

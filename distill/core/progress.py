@@ -1,4 +1,4 @@
-"""What a stage shows while it works: a bar with rate and ETA on a terminal, a line now and then in a batch job's log."""
+"""What a stage shows while it works: a bar with rate and ETA, or a line now and then in a job's log."""
 
 import sys
 import time
@@ -8,8 +8,11 @@ LINE_SECONDS = 15.0
 
 
 class Progress:
-    """`with Progress("generate", total, "answers") as bar: bar.advance(3, note="drop 1 %")`; silent where `shown` is
-    False (every process but the first)."""
+    """A progress bar on a terminal, lines elsewhere.
+
+    `with Progress("generate", total, "answers") as bar: bar.advance(3, note="drop 1 %")`. Silent
+    where `shown` is False (on every process but the first).
+    """
 
     def __init__(self, label: str, total: int, unit: str, *, done: int = 0, shown: bool = True):
         self.label, self.total, self.unit, self.shown = label, total, unit, shown
@@ -42,11 +45,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the bar began."""
+        """Return the seconds since the bar began."""
         return time.monotonic() - self._start
 
     def rate(self) -> float:
-        """Units per second since the bar began."""
+        """Return the units per second since the bar began."""
         return (self.done - self._start_done) / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1, *, note: str | None = None) -> None:
@@ -68,7 +71,7 @@ class Progress:
             )
 
     def say(self, text: str) -> None:
-        """News that is not progress: beside the bar on a terminal, a line now and then elsewhere."""
+        """Show news that is not progress: beside the bar on a terminal, a line now and then elsewhere."""
         if not self.shown:
             return
         if self._bar is not None and self._task is not None:

@@ -1,7 +1,7 @@
-"""The run folder: a folder a stage, each with a manifest that is written last.
+"""The run folder: a folder for each stage, each with a manifest that is written last.
 
-If `manifest.json` is there, the stage is done. It holds the resolved section, the identity of every input, versions,
-counts, files with size and SHA-256, and times. Stages meet only here.
+If `manifest.json` is there, the stage is done. It holds the resolved section, the identity of every
+input, versions, counts, files with size and SHA-256, and times. Stages meet only here.
 """
 
 import errno
@@ -9,33 +9,22 @@ import fcntl
 import json
 import os
 import platform
-import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from distill.core.jsonl import (
-    canonical_json,
-    digest,
-    file_sha256,
-    fsync_folder,
-    row_of,
-    write_atomic,
-)
-from distill.errors import DataError, DistillError, MismatchError, MissingError
+from distill.core.digests import canonical_json, digest, file_sha256
+from distill.core.files import fsync_folder, write_atomic
+from distill.core.verification import RecordedFile
+from distill.errors import DataError, MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
-from distill.recipe.sections import FOLDERS, name_there
 
-OLD_ROWS = "old_rows.json"  # in generate's folder: the model's name on the server for answers that do not say theirs
 PACKAGES = (
     "distill",
     "torch",
@@ -47,17 +36,41 @@ PACKAGES = (
     "xllamacpp",
     "numpy",
 )
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Manifest:
+class Fingerprint:
+    """What decides a stage's result: its resolved section, the identity of its inputs, the seed."""
+
+    section: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StageOutput:
+    """What a stage hands to the pipeline, which writes the manifest.
+
+    `result` is a frozen dataclass of the stage's own (core/results.py); `files` are those that it
+    stands for.
+    """
+
+    result: Any
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class Manifest(Generic[Result]):
     """What a finished stage says about itself; `result` is the stage's own."""
 
     stage: str
     section: dict[str, Any]
     inputs: dict[str, str]
     seed: int
-    result: dict[str, Any]
+    result: Result
     files: dict[str, dict[str, Any]]
     seconds: float
     finished: str
@@ -66,151 +79,161 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Identity of what the stage made: its files. Times and machines do not count."""
+        """Return the identity of what the stage made: its files. Times and machines do not count."""
         return digest(canonical_json({name: f["sha256"] for name, f in self.files.items()}))
 
-
-@dataclass(frozen=True)
-class StageOutput:
-    """What a stage hands to the pipeline, which writes the manifest: its own results, and the files it stands for."""
-
-    result: dict[str, Any]
-    files: list[Path]
+    @property
+    def fingerprint(self) -> Fingerprint:
+        return Fingerprint(self.section, self.inputs, self.seed)
 
 
 class RunFolder:
-    """`runs/<name>/`: `folder.stage("train")`, `folder.manifest("train")`, `folder.finish(...)`."""
+    """`runs/<name>/`: `folder.stage("train")`, `folder.require("train", TrainResult, recipe)`."""
 
     def __init__(self, path: Path):
         self.path = path
         self._lock: int | None = None
+        self._read_whole: dict[
+            Path, tuple[int, int] | None
+        ] = {}  # size and time of files hashed here
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RunFolder":
-        place = recipe.run_folder or f"runs/{recipe.name}"
-        return cls(Path(place).expanduser().resolve())
+        path = recipe.run_folder or f"runs/{recipe.name}"
+        return cls(Path(path).expanduser().resolve())
 
     def stage(self, name: str) -> Path:
         return self.path / name
 
-    def quantized(self, name: str) -> Path:
-        """Where the student in this format is: a folder for transformers, or a GGUF file."""
-        return self.stage("quantize") / (name if name in FOLDERS else f"{name}.gguf")
+    def require(
+        self, stage: str, result_type: type[Result], recipe: Recipe | None = None
+    ) -> Manifest[Result]:
+        """Return the manifest of an earlier stage.
 
-    def require(self, stage: str, recipe: Recipe) -> Manifest:
-        """The manifest of an earlier stage; MissingError naming the command that makes it."""
-        manifest = self.manifest(stage)
+        Raises MissingError, naming the command that makes it, if the stage is not finished.
+        """
+        manifest = self.manifest(stage, result_type)
         if manifest is None:
+            source = "RECIPE" if recipe is None else recipe.source
             raise MissingError(
-                f"{self.stage(stage)}: not finished; run `distill {stage} {recipe.source}` first"
+                f"{self.stage(stage)}: not finished; run `distill {stage} {source}` first"
             )
         return manifest
 
-    def manifest(self, stage: str) -> Manifest | None:
+    def manifest(self, stage: str, result_type: type[Result]) -> Manifest[Result] | None:
+        """Return the manifest of a stage with its result read as `result_type`; None if unfinished.
+
+        Raises DataError if the file is broken or its result is of another shape.
+        """
         path = self.stage(stage) / "manifest.json"
         try:
-            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            stored = Manifest(**json.loads(path.read_text(encoding="utf-8")))
+            return replace(stored, result=TypeAdapter(result_type).validate_python(stored.result))
         except FileNotFoundError:
             return None
+        except ValidationError as error:
+            problem = error.errors()[0]
+            location = ".".join(str(part) for part in ("result", *problem["loc"]))
+            reason = f"{location}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
         except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{path}: broken ({error}); delete it and run the same command again"
-            ) from None
+            reason = str(error)
+        raise DataError(f"{path}: broken ({reason}); delete it and run the same command again")
+
+    def digest(self, stage: str, recipe: Recipe) -> str:
+        """Return the identity of what an earlier stage made. Raises what `require` raises."""
+        return self.require(stage, dict, recipe).digest
+
+    def recorded_files(self, stage: str, source: object = "RECIPE") -> list[RecordedFile]:
+        """Return the files that a finished stage stands for; none if it is not finished.
+
+        `source`: the recipe, for the command that makes them anew.
+        """
+        manifest = self.manifest(stage, dict)
+        if manifest is None:
+            return []
+        redo = f"`distill run {source} --redo {stage}`"
+        return [
+            RecordedFile(self.stage(stage) / name, described["bytes"], described["sha256"], redo)
+            for name, described in manifest.files.items()
+        ]
+
+    def changed_since_read(self, file: RecordedFile) -> bool:
+        """Return whether the file was not hashed by this process, or has changed since."""
+        known = self._read_whole.get(file.path)
+        return known is None or known != _size_and_time(file.path)
+
+    def note_read(self, path: Path) -> None:
+        """Note that this process has just compared or hashed the whole file."""
+        self._read_whole[path] = _size_and_time(path)
+
+    def start(self, stage: str, fingerprint: Fingerprint) -> None:
+        """Note what an unfinished stage is made from, so that another recipe does not continue it."""
+        text = json.dumps(asdict(fingerprint), indent=1)
+        write_atomic(self.stage(stage) / "started.json", text)
 
     def finish(
-        self,
-        stage: str,
-        *,
-        section: dict[str, Any],
-        inputs: dict[str, str],
-        seed: int,
-        result: dict[str, Any],
-        files: list[Path],
-        started: float,
-    ) -> Manifest:
-        """Write the stage's manifest. `files` are hashed, made durable, and named relative to the stage's folder."""
+        self, stage: str, fingerprint: Fingerprint, output: StageOutput, *, started: float
+    ) -> Manifest[Any]:
+        """Write the stage's manifest, last of all.
+
+        The output's files are hashed, made durable, and named relative to the stage's folder.
+        `started`: seconds since the epoch.
+        """
         folder = self.stage(stage)
         described = {}
-        for path in sorted(files):
+        for path in sorted(output.files):
             with open(path, "rb") as f:
                 os.fsync(f.fileno())
-            described[str(path.relative_to(folder))] = {
-                "bytes": path.stat().st_size,
-                "sha256": file_sha256(path),
-            }
+            size = path.stat().st_size
+            described[str(path.relative_to(folder))] = {"bytes": size, "sha256": file_sha256(path)}
+            self.note_read(path)
         manifest = Manifest(
             stage=stage,
-            section=section,
-            inputs=inputs,
-            seed=seed,
-            result=result,
+            section=fingerprint.section,
+            inputs=fingerprint.inputs,
+            seed=fingerprint.seed,
+            result=output.result,
             files=described,
             seconds=round(time.time() - started, 2),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             versions=_versions(),
         )
-        write_atomic(
-            folder / "manifest.json",
-            json.dumps(manifest.__dict__, indent=1, ensure_ascii=False) + "\n",
-        )
+        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
+        write_atomic(folder / "manifest.json", text + "\n")
         return manifest
 
-    def changes(
-        self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int
-    ) -> list[str]:
-        """What differs between a finished (or begun) stage and what the recipe asks for now; empty = nothing."""
-        manifest = self.manifest(stage) or self._started(stage)
-        if manifest is None:
-            return []
-        found = []
-        old, new = _flat(manifest.section), _flat(section)
-        if (
-            "teacher.server_model" in new and "teacher.server_model" not in old
-        ):  # from before it was written down
-            old["teacher.server_model"] = self._name_before()
-        for name in sorted(old.keys() | new.keys()):
-            if old.get(name) != new.get(name):
-                found.append(f"{name} was {old.get(name)!r}, is now {new.get(name)!r}")
-        if manifest.seed != seed:
-            found.append(f"seed was {manifest.seed}, is now {seed}")
-        for name in sorted(manifest.inputs.keys() | inputs.keys()):
-            if manifest.inputs.get(name) != inputs.get(name):
-                found.append(f"its input `{name}` has changed")
-        return found
-
-    def start(
-        self, stage: str, *, section: dict[str, Any], inputs: dict[str, str], seed: int
-    ) -> None:
-        """Note what an unfinished stage is being made from, so that another recipe does not continue it."""
-        started = {"section": section, "inputs": inputs, "seed": seed}
-        write_atomic(self.stage(stage) / "started.json", json.dumps(started, indent=1))
+    def changes(self, stage: str, wanted: Fingerprint) -> list[str]:
+        """Return what differs between a finished (or begun) stage and what the recipe asks for now."""
+        manifest = self.manifest(stage, dict)
+        made_from = self._started(stage) if manifest is None else manifest.fingerprint
+        return [] if made_from is None else _differences(made_from, wanted)
 
     def began(self, stage: str) -> bool:
         return any(
             (self.stage(stage) / name).exists() for name in ("manifest.json", "started.json")
         )
 
-    def _started(self, stage: str) -> Any:
+    def _started(self, stage: str) -> Fingerprint | None:
+        path = self.stage(stage) / "started.json"
         try:
-            found = json.loads((self.stage(stage) / "started.json").read_text(encoding="utf-8"))
-            return SimpleNamespace(**{name: found[name] for name in ("section", "inputs", "seed")})
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return Fingerprint(stored["section"], stored["inputs"], stored["seed"])
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{self.stage(stage) / 'started.json'}: broken; delete it and run the same command"
-            ) from None
+            raise DataError(f"{path}: broken; delete it and run the same command") from None
 
-    def set_aside(self, stage: str) -> None:
-        """Before a redo: forget the manifest; move what the stage made away, except what cost teacher time.
+    def set_aside(self, stage: str, *, keep_files: bool) -> None:
+        """Forget the manifest before a redo, and move what the stage made away.
 
-        Raw answers and captured signals are keyed by content, so the new run takes what still fits.
+        `keep_files`: leave it where it is. Raw answers and captured signals cost teacher time and
+        are keyed by content, so the new run takes what still fits.
         """
         folder = self.stage(stage)
         if not folder.exists():
             return
-        if stage in ("generate", "capture"):
+        if keep_files:
             for name in ("manifest.json", "started.json"):
                 (folder / name).unlink(missing_ok=True)
             fsync_folder(folder)
@@ -221,43 +244,25 @@ class RunFolder:
         folder.rename(aside)
         fsync_folder(self.path)
 
-    def note_old_name(self, recipe: Recipe) -> None:
-        """Write down whose answers those are that do not say it, before this recipe takes the place of the one that had them made."""
-        path = self.stage("generate") / OLD_ROWS
-        if not path.exists() and _has_old_rows(path.parent):
-            recorded = (self.path / "recipe.yaml").is_file()  # jobs that share a stage write none
-            name = self._name_before() if recorded else recipe.teacher.name_there
-            write_atomic(path, json.dumps({"server_model": name}, ensure_ascii=False))
-
-    def _name_before(self) -> str | None:
-        """The model's name on its server (`Teacher.name_there`) where an earlier version wrote this run folder."""
-        if (self.stage("generate") / OLD_ROWS).is_file():
-            return old_name(self.stage("generate"))
-        try:
-            teacher = yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8"))[
-                "teacher"
-            ]
-            return name_there(teacher["model"], teacher.get("server"), teacher.get("server_model"))
-        except (FileNotFoundError, yaml.YAMLError, KeyError, TypeError):
-            return None
-
     def write_recipe(self, recipe: Recipe) -> None:
         write_atomic(
             self.path / "recipe.yaml", f"# resolved from {recipe.source}\n{to_yaml(recipe)}"
         )
 
     def lock(self, *, shared: bool = False) -> None:
-        """Hold the run folder for this process group; a second command on it is refused (released by the kernel).
+        """Hold the run folder for this process group; a second command on it is refused.
 
-        Shared holders (`--shard`) bear each other, and no whole run beside them. Where the file system knows no such locks (Lustre
-        mounted without flock) the run goes on without and says so: its user can seldom remount it, and can see to it that no
+        The kernel releases the lock. Jobs on shards (`shared`) may hold it together; a full run
+        needs it alone. Where the file system knows no such locks (Lustre mounted without flock) the
+        run goes on without and says so: its user can seldom remount it, and can see to it that no
         second command works there.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise MismatchError(
-                f"run_folder: {error.filename}: a file stands in the way; set run_folder=PATH to a folder"
+                f"run_folder: {error.filename}: a file stands in the way; "
+                "set run_folder=PATH to a folder"
             ) from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -266,15 +271,17 @@ class RunFolder:
             os.close(self._lock)
             self._lock = None
             raise MismatchError(
-                f"{self.path}: another process works in this run folder; wait for it, stop it, or set run_folder=PATH"
+                f"{self.path}: another process works in this run folder; wait for it, stop it, "
+                "or set run_folder=PATH"
             ) from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             print(
-                f"warning: {self.path}: this file system has no locks ({error.strerror}): nothing keeps a second command out of this "
-                "run folder, so start none there while this one runs (--shard excepted); run_folder=PATH on another disk has locks, and so "
-                "has Lustre mounted with -o flock",
+                f"warning: {self.path}: this file system has no locks ({error.strerror}): nothing "
+                "keeps a second command out of this run folder, so start none there while this one "
+                "runs (--shard excepted); run_folder=PATH on another disk has locks, and so has "
+                "Lustre mounted with -o flock",
                 file=sys.stderr,
             )
 
@@ -284,105 +291,45 @@ class RunFolder:
             self._lock = None
 
 
-def old_name(stage: Path) -> str | None:
-    """The model's name on its server (`Teacher.name_there`) of rows that do not say it. `stage`: generate's folder."""
-    path = stage / OLD_ROWS
-    return json.loads(path.read_text(encoding="utf-8"))["server_model"] if path.is_file() else None
-
-
-def _has_old_rows(stage: Path) -> bool:
-    """Whether a log has rows that do not say what the server calls the model; a file is of one version."""
-    for path in stage.glob("*/*.jsonl"):
-        with open(path, "rb") as f:
-            row = row_of(f.readline())
-        if row is not None and "server_model" not in row:
-            return True
-    return False
-
-
-class FolderWriter:
-    """`with FolderWriter(path) as temporary:` fill a folder under another name; it appears whole or not at all."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.temporary, ignore_errors=True)
-        self.temporary.mkdir(parents=True)
-        return self.temporary
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is not None:
-            shutil.rmtree(self.temporary, ignore_errors=True)
-            return
-        for path in self.temporary.rglob("*"):
-            if path.is_file():
-                with open(path, "rb") as f:
-                    os.fsync(f.fileno())
-        if self.path.exists():  # rename does not replace a folder with files in it
-            old = self.path.with_name(f".{self.path.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            self.path.rename(old)
-            self.temporary.rename(self.path)
-            shutil.rmtree(old)
-        else:
-            self.temporary.rename(self.path)
-        fsync_folder(self.path.parent)
-
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-@contextmanager
-def disk_explained(folder: RunFolder) -> Iterator[None]:
-    """Within the block a full disk or quota, and a file that may not be read or written, is a DataError that names the place,
-    however a library wrapped it."""
+def _size_and_time(path: Path) -> tuple[int, int] | None:
     try:
-        yield
-    except DistillError:
-        raise
-    except Exception as error:
-        place = getattr(error, "filename", None) or folder.path
-        if _is_one_of(error, DISK_FULL):
-            raise DataError(
-                f"{place}: the disk (or quota) is full; free space and run the same command to continue: finished work is kept"
-            ) from error
-        if _is_one_of(error, FORBIDDEN):
-            raise DataError(
-                f"{place}: this user may not read or write it; change that, or set run_folder=PATH"
-            ) from error
-        raise
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
-def _is_one_of(error: Exception, numbers: tuple[int, ...]) -> bool:
-    if isinstance(error, OSError) and error.errno is not None:
-        return error.errno in numbers
-    return any(f"os error {n})" in str(error) or f"[Errno {n}]" in str(error) for n in numbers)
-
-
-def files_under(folder: Path) -> list[Path]:
-    return [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".tmp")]
+def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+    """Return a line for each field and input that differs, fields by their dotted names."""
+    lines = []
+    old_fields, new_fields = _flat(old.section), _flat(new.section)
+    for name in sorted(old_fields.keys() | new_fields.keys()):
+        before, after = old_fields.get(name), new_fields.get(name)
+        if before != after:
+            lines.append(f"{name} was {before!r}, is now {after!r}")
+    if old.seed != new.seed:
+        lines.append(f"seed was {old.seed}, is now {new.seed}")
+    for name in sorted(old.inputs.keys() | new.inputs.keys()):
+        if old.inputs.get(name) != new.inputs.get(name):
+            lines.append(f"its input `{name}` has changed")
+    return lines
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in values.items():
-        flat |= (
-            _flat(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else {f"{prefix}{name}": value}
-        )
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and SIGUSR1 mean: finish what is in hand, save, stop cleanly.
 
-The handler only sets a flag; loops ask for it where stopping is safe. A second signal ends the process at once, which
-is safe too: every file is written whole or not at all.
+The handler only sets a flag; loops ask for it where stopping is safe. A second signal ends the process
+at once, which is safe too: every file is written whole or not at all.
 """
 
 import os
@@ -10,18 +10,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from distill.errors import Stopped
+from distill.errors import DistillError, Stopped
 
 _requested: list[str] = []
+_failures: list[DistillError] = []
 
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle the signals within the block; whoever handled them before (a notebook) does so again after it.
+    """Handle the signals within the block.
+
+    Whoever handled them before (a notebook) does so again after it.
 
     Outside the main thread there is nothing to handle.
     """
     _requested.clear()
+    _failures.clear()
     old = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
@@ -51,7 +55,14 @@ def requested() -> bool:
     return bool(_requested)
 
 
+def fail(error: DistillError) -> None:
+    """Let the next `check` raise this error: for what a thread beside the work finds out."""
+    _failures.append(error)
+
+
 def check() -> None:
     """Raise Stopped if a signal came. Call it where everything done so far is on disk."""
+    if _failures:
+        raise _failures[0]
     if _requested:
         raise Stopped(f"stopped by {_requested[0]}; run the same command to continue")

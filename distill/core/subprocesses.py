@@ -1,20 +1,22 @@
-"""Processes of our own that run a model's file apart from us."""
+"""Subprocesses of our own that load a model's file apart from us."""
 
 import os
 from pathlib import Path
 
 
 def environment() -> dict[str, str]:
-    """Ours, in which `python -m distill....` finds this package, installed or not."""
-    paths = [
-        str(Path(__file__).resolve().parents[2]),
-        *filter(None, [os.environ.get("PYTHONPATH")]),
-    ]
+    """Return our environment, in which `python -m distill....` finds this package."""
+    package = str(Path(__file__).resolve().parents[2])
+    given = os.environ.get("PYTHONPATH")
+    paths = [package, given] if given else [package]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def peak_memory(pid: int | str) -> int | None:
-    """Bytes of memory that a process ("self": this one) held at most, mapped files and Python included; None without /proc."""
+    """Return the bytes of memory that a process held at most; None without /proc.
+
+    `pid`: "self" is this process. Mapped files and Python are among it.
+    """
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except FileNotFoundError:

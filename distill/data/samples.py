@@ -1,15 +1,16 @@
-"""The two kinds of row that stages share: prompts that a person wrote, and samples that the teacher answered."""
+"""The two kinds of row that stages share: prompts, and samples that the teacher answered."""
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from distill.core.jsonl import Row, canonical_json, digest, read_jsonl
+from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import Row, read_jsonl
 from distill.data import translation
 from distill.data.sources import rows
 from distill.errors import DataError
@@ -18,6 +19,8 @@ from distill.recipe.sections import Generate
 from distill.recipe.sources import Source
 
 PROMPT_KEYS = {"id", "prompt", "messages", "language", "reference", "kind"}
+ROLES = ("system", "user", "assistant")
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Prompt:
 
     @cached_property
     def id(self) -> str:
+        """The digest of its messages."""
         return digest(canonical_json(list(self.messages)))
 
     @property
@@ -43,15 +47,17 @@ class Prompt:
         """What the user says last."""
         return self.messages[-1]["content"]
 
-    def said_by(self, *roles: str) -> str:
-        """What system, user or assistant say in it."""
+    def text_of(self, *roles: str) -> str:
+        """Return what system, user or assistant say in it."""
         return "\n".join(m["content"] for m in self.messages if m["role"] in roles)
 
     @property
-    def whole_text(self) -> str:
-        return self.said_by("system", "user", "assistant")
+    def full_text(self) -> str:
+        """What all say in it."""
+        return self.text_of(*ROLES)
 
     def row(self) -> Row:
+        """Return the row of prompts.jsonl."""
         return {
             "prompt_id": self.id,
             "messages": list(self.messages),
@@ -64,7 +70,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One kept answer, as the exact token ids that the teacher read and wrote (answer_ids end with the stop token)."""
+    """One kept answer, as the exact token ids that the teacher read and wrote.
+
+    `answer_ids` end with the stop token.
+    """
 
     key: str
     prompt_id: str
@@ -76,14 +85,17 @@ class Sample:
     answer_ids: list[int]
 
     def row(self) -> Row:
+        """Return the row of kept.jsonl."""
         return asdict(self)
 
     @property
     def ids(self) -> list[int]:
+        """The ids of prompt and answer."""
         return self.prompt_ids + self.answer_ids
 
 
 def read_samples(path: Path) -> list[Sample]:
+    """Read the samples of a kept.jsonl. Raise DataError naming the line that is not one."""
     samples = []
     for number, row in read_jsonl(path):
         try:
@@ -103,42 +115,44 @@ def read_prompts(
     needs_reference: bool,
     skipped: Counter[str] | None = None,
 ) -> list[Prompt]:
-    """Read and check the prompts of the recipe's field `name`, normalised. DataError names the line, field and value.
+    """Read and check the prompts of the recipe's field `name`, normalised.
 
-    Of a source with columns of its own, rows in other languages than the recipe's are left out and counted in `skipped`.
+    Of a source with columns of its own, rows in other languages than the recipe's are left out and
+    counted in `skipped`. Raise DataError naming the line, the field and the value.
     """
     prompts: list[Prompt] = []
-    skipped = Counter() if skipped is None else skipped
     for source in sources:
-        before = len(prompts)
-        for where, row in rows(recipe, name, source):
-            if source.translate is not None:
-                prompts += _translations(
-                    source.translate, row, where, source.name, recipe.languages
-                )
-            elif (
-                prompt := _prompt(
-                    source, row, where, recipe.languages, needs_reference and source.verify
-                )
-            ) is not None:
-                prompts.append(prompt)
-            else:
-                skipped["other_language"] += 1
-        if len(prompts) == before:
+        read = _read_source(recipe, name, source, needs_reference and source.verify)
+        of_recipe = [prompt for prompt in read if prompt is not None]
+        if not of_recipe:
+            languages = ", ".join(recipe.languages)
             raise DataError(
-                f"{recipe.source}: {name}: {source.name}: no prompts in it in {', '.join(recipe.languages)}"
+                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}"
             )
+        prompts += of_recipe
+        if skipped is not None and len(of_recipe) < len(read):
+            skipped["other_language"] += len(read) - len(of_recipe)
+    return prompts
+
+
+def _read_source(
+    recipe: Recipe, name: str, source: Source, needs_reference: bool
+) -> list[Prompt | None]:
+    """Read a source's prompts; None for each row in a language that is not the recipe's."""
+    prompts: list[Prompt | None] = []
+    for where, row in rows(recipe, name, source):
+        if source.translate is not None:
+            prompts += _translations(source.translate, row, where, source.name, recipe.languages)
+        else:
+            prompts.append(_prompt(source, row, where, recipe.languages, needs_reference))
     return prompts
 
 
 def _prompt(
     source: Source, row: Row, where: str, languages: Sequence[str], needs_reference: bool
 ) -> Prompt | None:
-    if unknown := sorted(row.keys() - PROMPT_KEYS):
-        raise DataError(
-            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(PROMPT_KEYS))}. Other names are mapped by columns: "
-            f"generate.prompts=[{{file: ..., columns: {{prompt: {unknown[0]}}}}}]"
-        )
+    """Return the row's prompt; None in a language that is not the recipe's, if rows name theirs."""
+    _check_keys(row, where)
     language = source.language or row.get("language", languages[0] if len(languages) == 1 else None)
     if language not in languages:
         if source.columns is not None and "language" in source.columns:
@@ -146,19 +160,12 @@ def _prompt(
         raise DataError(
             f"{where}: language {language!r} is not in the recipe's languages {list(languages)}"
         )
-    reference = row.get("reference")
-    if isinstance(reference, int | float) and not isinstance(reference, bool):
-        reference = str(reference)  # a column of numbers
-    if needs_reference and not isinstance(reference, str):
-        raise DataError(
-            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this source of prompts, or task to null, "
-            "to go without"
-        )
+    reference = _reference(row, where, needs_reference)
     source_id = row.get("id")
     return Prompt(
         tuple(_messages(row, where)),
         language,
-        reference if isinstance(reference, str) else None,
+        reference,
         source=source.name,
         source_id=None if source_id is None else str(source_id),
         check_language=source.check_language,
@@ -167,35 +174,72 @@ def _prompt(
     )
 
 
+def _check_keys(row: Row, where: str) -> None:
+    unknown = sorted(row.keys() - PROMPT_KEYS)
+    if unknown:
+        raise DataError(
+            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(PROMPT_KEYS))}. "
+            "Other names are mapped by columns: "
+            f"generate.prompts=[{{file: ..., columns: {{prompt: {unknown[0]}}}}}]"
+        )
+
+
+def _reference(row: Row, where: str, is_needed: bool) -> str | None:
+    reference = row.get("reference")
+    if isinstance(reference, int | float) and not isinstance(reference, bool):
+        return str(reference)  # a column of numbers
+    if isinstance(reference, str):
+        return reference
+    if is_needed:
+        raise DataError(
+            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this "
+            "source of prompts, or task to null, to go without"
+        )
+    return None
+
+
 def _translations(
     columns: dict[str, str], row: Row, where: str, name: str, languages: Sequence[str]
 ) -> list[Prompt]:
-    """A prompt for each direction whose answer is in one of the recipe's languages; the other text is the reference."""
-    texts = {}
+    """Return a prompt for each direction whose answer is in one of the recipe's languages.
+
+    The other text is the reference.
+    """
     if not any(column in row for column in columns.values()):
         raise DataError(
-            f"{where}: none of the columns {', '.join(columns.values())}; there are {', '.join(row)[:300]}"
+            f"{where}: none of the columns {', '.join(columns.values())}; "
+            f"there are {', '.join(row)[:300]}"
         )
+    texts = {}
     for language, column in columns.items():
-        if isinstance(row.get(column), str) and row[column].strip():
-            texts[language] = normalised(row[column]).strip()
+        text = row.get(column)
+        if isinstance(text, str) and text.strip():
+            texts[language] = normalised(text).strip()
     return [
-        Prompt(
-            ({"role": "user", "content": f"{translation.request(to)}\n\n{text}"},),
-            to,
-            texts[to],
-            source=name,
-            check_language=False,
-            is_translation=True,
-        )
+        _translation(text, to, texts[to], name)
         for language, text in texts.items()
         for to in texts
         if to != language and to in languages
     ]
 
 
+def _translation(text: str, language: str, reference: str, name: str) -> Prompt:
+    content = f"{translation.request(language)}\n\n{text}"
+    return Prompt(
+        ({"role": "user", "content": content},),
+        language,
+        reference,
+        source=name,
+        check_language=False,
+        is_translation=True,
+    )
+
+
 def normalised(text: str) -> str:
-    """NFC, without control characters other than tab and line ends: what looks the same is asked once."""
+    """Return NFC, without control characters other than tab and line ends.
+
+    What looks the same is then asked once.
+    """
     return unicodedata.normalize("NFC", _CONTROL.sub("", text))
 
 
@@ -209,68 +253,79 @@ def _messages(row: Row, where: str) -> list[dict[str, str]]:
             f"{where}: give either `prompt` (text) or `messages` (a list of role and content)"
         )
     if "prompt" in row:
-        if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-            raise DataError(f"{where}: prompt {row['prompt']!r} is not text with something in it")
-        return [{"role": "user", "content": normalised(row["prompt"])}]
+        prompt = row["prompt"]
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise DataError(f"{where}: prompt {prompt!r} is not text with something in it")
+        return [{"role": "user", "content": normalised(prompt)}]
     messages: Any = row["messages"]
-    good = (
-        isinstance(messages, list)
-        and messages
-        and all(
-            isinstance(m, dict)
-            and m.get("role") in ("system", "user", "assistant")
-            and isinstance(m.get("content"), str)
-            for m in messages
-        )
-    )
-    if not good or messages[-1]["role"] != "user":
+    if not _is_conversation(messages):
         raise DataError(
-            f"{where}: messages must be role (system, user, assistant) and content, the last one the user's"
+            f"{where}: messages must be role (system, user, assistant) and content, "
+            "the last one the user's"
         )
     return [{"role": m["role"], "content": normalised(m["content"])} for m in messages]
+
+
+def _is_conversation(messages: Any) -> bool:
+    if not isinstance(messages, list) or not messages:
+        return False
+    return all(map(_is_message, messages)) and messages[-1]["role"] == "user"
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict):
+        return False
+    return message.get("role") in ROLES and isinstance(message.get("content"), str)
 
 
 def split_prompts(
     recipe: Recipe, skipped: Counter[str] | None = None
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """(prompts to learn from, held-out prompts to evaluate on), disjoint.
+    """Return (prompts to learn from, held-out prompts to evaluate on), disjoint.
 
-    Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the lowest ids, which does
-    not change when prompts are appended or reordered more than it must; translations, and by a task what has `verify: false`, are
-    not held out: the task cannot grade them. Both lists keep the sources' order. Rows that are not the recipe's business are
-    counted in `skipped`. Prompts that the teacher writes are in neither: they are had by asking (expansion.py) and are never held out.
+    Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the
+    lowest ids, which does not change when prompts are appended or reordered more than it must;
+    translations, and by a task what has `verify: false`, are not held out: the task cannot grade
+    them. Both lists keep the sources' order. Rows that are not the recipe's business are counted in
+    `skipped`. Prompts that the teacher writes are in neither: they are had by asking (expansion.py)
+    and are never held out.
     """
-    checked = recipe.generate.task is not None
-    written = [source for source in recipe.generate.prompts if source.expand is None]
+    is_graded = recipe.generate.task is not None
+    by_people = [source for source in recipe.generate.prompts if source.expand is None]
     prompts = read_prompts(
-        recipe, "generate.prompts", written, needs_reference=checked, skipped=skipped
+        recipe, "generate.prompts", by_people, needs_reference=is_graded, skipped=skipped
     )
     if recipe.generate.mix is None:
         prompts = prompts[: recipe.generate.num_prompts]
     if recipe.evaluate.prompts is not None:
         held_out = read_prompts(
-            recipe, "evaluate.prompts", recipe.evaluate.prompts, needs_reference=checked
+            recipe, "evaluate.prompts", recipe.evaluate.prompts, needs_reference=is_graded
         )
-        held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
-        ids = {p.id for p in held_out}
-        return [p for p in prompts if p.id not in ids], held_out
-    limit = int(recipe.evaluate.held_out * 2**64)
-    gradable = [p for p in prompts if not p.is_translation and (p.verify or not checked)]
+    else:
+        held_out = _lowest_ids(recipe, prompts, is_graded)
+    held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
+    ids = {prompt.id for prompt in held_out}
+    return [prompt for prompt in prompts if prompt.id not in ids], held_out
+
+
+def _lowest_ids(recipe: Recipe, prompts: Sequence[Prompt], is_graded: bool) -> list[Prompt]:
+    """Return the share `evaluate.held_out` of the prompts that can be graded; one at least."""
+    gradable = [p for p in prompts if not p.is_translation and (p.verify or not is_graded)]
     if not gradable:
         raise DataError(
-            f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations, or have verify: false: give prompts "
-            "to evaluate on"
+            f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations, "
+            "or have verify: false: give prompts to evaluate on"
         )
-    outside = [p for p in gradable if int(p.id[:16], 16) < limit] or [
-        min(gradable, key=lambda p: p.id)
-    ]
-    outside = _evenly(outside, recipe.languages, recipe.evaluate.num_examples)
-    ids = {p.id for p in outside}
-    return [p for p in prompts if p.id not in ids], outside
+    limit = int(recipe.evaluate.held_out * 2**64)
+    held_out = [prompt for prompt in gradable if int(prompt.id[:16], 16) < limit]
+    return held_out or [min(gradable, key=lambda prompt: prompt.id)]
 
 
 def mixed(options: Generate, prompts: list[Prompt]) -> list[Prompt]:
-    """The first prompts of each language, or source, as many as its share of the whole; all, where no shares are given."""
+    """Return the first prompts of each language, or source, by its share of the total.
+
+    All, where no shares are given.
+    """
     if options.mix is None:
         return prompts
     kind, shares = options.mix
@@ -283,63 +338,83 @@ def by_shares(
     num: int | None,
     kind: Literal["language", "source"] = "language",
 ) -> list[Prompt]:
-    """The first prompts of each `kind`, as many as its share of the whole; the whole is `num`, or less where one has too few.
-    Raises DataError for one without prompts."""
-    have = Counter(getattr(p, kind) for p in prompts)
-    if missing := [name for name in shares if not have[name]]:
+    """Return the first prompts of each `kind`, by its share of the total.
+
+    The total is `num`, or less where one has too few. Raise DataError for one without prompts.
+    """
+    names = [getattr(prompt, kind) for prompt in prompts]
+    available = Counter(names)
+    missing = [name for name in shares if not available[name]]
+    if missing:
         where = "generate.shares" if kind == "language" else "generate.prompts: share"
         raise DataError(
             f"{where}: {missing[0]}: no usable prompt in that {kind}; add some, or take it out"
         )
     # the epsilon forgives 0.1 + 0.2 in the shares: 30 prompts are 0.3 of 100, not of 99
-    whole = min(int(have[name] / share + 1e-6) for name, share in shares.items())
-    whole = whole if num is None else min(whole, num)
-    left = {name: max(1, round(share * whole)) for name, share in shares.items()}
+    total = min(int(available[name] / share + 1e-6) for name, share in shares.items())
+    if num is not None:
+        total = min(total, num)
+    num_left = {name: max(1, round(share * total)) for name, share in shares.items()}
     chosen = []
-    for prompt in prompts:
-        if left[getattr(prompt, kind)] > 0:
-            left[getattr(prompt, kind)] -= 1
+    for prompt, name in zip(prompts, names, strict=True):
+        if num_left[name] > 0:
+            num_left[name] -= 1
             chosen.append(prompt)
     return chosen
 
 
+def take_turns(
+    items: Sequence[Item],
+    group_of: Callable[[Item], Hashable],
+    groups: Sequence[Hashable] | None = None,
+) -> list[Item]:
+    """Return all items in an order in which their groups take turns.
+
+    The first of each group comes first, then the second of each that has one, and so on. In a turn
+    they stand in the order of `groups`, or without it as in `items`.
+    """
+    rank = {group: number for number, group in enumerate(groups or ())}
+    num_seen: Counter[Hashable] = Counter()
+    order = []
+    for index, item in enumerate(items):
+        group = group_of(item)
+        order.append((num_seen[group], rank[group] if groups else 0, index))
+        num_seen[group] += 1
+    return [items[index] for _, _, index in sorted(order)]
+
+
 def _evenly(prompts: list[Prompt], languages: Sequence[str], limit: int) -> list[Prompt]:
-    """At most `limit` prompts, taking turns over the languages, in the file's order."""
+    """Return at most `limit` prompts, taking turns over the languages, in the file's order."""
     if len(prompts) <= limit:
         return prompts
-    by_language = {
-        language: [p for p in prompts if p.language == language] for language in languages
-    }
-    chosen: set[str] = set()
-    turn = 0
-    while len(chosen) < limit:
-        for mine in by_language.values():
-            if turn < len(mine) and len(chosen) < limit:
-                chosen.add(mine[turn].id)
-        turn += 1
-    return [p for p in prompts if p.id in chosen]
+    turns = take_turns(prompts, lambda prompt: prompt.language, languages)
+    ids = set(list(dict.fromkeys(prompt.id for prompt in turns))[:limit])
+    return [prompt for prompt in prompts if prompt.id in ids]
 
 
 def count_by_language(kept: Iterable[Row], dropped: Iterable[Row]) -> dict[str, dict[str, int]]:
-    """Language: {"kept": how many, reason: how many dropped for it, the commonest first}."""
-    counts: dict[str, Counter[str]] = {}
-    for row in kept:
-        counts.setdefault(row["language"], Counter())["kept"] += 1
+    """Return for each language {"kept": how many, reason: how many, the commonest first}."""
+    num_kept: Counter[str] = Counter(row["language"] for row in kept)
+    by_reason: dict[str, Counter[str]] = {language: Counter() for language in num_kept}
     for row in dropped:
-        counts.setdefault(row["language"], Counter())[row["reason"].partition(":")[0]] += 1
+        name = row["reason"].partition(":")[0]
+        by_reason.setdefault(row["language"], Counter())[name] += 1
     return {
-        language: {"kept": mine.pop("kept", 0), **dict(mine.most_common())}
-        for language, mine in counts.items()
+        language: {"kept": num_kept[language], **dict(reasons.most_common())}
+        for language, reasons in by_reason.items()
     }
 
 
 def split_samples(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """(to learn from, to validate on): by prompt, so that two answers to one prompt stay on one side."""
+    """Return (samples to learn from, samples to validate on).
+
+    By prompt, so that two answers to one prompt stay on one side.
+    """
     limit = int(share * 2**64)
-    held = {s.prompt_id for s in samples if int(digest("validation", s.prompt_id)[:16], 16) < limit}
-    if (
-        not held and len({s.prompt_id for s in samples}) > 1
-    ):  # few samples: one still shows the curve
-        held = {min(s.prompt_id for s in samples)}
-    learn = [s for s in samples if s.prompt_id not in held]
-    return learn, [s for s in samples if s.prompt_id in held] or learn[:1]
+    ids = {sample.prompt_id for sample in samples}
+    held_out = {i for i in ids if int(digest("validation", i)[:16], 16) < limit}
+    if not held_out and len(ids) > 1:  # few samples: one still shows the curve
+        held_out = {min(ids)}
+    learn = [sample for sample in samples if sample.prompt_id not in held_out]
+    validate = [sample for sample in samples if sample.prompt_id in held_out]
+    return learn, validate or learn[:1]

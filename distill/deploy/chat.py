@@ -1,6 +1,7 @@
 """`distill chat`: a conversation with a run's GGUF file, in the terminal, on the CPU.
 
-On a terminal Ctrl-C stops an answer; at the prompt Ctrl-D, or Ctrl-C twice, ends. From a pipe each line is a turn.
+On a terminal Ctrl-C stops an answer; at the prompt Ctrl-D, or Ctrl-C twice, ends. From a pipe each
+line is a turn.
 """
 
 import io
@@ -17,13 +18,18 @@ from typing import Any
 from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, Stopped
-from distill.teachers.server.client import repaired
+from distill.text.surrogates import without_lone_surrogates
 
 DIM, PLAIN = "\033[2m", "\033[0m"
+TOO_LONG = "exceed_context_size_error"  # llama.cpp's type of the error
+Message = dict[str, str]
 
 
 def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) -> None:
-    """Until the input ends. Raises what `engine.start` raises, and DataError where llama.cpp refuses a request."""
+    """Answer each line of the input until it ends.
+
+    Raises what `engine.start` raises, and DataError where llama.cpp refuses a request.
+    """
     server = engine.start(
         # the engine always listens; nobody else knows the key
         chosen,
@@ -34,12 +40,12 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
         api_key=secrets.token_hex(),
     )
     conversation = Conversation(server, chosen)
-    _say(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
+    _remark(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # llama.cpp takes whole characters only
     for line in _terminal_lines() if sys.stdin.isatty() else sys.stdin:
         if "\ufffd" in line:
-            _say(f"what is no {sys.stdin.encoding} in this line is read as \ufffd")
+            _remark(f"what is no {sys.stdin.encoding} in this line is read as \ufffd")
         if line.strip():
             conversation.answer(line.strip())
 
@@ -48,116 +54,147 @@ class Conversation:
     """The messages so far, after `generate.system_prompt`, and the engine that answers them."""
 
     def __init__(self, server: Any, chosen: GgufChoice):
-        self._server, self._options = server, chosen.recipe.generate
-        system = self._options.system_prompt
-        self._system = [] if system is None else [{"role": "system", "content": system}]
-        self.turns: list[dict[str, str]] = []
+        self._server = server
+        self._max_new_tokens = chosen.recipe.generate.max_new_tokens
+        system_prompt = chosen.recipe.generate.system_prompt
+        self._system: list[Message] = []
+        if system_prompt is not None:
+            self._system.append({"role": "system", "content": system_prompt})
+        self.turns: list[Message] = []
 
     def answer(self, text: str) -> None:
-        """Stream the answer to the terminal and keep both. The oldest exchange is forgotten where all do not fit."""
-        # half a character makes the engine raise, and its end may then wait for itself for ever
-        whole = repaired(text)
-        # llama.cpp does not normalise text as the tokenizer does
-        self.turns.append({"role": "user", "content": unicodedata.normalize("NFC", whole)})
-        while (printed := self._ask()) is None:
+        """Stream the answer to the terminal, and keep question and answer.
+
+        The oldest exchange is forgotten where all do not fit into the context.
+        """
+        # Half a character makes the engine raise, and its end may then wait for itself for ever;
+        # and llama.cpp does not normalise text as the tokenizer does
+        question = unicodedata.normalize("NFC", without_lone_surrogates(text))
+        self.turns.append({"role": "user", "content": question})
+        while (answer := self._ask()) is None:
             if len(self.turns) == 1:
                 raise DataError(
                     "this message alone is longer than the context; shorten it, or raise --context"
                 )
             del self.turns[:2]
-            _say(
-                "the oldest question and answer were forgotten: the conversation is longer than the context (--context)"
+            _remark(
+                "the oldest question and answer were forgotten: the conversation is longer than "
+                "the context (--context)"
             )
-        if printed.answer:
-            self.turns.append({"role": "assistant", "content": printed.answer})
+        if answer:
+            self.turns.append({"role": "assistant", "content": answer})
         else:
             self.turns.pop()
 
-    def _ask(self) -> "_Printer | None":
-        """One request; None where the context is too short for it."""
-        options, printer = self._options, _Printer()
-        refused: list[dict[str, Any]] = []
+    def _ask(self) -> str | None:
+        """Print and return the answer to the turns so far; None where the context is too short."""
+        printer = _Printer()
+        with _interruptible() as is_interrupted:
+            error = self._stream(printer, is_interrupted)
+        if error is not None and error["type"] == TOO_LONG:
+            return None
+        if error is not None:
+            raise DataError(f"llama.cpp refuses the conversation: {error['message']}")
+        printer.end(f"generate.max_new_tokens {self._max_new_tokens}", is_interrupted())
+        if is_interrupted() and not sys.stdin.isatty():
+            raise Stopped("stopped by SIGINT")
+        return printer.answer
+
+    def _stream(
+        self, printer: "_Printer", is_interrupted: Callable[[], bool]
+    ) -> dict[str, Any] | None:
+        """Print the answer until it ends or is interrupted; return llama.cpp's error, if any."""
+        errors: list[dict[str, Any]] = []
 
         def take(chunk: dict[str, Any]) -> bool:
-            """True ends the answer."""
+            """Return True to end the answer."""
             if "error" in chunk:
-                refused.append(chunk["error"])
+                errors.append(chunk["error"])
                 return True
             printer.take(chunk["choices"][0])
-            return stopped()
+            return is_interrupted()
 
         request = {
             "messages": [*self._system, *self.turns],
             "stream": True,
-            "max_tokens": options.max_new_tokens,
+            "max_tokens": self._max_new_tokens,
         }
-        with _interruptible() as stopped:
-            try:
-                self._server.handle_chat_completions(request, take)
-            except RuntimeError as error:
-                raise DataError(f"llama.cpp cannot answer: {error}") from None
-        if refused and refused[0]["type"] == "exceed_context_size_error":
-            return None
-        if refused:
-            raise DataError(f"llama.cpp refuses the conversation: {refused[0]['message']}")
-        printer.end(f"generate.max_new_tokens {options.max_new_tokens}", stopped())
-        if stopped() and not sys.stdin.isatty():
-            raise Stopped("stopped by SIGINT")
-        return printer
+        try:
+            self._server.handle_chat_completions(request, take)
+        except RuntimeError as error:
+            raise DataError(f"llama.cpp cannot answer: {error}") from None
+        return errors[0] if errors else None
 
 
 class _Printer:
-    """Writes an answer as it comes; the reasoning dim, or on standard error where the answer goes into a pipe."""
+    """Writes an answer as it comes.
+
+    The reasoning is dim, or on standard error where the answer goes into a pipe.
+    """
 
     def __init__(self) -> None:
         self.answer = ""
         self._finish_reason: str | None = None
-        self._reasoned = False
+        self._has_reasoning = False
 
     def take(self, choice: dict[str, Any]) -> None:
+        """Print what a chunk of the answer adds."""
         self._finish_reason = choice["finish_reason"]
-        if thought := choice["delta"].get("reasoning_content"):
-            self._reasoned = True
-            if sys.stdout.isatty():
-                print(f"{DIM}{thought}{PLAIN}", end="", flush=True)
-            else:
-                print(thought, end="", file=sys.stderr, flush=True)
+        reasoning = choice["delta"].get("reasoning_content")
+        if reasoning:
+            self._print_reasoning(reasoning)
         text = choice["delta"].get("content") or ""
-        if text := text if self.answer else text.lstrip():
-            if self._reasoned and not self.answer:
-                print("\n", file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
-            self.answer += text
-            print(text, end="", flush=True)
+        self._print_answer(text if self.answer else text.lstrip())
 
-    def end(self, limit: str, stopped: bool) -> None:
+    def _print_reasoning(self, text: str) -> None:
+        self._has_reasoning = True
+        if sys.stdout.isatty():
+            print(f"{DIM}{text}{PLAIN}", end="", flush=True)
+        else:
+            print(text, end="", file=sys.stderr, flush=True)
+
+    def _print_answer(self, text: str) -> None:
+        if not text:
+            return
+        if self._has_reasoning and not self.answer:  # a blank line between the two
+            print("\n", file=sys.stdout if sys.stdout.isatty() else sys.stderr, flush=True)
+        self.answer += text
+        print(text, end="", flush=True)
+
+    def end(self, limit: str, is_interrupted: bool) -> None:
+        """End the line, and say why the answer ends there. `limit`: what may have cut it."""
         print(flush=True)
-        if stopped:
-            _say("stopped")
+        if is_interrupted:
+            _remark("stopped")
         elif self._finish_reason == "length":
-            _say(f"cut here: {limit}, or the end of the context")
+            _remark(f"cut here: {limit}, or the end of the context")
 
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within the block Ctrl-C only sets a flag, which the callable tells: an exception would cross C++ code."""
-    pressed: list[int] = []
+    """Within the block Ctrl-C only sets a flag, which the callable tells.
+
+    An exception would cross C++ code.
+    """
+    interrupts: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        pressed.append(number)
+        interrupts.append(number)
 
-    in_main = threading.current_thread() is threading.main_thread()
-    old = signal.signal(signal.SIGINT, note) if in_main else None
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    old_handler = signal.signal(signal.SIGINT, note) if in_main_thread else None
     try:
-        yield lambda: bool(pressed)
+        yield lambda: bool(interrupts)
     finally:
-        if in_main:
-            signal.signal(signal.SIGINT, old)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, old_handler)
 
 
 def _terminal_lines() -> Iterator[str]:
+    """Yield what is typed, line by line, until Ctrl-D or Ctrl-C twice in a row."""
     with suppress(ImportError):
         import readline  # noqa: F401 - `input` then edits lines and has a history
-    warned = False
+    is_warned = False
     while True:
         try:
             line = input("> ")
@@ -166,16 +203,16 @@ def _terminal_lines() -> Iterator[str]:
             return
         except KeyboardInterrupt:
             print()
-            if warned:
+            if is_warned:
                 return
-            warned = True
-            _say("Ctrl-C again, or Ctrl-D, ends")
+            is_warned = True
+            _remark("Ctrl-C again, or Ctrl-D, ends")
             continue
-        warned = False
+        is_warned = False
         yield line
 
 
-def _say(text: str) -> None:
-    """A remark of ours, beside the conversation."""
+def _remark(text: str) -> None:
+    """Print a remark of ours, beside the conversation."""
     dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
     print(f"{dim}({text}){plain}", file=sys.stderr, flush=True)

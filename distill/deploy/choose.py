@@ -1,15 +1,16 @@
 """Which run, and which of its GGUF files: what `distill chat`, `serve` and `bench` are given."""
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
-from distill.errors import MissingError, RecipeError
+from distill.errors import MissingError, RecipeError, did_you_mean, nearest_names
+from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
-from distill.recipe.sections import FOLDERS
+
+SHOWN_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -23,80 +24,95 @@ class GgufChoice:
 
     @property
     def name(self) -> str:
+        """Return what the model is called by a server."""
         return f"{self.recipe.name}-{self.format}"
 
 
 def open_run(run: str) -> tuple[Recipe, RunFolder]:
-    """A run folder, or the recipe that made it. Raises MissingError, naming what is near, where there is neither."""
-    place = Path(run).expanduser()
-    if place.is_file():
-        recipe = load_recipe(place)
+    """Return the recipe and the folder of a run, given as either.
+
+    Raises MissingError, naming what is near, where there is neither.
+    """
+    path = Path(run).expanduser()
+    if path.is_file():
+        recipe = load_recipe(path)
         return recipe, RunFolder.of(recipe)
-    if (place / "recipe.yaml").is_file():
-        return load_recipe(place / "recipe.yaml"), RunFolder(place.resolve())
-    known = {
-        path.parent.name: path.parent
-        for path in (*Path("runs").glob("*/recipe.yaml"), *place.parent.glob("*/recipe.yaml"))
-    }
-    near = difflib.get_close_matches(place.name, known, n=1)
-    hint = (
-        f"did you mean {known[near[0]]}?"
-        if near
-        else f"known: {', '.join(map(str, [*known.values()][:5])) or 'no run'}"
-    )
-    raise MissingError(f"{place}: neither a run folder nor a recipe; {hint}")
+    if (path / "recipe.yaml").is_file():
+        return load_recipe(path / "recipe.yaml"), RunFolder(path.resolve())
+    raise MissingError(f"{path}: neither a run folder nor a recipe; {_known_runs(path)}")
 
 
-def gguf_checks(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """What quantize found out about each GGUF file of the run, by format. Raises MissingError where there is none."""
-    manifest = folder.manifest("quantize")
+def _known_runs(path: Path) -> str:
+    """Return the run that a path may have meant, or some that are there."""
+    recipes = (*Path("runs").glob("*/recipe.yaml"), *path.parent.glob("*/recipe.yaml"))
+    folders = {recipe.parent.name: recipe.parent for recipe in recipes}
+    near = nearest_names(path.name, folders)
+    if near:
+        return f"did you mean {folders[near[0]]}?"
+    shown = [str(folder) for folder in folders.values()][:SHOWN_RUNS]
+    return f"known: {', '.join(shown) or 'no run'}"
+
+
+def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
+    """Return what quantize found out about each GGUF file of the run, by format.
+
+    Raises MissingError where there is none.
+    """
+    stage = folder.stage("quantize")
+    manifest = folder.manifest("quantize", QuantizeResult)
     if manifest is None:
-        raise MissingError(
-            f"{folder.stage('quantize')}: not finished; run `distill quantize RECIPE` first"
-        )
-    checks = {
-        name: check for name, check in manifest.result["formats"].items() if name not in FOLDERS
-    }
+        raise MissingError(f"{stage}: not finished; run `distill quantize RECIPE` first")
+    formats = manifest.result.formats
+    checks = {name: check for name, check in formats.items() if not FORMATS[name].is_folder}
     if not checks:
         raise MissingError(
-            f"{folder.stage('quantize')}: no GGUF file, only {', '.join(manifest.result['formats'])}; add one to "
-            "quantize.formats, e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
+            f"{stage}: no GGUF file, only {', '.join(formats)}; add one to quantize.formats, "
+            "e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
         )
     for name in checks:
-        if not folder.quantized(name).is_file():
+        path = path_of(folder, name)
+        if not path.is_file():
             raise MissingError(
-                f"{folder.quantized(name)}: gone; make it again by `distill quantize RECIPE --redo quantize`"
+                f"{path}: gone; make it again by `distill quantize RECIPE --redo quantize`"
             )
     return checks
 
 
 def choose(run: str, format_name: str | None) -> GgufChoice:
-    """The named format, or the smallest file that passed the gate.
+    """Return the named format, or the smallest file that passed the gate.
 
-    Raises MissingError (no run, no file) and RecipeError (a format that is not there, or none passed).
+    Raises MissingError (no run, no file) and RecipeError (a format that is not there, or none
+    passed).
     """
     recipe, folder = open_run(run)
     checks = gguf_checks(folder)
     if format_name is not None:
-        check = checks[known_format(format_name, checks)]
-        why = f"FAILED its check: {check['failed']}" if check.get("failed") else "passed its check"
-    elif (format_name := smallest_passing(checks)) is None:
+        failed = checks[known_format(format_name, checks)].failed
+        why = f"FAILED its check: {failed}" if failed else "passed its check"
+        return GgufChoice(recipe, path_of(folder, format_name), format_name, why)
+    smallest = smallest_passing(checks)
+    if smallest is None:
         raise RecipeError(
-            f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: {', '.join(checks)}"
+            f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: "
+            f"{', '.join(checks)}"
         )
-    else:
-        why = "the smallest that passed its check"
-    return GgufChoice(recipe, folder.quantized(format_name), format_name, why)
+    why = "the smallest that passed its check"
+    return GgufChoice(recipe, path_of(folder, smallest), smallest, why)
 
 
-def known_format(name: str, checks: dict[str, dict[str, Any]]) -> str:
-    """`name`, if the run has such a GGUF file; RecipeError naming the nearest if not."""
+def known_format(name: str, checks: dict[str, FileCheck]) -> str:
+    """Return `name`, if the run has such a GGUF file.
+
+    Raises RecipeError, naming the nearest, if it has none.
+    """
     if name in checks:
         return name
-    if name in FOLDERS:
+    known = ", ".join(checks)
+    if name in FORMATS and FORMATS[name].is_folder:
         raise RecipeError(
-            f"--format {name}: a folder for transformers, not a file for llama.cpp; there are {', '.join(checks)}"
+            f"--format {name}: a folder for transformers, not a file for llama.cpp; "
+            f"there are {known}"
         )
-    near = difflib.get_close_matches(name.lower().replace("-", "_"), checks, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {', '.join(checks)}")
+    hint = did_you_mean(name, checks)
+    hint = f"{hint} " if hint else ""
+    raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {known}")

@@ -1,11 +1,12 @@
-"""Is a text a copy of an evaluation item, in any script, and not merely made from the same template?
+"""Whether a text copies an evaluation item, in any script, or only comes from the same template.
 
-Two signs of a copy: it holds half of an item's 8-grams (as in Tulu 3, Lambert et al. 2024), or a long run of its words
-that no other item has. Three rules keep templated data apart from copies:
+Two signs of a copy: it holds half of an item's 8-grams (as in Tulu 3, Lambert et al. 2024), or a
+long run of its words that no other item has. Three rules keep templated data apart from copies:
 
-- n-grams that several items share are a frame; an item is judged by those that only it has, where it has any;
-- where the words around a number agree but the number does not, it is another problem: no copy if more than a tenth of
-  the item's numbers in agreeing surroundings were replaced;
+- n-grams that several items share are a frame; an item is judged by those that only it has, where
+  it has any;
+- where the words around a number agree but the number does not, it is another problem: no copy if
+  more than a tenth of the item's numbers in agreeing surroundings were replaced;
 - items too short for n-grams count only when the whole text is the item.
 """
 
@@ -14,12 +15,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from distill.text.text import Text
 from distill.text.words import is_unspaced, ngrams, words
 
 NGRAM = 8
 SHARE_OF_ITEM = 0.5
 LONG_RUN = 13  # words
-# 13 characters are three Thai words: 15 of 125 MGSM problems in Thai shared so many with another. At 26 none did.
+# 13 characters are three Thai words: 15 of 125 MGSM problems in Thai shared so many with another.
+# At 26 none did.
 LONG_RUN_UNSPACED = 32
 OTHER_NUMBERS = 0.1
 
@@ -27,26 +30,39 @@ Ngram = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class _MaskedNgram:
+    """An 8-gram with `#` for its numbers: where it begins, and at which offsets the numbers are."""
+
+    position: int
+    gram: Ngram
+    number_offsets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class _Item:
-    number: int  # position in the caller's list
+    """An evaluation text of 8 units or more.
+
+    `number`: its position in the caller's list. `own_ngrams`: those that no other item has; all,
+    where it has none of its own. `repeats`: whether one of its 8-grams comes twice.
+    """
+
+    number: int
     units: tuple[str, ...]
-    own_ngrams: frozenset[Ngram]  # those that no other item has; all, where it has none of its own
+    own_ngrams: frozenset[Ngram]
     long_run: int
-    masked_ngrams: tuple[
-        tuple[int, Ngram, tuple[int, ...]], ...
-    ]  # (position, 8-gram with `#` for numbers, where in it)
-    repeats: bool  # whether one of its 8-grams comes twice
+    masked_ngrams: tuple[_MaskedNgram, ...]
+    repeats: bool
 
 
 class EvalIndex:
     """Evaluation texts, ready to be compared with many training texts."""
 
     def __init__(self, texts: Iterable[str]):
-        distinct = {
-            units: number
-            for number, text in reversed(list(enumerate(texts)))
-            if (units := words(text))
-        }
+        distinct: dict[tuple[str, ...], int] = {}  # units and first position, the last text first
+        for number, text in reversed(list(enumerate(texts))):
+            units = words(text)
+            if units:
+                distinct[units] = number
         self._short = {
             " ".join(units): number for units, number in distinct.items() if len(units) < NGRAM
         }
@@ -58,58 +74,68 @@ class EvalIndex:
         self._items_with: dict[Ngram, list[int]] = defaultdict(list)
         self._surroundings: set[Ngram] = set()
         for number, units in sorted(long.items()):
-            run = ngrams(units, NGRAM)
-            grams = frozenset(run)
-            own = frozenset(gram for gram in grams if self._frequency[gram] == 1) or grams
-            long_run = LONG_RUN_UNSPACED if is_unspaced(units) else LONG_RUN
-            masked = _masked_ngrams(units)
-            self._surroundings.update(gram for _, gram, _ in masked)
-            self._items[number] = _Item(number, units, own, long_run, masked, len(grams) < len(run))
-            for gram in own:
-                self._items_with[gram].append(number)
+            self._add(self._item(number, units))
+
+    def _item(self, number: int, units: tuple[str, ...]) -> _Item:
+        run = ngrams(units, NGRAM)
+        grams = frozenset(run)
+        return _Item(
+            number=number,
+            units=units,
+            own_ngrams=frozenset(gram for gram in grams if self._frequency[gram] == 1) or grams,
+            long_run=LONG_RUN_UNSPACED if is_unspaced(units) else LONG_RUN,
+            masked_ngrams=_masked_ngrams(units),
+            repeats=len(grams) < len(run),
+        )
+
+    def _add(self, item: _Item) -> None:
+        self._items[item.number] = item
+        self._surroundings.update(masked.gram for masked in item.masked_ngrams)
+        for gram in item.own_ngrams:
+            self._items_with[gram].append(item.number)
 
     def __len__(self) -> int:
-        """Number of distinct items."""
+        """Return the number of distinct items."""
         return len(self._items) + len(self._short)
 
-    def hit(self, text: str) -> str | None:
-        """None, or which item (by its position from 0) the text copies, and how much of it."""
-        units = words(text)
-        if len(units) < NGRAM:
-            number = self._short.get(" ".join(units)) if units else None
+    def hit(self, text: Text) -> str | None:
+        """Return which item (position from 0) the text copies and how much of it, or None."""
+        if len(text.words) < NGRAM:
+            number = self._short.get(" ".join(text.words)) if text.words else None
             return None if number is None else f"equals eval item {number}"
-        seen = set(ngrams(units, NGRAM))
-        known = (
-            self._items_with.keys() & seen
-        )  # most texts share nothing with any item and end here
-        found = Counter(number for gram in known for number in self._items_with[gram])
-        surroundings = _Surroundings(units, self._surroundings)
-        for number, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0])):
+        grams = set(ngrams(text.words, NGRAM))
+        # most texts share nothing with any item and end here
+        known = self._items_with.keys() & grams
+        num_shared = Counter(number for gram in known for number in self._items_with[gram])
+        surroundings = _Surroundings(text.words, self._surroundings)
+        for number, num in sorted(num_shared.items(), key=lambda pair: (-pair[1], pair[0])):
             item = self._items[number]
-            share = count / len(item.own_ngrams)
-            is_copy = share >= SHARE_OF_ITEM
-            if (
-                is_copy or self._shares_long_run(item, count, seen)
-            ) and not surroundings.have_other_numbers(item):
-                how = (
-                    f"{round(100 * share)} % of the {NGRAM}-grams"
-                    if is_copy
-                    else f"{item.long_run} units in a row"
-                )
-                return f"{how} of eval item {number}"
+            copied = self._copied(item, num, grams)
+            if copied is not None and not surroundings.have_other_numbers(item):
+                return f"{copied} of eval item {number}"
         return None
 
-    def _shares_long_run(self, item: _Item, num_shared: int, seen: set[Ngram]) -> bool:
-        """Whether a long run of the item's units is in the text, every 8-gram of it the item's own.
+    def _copied(self, item: _Item, num_shared: int, grams: set[Ngram]) -> str | None:
+        """Return how much of the item a text has, if that makes it a copy, or None.
 
-        `num_shared`: how many of its own 8-grams the text has; too few of them make no run.
+        `num_shared`: how many of the item's own 8-grams are among the text's `grams`.
         """
+        share = num_shared / len(item.own_ngrams)
+        if share >= SHARE_OF_ITEM:
+            return f"{round(100 * share)} % of the {NGRAM}-grams"
+        if self._shares_long_run(item, num_shared, grams):
+            return f"{item.long_run} units in a row"
+        return None
+
+    def _shares_long_run(self, item: _Item, num_shared: int, grams: set[Ngram]) -> bool:
+        """Return whether a text has a long run of the item, every 8-gram of it the item's own."""
         if not item.repeats and num_shared + NGRAM - 1 < item.long_run:
-            return False
-        in_row = 0
+            return False  # too few of its 8-grams to make a run
+        num_in_row = 0
         for gram in ngrams(item.units, NGRAM):
-            in_row = in_row + 1 if gram in seen and self._frequency[gram] == 1 else 0
-            if in_row + NGRAM - 1 >= item.long_run:
+            is_own = gram in grams and self._frequency[gram] == 1
+            num_in_row = num_in_row + 1 if is_own else 0
+            if num_in_row + NGRAM - 1 >= item.long_run:
                 return True
         return False
 
@@ -118,13 +144,14 @@ def _masked(units: Sequence[str]) -> list[str]:
     return ["#" if unit[0].isdigit() else unit for unit in units]
 
 
-def _masked_ngrams(units: Sequence[str]) -> tuple[tuple[int, Ngram, tuple[int, ...]], ...]:
-    """Those with a number in them: the others say nothing about numbers."""
-    return tuple(
-        (position, gram, tuple(k for k, unit in enumerate(gram) if unit == "#"))
-        for position, gram in enumerate(ngrams(_masked(units), NGRAM))
-        if "#" in gram
-    )
+def _masked_ngrams(units: Sequence[str]) -> tuple[_MaskedNgram, ...]:
+    """Return those with a number in them: the others say nothing about numbers."""
+    masked = []
+    for position, gram in enumerate(ngrams(_masked(units), NGRAM)):
+        offsets = tuple(offset for offset, unit in enumerate(gram) if unit == "#")
+        if offsets:
+            masked.append(_MaskedNgram(position, gram, offsets))
+    return tuple(masked)
 
 
 class _Surroundings:
@@ -134,25 +161,26 @@ class _Surroundings:
         self._units, self._known = units, known
 
     @cached_property
-    def places(self) -> dict[Ngram, list[int]]:
-        found: dict[Ngram, list[int]] = {}
+    def positions(self) -> dict[Ngram, list[int]]:
+        """Where each known masked 8-gram begins in the text."""
+        positions: dict[Ngram, list[int]] = {}
         for position, gram in enumerate(ngrams(_masked(self._units), NGRAM)):
             if gram in self._known:
-                found.setdefault(gram, []).append(position)
-        return found
+                positions.setdefault(gram, []).append(position)
+        return positions
 
     def have_other_numbers(self, item: _Item) -> bool:
-        """Whether the text fits the item's words but carries other numbers in their places."""
+        """Return whether the text has the item's words but other numbers among them."""
         same: set[int] = set()
         aligned: set[int] = set()
-        for start, gram, offsets in item.masked_ngrams:
-            if gram not in self.places:
+        for masked in item.masked_ngrams:
+            positions = self.positions.get(masked.gram)
+            if positions is None:
                 continue
-            for k in offsets:
-                aligned.add(start + k)
-                if any(
-                    self._units[position + k] == item.units[start + k]
-                    for position in self.places[gram]
-                ):
-                    same.add(start + k)
+            for offset in masked.number_offsets:
+                index = masked.position + offset
+                aligned.add(index)
+                number = item.units[index]
+                if any(self._units[position + offset] == number for position in positions):
+                    same.add(index)
         return len(aligned - same) > OTHER_NUMBERS * len(aligned)

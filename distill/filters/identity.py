@@ -1,10 +1,12 @@
-"""A teacher that speaks of itself: the student is another model, and must not learn to be called Qwen."""
+"""A teacher that speaks of itself: the student is another model, and must not be called Qwen."""
 
 import re
 
-from distill.text.words import APOSTROPHES, folded
+from distill.text.text import Text
+from distill.text.words import APOSTROPHES
 
-# Names that are only a model's or its maker's; and words of everyday life that need "AI" beside them.
+# Names that are only a model's or its maker's; and words of everyday life that need "AI" beside
+# them.
 _OWN_NAMES = (
     "qwen",
     "qwq",
@@ -116,33 +118,38 @@ _ANY_NAME = re.compile(
 )
 _SAYS_I, _SAYS_AI = re.compile(_FIRST_PERSON), re.compile(_ARTIFICIAL)
 _MADE_ME = re.compile(
-    r"\b(?:created|made|developed|trained|built|designed) me\b|(?:开发|训练|创造|研发|设计|開發|訓練|創造)了?我"
+    r"\b(?:created|made|developed|trained|built|designed) me\b"
+    r"|(?:开发|训练|创造|研发|设计|開發|訓練|創造)了?我"
 )
 _AND_I = re.compile(r"(?:, an? [^,]{0,40})?, i\b")
 _BETWEEN = 60  # characters between "I am" and the name
 _SENTENCE_STOP = re.compile(r"[!?。！？।॥።\n]|\.\s")
 
 
-def identity(text: str) -> str | None:
-    """Whether the teacher speaks of itself: "I am Qwen", 我是通义千问, "As Kimi, I ...", "Alibaba Cloud developed me".
+def identity(text: Text) -> str | None:
+    """Return the passage in which the teacher speaks of itself, or None.
 
-    A name must stand within 60 characters after a first person, or before "made me", in the same sentence, so that facts about models
-    stay; a name that people and other firms bear too (Claude, Meta, Yi) needs "AI", "model" or the like beside it.
+    "I am Qwen", 我是通义千问, "As Kimi, I ...", "Alibaba Cloud developed me": a name must stand
+    within 60 characters after a first person, or before "made me", in the same sentence, so that
+    facts about models stay. A name that people and other firms bear too (Claude, Meta, Yi) needs
+    "AI", "model" or the like beside it.
     """
-    plain = folded(text)
-    if not any(name in plain for name in _LITERAL_NAMES):
+    folded = text.folded
+    if not any(name in folded for name in _LITERAL_NAMES):
         return None  # nearly every answer ends here, ten times as fast as by the pattern
-    for sentence in _SENTENCE_STOP.split(plain.translate(APOSTROPHES)):
+    for sentence in _SENTENCE_STOP.split(folded.translate(APOSTROPHES)):
         for name in _ANY_NAME.finditer(sentence):
-            window = sentence[max(0, name.start() - _BETWEEN) : name.start()]
-            after = sentence[name.end() : name.end() + _BETWEEN]
-            as_name = (
-                window.endswith("as ") and not window.endswith("such as ") and _AND_I.match(after)
-            )
-            if not (as_name or _SAYS_I.search(window) or _MADE_ME.search(after)):
-                continue
-            if name[0] in _OWN_NAMES or _SAYS_AI.search(sentence):
-                return (
-                    f"identity: {sentence[max(0, name.start() - 30) : name.end() + 10].strip()!r}"
-                )
+            is_own_name = name[0] in _OWN_NAMES or _SAYS_AI.search(sentence)
+            if is_own_name and _speaks_of_itself(sentence, name):
+                return repr(sentence[max(0, name.start() - 30) : name.end() + 10].strip())
     return None
+
+
+def _speaks_of_itself(sentence: str, name: re.Match[str]) -> bool:
+    """Return whether the sentence says that the speaker bears the name."""
+    before = sentence[max(0, name.start() - _BETWEEN) : name.start()]
+    after = sentence[name.end() : name.end() + _BETWEEN]
+    if _SAYS_I.search(before) or _MADE_ME.search(after):
+        return True
+    is_as = before.endswith("as ") and not before.endswith("such as ")
+    return is_as and _AND_I.match(after) is not None

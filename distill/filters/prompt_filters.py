@@ -1,76 +1,107 @@
-"""What is not worth asking: prompts are judged before they cost anything, in the order of PROMPT_REASONS."""
+"""What is not worth asking: the filters of prompts, in order, before anything is paid for.
+
+To add a filter, write a function `(prompt, context) -> str | None` and add it to PROMPT_FILTERS.
+"""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from distill.data.samples import Prompt
-from distill.filters.contamination import EvalIndex
+from distill.filters.base import FilterContext, PromptFilter, each
 from distill.filters.dedup import exact_key, near_prompts
-from distill.text.language import wrong_language
+from distill.text import language
+from distill.text.text import Text
 
-PROMPT_REASONS = (
-    "empty_prompt",
-    "broken_prompt",
-    "prompt_too_long",
-    "duplicate_prompt",
-    "wrong_prompt_language",
-    "near_duplicate_prompt",
-    "contaminated",
-)
-
-# Controls that normalisation leaves none of; lone surrogates; the replacement character that a broken decoder leaves.
+MAX_CHARACTERS = 20_000
+# Controls that normalisation leaves none of; lone surrogates; the replacement character that a
+# broken decoder leaves.
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
-def judge_prompts(
-    prompts: Sequence[Prompt],
-    *,
-    languages: Sequence[str] = (),
-    eval_index: EvalIndex | None = None,
-    max_characters: int = 20_000,
-    near_duplicate: float | None = None,
-) -> list[str | None]:
-    """For each prompt why it is not worth asking, or None.
+def empty(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return that nothing is asked, or None."""
+    return None if prompt.full_text.strip() else "nothing in it"
 
-    What the user says must be in the prompt's language, told apart from `languages`, where the prompt is to be checked: a system
-    message is often English. Of prompts that repeat each other under the same system message (near_prompts, from `near_duplicate`
-    on) the first stays.
-    """
+
+def broken(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return the first character that no text has, or None."""
+    match = _BROKEN.search(prompt.full_text)
+    return None if match is None else f"U+{ord(match[0]):04X} at character {match.start()}"
+
+
+def too_long(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return the length of a prompt that is too long, or None."""
+    length = len(prompt.full_text)
+    return f"{length} characters, at most {MAX_CHARACTERS}" if length > MAX_CHARACTERS else None
+
+
+def repeated(
+    prompts: Sequence[Prompt], left: Sequence[int], context: FilterContext
+) -> Iterator[tuple[int, str]]:
+    """Yield the prompts that are the same as an earlier one, whatever became of that."""
     first: dict[str, int] = {}
-    texts = [p.whole_text for p in prompts]
-    reasons = [_alone(text, index, first, max_characters) for index, text in enumerate(texts)]
-    for index, prompt in enumerate(prompts):
-        if reasons[index] is None and prompt.check_language:
-            reasons[index] = _named(
-                "wrong_prompt_language",
-                wrong_language(prompt.said_by("user"), prompt.language, languages),
-            )
-    if near_duplicate is not None:
-        good = [index for index, reason in enumerate(reasons) if reason is None]
-        systems = [exact_key(prompts[i].said_by("system")) for i in good]
-        found = near_prompts(
-            [prompts[i].said_by("user", "assistant") for i in good], near_duplicate, systems
-        )
-        for index, original in zip(good, found, strict=True):
-            if original is not None:
-                reasons[index] = f"near_duplicate_prompt: nearly prompt {good[original]}"
-    for index, text in enumerate(texts):
-        if reasons[index] is None and eval_index is not None:
-            reasons[index] = _named("contaminated", eval_index.hit(text))
+    originals = [
+        first.setdefault(exact_key(prompt.full_text), index) for index, prompt in enumerate(prompts)
+    ]
+    for index in left:
+        if originals[index] != index:
+            yield index, f"same as prompt {originals[index]}"
+
+
+def wrong_language(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return why what the user says is not in the prompt's language, or None.
+
+    A system message is often English, so it does not count.
+    """
+    if not prompt.check_language:
+        return None
+    users_text = Text(prompt.text_of("user"))
+    return language.wrong_language(users_text, prompt.language, context.languages)
+
+
+def nearly_repeated(
+    prompts: Sequence[Prompt], left: Sequence[int], context: FilterContext
+) -> Iterator[tuple[int, str]]:
+    """Yield the prompts that nearly repeat an earlier one under the same system message.
+
+    See near_prompts, from `generate.near_duplicate` on.
+    """
+    originals = near_prompts(
+        [prompts[index].text_of("user", "assistant") for index in left],
+        context.options.near_duplicate,
+        [exact_key(prompts[index].text_of("system")) for index in left],
+    )
+    for index, original in zip(left, originals, strict=True):
+        if original is not None:
+            yield index, f"nearly prompt {left[original]}"
+
+
+def contaminated(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return which held-out prompt this one copies, or None."""
+    if context.eval_index is None:
+        return None
+    return context.eval_index.hit(Text(prompt.full_text))
+
+
+PROMPT_FILTERS: tuple[PromptFilter, ...] = (
+    PromptFilter("empty_prompt", each(empty)),
+    PromptFilter("broken_prompt", each(broken)),
+    PromptFilter("prompt_too_long", each(too_long)),
+    PromptFilter("duplicate_prompt", repeated),
+    PromptFilter("wrong_prompt_language", each(wrong_language)),
+    PromptFilter("near_duplicate_prompt", nearly_repeated),
+    PromptFilter("contaminated", each(contaminated)),
+)
+
+
+def filter_prompts(prompts: Sequence[Prompt], context: FilterContext) -> list[str | None]:
+    """Return for each prompt the first reason not to ask it, or None.
+
+    Of prompts that repeat each other the first stays.
+    """
+    reasons: list[str | None] = [None] * len(prompts)
+    for prompt_filter in PROMPT_FILTERS:
+        left = [index for index, reason in enumerate(reasons) if reason is None]
+        for index, detail in prompt_filter.check(prompts, left, context):
+            reasons[index] = f"{prompt_filter.name}: {detail}"
     return reasons
-
-
-def _named(name: str, detail: str | None) -> str | None:
-    return None if detail is None else f"{name}: {detail}"
-
-
-def _alone(prompt: str, index: int, first: dict[str, int], max_characters: int) -> str | None:
-    original = first.setdefault(exact_key(prompt), index)
-    broken = _BROKEN.search(prompt)
-    if not prompt.strip():
-        return "empty_prompt: nothing in it"
-    if broken:
-        return f"broken_prompt: U+{ord(broken[0]):04X} at character {broken.start()}"
-    if len(prompt) > max_characters:
-        return f"prompt_too_long: {len(prompt)} characters, at most {max_characters}"
-    return None if original == index else f"duplicate_prompt: same as prompt {original}"

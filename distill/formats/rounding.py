@@ -1,7 +1,8 @@
-"""The weights of a model as a file of a format holds them: what quantization-aware distillation trains on.
+"""Round the weights of a model as a file of a format holds them.
 
-GGUF types are rounded by ggml's own code and read back by gguf's, nf4 by bitsandbytes' own; so what is trained is what is
-written, to the last bit, and there is no second description of a format that could differ.
+Quantization-aware distillation trains on such weights. GGUF types are rounded by ggml's own code
+and read back by gguf's, nf4 by bitsandbytes' own; so what is trained is what is written, to the
+last bit, and there is no second description of a format that could differ.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from torch import Tensor
 
-from distill.formats.gguf.write import tensors_of
+from distill.formats.gguf.tensors import tensors_of
 from distill.llama_cpp import ggml
 
 
@@ -25,12 +26,13 @@ def as_stored(
     importance_C: np.ndarray | None = None,
     columns: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Float32 rows as they are read back from a GGUF file that holds them in this type; `columns`: their order there, where it is
-    another (a block of a row is rounded together)."""
+    """Return float32 rows as they are read back from a GGUF file that holds them in this type.
+
+    `columns`: their order there, where it is another (a block of a row is rounded together).
+    """
     if columns is not None:
-        written_RC = as_stored(
-            values_RC[:, columns], kind, None if importance_C is None else importance_C[columns]
-        )
+        ordered_C = None if importance_C is None else importance_C[columns]
+        written_RC = as_stored(values_RC[:, columns], kind, ordered_C)
         return written_RC[:, np.argsort(columns)]
     if kind == Type.F16:
         return values_RC.astype(np.float16).astype(np.float32)
@@ -40,31 +42,33 @@ def as_stored(
 def gguf_roundings(
     student: Path, file_type: str, importance: Mapping[str, np.ndarray] | None
 ) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Parameter name -> what a file of this type makes of it, for every matrix of the model folder `student`."""
+    """Return what a file of this type makes of each matrix, by parameter name."""
+    importance = importance or {}
     # Rows are rounded one by one, so their other order in a Llama file makes no difference
     return {
         t.source: partial(
             _through_ggml,
             kind=t.type,
-            importance_C=(importance or {}).get(t.name),
+            importance_C=importance.get(t.name),
             columns=t.columns,
         )
         for t in tensors_of(student, file_type)
-        if len(t.shape) == 2
+        if t.is_matrix
     }
 
 
 def _through_ggml(
     weight: Tensor, kind: Type, importance_C: np.ndarray | None, columns: np.ndarray | None
 ) -> Tensor:
-    return torch.from_numpy(
-        as_stored(weight.detach().float().cpu().numpy(), kind, importance_C, columns)
-    ).to(weight)
+    values_RC = weight.detach().float().cpu().numpy()
+    return torch.from_numpy(as_stored(values_RC, kind, importance_C, columns)).to(weight)
 
 
 def nf4_roundings(model: Any) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Parameter name -> what an nf4 folder makes of a float32 `model`: linear layers but the head through bitsandbytes, all
-    else bfloat16."""
+    """Return what an nf4 folder makes of each weight of a float32 `model`, by parameter name.
+
+    Linear layers but the head go through bitsandbytes, all else through bfloat16.
+    """
     head = model.get_output_embeddings()
     linear = {
         f"{n}.weight"

@@ -1,30 +1,38 @@
-"""A W16A16 folder: the whole student in 16 bits, any adapter merged in, as transformers and vLLM load it.
+"""A W16A16 folder: the student in 16 bits, any adapter merged in, for transformers and vLLM.
 
-A student trained in bfloat16 is 16-bit already: its files are linked, not written again. One trained in float32 becomes
-float16: of two quickstart students that was 1e-6 nats from it, with its likeliest token at all of 1,569 positions; bfloat16
-was 4e-5 from it, at 99.8 %. And a GPU older than 2020 (T4, V100) has float16 alone. What goes beyond 65,504 in some layer
-of a student is no number in float16: the check sees that, and bfloat16, which holds it, is taken instead.
+A student trained in bfloat16 is 16-bit already: its files are linked, not written again. One
+trained in float32 becomes float16: of two quickstart students that was 1e-6 nats from it, with its
+likeliest token at all of 1,569 positions; bfloat16 was 4e-5 from it, at 99.8 %. And a GPU older
+than 2020 (T4, V100) has float16 alone. What goes beyond 65,504 in some layer of a student is no
+number in float16: the check sees that, and bfloat16, which holds it, is taken instead.
 """
 
+import math
 import os
 import shutil
+import sys
 from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill.formats.bitsandbytes import COPIED
+from distill.core.files import FolderWriter
+from distill.core.results import FileCheck
+from distill.formats.base import FolderFormat
+from distill.formats.export import Export
+from distill.formats.folders import copy_tokenizer
 from distill.models import find, load
 
 
 def dtypes(model_folder: Path) -> tuple[str, ...]:
-    """The 16-bit dtypes that this model may be written in, the better one first."""
+    """Return the 16-bit dtypes that this model may be written in, the better one first."""
     return ("bfloat16",) if _dtype(model_folder) == "bfloat16" else ("float16", "bfloat16")
 
 
 def write_w16a16(model_folder: Path, out_folder: Path, dtype: str) -> None:
-    """`model_folder` in `dtype` into the folder `out_folder`, tokenizer included; hard links where it is in that dtype already.
+    """Write `model_folder` in `dtype` into the folder `out_folder`, tokenizer included.
 
-    Raises what `load_model` raises.
+    Files that are in that dtype already are hard links. Raises what `load_model` raises.
     """
     if _dtype(model_folder) == dtype:
         for path in model_folder.iterdir():
@@ -32,25 +40,27 @@ def write_w16a16(model_folder: Path, out_folder: Path, dtype: str) -> None:
                 _link(path, out_folder / path.name)
         return
     load.load_model(str(model_folder), load.Placement("cpu", dtype)).save_pretrained(out_folder)
-    for name in COPIED:
-        if (model_folder / name).is_file():
-            shutil.copy2(model_folder / name, out_folder / name)
+    copy_tokenizer(model_folder, out_folder)
 
 
 def load_w16a16(folder: Path) -> Any:
-    """A folder of `write_w16a16` in evaluation mode: on the GPU where there is one, and always in its own dtype."""
+    """Load a folder of `write_w16a16` in evaluation mode.
+
+    On the GPU if there is one, and always in its own dtype.
+    """
     return load.load_model(str(folder), load.placement("auto", _dtype(folder) or "auto"))
 
 
 def tensor_types(folder: Path) -> dict[str, int]:
-    """How many tensors of each type its files hold, e.g. {"F16": 23}."""
+    """Return how many tensors of each type its files hold, e.g. {"F16": 23}."""
     from safetensors import safe_open
 
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            found.update(file.get_slice(name).get_dtype() for name in file.keys())  # noqa: SIM118 - not a dict
-    return dict(found)
+            names = file.keys()
+            counts.update(file.get_slice(name).get_dtype() for name in names)
+    return dict(counts)
 
 
 def _dtype(folder: Path) -> str | None:
@@ -62,3 +72,29 @@ def _link(path: Path, other: Path) -> None:
         os.link(path, other)
     except OSError:  # a file system that has no hard links
         shutil.copy2(path, other)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SixteenBits(FolderFormat):
+    """The student in the first 16-bit dtype that holds its numbers."""
+
+    load = staticmethod(load_w16a16)
+
+    def make(self, export: Export, model_folder: Path, path: Path) -> FileCheck:
+        check: FileCheck | None = None
+        for dtype in dtypes(model_folder):
+            with FolderWriter(path) as temporary:
+                write_w16a16(model_folder, temporary, dtype)
+            check = self.measure(export, path)
+            if math.isfinite(check.nll):
+                break
+            print(
+                f"quantize: {path.name}: {dtype} does not hold the numbers of this student",
+                file=sys.stderr,
+                flush=True,
+            )
+        assert check is not None, "there is a dtype for every model"
+        return replace(check, tensor_types=tensor_types(path))
+
+
+W16A16 = SixteenBits(name="w16a16", runtime="transformers", bytes_per_weight=2.0, in_vllm=True)

@@ -1,7 +1,8 @@
-"""The tensors that a GGUF file declares, read without its vocabulary.
+"""Read the header of a GGUF file without its vocabulary.
 
-The `gguf` package's reader makes a numpy array of every token, which takes a minute for 151,936 of them; here values
-are stepped over. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The `gguf` package's reader makes a numpy array of every token, which takes a minute for 151,936 of
+them; here values are stepped over. Layout:
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import math
@@ -13,25 +14,14 @@ from pathlib import Path
 from distill.errors import DataError
 from distill.llama_cpp import ggml
 
-SCALAR_BYTES = {
-    0: 1,
-    1: 1,
-    2: 2,
-    3: 2,
-    4: 4,
-    5: 4,
-    6: 4,
-    7: 1,
-    10: 8,
-    11: 8,
-    12: 8,
-}  # by GGUF value type
+# by GGUF value type
+SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
 
 
 @dataclass(frozen=True)
-class Declared:
+class TensorInfo:
     """One tensor: its ggml type, number of weights and bytes."""
 
     name: str
@@ -40,21 +30,28 @@ class Declared:
     bytes: int
 
 
-def read_declared(path: Path) -> list[Declared]:
-    """Raises DataError where the file is not GGUF version 3, breaks off in the header, or is too short for its data."""
+def read_tensor_infos(path: Path) -> list[TensorInfo]:
+    """Return the tensors that the file declares.
+
+    Raises DataError if it is not GGUF version 3, breaks off in the header, or is too short for its
+    data.
+    """
     try:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            declared, end = _parse(data)
+            infos, end = _parse(data)
             size = len(data)
     except (ValueError, struct.error, KeyError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a whole GGUF file ({error}); write it again") from None
     if size < end:
         raise DataError(f"{path}: not a whole GGUF file ({size} bytes of {end}); write it again")
-    return declared
+    return infos
 
 
 def read_string(path: Path, key: str) -> str | None:
-    """The text of a key; None where the file has no such key, or no whole header (llama.cpp then says what is wrong)."""
+    """Return the text of a key.
+
+    None if the file has no such key, or no whole header: llama.cpp then says what is wrong.
+    """
     try:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             at = 24
@@ -70,8 +67,8 @@ def read_string(path: Path, key: str) -> str | None:
     return None
 
 
-def _parse(data: mmap.mmap) -> tuple[list[Declared], int]:
-    """The tensors, and the length that the file must have."""
+def _parse(data: mmap.mmap) -> tuple[list[TensorInfo], int]:
+    """Return the tensors, and the length that the file must have."""
     magic, version, num_tensors, num_values = struct.unpack_from("<4sIQQ", data, 0)
     if magic != b"GGUF" or version != 3:
         raise ValueError(f"it begins with {magic!r}, version {version}")
@@ -80,7 +77,7 @@ def _parse(data: mmap.mmap) -> tuple[list[Declared], int]:
         at = _after_string(data, at)
         (kind,) = struct.unpack_from("<I", data, at)
         at = _after_value(data, at + 4, kind)
-    declared, end = [], 0
+    infos, end = [], 0
     for _ in range(num_tensors):
         name_end = _after_string(data, at)
         name = data[at + 8 : name_end].decode()
@@ -88,17 +85,20 @@ def _parse(data: mmap.mmap) -> tuple[list[Declared], int]:
         shape = struct.unpack_from(f"<{num_dimensions}Q", data, name_end + 4)  # row length first
         type_id, offset = struct.unpack_from("<IQ", data, name_end + 4 + 8 * num_dimensions)
         num_bytes = ggml.row_bytes(type_id, shape[0]) * math.prod(shape[1:])
-        declared.append(Declared(name, type_id, math.prod(shape), num_bytes))
+        infos.append(TensorInfo(name, type_id, math.prod(shape), num_bytes))
         end = max(end, offset + num_bytes)
         at = name_end + 16 + 8 * num_dimensions
-    return declared, -(-at // ALIGNMENT) * ALIGNMENT + end
+    data_start = -(-at // ALIGNMENT) * ALIGNMENT
+    return infos, data_start + end
 
 
 def _after_string(data: mmap.mmap, at: int) -> int:
+    """Return the position after the string that begins at `at`."""
     return at + 8 + struct.unpack_from("<Q", data, at)[0]
 
 
 def _after_value(data: mmap.mmap, at: int, kind: int) -> int:
+    """Return the position after the value of this GGUF type that begins at `at`."""
     if kind == STRING:
         return _after_string(data, at)
     if kind != ARRAY:

@@ -1,7 +1,8 @@
 """llama.cpp's C functions and structures, as the tested wheel of `xllamacpp` has them.
 
-Structures go by value and change between versions of llama.cpp without a sign. So the wheel's version is compared, and
-the default values that the library itself fills in must be where we expect them; else nothing is called.
+Structures go by value and change between versions of llama.cpp without a sign. So the wheel's
+version is compared, and the default values that the library itself fills in must be where we expect
+them; else nothing is called.
 """
 
 import ctypes
@@ -164,7 +165,10 @@ PROTOTYPES = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """The shared object with prototypes set and its layout checked. Raises MismatchError for another version."""
+    """Return the shared object with prototypes set and its layout checked.
+
+    Raises MismatchError for another version.
+    """
     lib = ggml.library()
     wheel, install = ggml.wheel_version(), f"run `pip install xllamacpp=={ggml.TESTED_WHEEL}`"
     if wheel != ggml.TESTED_WHEEL:
@@ -180,27 +184,28 @@ def library() -> ctypes.CDLL:
         (lib.llama_model_default_params(), MODEL_DEFAULTS),
         (lib.llama_context_default_params(), CONTEXT_DEFAULTS),
     ):
-        wrong = differences(structure, expected)
-        if wrong:
-            raise MismatchError(
-                f"xllamacpp {wheel}: {type(structure).__name__}.{wrong[0]}; not as tested: {install}"
-            )
+        if wrong := differences(structure, expected):
+            name = type(structure).__name__
+            raise MismatchError(f"xllamacpp {wheel}: {name}.{wrong[0]}; not as tested: {install}")
     lib.llama_backend_init()
     return lib
 
 
 def differences(structure: ctypes.Structure, expected: dict[str, object]) -> list[str]:
-    """`field is X, not Y` for each field that does not hold its default."""
-    found = {name: getattr(structure, name) for name in expected}
+    """Return `field is X, not Y` for each field that does not hold its default."""
+    actual = {name: getattr(structure, name) for name in expected}
     return [
-        f"{name} is {found[name]!r}, not {value!r}"
+        f"{name} is {actual[name]!r}, not {value!r}"
         for name, value in expected.items()
-        if found[name] != value
+        if actual[name] != value
     ]
 
 
 class Log:
-    """llama.cpp's messages, kept instead of printed; `problem` is the last error, else the last warning."""
+    """llama.cpp's messages, kept instead of printed.
+
+    `problem` is the last error, else the last warning.
+    """
 
     def __init__(self) -> None:
         self._lines: dict[int, str] = {}

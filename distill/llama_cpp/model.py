@@ -1,8 +1,9 @@
-"""A GGUF file in llama.cpp, in this process: what it tokenizes, predicts and answers.
+"""Run a GGUF file in llama.cpp, in this process: what it tokenizes, predicts and answers.
 
-C code that meets a bad file may crash, so the stages use `LlamaProcess` (llama_cpp.py), the same in a process of its own;
-only a teacher that is a GGUF file is run here. Keys and values are cached in float32: the default float16 moves
-log-probabilities by up to 7e-3, which would be read as the file's fault.
+C code that meets a bad file may crash, so the stages use `LlamaProcess` (process.py), the same in a
+process of its own; only a teacher that is a GGUF file is run here. Keys and values are cached in
+float32: the default float16 moves log-probabilities by up to 7e-3, which would be read as the
+file's fault.
 """
 
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.llama_cpp import library
+from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
 
 BATCH_TOKENS = 512
 LOGIT_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
@@ -25,36 +27,27 @@ FLASH_ATTENTION_OFF = 0
 
 
 class Scored(NamedTuple):
-    """Log-prob of each token, float32 [T]; the likeliest id there, int64 [T]; KL divergence of the file's distribution from
-    the given ones, float64 [P], nats."""
+    """What a file says of the tokens of one sequence.
+
+    Log-prob of each token, float32 [T]; the likeliest id there, int64 [T]; KL divergence of the
+    file's distribution from the reference ones, float64 [P], nats.
+    """
 
     logp_T: np.ndarray
     top_T: np.ndarray
     kl_P: np.ndarray
 
 
-class Given(NamedTuple):
-    """Distributions to compare with: rows `first`.. of a float32 .npy file of log-probs [rows, ids with a text], for the
-    answer tokens `places`, in ascending order."""
-
-    path: Path
-    first: int
-    places: Sequence[int]
-
-
-OnScored = Callable[[int, Scored], None]
 OnAnswer = Callable[[int, list[int]], None]
-Choose = Callable[
-    [np.ndarray, Sequence[tuple[int, int]]], list[int]
-]  # logits [N, V], (prompt, token of its answer) a row
-
+# logits [N, V], and the (prompt, token of its answer) that each row is for
+Choose = Callable[[np.ndarray, Sequence[tuple[int, int]]], list[int]]
 
 NUM_PROMPT_TOKENS, NUM_NEW_TOKENS = 128, 32  # read and written to measure the speed
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second of one sequence: reading a prompt, and writing an answer token by token."""
+    """Tokens a second of one sequence: of reading a prompt, and of writing an answer."""
 
     prefill: float
     decode: float
@@ -63,8 +56,9 @@ class Speed:
 class LlamaModel:
     """A GGUF file in llama.cpp, on the CPU. Use as a context manager.
 
-    `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and values is
-    num_sequences x context_length x layers x 2 x key/value width x 4 bytes ("f32"; 2 for "f16").
+    `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and
+    values is num_sequences x context_length x layers x 2 x key/value width x 4 bytes ("f32"; 2 for
+    "f16").
     """
 
     def __init__(
@@ -81,7 +75,11 @@ class LlamaModel:
         self._model = self._context = None
 
     def __enter__(self) -> "LlamaModel":
-        """Raises MissingError (no such file) and DataError (llama.cpp cannot load it, with its own reason)."""
+        """Load the file.
+
+        Raises MissingError (no such file) and DataError (llama.cpp cannot load it, with its own
+        reason).
+        """
         if not self.path.is_file():
             raise MissingError(f"{self.path}: no such file")
         self._lib = library.library()
@@ -123,42 +121,44 @@ class LlamaModel:
         self._context = self._lib.llama_init_from_model(self._model, params)
         if not self._context or self._lib.llama_n_ctx_seq(self._context) < self.context_length:
             raise DataError(
-                f"{self.path}: llama.cpp cannot make {self.num_sequences} contexts of {self.context_length} tokens "
-                f"({library.LOG.problem}); too little memory?"
+                f"{self.path}: llama.cpp cannot make {self.num_sequences} contexts of "
+                f"{self.context_length} tokens ({library.LOG.problem}); too little memory?"
             )
         self._memory = self._lib.llama_get_memory(self._context)
 
     def _count_known_ids(self) -> int:
-        """Ids before the padding at the vocabulary's end: the padding has logits but no text."""
+        """Return the number of ids before the padding at the vocabulary's end.
+
+        The padding has logits but no text.
+        """
         known = self.num_ids
-        while (
-            known and self._lib.llama_vocab_get_attr(self._vocab, known - 1) & library.TOKEN_UNUSED
-        ):
+        while known and self._is_unused(known - 1):
             known -= 1
         return known
 
-    def tokenize(self, text: str, parse_special: bool) -> list[int]:
-        """Token ids of `text`, nothing added. Special tokens written in it are text unless `parse_special`."""
+    def _is_unused(self, token_id: int) -> bool:
+        attributes = self._lib.llama_vocab_get_attr(self._vocab, token_id)
+        return bool(attributes & library.TOKEN_UNUSED)
+
+    def tokenize(self, text: str) -> list[int]:
+        """Return the token ids of `text`, nothing added; special tokens written in it are text."""
         data = text.encode()
-        ids = np.empty(
-            3 * len(data) + 8, np.int32
-        )  # a byte or, of a space that SentencePiece does not know, three
+        # a byte or, of a space that SentencePiece does not know, three
+        ids = np.empty(3 * len(data) + 8, np.int32)
         count = self._lib.llama_tokenize(
-            self._vocab, data, len(data), ids.ctypes.data, len(ids), False, parse_special
+            self._vocab, data, len(data), ids.ctypes.data, len(ids), False, False
         )
         if count < 0:
             raise DataError(f"{self.path}: llama.cpp cannot tokenize {text[:40]!r}")
         return ids[:count].tolist()
 
-    def logits(self, token_ids: Sequence[int]) -> np.ndarray:
-        """float32 [T, V]: teacher-forced logits after each token. Holds all of them; for long texts use `score`."""
-        blocks = [block_NV.copy() for _, block_NV in self.logit_blocks(token_ids, 0)]
-        return np.concatenate(blocks)
+    def score(
+        self, token_ids: Sequence[int], start: int, reference: ReferenceRows | None = None
+    ) -> Scored:
+        """Score the tokens from `start` on, and compare with the reference at some of them.
 
-    def score(self, token_ids: Sequence[int], start: int, given: Given | None = None) -> Scored:
-        """The tokens from `start` on, and how far the file is from the `given` distributions at some of them.
-
-        Over the ids that have a text, without the padding; never more than 64 MiB of logits at once.
+        Over the ids that have a text, without the padding; never more than 64 MiB of logits at
+        once. Raises MismatchError if the reference is of another vocabulary.
         """
         if not 1 <= start <= len(token_ids):
             raise ValueError(
@@ -176,32 +176,33 @@ class LlamaModel:
                 np.exp(known_NV - largest_N1).sum(-1, dtype=np.float64)
             )
             logp[part] = logits_NV[np.arange(len(logits_NV)), labels[part]] - log_total_N
-            if given is not None:
-                for place in (p for p in given.places if first <= p < part.stop):
-                    kl.append(
-                        self._kl(
-                            given, len(kl), known_NV[place - first] - log_total_N[place - first]
-                        )
-                    )
+            if reference is not None:
+                for position in (p for p in reference.positions if first <= p < part.stop):
+                    row = position - first
+                    kl.append(self._kl(reference, len(kl), known_NV[row] - log_total_N[row]))
         return Scored(logp, top, np.array(kl))
 
-    def _kl(self, given: Given, number: int, logp_V: np.ndarray) -> float:
-        """KL(given ‖ file) at one position, in float64 (the log-probs are float32)."""
-        rows_RV = np.load(given.path, mmap_mode="r")
-        if rows_RV.shape[1] != len(logp_V):
+    def _kl(self, reference: ReferenceRows, number: int, logp_V: np.ndarray) -> float:
+        """Return KL(reference ‖ file) at one position, in float64 (the log-probs are float32)."""
+        reference_V = reference.row(number)
+        if len(reference_V) != len(logp_V):
             raise MismatchError(
-                f"{self.path}: has {len(logp_V)} ids with a text, {given.path} {rows_RV.shape[1]}; of another tokenizer?"
+                f"{self.path}: has {len(logp_V)} ids with a text, {reference.path} "
+                f"{len(reference_V)}; of another tokenizer?"
             )
-        given_V = rows_RV[given.first + number].astype(np.float64)
-        return float((np.exp(given_V) * (given_V - logp_V)).sum())
+        return kl_divergence(reference_V, logp_V)
 
     def logit_blocks(
         self, token_ids: Sequence[int], start: int
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(offset from `start`, float32 [N, V] that the next block overwrites) for positions start .. T-1, 64 MiB at most."""
+        """Yield the logits after the tokens from `start` on, at most 64 MiB at a time.
+
+        Each block is (offset from `start`, float32 [N, V] that the next block overwrites).
+        """
         if len(token_ids) > self.context_length:
             raise DataError(
-                f"{self.path}: {len(token_ids)} tokens do not fit context_length {self.context_length}"
+                f"{self.path}: {len(token_ids)} tokens do not fit "
+                f"context_length {self.context_length}"
             )
         self._lib.llama_memory_clear(self._memory, True)
         for first in range(0, min(start, len(token_ids)), BATCH_TOKENS):
@@ -220,25 +221,25 @@ class LlamaModel:
         on_done: OnAnswer | None = None,
         choose: Choose | None = None,
     ) -> list[list[int]]:
-        """Answers, ids with the stop token that ended them; `num_sequences` at once, a free place refilled.
+        """Return the answers, ids with the stop token that ended them.
 
-        `choose` takes the next id of each row (None: the likeliest that has a text); `on_done(index, answer)` is called as
-        each ends. Raises DataError for a prompt that is empty or too long.
+        `num_sequences` are written at once; a slot that is free is refilled (continuous batching).
+        `choose` takes the next id of each row (None: the likeliest that has a text);
+        `on_done(index, answer)` is called as each ends. Raises DataError for a prompt that is empty
+        or too long.
         """
         choose = choose or self._likeliest
-        for index, prompt in enumerate(prompts):
-            if not 0 < len(prompt) <= self.context_length - max_new_tokens:
-                raise DataError(
-                    f"{self.path}: prompt {index} has {len(prompt)} tokens; with {max_new_tokens} new ones it must be "
-                    f"between 1 and context_length {self.context_length}"
-                )
+        self._refuse_lengths(prompts, max_new_tokens)
         self._lib.llama_memory_clear(self._memory, True)
         answers: list[list[int]] = [[] for _ in prompts]
-        waiting, free, active = deque(range(len(prompts))), list(range(self.num_sequences)), {}
+        waiting = deque(range(len(prompts)))
+        free = list(range(self.num_sequences))
+        active: dict[int, int] = {}  # slot -> prompt
         ends = set(stop_ids)
         while waiting or active:
             while waiting and free:
-                active[(slot := free.pop())] = (index := waiting.popleft())
+                slot, index = free.pop(), waiting.popleft()
+                active[slot] = index
                 answers[index] += choose(self._prefill(prompts[index], slot), [(index, 0)])
             for slot, index in list(active.items()):
                 if answers[index][-1] in ends or len(answers[index]) >= max_new_tokens:
@@ -253,17 +254,24 @@ class LlamaModel:
                 logits_SV = self._decode(
                     [answers[i][-1] for i in rows], positions, list(active), num_outputs=len(rows)
                 )
-                for index, chosen in zip(
-                    rows, choose(logits_SV, [(i, len(answers[i])) for i in rows]), strict=True
-                ):
-                    answers[index].append(chosen)
+                chosen_ids = choose(logits_SV, [(i, len(answers[i])) for i in rows])
+                for index, chosen_id in zip(rows, chosen_ids, strict=True):
+                    answers[index].append(chosen_id)
         return answers
 
-    def _likeliest(self, logits_NV: np.ndarray, _places: object = None) -> list[int]:
+    def _refuse_lengths(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+        for index, prompt in enumerate(prompts):
+            if not 0 < len(prompt) <= self.context_length - max_new_tokens:
+                raise DataError(
+                    f"{self.path}: prompt {index} has {len(prompt)} tokens; with {max_new_tokens} "
+                    f"new ones it must be between 1 and context_length {self.context_length}"
+                )
+
+    def _likeliest(self, logits_NV: np.ndarray, _rows: object = None) -> list[int]:
         return logits_NV[:, : self.num_known_ids].argmax(-1).tolist()
 
     def _prefill(self, prompt: Sequence[int], slot: int) -> np.ndarray:
-        """Read a prompt into a sequence; logits [1, V] after it."""
+        """Read a prompt into a slot and return the logits after it, [1, V]."""
         last = (len(prompt) - 1) // BATCH_TOKENS * BATCH_TOKENS
         for first in range(0, last, BATCH_TOKENS):
             part = range(first, first + BATCH_TOKENS)
@@ -274,7 +282,7 @@ class LlamaModel:
     def speed(
         self, num_prompt_tokens: int = NUM_PROMPT_TOKENS, num_new_tokens: int = NUM_NEW_TOKENS
     ) -> Speed:
-        """Measured on one sequence of arbitrary tokens, after a warm-up."""
+        """Measure the speed on one sequence of arbitrary tokens, after a warm-up."""
         prompt = [i % self.num_known_ids for i in range(num_prompt_tokens)]
         self._lib.llama_memory_clear(self._memory, True)
         self._prefill(prompt[:8], 0)
@@ -295,12 +303,15 @@ class LlamaModel:
         *,
         num_outputs: int,
     ) -> np.ndarray:
-        """One llama_decode; float32 [num_outputs, V] for the last `num_outputs` tokens, valid until the next call."""
-        if (
-            tokens and not 0 <= min(tokens) <= max(tokens) < self.num_ids
-        ):  # llama.cpp reads outside its table
+        """Call llama_decode once and return the logits of the last `num_outputs` tokens.
+
+        float32 [num_outputs, V], valid until the next call.
+        """
+        # llama.cpp reads outside its table
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self.num_ids:
             raise DataError(
-                f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; of another tokenizer?"
+                f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; "
+                "of another tokenizer?"
             )
         code = self._lib.llama_decode(
             self._context, self._buffers.fill(tokens, positions, slots, num_outputs)

@@ -1,4 +1,4 @@
-"""llama.cpp as our judge: what a GGUF file says in the runtime that people will use, asked in a process of its own.
+"""Run a GGUF file in llama.cpp, the runtime that people will use, in a process of its own.
 
 `LlamaProcess` speaks JSON Lines with it over its standard input and output:
 
@@ -26,17 +26,19 @@ from distill.llama_cpp.model import (
     KV_TYPES,
     NUM_NEW_TOKENS,
     NUM_PROMPT_TOKENS,
-    Given,
     LlamaModel,
     OnAnswer,
-    OnScored,
     Scored,
     Speed,
 )
+from distill.llama_cpp.reference_rows import ReferenceRows
 
 
 class LlamaProcess:
-    """`LlamaModel` in a process of its own: `with LlamaProcess(path, num_threads=4, context_length=1024) as llama:`"""
+    """`LlamaModel` in a process of its own. Use as a context manager.
+
+    `with LlamaProcess(path, num_threads=4, context_length=1024) as llama:`
+    """
 
     def __init__(
         self,
@@ -62,7 +64,10 @@ class LlamaProcess:
         self._child: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> "LlamaProcess":
-        """Start and load. Raises what LlamaModel raises, and DataError for a crash."""
+        """Start the process and load the file.
+
+        Raises what LlamaModel raises, and DataError for a crash.
+        """
         self._errors = tempfile.TemporaryFile()  # a pipe could fill and block
         self._child = subprocess.Popen(
             # -P: the working folder may hold files named like modules
@@ -88,32 +93,22 @@ class LlamaProcess:
             child.communicate()
         self._errors.close()
 
-    def tokenize(self, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
-        self._send({"do": "tokenize", "texts": list(texts), "parse_special": parse_special})
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, as `LlamaModel.tokenize` does."""
+        self._send({"do": "tokenize", "texts": list(texts)})
         return self._receive("tokenizing")["ids"]
 
     def score(
         self,
         sequences: Sequence[tuple[Sequence[int], int]],
-        given: Sequence[Given] = (),
-        *,
-        on_done: OnScored | None = None,
+        references: Sequence[ReferenceRows] = (),
     ) -> list[Scored]:
-        """LlamaModel.score for each (ids, start), with its `given` where there are some."""
+        """Score each (ids, start), with its reference where there are some: `LlamaModel.score`."""
         results = []
         for index, (ids, start) in enumerate(sequences):
-            beside = (
-                {
-                    "path": str(given[index].path.absolute()),
-                    "first": given[index].first,
-                    "places": list(map(int, given[index].places)),
-                }
-                if given
-                else None
-            )
-            self._send(
-                {"do": "score", "ids": list(map(int, ids)), "start": int(start), "given": beside}
-            )
+            reference = _as_json(references[index]) if references else None
+            request = {"ids": list(map(int, ids)), "start": int(start), "reference": reference}
+            self._send({"do": "score"} | request)
             answer = self._receive("scoring")
             results.append(
                 Scored(
@@ -122,8 +117,6 @@ class LlamaProcess:
                     np.array(answer["kl"]),
                 )
             )
-            if on_done is not None:
-                on_done(index, results[-1])
         return results
 
     def generate(
@@ -134,7 +127,10 @@ class LlamaProcess:
         stop_ids: Sequence[int],
         on_done: OnAnswer | None = None,
     ) -> list[list[int]]:
-        """Greedy answers in the order of `prompts`; `on_done(index, answer ids)` as each ends, in any order."""
+        """Return greedy answers in the order of `prompts`.
+
+        `on_done(index, answer ids)` is called as each ends, in any order.
+        """
         self._send(
             {
                 "do": "generate",
@@ -164,7 +160,10 @@ class LlamaProcess:
         return Speed(**self._receive("measuring its speed"))
 
     def peak_memory(self) -> int | None:
-        """Bytes of memory that the process held at most, the mapped file and Python included; None without /proc."""
+        """Return the bytes of memory that the process held at most; None without /proc.
+
+        The mapped file and Python are among it.
+        """
         assert self._child is not None
         return peak_memory(self._child.pid)
 
@@ -185,56 +184,56 @@ class LlamaProcess:
             raise self._crash(doing)
         answer = json.loads(line)
         if "error" in answer:
-            raise {c.__name__: c for c in (MissingError, MismatchError)}.get(
-                answer["kind"], DataError
-            )(answer["error"])
+            errors = {c.__name__: c for c in (MissingError, MismatchError)}
+            raise errors.get(answer["kind"], DataError)(answer["error"])
         return answer
 
     def _crash(self, doing: str) -> DataError:
         assert self._child is not None
         code = self._child.wait()
         self._errors.seek(0)
-        said = self._errors.read().decode("utf-8", "replace").strip().splitlines() or [
-            "nothing on standard error"
-        ]
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        last_line = lines[-1] if lines else "nothing on standard error"
         how = f"died of {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         return DataError(
-            f"{self.path}: llama.cpp {how} while {doing} ({said[-1]}); write the file again"
+            f"{self.path}: llama.cpp {how} while {doing} ({last_line}); write the file again"
         )
 
 
+def _as_json(reference: ReferenceRows) -> dict[str, Any]:
+    return {
+        "path": str(reference.path.absolute()),
+        "first": reference.first,
+        "positions": list(map(int, reference.positions)),
+    }
+
+
+def _from_json(reference: dict[str, Any]) -> ReferenceRows:
+    return ReferenceRows(Path(reference["path"]), reference["first"], reference["positions"])
+
+
 def _serve(
-    model: LlamaModel, request: dict[str, Any], say: Callable[[dict[str, Any]], None]
+    model: LlamaModel, request: dict[str, Any], reply: Callable[[dict[str, Any]], None]
 ) -> None:
     """Answer one request; `generate` gives a line for each answer as it ends."""
     match request.pop("do"):
         case "tokenize":
-            say(
-                {
-                    "ids": [
-                        model.tokenize(text, request["parse_special"]) for text in request["texts"]
-                    ]
-                }
-            )
+            reply({"ids": [model.tokenize(text) for text in request["texts"]]})
         case "score":
-            beside = request["given"]
-            given = beside and Given(Path(beside["path"]), beside["first"], beside["places"])
-            found = model.score(request["ids"], request["start"], given)
-            say(
-                {
-                    "logp": found.logp_T.tolist(),
-                    "top": found.top_T.tolist(),
-                    "kl": found.kl_P.tolist(),
-                }
-            )
+            reference = request["reference"] and _from_json(request["reference"])
+            scored = model.score(request["ids"], request["start"], reference)
+            figures = {"logp": scored.logp_T, "top": scored.top_T, "kl": scored.kl_P}
+            reply({name: values.tolist() for name, values in figures.items()})
         case "generate":
-            model.generate(**request, on_done=lambda index, ids: say({"index": index, "ids": ids}))
+            model.generate(
+                **request, on_done=lambda index, ids: reply({"index": index, "ids": ids})
+            )
         case "speed":
-            say(vars(model.speed(**request)))
+            reply(vars(model.speed(**request)))
 
 
 def main() -> None:
-    """The child: requests on standard input, answers on standard output, one JSON object a line."""
+    """Answer requests on standard input by answers on standard output, one JSON object a line."""
     parser = argparse.ArgumentParser(
         prog="python -m distill.llama_cpp.process", description=main.__doc__
     )
@@ -250,16 +249,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what C code prints must not get between the answers
 
-    def say(answer: dict[str, Any]) -> None:
+    def reply(answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
 
     try:
         with LlamaModel(options.pop("file"), **options) as model:
-            say({"num_ids": model.num_ids, "num_known_ids": model.num_known_ids})
+            reply({"num_ids": model.num_ids, "num_known_ids": model.num_known_ids})
             for line in sys.stdin:
-                _serve(model, json.loads(line), say)
+                _serve(model, json.loads(line), reply)
     except DistillError as error:
-        say({"error": str(error), "kind": type(error).__name__})
+        reply({"error": str(error), "kind": type(error).__name__})
     except BrokenPipeError:
         os._exit(1)  # the parent is gone: nobody reads, nothing to save
 

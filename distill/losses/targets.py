@@ -1,9 +1,10 @@
-"""What the teacher said about N positions, in one of three forms; `linear_head_loss` takes any of them.
+"""What the teacher predicts at N positions, in one of four forms; `linear_head_loss` takes any.
 
-Ids are those that teacher and student share, 0 .. vocab_size-1. Probabilities are at the loss temperature: a signal
-keeps the temperature at which it was captured. Tensors of floats are float32, or float64 where everything is.
+Ids are those that teacher and student share, 0 .. vocab_size-1. Probabilities are at the loss
+temperature: a signal keeps the temperature at which it was captured. Tensors of floats are float32,
+or float64 where everything is.
 
-N: positions, K: ids kept for a position, V: shared ids.
+N: positions, K: ids kept for a position, V: shared ids, H: the teacher's hidden width.
 """
 
 from dataclasses import dataclass
@@ -11,15 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distill.losses.head import Head, softcapped
+
 
 @dataclass(frozen=True, eq=False)
 class SampledTargets:
-    """Random-sampling KD (arXiv 2503.16870): ids drawn from the teacher's distribution, with their shares of the draws.
+    """Random-sampling KD (arXiv 2503.16870): ids drawn from the teacher's distribution.
 
     ids_NK: int64; -1 fills a row that has fewer than K ids.
-    weights_NK: share of each id in the draws, counts / n; a row sums to 1. What stands beside a -1 is not read.
-    entropy_N: the teacher's entropy in nats, or None. It turns the reported cross-entropy into an estimate of the
-        KL divergence; the gradient is the same.
+    weights_NK: share of each id in the draws, counts / n; a row sums to 1. What stands beside a -1
+        is not read.
+    entropy_N: the teacher's entropy in nats, or None. It turns the reported cross-entropy into an
+        estimate of the KL divergence; the gradient is the same.
     """
 
     ids_NK: Tensor
@@ -48,8 +52,8 @@ class SampledTargets:
 class TopKTargets:
     """The teacher's likeliest ids, and one bucket for the rest.
 
-    ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, from the end. A row of -1 alone, with
-        tail_logp 0, says nothing: its loss and gradient are 0.
+    ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, from the end. A
+        row of -1 alone, with tail_logp 0, says nothing: its loss and gradient are 0.
     logp_NK: their log-probabilities. What stands beside a -1 is not read.
     tail_logp_N: log of the mass outside the K ids; -inf if there is none.
     """
@@ -79,8 +83,8 @@ class TopKTargets:
 class DenseTargets:
     """The whole distribution, for tests and small vocabularies.
 
-    logp_NV: log-probabilities, renormalised over the V shared ids. May stay in host memory: the loss slices a chunk and
-    moves only that.
+    logp_NV: log-probabilities, renormalised over the V shared ids. May stay in host memory: the
+        loss slices a chunk and moves only that.
     """
 
     logp_NV: Tensor
@@ -103,34 +107,34 @@ class DenseTargets:
 
 @dataclass(frozen=True, eq=False)
 class HeadTargets:
-    """The whole distribution of another model, made from its hidden states when a chunk is asked for: [N, V] is never held.
+    """The whole distribution of another model, made from its hidden states a slice at a time.
 
-    hidden_NH, weight_VH: its hidden states and the rows of its head for the V shared ids; no bias. Logits are
-    `softcap(scale * hidden @ weight.T)`.
+    [N, V] is never held. head: the other model's, cut to the rows of the V shared ids.
     """
 
     hidden_NH: Tensor
-    weight_VH: Tensor
-    scale: float = 1.0
-    softcap: float | None = None
+    head: Head
 
     def __len__(self) -> int:
         return len(self.hidden_NH)
 
     def __getitem__(self, part: slice) -> DenseTargets:
-        logits_nV = (self.hidden_NH[part] @ self.weight_VH.T).float() * self.scale
-        if self.softcap is not None:
-            logits_nV = (logits_nV / self.softcap).tanh() * self.softcap
-        return DenseTargets(logits_nV.log_softmax(-1))
+        logits_nV = self.hidden_NH[part] @ self.head.weight.T
+        if self.head.bias is not None:
+            logits_nV = logits_nV + self.head.bias
+        logits_nV = logits_nV.float() * self.head.scale
+        return DenseTargets(softcapped(logits_nV, self.head.softcap).log_softmax(-1))
 
 
-Targets = SampledTargets | TopKTargets | DenseTargets | HeadTargets
+ChunkTargets = SampledTargets | TopKTargets | DenseTargets  # what a slice of Targets is
+Targets = ChunkTargets | HeadTargets
 
 
 def _check_ids(ids_NK: Tensor) -> None:
     if ids_NK.dim() != 2 or ids_NK.dtype != torch.int64 or ids_NK.shape[1] == 0:
         raise ValueError(
-            f"ids_NK is {ids_NK.dtype} {tuple(ids_NK.shape)}, expected int64 [positions, at least one id]"
+            f"ids_NK is {ids_NK.dtype} {tuple(ids_NK.shape)}, "
+            "expected int64 [positions, at least one id]"
         )
 
 

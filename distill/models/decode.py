@@ -1,11 +1,10 @@
 """Answers of a transformers model to a list of prompts, a seed for each request.
 
-Which prompts are in the list decides the floating-point result, so callers fix that; then the same prompts give the same
-answers, whatever was finished before a kill.
+Which prompts are in the list decides the floating-point result, so callers fix that; then the same
+prompts give the same answers, whatever was finished before a kill.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,17 +18,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from distill.models.sampling import Sampling
 from distill.models.slots import Rolling, has_slots
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-
 
 OnFinished = Callable[[int, list[int], str], None]
 
@@ -40,20 +30,21 @@ def answer(
     *,
     seeds: Sequence[int],
     sampling: Sampling,
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
     pad_id: int,
     on_finished: OnFinished,
     vocab_size: int | None = None,
     num_slots: int | None = None,
     known_lengths: Mapping[int, int] | None = None,
 ) -> None:
-    """Answer `prompts` (token ids), `num_slots` at once (None: all); call `on_finished(index, answer ids, "stop" |
-    "length")` for each, as soon as it ends. Answer ids include the stop token and are below `vocab_size`: the rows of an
-    embedding that stand for no token (Qwen3 has 267 of them) are never drawn.
+    """Answer `prompts` (token ids), `num_slots` at once (None: all).
 
-    `known_lengths` (index -> tokens) are answers that an earlier call with the same arguments gave: they need not be
-    computed again. Where a model cannot do without (see slots.py) they are, and reported once more.
+    Calls `on_finished(index, answer ids, "stop" | "length")` for each, as soon as it ends. Answer ids
+    include the stop token and are below `vocab_size`: the rows of an embedding that stand for no token
+    (Qwen3 has 267 of them) are never drawn.
+
+    `known_lengths` (index -> tokens) are answers that an earlier call with the same arguments gave:
+    they need not be computed again. Where a model cannot do without (see slots.py) they are, and are
+    reported once more.
     """
     num_slots, known = num_slots or len(prompts), known_lengths or {}
     with torch.inference_mode():
@@ -62,44 +53,51 @@ def answer(
                 model,
                 prompts,
                 num_slots=num_slots,
-                max_new_tokens=max_new_tokens,
-                stop_ids=stop_ids,
+                max_new_tokens=sampling.max_new_tokens,
+                stop_ids=sampling.stop_ids,
                 pad_id=pad_id,
                 known_lengths=known,
             )
-            return rolling.run(Drawer(seeds, sampling, max_new_tokens, vocab_size), on_finished)
+            rolling.run(Drawer(seeds, sampling, vocab_size), on_finished)
+            return
         for first in range(0, len(prompts), num_slots):
             part = range(first, min(first + num_slots, len(prompts)))
-            if not known.keys() >= set(part):
-                _answer_batch(
-                    model,
-                    [prompts[i] for i in part],
-                    seeds=[seeds[i] for i in part],
-                    sampling=sampling,
-                    max_new_tokens=max_new_tokens,
-                    stop_ids=stop_ids,
-                    pad_id=pad_id,
-                    vocab_size=vocab_size,
-                    on_finished=lambda i, ids, reason, first=first: on_finished(
-                        first + i, ids, reason
-                    ),
-                )
+            if all(i in known for i in part):
+                continue
+            _answer_batch(
+                model,
+                [prompts[i] for i in part],
+                seeds=[seeds[i] for i in part],
+                sampling=sampling,
+                pad_id=pad_id,
+                vocab_size=vocab_size,
+                on_finished=_shifted(on_finished, first),
+            )
+
+
+def _shifted(on_finished: OnFinished, first: int) -> OnFinished:
+    """Return the callback for a batch whose indices begin at `first`."""
+    return lambda index, ids, reason: on_finished(first + index, ids, reason)
 
 
 class Drawer:
-    """The next token of each row: the likeliest, or the one that the request's own uniform number for that step says."""
+    """Draw the next token of each row.
 
-    def __init__(
-        self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, vocab_size: int | None
-    ):
+    It is the likeliest, or the one that the request's own uniform number for that step says.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, vocab_size: int | None):
         self.sampling, self.vocab_size = sampling, vocab_size
-        # of the requests under way only: there may be many more
+        # of the requests in flight only: there may be many more
         self._uniform_T = lru_cache(1024)(
-            lambda index: uniform(seeds[index], max_new_tokens).numpy()
+            lambda index: uniform(seeds[index], sampling.max_new_tokens).numpy()
         )
 
     def __call__(self, logits_NV: Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
-        """N ids below `vocab_size`; `places`: number of the request and of the token within its answer, a pair a row."""
+        """Return N ids below `vocab_size`.
+
+        `places`: (number of the request, number of the token within its answer) of each row.
+        """
         logits_NV = logits_NV[:, : self.vocab_size].float()
         if self.sampling.temperature == 0:
             return logits_NV.argmax(-1).tolist()
@@ -110,7 +108,7 @@ class Drawer:
 
 
 def uniform(seed: int, num_tokens: int) -> Tensor:
-    """A request's uniform numbers [tokens] in [0, 1), float64, whoever draws for it."""
+    """Return a request's uniform numbers [tokens] in [0, 1), float64, whoever draws for it."""
     return torch.rand(
         num_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
     )
@@ -122,30 +120,32 @@ def _answer_batch(
     *,
     seeds: Sequence[int],
     sampling: Sampling,
-    max_new_tokens: int,
-    stop_ids: Sequence[int],
     pad_id: int,
     on_finished: OnFinished,
     vocab_size: int | None,
 ) -> None:
-    """One batch by transformers' own generate, left-padded, until its longest answer ends: for every kind of cache."""
+    """Answer one batch by transformers' own generate: for every kind of cache.
+
+    Left-padded, until its longest answer ends.
+    """
     width = max(map(len, prompts))
     ids_BT = torch.full((len(prompts), width), pad_id)
     mask_BT = torch.zeros_like(ids_BT)
     for row, prompt in enumerate(prompts):
         ids_BT[row, width - len(prompt) :] = torch.tensor(prompt)
         mask_BT[row, width - len(prompt) :] = 1
-    watcher = _Finished(width, max_new_tokens, stop_ids, on_finished, len(prompts))
     config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=sampling.max_new_tokens,
         do_sample=False,
-        eos_token_id=list(stop_ids),
+        eos_token_id=list(sampling.stop_ids),
         pad_token_id=pad_id,
     )
-    processors: list[LogitsProcessor] = [] if vocab_size is None else [_OnlyTokens(vocab_size)]
-    processors += (
-        [_SeededSampler(seeds, sampling, max_new_tokens, width)] if sampling.temperature > 0 else []
-    )
+    processors: list[LogitsProcessor] = []
+    if vocab_size is not None:
+        processors.append(_OnlyTokens(vocab_size))
+    if sampling.temperature > 0:
+        processors.append(_SeededSampler(seeds, sampling, width))
+    watcher = _Finished(width, sampling, on_finished, len(prompts))
     model.generate(
         input_ids=ids_BT.to(model.device),
         attention_mask=mask_BT.to(model.device),
@@ -156,23 +156,17 @@ def _answer_batch(
 
 
 class _Finished(StoppingCriteria):
-    """Reports each answer once, when it ends; does not stop anything itself."""
+    """Report each answer once, when it ends; stop nothing."""
 
-    def __init__(
-        self,
-        width: int,
-        longest: int,
-        stop_ids: Sequence[int],
-        on_finished: OnFinished,
-        num_rows: int,
-    ):
-        self.width, self.longest, self.on_finished = width, longest, on_finished
-        self.stop_ids = set(stop_ids)
+    def __init__(self, width: int, sampling: Sampling, on_finished: OnFinished, num_rows: int):
+        self.width, self.on_finished = width, on_finished
+        self.max_new_tokens = sampling.max_new_tokens
+        self.stop_ids = set(sampling.stop_ids)
         self.open = set(range(num_rows))
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         last = input_ids[:, -1].tolist()
-        at_limit = input_ids.shape[1] - self.width >= self.longest
+        at_limit = input_ids.shape[1] - self.width >= self.max_new_tokens
         for row in sorted(self.open):
             if last[row] in self.stop_ids or at_limit:
                 reason = "stop" if last[row] in self.stop_ids else "length"
@@ -182,7 +176,7 @@ class _Finished(StoppingCriteria):
 
 
 class _OnlyTokens(LogitsProcessor):
-    """Leaves nothing to the ids from `vocab_size` on."""
+    """Leave nothing to the ids from `vocab_size` on."""
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
@@ -193,11 +187,14 @@ class _OnlyTokens(LogitsProcessor):
 
 
 class _SeededSampler(LogitsProcessor):
-    """Draws each row's token by inverse CDF with that row's own uniforms and leaves only it: argmax then takes it."""
+    """Draw each row's token by inverse CDF with that row's own uniforms.
 
-    def __init__(self, seeds: Sequence[int], sampling: Sampling, max_new_tokens: int, width: int):
+    Only that token is left: argmax then takes it.
+    """
+
+    def __init__(self, seeds: Sequence[int], sampling: Sampling, width: int):
         self.sampling, self.width = sampling, width
-        self.uniform_BN = torch.stack([uniform(s, max_new_tokens) for s in seeds])
+        self.uniform_BN = torch.stack([uniform(s, sampling.max_new_tokens) for s in seeds])
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         uniform_B = self.uniform_BN[:, input_ids.shape[1] - self.width].to(
@@ -208,7 +205,10 @@ class _SeededSampler(LogitsProcessor):
 
 
 def draw(scores_BV: Tensor, uniform_B: Tensor, sampling: Sampling) -> Tensor:
-    """Token ids [B, 1] at temperature, top-k then top-p, from logits and one uniform number in [0, 1) a row."""
+    """Return token ids [B, 1] drawn from logits with one uniform number in [0, 1) a row.
+
+    At the sampling's temperature, top-k first and then top-p.
+    """
     num_ids = scores_BV.shape[1]
     if sampling.top_k and sampling.top_k < num_ids:
         values, ids = scores_BV.topk(sampling.top_k)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import digest
+from distill.core.digests import digest
 from distill.errors import DataError, MissingError
 
 WHOLE_FILE = 64 << 20

@@ -1,23 +1,16 @@
 """The output projection of a model, and the arithmetic around it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from distill.errors import MismatchError
-
-
-@dataclass(frozen=True)
-class Head:
-    """The output projection of a model: `softcap(scale * (hidden @ weight.T + bias))`."""
-
-    weight: Any
-    bias: Any = None
-    scale: float = 1.0
-    softcap: float | None = None
+from distill.losses.head import Head, softcapped
 
 
 def head_of(model: Any) -> Head:
-    """The model's head and the numbers around it. Raises MismatchError where logits cannot be rebuilt from it."""
+    """Return the model's head and the numbers around it.
+
+    Raises MismatchError where logits cannot be rebuilt from it.
+    """
     import torch
 
     layer = model.get_output_embeddings()
@@ -35,8 +28,8 @@ def head_of(model: Any) -> Head:
         ids = torch.arange(8, device=model.device)[None]
         hidden = model.base_model(input_ids=ids).last_hidden_state
         expected = model(input_ids=ids).logits.float()
-        found = logits(head, hidden).float()
-    if (expected - found).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
+        rebuilt = logits(head, hidden).float()
+    if (expected - rebuilt).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
         raise MismatchError(
             f"{type(model).__name__}: its logits are not head(hidden states); this family is not supported"
         )
@@ -44,8 +37,8 @@ def head_of(model: Any) -> Head:
 
 
 def logits(head: Head, hidden: Any) -> Any:
-    """`[..., H]` hidden states to `[..., V]` logits, in the hidden states' dtype."""
+    """Return the logits [..., V] of hidden states [..., H], in the hidden states' dtype."""
     import torch.nn.functional as F
 
-    z = F.linear(hidden, head.weight.to(hidden.dtype), head.bias) * head.scale
-    return z if head.softcap is None else (z / head.softcap).tanh() * head.softcap
+    linear = F.linear(hidden, head.weight.to(hidden.dtype), head.bias) * head.scale
+    return softcapped(linear, head.softcap)

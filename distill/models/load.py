@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import digest
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.models.find import digest_of_files, identity, local_folder
-from distill.recipe import Recipe
+from distill.models.find import local_folder
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,6 @@ def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
     if dtype == "auto":
         dtype = "bfloat16" if device == "cuda" else "float32"
     return Placement(device, dtype, quantization)
-
-
-def teacher_identity(recipe: Recipe) -> str:
-    """Which teacher answers: the identity of its model, and of the GGUF file where that speaks for it."""
-    own = identity(recipe.model_location(recipe.teacher.model), recipe.teacher.revision)
-    return (
-        own if recipe.gguf_teacher is None else digest(own, digest_of_files([recipe.gguf_teacher]))
-    )
 
 
 def quiet() -> None:

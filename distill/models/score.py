@@ -1,7 +1,6 @@
 """Teacher-forced passes: hidden states and log-probabilities at the answer positions of given token sequences."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,20 +8,9 @@ from torch import Tensor
 
 from distill.models.batching import batches_by_length
 from distill.models.head import Head, logits
+from distill.models.sequences import TokenSequence
 
 CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """Token ids of prompt + answer; the answer begins at `answer_start`."""
-
-    ids: Sequence[int]
-    answer_start: int
-
-    @property
-    def num_answer_tokens(self) -> int:
-        return len(self.ids) - self.answer_start
 
 
 @torch.no_grad()

@@ -1,13 +1,15 @@
-"""Rolling decoding: a fixed number of slots, each with its own place in the key/value cache; a slot that is free is refilled.
+"""Continuous batching (rolling decoding): a fixed number of slots, refilled as they become free.
 
-So no answer waits for the longest of its batch, nothing is computed for rows that have ended, and the cache is written
-in place instead of being copied for every token. For models whose cache is keys and values of all positions; a sliding
-window or a recurrent state has no place of its own for a row.
+Each slot has its own place in the key/value cache. So no answer waits for the longest of its batch,
+nothing is computed for rows that have ended, and the cache is written in place instead of being copied
+for every token. For models whose cache is keys and values of all positions; a sliding window or a
+recurrent state has no place of its own for a row.
 
-What is computed when (the schedule) follows from the prompts and from how long their answers are. Where `known_lengths`
-says how long answers of an earlier, killed run were, their rows are kept in the schedule, so that the others get
-matrices of the very same shape and thus the very same floating-point results, but passes in which only known rows take part
-are skipped: a kill costs the rows that were under way, not the whole list.
+What is computed when (the schedule) follows from the prompts and from how long their answers are. Where
+`known_lengths` says how long answers of an earlier, killed run were, their rows are kept in the
+schedule, so that the others get matrices of the very same shape and thus the very same floating-point
+results, but passes in which only known rows take part are skipped: a kill costs the rows that were in
+flight, not the whole list.
 
 On a GPU a step is a recorded graph (graphed_step.py) where the model's can be.
 """

@@ -1,9 +1,9 @@
-"""The first answers: a few prompts that `probe` and `estimate` ask before the others.
+"""The pilot sample: a few prompts that `probe` and `estimate` ask before the others.
 
     generate/probe.json     which prompts those were, a group each time, and what the last ones took
 
-The answers go into generate's own log under generate's own keys, and `generate` decodes each group by itself
-(`answers.probed`), so that it asks none of them again.
+The answers go into generate's own log under generate's own keys, and `generate` decodes each group by
+itself (teachers/log.py: pilot_groups), so that it asks none of them again.
 """
 
 import json
@@ -13,23 +13,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import generate, tasks
-from distill.chat.tokenizers import Tokenizers, tokenizers_of
-from distill.core.jsonl import digest, write_atomic
+from distill import generate, tasks, teachers
+from distill.core.digests import digest
+from distill.core.files import write_atomic
+from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
+from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
 from distill.recipe import Recipe
-from distill.teachers.answers import answered, ask
-from distill.teachers.log import Request, best_rows, num_prompt_tokens, read_answers, request_maker
-from distill.teachers.server.budget import Ledger, Spent
+from distill.teachers.answers import answer_lengths, ask
+from distill.teachers.base import Teacher
+from distill.teachers.keys import request_maker
+from distill.teachers.log import read_best_rows
+from distill.teachers.requests import Request, RequestOptions
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What some answers took. Tokens as the tokenizer counts them, and of a server also as it counts (and bills) them itself:
-    0 where it does not say. `seconds` without loading a model; `at_once`: requests under way together at most, of a server."""
+class Measured:
+    """What some answers took.
+
+    Tokens as the tokenizer counts them, and of a server also as it counts (and bills) them itself: 0
+    where it does not say. `seconds` without loading a model; `at_once`: requests in flight together at
+    most, of a server.
+    """
 
     num_answers: int
     prompt_tokens: int
@@ -42,88 +50,126 @@ class Taken:
 
 
 @dataclass(frozen=True)
-class FirstAnswers:
-    """All that is needed to ask. `prompts`: those that generate would ask; `stage`: its folder."""
+class PilotSample:
+    """All that is needed to ask. `prompts`: those that generate would ask."""
 
-    recipe: Recipe
-    stage: Path
-    team: Processes
-    location: str
-    tokenizers: Tokenizers
+    generation: Generation
     prompts: list[Prompt]
-    held_out: list[Prompt]
 
     @classmethod
-    def of(cls, recipe: Recipe, stage: Path, team: Processes) -> "FirstAnswers":
-        tasks.grader(
-            recipe.generate
-        )  # what this machine lacks for it is said before anything is asked
-        location = recipe.model_location(recipe.teacher.model)
-        tokenizers = tokenizers_of(recipe)
+    def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "PilotSample":
+        tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
+        teacher = teachers.connect(recipe, folder, processes.local_rank)
+        _ = teacher.tokenizers  # as is a tokenizer that is not there
         prompts, held_out = split_prompts(recipe)
-        worth_asking, _ = generate.judge_prompts(
-            recipe, prompts, held_out, are_all=not any(s.expand for s in recipe.generate.prompts)
+        teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
+        worth_asking, _ = generate.select_prompts(
+            recipe, prompts, held_out, are_all=not teacher_writes_some
         )
-        return cls(recipe, stage, team, location, tokenizers, worth_asking, held_out)
+        generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)
+        return cls(generation, worth_asking)
+
+    @property
+    def stage(self) -> Path:
+        return self.generation.stage
+
+    @property
+    def teacher(self) -> Teacher:
+        return self.generation.teacher
 
     def ask(self, chosen: list[Prompt]) -> list[Request]:
-        """The first request of each prompt, after asking for the answers that are not on disk."""
-        tokenizer = self.tokenizers.asked
-        make = request_maker(self.recipe, tokenizer)
+        """Return the first request of each prompt, after asking for the answers that are not on disk."""
+        recipe, processes = self.generation.recipe, self.generation.processes
+        options, log = RequestOptions.of(recipe), self.teacher.logs.answers
+        make = request_maker(self.teacher, options)
         requests = [make(prompt, 0) for prompt in chosen]
-        said = read(self.stage)
-        groups = said.get("groups", [])
-        if new := [p.id for p in chosen if not any(p.id in group for group in groups)]:
-            groups.append(new)
-        self.team.barrier()  # every rank has read it
-        if self.team.is_main:
-            write(self.stage, said | {"groups": groups})
-        before = answered(self.recipe, self.stage / "raw")
-        self.team.barrier()
-        spent = Spent(Ledger(self.stage, self.recipe.generate))
-        seconds = ask(
-            self.recipe, requests, self.stage / "raw", self.location, tokenizer, self.team, spent
-        )
-        if self.team.is_main and (asked := [r for r in requests if r.key not in before]):
-            rows = best_rows(read_answers(self.stage / "raw")[0])
-            # those of a server, and where it tells what it counts; not what it took to know the server
-            served = [] if spent.num_untold else [rows[r.key].get("server", {}) for r in asked]
-            taken = Taken(
-                len(asked),
-                sum(num_prompt_tokens(r, tokenizer) for r in asked),
-                sum(len(rows[r.key]["token_ids"]) for r in asked),
-                seconds,
-                spent.most_at_once,
-                spent.mine.num_bytes,
-                *(
-                    sum(s.get(name, 0) for s in served)
-                    for name in ("prompt_tokens", "answer_tokens")
-                ),
-            )
-            write(self.stage, said | {"groups": groups, "taken": asdict(taken)})
+        notes = self._with_group([prompt.id for prompt in chosen])
+        before = answer_lengths(recipe, log)
+        processes.barrier()
+        with self.teacher as teacher:
+            seconds = ask(teacher, requests, options, log, processes)
+        asked = [request for request in requests if request.key not in before]
+        if processes.is_main and asked:
+            measured = self._measured(asked, seconds)
+            write(self.stage, notes | {"taken": asdict(measured)})
         return requests
 
-    def taken(self) -> Taken | None:
-        """What the last answers that were asked took."""
-        said = read(self.stage).get("taken")
-        return Taken(**said) if said else None
+    def _with_group(self, prompt_ids: list[str]) -> dict[str, Any]:
+        """Return the notes, with the prompts that no group has yet as a new one, after writing them."""
+        notes = read(self.stage)
+        groups = notes.get("groups", [])
+        known = {prompt_id for group in groups for prompt_id in group}
+        new = [prompt_id for prompt_id in prompt_ids if prompt_id not in known]
+        if new:
+            groups.append(new)
+        notes |= {"groups": groups}
+        self.generation.processes.barrier()  # every rank has read it
+        if self.generation.processes.is_main:
+            write(self.stage, notes)
+        return notes
+
+    def _measured(self, asked: list[Request], seconds: float) -> Measured:
+        """Return what these answers took."""
+        rows, budget = self.rows(), self.teacher.budget
+        tokenizer = self.teacher.tokenizers.asked
+        served = [rows[request.key].get("server", {}) for request in asked]
+        if (
+            budget.num_unreported
+        ):  # then what is billed is not known; requests of discovery are not in it
+            served = []
+        return Measured(
+            len(asked),
+            sum(num_prompt_tokens(request, tokenizer) for request in asked),
+            sum(len(rows[request.key]["token_ids"]) for request in asked),
+            seconds,
+            budget.most_at_once,
+            budget.own.num_bytes,
+            sum(usage.get("prompt_tokens", 0) for usage in served),
+            sum(usage.get("answer_tokens", 0) for usage in served),
+        )
+
+    def rows(self) -> dict[str, Row]:
+        """Return the best row of each answer on disk, by its key."""
+        return read_best_rows(self.teacher.logs.answers)
+
+    def filter(self, requests: list[Request]) -> Filtered:
+        """Return the answers, and why generate would drop each."""
+        return generate.filter_answers(self.generation, requests, self.rows())
+
+    def measured(self) -> Measured | None:
+        """Return what the last answers that were asked took."""
+        measured = read(self.stage).get("taken")
+        return Measured(**measured) if measured else None
+
+
+def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
+    """Count a prompt's tokens: as the teacher's tokenizer does, or of a conversation, about, another's."""
+    if request.prompt_ids:
+        return len(request.prompt_ids)
+    return len(tokenizer(request.prompt.full_text, add_special_tokens=False).input_ids)
 
 
 @contextmanager
-def working(recipe: Recipe) -> Iterator[tuple[Path, Processes]]:
-    """(generate's folder, all processes), nobody else at work in the run folder. Raises what `pipeline.run` raises."""
+def working(recipe: Recipe) -> Iterator[tuple[RunFolder, Processes]]:
+    """Yield (run folder, all processes), with nobody else at work there.
+
+    Raises what `pipeline.run` raises.
+    """
     folder = RunFolder.of(recipe)
-    with at_work(recipe, folder) as team:
-        yield folder.stage("generate"), team
+    with at_work(recipe, folder) as processes:
+        yield folder, processes
 
 
-def by_lot(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
-    """The prompts of each language in the order of a lot: the same every time, and for `probe` and `estimate` alike, so
-    that the one finds what the other has asked."""
-    found: dict[str, list[Prompt]] = {}
+def in_random_order(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
+    """Return the prompts of each language in a fixed random order.
+
+    It is the same every time, and for `probe` and `estimate` alike, so that the one finds what the other
+    has asked.
+    """
+    by_language: dict[str, list[Prompt]] = {}
     for prompt in sorted(prompts, key=lambda p: digest("probe", p.id)):
-        found.setdefault(prompt.language, []).append(prompt)
-    return found
+        by_language.setdefault(prompt.language, []).append(prompt)
+    return by_language
 
 
 def read(stage: Path) -> dict[str, Any]:
@@ -131,5 +177,5 @@ def read(stage: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def write(stage: Path, said: dict[str, Any]) -> None:
-    write_atomic(stage / "probe.json", json.dumps(said, ensure_ascii=False))
+def write(stage: Path, notes: dict[str, Any]) -> None:
+    write_atomic(stage / "probe.json", json.dumps(notes, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""What the machine at hand has: cores, memory, a GPU, free disk, and how fast it multiplies matrices."""
+"""What the machine at hand has: cores, memory, a GPU, free disk, and how fast it multiplies."""
 
 import os
 import shutil
@@ -6,10 +6,12 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
-# operations a second in half precision, as large products reach them, and bytes a second of the GPU's memory, by its makers
+# Operations a second in half precision, as large products reach them, and bytes a second of the
+# GPU's memory, by its makers
 GPU_SPEEDS = {
     "H100": (400e12, 3.3e12),
     "H200": (400e12, 4.8e12),
@@ -20,6 +22,9 @@ GPU_SPEEDS = {
     "T4": (20e12, 0.32e12),
 }
 OTHER_GPU_SPEEDS = (30e12, 0.3e12)
+# What is never free for a model: the system and the user's other programs; on a GPU the screen and
+# CUDA's own context
+KEPT_BYTES, KEPT_GPU_BYTES = 1.5 * GB, 0.5 * GB
 
 
 @dataclass(frozen=True)
@@ -37,79 +42,111 @@ class Machine:
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
         return (
-            f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, {self.disk_free / GB:.1f} GB of disk free, "
-            f"{self.flops / 1e9:,.0f} GFLOP/s"
+            f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, "
+            f"{self.disk_free / GB:.1f} GB of disk free, {self.flops / 1e9:,.0f} GFLOP/s"
         )
-
-
-# what is never free for a model: the system and the user's other programs; on a GPU the screen and CUDA's own context
-KEPT_BYTES, KEPT_GPU_BYTES = 1.5 * GB, 0.5 * GB
 
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes for a model, without what the system keeps: `loaded`, where models are loaded (`name`: the GPU, or this machine),
-    and `ram`, where llama.cpp runs."""
+    """Bytes for a model, without what the system keeps.
+
+    `loaded` is where models are loaded (`name`: the GPU, or this machine), `ram` where llama.cpp
+    runs.
+    """
 
     name: str
     loaded: float
     ram: float
 
 
+class Gpu(NamedTuple):
+    """A GPU: its name, and the bytes of its memory."""
+
+    name: str
+    memory: float
+
+
 def room_for_models() -> Room:
-    gpu, gpu_memory = _gpu()
-    ram = max(0.0, _memory() - KEPT_BYTES)
-    return (
-        Room(gpu, gpu_memory - KEPT_GPU_BYTES, ram)
-        if gpu
-        else Room("this machine (no GPU)", ram, ram)
-    )
+    """Return how many bytes of this machine a model may take."""
+    ram = max(0.0, memory_bytes() - KEPT_BYTES)
+    gpu = _first_gpu()
+    if gpu is None:
+        return Room("this machine (no GPU)", ram, ram)
+    return Room(gpu.name, gpu.memory - KEPT_GPU_BYTES, ram)
 
 
-def _memory() -> int:
+def memory_bytes() -> int:
+    """Return the bytes of memory of this machine, or of this container or batch job if less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")  # a container's or batch job's own limit
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, int(text))
-    return memory
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if not limit.is_file():
+        return memory
+    text = limit.read_text().strip()
+    return min(memory, int(text)) if text.isdigit() else memory
 
 
-def this_machine(place: Path, *, with_gpu: bool = True) -> Machine:
-    """`place`: where files will be written; `with_gpu` False: a recipe that leaves the GPU alone."""
-    existing = next(p for p in [place, *place.parents] if p.exists())
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    gpu, gpu_memory = _gpu() if with_gpu else (None, 0.0)
-    known = [speeds for name, speeds in GPU_SPEEDS.items() if gpu and name in gpu]
-    flops, bandwidth = (
-        (known or [OTHER_GPU_SPEEDS])[0] if gpu else (_cpu_flops() * CPU_EFFICIENCY, 0.0)
-    )
+def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
+    """Return what this machine has.
+
+    `folder`: where files will be written, whether it is there yet or not. `with_gpu` False: for a
+    recipe that leaves the GPU alone.
+    """
+    existing = next(path for path in [folder, *folder.parents] if path.exists())
+    gpu = _first_gpu() if with_gpu else None
+    flops, bandwidth = _speeds(gpu)
     return Machine(
-        cores, _memory(), shutil.disk_usage(existing).free, gpu, gpu_memory, flops, bandwidth
+        cores=_num_cores(),
+        memory=memory_bytes(),
+        disk_free=shutil.disk_usage(existing).free,
+        gpu=gpu.name if gpu else None,
+        gpu_memory=gpu.memory if gpu else 0.0,
+        flops=flops,
+        bandwidth=bandwidth,
     )
 
 
-def _gpu() -> tuple[str | None, float]:
-    """(name, bytes) of the first NVIDIA GPU, by nvidia-smi."""
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _speeds(gpu: Gpu | None) -> tuple[float, float]:
+    """Return operations a second, and bytes a second of a GPU's memory."""
+    if gpu is None:
+        return _cpu_flops() * CPU_EFFICIENCY, 0.0
+    for name, speeds in GPU_SPEEDS.items():
+        if name in gpu.name:
+            return speeds
+    return OTHER_GPU_SPEEDS
+
+
+def _first_gpu() -> Gpu | None:
+    """Return the first NVIDIA GPU that nvidia-smi lists."""
     if not shutil.which("nvidia-smi"):
-        return None, 0.0
+        return None
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
-    found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    if found.returncode or not found.stdout.strip():
-        return None, 0.0
-    name, _, megabytes = found.stdout.strip().splitlines()[0].rpartition(",")
-    return name.strip(), float(megabytes) * 2**20
+    listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    lines = listed.stdout.strip().splitlines()
+    if listed.returncode or not lines:
+        return None
+    name, _, megabytes = lines[0].rpartition(",")
+    return Gpu(name.strip(), float(megabytes) * 2**20)
 
 
 def _cpu_flops() -> float:
-    """Float32 operations a second of a matrix product on all cores, measured for a tenth of a second."""
+    """Return float32 operations a second of a matrix product on all cores.
+
+    They are measured for a tenth of a second.
+    """
     import numpy as np
 
-    a = np.ones((512, 512), np.float32)
-    np.matmul(a, a)
-    count, start = 0, time.perf_counter()
+    size = 512
+    matrix = np.ones((size, size), np.float32)
+    np.matmul(matrix, matrix)
+    num_products, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < 0.1:
-        np.matmul(a, a)
-        count += 1
-    return count * 2 * 512**3 / elapsed
+        np.matmul(matrix, matrix)
+        num_products += 1
+    return num_products * 2 * size**3 / elapsed

@@ -1,106 +1,141 @@
-"""The student's model card: what a person must know, and must pass on, before using it."""
+"""The student's model card: what a person must know, and must pass on, before using it.
 
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
-
-from distill.core.run_folder import Manifest
-from distill.recipe import Recipe
-from distill.recipe.sections import W16A16
-from distill.reporting.page import table_text
-
-
-def model_card(
-    recipe: Recipe, manifests: dict[str, Manifest], table: list[dict[str, Any]], verdict: str
-) -> str:
-    student, data = manifests["initialize"].result, manifests["generate"].result
-    licence = manifests["plan"].result["licence"]
-    sources = ", ".join(f"`{source.name}`" for source in recipe.generate.prompts)
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    start = {
-        "random": "random weights of a Qwen3 shape",
-        "base": f"{recipe.student.model} (revision {recipe.student.revision or 'not pinned'})",
-        "layers": f"{student['num_layers']} evenly spaced layers of {recipe.student.model} "
-        f"(revision {recipe.student.revision or 'not pinned'})",
-    }[recipe.student.method]
-    duties = (
-        "\n".join(f"- {duty}" for duty in licence["duties"]) or "- none recorded in the catalogue"
-    )
-    languages = "\n".join(f"  - {language}" for language in recipe.languages)
-    steps = manifests["train"].result["roles"]["student"]["num_steps"]
-    quantized = manifests["quantize"].result
-    bits = round(8 * quantized["student_bytes"] / student["num_parameters"])
-    files = (
-        "\n".join(f"- {_file(name, check)}" for name, check in quantized["formats"].items())
-        or "- No quantized files."
-    )
-    base = f"base_model: {recipe.student.model}\n" if recipe.student.model else ""
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-{base}language:
-{languages}
-tags:
-  - distillation
----
-
-# {recipe.report.title or recipe.name}
-
-A student of {student["num_parameters"]:,} parameters, distilled from **{recipe.teacher.model}**. Modified on {today}: initialized,
-distilled and quantized with `distill`.
-
-## Lineage
-
-- Teacher: {recipe.teacher.model}, revision {recipe.teacher.revision or "not pinned"}, {_way(recipe)}.
-- Student began as: {start}.
-- Data: {data["num_kept"]:,} answers of the teacher to {data["num_prompts"]:,} prompts of {sources}, filtered
-  (dropped: {", ".join(f"{k} {v}" for k, v in data["dropped_by_reason"].items()) or "none"}).
-- Training: {_training(recipe, data.get("retold"))}, {steps:,} steps.
-
-## Files
-
-- `train/student`: the student as it was trained, for further training, {bits}-bit weights, any adapter merged in.
-{files}
-
-## Licences
-
-{licence["level"]}: {"; ".join(licence["sentences"])}
-
-{duties}
-
-Model names are used only to state origin. This is not legal advice.
-
-## Figures
-
-{manifests["evaluate"].result["num_examples"]} held-out prompts; NLL in nats a token of the teacher's sampled answers.
-
-```
-{table_text(table)}
-```
-
-{verdict}
-
-## Limits
-
-- Measured on prompts of the same kind as the training data; nothing is known about other uses.
-- Safety, refusals and content bias were not measured. A student inherits them from its teacher.
-- llama.cpp does not normalise text: give the GGUF files NFC text, or Bengali, Hindi and Yoruba may be read as other tokens.
-- Do not use it where a wrong answer can hurt somebody.
+The front matter is the hub's: https://huggingface.co/docs/hub/model-cards
 """
 
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
-def _training(recipe: Recipe, difference: str | None) -> str:
-    if recipe.capture.signal == "none":
-        own = f", in the student's own tokenizer ({difference})" if difference else ""
-        return f"cross-entropy on the text of the answers{own}"
-    return (
-        f"{recipe.train.divergence} on the {recipe.capture.signal} signal (weight {recipe.train.soft_weight}), cross-entropy\n"
-        f"  (weight {recipe.train.hard_weight}), hidden states (weight {recipe.train.hidden_weight})"
+from huggingface_hub import ModelCardData
+
+from distill.catalog import catalog
+from distill.core.results import FileCheck
+from distill.formats import FORMATS
+from distill.recipe import Recipe
+from distill.reporting.rendering import render_markdown
+from distill.reporting.results import RunResults
+from distill.reporting.table import ModelRow, table_text
+
+# Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
+# several licences there (llama3.1, llama3.2, ...).
+# https://huggingface.co/docs/hub/repositories-licenses
+HUB_LICENCES = {"apache-2.0": "apache-2.0", "mit": "mit", "gemma-2025": "gemma"}
+
+
+@dataclass(frozen=True)
+class HubLicence:
+    """A licence as a hub's metadata has it.
+
+    One that the hub has no identifier for is `other`, with a name and a link to its text: here to a
+    file beside the card.
+    """
+
+    identifier: str | None = None
+    name: str | None = None
+    link: str | None = None
+
+
+@dataclass(frozen=True)
+class File:
+    """A quantized file as the card lists it; `path` is relative to the run folder."""
+
+    path: str
+    runtimes: str
+    megabytes: str
+    bits_per_weight: float
+    failed: str | None
+
+
+def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdict: str) -> str:
+    """Return the card: front matter for a model hub, then Markdown."""
+    student = results.initialize
+    metadata = card_metadata(recipe)
+    body = render_markdown(
+        "model_card.md.jinja",
+        title=recipe.report.title or recipe.name,
+        today=datetime.now(UTC).strftime("%Y-%m-%d"),
+        num_parameters=student.num_parameters,
+        teacher=recipe.teacher,
+        teacher_runtime=_teacher_runtime(recipe),
+        starting_point=_starting_point(recipe, student.num_layers),
+        generate=results.generate,
+        sources=[source.name for source in recipe.generate.prompts],
+        training=_training(recipe, results.generate.retokenized),
+        num_steps=results.train.roles["student"].num_steps,
+        student_bits=round(8 * results.quantize.student_bytes / student.num_parameters),
+        files=[_file(name, check) for name, check in results.quantize.formats.items()],
+        licence=results.licence,
+        needs_licence_file=metadata.license == "other",
+        num_examples=results.evaluate.num_examples,
+        table=table_text(rows),
+        verdict=verdict,
+    )
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
+
+
+def card_metadata(recipe: Recipe) -> ModelCardData:
+    """Return the front matter.
+
+    Base model and data sets are named if they are the hub's: a folder of this machine means nothing
+    there. The body names them all.
+    """
+    datasets = [_hub_id(source.dataset) for source in recipe.generate.prompts]
+    licence = _hub_licence(recipe)
+    return ModelCardData(
+        base_model=_hub_id(recipe.student.model),
+        datasets=list(dict.fromkeys(name for name in datasets if name)) or None,
+        language=list(recipe.languages),
+        library_name="transformers",
+        license=licence.identifier,
+        license_name=licence.name,
+        license_link=licence.link,
+        pipeline_tag="text-generation",
+        tags=["distillation"],
     )
 
 
-def _way(recipe: Recipe) -> str:
-    """How the teacher was run."""
+def _hub_id(name: str | None) -> str | None:
+    """Return the name if it is a hub id; the others are folders, as the recipe tells them apart."""
+    return None if name is None or name.startswith((".", "/", "~")) else name
+
+
+def _hub_licence(recipe: Recipe) -> HubLicence:
+    """Return what the hub is told of the licences of teacher and base, which hold together.
+
+    Where one of the two models has a licence that neither catalogue nor recipe knows, nothing is
+    told: it is never guessed. Raise RecipeError for a declared one that is not in the catalogue.
+    """
+    licences = [_licence_keys(recipe.teacher.model, recipe.teacher.licence)]
+    if recipe.student.model is not None:
+        licences.append(_licence_keys(recipe.student.model, recipe.student.licence))
+    if not all(licences):
+        return HubLicence()
+    keys = sorted(set().union(*licences))
+    if len(keys) == 1 and keys[0] in HUB_LICENCES:
+        return HubLicence(HUB_LICENCES[keys[0]])
+    return HubLicence("other", name="-and-".join(keys), link="LICENSE")
+
+
+def _licence_keys(model: str, declared: str | None) -> set[str]:
+    """Return the catalogue's licence of this model and the one that the recipe declares, if any."""
+    keys = set() if declared is None else {catalog.licence(declared).key}
+    known = catalog.find(model)
+    return keys if known is None else keys | {known.licence}
+
+
+def _starting_point(recipe: Recipe, num_layers: int) -> str:
+    student = recipe.student
+    if student.method == "random":
+        return "random weights of a Qwen3 shape"
+    model = f"{student.model} (revision {student.revision or 'not pinned'})"
+    if student.method == "layers":
+        return f"{num_layers} evenly spaced layers of {model}"
+    return model
+
+
+def _teacher_runtime(recipe: Recipe) -> str:
+    """Return how the teacher was run."""
     if recipe.teacher.gguf:
         return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}"
     if recipe.teacher.server:
@@ -108,8 +143,27 @@ def _way(recipe: Recipe) -> str:
     return f"run locally, quantization {recipe.teacher.quantization}"
 
 
-def _file(name: str, check: dict[str, Any]) -> str:
-    place = f"quantize/{name}.gguf" if check["runtime"] == "llama.cpp" else f"quantize/{name}"
-    failed = f"; **failed**: {check['failed']}" if check.get("failed") else ""
-    others = " and vLLM" if name in (W16A16, "w4a16") else ""
-    return f"`{place}`: for {check['runtime']}{others}, {check['bytes'] / 1e6:,.2f} MB, {check['bits_per_weight']} bits a weight{failed}"
+def _training(recipe: Recipe, tokenizer_difference: str | None) -> str:
+    """Return the losses and their weights."""
+    train = recipe.train
+    if recipe.capture.signal == "none":
+        own = ""
+        if tokenizer_difference:
+            own = f", in the student's own tokenizer ({tokenizer_difference})"
+        return f"cross-entropy on the text of the answers{own}"
+    return (
+        f"{train.divergence} on the {recipe.capture.signal} signal (weight {train.soft_weight}), "
+        f"cross-entropy\n  (weight {train.hard_weight}), "
+        f"hidden states (weight {train.hidden_weight})"
+    )
+
+
+def _file(name: str, check: FileCheck) -> File:
+    format = FORMATS[name]
+    return File(
+        path=str(format.path(Path("quantize"))),
+        runtimes=f"{check.runtime} and vLLM" if format.in_vllm else check.runtime,
+        megabytes=f"{check.bytes / 1e6:,.2f}",
+        bits_per_weight=check.bits_per_weight,
+        failed=check.failed,
+    )

@@ -2,101 +2,111 @@
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.core.run_folder import Manifest
+from distill.core.results import TrainResult
+from distill.reporting.table import ModelRow
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
 OTHER = "#7a9e7e"
 LABEL_WIDTH = 0.35  # of a format's name, in e-folds of size
+LABEL_HEIGHT = 10  # in points
+PLOT_HEIGHT = 170  # in points, about
 
 
-def loss_curves(train: Path, manifests: dict[str, Manifest]) -> str:
-    """Validation NLL over steps for student and control."""
+def loss_curves(train: Path, result: TrainResult) -> str:
+    """Draw the validation NLL over the steps for student and control; `train` is the folder."""
     from distill.training.metrics import read_metrics
 
     figure, axes = _figure()
-    for role, result in manifests["train"].result["roles"].items():
-        points = [
-            r for r in read_metrics(train / f"{role}.metrics.jsonl") if "validation_loss" in r
-        ]
-        x, y = [p["step"] for p in points], [p["validation_loss"] for p in points]
-        axes.plot(x, y, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
-        if result["kept_step"]:
-            kept = [(a, b) for a, b in zip(x, y, strict=True) if a == result["kept_step"]]
-            axes.plot(
-                *zip(*kept, strict=True),
-                marker="o",
-                markersize=9,
-                fillstyle="none",
-                color=COLOURS[role],
-            )
+    for role, trained in result.roles.items():
+        colour = COLOURS[role]
+        metrics = read_metrics(train / f"{role}.metrics.jsonl")
+        points = [(m["step"], m["validation_loss"]) for m in metrics if "validation_loss" in m]
+        steps, losses = [step for step, _ in points], [loss for _, loss in points]
+        axes.plot(steps, losses, color=colour, label=role, marker=".", linewidth=1.6)
+        if trained.kept_step:
+            kept = [point for point in points if point[0] == trained.kept_step]
+            _draw_rings(axes, kept, colour)
     axes.set_xlabel("optimizer step (ring: the weights that were kept)")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     axes.legend(frameon=False)
     return _svg(figure)
 
 
-def quality(table: list[dict[str, Any]]) -> str:
-    """Exact match with its interval (or NLL where there is no task) of teacher, control, student and every file."""
+def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -> None:
+    ring = {"marker": "o", "markersize": 9, "fillstyle": "none"}
+    axes.plot(*zip(*points, strict=True), **ring, color=colour)
+
+
+def quality(rows: Sequence[ModelRow]) -> str:
+    """Draw the exact match with its interval, or the NLL where there is no task, of every model."""
+    if rows[0].exact_match is not None:
+        return _exact_match_bars(rows)
+    return _nll_bars([row for row in rows if row.nll is not None])  # on a server a teacher has none
+
+
+def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
     figure, axes = _figure()
-    by_match = table[0]["exact_match"] is not None
-    table = [
-        row for row in table if by_match or row["nll"] is not None
-    ]  # a teacher on a server has no NLL
-    for i, row in enumerate(reversed(table)):
-        colour = COLOURS.get(row["model"], OTHER)
-        value = 100 * row["exact_match"] if by_match else row["nll"]
-        axes.barh(i, value, color=colour, height=0.62)
-        edge = value
-        if by_match:
-            low, high = (100 * x for x in row["interval"])
-            edge = high
-            axes.plot([low, high], [i, i], color="black", linewidth=1.2)
-        axes.text(
-            edge + (1.0 if by_match else 0.005),
-            i,
-            f"{value:.1f}" if by_match else f"{value:.3f}",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(range(len(table)), [row["model"] for row in reversed(table)])
-    axes.set_xlabel(
-        "exact match, % (line: 95 % interval)" if by_match else "NLL, nats a token (less is better)"
-    )
-    if by_match:
-        axes.set_xlim(0, 112)
+    for position, row in enumerate(reversed(rows)):
+        assert row.exact_match is not None and row.interval is not None  # as the first row has them
+        percent = 100 * row.exact_match
+        low, high = (100 * end for end in row.interval)
+        axes.barh(position, percent, color=_colour(row), height=0.62)
+        axes.plot([low, high], [position, position], color="black", linewidth=1.2)
+        axes.text(high + 1.0, position, f"{percent:.1f}", va="center", fontsize=8)
+    _name_bars(axes, [row.model for row in reversed(rows)])
+    axes.set_xlabel("exact match, % (line: 95 % interval)")
+    axes.set_xlim(0, 112)
     return _svg(figure)
 
 
-def size_against_quality(table: list[dict[str, Any]]) -> str:
-    """Bytes on disk against the NLL of the teacher's answers; a cross is a file that failed its check."""
+def _nll_bars(rows: Sequence[ModelRow]) -> str:
     figure, axes = _figure()
-    rows = [row for row in table if row["bytes"]]
-    sizes = [row["bytes"] / 1e6 for row in rows]
-    for row, height in _apart(rows):
-        axes.plot(
-            row["bytes"] / 1e6,
-            row["nll"],
-            "x" if row["failed"] else "o",
-            color=COLOURS.get(row["model"], OTHER),
-        )
-        axes.annotate(
-            row["model"],
-            (row["bytes"] / 1e6, row["nll"]),
-            xytext=(6, height),
-            textcoords="offset points",
-            fontsize=8,
-        )
+    for position, row in enumerate(reversed(rows)):
+        assert row.nll is not None
+        axes.barh(position, row.nll, color=_colour(row), height=0.62)
+        axes.text(row.nll + 0.005, position, f"{row.nll:.3f}", va="center", fontsize=8)
+    _name_bars(axes, [row.model for row in reversed(rows)])
+    axes.set_xlabel("NLL, nats a token (less is better)")
+    return _svg(figure)
+
+
+@dataclass(frozen=True)
+class SizedModel:
+    """A model that has a size on disk, and its NLL."""
+
+    name: str
+    bytes: int
+    nll: float
+    failed: bool
+
+    @property
+    def megabytes(self) -> float:
+        return self.bytes / 1e6
+
+
+def size_against_quality(rows: Sequence[ModelRow]) -> str:
+    """Draw the bytes on disk against the NLL of the teacher's answers.
+
+    A cross is a file that failed its check.
+    """
+    models = [
+        SizedModel(row.model, row.bytes, row.nll, row.failed is not None)
+        for row in rows
+        if row.bytes and row.nll is not None
+    ]
+    figure, axes = _figure()
+    for model, height in _label_heights(models):
+        point = model.megabytes, model.nll
+        axes.plot(*point, "x" if model.failed else "o", color=COLOURS.get(model.name, OTHER))
+        axes.annotate(model.name, point, xytext=(6, height), textcoords="offset points", fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.15)
-    ticks = [
-        m * 10.0**e
-        for e in range(-2, 6)
-        for m in (1, 2, 3, 5)
-        if min(sizes) * 0.8 < m * 10.0**e < max(sizes) * 1.3
-    ]
+    ticks = _log_ticks([model.megabytes for model in models])
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("size on disk, MB (log scale)")
@@ -104,48 +114,71 @@ def size_against_quality(table: list[dict[str, Any]]) -> str:
     return _svg(figure)
 
 
-def _apart(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
-    """(row, height of its label in points): labels stand clear of other labels and of points to the right."""
-    nll = [row["nll"] for row in rows]
-    points_a_nat = 170 / (max(nll) - min(nll) or 1.0)
-    placed: list[tuple[dict[str, Any], float]] = []
-    for row in sorted(rows, key=lambda r: r["nll"]):
-        at, own = math.log(row["bytes"]), row["nll"] * points_a_nat
-        labels = [h for other, h in placed if abs(at - math.log(other["bytes"])) < LABEL_WIDTH]
-        points = [
-            r["nll"] * points_a_nat - 3
-            for r in rows
-            if 0.02 < math.log(r["bytes"]) - at < LABEL_WIDTH
+def _log_ticks(sizes: Sequence[float]) -> list[float]:
+    """Return 1, 2, 3 and 5 of every power of ten that lie among the sizes, or just beyond."""
+    low, high = min(sizes) * 0.8, max(sizes) * 1.3
+    steps = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 2, 3, 5)]
+    return [tick for tick in steps if low < tick < high]
+
+
+def _label_heights(models: Sequence[SizedModel]) -> list[tuple[SizedModel, int]]:
+    """Return each model with the height of its label above its point, in points.
+
+    Labels stand clear of other labels and of points to the right.
+    """
+    nll = [model.nll for model in models]
+    points_a_nat = PLOT_HEIGHT / (max(nll) - min(nll) or 1.0)
+    placed: list[tuple[SizedModel, float]] = []
+    for model in sorted(models, key=lambda model: model.nll):
+        log_size = math.log(model.bytes)
+        labels = [
+            height
+            for other, height in placed
+            if abs(log_size - math.log(other.bytes)) < LABEL_WIDTH
         ]
-        height = own - 3
-        while any(abs(height - y) < 10 for y in [*labels, *points]):
-            height += 2
-        placed.append((row, height))
-    return [(row, round(height - row["nll"] * points_a_nat)) for row, height in placed]
+        points = [
+            other.nll * points_a_nat - 3
+            for other in models
+            if 0.02 < math.log(other.bytes) - log_size < LABEL_WIDTH
+        ]
+        height = _first_free(model.nll * points_a_nat - 3, [*labels, *points])
+        placed.append((model, height))
+    return [(model, round(height - model.nll * points_a_nat)) for model, height in placed]
 
 
-def speed(table: list[dict[str, Any]]) -> str:
-    """Tokens per second of the evaluation's greedy answers, batched; each in its own runtime."""
+def _first_free(height: float, taken: Sequence[float]) -> float:
+    """Return the lowest height from `height` on that is clear of those taken."""
+    while any(abs(height - other) < LABEL_HEIGHT for other in taken):
+        height += 2
+    return height
+
+
+def speed(rows: Sequence[ModelRow]) -> str:
+    """Draw the tokens per second of the evaluation's greedy answers.
+
+    They were batched, each model in its own runtime.
+    """
     figure, axes = _figure()
-    for i, row in enumerate(reversed(table)):
-        axes.barh(i, row["tokens_per_second"], color=COLOURS.get(row["model"], OTHER), height=0.62)
-        axes.text(
-            row["tokens_per_second"],
-            i,
-            f" {row['tokens_per_second']:,.0f}",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(
-        range(len(table)),
-        [f"{row['model']} ({row['runtime'].split(',')[0]})" for row in reversed(table)],
-    )
+    for position, row in enumerate(reversed(rows)):
+        per_second = row.tokens_per_second
+        axes.barh(position, per_second, color=_colour(row), height=0.62)
+        axes.text(per_second, position, f" {per_second:,.0f}", va="center", fontsize=8)
+    _name_bars(axes, [f"{row.model} ({row.runtime.split(',')[0]})" for row in reversed(rows)])
     axes.set_xlabel("answer tokens a second, many prompts at once")
     axes.margins(x=0.15)
     return _svg(figure)
 
 
+def _colour(row: ModelRow) -> str:
+    return COLOURS.get(row.model, OTHER)
+
+
+def _name_bars(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), names)
+
+
 def _figure() -> tuple[Any, Any]:
+    """Return a figure and its axes, in the size and style of every picture."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.2, 3.4), layout="constrained")
@@ -156,13 +189,18 @@ def _figure() -> tuple[Any, Any]:
 
 
 def _svg(figure: Any) -> str:
+    """Return the figure as SVG that is the same every time: no date, ids from a fixed salt."""
     import matplotlib
 
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "distill", "font.family": "sans-serif"}
-    ):
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    metadata = svg[svg.index("<metadata>") : svg.index("</metadata>") + len("</metadata>")]
+    options: dict[Any, str] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "distill",
+        "font.family": "sans-serif",
+    }
+    with matplotlib.rc_context(options):
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = buffer.getvalue()
+    end_tag = "</metadata>"
+    metadata = svg[svg.index("<metadata>") : svg.index(end_tag) + len(end_tag)]
     return svg[svg.index("<svg") :].replace(metadata, "")

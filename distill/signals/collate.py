@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 
 from distill.losses.hidden_states import HiddenTargets
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
 from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord, join
 from distill.signals.hidden_states import BLOCK, HiddenStates, num_blocks
 
 
-def targets(records: Sequence[SignalRecord], device: torch.device | str) -> Targets:
-    """The tokens of one or more records, one after another, on `device`; dense ones stay on the host.
+def targets(records: Sequence[SignalRecord], device: torch.device | str) -> ChunkTargets:
+    """Return the tokens of one or more records, one after another.
 
-    The float16 log-probs of top-k and dense records are renormalised, so that a token's mass is 1 to float32 rounding.
-    Raises ValueError for records of different kinds.
+    On `device`; dense ones stay on the host. The float16 log-probs of top-k and dense records are
+    renormalised, so that a token's mass is 1 to float32 rounding. Raises ValueError for records of
+    different kinds.
     """
     record = join(records)
     if isinstance(record, SampledRecord):
@@ -30,18 +31,21 @@ def targets(records: Sequence[SignalRecord], device: torch.device | str) -> Targ
 def hidden_targets(
     states: Sequence[HiddenStates], hidden_size: int, device: torch.device | str
 ) -> HiddenTargets:
-    """The hidden states of any number of sequences, one after another, on `device`; of none: no positions."""
-    values = np.concatenate([np.zeros((0, hidden_size), np.int8), *(s.values for s in states)])
-    scales = np.concatenate(
-        [np.zeros((0, num_blocks(hidden_size)), np.float16), *(s.scales for s in states)]
-    )
+    """Return the hidden states of any number of sequences, one after another, on `device`.
+
+    Of none: no positions.
+    """
+    no_values = np.zeros((0, hidden_size), np.int8)
+    no_scales = np.zeros((0, num_blocks(hidden_size)), np.float16)
+    values = np.concatenate([no_values, *(s.values for s in states)])
+    scales = np.concatenate([no_scales, *(s.scales for s in states)])
     return HiddenTargets(_to(values, device), _to(scales.astype(np.float32), device), BLOCK)
 
 
 def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTargets:
     sizes_N = np.diff(record.offsets)
     shape = (record.num_tokens, int(sizes_N.max(initial=1)))
-    # Row-major order is the records' order, so the places to fill take the flat arrays as they are.
+    # Row-major order is the records' order, so what is to fill takes the flat arrays as they are.
     is_id_NK = np.arange(shape[1]) < sizes_N[:, None]
     ids_NK = np.full(shape, -1, np.int64)
     ids_NK[is_id_NK] = record.ids
@@ -52,12 +56,16 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:
-    """Of a token without any mass nothing is known: all ids are in one bucket, and no student differs from that."""
-    is_unknown = np.isneginf(record.tail_logp) & np.isneginf(record.logp).all(1)
-    tail = np.where(is_unknown, 0, record.tail_logp)
-    logp = torch.from_numpy(np.concatenate([record.logp, tail[:, None]], 1)).log_softmax(-1)
-    ids = np.where(is_unknown[:, None], -1, record.ids.astype(np.int64))
-    return TopKTargets(_to(ids, device), logp[:, :-1].to(device), logp[:, -1].to(device))
+    """Return the targets; of a token without any mass nothing is known.
+
+    Then all ids are in one bucket, and no student differs from that.
+    """
+    is_unknown_N = np.isneginf(record.tail_logp) & np.isneginf(record.logp).all(1)
+    tail_N = np.where(is_unknown_N, 0, record.tail_logp)
+    unnormalised_NC = np.concatenate([record.logp, tail_N[:, None]], 1)
+    logp_NC = torch.from_numpy(unnormalised_NC).log_softmax(-1)
+    ids_NK = np.where(is_unknown_N[:, None], -1, record.ids.astype(np.int64))
+    return TopKTargets(_to(ids_NK, device), logp_NC[:, :-1].to(device), logp_NC[:, -1].to(device))
 
 
 def _to(values: np.ndarray, device: torch.device | str) -> Tensor:

@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 Kind = Literal["sampled", "top_k", "dense"]
 FORMAT = 1
+# The temperature at which every signal is captured. A stored one cannot be tempered afterwards, so
+# it stands in each shard, and a shard of another is refused.
+LOSS_TEMPERATURE = 1.0
 
 
 @dataclass(frozen=True)
@@ -13,11 +16,11 @@ class SignalHeader:
     """Equal headers mean interchangeable signals.
 
     kind: sampled, top_k or dense.
-    vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised over them. At most
-        2^20.
+    vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised
+        over them. At most 2^20.
     num_draws: sampled only, draws a token (at most 65,535). top_k: top_k only, ids kept a token.
-    loss_temperature: at which the teacher's distribution was taken; a stored signal cannot be tempered afterwards.
-    hidden_size: width of the teacher's last hidden states, if those are stored beside the signal; None if not.
+    hidden_size: width of the teacher's last hidden states, if those are stored beside the signal;
+        None if not.
     fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template.
     format: of the bytes. Raises ValueError for numbers that do not fit the kind.
     """
@@ -26,7 +29,6 @@ class SignalHeader:
     vocab_size: int
     num_draws: int | None = None
     top_k: int | None = None
-    loss_temperature: float = 1.0
     hidden_size: int | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -34,8 +36,9 @@ class SignalHeader:
     def __post_init__(self) -> None:
         if not 1 <= self.vocab_size <= 1 << 20:
             raise ValueError(f"vocab_size is {self.vocab_size}, expected 1 to {1 << 20}")
-        given = {"num_draws": self.num_draws is not None, "top_k": self.top_k is not None}
-        if given != {"num_draws": self.kind == "sampled", "top_k": self.kind == "top_k"}:
+        has_draws = self.num_draws is not None
+        has_top_k = self.top_k is not None
+        if (has_draws, has_top_k) != (self.kind == "sampled", self.kind == "top_k"):
             raise ValueError(
                 f"{self.kind}: num_draws={self.num_draws}, top_k={self.top_k} do not fit this kind"
             )
@@ -45,24 +48,28 @@ class SignalHeader:
             raise ValueError(
                 f"top_k is {self.top_k}, expected 1 to the {self.vocab_size} ids there are"
             )
-
         if self.hidden_size is not None and self.hidden_size < 1:
             raise ValueError(f"hidden_size is {self.hidden_size}, expected at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return what a shard holds; its hash names the folder of a signal, so it never changes."""
+        return asdict(self) | {"loss_temperature": LOSS_TEMPERATURE}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SignalHeader":
-        return cls(**values)
+        """Return the header; whoever reads a shard has compared its loss temperature."""
+        return cls(**{name: v for name, v in values.items() if name != "loss_temperature"})
 
-    def differences(self, found: "SignalHeader") -> Iterator[tuple[str, Any, Any]]:
-        """(field, ours, found's) for every field that differs; a fingerprint is `fingerprints.tokenizer`."""
-        for name in [f.name for f in fields(self) if f.name != "fingerprints"]:
-            ours, theirs = getattr(self, name), getattr(found, name)
-            if ours != theirs:
-                yield name, ours, theirs
-        for name in sorted(self.fingerprints.keys() | found.fingerprints.keys()):
-            ours, theirs = self.fingerprints.get(name), found.fingerprints.get(name)
-            if ours != theirs:
-                yield f"fingerprints.{name}", ours, theirs
+    def differences(self, other: "SignalHeader") -> Iterator[tuple[str, Any, Any]]:
+        """Yield (name, own value, other's value) of every field that differs.
+
+        The name of a fingerprint is like `fingerprints.tokenizer`.
+        """
+        names = [f.name for f in fields(self) if f.name != "fingerprints"]
+        pairs = [(name, getattr(self, name), getattr(other, name)) for name in names]
+        for name in sorted(self.fingerprints.keys() | other.fingerprints.keys()):
+            values = self.fingerprints.get(name), other.fingerprints.get(name)
+            pairs.append((f"fingerprints.{name}", *values))
+        for name, own, others in pairs:
+            if own != others:
+                yield name, own, others

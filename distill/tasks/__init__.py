@@ -1,6 +1,7 @@
-"""Tasks whose answers can be checked: one module each, with VERSION and `grade(answer_text, row) -> bool`.
+"""Tasks whose answers can be checked: one module each, with `VERSION` and `grader(options)`.
 
-A row has `reference` and, for who reads numbers, `language`.
+`grader` returns `grade(answer_text, row) -> bool` and raises MissingError where this machine lacks
+what the task needs. A row has `reference` and, for who reads numbers, `language`.
 """
 
 import importlib
@@ -13,20 +14,16 @@ Grade = Callable[[str, dict[str, Any]], bool]
 
 
 def grader(options: Generate) -> Grade | None:
-    """The `grade` of generate.task, or None for no task.
+    """Return the `grade` of generate.task, or None for no task.
 
-    Raises MissingError where this machine lacks what the task needs; ask for it before anything is paid for.
+    Raise MissingError where this machine lacks what the task needs; ask for it before anything is
+    paid for.
     """
     if options.task is None:
         return None
-    module = importlib.import_module(f"distill.tasks.{options.task}")
-    if options.task == "python_tests":
-        return module.grader(whole=options.run_code == "sandboxed")
-    if options.task == "math_answer":
-        module.check()
-    return module.grade
+    return importlib.import_module(f"distill.tasks.{options.task}").grader(options)
 
 
 def version(name: str | None) -> int | None:
-    """The task's VERSION, to be shown beside its scores."""
+    """Return the task's VERSION, to be shown beside its scores."""
     return importlib.import_module(f"distill.tasks.{name}").VERSION if name else None

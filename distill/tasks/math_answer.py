@@ -1,7 +1,8 @@
-"""Mathematics with a final answer: right if the last \\boxed{}, or what follows "Answer:", means what the reference means.
+"""Mathematics with a final answer: the last \\boxed{}, or what follows "Answer:".
 
-From cheap to dear: the letter of a choice, the same text, the same number as people of that language write it, and
-last the same formula by math-verify (`pip install 'distill[math]'`), in a process that is killed after 5 seconds.
+It is right if it means what the reference means. From cheap to dear: the letter of a choice, the
+same text, the same number as people of that language write it, and last the same formula by
+math-verify (`pip install 'distill[math]'`), in a process that is killed after 5 seconds.
 """
 
 import re
@@ -9,7 +10,8 @@ from functools import lru_cache
 from typing import Any
 
 from distill.errors import MissingError
-from distill.tasks import symbolic
+from distill.recipe.sections import Generate
+from distill.tasks import Grade, symbolic
 from distill.tasks.final_number import NUMBER, plain
 from distill.tasks.local_numbers import readings
 
@@ -40,52 +42,64 @@ _LATEX = [
 ]
 
 
-def check() -> None:
-    """Raises MissingError where math-verify is not installed: before anything is asked."""
+def grader(options: Generate) -> Grade:
+    """Return `grade`. Raise MissingError where math-verify is not installed."""
     if not symbolic.is_installed():
         raise MissingError(
-            "generate.task math_answer needs math-verify, which is not installed: pip install 'distill[math]'"
+            "generate.task math_answer needs math-verify, which is not installed: "
+            "pip install 'distill[math]'"
         )
+    return grade
 
 
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
-    """Whether the final answer of `answer_text` equals that of `row["reference"]`, numbers as in `row["language"]`.
+    """Return whether the final answer of `answer_text` equals that of `row["reference"]`.
 
-    What math-verify cannot decide in five seconds counts as wrong.
+    Numbers are read as in `row["language"]`. What math-verify cannot decide in five seconds counts
+    as wrong.
     """
     reference = str(row["reference"])
-    wanted = _named_answer(reference) or reference  # it may be a whole solution
-    letter = _letter(wanted)
-    found = final_answer(answer_text, choice=letter is not None)
-    if found is None:
+    expected = _named_answer(reference) or reference  # it may be a whole solution
+    letter = _letter(expected)
+    answer = final_answer(answer_text, choice=letter is not None)
+    if answer is None:
         return False
     if letter is not None:
-        chosen = _CHOICE.match(clean(found))
+        chosen = _CHOICE.match(clean(answer))
         return chosen is not None and chosen[1] == letter
-    return equal(found, wanted, row.get("language"))
+    return equal(answer, expected, row.get("language"))
 
 
 def final_answer(text: str, *, choice: bool = False) -> str | None:
-    """The last \\boxed{}; else what follows the last "Answer:" (in any of 25 languages) or ####; else the last formula of
-    the last line; else the last number, or with `choice` the last lone capital letter. None where there is none of it."""
-    if (named := _named_answer(text)) is not None:
+    """Return the last \\boxed{}; else what follows the last "Answer:" or ####.
+
+    "Answer:" may be in any of 25 languages. Else the last formula of the last line; else the last
+    number, or with `choice` the last lone capital letter. None where there is none of it.
+    """
+    named = _named_answer(text)
+    if named is not None:
         return named
     lines = [line for line in text.splitlines() if line.strip()]
-    if lines and (formula := _last(_FORMULA, lines[-1])):
+    formula = _last(_FORMULA, lines[-1]) if lines else None
+    if formula is not None:
         return _inside(formula)
-    found = _last(_ANY_CHOICE if choice else NUMBER, plain(text))
-    return found.group() if found else None
+    match = _last(_ANY_CHOICE if choice else NUMBER, plain(text))
+    return match.group() if match else None
 
 
 def _named_answer(text: str) -> str | None:
-    """What the text itself calls its answer."""
-    if (boxed := _last_boxed(text)) is not None:
+    """Return what the text itself calls its answer."""
+    boxed = _last_boxed(text)
+    if boxed is not None:
         return boxed
-    marked = [m[1] for line in text.replace("**", "").splitlines() if (m := _last(_MARKED, line))]
+    matches = [_last(_MARKED, line) for line in text.replace("**", "").splitlines()]
+    marked = [match[1] for match in matches if match is not None]
     if not marked:
         return None
     formula = _FORMULA.search(marked[-1])
-    return _inside(formula) if formula else _SENTENCE_END.split(marked[-1])[0].strip(" *_`")
+    if formula is not None:
+        return _inside(formula)
+    return _SENTENCE_END.split(marked[-1])[0].strip(" *_`")
 
 
 def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
@@ -97,56 +111,64 @@ def _inside(formula: re.Match[str]) -> str:
 
 
 def _last_boxed(text: str) -> str | None:
-    """What is in the last \\boxed{...} that is closed, braces within it balanced."""
+    """Return what is in the last \\boxed{...} that is closed, braces within it balanced."""
     end = len(text)
     while (start := max(text.rfind("\\boxed{", 0, end), text.rfind("\\fbox{", 0, end))) >= 0:
         first = text.index("{", start) + 1
         depth = 1
-        for place in range(first, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
+        for position in range(first, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
             if depth == 0:
-                return text[first:place].strip()
+                return text[first:position].strip()
         end = start
     return None
 
 
 def _letter(reference: str) -> str | None:
-    found = _ONE_CHOICE.fullmatch(clean(reference))
-    return (found[1] or found[2]) if found else None
+    match = _ONE_CHOICE.fullmatch(clean(reference))
+    return (match[1] or match[2]) if match else None
 
 
 def clean(text: str) -> str:
-    """Without the LaTeX that says how it looks, with plain digits."""
+    """Return the text without the LaTeX that says how it looks, with plain digits."""
     for pattern, new in _LATEX:
         text = pattern.sub(new, text)
     return plain(text).strip().strip("$").strip()
 
 
 def equal(answer: str, reference: str, language: str | None = None) -> bool:
-    """Whether two final answers mean the same. 50 % is 50 and one half, but 50 % is not 0.5 %."""
-    answer, reference = clean(answer), clean(reference)
-    names = [_NAMED.fullmatch(side) for side in (answer, reference)]
-    if not all(names) or names[0][1] == names[1][1]:  # type: ignore[index] - all of them matched
-        answer, reference = (
-            name[2] if name else side for name, side in zip(names, (answer, reference), strict=True)
-        )
+    """Return whether two final answers mean the same.
+
+    50 % is 50 and one half, but 50 % is not 0.5 %.
+    """
+    answer, reference = _without_names(clean(answer), clean(reference))
     if _squeezed(answer) == _squeezed(reference):
         return True
-    ours, theirs = (readings(side.replace("%", ""), language) for side in (answer, reference))
-    if ours and theirs:
-        if ("%" in answer) == ("%" in reference):
-            return bool(ours & theirs)
-        whole, percent = (theirs, ours) if "%" in answer else (ours, theirs)
-        return bool(whole & (percent | {value / 100 for value in percent}))
-    return _same_formula(reference, answer)
+    values, expected = (readings(side.replace("%", ""), language) for side in (answer, reference))
+    if not (values and expected):
+        return _same_formula(reference, answer)
+    if ("%" in answer) == ("%" in reference):
+        return bool(values & expected)
+    percent, number = (values, expected) if "%" in answer else (expected, values)
+    return bool(number & (percent | {value / 100 for value in percent}))
+
+
+def _without_names(answer: str, reference: str) -> tuple[str, str]:
+    """Return both without the `x =` before them, unless they are of different names."""
+    names = [_NAMED.fullmatch(side) for side in (answer, reference)]
+    if all(names) and names[0][1] != names[1][1]:  # type: ignore[index] - all of them matched
+        return answer, reference
+    answer, reference = (
+        name[2] if name else side for name, side in zip(names, (answer, reference), strict=True)
+    )
+    return answer, reference
 
 
 def _squeezed(text: str) -> str:
     return "".join(text.split()).rstrip(".。").casefold()
 
 
-@lru_cache(
-    maxsize=1 << 16
-)  # each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
+# each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
+@lru_cache(maxsize=1 << 16)
 def _same_formula(reference: str, answer: str) -> bool:
     return bool(symbolic.VERIFIER.equal(reference, answer))

@@ -1,8 +1,8 @@
-"""Are two formulas equal? math-verify says so, in a process of its own that is killed at a deadline.
+"""Whether two formulas are equal, by math-verify in a process that is killed at a deadline.
 
-A tower of powers (5^5^5^5) hangs sympy in spite of math-verify's own timeout, which also fails in threads and on Windows
-(its issues 55, 65, 79). The child is a script of its own, started by path: the same on every system, and nothing of the
-parent is forked or imported again.
+A tower of powers (5^5^5^5) hangs sympy in spite of math-verify's own timeout, which also fails in
+threads and on Windows (its issues 55, 65, 79). The child is a script of its own, started by path:
+the same on every system, and nothing of the parent is forked or imported again.
 
     python symbolic.py < requests.jsonl > answers.jsonl      [reference, answer] -> true or false
 """
@@ -23,7 +23,7 @@ MEMORY = 2 << 30  # bytes
 
 
 class Verifier:
-    """`equal(reference, answer)` in a child that is started when it is needed, and again after it was killed."""
+    """A child that compares formulas, started when it is needed, and again after it was killed."""
 
     def __init__(self, deadline: float = DEADLINE):
         self.deadline = deadline
@@ -31,22 +31,28 @@ class Verifier:
 
     @property
     def pid(self) -> int | None:
+        """The child's process id; None while there is none."""
         return self._child.pid if self._child else None
 
     def equal(self, reference: str, answer: str) -> bool | None:
-        """None where the child was killed at the deadline, or crashed: nobody knows."""
+        """Return whether the two are equal.
+
+        None where the child was killed at the deadline, or crashed: nobody knows.
+        """
         child = self._child or self._start()
         assert child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died meanwhile: the answer is then None
             child.stdin.write(json.dumps([reference, answer]) + "\n")
             child.stdin.flush()
-        said = self._read(child, self.deadline)
-        if said is None:
+        is_equal = self._read(child, self.deadline)
+        if is_equal is None:
             self.close()
-        return said
+        return is_equal
 
     def close(self) -> None:
-        child, self._child = self._child, None
+        """End the child."""
+        child = self._child
+        self._child = None
         if child is not None:
             child.kill()
             child.communicate()
@@ -63,19 +69,22 @@ class Verifier:
         )
         self._child = child
         if not self._read(child, START_SECONDS):
-            from distill.errors import (
-                MissingError,  # here, for the child runs this file without the package
-            )
+            # here, for the child runs this file without the package
+            from distill.errors import MissingError
 
             self.close()
             raise MissingError(
-                f"math-verify does not work here: `{sys.executable} {__file__}` does not say true; run it to see why"
+                f"math-verify does not work here: `{sys.executable} {__file__}` does not say true; "
+                "run it to see why"
             )
         return child
 
     @staticmethod
     def _read(child: subprocess.Popen[str], seconds: float) -> bool | None:
-        """The next line; a kill at the deadline ends the pipe, which works on every system."""
+        """Return the next line's value, None at the deadline.
+
+        The kill then ends the pipe, which works on every system.
+        """
         assert child.stdout is not None
         timer = threading.Timer(seconds, child.kill)
         timer.start()
@@ -87,6 +96,7 @@ class Verifier:
 
 
 def is_installed() -> bool:
+    """Return whether math-verify is there."""
     return find_spec("math_verify") is not None
 
 
@@ -95,7 +105,7 @@ atexit.register(VERIFIER.close)
 
 
 def serve() -> None:
-    """The child: one answer a line, until the input ends."""
+    """Run the child: write one answer a line, until the input ends."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     logging.disable(logging.CRITICAL)
@@ -116,7 +126,10 @@ def serve() -> None:
 
 
 def _limit() -> None:
-    """Bounds of the child's own, should the parent be gone: CPU time for this line, and memory. Not on Windows."""
+    """Limit the child itself, should the parent be gone: CPU time for this line, and memory.
+
+    Not on Windows.
+    """
     try:
         import resource
     except ImportError:

@@ -1,1 +1,46 @@
-"""Who answers the prompts: transformers on this machine, or any OpenAI-compatible server."""
+"""Who answers the prompts: transformers or llama.cpp on this machine, or a server.
+
+Stages meet a teacher through `Teacher` (base.py) alone. Only the functions here know which kinds there
+are.
+"""
+
+from distill.core.run_folder import RunFolder
+from distill.recipe import Recipe
+from distill.teachers.base import Teacher
+from distill.teachers.gguf import GgufTeacher
+from distill.teachers.local import LocalTeacher
+from distill.teachers.server.teacher import JudgeOnServer, ServerTeacher
+
+
+def connect(recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0) -> Teacher:
+    """Return the recipe's teacher; nothing is loaded.
+
+    folder: the run folder, where its answers are; None: the recipe's own.
+    local_rank: of this process, whose GPU it takes.
+
+    Raises MissingError if a file or folder that the recipe names for it is not there.
+    """
+    if recipe.teacher.server:
+        return ServerTeacher(recipe, folder, local_rank)
+    if recipe.teacher.gguf:
+        return GgufTeacher(recipe, folder, local_rank)
+    return LocalTeacher(recipe, folder, local_rank)
+
+
+def connect_to_capture(
+    recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0
+) -> Teacher:
+    """Return the teacher that the signal is taken from.
+
+    That is a server only where it gave log-probs with its answers; else its weights are loaded here.
+    """
+    if recipe.teacher.server and not recipe.capture.from_server:
+        return LocalTeacher(recipe, folder, local_rank)
+    return connect(recipe, folder, local_rank)
+
+
+def judge_of(teacher: Teacher) -> Teacher:
+    """Return who grades the answers: the judge's own server, or the teacher itself."""
+    if teacher.recipe.generate.judge_server is None:
+        return teacher
+    return JudgeOnServer(teacher)

@@ -1,6 +1,7 @@
-"""The units of a text that n-grams are made of: words, or single characters in scripts that write no spaces.
+"""The units of a text that n-grams are made of: words, or characters where no spaces are written.
 
-Splitting at spaces alone gives a Chinese sentence one "word", and every n-gram filter then silently matches nothing.
+Splitting at spaces alone gives a Chinese sentence one "word", and every n-gram filter then silently
+matches nothing.
 """
 
 import re
@@ -8,59 +9,74 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from distill.text.language import SCRIPTS, UNSPACED
+from distill.text.scripts import SCRIPTS, UNSPACED
 
-_UNSPACED_RANGES = tuple(r for script in UNSPACED for r in SCRIPTS[script])
+_UNSPACED_RANGES = tuple(points for script in UNSPACED for points in SCRIPTS[script])
 _THOUSANDS = re.compile(r"(?<=\d)[,.'’  ](?=\d{3}(?!\d))")
 _NUMBER = re.compile(r"(\d+)")
 
 
 class _Units(dict[int, str]):
-    """For str.translate: digits of every script to 0-9, punctuation to a space, spaces around unspaced characters."""
+    """What each code point is replaced by (for str.translate), worked out when first met.
+
+    Digits of every script become 0-9, punctuation becomes a space, and an unspaced character gets
+    spaces around it.
+    """
 
     def __missing__(self, point: int) -> str:
-        character = chr(point)
+        self[point] = unit = self._unit(chr(point))
+        return unit
+
+    @staticmethod
+    def _unit(character: str) -> str:
         category = unicodedata.category(character)
         if category == "Nd":
-            unit = str(unicodedata.digit(character))
-        elif any(low <= point <= high for low, high in _UNSPACED_RANGES) and category[0] in "LMN":
-            unit = f" {character} "
-        elif category == "Cf":  # joiners, direction marks, soft hyphens: invisible inside a word
-            unit = ""
-        else:
-            unit = " " if category[0] in "PSZC" else character
-        self[point] = unit
-        return unit
+            return str(unicodedata.digit(character))
+        if _is_unspaced_point(ord(character)) and category[0] in "LMN":
+            return f" {character} "
+        if category == "Cf":  # joiners, direction marks, soft hyphens: invisible inside a word
+            return ""
+        return " " if category[0] in "PSZC" else character
+
+
+def _is_unspaced_point(point: int) -> bool:
+    return any(low <= point <= high for low, high in _UNSPACED_RANGES)
 
 
 _UNITS = _Units()
 APOSTROPHES = str.maketrans("’‘ʼ`", "''''")
 
 
-@lru_cache(maxsize=4)  # the filters of one answer ask one after the other
 def folded(text: str) -> str:
-    """NFKC and casefolded: full-width, ligatures and capitals no longer differ."""
+    """Return the text in NFKC and casefolded: width, ligatures and capitals no longer differ."""
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-@lru_cache(maxsize=4)
 def words(text: str) -> tuple[str, ...]:
-    """Casefolded units of the NFKC text without punctuation; numbers are units of their own (16个 is 16, 个; 80,000 is
-    80000; २४ is 24). `\\w` would not do: it breaks Hindi words at their vowel signs."""
-    text = _THOUSANDS.sub("", folded(text))
-    return tuple(" ".join(_NUMBER.split(text.translate(_UNITS))).split())
+    """Return the units of a text, casefolded and without punctuation.
+
+    Numbers are units of their own (16个 is 16, 个; 80,000 is 80000; २४ is 24). `\\w` would not do:
+    it breaks Hindi words at their vowel signs.
+    """
+    return words_of_folded(folded(text))
+
+
+def words_of_folded(text: str) -> tuple[str, ...]:
+    """Return the units of a text that is `folded` already."""
+    text = _THOUSANDS.sub("", text).translate(_UNITS)
+    return tuple(" ".join(_NUMBER.split(text)).split())
 
 
 def ngrams(units: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    """Every run of `size` units; none where there are fewer."""
+    """Return every run of `size` units; none where there are fewer."""
     return list(zip(*(units[start:] for start in range(size)), strict=False))
 
 
 @lru_cache(maxsize=1 << 16)
 def _stands_alone(unit: str) -> bool:
-    return len(unit) == 1 and any(low <= ord(unit) <= high for low, high in _UNSPACED_RANGES)
+    return len(unit) == 1 and _is_unspaced_point(ord(unit))
 
 
 def is_unspaced(units: Sequence[str]) -> bool:
-    """Whether most of the units are characters of a script without spaces between words."""
+    """Return whether most of the units are characters of a script without spaces."""
     return 2 * sum(map(_stands_alone, units)) > len(units)

@@ -1,30 +1,43 @@
-"""Checkpoints: folders that are whole or absent, safetensors and JSON only, every file with its SHA-256.
+"""Checkpoints: folders that are whole or absent, every file with its SHA-256.
 
     checkpoints/<role>/step-00000120/{model.safetensors, optimizer.safetensors, state.json}
     checkpoints/<role>/best-00000100/model.safetensors
 
-The newest good one is taken; a damaged one is named and passed over. Two are kept.
+safetensors and JSON only. The newest good one is taken; a damaged one is named and passed over. Two
+are kept.
 """
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from distill.core.jsonl import file_sha256
-from distill.core.run_folder import FolderWriter
+from distill.core.digests import file_sha256
+from distill.core.files import FolderWriter
 from distill.errors import DataError
 
 NUM_KEPT = 2
 Tensors = dict[str, torch.Tensor]
 
 
+class Checkpoint(NamedTuple):
+    """What a checkpoint holds beside the optimizer's state; `notes` name newer, damaged ones."""
+
+    step: int
+    model: Tensors
+    state: dict[str, Any]
+    notes: list[str]
+
+
 def save(folder: Path, step: int, model: Tensors, optimizer: Any, state: dict[str, Any]) -> None:
-    """Write `step-<step>` with the model's tensors, the optimizer's state and `state`; prune old ones."""
+    """Write `step-<step>` with the model's tensors, the optimizer's state and `state`.
+
+    Older ones are pruned.
+    """
     tensors, scalars = _flatten(optimizer.state_dict()["state"])
     with FolderWriter(folder / f"step-{step:08d}") as temporary:
         save_file(model, temporary / "model.safetensors")
@@ -35,46 +48,37 @@ def save(folder: Path, step: int, model: Tensors, optimizer: Any, state: dict[st
     _prune(folder, state.get("best_step"))
 
 
-def load_newest(
-    folder: Path, optimizer: Any
-) -> tuple[int, Tensors, dict[str, Any], list[str]] | None:
-    """(step, model tensors, state, notes on damaged ones) of the newest whole checkpoint, after filling `optimizer`.
+def load_newest(folder: Path, optimizer: Any) -> Checkpoint | None:
+    """Return the newest whole checkpoint, after filling `optimizer`; None if there is none at all.
 
-    None where there is no checkpoint at all; DataError where there are some and every one is damaged.
+    Raises DataError where there are some and every one is damaged.
     """
     notes = []
-    found = sorted(folder.glob("step-*"), reverse=True)
-    for path in found:
+    paths = sorted(folder.glob("step-*"), reverse=True)
+    for path in paths:
         try:
-            content = json.loads((path / "state.json").read_text())
-            for name, expected in content["sha256"].items():
-                if file_sha256(path / name) != expected:
-                    raise ValueError(f"{name} does not match its SHA-256")
-            model = load_file(path / "model.safetensors")
-            tensors = load_file(path / "optimizer.safetensors")
+            content, model, optimizer_tensors = _read(path)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             notes.append(f"{path}: damaged ({error}); passed over")
             continue
-        optimizer_state = _unflatten(tensors, content["optimizer_scalars"])
-        optimizer.load_state_dict(
-            {"state": optimizer_state, "param_groups": optimizer.state_dict()["param_groups"]}
-        )
-        if getattr(optimizer, "is_paged", False):
-            _page(optimizer)
-        return content["step"], model, content["state"], notes
-    if found:
+        _fill(optimizer, _unflatten(optimizer_tensors, content["optimizer_scalars"]))
+        return Checkpoint(content["step"], model, content["state"], notes)
+    if paths:
         raise DataError(
-            f"{found[0].parent}: every checkpoint is damaged ({notes[0]}); use --redo train to start over"
+            f"{paths[0].parent}: every checkpoint is damaged ({notes[0]}); "
+            "use --redo train to start over"
         )
     return None
 
 
 def save_best(folder: Path, step: int, model: Tensors) -> None:
+    """Write the model's tensors of `step`, the best so far."""
     with FolderWriter(folder / f"best-{step:08d}") as temporary:
         save_file(model, temporary / "model.safetensors")
 
 
 def load_best(folder: Path, step: int) -> Tensors:
+    """Return what `save_best` wrote. Raises DataError if it cannot be read."""
     path = folder / f"best-{step:08d}" / "model.safetensors"
     try:
         return load_file(path)
@@ -84,22 +88,40 @@ def load_best(folder: Path, step: int) -> Tensors:
         ) from None
 
 
+def _read(path: Path) -> tuple[dict[str, Any], Tensors, Tensors]:
+    """Return (content of state.json, model tensors, optimizer tensors) of a checkpoint.
+
+    Raises OSError, ValueError, KeyError or SafetensorError for one that is damaged.
+    """
+    content = json.loads((path / "state.json").read_text())
+    for name, expected in content["sha256"].items():
+        if file_sha256(path / name) != expected:
+            raise ValueError(f"{name} does not match its SHA-256")
+    model = load_file(path / "model.safetensors")
+    return content, model, load_file(path / "optimizer.safetensors")
+
+
 def _prune(folder: Path, best_step: int | None) -> None:
     """Keep the newest steps, and the best weights that they refer to."""
-    steps = sorted(folder.glob("step-*"))
-    for path in steps[:-NUM_KEPT]:
+    paths = sorted(folder.glob("step-*"))
+    for path in paths[:-NUM_KEPT]:
         shutil.rmtree(path)
-    wanted = {best_step}
-    for path in steps[-NUM_KEPT:]:
-        wanted.add(json.loads((path / "state.json").read_text())["state"].get("best_step"))
+    best_steps = {best_step}
+    for path in paths[-NUM_KEPT:]:
+        content = json.loads((path / "state.json").read_text())
+        best_steps.add(content["state"].get("best_step"))
     for path in folder.glob("best-*"):
-        if int(path.name.removeprefix("best-")) not in wanted:
+        if int(path.name.removeprefix("best-")) not in best_steps:
             shutil.rmtree(path)
 
 
 def _flatten(state: dict[int, dict[str, Any]]) -> tuple[Tensors, dict[str, Any]]:
-    """Tensors and scalars of an optimizer's state, each by its path (`3.exp_avg`); bitsandbytes has one level more."""
-    tensors, scalars = {}, {}
+    """Return the tensors and the scalars of an optimizer's state, each by its path (`3.exp_avg`).
+
+    bitsandbytes has one level more.
+    """
+    tensors: Tensors = {}
+    scalars: dict[str, Any] = {}
 
     def walk(path: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -112,36 +134,50 @@ def _flatten(state: dict[int, dict[str, Any]]) -> tuple[Tensors, dict[str, Any]]
 
     for index, values in state.items():
         walk(str(index), values)
-    shared: set[int] = set()
-    for (
-        path,
-        tensor,
-    ) in (
-        tensors.items()
-    ):  # bitsandbytes' tables are one tensor for all parameters; safetensors wants a copy each
-        if tensor.data_ptr() in shared:
-            tensors[path] = tensor.clone()
-        shared.add(tensor.data_ptr())
-    return tensors, scalars
+    return _without_shared_memory(tensors), scalars
+
+
+def _without_shared_memory(tensors: Tensors) -> Tensors:
+    """Copy tensors that share memory with one before them, as safetensors asks for.
+
+    bitsandbytes' tables are one tensor for all parameters.
+    """
+    seen: set[int] = set()
+    separate: Tensors = {}
+    for path, tensor in tensors.items():
+        separate[path] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return separate
 
 
 def _unflatten(tensors: Tensors, scalars: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Do the inverse of `_flatten`."""
     state: dict[int, dict[str, Any]] = {}
     for path, value in [*tensors.items(), *scalars.items()]:
-        index, *between, name = path.split(".")
-        place = state.setdefault(int(index), {})
-        for key in between:
-            place = place.setdefault(key, {})
-        place[name] = value
+        index, *outer_names, name = path.split(".")
+        values = state.setdefault(int(index), {})
+        for outer_name in outer_names:
+            values = values.setdefault(outer_name, {})
+        values[name] = value
     return state
+
+
+def _fill(optimizer: Any, state: dict[int, dict[str, Any]]) -> None:
+    """Give `optimizer` the state, and leave its groups (learning rate, decay) as they are."""
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if getattr(optimizer, "is_paged", False):
+        _page(optimizer)
 
 
 @torch.no_grad()
 def _page(optimizer: Any) -> None:
-    """Put the states of a paged optimizer back into memory that moves between GPU and CPU: loading left them on the GPU."""
+    """Put the states of a paged optimizer back into memory that moves between GPU and CPU.
+
+    Loading left them on the GPU.
+    """
     for parameter, state in optimizer.state.items():
         for name in ("state1", "state2"):
             if name in state:
-                state[name] = optimizer.get_state_buffer(parameter, dtype=state[name].dtype).copy_(
-                    state[name]
-                )
+                buffer = optimizer.get_state_buffer(parameter, dtype=state[name].dtype)
+                state[name] = buffer.copy_(state[name])

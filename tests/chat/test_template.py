@@ -81,7 +81,7 @@ def test_thinking_reaches_the_template_only_when_it_is_said(tokenizer):
 
 def test_a_thinking_switch_that_the_template_would_ignore_is_refused():
     plain = build(template="{{ messages[0].content }}")
-    with pytest.raises(MismatchError, match=r"generate\.thinking is false.*null"):
+    with pytest.raises(MismatchError, match=r"generate\.enable_thinking is false.*null"):
         chat.prompt_ids(plain, "hi", enable_thinking=False)
 
 

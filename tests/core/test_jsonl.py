@@ -7,16 +7,11 @@ import sys
 import threading
 
 import pytest
+from log_helpers import read_row_logs
 
-from distill.core.jsonl import (
-    RowLog,
-    canonical_json,
-    digest,
-    read_jsonl,
-    read_row_logs,
-    write_atomic,
-    write_jsonl,
-)
+from distill.core.digests import canonical_json, digest
+from distill.core.files import write_atomic
+from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.errors import DataError, MissingError
 
 

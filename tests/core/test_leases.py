@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from distill.core.leases import Leases, divided, share
+from distill.core.leases import Leases, assigned_blocks, static_share
 from distill.core.processes import Processes
 
 BLOCKS = {f"b{n}": n for n in range(60)}
@@ -118,8 +118,13 @@ def test_what_is_done_elsewhere_is_not_yielded_after_looking_again(tmp_path):
 def test_without_leases_shares_are_by_number(tmp_path):
     for rank in range(3):
         team = Processes(rank=rank, num=3)
-        with divided(team, tmp_path / "none", BLOCKS, lambda n: n == 4, lambda: None) as mine:
+        with assigned_blocks(
+            team, tmp_path / "none", BLOCKS, lambda n: n == 4, lambda: None
+        ) as mine:
             assert list(mine) == [n for n in range(rank, 60, 3) if n != 4]
-        assert share(team, list(BLOCKS.values())) == list(range(rank, 60, 3))
+        assert static_share(team, list(BLOCKS.values())) == list(range(rank, 60, 3))
     assert not (tmp_path / "none").exists()
-    assert share(Processes(leases=True), [1, 2]) == [1, 2] and Processes(leases=True).is_part
+    assert (
+        static_share(Processes(leases=True), [1, 2]) == [1, 2]
+        and Processes(leases=True).is_partial_job
+    )

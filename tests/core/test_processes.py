@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.core.jsonl import digest
+from distill.core.digests import digest
 from distill.core.processes import Processes, threads_left_idle
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}

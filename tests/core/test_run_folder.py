@@ -5,11 +5,13 @@ import fcntl
 import os
 
 import pytest
+from result_helpers import generate_result
 from run_helpers import QUICKSTART
 
-from distill.core.run_folder import RunFolder
+from distill import generate
+from distill.core.results import GenerateResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.errors import DataError
-from distill.pipeline import needs
 from distill.recipe import load_recipe
 
 
@@ -22,53 +24,46 @@ def test_a_broken_note_of_a_stage_is_named(tmp_path, name, text):
     with pytest.raises(
         DataError, match=rf"generate/{name}: broken.*delete it and run the same command"
     ):
-        folder.changes("generate", section={}, inputs={}, seed=0)
+        folder.changes("generate", Fingerprint())
 
 
 def test_what_a_stage_was_begun_with_is_compared_field_by_field(tmp_path):
     folder = RunFolder(tmp_path)
     folder.stage("generate").mkdir()
-    folder.start("generate", section={"a": 1, "b": {"c": 2}}, inputs={"teacher": "x"}, seed=1)
-    assert (
-        folder.changes("generate", section={"a": 1, "b": {"c": 2}}, inputs={"teacher": "x"}, seed=1)
-        == []
-    )
-    found = folder.changes(
-        "generate", section={"a": 1, "b": {"c": 3}}, inputs={"teacher": "y"}, seed=1
-    )
-    assert len(found) == 2 and "b.c" in found[0] and "`teacher` has changed" in found[1]
+    begun = Fingerprint({"a": 1, "b": {"c": 2}}, {"teacher": "x"}, seed=1)
+    folder.start("generate", begun)
+    assert folder.changes("generate", begun) == []
+    changes = folder.changes("generate", Fingerprint({"a": 1, "b": {"c": 3}}, {"teacher": "y"}, 1))
+    assert len(changes) == 2 and "b.c" in changes[0] and "`teacher` has changed" in changes[1]
 
 
-def test_another_name_of_the_model_on_its_server_is_another_recipe_and_the_old_one_stays_good(
-    tmp_path,
-):
-    """A stage from before that was written down goes by the recipe.yaml beside it."""
+def test_another_name_of_the_model_on_its_server_is_another_recipe(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.stage("generate").mkdir()
 
     def wanted(name):
-        return needs(
-            "generate",
-            load_recipe(QUICKSTART, ["teacher.server=http://h:1", f"teacher.server_model={name}"]),
-            folder,
-        )
+        served = ["teacher.server=http://h:1", f"teacher.server_model={name}"]
+        return generate.fingerprint(load_recipe(QUICKSTART, served))
 
-    def changes(name):
-        return folder.changes(
-            "generate", section=wanted(name).section, inputs=wanted(name).inputs, seed=0
-        )
+    folder.start("generate", wanted("a"))
+    assert folder.changes("generate", wanted("a")) == []
+    assert folder.changes("generate", wanted("b")) == ["teacher.server_model was 'a', is now 'b'"]
+    assert folder.changes("generate", wanted("null")) == [
+        "teacher.server_model was 'a', is now None"
+    ]
 
-    folder, recipe = (
-        RunFolder(tmp_path),
-        load_recipe(QUICKSTART, ["teacher.server=http://h:1", "teacher.server_model=a"]),
-    )
+
+def test_a_result_of_another_shape_is_named_with_its_field(tmp_path):
+    folder = RunFolder(tmp_path)
     folder.stage("generate").mkdir()
-    for before in (True, False):
-        section = wanted("a").section
-        if before:
-            del section["teacher"]["server_model"]
-        folder.start("generate", section=section, inputs=wanted("a").inputs, seed=0)
-        folder.write_recipe(recipe)
-        assert changes("a") == [] and changes("b") == ["teacher.server_model was 'a', is now 'b'"]
-        assert changes("null") == ["teacher.server_model was 'a', is now None"]
+    folder.finish("generate", Fingerprint(), StageOutput(generate_result(), []), started=0.0)
+    assert folder.require("generate", GenerateResult).result.prompts_by_tries == {1: 1}
+    path = folder.stage("generate") / "manifest.json"
+    path.write_text(path.read_text().replace('"num_kept"', '"kept"'))
+    with pytest.raises(
+        DataError, match=r"manifest\.json: broken \(result\.num_kept: field required"
+    ):
+        folder.manifest("generate", GenerateResult)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])

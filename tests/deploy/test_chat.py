@@ -15,7 +15,6 @@ from server_helpers import TEACHER
 from distill import chat
 from distill.__main__ import main
 from distill.deploy.chat import DIM, PLAIN
-from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.models import load
 
@@ -171,7 +170,6 @@ def test_reasoning_is_dim_on_a_terminal_and_beside_a_pipe(
     shutil.copytree(TEACHER, student)
     (student / "chat_template.jinja").write_text(BY_NAME["qwen3.5"].template)
     run = make_run(student=student)
-    write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")
     for terminal in (True, False):
         out = Recorder(terminal=terminal)
         say(monkeypatch, QUESTIONS[:1], out)

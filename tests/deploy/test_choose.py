@@ -76,7 +76,8 @@ def test_a_run_without_a_file_to_deploy(
         choose(str(run), None)
     manifest = run / "quantize" / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["result"]["formats"] = {"nf4": {"bytes": 1}}
+    checks = content["result"]["formats"]
+    content["result"]["formats"] = {"nf4": checks["nf4"]}
     manifest.write_text(json.dumps(content))
     with pytest.raises(MissingError, match=r"no GGUF file, only nf4; add one to quantize\.formats"):
         choose(str(run), None)

@@ -20,7 +20,6 @@ from distill.__main__ import main
 from distill.deploy import engine
 from distill.deploy.choose import choose
 from distill.deploy.serve import _is_loopback
-from distill.formats.gguf.write import write_gguf
 from distill.models import load
 
 OTHER = [{"role": "system", "content": "Shout."}, {"role": "user", "content": "Hi"}]
@@ -86,10 +85,10 @@ def test_it_answers_and_ends_on_a_signal(
 
 
 @pytest.mark.parametrize("enable_thinking", ["null", "false"])
-def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
+def test_a_template_with_a_switch_of_its_own_is_served_the_prompt_of_training(
     make_run: Callable[..., Path], tmp_path: Path, enable_thinking: str
 ) -> None:
-    """As older versions wrote them: llama.cpp alone says enable_thinking=true."""
+    """llama.cpp by itself says enable_thinking=true: the file's template takes no notice."""
     student = Path(shutil.copytree(TEACHER, tmp_path / "student"))
     (student / "chat_template.jinja").write_text(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.reasoning_content }}{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -97,7 +96,6 @@ def test_a_file_with_the_students_own_template_is_served_the_prompt_of_training(
         "{% endif %}"
     )
     run = make_run(f"generate.enable_thinking={enable_thinking}", student=student)
-    write_gguf(student, run / "quantize" / "q8_0.gguf", "q8_0")
     server = engine.start(
         choose(str(run), "q8_0"), host="127.0.0.1", port=0, num_threads=1, context_length=64
     )

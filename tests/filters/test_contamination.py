@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill.filters.contamination import EvalIndex
+from distill.text.text import Text
 
 MGSM = Path(__file__).resolve().parents[3] / "shared" / "data" / "mgsm"
 ITEMS = {
@@ -22,6 +23,10 @@ ITEMS = {
 OTHER = {"48": "75", "29": "31", "6": "8"}
 
 
+def hit(index: EvalIndex, text: str) -> str | None:
+    return index.hit(Text(text))
+
+
 def with_other_numbers(text: str) -> str:
     for old, new in OTHER.items():
         text = text.replace(old, new)
@@ -36,14 +41,14 @@ def index() -> EvalIndex:
 @pytest.mark.parametrize("code", ITEMS)
 def test_a_verbatim_copy_is_found_alone_and_inside_a_longer_text(index, code):
     number = list(ITEMS).index(code)
-    assert index.hit(ITEMS[code]) == f"100 % of the 8-grams of eval item {number}"
-    assert index.hit(f"Question 1: {ITEMS[code]} Let us think. 12 + 30 = 42.") is not None
+    assert hit(index, ITEMS[code]) == f"100 % of the 8-grams of eval item {number}"
+    assert hit(index, f"Question 1: {ITEMS[code]} Let us think. 12 + 30 = 42.") is not None
 
 
 @pytest.mark.parametrize("code", ITEMS)
 def test_the_same_frame_with_other_numbers_is_no_copy(index, code):
-    assert index.hit(with_other_numbers(ITEMS[code])) is None
-    assert index.hit(ITEMS[code].replace("29", "30")) is None, "one number of three"
+    assert hit(index, with_other_numbers(ITEMS[code])) is None
+    assert hit(index, ITEMS[code].replace("29", "30")) is None, "one number of three"
 
 
 @pytest.mark.parametrize("code", ITEMS)
@@ -52,25 +57,25 @@ def test_other_white_space_punctuation_case_and_digits_hide_nothing(index, code)
     thai = ITEMS[code].translate({ord(str(d)): chr(0x0E50 + d) for d in range(10)})
     loose = ITEMS[code].replace("。", " 。\n").replace(". ", " !\n\n").replace(",", " ;").upper()
     for disguised in (full_width, thai, loose):
-        assert index.hit(disguised) is not None
+        assert hit(index, disguised) is not None
 
 
 @pytest.mark.parametrize("code", ITEMS)
 def test_half_of_an_item_is_a_copy_and_a_little_of_it_is_not(index, code):
     text = ITEMS[code]
-    assert index.hit(text[: int(0.7 * len(text))]) is not None
-    assert index.hit(text[: int(0.2 * len(text))]) is None
+    assert hit(index, text[: int(0.7 * len(text))]) is not None
+    assert hit(index, text[: int(0.2 * len(text))]) is None
 
 
 def test_a_long_run_of_a_long_item_is_a_copy():
     item = " ".join(f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(200))
     parts = item.split()
     assert (
-        EvalIndex([item]).hit("something before " + " ".join(parts[50:63]) + " and after it")
+        hit(EvalIndex([item]), "something before " + " ".join(parts[50:63]) + " and after it")
         == "13 units in a row of eval item 0"
     )
     assert (
-        EvalIndex([item]).hit("something before " + " ".join(parts[50:62]) + " and after it")
+        hit(EvalIndex([item]), "something before " + " ".join(parts[50:62]) + " and after it")
         is None
     )
 
@@ -82,8 +87,8 @@ def test_a_frame_that_many_items_share_is_no_copy_but_each_item_is():
         for word in ("addition", "division", "a fraction", "a remainder", "multiplication")
     ]
     index = EvalIndex(items)
-    assert index.hit(frame.format("a square root")) is None
-    assert all(index.hit(item) is not None for item in items)
+    assert hit(index, frame.format("a square root")) is None
+    assert all(hit(index, item) is not None for item in items)
 
 
 def test_one_changed_number_of_twelve_does_not_hide_a_copy():
@@ -106,22 +111,22 @@ def test_one_changed_number_of_twelve_does_not_hide_a_copy():
         for i, river in enumerate(rivers)
     ]
     item = " ".join(sentences)
-    assert EvalIndex([item]).hit(item.replace("1907", "1908")) is not None
+    assert hit(EvalIndex([item]), item.replace("1907", "1908")) is not None
 
 
 def test_a_short_item_must_be_the_whole_text():
     index = EvalIndex(["What is 7 x 8?", "法国的首都？"])
-    assert index.hit("what is 7 X 8") == "equals eval item 0"
-    assert index.hit("法国的首都") == "equals eval item 1"
-    assert index.hit("What is 7 x 9?") is None
-    assert index.hit("Tell me, what is 7 x 8?") is None
+    assert hit(index, "what is 7 X 8") == "equals eval item 0"
+    assert hit(index, "法国的首都") == "equals eval item 1"
+    assert hit(index, "What is 7 x 9?") is None
+    assert hit(index, "Tell me, what is 7 x 8?") is None
 
 
 def test_empty_texts_and_equal_items():
     index = EvalIndex(["", "...", ITEMS["en"], ITEMS["en"].upper()])
     assert len(index) == 1
-    assert index.hit("") is None and index.hit("?!") is None
-    assert index.hit(ITEMS["en"]) == "100 % of the 8-grams of eval item 2"
+    assert hit(index, "") is None and hit(index, "?!") is None
+    assert hit(index, ITEMS["en"]) == "100 % of the 8-grams of eval item 2"
 
 
 @pytest.mark.skipif(
@@ -132,5 +137,5 @@ def test_on_real_problems_every_copy_and_no_other_problem_is_found(code):
     lines = (MGSM / f"mgsm_{code}.tsv").read_text(encoding="utf-8").splitlines()
     problems = [line.split("\t")[0] for line in lines[:120]]
     index = EvalIndex(problems[::2])
-    assert all(index.hit(problem) is not None for problem in problems[::2])
-    assert not [problem for problem in problems[1::2] if index.hit(problem)]
+    assert all(hit(index, problem) is not None for problem in problems[::2])
+    assert not [problem for problem in problems[1::2] if hit(index, problem)]

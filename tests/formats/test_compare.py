@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from distill.data.samples import Sample
 from distill.errors import MismatchError
 from distill.formats import compare
+from distill.formats.compare import TransformersModel
 from distill.formats.gguf.write import write_gguf
-from distill.llama_cpp.model import Given, LlamaModel
+from distill.llama_cpp.model import LlamaModel
 from distill.llama_cpp.process import LlamaProcess
+from distill.llama_cpp.reference_rows import ReferenceRows
 
 
 @pytest.fixture(scope="module")
@@ -74,23 +76,20 @@ def test_kl_is_that_of_the_formula_at_evenly_taken_positions(
     every: int,
 ) -> None:
     num_tokens = sum(len(s.answer_ids) for s in samples)
-    monkeypatch.setattr(compare, "GIVEN_VALUES", -(-num_tokens // every) * len(tokenizer))
+    monkeypatch.setattr(compare, "REFERENCE_VALUES", -(-num_tokens // every) * len(tokenizer))
     model, other = student(folder), disturbed(folder)
-    reference = compare.refer_to(model, samples, tokenizer, 64, tmp_path / "whole.npy")
-    found = compare.in_transformers(reference, other, tokenizer, 512)
+    path = tmp_path / "whole.npy"
+    reference = compare.refer_to(TransformersModel(model, tokenizer, 64), samples, path)
+    found = compare.in_transformers(reference, TransformersModel(other, tokenizer, 512))
     assert reference.every == every
-    assert (tmp_path / "whole.npy").stat().st_size <= 4 * compare.GIVEN_VALUES + 128
-    assert found["num_kl_tokens"] == -(-num_tokens // every) and found["num_tokens"] == num_tokens
-    assert found["kl"] == pytest.approx(
+    assert (tmp_path / "whole.npy").stat().st_size <= 4 * compare.REFERENCE_VALUES + 128
+    assert found.num_kl_tokens == -(-num_tokens // every) and found.num_tokens == num_tokens
+    assert found.kl == pytest.approx(
         expected_kl(model, other, samples, len(tokenizer), every), abs=2e-5
     )
-    assert found["kl"] > 0.01 and found["top_token_agreement"] < 1 and found["nll_change"] > 0
-    itself = compare.in_transformers(reference, model, tokenizer, 512)
-    assert (
-        itself["kl"] < 1e-6
-        and itself["top_token_agreement"] == 1
-        and abs(itself["nll_change"]) < 1e-5
-    )
+    assert found.kl > 0.01 and found.top_token_agreement < 1 and found.nll_change > 0
+    itself = compare.in_transformers(reference, TransformersModel(model, tokenizer, 512))
+    assert itself.kl < 1e-6 and itself.top_token_agreement == 1 and abs(itself.nll_change) < 1e-5
 
 
 def test_llama_cpp_and_transformers_find_the_same(
@@ -100,8 +99,9 @@ def test_llama_cpp_and_transformers_find_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compare, "GIVEN_VALUES", 60 * len(tokenizer))
-    reference = compare.refer_to(student(folder), samples, tokenizer, 512, tmp_path / "whole.npy")
+    monkeypatch.setattr(compare, "REFERENCE_VALUES", 60 * len(tokenizer))
+    model = TransformersModel(student(folder), tokenizer, 512)
+    reference = compare.refer_to(model, samples, tmp_path / "whole.npy")
     assert reference.every > 1
     other = disturbed(folder)
     other.save_pretrained(tmp_path / "other")
@@ -109,10 +109,10 @@ def test_llama_cpp_and_transformers_find_the_same(
     write_gguf(tmp_path / "other", tmp_path / "other.gguf", "f32")
     with LlamaProcess(tmp_path / "other.gguf", num_threads=1, context_length=256) as llama:
         found = compare.in_llama_cpp(reference, llama)
-    expected = compare.in_transformers(reference, other, tokenizer, 512)
-    assert found["num_kl_tokens"] == expected["num_kl_tokens"] <= 60
-    assert found["kl"] == pytest.approx(expected["kl"], rel=1e-3)
-    assert found["nll"] == pytest.approx(expected["nll"], abs=1e-4)
+    expected = compare.in_transformers(reference, TransformersModel(other, tokenizer, 512))
+    assert found.num_kl_tokens == expected.num_kl_tokens <= 60
+    assert found.kl == pytest.approx(expected.kl, rel=1e-3)
+    assert found.nll == pytest.approx(expected.nll, abs=1e-4)
 
 
 def test_distributions_of_another_tokenizer_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -122,4 +122,4 @@ def test_distributions_of_another_tokenizer_are_refused(folder: Path, tmp_path: 
         LlamaModel(tmp_path / "student.gguf", num_threads=1, context_length=64) as llama,
         pytest.raises(MismatchError, match=r"has \d+ ids with a text, .*whole.npy 7"),
     ):
-        llama.score([5, 6, 7, 8], 1, Given(tmp_path / "whole.npy", 0, [0, 2]))
+        llama.score([5, 6, 7, 8], 1, ReferenceRows(tmp_path / "whole.npy", 0, [0, 2]))

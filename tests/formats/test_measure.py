@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from distill.errors import DataError
-from distill.formats import measure
-from distill.formats.bitsandbytes import write_bnb
+from distill.formats import FORMATS, FolderFormat, measure
+from distill.formats.bitsandbytes import load_bnb, write_bnb
 from distill.formats.w16a16 import write_w16a16
 
 TEACHER = Path(__file__).parents[2] / "recipes" / "quickstart" / "teacher"
@@ -22,10 +22,12 @@ def test_a_folder_is_loaded_and_timed_elsewhere(tmp_path: Path, name: str) -> No
         write_w16a16(TEACHER, place, "float16")
     else:
         write_bnb(TEACHER, place, name)
-    found = measure.measure(name, place)
+    format = FORMATS[name]
+    assert isinstance(format, FolderFormat)
+    found = measure.measure(format.load, place)
     assert found.prefill > 0 and found.decode > 0
     assert found.peak_memory is not None and 100e6 < found.peak_memory < 4e9, "torch is part of it"
-    model = measure.load(name, place)
+    model = format.load(place)
     assert (
         model(torch.tensor([[5, 6]])).logits.shape[-1]
         == load_file(TEACHER / "model.safetensors")["model.embed_tokens.weight"].shape[0]
@@ -36,4 +38,4 @@ def test_a_process_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"nowhere: a process that loaded it ended with status 1: .*no config\.json"
     ):
-        measure.measure("nf4", tmp_path / "nowhere")
+        measure.measure(load_bnb, tmp_path / "nowhere")

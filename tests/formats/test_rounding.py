@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from distill.formats import rounding
 from distill.formats.bitsandbytes import load_bnb, write_bnb
-from distill.formats.gguf.write import tensors_of, write_gguf
+from distill.formats.gguf.tensors import tensors_of
+from distill.formats.gguf.write import write_gguf
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,11 @@ def normalized(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).log_softmax(-1).numpy()
 
 
+def all_logits(llama: LlamaModel, ids: list[int]) -> np.ndarray:
+    """Float32 [T, V], the logits after each token."""
+    return np.concatenate([block_NV.copy() for _, block_NV in llama.logit_blocks(ids, 0)])
+
+
 def text_ids(folder: Path, sentences: list[str]) -> list[int]:
     return load_tokenizer(folder)("".join(s + "<|im_end|>" for s in sentences)).input_ids
 
@@ -148,7 +153,7 @@ def test_f32_file_predicts_what_transformers_predicts(written: Any, case: str) -
     folder, path = written(case, "f32")
     ids = torch.randint(0, 600, (300,), generator=torch.Generator().manual_seed(1)).tolist()
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
-        found = normalized(llama.logits(ids))
+        found = normalized(all_logits(llama, ids))
     assert np.abs(found - log_probs(folder, ids)).max() < 2e-4
 
 
@@ -161,7 +166,7 @@ def test_f16_file_agrees_with_a_trained_model(
     )  # its layers train slowly on a CPU
     ids = text_ids(folder, sentences)
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
-        found, expected = normalized(llama.logits(ids)), log_probs(folder, ids)
+        found, expected = normalized(all_logits(llama, ids)), log_probs(folder, ids)
     assert np.abs(found - expected).max() < 0.02
     assert (found.argmax(-1) == expected.argmax(-1)).mean() >= 0.995
 
@@ -192,14 +197,11 @@ def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], c
     tokenizer, texts = load_tokenizer(folder), PROBES + sentences
     texts += [unicodedata.normalize("NFC", text) for text in chat.PROBES.values()]
     with LlamaProcess(path, num_threads=1, context_length=64) as llama:
-        as_text, as_markup = llama.tokenize(texts), llama.tokenize(texts, parse_special=True)
-    for text, plain, parsed in zip(texts, as_text, as_markup, strict=True):
-        assert (
-            plain == tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-        ), text
-        assert parsed == tokenizer(text, add_special_tokens=False).input_ids, text
-    assert not any(tokenizer.eos_token_id in ids for ids in as_text)
-    assert any(tokenizer.eos_token_id in ids for ids in as_markup)
+        tokenized = llama.tokenize(texts)
+    for text, ids in zip(texts, tokenized, strict=True):
+        expected = tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+        assert ids == expected, text
+    assert not any(tokenizer.eos_token_id in ids for ids in tokenized)
 
 
 @pytest.mark.parametrize("num_sequences", [1, 3])
@@ -231,12 +233,11 @@ def test_greedy_answers_are_those_of_transformers(
 
 def test_process_and_model_score_alike(written: Any, sentences: list[str]) -> None:
     folder, path = written("qwen3", "q4_k_m", trained=True)
-    ids, seen = text_ids(folder, sentences), []
+    ids = text_ids(folder, sentences)
     with LlamaModel(path, num_threads=1, context_length=512) as llama:
         expected = [llama.score(ids, start) for start in (5, 9)]
     with LlamaProcess(path, num_threads=1, context_length=512) as llama:
-        found = llama.score([(ids, 5), (ids, 9)], on_done=lambda index, _: seen.append(index))
-    assert seen == [0, 1]
+        found = llama.score([(ids, 5), (ids, 9)])
     for (logp, top, _), (expected_logp, expected_top, _) in zip(found, expected, strict=True):
         assert logp.dtype == np.float32
         np.testing.assert_array_equal(logp, expected_logp)

@@ -1,4 +1,4 @@
-"""Laws of the divergences: against the formulas written plainly, and against what each must be whatever its formula."""
+"""Laws of the divergences: the formulas written plainly, and what each must be whatever its own."""
 
 import math
 from typing import get_args
@@ -104,7 +104,7 @@ def test_forward_kl_is_torchs_kl_div_with_gradient_q_minus_p() -> None:
     )
 
 
-# The other two hold parts of themselves fixed on purpose: their gradient is not that of their value.
+# The other two hold parts of themselves fixed on purpose: their gradient is not their value's.
 @pytest.mark.parametrize(
     ("name", "parameters"), [s for s in SETTINGS if s[0] not in ("skew_reverse_kl", "adaptive_kl")]
 )
@@ -116,7 +116,10 @@ def test_gradcheck(name: str, parameters: dict[str, float]) -> None:
 
 @pytest.mark.parametrize("name", ["skew_reverse_kl", "adaptive_kl"])
 def test_gradient_is_the_slope_of_the_formula_with_its_fixed_part_held(name: str) -> None:
-    """By central differences: for skew_reverse_kl the q inside the mixture stays, for adaptive_kl the two gaps."""
+    """By central differences.
+
+    For skew_reverse_kl the q inside the mixture stays, for adaptive_kl the two gaps.
+    """
     teacher, start = random_logp(1, 3, 5).exp(), random_logp(2, 3, 5)
     fixed = start.softmax(-1)
     order = teacher.argsort(-1)

@@ -1,4 +1,4 @@
-"""Fourteen losses of three tokens over five ids, in float64, computed once by hand and never to change."""
+"""Fourteen losses of three tokens over five ids, in float64, computed by hand, never to change."""
 
 import math
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.losses.divergences import divergence_by_name
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, Targets, TopKTargets
 
@@ -46,7 +47,7 @@ def head_loss_of_each_token(targets: Targets, **options: Any) -> Tensor:
         [
             linear_head_loss(
                 STUDENT_LOGITS[i : i + 1],
-                identity,
+                Head(identity),
                 labels,
                 targets[i : i + 1],
                 soft_weight=1.0,
@@ -81,7 +82,8 @@ def test_top_two_with_a_tail_bucket_and_not_one_of_its_namesakes() -> None:
     loss_N = head_loss_of_each_token(TopKTargets(top.indices, top.values, tail_logp_N))
     assert_golden(loss_N, [0.073399, 0.369435, 0.242022], 0.228285)
 
-    # The other two losses that are called top-k KL, on the same targets: pinned so that a mix-up would be seen.
+    # The other two losses that are called top-k KL, on the same targets: pinned so that a mix-up
+    # would be seen.
     student_logp_NK = STUDENT_LOGP.gather(-1, top.indices)
     teacher_hat = top.values.log_softmax(-1)
     teacher_only = (teacher_hat.exp() * (teacher_hat - student_logp_NK)).sum(-1)

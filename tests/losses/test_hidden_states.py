@@ -1,8 +1,9 @@
-"""Hidden-state matching: its value, its gradient, what it holds in memory, and what it does to a projection."""
+"""Hidden-state matching: value, gradient, memory, and what it does to a projection."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from loss_helpers import randn
 from torch import Tensor
 
 from distill.errors import MismatchError
@@ -10,12 +11,6 @@ from distill.losses import hidden_states
 from distill.losses.hidden_states import HiddenTargets, hidden_state_loss
 
 NUM_TOKENS, STUDENT, TEACHER, BLOCK = 13, 6, 10, 4
-
-
-def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(
-        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    ).to(dtype)
 
 
 def random_targets(num: int = NUM_TOKENS, width: int = TEACHER, seed: int = 3) -> HiddenTargets:
@@ -115,7 +110,10 @@ def test_a_teachers_state_of_zeros_is_no_nan() -> None:
 
 
 def test_what_is_kept_for_backward_is_no_projected_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the inputs are kept; a chunk's projected states are made again. Without chunks they would be kept whole."""
+    """Only the inputs are kept; a chunk's projected states are made again.
+
+    Without chunks they would be kept whole.
+    """
     monkeypatch.setattr(hidden_states, "CHUNK_VALUES", 4 * TEACHER)
     hidden, projection = inputs()
 

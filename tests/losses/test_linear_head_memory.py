@@ -1,4 +1,4 @@
-"""What the chunked head holds in memory, counted tensor by tensor, at the size of a real vocabulary."""
+"""What the chunked head holds in memory, tensor by tensor, at the size of a real vocabulary."""
 
 import math
 import weakref
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill.losses import head_gradients
+from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
 
@@ -17,7 +19,10 @@ REAL_VOCAB = 151_936
 
 
 class Memory(TorchDispatchMode):
-    """Records every tensor that an operation makes: `shapes`, and the `peak` of bytes that were alive together."""
+    """Records every tensor that an operation makes.
+
+    `shapes`, and the `peak` of bytes that were alive together.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +79,7 @@ def problem(
 
 
 def test_the_counter_counts() -> None:
-    """A tensor that dies is subtracted, a view adds nothing: else the bounds below would mean little."""
+    """A tensor that dies is subtracted, a view adds nothing: else the bounds below mean little."""
     memory, a = Memory(), None
     with memory:
         for _ in range(3):
@@ -94,24 +99,24 @@ def test_the_counter_sees_the_logits_of_a_plain_loss() -> None:
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
 @pytest.mark.parametrize(
-    "options", [{}, {"softcap": 5.0, "loss_temperature": 2.0}], ids=["simple", "softcap"]
+    ("softcap", "temperature"), [(None, 1.0), (5.0, 2.0)], ids=["simple", "softcap"]
 )
 def test_nothing_of_tokens_times_vocabulary_is_ever_made(
-    kind: str, options: dict[str, Any]
+    kind: str, softcap: float | None, temperature: float
 ) -> None:
     hidden, weight, labels, targets = problem(kind, 64, 8, 1000)
     divergence = "forward_kl" if kind == "sampled" else "reverse_kl"
     with Memory() as memory:
         loss, _ = linear_head_loss(
             hidden,
-            weight,
+            Head(weight, softcap=softcap),
             labels,
             targets,
             soft_weight=1.0,
             hard_weight=0.5,
             divergence=divergence,
+            loss_temperature=temperature,
             chunk_size=4,
-            **options,
         )
         loss.backward()
     assert memory.largest == max(4 * 1000, 1000 * 8)  # a chunk's logits, the head's gradient
@@ -119,23 +124,39 @@ def test_nothing_of_tokens_times_vocabulary_is_ever_made(
 
 
 @pytest.mark.parametrize(
-    ("kind", "num_tokens", "dtype", "options"),
+    ("kind", "num_tokens", "dtype", "softcap", "options"),
     [
-        ("sampled", 256, torch.float32, {}),
-        ("sampled", 120, torch.bfloat16, {"softcap": 30.0}),
-        ("sampled", 120, torch.float32, {"softcap": 30.0, "loss_temperature": 2.0}),
-        ("top_k", 120, torch.float32, {"divergence": "reverse_kl"}),
-        ("dense", 60, torch.float32, {"divergence": "jsd", "divergence_parameters": {"beta": 0.5}}),
+        ("sampled", 256, torch.float32, None, {}),
+        ("sampled", 120, torch.bfloat16, 30.0, {}),
+        ("sampled", 120, torch.float32, 30.0, {"loss_temperature": 2.0}),
+        ("top_k", 120, torch.float32, None, {"divergence": "reverse_kl"}),
+        (
+            "dense",
+            60,
+            torch.float32,
+            None,
+            {"divergence": "jsd", "divergence_parameters": {"beta": 0.5}},
+        ),
     ],
 )
 def test_under_200_mib_above_the_heads_gradient_at_a_real_vocabulary(
-    kind: str, num_tokens: int, dtype: torch.dtype, options: dict[str, Any]
+    kind: str,
+    num_tokens: int,
+    dtype: torch.dtype,
+    softcap: float | None,
+    options: dict[str, Any],
 ) -> None:
     hidden_size = 8
     hidden, weight, labels, targets = problem(kind, num_tokens, hidden_size, REAL_VOCAB, dtype)
     with Memory() as memory:
         loss, _ = linear_head_loss(
-            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.1, **options
+            hidden,
+            Head(weight, softcap=softcap),
+            labels,
+            targets,
+            soft_weight=1.0,
+            hard_weight=0.1,
+            **options,
         )
         loss.backward()
     assert memory.peak - REAL_VOCAB * hidden_size * 4 < 200 * MIB
@@ -154,13 +175,12 @@ def test_nothing_is_made_for_what_is_frozen(kind: str, frozen: str) -> None:
     with Memory() as memory:
         loss, _ = linear_head_loss(
             hidden,
-            weight,
+            Head(weight, bias),
             labels,
             targets,
             soft_weight=1.0,
             hard_weight=0.5,
             chunk_size=6,
-            bias_V=bias,
         )
         if frozen != "both":
             loss.backward()
@@ -176,9 +196,9 @@ def test_nothing_is_made_for_what_is_frozen(kind: str, frozen: str) -> None:
 def test_measuring_without_gradients_gives_the_same_numbers_and_makes_none(kind: str) -> None:
     hidden, weight, labels, targets = problem(kind, 24, 8, 100)
     options: dict[str, Any] = {"soft_weight": 1.0, "hard_weight": 0.5, "chunk_size": 6}
-    trained, trained_parts = linear_head_loss(hidden, weight, labels, targets, **options)
+    trained, trained_parts = linear_head_loss(hidden, Head(weight), labels, targets, **options)
     with torch.no_grad(), Memory() as memory:
-        measured, parts = linear_head_loss(hidden, weight, labels, targets, **options)
+        measured, parts = linear_head_loss(hidden, Head(weight), labels, targets, **options)
     assert not measured.requires_grad
     assert torch.equal(measured, trained.detach())
     assert all(torch.equal(parts[name], trained_parts[name]) for name in ("soft", "hard"))
@@ -188,13 +208,12 @@ def test_measuring_without_gradients_gives_the_same_numbers_and_makes_none(kind:
 def test_low_precision_heads_are_accumulated_in_float32_and_by_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "distill.losses.linear_head.WEIGHT_GRADIENT_VALUES", 8 * 30
-    )  # 30 rows of 100 at a time
+    # 30 rows of 100 at a time
+    monkeypatch.setattr(head_gradients, "WEIGHT_GRADIENT_VALUES", 8 * 30)
     hidden, weight, labels, targets = problem("sampled", 512, 8, 100, torch.bfloat16)
     with Memory() as memory:
         loss, _ = linear_head_loss(
-            hidden, weight, labels, targets, soft_weight=1.0, hard_weight=0.0, chunk_size=4
+            hidden, Head(weight), labels, targets, soft_weight=1.0, hard_weight=0.0, chunk_size=4
         )
         loss.backward()
     assert {(30, 8), (10, 8)} <= memory.shapes  # the products; the last block is shorter
@@ -202,7 +221,7 @@ def test_low_precision_heads_are_accumulated_in_float32_and_by_blocks(
     assert isinstance(targets, SampledTargets)
     double = SampledTargets(targets.ids_NK, targets.weights_NK.double())
     expected, _ = linear_head_loss(
-        exact[0], exact[1], labels, double, soft_weight=1.0, hard_weight=0.0
+        exact[0], Head(exact[1]), labels, double, soft_weight=1.0, hard_weight=0.0
     )
     expected.backward()
     assert (

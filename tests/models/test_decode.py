@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from distill.models.decode import Sampling, answer, draw
+from distill.models.decode import answer, draw
+from distill.models.sampling import Sampling
 
 GREEDY = Sampling()
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12], [13], [14, 15, 16, 17]]
@@ -27,9 +30,7 @@ def answers(
         model,
         prompts,
         seeds=seeds or range(len(prompts)),
-        sampling=sampling,
-        max_new_tokens=max_new_tokens,
-        stop_ids=stop_ids,
+        sampling=replace(sampling, max_new_tokens=max_new_tokens, stop_ids=stop_ids),
         pad_id=0,
         on_finished=finished,
         vocab_size=vocab_size,

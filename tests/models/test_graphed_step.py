@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from distill.models import graphed_step
-from distill.models.decode import Drawer, Sampling
+from distill.models.decode import Drawer
 from distill.models.graphed_step import GraphedStep, can_record
+from distill.models.sampling import Sampling
 from distill.models.slots import Rolling
 
 PROMPTS = [[5 + i, 6, 7, *range(20, 20 + i % 5)] for i in range(11)]
-SAMPLING = Sampling(1.0, 0.95, 50)
+SAMPLING = Sampling(1.0, 0.95, 50, 30)
 STOP = list(range(100, 115))
 
 
@@ -28,7 +29,7 @@ class Unrecorded(GraphedStep):
 def rolled(model, num_slots, make=None, known=None):
     """(answers, the logits that each token was drawn from, the step)."""
     found, logits = {}, {}
-    drawer = Drawer(range(len(PROMPTS)), SAMPLING, 30, None)
+    drawer = Drawer(range(len(PROMPTS)), SAMPLING, None)
 
     def draw(logits_NV, places):
         logits.update(zip(places, logits_NV.clone(), strict=True))

@@ -5,12 +5,13 @@ import torch
 from families import BY_NAME, FAMILIES, model_of, tokenizer_of
 
 from distill.models.batching import blocks_by_length
-from distill.models.decode import Drawer, Sampling, answer
+from distill.models.decode import Drawer, answer
+from distill.models.sampling import Sampling
 from distill.models.slots import Rolling, has_slots, rows_are_independent
 
 PROMPTS = [[5 + i, 6, 7, *range(20, 20 + i % 5)] for i in range(11)]
-SAMPLING = Sampling(1.0, 0.95, 50)
 STOP = list(range(100, 115))  # a twentieth of the vocabulary: answers of very different lengths
+SAMPLING = Sampling(1.0, 0.95, 50, 30, tuple(STOP))
 
 
 def answers(model, num_slots, known=None, sampling=SAMPLING):
@@ -20,8 +21,6 @@ def answers(model, num_slots, known=None, sampling=SAMPLING):
         PROMPTS,
         seeds=range(11),
         sampling=sampling,
-        max_new_tokens=30,
-        stop_ids=STOP,
         pad_id=0,
         num_slots=num_slots,
         on_finished=lambda i, ids, reason: found.__setitem__(i, (ids, reason)),
@@ -33,7 +32,7 @@ def answers(model, num_slots, known=None, sampling=SAMPLING):
 def rolled(model, num_slots, known):
     """(answers in the order in which they ended, the logits that each token was drawn from, forward passes)."""
     found, logits, passes = {}, {}, []
-    drawer = Drawer(range(11), SAMPLING, 30, None)
+    drawer = Drawer(range(11), SAMPLING, None)
 
     def draw(logits_NV, places):
         logits.update(zip(places, logits_NV.clone(), strict=True))
@@ -66,8 +65,6 @@ def test_the_number_of_slots_changes_no_answer(qwen3, num_slots):
             [prompt],
             seeds=[index],
             sampling=SAMPLING,
-            max_new_tokens=30,
-            stop_ids=STOP,
             pad_id=0,
             on_finished=lambda i, ids, reason, alone=alone: alone.__setitem__(i, (ids, reason)),
         )

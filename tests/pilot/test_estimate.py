@@ -4,19 +4,20 @@ import json
 
 import numpy as np
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 from server_helpers import TEACHER
 
 from distill import generate
 from distill.__main__ import main, read
-from distill.core.jsonl import read_row_logs, write_jsonl
+from distill.core.jsonl import write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.formats.gguf.write import write_gguf
 from distill.pilot import estimate, probe
-from distill.pilot.pilot_sample import Taken, by_lot
+from distill.pilot.pilot_sample import Measured, in_random_order
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 
@@ -34,7 +35,7 @@ def recipe_of(folder, *more):
 
 def reckon(folder, num, *more):
     recipe = recipe_of(folder, *more)
-    found = estimate._estimate(recipe, folder / "generate", num, Processes())
+    found = estimate.estimate(recipe, RunFolder.of(recipe), num, Processes())
     assert found is not None
     return found, estimate.text(recipe, found)
 
@@ -62,7 +63,7 @@ def test_a_few_are_asked_once_and_generate_asks_the_rest(tmp_path, monkeypatch):
             lambda *_, **__: pytest.fail("a second estimate asks nothing"),
         )
         again, same = reckon(tmp_path, 8)
-        assert (again.lengths, again.taken, same) == (found.lengths, found.taken, said)
+        assert (again.lengths, again.measured, same) == (found.lengths, found.measured, said)
         reckon(tmp_path, 3)
         assert len(logged(tmp_path)) == 8, "fewer are among those"
     reckon(tmp_path, 12)
@@ -76,24 +77,26 @@ def test_a_few_are_asked_once_and_generate_asks_the_rest(tmp_path, monkeypatch):
     recipe = recipe_of(tmp_path)
     result = generate.run(recipe, RunFolder.of(recipe), Processes()).result
     rest = [row for row in logged(tmp_path) if row["key"] not in before]
-    assert (
-        len(rest) + 12 == result["num_asked"] == found.num_wanted == found.needs["requests"][1] + 8
-    )
+    assert len(rest) + 12 == result.num_asked == found.num_wanted == found.usage["requests"][1] + 8
     done, said = reckon(tmp_path, 8)
     assert (
         done.lengths == found.lengths
-        and all(not need.any() for need in done.needs.values())
+        and all(not need.any() for need in done.usage.values())
         and "requests       0\n" in said
     )
-    low, _, high = found.needs["answer tokens"]
+    low, _, high = found.usage["answer tokens"]
     assert low < sum(len(row["token_ids"]) for row in logged(tmp_path)[8:]) < high
 
 
 def test_a_probe_has_asked_them_already_and_keeps_its_verdicts(tmp_path):
-    verdicts = probe._probe(recipe_of(tmp_path), tmp_path / "generate", 2, Processes())
+    verdicts = probe.probe(recipe_of(tmp_path), RunFolder(tmp_path), 2, Processes())
     assert len(verdicts) == 5 and len(logged(tmp_path)) == 10
     found, _ = reckon(tmp_path, 10)
-    assert len(logged(tmp_path)) == 10 and found.taken is not None and found.taken.num_answers == 10
+    assert (
+        len(logged(tmp_path)) == 10
+        and found.measured is not None
+        and found.measured.num_answers == 10
+    )
     assert json.loads((tmp_path / "generate/probe.json").read_text()).keys() == {
         "groups",
         "taken",
@@ -106,13 +109,13 @@ def test_a_gguf_teacher_is_asked_too_and_answers_of_a_run_need_no_time(tmp_path)
     found, said = reckon(tmp_path, 4, f"teacher.gguf={tmp_path / 't.gguf'}")
     assert (
         len(logged(tmp_path)) == 4
-        and found.needs["hours"][1] > 0
+        and found.usage["hours"][1] > 0
         and "megabytes" not in said
         and "cost" not in said
     )
     (tmp_path / "generate/probe.json").unlink()
     found, said = reckon(tmp_path, 4, f"teacher.gguf={tmp_path / 't.gguf'}")
-    assert found.taken is None and "hours" not in found.needs and "time is not measured" in said
+    assert found.measured is None and "hours" not in found.usage and "time is not measured" in said
 
 
 def test_through_a_server_money_megabytes_and_the_limits_are_told(proxy, tmp_path, capsys):
@@ -132,7 +135,7 @@ def test_through_a_server_money_megabytes_and_the_limits_are_told(proxy, tmp_pat
         len(asked) == 6 == len(logged(tmp_path))
         and len([a for a in proxy.asked if a.get("n_predict", 0) > 2]) == 6
     )
-    needs, taken = found.needs, found.taken
+    needs, taken = found.usage, found.measured
     assert taken is not None
     assert (
         1 <= taken.at_once <= 3
@@ -176,8 +179,8 @@ def options_of(**more):
 def test_what_is_billed_is_what_the_server_counts():
     """Hidden reasoning of a paid model is in its own count alone; a server that counts nothing is taken at the tokenizer's."""
     options, sure = options_of(price_answer=10.0), np.ones(3)
-    taken = Taken(8, 80, 100, 50.0, 4, 18_000, 88, 700)
-    needs = estimate.needs(
+    taken = Measured(8, 80, 100, 50.0, 4, 18_000, 88, 700)
+    needs = estimate.projected_usage(
         options, 1000 * sure, 10_000 * sure, np.array([9_000.0, 10_000.0, 12_000.0]), taken
     )
     assert needs["prompt tokens"][1] == 11_000 and list(needs["answer tokens"]) == [
@@ -187,8 +190,10 @@ def test_what_is_billed_is_what_the_server_counts():
     ]
     assert list(needs["cost"]) == [0.63, 0.70, 0.84] and needs["tokens"][1] == 81_000
     assert needs["megabytes"][1] == 2.0 and needs["hours"][1] == 5000 / 3600
-    silent = estimate.needs(options, sure, sure, sure, Taken(8, 80, 100, 50.0, 4, 18_000))
-    assert silent["tokens"][1] == 2 and estimate.needs(
+    silent = estimate.projected_usage(
+        options, sure, sure, sure, Measured(8, 80, 100, 50.0, 4, 18_000)
+    )
+    assert silent["tokens"][1] == 2 and estimate.projected_usage(
         options, sure, sure, sure, None
     ).keys().isdisjoint({"hours", "megabytes"})
 
@@ -216,7 +221,7 @@ def test_each_language_has_its_share_and_more_are_those_and_others():
         prompts, 99
     ) == prompts
     assert eight == [p for p in prompts if p in eight], "in the order in which they are given"
-    lot = by_lot(prompts)["sw"]
+    lot = in_random_order(prompts)["sw"]
     assert {p.id for p in eight if p.language == "sw"} == {p.id for p in lot[:2]} and lot != sorted(
         lot, key=prompts.index
     )

@@ -1,4 +1,4 @@
-"""Records to test with: arbitrary ones that fit a header, and those of a teacher that is like a real one."""
+"""Records to test with: arbitrary ones that fit a header, and those of a realistic teacher."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,23 +27,21 @@ def header() -> SignalHeader:
 
 @pytest.fixture
 def record_of() -> Callable[..., Any]:
-    """record_of(header, num_tokens, seed): any ids, any counts, floats that float16 holds exactly."""
+    """record_of(header, num_tokens, seed): any ids and counts, floats that are exact in float16."""
     return _record_of
 
 
 @pytest.fixture(scope="session")
 def real_like_record() -> SampledRecord:
-    """256 tokens of a Zipf-like teacher at V = 151,936, 50 draws; ids anywhere, which is dearest."""
+    """256 tokens of a Zipf-like teacher, V = 151,936, 50 draws; ids anywhere, which is dearest."""
     generator = torch.Generator().manual_seed(5)
     slopes_N = torch.empty(32).uniform_(1.22, 2.3, generator=generator)
     logits_NV = -slopes_N[:, None] * torch.arange(1.0, QWEN_VOCAB + 1).log()
     logits_NV[:, 0] += torch.empty(32).exponential_(generator=generator)
     logits_NV = logits_NV[:, torch.randperm(QWEN_VOCAB, generator=generator)]
-    realised_N = torch.zeros(32, dtype=torch.long)
+    target_N = torch.zeros(32, dtype=torch.long)
     rows = [draws.Rows.of(seed, 32) for seed in range(8)]
-    parts = [
-        draws.draw(logits_NV, realised_N, r, num_draws=50, vocab_size=QWEN_VOCAB) for r in rows
-    ]
+    parts = [draws.draw(logits_NV, target_N, r, num_draws=50, vocab_size=QWEN_VOCAB) for r in rows]
     record = join(parts)
     assert isinstance(record, SampledRecord)
     return record
@@ -80,8 +78,8 @@ def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord
 def _ids(rng: np.random.Generator, vocab_size: int, size: int) -> np.ndarray:
     """Ascending ids: spread over everything, or crowded at the low or the high end."""
     if size * 4 < vocab_size and (crowd := rng.integers(3)):
-        found = rng.choice(size * 4, size, replace=False)
-        return np.sort(found if crowd == 1 else vocab_size - 1 - found)
+        ids = rng.choice(size * 4, size, replace=False)
+        return np.sort(ids if crowd == 1 else vocab_size - 1 - ids)
     return np.sort(rng.choice(vocab_size, size, replace=False))
 
 

@@ -1,4 +1,4 @@
-"""Log-probs that came with answers become the record that a pass over the weights would have made."""
+"""Log-probs that came with answers become the record that a pass over the weights makes."""
 
 import math
 
@@ -51,10 +51,12 @@ def test_a_token_of_which_nothing_is_known_is_said_to_be_so():
     served = [*as_served(logits(3)), None]
     found = unpacked(packed(served, K, VOCAB), 4, K, VOCAB)
     assert num_unknown(found) == 1
-    said = targets([found], "cpu")
-    assert isinstance(said, TopKTargets)
+    batch = targets([found], "cpu")
+    assert isinstance(batch, TopKTargets)
     assert (
-        (said.ids_NK[3] == -1).all() and said.tail_logp_N[3] == 0 and (said.ids_NK[:3] >= 0).all()
+        (batch.ids_NK[3] == -1).all()
+        and batch.tail_logp_N[3] == 0
+        and (batch.ids_NK[:3] >= 0).all()
     )
 
 

@@ -49,14 +49,14 @@ def people(num, language="en"):
 
 
 def asked(recipe, tokenizer, prompts=(), held_out=()):
-    return expansion.wishes(recipe, tokenizer, list(prompts), list(held_out))[0]
+    return expansion.prompt_requests(recipe, tokenizer, list(prompts), list(held_out))[0]
 
 
 def test_magpie_asks_with_the_template_up_to_the_user_and_steers_by_language(recipe, tokenizer):
     plain = asked(recipe("{expand: magpie, num: 3}"), tokenizer)
     assert {tokenizer.decode(w.prompt_ids) for w in plain} == {"<|im_start|>user\n"}
     assert [(w.sample_index, w.prompt.language) for w in plain] == [(0, ""), (1, ""), (2, "")]
-    steered, stop_ids = expansion.wishes(
+    steered, stop_ids = expansion.prompt_requests(
         recipe("{expand: magpie, num: 3, system_prompts: {sw: Msaidie., en: Help.}}"),
         tokenizer,
         [],
@@ -202,21 +202,21 @@ def row(text, tokenizer=None, reason="stop"):
 def test_what_cannot_be_asked_is_dropped_with_its_reason(recipe, tokenizer, said, reason):
     made = recipe("{expand: self_instruct, num: 1, language: en}")
     seeds = [Prompt(({"role": "user", "content": MARKET},), "en")]
-    (wish,) = asked(made, tokenizer, seeds)
-    good, bad = expansion.read(made, [(wish, [1], row(said))], tokenizer, seeds)
+    (request,) = asked(made, tokenizer, seeds)
+    good, bad = expansion.read(made, [(request, [1], row(said))], tokenizer, seeds)
     assert [p.text for p in good] == ([BUS] if reason is None else [])
     assert reason is None or bad[0][1].startswith(reason)
-    assert expansion.read(made, [(wish, [1], row(said, reason="length"))], tokenizer, seeds)[1][0][
-        1
-    ].startswith("truncated")
+    assert expansion.read(made, [(request, [1], row(said, reason="length"))], tokenizer, seeds)[1][
+        0
+    ][1].startswith("truncated")
 
 
 def test_reasoning_about_a_prompt_is_no_part_of_it(recipe, tokenizer):
     made = recipe("{expand: self_instruct, num: 1, language: en}")
-    (wish,) = asked(made, tokenizer, people(1))
+    (request,) = asked(made, tokenizer, people(1))
     said = f"<think>They like <prompt>s. A bus?</think>\n\n<prompt>{BUS}</prompt>"
     assert [
-        p.text for p in expansion.read(made, [(wish, [1], row(said))], tokenizer, people(1))[0]
+        p.text for p in expansion.read(made, [(request, [1], row(said))], tokenizer, people(1))[0]
     ] == [BUS]
 
 

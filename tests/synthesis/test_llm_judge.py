@@ -7,21 +7,24 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
 
 from distill import generate
-from distill.core.jsonl import RowLog, read_jsonl, read_row_logs
+from distill.core.jsonl import RowLog, read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import DataError, Stopped
-from distill.filters.answer_filters import Candidate
-from distill.models import load
+from distill.filters.base import Answer
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.synthesis.llm_judge import low_score, question, repair, score
 from distill.tasks import market
-from distill.teachers.log import raw_row
+from distill.teachers import connect
+from distill.teachers.answers import raw_row
+from distill.teachers.keys import request_maker
+from distill.teachers.requests import Completion, RequestOptions
 
 
 @pytest.mark.parametrize(
@@ -63,8 +66,8 @@ def test_an_answer_without_a_score_is_dropped_as_is_one_below_the_threshold():
 
 
 def test_the_question_names_the_language_and_the_reference_and_a_repair_goes_on_from_the_reply():
-    candidate = Candidate("Je, {n} ni ngapi?", "p", "Ni {4}.", None, "stop", "sw", reference="4")
-    asked = question(candidate)
+    answer = Answer("Je, {n} ni ngapi?", "p", "Ni {4}.", None, "stop", "sw", reference="4")
+    asked = question(answer)
     assert (
         "natural Swahili" in asked.text
         and "Je, {n} ni ngapi?" in asked.text
@@ -80,16 +83,14 @@ def test_the_question_names_the_language_and_the_reference_and_a_repair_goes_on_
     assert (
         again.id
         != asked.id
-        != question(
-            Candidate("Je, {n} ni ngapi?", "p", "Ni 5.", None, "stop", "sw", reference="4")
-        ).id
+        != question(Answer("Je, {n} ni ngapi?", "p", "Ni 5.", None, "stop", "sw", reference="4")).id
     )
 
 
 def test_the_judge_is_told_where_a_refusal_is_right_and_else_asked_as_ever():
     drop, keep, require = (
         question(
-            Candidate(
+            Answer(
                 "How is a lock picked?", "p", "I cannot help.", None, "stop", "en", refusals=kind
             )
         ).text
@@ -188,15 +189,16 @@ def recipe_of(folder, *more):
 def answer_all(folder):
     """Answers to all prompts in the log, right ones of many lengths, as if the teacher had written them."""
     recipe = recipe_of(folder)
-    tokenizer = load.load_tokenizer(str(QUICKSTART.parent / "quickstart" / "teacher"), None)
-    make = generate.request_maker(recipe, tokenizer)
+    teacher, options = connect(recipe), RequestOptions.of(recipe)
+    tokenizer, make = teacher.tokenizers.asked, request_maker(teacher, options)
     with RowLog(folder / "generate/raw") as log:
-        for n, prompt in enumerate(generate.judge_prompts(recipe, *split_prompts(recipe))[0]):
+        for n, prompt in enumerate(generate.select_prompts(recipe, *split_prompts(recipe))[0]):
             text = (
                 " + ".join(map(str, range(n)))
                 + f"\n{market.WORDING[prompt.language].final}{prompt.reference}"
             )
-            log.append(raw_row(recipe, make(prompt, 0), tokenizer(text).input_ids, "stop", text))
+            completion = Completion(text, "stop", tokenizer(text).input_ids)
+            log.append(raw_row(teacher, make(prompt, 0), completion, options))
 
 
 def run(folder, *more):
@@ -238,12 +240,10 @@ def test_a_judge_on_a_server_is_asked_once_for_each_answer_whatever_the_threshol
     assert any(map(judge.stumbles, times)) and all(a["temperature"] == 0 for a in judge.graded())
 
     by_judge = {key for key, why in dropped.items() if why.startswith("judge: ")}
-    assert kept.keys() | by_judge == good.keys() and result["dropped_by_reason"]["judge"] == len(
+    assert kept.keys() | by_judge == good.keys() and result.dropped_by_reason["judge"] == len(
         by_judge
     )
-    assert result["num_kept"] == before["num_kept"] - len(by_judge) and 0 < len(by_judge) < len(
-        good
-    )
+    assert result.num_kept == before.num_kept - len(by_judge) and 0 < len(by_judge) < len(good)
     for text in times:
         answer = text.partition("<answer>\n")[2].partition("\n</answer>")[0]
         assert (answer in kept.values()) == (

@@ -4,18 +4,13 @@ import pytest
 from families import BY_NAME, tokenizer_of
 from run_helpers import QUICKSTART
 
-from distill.core.jsonl import RowLog
-from distill.core.run_folder import RunFolder
+from distill.chat.tokenizers import Tokenizers
 from distill.data.samples import Prompt
 from distill.recipe import load_recipe
-from distill.teachers.log import (
-    best_rows,
-    final_rows,
-    num_of_other_seeds,
-    raw_row,
-    read_answers,
-    request_maker,
-)
+from distill.teachers import connect
+from distill.teachers.keys import request_maker
+from distill.teachers.log import best_rows, final_rows
+from distill.teachers.requests import RequestOptions
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +19,11 @@ def tokenizer():
 
 
 def key(tokenizer, *fields, question="What is 3 + 4?", index=0, **more):
-    return request_maker(load_recipe(QUICKSTART, list(fields)), tokenizer)(
+    recipe = load_recipe(QUICKSTART, list(fields))
+    teacher = connect(recipe)
+    teacher.tokenizers = Tokenizers(tokenizer, tokenizer)
+    make = request_maker(teacher, RequestOptions.of(recipe))
+    return make(
         Prompt(({"role": "user", "content": question},), **{"language": "en", **more}), index
     ).key
 
@@ -156,57 +155,3 @@ def test_another_name_on_the_server_is_another_model(tokenizer):
         )
         == 3
     )
-
-
-def test_answers_from_before_are_those_of_the_name_that_the_run_folder_had_then(
-    tokenizer, tmp_path
-):
-    """They are not paid for again under that name, and are nobody else's."""
-
-    def recipe(name):
-        return load_recipe(QUICKSTART, [*named(name), f"run_folder={tmp_path}"])
-
-    prompt = Prompt(({"role": "user", "content": "What is 3 + 4?"},), "en")
-    plain = request_maker(recipe("null"), tokenizer)(prompt, 0)
-    old = {
-        k: v
-        for k, v in raw_row(recipe("a"), plain, [1, 2], "stop", "7").items()
-        if k != "server_model"
-    }
-    folder = RunFolder(tmp_path)
-    folder.write_recipe(recipe("a"))
-    with RowLog(tmp_path / "generate/raw") as log:
-        log.append(old)
-        log.append(old | {"key": "j", "teacher": "judge/big"})
-
-    folder.note_old_name(recipe("b"))  # as every command does before it writes its own recipe
-    folder.write_recipe(recipe("b"))
-    folder.note_old_name(recipe("b"))
-    rows = best_rows(read_answers(tmp_path / "generate/raw")[0])
-    requests = {
-        name: request_maker(recipe(name), tokenizer)(prompt, 0) for name in ("a", "b", "null")
-    }
-    assert [name for name, r in requests.items() if r.key in rows] == ["a"] and "j" in rows
-    assert num_of_other_seeds([requests["a"]], rows) == 0, "nor another seed's"
-    with RowLog(tmp_path / "generate/raw") as log:
-        log.append(raw_row(recipe("null"), plain, [1, 2], "stop", "7"))
-    rows = best_rows(read_answers(tmp_path / "generate/raw")[0])
-    assert [name for name, r in requests.items() if r.key in rows] == ["a", "null"]
-
-
-def test_jobs_that_wrote_no_recipe_answered_under_the_name_of_today(tokenizer, tmp_path):
-    recipe = load_recipe(QUICKSTART, [*named("a"), f"run_folder={tmp_path}"])
-    request = request_maker(recipe, tokenizer)(
-        Prompt(({"role": "user", "content": "Hi"},), "en"), 0
-    )
-    plain = request_maker(load_recipe(QUICKSTART), tokenizer)(request.prompt, 0)
-    with RowLog(tmp_path / "generate/raw") as log:
-        log.append(
-            {
-                k: v
-                for k, v in raw_row(recipe, plain, [1], "stop", "7").items()
-                if k != "server_model"
-            }
-        )
-    RunFolder(tmp_path).note_old_name(recipe)
-    assert request.key in best_rows(read_answers(tmp_path / "generate/raw")[0])

@@ -1,15 +1,20 @@
-"""Script gate and language identification, on sentences written for this test and on SIB-200 where it is at hand."""
+"""The gates: scripts, then sentences; on sentences of this test and on SIB-200 where it is."""
 
-import math
 from pathlib import Path
 
 import pytest
 
-from distill.errors import RecipeError
 from distill.text import language
-from distill.text.language import identify, script_share, sentences, wrong_language
+from distill.text.identification import by_script_only, can_identify, identify
+from distill.text.text import Text
 
 SIB200 = Path(__file__).resolve().parents[3] / "shared" / "data" / "sib200"
+
+
+def wrong_language(text, code, languages, prompt=""):
+    return language.wrong_language(Text(text), code, languages, prompt)
+
+
 ANSWERS = {
     "en": "She sells the remaining mangoes at the market and earns eighteen shillings every day.",
     "zh": "她每天在市场上卖掉剩下的芒果，一共赚了十八先令。",
@@ -177,7 +182,7 @@ def test_where_the_prompt_brings_a_foreign_sentence_the_answer_may_have_one():
     )
 
 
-# the first article of the declaration of human rights, in languages that the classifier does not know
+# the first article of the declaration of human rights, in languages unknown to the classifier
 UNKNOWN = {
     "wo": "Doomi aadama yépp danuy juddu, yam ci tawfeex ci sag ak sañ-sañ. Nekk na it ku xam dëgg te ànd na ak xelam, "
     "te war naa jëflante ak nawleen, te teg ko ci wàllu mbokk.",
@@ -202,14 +207,17 @@ def test_in_a_language_that_the_classifier_does_not_know_what_is_surely_another_
         assert wrong_language(answer, code, [code]), answer
     assert wrong_language(f"{own} {own} {OWN['sw']}", code, [code, "sw"])
     assert (
-        not language.can_identify(code)
-        and f"languages: {code}" in f"languages: {language.by_script_only([code, 'sw'])}"
+        not can_identify(code)
+        and f"languages: {code}" in f"languages: {by_script_only([code, 'sw'])}"
     )
-    assert language.by_script_only(["sw", "th", "dv", "zh-Hant"]) is None
+    assert by_script_only(["sw", "th", "dv", "zh-Hant"]) is None
 
 
 def test_reasoning_is_in_english_or_the_language_of_the_answer():
-    check = language.wrong_reasoning_language
+
+    def check(reasoning, code, languages, prompt=""):
+        return language.wrong_reasoning_language(Text(reasoning), code, languages, prompt)
+
     for reasoning in (
         OWN["sw"],
         f"{ENGLISH} {ENGLISH}",
@@ -267,14 +275,8 @@ def test_code_formulas_and_addresses_are_not_read_as_english():
         assert wrong_language(f"{ANSWERS['hi']} {extra} {extra} {extra}", "hi", ["hi"]) is None
 
 
-def test_two_amounts_of_money_are_not_a_formula():
-    assert "puts in" in language.prose(
-        "He buys a house for $80,000 and then puts in $50,000 in repairs."
-    )
-
-
 def test_a_language_unknown_to_the_classifier_has_the_script_gate_only():
-    assert not language.can_identify("wo") and language.can_identify("sw")
+    assert not can_identify("wo") and can_identify("sw")
     assert (
         wrong_language("Xale yi dañuy jàng téere yi ci ekool bi bés bu nekk.", "wo", ["wo", "fr"])
         is None
@@ -286,41 +288,7 @@ def test_a_language_unknown_to_the_classifier_has_the_script_gate_only():
 def test_japanese_and_chinese_are_told_apart_by_kana():
     assert wrong_language("彼女は毎日市場で残りのマンゴーを売ります。", "ja", ["ja"]) is None
     assert wrong_language("彼女は毎日市場で残りのマンゴーを売ります。", "zh", ["zh"])
-    assert identify(ANSWERS["zh"], "ja", ["ja"])[0] == "zh"
-
-
-def test_script_share_counts_letters_only():
-    assert script_share("Jibu: 12 + 3 = 15!", "sw") == 1.0
-    assert script_share("ab中文", "zh") == 0.5
-    assert script_share("नमस्ते", "hi") == 1.0
-    assert math.isnan(script_share("12 👍", "sw"))
-
-
-def test_codes_with_regions_and_scripts():
-    assert language.scripts_of("pt-BR") == ("Latin",)
-    assert language.scripts_of("zh-Hant-TW") == language.scripts_of("zh")
-    assert language.scripts_of("sr-Cyrl") == ("Cyrillic",) and language.scripts_of("xx-Latn") == (
-        "Latin",
-    )
-    with pytest.raises(RecipeError, match="'xx'"):
-        language.scripts_of("xx")
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("It costs 3.5 dollars. Is it dear? No!", ["It costs 3.5 dollars.", "Is it dear?", "No!"]),
-        ("今天很热。明天呢？不知道！", ["今天很热。", "明天呢？", "不知道！"]),
-        ("यह एक है। वह दो है।", ["यह एक है।", "वह दो है।"]),
-        ("አንድ ነው። ሁለት ነው፧ አዎ", ["አንድ ነው።", "ሁለት ነው፧", "አዎ"]),
-        ("เขามีมะม่วง 5 ผล เธอมีสามผล", ["เขามีมะม่วง 5 ผล", "เธอมีสามผล"]),
-        ("သူသွားသည်။ ငါလာသည်။", ["သူသွားသည်။", "ငါလာသည်။"]),
-        ("هل هذا؟ نعم", ["هل هذا؟", "نعم"]),
-        ("- one\n- two", ["- one", "- two"]),
-    ],
-)
-def test_sentences_end_as_each_script_ends_them(text, expected):
-    assert sentences(text) == expected
+    assert identify(Text(ANSWERS["zh"]), "ja", ["ja"])[0] == "zh"
 
 
 CODES = {

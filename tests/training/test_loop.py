@@ -11,8 +11,10 @@ from conftest import tiny_qwen3
 from safetensors.torch import load_file
 
 from distill.recipe.sections import Train
-from distill.training.loop import Course, initial_projection, train
+from distill.training.loop import train
 from distill.training.metrics import read_metrics
+from distill.training.run import TrainingRun
+from distill.training.student import initial_projection
 
 NUM_STEPS = 24
 
@@ -22,7 +24,7 @@ def store(tmp_path_factory):
     return helpers.signal(tmp_path_factory.mktemp("loop") / "signals")
 
 
-def course(folder: Path, store: Any, **options: Any) -> Course:
+def training_run(folder: Path, store: Any, **options: Any) -> TrainingRun:
     """24 steps with dropout, two rows each, a checkpoint after the tenth and the twentieth."""
     settings = Train(
         epochs=100,
@@ -37,17 +39,17 @@ def course(folder: Path, store: Any, **options: Any) -> Course:
         **options,
     )
     student = tiny_qwen3(dropout=0.1)
-    what = helpers.course(
+    run = helpers.training_run(
         student, store, soft_weight=1.0, hard_weight=0.0, hidden_weight=settings.hidden_weight
     )
-    return replace(what, options=settings, folder=folder, validation=helpers.items()[:2])
+    return replace(run, options=settings, folder=folder, validation=helpers.examples()[:2])
 
 
 @pytest.fixture(scope="module")
 def unbroken(store, tmp_path_factory):
-    what = course(tmp_path_factory.mktemp("unbroken"), store, hidden_weight=0.5)
-    train(what)
-    return what
+    run = training_run(tmp_path_factory.mktemp("unbroken"), store, hidden_weight=0.5)
+    train(run)
+    return run
 
 
 def test_the_distance_of_hidden_states_falls_and_has_a_column_of_its_own(unbroken):
@@ -59,23 +61,26 @@ def test_the_distance_of_hidden_states_falls_and_has_a_column_of_its_own(unbroke
 
 
 def test_without_hidden_weight_nothing_is_left_of_it(store, tmp_path):
-    what = course(tmp_path, store)
-    train(what)
+    run = training_run(tmp_path, store)
+    train(run)
     assert all("hidden" not in row for row in read_metrics(tmp_path / "student.metrics.jsonl"))
     saved = load_file(next(tmp_path.glob("checkpoints/student/step-00000020/model.safetensors")))
-    assert saved.keys() == dict(what.model.named_parameters()).keys()
+    assert saved.keys() == dict(run.model.named_parameters()).keys()
 
 
 def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_projection(
     unbroken, store, tmp_path
 ):
-    """The newest checkpoint is damaged, so it goes on from the tenth step: fourteen steps are done again."""
+    """The newest checkpoint is damaged, so it goes on from the tenth step.
+
+    Fourteen steps are done again.
+    """
     source = unbroken.folder / "checkpoints"
     for path in source.rglob("*"):
         if path.is_file():
-            there = tmp_path / path.relative_to(unbroken.folder)
-            there.parent.mkdir(parents=True, exist_ok=True)
-            there.write_bytes(path.read_bytes())
+            copy = tmp_path / path.relative_to(unbroken.folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
     (tmp_path / "checkpoints/student/step-00000020/model.safetensors").write_bytes(b"half of it")
     metrics = (unbroken.folder / "student.metrics.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "student.metrics.jsonl").write_text("".join(metrics[:13]))
@@ -87,10 +92,10 @@ def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_
         "it has been trained"
     )
 
-    what = course(tmp_path, store, hidden_weight=0.5)
-    train(what)
+    run = training_run(tmp_path, store, hidden_weight=0.5)
+    train(run)
     for (name, one), other in zip(
-        unbroken.model.state_dict().items(), what.model.state_dict().values(), strict=True
+        unbroken.model.state_dict().items(), run.model.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other), name
     assert (tmp_path / "student.metrics.jsonl").read_text() == "".join(metrics)
@@ -104,11 +109,3 @@ def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_
 def test_the_projection_is_no_part_of_the_student(unbroken, tmp_path):
     unbroken.model.save_pretrained(tmp_path)
     assert not [name for name in load_file(tmp_path / "model.safetensors") if "projection" in name]
-
-
-def test_a_projection_between_equal_widths_begins_as_the_identity_else_it_keeps_lengths():
-    assert torch.equal(initial_projection(8, 8), torch.eye(8))
-    states = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
-    lengths = (states @ initial_projection(4096, 64).T).norm(dim=1) / states.norm(dim=1)
-    assert torch.equal(initial_projection(96, 64), initial_projection(96, 64))
-    assert (lengths - 8).abs().max() < 1, "8 = the root of 4096 / 64"

@@ -1,16 +1,17 @@
-"""Recovery: the gradient goes straight through, and a model that rounding broke finds back to itself."""
+"""Recovery: the gradient goes straight through, and a broken model finds back to itself."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from step_helpers import biased_phi
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from distill.errors import TrainingError
 from distill.losses.divergences import forward_kl
+from distill.losses.head import Head
 from distill.models.score import TokenSequence
-from distill.training.recover import Plan, as_in_the_file, recover
+from distill.training.recover import RecoveryPlan, SamplePool, recover, with_rounded_weights
 
 VOCAB = 300
 
@@ -42,6 +43,12 @@ def sequences() -> list[TokenSequence]:
     ]
 
 
+def pool_of(sequences: list[TokenSequence]) -> SamplePool:
+    model = tiny()
+    head = Head(model.get_output_embeddings().weight)
+    return SamplePool(model, sequences, head, num_steps=100, pad_id=0, vocab_size=VOCAB)
+
+
 def to_fourths(weight: torch.Tensor) -> torch.Tensor:
     """A coarse grid, a scale for each row."""
     scale = weight.abs().amax(-1, keepdim=True).clamp(min=1e-6) / 2  # the padding's row is 0
@@ -53,36 +60,36 @@ def roundings_of(model: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def kl(whole: Any, model: Any, sequences: list[TokenSequence]) -> float:
-    found = []
+def kl(teacher: Any, model: Any, sequences: list[TokenSequence]) -> float:
+    divergences = []
     for s in sequences:
         p, q = (
             m(torch.tensor([s.ids])).logits[0, s.answer_start - 1 : -1, :VOCAB].log_softmax(-1)
-            for m in (whole, model)
+            for m in (teacher, model)
         )
-        found.append(forward_kl(q, p))
-    return float(torch.cat(found).mean())
+        divergences.append(forward_kl(q, p))
+    return float(torch.cat(divergences).mean())
 
 
 def test_a_broken_model_finds_back_to_itself_on_samples_it_has_not_seen(
     sequences: list[TokenSequence],
 ) -> None:
-    whole, model = tiny(), tiny()
+    teacher, model = tiny(), tiny()
     learn, unseen = sequences[:50], sequences[50:]
-    with as_in_the_file(model, roundings_of(model)):
-        plain = kl(whole, model, unseen)
-    assert kl(whole, model, unseen) == 0, "the latent weights come back"
+    with with_rounded_weights(model, roundings_of(model)):
+        plain = kl(teacher, model, unseen)
+    assert kl(teacher, model, unseen) == 0, "the latent weights come back"
     losses = recover(
         model,
         learn,
         roundings_of(model),
-        Plan(60, 0.03, 0),
+        RecoveryPlan(60, 0.03, 0),
         pad_id=0,
         vocab_size=VOCAB,
         label="recover",
     )
-    with as_in_the_file(model, roundings_of(model)):
-        recovered = kl(whole, model, unseen)
+    with with_rounded_weights(model, roundings_of(model)):
+        recovered = kl(teacher, model, unseen)
     assert len(losses) == 60 and losses[0] == pytest.approx(plain, rel=0.3)
     assert recovered < 0.85 * plain
 
@@ -94,7 +101,7 @@ def test_the_same_plan_ends_in_the_same_weights(sequences: list[TokenSequence]) 
             model,
             sequences,
             roundings_of(model),
-            Plan(5, 0.02, 3),
+            RecoveryPlan(5, 0.02, 3),
             pad_id=0,
             vocab_size=VOCAB,
             label="recover",
@@ -111,7 +118,7 @@ def test_the_gradient_is_that_at_the_rounded_weights_and_moves_the_latent_ones()
     parameter = model.get_parameter(name)
     before = parameter.data.clone()
     ids = torch.arange(20)[None]
-    with as_in_the_file(model, {name: to_fourths}):
+    with with_rounded_weights(model, {name: to_fourths}):
         assert torch.equal(parameter.data, before + (to_fourths(before) - before))
         model(ids, labels=ids).loss.backward()
     assert torch.equal(parameter.data, before)
@@ -125,21 +132,25 @@ def test_no_more_hidden_states_are_held_than_there_is_room_for(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recover, "POOL_VALUES", 64 * 100)
-    pool, hidden = recover._pool(tiny(), sequences, 0, num_steps=10)
-    assert 0 < sum(len(s.ids) for s in pool) <= 100 and pool == sequences[: len(pool)]
-    assert [len(h) for h in hidden] == [s.num_answer_tokens for s in pool]
+    pool = pool_of(sequences)
+    assert 0 < sum(len(s.ids) for s in pool.samples) <= 100
+    assert pool.samples == sequences[: len(pool.samples)]
+    assert [len(h) for h in pool.hidden] == [s.num_answer_tokens for s in pool.samples]
 
 
 def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a_pass(
     sequences: list[TokenSequence],
 ) -> None:
-    batches: Iterator[list[int]] = recover._batches(sequences * 20, seed=0)
+    pool = pool_of(sequences * 20)
+    assert len(pool.samples) == len(sequences) * 20
+    batches = pool.batches(seed=0)
     seen: list[int] = []
-    while len(seen) < len(sequences) * 20:
+    while len(seen) < len(pool.samples):
         batch = next(batches)
-        assert len(batch) * max(len((sequences * 20)[i].ids) for i in batch) <= recover.BATCH_TOKENS
+        longest = max(len(pool.samples[i].ids) for i in batch)
+        assert len(batch) * longest <= recover.BATCH_TOKENS
         seen += batch
-    assert sorted(seen) == list(range(len(sequences) * 20))
+    assert sorted(seen) == list(range(len(pool.samples)))
 
 
 def test_a_loss_that_is_not_finite_stops(sequences: list[TokenSequence]) -> None:
@@ -152,8 +163,28 @@ def test_a_loss_that_is_not_finite_stops(sequences: list[TokenSequence]) -> None
             model,
             sequences,
             broken,
-            Plan(5, 0.02, 0),
+            RecoveryPlan(5, 0.02, 0),
             pad_id=0,
             vocab_size=VOCAB,
             label="recover q2_k",
         )
+
+
+def test_a_head_with_a_bias_is_compared_with_its_bias(sequences: list[TokenSequence]) -> None:
+    """The first loss is the KL between the two models' own logits, which have the bias in them."""
+    few = sequences[:20]
+    teacher, model = (biased_phi(vocabulary=VOCAB + 4) for _ in range(2))
+    with with_rounded_weights(model, roundings_of(model)):
+        expected = kl(teacher, model, few)
+    bias = model.lm_head.bias.detach().clone()
+    losses = recover(
+        model,
+        few,
+        roundings_of(model),
+        RecoveryPlan(2, 0.02, 0),
+        pad_id=0,
+        vocab_size=VOCAB,
+        label="recover",
+    )
+    assert losses[0] == pytest.approx(expected, rel=1e-3)
+    assert torch.equal(model.lm_head.bias, bias), "what is not rounded stays as it is"

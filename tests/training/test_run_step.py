@@ -1,6 +1,7 @@
-"""What must not change the loss or the gradient of an optimizer step: how it is cut, shared, packed and padded.
+"""What must not change an optimizer step's loss or gradient: how it is cut, shared, packed, padded.
 
-A sum over tokens, divided once: tests/losses has the same for the loss alone, here it is the whole step.
+A sum over tokens, divided once: tests/losses has the same for the loss alone, here it is the whole
+step.
 """
 
 import os
@@ -14,17 +15,19 @@ import step_helpers as helpers
 import torch
 import torch.nn.functional as F
 from run_helpers import environment, free_port
-from step_helpers import VOCAB, course, items, model, one_step, said_about
+from step_helpers import VOCAB, examples, model, one_step, targets_of, training_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.capture import records_of
+from distill.losses.targets import Targets
 from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter
+from distill.teachers.records import records_of
 from distill.training.batches import Batch, collate
-from distill.training.loop import StudentLoss, _forward
+from distill.training.loop import forward
+from distill.training.student import StudentLoss
 
 ROWS = [[0, 1], [2, 3], [4, 5], [6]]
 
@@ -35,9 +38,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(store):
+def reference(store):
     """The step that others are compared with: every row in one forward pass of one process."""
-    row, gradients = one_step(course(model(), store, rows_per_micro_batch=4), ROWS)
+    row, gradients = one_step(training_run(model(), store, rows_per_micro_batch=4), ROWS)
     assert row["loss"] > 1 and all(g.abs().max() > 1e-4 for g in gradients.values()), (
         "there is something to compare"
     )
@@ -46,10 +49,10 @@ def whole(store):
 
 
 @pytest.fixture(scope="module")
-def whole_with_hidden_states(store):
+def reference_with_hidden_states(store):
     """The same, with the teacher's hidden states to match."""
     row, gradients = one_step(
-        course(model(), store, rows_per_micro_batch=4, hidden_weight=0.5), ROWS
+        training_run(model(), store, rows_per_micro_batch=4, hidden_weight=0.5), ROWS
     )
     assert row["hidden"] == pytest.approx(1, abs=0.1), "random states are at right angles"
     assert row["loss"] == pytest.approx(
@@ -74,22 +77,26 @@ def assert_same(
 
 
 @pytest.mark.parametrize("rows_per_micro_batch", [1, 2, 3])
-def test_micro_batches_change_nothing(store, whole, rows_per_micro_batch):
-    """1 x 4 rows, 2 x 2 and 4 x 1, and 3 + 1: their token counts differ, so a mean of means would show."""
+def test_micro_batches_change_nothing(store, reference, rows_per_micro_batch):
+    """1 x 4 rows, 2 x 2, 4 x 1, and 3 + 1: token counts differ, so a mean of means would show."""
     assert_same(
-        one_step(course(model(), store, rows_per_micro_batch=rows_per_micro_batch), ROWS), whole
+        one_step(training_run(model(), store, rows_per_micro_batch=rows_per_micro_batch), ROWS),
+        reference,
     )
 
 
-def test_micro_batches_do_not_change_hidden_state_matching(store, whole_with_hidden_states):
+def test_micro_batches_do_not_change_hidden_state_matching(store, reference_with_hidden_states):
     assert_same(
-        one_step(course(model(), store, rows_per_micro_batch=1, hidden_weight=0.5), ROWS),
-        whole_with_hidden_states,
+        one_step(training_run(model(), store, rows_per_micro_batch=1, hidden_weight=0.5), ROWS),
+        reference_with_hidden_states,
     )
 
 
 def test_processes_change_nothing(store, tmp_path):
-    """Two real processes: two micro-batches each; three rows, so that one has an empty micro-batch; a single row."""
+    """Two real processes.
+
+    Two micro-batches each; three rows, so that one has an empty micro-batch; a single row.
+    """
     steps = {
         "even": (ROWS, 0.0),
         "odd": (ROWS[:3], 0.0),
@@ -120,7 +127,7 @@ def test_processes_change_nothing(store, tmp_path):
         assert child.returncode == 0, errors[-3000:]
     for name, (rows, weight) in steps.items():
         expected = one_step(
-            course(model(), store, rows_per_micro_batch=4, hidden_weight=weight), rows
+            training_run(model(), store, rows_per_micro_batch=4, hidden_weight=weight), rows
         )
         for rank in "01":  # DDP gives both the sum of what each has found, divided once
             assert_same(torch.load(tmp_path / f"{name}-{rank}.pt"), expected)
@@ -129,46 +136,54 @@ def test_processes_change_nothing(store, tmp_path):
 def test_packing_changes_nothing(store):
     """The rows that the plan makes of all the samples, with packing and without."""
     packed, alone = (
-        course(model(), store, packing=p, rows_per_micro_batch=8) for p in (True, False)
+        training_run(model(), store, packing=p, rows_per_micro_batch=8) for p in (True, False)
     )
     (packed_rows,), (alone_rows,) = packed.steps(), alone.steps()
-    assert len(packed_rows) < len(alone_rows) == len(items())
+    assert len(packed_rows) < len(alone_rows) == len(examples())
     assert_same(one_step(packed, packed_rows), one_step(alone, alone_rows))
 
 
-def test_where_a_sample_lies_in_its_row_changes_nothing(store, whole):
-    assert_same(one_step(course(model(), store), [[6], [1, 0], [5, 4], [3, 2]]), whole)
+def test_where_a_sample_lies_in_its_row_changes_nothing(store, reference):
+    assert_same(one_step(training_run(model(), store), [[6], [1, 0], [5, 4], [3, 2]]), reference)
 
 
-def loss_and_gradients(student: Any, batch: Batch, said: Any) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradients(
+    student: Any, batch: Batch, targets: Targets
+) -> tuple[float, dict[str, Tensor]]:
     student.zero_grad(set_to_none=True)
-    loss, _ = StudentLoss(student, course(student, None).options, VOCAB)(batch, said, 0.7, 0.4)
+    loss, _ = StudentLoss(student, training_run(student, None).options, VOCAB)(
+        batch, targets, 0.7, 0.4
+    )
     loss.backward()
     return loss.item(), {n: p.grad.clone() for n, p in student.named_parameters()}
 
 
 def left_padded(batch: Batch, sizes: list[int]) -> Batch:
-    """The same rows with their padding in front, where it has positions of its own; `sizes` are tokens without it."""
+    """The same rows with their padding in front, where it has positions of its own.
+
+    `sizes` are tokens without it.
+    """
     width = batch.input_ids_BT.shape[1]
     rolled = [width - size for size in sizes]
-    ids, places = (
+    ids, positions = (
         torch.stack([row.roll(r) for row, r in zip(t, rolled, strict=True)])
         for t in (batch.input_ids_BT, batch.position_ids_BT)
     )
     shift_N = torch.tensor(rolled)[batch.positions_N // width]
     return replace(
-        batch, input_ids_BT=ids, position_ids_BT=places, positions_N=batch.positions_N + shift_N
+        batch, input_ids_BT=ids, position_ids_BT=positions, positions_N=batch.positions_N + shift_N
     )
 
 
 def test_the_side_of_the_padding_changes_nothing(store):
-    chosen = [items()[i] for i in (2, 0, 6)]
+    chosen = [examples()[i] for i in (2, 0, 6)]
     right = collate([[(i.ids, i.answer_start)] for i in chosen], pad_id=0)
     left = left_padded(right, [len(i.ids) for i in chosen])
     assert (left.input_ids_BT[:, -1] != 0).all() and (right.input_ids_BT[:, -1] == 0).any()
-    student, said = model(), said_about(chosen, store)
+    student = model()
+    targets = targets_of(chosen, store)
     (one_loss, one), (other_loss, other) = (
-        loss_and_gradients(student, batch, said) for batch in (right, left)
+        loss_and_gradients(student, batch, targets) for batch in (right, left)
     )
     assert one_loss == pytest.approx(other_loss, rel=1e-9)
     for name, gradient in one.items():
@@ -176,21 +191,19 @@ def test_the_side_of_the_padding_changes_nothing(store):
 
 
 def test_what_the_padding_is_changes_nothing(store):
-    chosen = [items()[i] for i in (2, 0, 6)]
-    rows, student, said = (
-        [[(i.ids, i.answer_start)] for i in chosen],
-        model(),
-        said_about(chosen, store),
-    )
+    chosen = [examples()[i] for i in (2, 0, 6)]
+    rows = [[(e.ids, e.answer_start)] for e in chosen]
+    student = model()
+    targets = targets_of(chosen, store)
     (one_loss, one), (other_loss, other) = (
-        loss_and_gradients(student, collate(rows, pad), said) for pad in (0, 77)
+        loss_and_gradients(student, collate(rows, pad), targets) for pad in (0, 77)
     )
     assert one_loss == pytest.approx(other_loss, rel=1e-12)
     for name, gradient in one.items():
         torch.testing.assert_close(other[name], gradient, rtol=1e-6, atol=1e-8)
 
 
-def test_a_padded_vocabulary_changes_nothing_and_gets_no_gradient(store, whole):
+def test_a_padded_vocabulary_changes_nothing_and_gets_no_gradient(store, reference):
     padded = model()
     padded.resize_token_embeddings(VOCAB + 20, mean_resizing=False)
     head = padded.get_output_embeddings().weight
@@ -199,18 +212,21 @@ def test_a_padded_vocabulary_changes_nothing_and_gets_no_gradient(store, whole):
         head[VOCAB:] = 100 * torch.randn(
             20, head.shape[1], dtype=head.dtype
         )  # logits that would win everywhere
-    row, gradients = one_step(course(padded, store), ROWS)
+    row, gradients = one_step(training_run(padded, store), ROWS)
     assert (gradients["model.embed_tokens.weight"][VOCAB:] == 0).all()
     gradients["model.embed_tokens.weight"] = gradients["model.embed_tokens.weight"][:VOCAB]
-    assert_same((row, gradients), whole)
+    assert_same((row, gradients), reference)
 
 
 @pytest.mark.parametrize("late", [0, 1])
 def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(tmp_path, late):
-    """From hidden states to shards to a packed step: capture and training mean the same position by a token."""
+    """From hidden states to shards to a packed step.
+
+    Capture and training mean the same position by a token.
+    """
     student, chosen = model().eval(), [i for row in ROWS for i in row]
-    sequences = [TokenSequence(items()[i].ids, items()[i].answer_start) for i in chosen]
-    keys = [items()[i].signal_key for i in chosen]
+    sequences = [TokenSequence(examples()[i].ids, examples()[i].answer_start) for i in chosen]
+    keys = [examples()[i].signal_key for i in chosen]
     hidden = [h_TH.roll(late, 0) for h_TH in answer_hidden_states(student, sequences, 0)]
     header = SignalHeader("dense", VOCAB)
     with SignalWriter(tmp_path, header) as writer:
@@ -220,14 +236,17 @@ def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(t
         ):
             writer.add(key, record)
     row, _ = one_step(
-        course(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0), ROWS
+        training_run(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0), ROWS
     )
     assert (abs(row["soft"]) < 1e-6) if late == 0 else (row["soft"] > 1e-3)
 
 
 def test_positions_without_loss_get_no_gradient(store):
-    """Prompts, padding and each sample's last token: exactly zero where the head meets the student's hidden states."""
-    chosen = [[items()[i] for i in row] for row in ([0, 1], [6])]
+    """Prompts, padding and each example's last token.
+
+    Exactly zero where the head meets the student's hidden states.
+    """
+    chosen = [[examples()[i] for i in row] for row in ([0, 1], [6])]
     batch = collate([[(i.ids, i.answer_start) for i in row] for row in chosen], pad_id=0)
     student, seen = model(), []
 
@@ -236,7 +255,7 @@ def test_positions_without_loss_get_no_gradient(store):
             hidden_BTH.register_hook(seen.append)
 
     student.model.norm.register_forward_hook(watch)
-    loss_and_gradients(student, batch, said_about([i for row in chosen for i in row], store))
+    loss_and_gradients(student, batch, targets_of([i for row in chosen for i in row], store))
     (gradient_BTH,) = seen
     gradient_norm = gradient_BTH.flatten(0, 1).norm(dim=-1)
     carries_loss = torch.zeros_like(gradient_norm, dtype=torch.bool)
@@ -246,9 +265,9 @@ def test_positions_without_loss_get_no_gradient(store):
 
 
 def test_an_empty_micro_batch_gives_zero_and_zero_gradients(store):
-    idle = course(model(), store)
+    idle = training_run(model(), store)
     module = StudentLoss(idle.model, idle.options, VOCAB)
-    loss, parts = _forward(idle, module, [], 0.7, 0.4)
+    loss, parts = forward(idle, module, [])
     loss.backward()
     assert loss.item() == parts["soft"].item() == parts["hard"].item() == 0
     for (
@@ -271,34 +290,35 @@ class ShapesMade(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_for_a_frozen_head_no_gradient_is_made(store, whole, frozen):
+def test_for_a_frozen_head_no_gradient_is_made(store, reference, frozen):
     student = model()
     head = student.get_output_embeddings().weight
     head.requires_grad_(not frozen)
     with ShapesMade() as made:
-        row, gradients = one_step(course(student, store, rows_per_micro_batch=4), ROWS)
+        row, gradients = one_step(training_run(student, store, rows_per_micro_batch=4), ROWS)
     assert (tuple(head.shape) in made.shapes) == (not frozen)
     assert ("model.embed_tokens.weight" in gradients) == (not frozen)
     for name, gradient in gradients.items():
-        torch.testing.assert_close(gradient, whole[1][name], rtol=1e-6, atol=1e-9)
-    assert row["loss"] == pytest.approx(whole[0]["loss"], rel=1e-12)
+        torch.testing.assert_close(gradient, reference[1][name], rtol=1e-6, atol=1e-9)
+    assert row["loss"] == pytest.approx(reference[0]["loss"], rel=1e-12)
 
 
 def test_without_soft_weight_a_step_is_plain_fine_tuning_and_needs_no_store(store):
     without, with_store = (
-        one_step(course(model(), s, soft_weight=0.0, hard_weight=1.0), ROWS) for s in (None, store)
+        one_step(training_run(model(), s, soft_weight=0.0, hard_weight=1.0), ROWS)
+        for s in (None, store)
     )
     assert without[0] == with_store[0] and without[0]["soft"] == 0
     assert all(torch.equal(without[1][n], g) for n, g in with_store[1].items())
 
     student, total, count = model(), torch.zeros((), dtype=torch.float64), 0
     for i in (i for row in ROWS for i in row):
-        item = items()[i]
-        logits_TV = student(torch.tensor([item.ids])).logits[0, item.answer_start - 1 : -1]
+        example = examples()[i]
+        logits_TV = student(torch.tensor([example.ids])).logits[0, example.answer_start - 1 : -1]
         total = total + F.cross_entropy(
-            logits_TV, torch.tensor(item.ids[item.answer_start :]), reduction="sum"
+            logits_TV, torch.tensor(example.ids[example.answer_start :]), reduction="sum"
         )
-        count += item.num_loss_tokens
+        count += example.num_loss_tokens
     (total / count).backward()
     stock = {n: p.grad for n, p in student.named_parameters()}
     assert_same(

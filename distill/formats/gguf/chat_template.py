@@ -1,7 +1,8 @@
-"""The chat template that goes into a GGUF file: made to write the prompt of training, whatever a server passes to it.
+"""The chat template of a GGUF file: it writes the prompt of training, whatever a server passes.
 
-llama.cpp sets variables that our rendering leaves out (enable_thinking=true, today's date), so that a template with a
-choice would write a prompt there that the student has never seen. The lines before it here take the choice away.
+llama.cpp sets variables that our rendering leaves out (enable_thinking=true, today's date), so that
+a template with a choice would write a prompt there that the student has never seen. The lines
+before it here take the choice away.
 """
 
 import re
@@ -28,8 +29,12 @@ CONVERSATIONS: tuple[Conversation, ...] = (
 
 
 def as_trained(template: str, options: Generate) -> str:
-    """`template` with `generate.enable_thinking`, the date of training and, before a conversation without a system message,
-    `generate.system_prompt` written into it. Needs no rendering; `require_same` says whether it came out right."""
+    """Return `template` with the choices of training written into it.
+
+    They are `generate.enable_thinking`, the date of training and, before a conversation without a
+    system message, `generate.system_prompt`. Nothing is rendered; `require_same` says whether it
+    came out right.
+    """
     if template.startswith(MARK):
         return template
     # a name that nobody sets: whatever stood there counts as not given
@@ -37,25 +42,28 @@ def as_trained(template: str, options: Generate) -> str:
     lines = [f"{{%- set {name} = {value} %}}\n" for name in chat.SWITCHES if _has(template, name)]
     lines += [f"{{%- set {name} = not_given %}}\n" for name in CLOCKS if _has(template, name)]
     if options.system_prompt is not None:
-        message = f"{{'role': 'system', 'content': '{''.join(ESCAPES.get(c, c) for c in options.system_prompt)}'}}"
+        text = "".join(ESCAPES.get(c, c) for c in options.system_prompt)
+        message = f"{{'role': 'system', 'content': '{text}'}}"
         lines.append(
-            f"{{%- if messages[0].role != 'system' %}}{{%- set messages = [{message}] + messages %}}{{%- endif %}}\n"
+            "{%- if messages[0].role != 'system' %}"
+            f"{{%- set messages = [{message}] + messages %}}{{%- endif %}}\n"
         )
     return MARK + "".join(lines) + chat.dated(template)
 
 
 def require_same(tokenizer: Any, options: Generate) -> str:
-    """The template of `tokenizer` as trained. Raises MismatchError where it does not write what the student was trained on."""
+    """Return the template of `tokenizer` as trained.
+
+    Raises MismatchError if it does not write what the student was trained on.
+    """
     template = tokenizer.chat_template
     if not isinstance(template, str):
         template = template["default"]
     fixed = copy(tokenizer)
     fixed.chat_template = as_trained(template, options)
-    system = (
-        []
-        if options.system_prompt is None
-        else [{"role": "system", "content": options.system_prompt}]
-    )
+    system = []
+    if options.system_prompt is not None:
+        system = [{"role": "system", "content": options.system_prompt}]
     for messages in CONVERSATIONS:
         # a student with a template of its own need not have the teacher's switch
         expected = chat.prompt_text(
@@ -63,11 +71,13 @@ def require_same(tokenizer: Any, options: Generate) -> str:
             [*system, *messages],
             enable_thinking=chat.thinking_of(tokenizer, options.enable_thinking),
         )
-        if (found := chat.prompt_text(fixed, messages)) != expected:
+        written = chat.prompt_text(fixed, messages)
+        if written != expected:
             raise MismatchError(
-                f"{tokenizer.name_or_path}: its chat template cannot be fixed to generate.enable_thinking and generate.system_prompt for "
-                f"GGUF: it writes {found[-80:]!r} instead of {expected[-80:]!r}. Please report this template, or take the formats "
-                "nf4 and int8"
+                f"{tokenizer.name_or_path}: its chat template cannot be fixed to "
+                "generate.enable_thinking and generate.system_prompt for GGUF: it writes "
+                f"{written[-80:]!r} instead of {expected[-80:]!r}. Please report this template, or "
+                "take the formats nf4 and int8"
             )
     return fixed.chat_template
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of its own origin: name, licence, languages, the model that its weights began as, the data.
+"""What a GGUF file says of its own origin: name, licence, languages, base model, data.
 
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#general-metadata
 """
@@ -9,13 +9,14 @@ from distill.recipe import Recipe
 Metadata = dict[str, str | int | list[str]]
 
 
-def lineage(recipe: Recipe) -> Metadata:
-    """`general.*` keys from recipe and catalogue. A licence that neither knows is left out, never guessed.
+def provenance(recipe: Recipe) -> Metadata:
+    """Return the `general.*` keys from recipe and catalogue.
 
-    The teacher is in the description: `base_model` is the model whose weights the student began with, if any.
+    A licence that neither knows is left out, never guessed. The teacher is in the description:
+    `base_model` is the model whose weights the student began with, if any.
     """
     teacher, base = recipe.teacher, recipe.student
-    found: Metadata = {
+    keys: Metadata = {
         "general.name": recipe.name,
         "general.description": f"distilled from {_name(teacher.model)}",
         "general.languages": list(recipe.languages),
@@ -24,33 +25,32 @@ def lineage(recipe: Recipe) -> Metadata:
     parts = [catalog.spdx(teacher.model, teacher.licence)]
     if base.model is not None:
         parts.append(catalog.spdx(base.model, base.licence))
-        found |= {"general.base_model.count": 1} | _origin(
-            "general.base_model.0", base.model, base.revision
-        )
+        keys["general.base_model.count"] = 1
+        keys |= _origin("general.base_model.0", base.model, base.revision)
     if None not in parts:
-        found["general.license"] = " AND ".join(sorted({part for part in parts if part}))
-    found["general.dataset.count"] = len(recipe.generate.prompts)
+        keys["general.license"] = " AND ".join(sorted({part for part in parts if part}))
+    keys["general.dataset.count"] = len(recipe.generate.prompts)
     for number, source in enumerate(recipe.generate.prompts):
         key = f"general.dataset.{number}"
-        found |= (
-            _origin(key, source.dataset, source.revision, "datasets/")
-            if source.dataset
-            else {f"{key}.name": _name(source.name)}
-        )
-    return found
+        if source.dataset:
+            keys |= _origin(key, source.dataset, source.revision, "datasets/")
+        else:
+            keys[f"{key}.name"] = _name(source.name)
+    return keys
 
 
-def _origin(key: str, place: str, revision: str | None, kind: str = "") -> Metadata:
-    found: Metadata = {f"{key}.name": _name(place)}
+def _origin(key: str, location: str, revision: str | None, kind: str = "") -> Metadata:
+    """Return name, version and address of a model or data set, a folder or a hub id."""
+    keys: Metadata = {f"{key}.name": _name(location)}
     if revision is not None:
-        found[f"{key}.version"] = revision
-    organization, _, name = place.partition("/")
-    if name and not place.startswith((".", "/", "~")):  # a hub id
-        found[f"{key}.organization"] = organization
-        found[f"{key}.repo_url"] = f"https://huggingface.co/{kind}{place}"
-    return found
+        keys[f"{key}.version"] = revision
+    organization, _, name = location.partition("/")
+    if name and not location.startswith((".", "/", "~")):  # a hub id
+        keys[f"{key}.organization"] = organization
+        keys[f"{key}.repo_url"] = f"https://huggingface.co/{kind}{location}"
+    return keys
 
 
-def _name(place: str) -> str:
-    """The last part of a hub id or of a path: a folder of this machine is nobody's business."""
-    return place.rstrip("/").rpartition("/")[2]
+def _name(location: str) -> str:
+    """Return the last part of a hub id or a path: paths of this machine are not published."""
+    return location.rstrip("/").rpartition("/")[2]

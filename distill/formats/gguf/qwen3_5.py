@@ -1,8 +1,11 @@
-"""Qwen3.5 (dense) in GGUF's terms: most layers have linear attention (gated delta net), every n-th has full attention.
+"""Qwen3.5 (dense) in GGUF's terms.
 
-What llama.cpp's `qwen35` wants otherwise than transformers stores it: norms as 1 + w, the decay as -exp(A_log), the
-convolution without its middle dimension. Where there are more value heads than key heads (4 B and larger), transformers
-keeps those of one key head together, and llama.cpp wants the first of each key head, then the second of each, and so on.
+Most layers have linear attention (gated delta net), every n-th has full attention.
+
+What llama.cpp's `qwen35` wants otherwise than transformers stores it: norms as 1 + w, the decay as
+-exp(A_log), the convolution without its middle dimension. Where there are more value heads than key
+heads (4 B and larger), transformers keeps those of one key head together, and llama.cpp wants the
+first of each key head, then the second of each, and so on.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,36 +14,35 @@ from typing import Any
 import gguf
 import numpy as np
 
-MROPE_SECTIONS = [
-    11,
-    11,
-    10,
-    0,
-]  # of the family; for text alone all positions are one, whatever they are
+# of the family; for text alone all positions are one, whatever they are
+MROPE_SECTIONS = [11, 11, 10, 0]
 
 
 def problems(config: Any) -> dict[str, bool]:
-    """Reasons to refuse, and whether each holds."""
+    """Return the reasons to refuse a config, and whether each holds."""
     interval = full_attention_interval(config)
+    is_irregular = any(
+        (kind == "full_attention") != ((i + 1) % interval == 0)
+        for i, kind in enumerate(config.layer_types)
+    )
+    first_layers = ", ".join(config.layer_types[:8])
     keys, values = config.linear_num_key_heads, config.linear_num_value_heads
+    heads = f"linear_num_value_heads {values} with linear_num_key_heads {keys}"
     return {
-        f"layer_types with full attention elsewhere than in every n-th layer ({', '.join(config.layer_types[:8])}, ...)": any(
-            (kind == "full_attention") != ((i + 1) % interval == 0)
-            for i, kind in enumerate(config.layer_types)
-        ),
-        f"linear_num_value_heads {values} with linear_num_key_heads {keys} (must be a multiple)": values
-        % keys
-        > 0,
+        "layer_types with full attention elsewhere than in every n-th layer "
+        f"({first_layers}, ...)": is_irregular,
+        f"{heads} (must be a multiple)": values % keys > 0,
     }
 
 
 def full_attention_interval(config: Any) -> int:
+    """Return n, where every n-th layer has full attention."""
     kinds = config.layer_types
     return kinds.index("full_attention") + 1 if "full_attention" in kinds else len(kinds) + 1
 
 
 def sources(config: Any, layer: int) -> Iterator[str]:
-    """transformers' names of a layer's attention tensors."""
+    """Yield transformers' names of a layer's attention tensors."""
     if config.layer_types[layer] == "full_attention":
         for part in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
             yield f"model.layers.{layer}.self_attn.{part}.weight"
@@ -60,7 +62,7 @@ def sources(config: Any, layer: int) -> Iterator[str]:
 
 
 def change_of(source: str, config: Any) -> Callable[[Any], Any] | None:
-    """What is done with this tensor before it is written."""
+    """Return what is done with this tensor before it is written; None: nothing."""
     rows, columns = _rows(source, config), columns_of(source, config)
     if source.endswith("A_log"):
         return lambda weight: -weight.float().exp()[rows]
@@ -74,7 +76,7 @@ def change_of(source: str, config: Any) -> Callable[[Any], Any] | None:
 
 
 def columns_of(source: str, config: Any) -> np.ndarray | None:
-    """The order in which a matrix's columns are written; None as they are."""
+    """Return the order in which a matrix's columns are written; None: as they are."""
     if source.endswith("linear_attn.out_proj.weight") and _values_per_key(config) > 1:
         return _value_heads(config, config.linear_value_head_dim)
     return None
@@ -84,14 +86,13 @@ def _rows(source: str, config: Any) -> np.ndarray | None:
     part = source.partition(".linear_attn.")[2].removesuffix(".weight")
     if part in ("in_proj_qkv", "conv1d"):  # queries and keys stay
         before = 2 * config.linear_num_key_heads * config.linear_key_head_dim
-        return np.concatenate(
-            [np.arange(before), before + _value_heads(config, config.linear_value_head_dim)]
-        )
+        values = before + _value_heads(config, config.linear_value_head_dim)
+        return np.concatenate([np.arange(before), values])
     if part == "in_proj_z":
         return _value_heads(config, config.linear_value_head_dim)
-    return (
-        _value_heads(config, 1) if part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias") else None
-    )
+    if part in ("in_proj_a", "in_proj_b", "A_log", "dt_bias"):
+        return _value_heads(config, 1)
+    return None
 
 
 def _values_per_key(config: Any) -> int:
@@ -99,7 +100,7 @@ def _values_per_key(config: Any) -> int:
 
 
 def _value_heads(config: Any, width: int) -> np.ndarray:
-    """Indices of the value heads' entries, `width` each, in llama.cpp's order."""
+    """Return the indices of the value heads' entries, `width` each, in llama.cpp's order."""
     numbers = np.arange(config.linear_num_value_heads * width)
     return (
         numbers.reshape(config.linear_num_key_heads, _values_per_key(config), width)
@@ -109,6 +110,7 @@ def _value_heads(config: Any, width: int) -> np.ndarray:
 
 
 def add_keys(writer: gguf.GGUFWriter, config: Any) -> None:
+    """Write the keys that this family has beside those of all."""
     writer.add_ssm_conv_kernel(config.linear_conv_kernel_dim)
     writer.add_ssm_state_size(config.linear_key_head_dim)
     writer.add_ssm_group_count(config.linear_num_key_heads)

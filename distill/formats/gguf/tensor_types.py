@@ -1,7 +1,8 @@
-"""Which ggml type each tensor of a GGUF file gets: the stock mixtures of `llama-quantize`, without importance matrix.
+"""Which ggml type each tensor of a GGUF file gets: the stock mixtures of `llama-quantize`.
 
-Read from llama.cpp's `llama_tensor_get_type` (dense models). The name of a file type says little: 'q4_k_m' of a model
-whose rows are not multiples of 256 holds no Q4_K at all. So the types are counted in the written file and reported.
+Without importance matrix, read from llama.cpp's `llama_tensor_get_type` (dense models). The name of
+a file type says little: 'q4_k_m' of a model whose rows are not multiples of 256 holds no Q4_K at
+all. So the types are counted in the written file and reported.
 """
 
 from collections import Counter
@@ -46,7 +47,7 @@ class Mixture:
     tied: bool
 
     def type_of(self, name: str, num_columns: int) -> Type:
-        """The type of the matrix with this GGUF name and row length. Vectors stay F32: do not ask for them."""
+        """Return the type of the matrix with this GGUF name and row length. Vectors stay F32."""
         base = FILE_TYPES[self.file_type][1]
         if base in (Type.F32, Type.F16, Type.BF16):
             return base
@@ -94,13 +95,19 @@ class Mixture:
         return base
 
     def _more_bits(self, layer: int) -> bool:
-        """The first and last eighth of the layers and every third between: where rounding hurts most."""
+        """Return whether rounding hurts this layer most.
+
+        It does in the first and last eighth of the layers, and in every third between.
+        """
         eighth = self.num_layers // 8
         return layer < eighth or layer >= 7 * self.num_layers // 8 or (layer - eighth) % 3 == 2
 
 
 def file_type_of(types: Iterable[Type]) -> str:
-    """The name for a file with such tensors: by the type that most of them have, of those that name a file type."""
+    """Return the name for a file with such tensors.
+
+    By the type that most of them have, of those that name a file type.
+    """
     names = {kind: name for name, (_, kind) in FILE_TYPES.items()}
     counts = Counter(kind for kind in types if kind in names)
     return names[counts.most_common(1)[0][0]] if counts else "q8_0"
@@ -111,7 +118,10 @@ def _block(type_id: Type) -> int:
 
 
 def _fitting(wanted: Type, num_columns: int) -> Type:
-    """`wanted`, or what llama.cpp falls back to; F16 at the end, where llama.cpp itself may refuse the file."""
+    """Return `wanted`, or what llama.cpp falls back to.
+
+    F16 at the end, where llama.cpp itself may refuse the file.
+    """
     if num_columns % _block(wanted) == 0:
         return wanted
     smaller = FALLBACKS.get(wanted)

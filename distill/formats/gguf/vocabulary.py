@@ -1,15 +1,18 @@
-"""A BPE `tokenizer.json` as GGUF's vocabulary keys: byte-level (Qwen, Llama 3, ...) or from SentencePiece (ERNIE, Llama 2).
+"""A BPE `tokenizer.json` as GGUF's vocabulary keys.
 
-llama.cpp does not read a byte-level tokenizer's split patterns; it has its own code for each that it knows, chosen by
-name. So the name is decided from the patterns, and a tokenizer that llama.cpp would run differently is refused.
-One difference remains: llama.cpp does not normalise, so text that is not NFC is tokenized as it stands.
+Byte-level (Qwen, Llama 3, ...) or from SentencePiece (ERNIE, Llama 2). llama.cpp does not read a
+byte-level tokenizer's split patterns; it has its own code for each that it knows, chosen by name.
+So the name is decided from the patterns, and a tokenizer that llama.cpp would run differently is
+refused. One difference remains: llama.cpp does not normalise, so text that is not NFC is tokenized
+as it stands.
 
-A SentencePiece vocabulary has no patterns and no merges in GGUF, but a score for each token: llama.cpp joins the pair
-of neighbours whose union scores best. The scores here are the ranks of the merges, so that both join in one order.
+A SentencePiece vocabulary has no patterns and no merges in GGUF, but a score for each token:
+llama.cpp joins the pair of neighbours whose union scores best. The scores here are the ranks of the
+merges, so that both join in one order.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,9 @@ _DEEPSEEK_V3 = (
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Left out, though llama.cpp has names for them: gpt-4o (gpt-oss, MiniMax M2) and kimi-k2; it cuts Indic words at vowel signs.
-# llama.cpp's name -> (split patterns, in turn; whether it takes a whole word that is in the vocabulary before any merge)
+# Left out, though llama.cpp has names for them: gpt-4o (gpt-oss, MiniMax M2) and kimi-k2; it cuts
+# Indic words at vowel signs. llama.cpp's name -> (split patterns, in turn; whether it takes a whole
+# word that is in the vocabulary before any merge)
 PRE_TOKENIZERS = {
     "qwen2": ((_CONTRACTIONS + r"\p{N}" + _REST,), False),
     "llama-bpe": ((_CONTRACTIONS + r"\p{N}{1,3}" + _REST,), True),
@@ -49,7 +53,8 @@ SPACE = "▁"  # how SentencePiece writes a space
 class Vocabulary:
     """What GGUF stores of a tokenizer. `tokens` has one entry for each row of the embedding.
 
-    `model` is GGUF's word: gpt2 = byte-level BPE, with `merges`; llama = SentencePiece, with `scores`, one for each token.
+    `model` is GGUF's word: gpt2 = byte-level BPE, with `merges`; llama = SentencePiece, with
+    `scores`, one for each token.
     """
 
     model: str
@@ -66,10 +71,10 @@ class Vocabulary:
 
 
 def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
-    """The vocabulary of a model folder whose embedding has `num_ids` rows.
+    """Return the vocabulary of a model folder whose embedding has `num_ids` rows.
 
-    Raises MissingError (no tokenizer.json) and MismatchError (a tokenizer that llama.cpp would run differently, or
-    with more tokens than rows).
+    Raises MissingError (no tokenizer.json) and MismatchError (a tokenizer that llama.cpp would run
+    differently, or with more tokens than rows).
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -83,63 +88,89 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
     space_prefix = is_sentencepiece and _adds_space_prefix(path, content)
     _check_added(path, added)
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)] if is_sentencepiece else _byte_tokens()
-    missing = 256 - sum(token in model["vocab"] for token in byte_tokens)
-    if missing:
-        raise MismatchError(
-            f"{path}: {missing} of the 256 byte tokens are missing; llama.cpp cannot spell every text"
-        )
+    _require_bytes(path, model["vocab"], byte_tokens)
     tokens, types = _tokens(path, model["vocab"], added, num_ids)
     ids = {token: i for i, token in enumerate(tokens)}
     special_ids = _special_ids(folder, ids)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     add_bos, add_eos = _adds(path, special_ids)
-    scores: list[float] = []
-    if is_sentencepiece:
-        for token in byte_tokens:
-            types[ids[token]] = int(TokenType.BYTE)
-        if model.get("unk_token") in ids:
-            special_ids["unk"] = ids[model["unk_token"]]
-        merges, scores = [], _scores(tokens, types, model["merges"])
-    return Vocabulary(
-        "llama" if is_sentencepiece else "gpt2",
-        name,
-        tokens,
-        types,
-        merges,
-        scores,
-        special_ids,
-        add_bos,
-        add_eos,
-        space_prefix,
-        _chat_template(folder),
+    vocabulary = Vocabulary(
+        model="gpt2",
+        pre_tokenizer=name,
+        tokens=tokens,
+        types=types,
+        merges=[m if isinstance(m, str) else " ".join(m) for m in model["merges"]],
+        scores=[],
+        special_ids=special_ids,
+        add_bos=add_bos,
+        add_eos=add_eos,
+        add_space_prefix=space_prefix,
+        chat_template=_chat_template(folder),
+    )
+    return _sentencepiece(vocabulary, model, byte_tokens) if is_sentencepiece else vocabulary
+
+
+def _require_bytes(path: Path, vocab: dict[str, int], byte_tokens: list[str]) -> None:
+    num_missing = 256 - sum(token in vocab for token in byte_tokens)
+    if num_missing:
+        raise MismatchError(
+            f"{path}: {num_missing} of the 256 byte tokens are missing; "
+            "llama.cpp cannot spell every text"
+        )
+
+
+def _sentencepiece(
+    vocabulary: Vocabulary, model: dict[str, Any], byte_tokens: list[str]
+) -> Vocabulary:
+    """Return the vocabulary as GGUF stores one from SentencePiece, with scores for merges."""
+    ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+    types = list(vocabulary.types)
+    for token in byte_tokens:
+        types[ids[token]] = int(TokenType.BYTE)
+    special_ids = dict(vocabulary.special_ids)
+    if model.get("unk_token") in ids:
+        special_ids["unk"] = ids[model["unk_token"]]
+    return replace(
+        vocabulary,
+        model="llama",
+        types=types,
+        merges=[],
+        scores=_scores(vocabulary.tokens, types, model["merges"]),
+        special_ids=special_ids,
     )
 
 
 def _adds_space_prefix(path: Path, content: dict[str, Any]) -> bool:
-    """Whether a SentencePiece tokenizer puts a space before a text. Raises where it does more than write spaces as ▁."""
+    """Return whether a SentencePiece tokenizer puts a space before a text.
+
+    Raises MismatchError if it does more than write spaces as ▁.
+    """
     normalizers = _parts(content.get("normalizer"), "normalizers")
     splits = _parts(content.get("pre_tokenizer"), "pretokenizers")
     prefix = {"type": "Prepend", "prepend": SPACE}
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    to_space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     metaspace = {
         "type": "Metaspace",
         "replacement": SPACE,
         "prepend_scheme": "never",
         "split": False,
     }
-    if (normalizers == [replace] and not splits) or (not normalizers and splits == [metaspace]):
+    if (normalizers == [to_space] and not splits) or (not normalizers and splits == [metaspace]):
         return False
-    if normalizers == [prefix, replace] and not splits:
+    if normalizers == [prefix, to_space] and not splits:
         return True
     steps = [step["type"] for step in normalizers + splits]
     raise MismatchError(
-        f"{path}: a SentencePiece tokenizer with {', '.join(steps) or 'no step'} before its merges; llama.cpp only writes "
-        "spaces as ▁, with or without one before the text, and would tokenize differently. Take the formats nf4 and int8"
+        f"{path}: a SentencePiece tokenizer with {', '.join(steps) or 'no step'} before its "
+        "merges; llama.cpp only writes spaces as ▁, with or without one before the text, and "
+        "would tokenize differently. Take the formats nf4 and int8"
     )
 
 
 def _scores(tokens: list[str], types: list[int], merges: list[Any]) -> list[float]:
-    """By id, minus the rank of the first merge that makes the token; special tokens come after all merges."""
+    """Return the score of each id: minus the rank of the first merge that makes the token.
+
+    Special tokens come after all merges.
+    """
     rank: dict[str, int] = {}
     for number, merge in enumerate(merges):
         left, right = merge.split(" ") if isinstance(merge, str) else merge
@@ -152,6 +183,7 @@ def _scores(tokens: list[str], types: list[int], merges: list[Any]) -> list[floa
 
 
 def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
+    """Return llama.cpp's name for the split patterns. Raises MismatchError if it has none."""
     model = content["model"]
     for part in _parts(content.get("normalizer"), "normalizers"):
         if part["type"] != "NFC":
@@ -162,26 +194,30 @@ def _pre_tokenizer(path: Path, content: dict[str, Any]) -> str:
     patterns = tuple(_pattern(part) for part in parts)
     if patterns and patterns[-1] == "":  # ByteLevel that only writes bytes
         patterns = patterns[:-1]
-    found = {ignore: name for name, (known, ignore) in PRE_TOKENIZERS.items() if known == patterns}
-    if not found or parts[-1]["type"] != "ByteLevel":
-        pattern = (
-            patterns[0] if len(patterns) == 1 and patterns[0] else [part["type"] for part in parts]
-        )
+    names = {ignore: name for name, (known, ignore) in PRE_TOKENIZERS.items() if known == patterns}
+    if not names or parts[-1]["type"] != "ByteLevel":
+        pattern: Any = [part["type"] for part in parts]
+        if len(patterns) == 1 and patterns[0]:
+            pattern = patterns[0]
         raise MismatchError(
-            f"{path}: split pattern {pattern!r} is not one of those known here ({', '.join(PRE_TOKENIZERS)}); llama.cpp would "
-            "tokenize differently. Take a student with a Qwen or Llama-3 tokenizer, or the formats nf4 and int8"
+            f"{path}: split pattern {pattern!r} is not one of those known here "
+            f"({', '.join(PRE_TOKENIZERS)}); llama.cpp would tokenize differently. Take a student "
+            "with a Qwen or Llama-3 tokenizer, or the formats nf4 and int8"
         )
     ignore_merges = bool(model.get("ignore_merges"))
-    if ignore_merges not in found:
+    if ignore_merges not in names:
         raise MismatchError(
-            f"{path}: ignore_merges is {ignore_merges} but llama.cpp's {', '.join(found.values())} works with {not ignore_merges}; "
-            "it would tokenize differently"
+            f"{path}: ignore_merges is {ignore_merges} but llama.cpp's {', '.join(names.values())} "
+            f"works with {not ignore_merges}; it would tokenize differently"
         )
-    return found[ignore_merges]
+    return names[ignore_merges]
 
 
 def _pattern(part: dict[str, Any]) -> str | None:
-    """The regular expression by which a step splits a text, each match a part of its own; "" = it does not split."""
+    """Return the regular expression by which a step splits a text, each match a part of its own.
+
+    "" = it does not split; None = it does something else.
+    """
     match part:
         case {
             "type": "Split",
@@ -189,9 +225,8 @@ def _pattern(part: dict[str, Any]) -> str | None:
             "behavior": "Isolated",
             "invert": False,
         }:
-            return pattern.replace("\r", r"\r").replace(
-                "\n", r"\n"
-            )  # DeepSeek's has the characters themselves
+            # DeepSeek's has the characters themselves
+            return pattern.replace("\r", r"\r").replace("\n", r"\n")
         case {"type": "Digits", "individual_digits": True}:
             return r"\p{N}"
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": use_regex}:
@@ -207,30 +242,35 @@ def _parts(value: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 def _check_added(path: Path, added: list[dict[str, Any]]) -> None:
     for token in added:
-        odd = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
-        if odd:
+        flags = [flag for flag in ("lstrip", "rstrip", "single_word") if token.get(flag)]
+        if flags:
             raise MismatchError(
-                f"{path}: added token {token['content']!r} has {odd[0]}, which GGUF cannot say"
+                f"{path}: added token {token['content']!r} has {flags[0]}, which GGUF cannot say"
             )
 
 
 def _tokens(
     path: Path, vocab: dict[str, int], added: list[dict[str, Any]], num_ids: int
 ) -> tuple[list[str], list[int]]:
-    """Texts and types by id; an id that no token has becomes `[PAD id]`, which is never matched."""
+    """Return texts and types by id.
+
+    An id that no token has becomes `[PAD id]`, which is never matched. Raises MismatchError for ids
+    beyond the embedding, holes between ids, and tokens with two ids.
+    """
     by_id = {i: (token, TokenType.NORMAL) for token, i in vocab.items()}
     for token in added:
         kind = TokenType.CONTROL if token["special"] else TokenType.USER_DEFINED
         by_id[token["id"]] = (token["content"], kind)
     if max(by_id) >= num_ids:
         raise MismatchError(
-            f"{path}: token {by_id[max(by_id)][0]!r} has id {max(by_id)}, but the model has only {num_ids} embedding "
-            "rows; the folder mixes two models"
+            f"{path}: token {by_id[max(by_id)][0]!r} has id {max(by_id)}, but the model has only "
+            f"{num_ids} embedding rows; the folder mixes two models"
         )
     if holes := [i for i in range(max(by_id)) if i not in by_id]:
         raise MismatchError(
-            f"{path}: no token has id {holes[0]} ({len(holes)} such), though {by_id[max(by_id)][0]!r} has {max(by_id)}; a file's ids are "
-            "compared with the tokenizer's one by one. Add tokens for them, or take the formats nf4 and int8"
+            f"{path}: no token has id {holes[0]} ({len(holes)} such), though "
+            f"{by_id[max(by_id)][0]!r} has {max(by_id)}; a file's ids are compared with the "
+            "tokenizer's one by one. Add tokens for them, or take the formats nf4 and int8"
         )
     pairs = [by_id.get(i, (f"[PAD {i}]", TokenType.UNUSED)) for i in range(num_ids)]
     tokens = [token for token, _ in pairs]
@@ -243,52 +283,70 @@ def _tokens(
 
 
 def _byte_tokens() -> list[str]:
-    """The 256 characters by which byte-level BPE writes bytes (GPT-2's table)."""
+    """Return the 256 characters by which byte-level BPE writes bytes (GPT-2's table)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
 def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:
-    """bos, eos, pad by the tokenizer, else by the model; what else ends an answer is eot and eom: first what the chat
-    template writes after one, then what the model names."""
+    """Return the ids of GGUF's special tokens.
+
+    bos, eos, pad by the tokenizer, else by the model; what else ends an answer is eot and eom:
+    first what the chat template writes after one, then what the model names.
+    """
     tokenizer_config = _json(folder / "tokenizer_config.json")
     model_config = {**_json(folder / "config.json"), **_json(folder / "generation_config.json")}
-    ends = model_config.get("eos_token_id")
-    ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-    found: dict[str, int] = {}
+    special_ids: dict[str, int] = {}
     for name in ("bos", "eos", "pad"):
-        text = tokenizer_config.get(f"{name}_token")
-        text = text["content"] if isinstance(text, dict) else text
-        number = ids.get(text) if text else model_config.get(f"{name}_token_id")
-        if isinstance(number, list):
-            number = number[0] if number else None
+        number = _special_id(name, tokenizer_config, model_config, ids)
         if number is not None and 0 <= number < len(ids):
-            found[name] = number
+            special_ids[name] = number
+    ends = _as_list(model_config.get("eos_token_id"))
     if _chat_template(folder):
-        ends = [
-            chat.end_of_turn(load.load_tokenizer(str(folder)), ends or [found.get("eos", -1)]),
-            *ends,
-        ]
-    others = [i for i in dict.fromkeys(ends) if i != found.get("eos") and 0 <= i < len(ids)]
-    found.update(zip(("eot", "eom"), others, strict=False))
-    return found
+        tokenizer = load.load_tokenizer(str(folder))
+        ends = [chat.end_of_turn(tokenizer, ends or [special_ids.get("eos", -1)]), *ends]
+    others = [i for i in dict.fromkeys(ends) if i != special_ids.get("eos") and 0 <= i < len(ids)]
+    special_ids.update(zip(("eot", "eom"), others, strict=False))
+    return special_ids
+
+
+def _special_id(
+    name: str, tokenizer_config: dict[str, Any], model_config: dict[str, Any], ids: dict[str, int]
+) -> int | None:
+    token = tokenizer_config.get(f"{name}_token")
+    text = token["content"] if isinstance(token, dict) else token
+    if text:
+        return ids.get(text)
+    numbers = _as_list(model_config.get(f"{name}_token_id"))
+    return numbers[0] if numbers else None
+
+
+def _as_list(value: Any) -> list[int]:
+    """Return the ids of a config's field, which holds one, several or none."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _adds(path: Path, special_ids: dict[str, int]) -> tuple[bool, bool]:
-    """Whether the tokenizer puts bos before, or eos after, a plain text: asked of the tokenizer itself."""
+    """Return whether the tokenizer puts bos before, and eos after, a plain text: by asking it.
+
+    Raises MismatchError if it adds anything else.
+    """
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(path))
     bare = tokenizer.encode("a", add_special_tokens=False).ids
-    whole = tokenizer.encode("a", add_special_tokens=True).ids
+    complete = tokenizer.encode("a", add_special_tokens=True).ids
     for add_bos in (False, True):
         for add_eos in (False, True):
             before = [special_ids.get("bos")] if add_bos else []
             after = [special_ids.get("eos")] if add_eos else []
-            if whole == before + bare + after:
+            if complete == before + bare + after:
                 return add_bos, add_eos
     raise MismatchError(
-        f"{path}: makes {bare} into {whole}; only bos before and eos after can be written to GGUF"
+        f"{path}: makes {bare} into {complete}; "
+        "only bos before and eos after can be written to GGUF"
     )
 
 

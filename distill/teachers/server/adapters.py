@@ -1,8 +1,11 @@
-"""How a server is asked and how its answer is read. Two dialects take our own prompt ids and give exact token ids, so
-that the chat template is the tokenizer's, and with each its likeliest rivals; the third is chat, which every server has
-and which gives text only.
+"""How a server is asked, and how its answer is read.
 
-`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is not what was asked for.
+Two adapters take our own prompt ids and give exact token ids, so that the chat template is the
+tokenizer's, and with each id its likeliest rivals; the third is chat, which every server has and which
+gives text only.
+
+`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is not
+what was asked for.
 """
 
 import re
@@ -10,67 +13,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.teachers.server.budget import Took
+from distill.models.sampling import Sampling
+from distill.teachers.requests import Completion, LogProbs
 
-LogProbs = dict[
-    int, float
-]  # of the likeliest ids at one position, at T = 1 over the whole vocabulary
-UNTOLD = "untold"  # finish reason of an answer that came without one
+UNKNOWN_REASON = "untold"  # finish reason of an answer that came without one
+# not the model's end
 BROKEN_OFF = frozenset(
     {"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"}
-)  # not the model's end
-# How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp pass the first on to the template, by
-# both names that templates use; the second is DashScope's, SiliconFlow's and Qianfan's, the third GLM's, DeepSeek's and Kimi's
+)
+# How servers are told whether to think, by the field of a chat request: vLLM, SGLang and llama.cpp pass
+# the first on to the template, by both names that templates use; the second is DashScope's,
+# SiliconFlow's and Qianfan's, the third GLM's, DeepSeek's and Kimi's
 SWITCHES: dict[str, Callable[[bool], Any]] = {
     "chat_template_kwargs": lambda on: {"enable_thinking": on, "thinking": on},
     "enable_thinking": lambda on: on,
     "thinking": lambda on: {"type": "enabled" if on else "disabled"},
 }
+FIRST_SWITCH = "chat_template_kwargs"
 _THOUGHT = re.compile(r"<think>\s*(?!</think>)\S")
 
 
 @dataclass(frozen=True)
-class Question:
-    """One answer to ask for: the messages, and the same prompt as the tokenizer's template makes it."""
+class CompletionRequest:
+    """One request to a server: the messages, and the same prompt as the tokenizer's template makes it."""
 
     key: str
     messages: list[dict[str, str]]
     prompt_ids: list[int]
     seed: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back. `token_ids` is None where the server gave text only; `error` where it refused this request, `raw` is then
-    what it sent; `thinks`: it reasoned first; `took`: with all its tries.
-
-    `log_probs`: an entry a token, where they were asked for; None for a token of which the server does not tell any."""
-
-    text: str
-    finish_reason: str
-    token_ids: list[int] | None = None
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    error: str | None = None
-    log_probs: list[LogProbs | None] | None = None
-    raw: str = ""
-    thinks: bool = False
-    took: Took | None = None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """`top_k` 0 and `top_p` 1 are off and then not sent; `thinking` None leaves the template's own default, else `switch` is the field
-    that says it (SWITCHES); `num_log_probs` is how many of the likeliest ids to give with each token."""
-
-    temperature: float
-    top_p: float
-    top_k: int
-    max_new_tokens: int
-    stop_ids: tuple[int, ...] = ()
-    enable_thinking: bool | None = None
-    num_log_probs: int = 0
-    switch: str = "chat_template_kwargs"
 
 
 class Chat:
@@ -80,152 +50,156 @@ class Chat:
     exact_ids = False
 
     @staticmethod
-    def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
+    def body(
+        model: str, request: CompletionRequest, sampling: Sampling, switch: str = FIRST_SWITCH
+    ) -> dict[str, Any]:
         body = {
             "model": model,
-            "messages": question.messages,
+            "messages": request.messages,
             "max_tokens": sampling.max_new_tokens,
-            **_sampling(sampling),
+            **_sampling_fields(sampling),
+            "seed": request.seed,
         }
-        body["seed"] = question.seed
         if sampling.enable_thinking is not None:
-            body[sampling.switch] = SWITCHES[sampling.switch](sampling.enable_thinking)
+            body[switch] = SWITCHES[switch](sampling.enable_thinking)
         return body
 
     @staticmethod
-    def read(found: dict[str, Any]) -> Answer:
-        choice = found["choices"][0]
+    def read(reply: dict[str, Any]) -> Completion:
+        choice = reply["choices"][0]
         message = choice["message"]
         text = message.get("content") or ""
         reasoning = (message.get("reasoning_content") or message.get("reasoning") or "").strip()
         if reasoning:
             text = f"<think>\n{reasoning}\n</think>\n\n{text}"
-        thinks = bool(reasoning or _THOUGHT.search(text) or _hidden_reasoning(found))
-        return Answer(
-            text, _reason(choice.get("finish_reason")), None, *usage(found), thinks=thinks
+        return Completion(
+            text,
+            _reason(choice.get("finish_reason")),
+            None,
+            *token_counts(reply),
+            thinks=bool(reasoning or _THOUGHT.search(text) or _hidden_reasoning(reply)),
         )
 
 
 class Completions:
-    """/v1/completions with token ids in and out: vLLM (`return_token_ids`) and SGLang where it has that field.
+    """/v1/completions with token ids in and out: vLLM, and SGLang where it has `return_token_ids`.
 
-    vLLM's log-probs are the model's own at T = 1 unless it was started with another `--logprobs-mode` than raw_logprobs.
+    vLLM's log-probs are the model's own at T = 1 unless it was started with another `--logprobs-mode`
+    than raw_logprobs.
     """
 
     path = "v1/completions"
     exact_ids = True
 
     @staticmethod
-    def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
-        return {
+    def body(
+        model: str, request: CompletionRequest, sampling: Sampling, switch: str = FIRST_SWITCH
+    ) -> dict[str, Any]:
+        body = {
             "model": model,
-            "prompt": question.prompt_ids,
+            "prompt": request.prompt_ids,
             "max_tokens": sampling.max_new_tokens,
-            **_sampling(sampling),
-            "seed": question.seed,
+            **_sampling_fields(sampling),
+            "seed": request.seed,
             "return_token_ids": True,
             "stop_token_ids": list(sampling.stop_ids),
             "skip_special_tokens": False,
-            **(
-                {"logprobs": sampling.num_log_probs, "return_tokens_as_token_ids": True}
-                if sampling.num_log_probs
-                else {}
-            ),
         }
+        if sampling.num_log_probs:
+            body |= {"logprobs": sampling.num_log_probs, "return_tokens_as_token_ids": True}
+        return body
 
     @staticmethod
-    def read(found: dict[str, Any]) -> Answer:
-        choice = found["choices"][0]
+    def read(reply: dict[str, Any]) -> Completion:
+        choice = reply["choices"][0]
         ids = choice["token_ids"]
         if not _are_ids(ids):
             raise KeyError("token_ids")
         log_probs: list[LogProbs | None] | None = None
         if choice.get("logprobs"):
-            rows = choice["logprobs"]["top_logprobs"]
-            log_probs = [
-                {int(name.removeprefix("token_id:")): float(value) for name, value in row.items()}
-                for row in rows
-            ]
+            log_probs = [_ids_of_names(row) for row in choice["logprobs"]["top_logprobs"]]
             if len(log_probs) != len(ids):
                 raise ValueError(f"log-probs of {len(log_probs)} tokens, {len(ids)} tokens")
-        return Answer(
-            choice["text"],
-            _reason(choice.get("finish_reason")),
-            ids,
-            *usage(found),
-            log_probs=log_probs,
-        )
+        reason = _reason(choice.get("finish_reason"))
+        return Completion(choice["text"], reason, ids, *token_counts(reply), log_probs=log_probs)
 
 
 class LlamaCpp:
     """llama.cpp's own /completion: token ids in and out.
 
-    It gives no log-probs of a token that ends in the middle of a character, nor of those before it in that character.
+    It gives no log-probs of a token that ends in the middle of a character, nor of those before it in
+    that character.
     """
 
     path = "completion"
     exact_ids = True
+    REASONS = {"limit": "length", "eos": "stop", "word": "stop"}  # noqa: RUF012 - a constant
 
     @staticmethod
-    def body(model: str, question: Question, sampling: Sampling) -> dict[str, Any]:
+    def body(
+        model: str, request: CompletionRequest, sampling: Sampling, switch: str = FIRST_SWITCH
+    ) -> dict[str, Any]:
         # its samplers are given by name: none that the recipe did not ask for
-        samplers = (
-            (["top_k"] if sampling.top_k else [])
-            + (["top_p"] if sampling.top_p < 1 else [])
-            + ["temperature"]
-        )
-        return {
-            "prompt": question.prompt_ids,
+        samplers = ["temperature"]
+        if sampling.top_p < 1:
+            samplers.insert(0, "top_p")
+        if sampling.top_k:
+            samplers.insert(0, "top_k")
+        body = {
+            "prompt": request.prompt_ids,
             "n_predict": sampling.max_new_tokens,
-            **_sampling(sampling),
-            "seed": question.seed,
+            **_sampling_fields(sampling),
+            "seed": request.seed,
             "samplers": samplers,
             "return_tokens": True,
             "cache_prompt": False,
             "repeat_penalty": 1.0,
-            **(
-                {"n_probs": sampling.num_log_probs, "post_sampling_probs": False}
-                if sampling.num_log_probs
-                else {}
-            ),
         }
+        if sampling.num_log_probs:
+            body |= {"n_probs": sampling.num_log_probs, "post_sampling_probs": False}
+        return body
 
     @staticmethod
-    def read(found: dict[str, Any]) -> Answer:
-        ids = found["tokens"]
+    def read(reply: dict[str, Any]) -> Completion:
+        ids = reply["tokens"]
         if not _are_ids(ids):
             raise KeyError("tokens")
-        reason = {"limit": "length", "eos": "stop", "word": "stop"}.get(
-            found.get("stop_type", ""), UNTOLD
-        )
-        log_probs = (
-            _aligned(ids, found["completion_probabilities"])
-            if "completion_probabilities" in found
-            else None
-        )
-        return Answer(found["content"], reason, ids, *usage(found), log_probs=log_probs)
+        reason = LlamaCpp.REASONS.get(reply.get("stop_type", ""), UNKNOWN_REASON)
+        log_probs = None
+        if "completion_probabilities" in reply:
+            log_probs = _aligned(ids, reply["completion_probabilities"])
+        return Completion(reply["content"], reason, ids, *token_counts(reply), log_probs=log_probs)
+
+
+ADAPTERS = (Completions, LlamaCpp, Chat)  # exact ids first
+ServerAdapter = type[Completions] | type[LlamaCpp] | type[Chat]
+
+
+def _ids_of_names(row: dict[str, float]) -> LogProbs:
+    """Return the log-probs by id: vLLM names a token `token_id:17`."""
+    return {int(name.removeprefix("token_id:")): float(value) for name, value in row.items()}
 
 
 def _aligned(ids: Sequence[int], entries: Sequence[dict[str, Any]]) -> list[LogProbs | None]:
-    """llama.cpp's entries beside the tokens that they belong to. From the end: of equal tokens it is the last that
-    completes a character."""
-    found: list[LogProbs | None] = [None] * len(ids)
+    """Return llama.cpp's entries beside the tokens that they belong to.
+
+    From the end: of equal tokens it is the last that completes a character.
+    """
+    log_probs: list[LogProbs | None] = [None] * len(ids)
     left = list(entries)
-    for place in range(len(ids) - 1, -1, -1):
-        if left and left[-1]["id"] == ids[place]:
-            found[place] = {int(e["id"]): float(e["logprob"]) for e in left.pop()["top_logprobs"]}
+    for position in range(len(ids) - 1, -1, -1):
+        if left and left[-1]["id"] == ids[position]:
+            rivals = left.pop()["top_logprobs"]
+            log_probs[position] = {int(e["id"]): float(e["logprob"]) for e in rivals}
     if left:
         raise ValueError(
             f"log-probs of token {left[-1]['id']}, which is not among the tokens there"
         )
-    return found
+    return log_probs
 
 
-DIALECTS = (Completions, LlamaCpp, Chat)  # exact ids first
-Dialect = type[Completions] | type[LlamaCpp] | type[Chat]
-
-
-def _sampling(sampling: Sampling) -> dict[str, Any]:
+def _sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """Return the fields of how tokens are drawn; what is off is not sent."""
     values: dict[str, Any] = {"temperature": sampling.temperature}
     if sampling.top_p < 1:
         values["top_p"] = sampling.top_p
@@ -234,29 +208,36 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     return values
 
 
-def usage(found: Any) -> tuple[int, int]:
-    """(prompt tokens, answer tokens) that the server counted; 0 where it does not say. Of any JSON: what is paid for is counted,
-    whatever else is wrong with the answer."""
-    if not isinstance(found, dict):
+def token_counts(reply: Any) -> tuple[int, int]:
+    """Return (prompt tokens, answer tokens) that the server counted; 0 where it does not say.
+
+    `reply` is any JSON: what is paid for is counted, whatever else is wrong with the answer.
+    """
+    if not isinstance(reply, dict):
         return 0, 0
-    said = found.get("usage")
-    if not isinstance(said, dict):
-        said = {
-            "prompt_tokens": found.get("tokens_evaluated"),
-            "completion_tokens": found.get("tokens_predicted"),
+    counts = reply.get("usage")
+    if not isinstance(counts, dict):
+        counts = {
+            "prompt_tokens": reply.get("tokens_evaluated"),
+            "completion_tokens": reply.get("tokens_predicted"),
         }
-    prompt, answer = (said.get(name) for name in ("prompt_tokens", "completion_tokens"))
-    return prompt if isinstance(prompt, int) else 0, answer if isinstance(answer, int) else 0
+    return _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
 
 
-def _hidden_reasoning(found: dict[str, Any]) -> int:
-    """Tokens of reasoning that were counted, if not shown."""
-    details = (found.get("usage") or {}).get("completion_tokens_details") or {}
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _hidden_reasoning(reply: dict[str, Any]) -> int:
+    """Return the tokens of reasoning that were counted, if not shown."""
+    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
     return details.get("reasoning_tokens") or 0
 
 
 def _reason(reason: str | None) -> str:
-    return UNTOLD if not reason else "stop" if reason == "eos" else str(reason)
+    if not reason:
+        return UNKNOWN_REASON
+    return "stop" if reason == "eos" else str(reason)
 
 
 def _are_ids(ids: Any) -> bool:

@@ -1,11 +1,12 @@
-"""What is used of the recipe's limits on a server: by this process, by its requests under way, and by all other runs and jobs of
-the run folder, whose rows say it.
+"""What is used of the recipe's limits on servers.
 
-The logs are the ledger. They hold for jobs side by side as well, but for what those have under way: each learns of the
-others' answers some seconds after they came.
+It counts what this process used, what its requests in flight may take, and what all other runs and jobs
+of the run folder used, whose logs say it. The limits hold for jobs side by side as well, but for what
+those have in flight: each learns of the others' answers some seconds after they came.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,26 @@ from typing import Any
 from distill.core.jsonl import Row, row_of
 from distill.recipe.sections import Generate
 
-LOGS = ("raw", "raw_prompts", "judged")  # folders of generate's that hold what was asked
 LOOK_SECONDS = 5.0  # between two looks at what others have written
-JUDGE = "judge/"  # begins a row's `teacher` where the judge's own server answered
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens cost on a server; 0 = nothing."""
+
+    prompt: float = 0.0
+    answer: float = 0.0
+
+    def cost(self, prompt_tokens: int, answer_tokens: int) -> float:
+        return (prompt_tokens * self.prompt + answer_tokens * self.answer) / 1e6
+
+
+FREE = Prices()
 
 
 @dataclass
-class Amount:
-    """Of a server's work. `cost` by the recipe's prices."""
+class Usage:
+    """What was used of a server. `cost` is by the recipe's prices."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -32,26 +45,26 @@ class Amount:
     def tokens(self) -> int:
         return self.prompt_tokens + self.answer_tokens
 
-    def add(self, other: "Amount", times: int = 1) -> None:
-        for part in fields(Amount):
-            setattr(self, part.name, getattr(self, part.name) + times * getattr(other, part.name))
-
-
-def price(options: Generate, prompt_tokens: int, answer_tokens: int) -> float:
-    return (prompt_tokens * options.price_prompt + answer_tokens * options.price_answer) / 1e6
+    def add(self, other: "Usage", times: int = 1) -> None:
+        for part in fields(Usage):
+            total = getattr(self, part.name) + times * getattr(other, part.name)
+            setattr(self, part.name, total)
 
 
 @dataclass
-class Took(Amount):
-    """What one answer took, tries whose answers were thrown away among it. `model`: as the server calls what answered."""
+class AnswerUsage(Usage):
+    """What one answer took, tries whose answers were thrown away among it.
+
+    `start` and `end` are Unix times; `model` is what the server calls the model that answered.
+    """
 
     start: float = 0.0
     end: float = 0.0
     model: str | None = None
 
     def row(self) -> Row:
-        """As a row of the log keeps it; what is not known is left out."""
-        found: Row = {
+        """Return it as a row of the log keeps it; what is not known is left out."""
+        row: Row = {
             "requests": self.requests,
             "prompt_tokens": self.prompt_tokens,
             "answer_tokens": self.answer_tokens,
@@ -59,130 +72,158 @@ class Took(Amount):
             "start": round(self.start, 3),
             "end": round(self.end, 3),
         }
-        return (
-            found
-            | ({"cost": round(self.cost, 8)} if self.cost else {})
-            | ({"model": self.model} if self.model else {})
-        )
+        if self.cost:
+            row["cost"] = round(self.cost, 8)
+        if self.model:
+            row["model"] = self.model
+        return row
 
 
-class Ledger:
-    """What the logs of a run folder say was spent, read on as they grow. `stage`: generate's folder."""
+class UsageLog:
+    """What the answer logs of a run folder say was used, read on as they grow.
 
-    def __init__(self, stage: Path, options: Generate):
-        self._stage, self._options = stage, options
+    `logs`: each log's folder, with the prices of the server that answers there.
+    """
+
+    def __init__(self, logs: Mapping[Path, Prices]):
+        self._logs = logs
         self._read_to: dict[Path, int] = {}
         self._own: set[Path] = set()
         self._next_look = float("-inf")
-        self._total = Amount()
+        self._total = Usage()
 
-    def leave_out(self, log: Path) -> None:
-        """A file that this process writes: it knows itself what it spends."""
-        self._own.add(log)
+    def leave_out(self, path: Path) -> None:
+        """Leave out a file that this process writes: it knows itself what it uses."""
+        self._own.add(path)
 
-    def total(self) -> Amount:
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
-            for name in LOGS:
-                for path in (self._stage / name).glob("*.jsonl"):
-                    if path not in self._own:
-                        self._read_on(path)
+    def total(self) -> Usage:
+        if time.monotonic() < self._next_look:
+            return self._total
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        for folder, prices in self._logs.items():
+            for path in folder.glob("*.jsonl"):
+                if path not in self._own:
+                    self._read_on(path, prices)
         return self._total
 
-    def _read_on(self, path: Path) -> None:
+    def _read_on(self, path: Path, prices: Prices) -> None:
         with open(path, "rb") as f:
             f.seek(self._read_to.get(path, 0))
             for line in f:
                 if not line.endswith(b"\n"):
                     break  # somebody is writing it
                 self._read_to[path] = self._read_to.get(path, 0) + len(line)
-                if (row := row_of(line)) is not None:
-                    self._total.add(self._amount(row))
+                row = row_of(line)
+                if row is not None and "server" in row:  # else it was answered on this machine
+                    self._total.add(_usage_of_row(row["server"], prices))
 
-    def _amount(self, row: Row) -> Amount:
-        """Of a row from before rows said it, its request and its answer's tokens."""
-        said: dict[str, Any] | None = row.get("server")
-        if said is None:
-            if "server_model" in row:  # answered on this machine
-                return Amount()
-            said = {
-                "requests": 1,
-                "prompt_tokens": 0,
-                "answer_tokens": len(row["token_ids"]),
-                "bytes": 0,
-            }
-        options, tokens = self._options, (said["prompt_tokens"], said["answer_tokens"])
-        prices = (options.price_prompt, options.price_answer)
-        if str(row["teacher"]).startswith(JUDGE):
-            prices = (options.judge_price_prompt, options.judge_price_answer)
-        cost = (
-            said["cost"]
-            if "cost" in said
-            else sum(p * t for p, t in zip(prices, tokens, strict=True)) / 1e6
-        )
-        return Amount(
-            said["requests"], said["prompt_tokens"], said["answer_tokens"], said["bytes"], cost
+
+def _usage_of_row(served: dict[str, Any], prices: Prices) -> Usage:
+    """Return what a row says of its server; a cost that it does not say is reckoned by `prices`."""
+    prompt_tokens, answer_tokens = served["prompt_tokens"], served["answer_tokens"]
+    cost = served.get("cost")
+    if cost is None:
+        cost = prices.cost(prompt_tokens, answer_tokens)
+    return Usage(served["requests"], prompt_tokens, answer_tokens, served["bytes"], cost)
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """One limit of the recipe. `most` and `unit` are in the unit that the recipe names."""
+
+    name: str
+    most: float
+    used: str  # field of Usage
+    unit: float = 1
+    digits: int = 0
+
+    def reached(self, used: Usage, need: Usage) -> str | None:
+        """Return a sentence for people if it is used up, or too near for `need` more."""
+        now = getattr(used, self.used) / self.unit
+        more = getattr(need, self.used) / self.unit
+        if now >= self.most:
+            return f"{self.name} ({now:.{self.digits}f} of {self.most})"
+        if now + more <= self.most * (1 + 1e-9):
+            return None
+        if self.name == "max_requests":
+            return f"{self.name} ({now:.{self.digits}f} of {self.most})"
+        return (
+            f"{self.name} ({now:.{self.digits}f} of {self.most}, "
+            f"and one more answer may take {more:.{self.digits}f})"
         )
 
 
 @dataclass
-class Spent:
-    """What a run has used of its limits. `mine`: this process; `under_way`: what its requests that are out may take at most.
+class Budget:
+    """What a run has used of its limits (generate.max_...) on all its servers.
 
-    `answered`: whether this teacher has answered anything well, now or before; `found`: what its servers can do, asked once."""
+    `own` is what this process used, `in_flight` what its requests that are out may take at most.
+    `has_answered`: whether anything was answered well, now or before. `known_servers` is what was found
+    out about servers, which are asked once a run.
+    """
 
-    ledger: Ledger | None = None
-    mine: Amount = field(default_factory=Amount)
-    under_way: Amount = field(default_factory=Amount)
+    limits: Generate
+    usage_log: UsageLog | None = None
+    own: Usage = field(default_factory=Usage)
+    in_flight: Usage = field(default_factory=Usage)
     at_once: int = 0
     most_at_once: int = 0
-    num_untold: int = 0  # answers whose tokens the server did not tell: counted by the tokenizer
-    answered: bool = False
+    num_unreported: int = (
+        0  # answers whose tokens the server did not tell: counted by the tokenizer
+    )
+    has_answered: bool = False
     started: float = field(default_factory=time.monotonic)
-    found: dict[Any, Any] = field(default_factory=dict)
+    known_servers: dict[Any, Any] = field(default_factory=dict)
 
-    def need(self, options: Generate, prompt_tokens: int, answer_tokens: int) -> Amount:
-        """What one more request takes at most; of its traffic only the mean is known."""
-        num_bytes = self.mine.num_bytes // max(1, self.mine.requests)
-        return Amount(
-            1, prompt_tokens, answer_tokens, num_bytes, price(options, prompt_tokens, answer_tokens)
-        )
+    def leave_out(self, path: Path) -> None:
+        """Leave a file that this process writes out of what the logs say."""
+        if self.usage_log is not None:
+            self.usage_log.leave_out(path)
 
-    def fits(self, options: Generate, need: Amount) -> bool:
-        """Whether one more may be sent beside those under way."""
-        return self._full(options, need, self.under_way) is None
+    def need(self, prompt_tokens: int, answer_tokens: int, prices: Prices) -> Usage:
+        """Return what one more request takes at most; of its traffic only the mean is known."""
+        num_bytes = self.own.num_bytes // max(1, self.own.requests)
+        cost = prices.cost(prompt_tokens, answer_tokens)
+        return Usage(1, prompt_tokens, answer_tokens, num_bytes, cost)
 
-    def full(self, options: Generate, need: Amount) -> str | None:
-        """The limit of the recipe that is used up, or too near for one more request, as a person reads it."""
-        if options.max_hours is not None and self.out_of_time(options):
-            return f"max_hours ({(time.monotonic() - self.started) / 3600:.3g} of {options.max_hours:g})"
-        return self._full(options, need, Amount())
+    def fits(self, need: Usage) -> bool:
+        """Return whether one more request may be sent beside those in flight."""
+        return self._limit_reached(need, self.in_flight) is None
 
-    def out_of_time(self, options: Generate) -> bool:
-        return (
-            options.max_hours is not None
-            and time.monotonic() - self.started >= 3600 * options.max_hours
-        )
+    def limit_reached(self, need: Usage) -> str | None:
+        """Return the limit that is used up, or too near for one more request, as a person reads it."""
+        most = self.limits.max_hours
+        if most is not None and self.is_out_of_time():
+            return f"max_hours ({self._hours():.3g} of {most:g})"
+        return self._limit_reached(need, Usage())
 
-    def _full(self, options: Generate, need: Amount, under_way: Amount) -> str | None:
-        limits = [
-            ("max_requests", "requests", options.max_requests, 1, 0),
-            ("max_tokens", "tokens", options.max_tokens, 1, 0),
-            ("max_cost", "cost", options.max_cost, 1, 4),
-            ("max_megabytes", "num_bytes", options.max_megabytes, 1e6, 2),
-        ]
-        if all(most is None for _, _, most, _, _ in limits):
+    def is_out_of_time(self) -> bool:
+        most = self.limits.max_hours
+        return most is not None and self._hours() >= most
+
+    def _hours(self) -> float:
+        return (time.monotonic() - self.started) / 3600
+
+    def _limit_reached(self, need: Usage, in_flight: Usage) -> str | None:
+        limits = self._limits()
+        if not limits:
             return None
-        used = Amount()
-        for amount in (self.mine, under_way, *([self.ledger.total()] if self.ledger else [])):
-            used.add(amount)
-        for name, part, most, unit, digits in limits:
-            now, more = getattr(used, part) / unit, getattr(need, part) / unit
-            if most is not None and (now >= most or now + more > most * (1 + 1e-9)):
-                next_one = (
-                    ""
-                    if now >= most or name == "max_requests"
-                    else f", and one more answer may take {more:.{digits}f}"
-                )
-                return f"{name} ({now:.{digits}f} of {most}{next_one})"
-        return None
+        used = Usage()
+        used.add(self.own)
+        used.add(in_flight)
+        if self.usage_log is not None:
+            used.add(self.usage_log.total())
+        reached = (limit.reached(used, need) for limit in limits)
+        return next((text for text in reached if text is not None), None)
+
+    def _limits(self) -> list[_Limit]:
+        limits = []
+        if (most := self.limits.max_requests) is not None:
+            limits.append(_Limit("max_requests", most, "requests"))
+        if (most := self.limits.max_tokens) is not None:
+            limits.append(_Limit("max_tokens", most, "tokens"))
+        if (most := self.limits.max_cost) is not None:
+            limits.append(_Limit("max_cost", most, "cost", digits=4))
+        if (most := self.limits.max_megabytes) is not None:
+            limits.append(_Limit("max_megabytes", most, "num_bytes", unit=1e6, digits=2))
+        return limits

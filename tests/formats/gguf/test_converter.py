@@ -17,7 +17,8 @@ import gguf
 import numpy as np
 import pytest
 
-from distill.formats.gguf.write import ARCHITECTURES, write_gguf
+from distill.formats.gguf.architectures import ARCHITECTURES
+from distill.formats.gguf.write import write_gguf
 
 FOLDER = os.environ.get("DISTILL_CONVERTER") or f"{sys.prefix}/converter"
 pytestmark = pytest.mark.skipif(

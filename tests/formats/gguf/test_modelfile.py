@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 from families import BY_NAME, FAMILIES, tokenizer_of
+from result_helpers import file_check
 
 from distill import chat
+from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
+from distill.formats.export import Export
 from distill.formats.gguf import modelfile
 from distill.models import load
+from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe, load_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -166,19 +170,25 @@ def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
             )
 
 
+def text_of(options: Recipe, tokenizer: Any, stop_ids: list[int]) -> str:
+    return modelfile.modelfile(options, tokenizer, stop_ids, licence_verdict(options))
+
+
 def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path) -> None:
     checks = {
-        "f16": {"bytes": 9, "failed": None},
-        "q4_0": {"bytes": 4, "failed": None},
-        "q2_k": {"bytes": 2, "failed": "far"},
-        "nf4": {"bytes": 1, "failed": None},
+        "f16": file_check(bytes=9),
+        "q4_0": file_check(bytes=4),
+        "q2_k": file_check(bytes=2, failed="far"),
+        "nf4": file_check(bytes=1),
     }
     options = recipe(
         "generate.system_prompt='Jibu kwa\n\n\"Kiswahili\"'",
         "generate.top_k=20",
         "generate.top_p=0.8",
     )
-    files = modelfile.write_modelfiles(options, TEACHER, tokenizer, checks, tmp_path)
+    export = Export(options, RunFolder(tmp_path), TEACHER, tokenizer)
+    export.stage.mkdir()
+    files = modelfile.write_modelfiles(export, licence_verdict(options), checks)
     assert [f.name for f in files] == [
         "f16.Modelfile",
         "q4_0.Modelfile",
@@ -204,15 +214,13 @@ def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path)
 
 def test_the_smallest_file_that_passed() -> None:
     checks = {
-        "q8_0": {"bytes": 8, "failed": None},
-        "q4_0": {"bytes": 4, "failed": "far"},
-        "nf4": {"bytes": 1},
+        "q8_0": file_check(bytes=8),
+        "q4_0": file_check(bytes=4, failed="far"),
+        "nf4": file_check(bytes=1),
     }
     assert modelfile.smallest_passing(checks) == "q8_0"
-    assert (
-        modelfile.smallest_passing({"nf4": {"bytes": 1}, "q4_0": {"bytes": 4, "failed": "far"}})
-        is None
-    )
+    del checks["q8_0"]
+    assert modelfile.smallest_passing(checks) is None
 
 
 @pytest.mark.parametrize(
@@ -240,19 +248,19 @@ def test_a_template_that_cannot_be_translated_is_left_out_and_says_why(
 ) -> None:
     tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
     tokenizer.chat_template = template
-    text = modelfile.modelfile(recipe(), tokenizer, [tokenizer.eos_token_id])
+    text = text_of(recipe(), tokenizer, [tokenizer.eos_token_id])
     assert "TEMPLATE" not in read(text)
     assert re.search(f"# No TEMPLATE: .*({reason})", text)
 
 
 def test_what_ollama_does_otherwise_is_said(tokenizer: Any) -> None:
-    plain = modelfile.modelfile(recipe(), tokenizer, [1])
+    plain = text_of(recipe(), tokenizer, [1])
     assert "white space" not in plain and "reasoning" not in plain
     other = tokenizer_of(BY_NAME["qwen3"])
-    assert "drops the reasoning" in modelfile.modelfile(recipe(), other, [1])
+    assert "drops the reasoning" in text_of(recipe(), other, [1])
     other.chat_template = CHATML_TRIMMED
-    assert "strips white space" in modelfile.modelfile(recipe(), other, [1])
-    joined = modelfile.modelfile(recipe("generate.system_prompt=می\u200cخواهم"), tokenizer, [1])
+    assert "strips white space" in text_of(recipe(), other, [1])
+    joined = text_of(recipe("generate.system_prompt=می\u200cخواهم"), tokenizer, [1])
     assert (
         "generate.system_prompt is left out: a Modelfile cannot hold U+200C" in joined
         and "SYSTEM" not in read(joined)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gguf
 
-from distill.formats.gguf.provenance import lineage
+from distill.formats.gguf.provenance import provenance
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 
@@ -22,7 +22,7 @@ def test_a_student_of_a_hub_model_names_it_and_both_licences() -> None:
             "generate.prompts=[{dataset: CohereLabs/aya_dataset}, {file: ./quickstart/prompts.jsonl}]",
         ],
     )
-    assert lineage(recipe) == {
+    assert provenance(recipe) == {
         "general.name": "quickstart",
         "general.description": "distilled from GLM-4.5-Air",
         "general.languages": ["en", "zh", "sw", "id", "hi"],
@@ -43,7 +43,7 @@ def test_a_student_of_a_hub_model_names_it_and_both_licences() -> None:
 
 def test_an_unknown_licence_is_left_out_and_folders_stay_private(tmp_path: Path) -> None:
     student = f"student={{method: layers, model: {tmp_path}/mine, licence: null}}"
-    found = lineage(load_recipe(QUICKSTART, [student]))
+    found = provenance(load_recipe(QUICKSTART, [student]))
     assert "general.license" not in found and found["general.base_model.0.name"] == "mine"
     assert not any(str(tmp_path) in str(value) for value in found.values())
     assert not any(key.endswith(("repo_url", "organization")) for key in found)
@@ -52,7 +52,7 @@ def test_an_unknown_licence_is_left_out_and_folders_stay_private(tmp_path: Path)
 def test_the_file_holds_it(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     recipe = load_recipe(QUICKSTART)
     path = write_gguf(
-        model_folder("qwen3"), tmp_path / "m.gguf", "f16", metadata=lineage(recipe)
+        model_folder("qwen3"), tmp_path / "m.gguf", "f16", metadata=provenance(recipe)
     ).path
     held = {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}
     assert (

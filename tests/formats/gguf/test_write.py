@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from distill.errors import DataError, DistillError, MismatchError, MissingError
 from distill.formats.gguf.write import describe, write_gguf
-from distill.llama_cpp.gguf_header import read_declared
+from distill.llama_cpp.gguf_header import read_tensor_infos
 
 FolderMaker = Callable[..., Path]
 YARN = {
@@ -336,7 +336,7 @@ def test_described_tensors_are_those_of_the_gguf_package(
 ) -> None:
     written = write_gguf(model_folder("llama", trained=True), tmp_path / "m.gguf", "q3_k_m")
     tensors = gguf.GGUFReader(written.path).tensors
-    found = {t.name: (t.type_id, t.num_weights, t.bytes) for t in read_declared(written.path)}
+    found = {t.name: (t.type_id, t.num_weights, t.bytes) for t in read_tensor_infos(written.path)}
     assert found == {t.name: (t.tensor_type, t.n_elements, t.n_bytes) for t in tensors}
     assert sum(written.tensor_types.values()) == len(tensors)
 

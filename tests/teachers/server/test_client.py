@@ -2,31 +2,34 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
 
 from distill.errors import MissingError, RecipeError, ServerError
+from distill.models.sampling import Sampling
 from distill.recipe.sections import Generate
-from distill.teachers.server.adapters import Chat, Completions, LlamaCpp, Question, Sampling
-from distill.teachers.server.budget import Amount, Spent
-from distill.teachers.server.client import _join, _retry_after
+from distill.teachers.server.adapters import (
+    Chat,
+    CompletionRequest,
+    Completions,
+    LlamaCpp,
+)
+from distill.teachers.server.budget import FREE, Budget, Prices, Usage
+from distill.teachers.server.client import Endpoint
 from distill.teachers.server.discover import connect
+from distill.teachers.server.replies import join_url, retry_after
 
 PROMPT = [1, 2, 3]
-QUESTION = Question("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
+REQUEST = CompletionRequest("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
 
 
-def connected(url, **more):
+def connected(url, api_key_env=None, **more):
     async def go():
-        given = {
-            "api_key_env": None,
-            "timeout": 5.0,
-            "prompt_ids": PROMPT,
-            "first_delay": 0.01,
-            **more,
-        }
-        server = await connect(url, "m", **given)
+        endpoint = Endpoint(url, "m", api_key_env, timeout=5.0)
+        budget = Budget(Generate(prompts="p.jsonl"))
+        server = await connect(endpoint, PROMPT, budget, first_delay=0.01, **more)
         await server.client.aclose()
         return server
 
@@ -34,15 +37,15 @@ def connected(url, **more):
 
 
 def test_llama_cpp_is_found_to_give_exact_ids(llama_server):
-    assert connected(llama_server).dialect is LlamaCpp
-    assert connected(llama_server + "/v1/").dialect is LlamaCpp
+    assert connected(llama_server).adapter is LlamaCpp
+    assert connected(llama_server + "/v1/").adapter is LlamaCpp
 
 
 def test_a_server_without_ids_is_asked_for_text(proxy):
     """Status 200 proves nothing: /v1/completions answers, but without the ids that were asked for."""
     proxy.trouble = lambda number, path: "404" if path == "/completion" else None
     server = connected(proxy.url)
-    assert server.dialect is Chat and [a["path"] for a in proxy.asked] == [
+    assert server.adapter is Chat and [a["path"] for a in proxy.asked] == [
         "/v1/completions",
         "/completion",
         "/v1/chat/completions",
@@ -143,28 +146,28 @@ def test_https_of_a_server_that_speaks_http_only(proxy):
     ],
 )
 def test_urls(url, path, joined):
-    assert _join(url, path) == joined
+    assert join_url(url, path) == joined
 
 
 def test_retry_after_is_seconds_or_a_date():
-    assert _retry_after({"retry-after": "2.5"}) == 2.5
-    assert 8 < (_retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) or 0) <= 10
-    assert _retry_after({"retry-after": formatdate(time.time() - 10, usegmt=True)}) == 0
-    assert _retry_after({}) is None and _retry_after({"retry-after": "soon"}) is None
+    assert retry_after({"retry-after": "2.5"}) == 2.5
+    assert 8 < (retry_after({"retry-after": formatdate(time.time() + 10, usegmt=True)}) or 0) <= 10
+    assert retry_after({"retry-after": formatdate(time.time() - 10, usegmt=True)}) == 0
+    assert retry_after({}) is None and retry_after({"retry-after": "soon"}) is None
 
 
 def test_only_what_the_recipe_asks_for_is_sent():
     """Servers refuse fields they do not know, and apply defaults of their own to those they do not get."""
-    plain = Chat.body("m", QUESTION, Sampling(1.0, 1.0, 0, 50))
+    plain = Chat.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50))
     assert plain.keys() == {"model", "messages", "max_tokens", "temperature", "seed"}
-    full = Chat.body("m", QUESTION, Sampling(0.7, 0.8, 20, 50, (2,), enable_thinking=False))
+    full = Chat.body("m", REQUEST, Sampling(0.7, 0.8, 20, 50, (2,), enable_thinking=False))
     assert (full["top_p"], full["top_k"], full["chat_template_kwargs"]) == (
         0.8,
         20,
         {"enable_thinking": False, "thinking": False},
     )
-    assert LlamaCpp.body("m", QUESTION, Sampling(1.0, 1.0, 0, 50))["samplers"] == ["temperature"]
-    assert Completions.body("m", QUESTION, Sampling(1.0, 1.0, 0, 50, (2, 5)))["prompt"] == PROMPT
+    assert LlamaCpp.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50))["samplers"] == ["temperature"]
+    assert Completions.body("m", REQUEST, Sampling(1.0, 1.0, 0, 50, (2, 5)))["prompt"] == PROMPT
 
 
 def test_a_reasoning_field_goes_before_the_answer():
@@ -211,38 +214,41 @@ def test_answers_of_vllm():
 
 
 def test_every_limit_is_named_when_it_is_reached():
-    spent = Spent(mine=Amount(10, 2_000_000, 1_000_000, 5_000_000, 3.0))
+    budget = Budget(
+        Generate(prompts="p.jsonl"), own=Usage(10, 2_000_000, 1_000_000, 5_000_000, 3.0)
+    )
 
-    def options(**limits):
-        return Generate(prompts="p.jsonl", price_prompt=0.5, price_answer=2.0, **limits)
+    def reached(**limits):
+        limits = Generate(prompts="p.jsonl", price_prompt=0.5, price_answer=2.0, **limits)
+        return replace(budget, limits=limits).limit_reached(one_more)
 
-    one_more = spent.need(options(), 100, 1000)
-    assert one_more == Amount(1, 100, 1000, 500_000, 0.00205)
-    assert spent.full(options(), one_more) is None
+    one_more = budget.need(100, 1000, Prices(0.5, 2.0))
+    assert one_more == Usage(1, 100, 1000, 500_000, 0.00205)
+    assert reached() is None
     for name, limit in [
         ("max_requests", 10),
         ("max_tokens", 3_000_000),
         ("max_cost", 3.0),
         ("max_megabytes", 5.0),
     ]:
-        assert (spent.full(options(**{name: limit}), one_more) or "").startswith(f"{name} (")
-        assert spent.full(options(**{name: limit + 1}), one_more) is None or name == "max_tokens"
-    spent.started -= 7200
-    assert (spent.full(options(max_hours=2), one_more) or "").startswith("max_hours")
+        assert (reached(**{name: limit}) or "").startswith(f"{name} (")
+        assert reached(**{name: limit + 1}) is None or name == "max_tokens"
+    budget.started -= 7200
+    assert (reached(max_hours=2) or "").startswith("max_hours")
 
 
-def test_one_more_must_fit_beside_those_under_way():
-    spent, options = Spent(mine=Amount(2, 100, 300)), Generate(prompts="p.jsonl", max_tokens=1000)
-    need = spent.need(options, 50, 200)
-    assert spent.fits(options, need)
-    spent.under_way.add(need)
-    assert spent.fits(options, need), "100 + 300 + 250 + 250"
-    spent.under_way.add(need)
-    assert not spent.fits(options, need) and spent.full(options, need) is None, (
+def test_one_more_must_fit_beside_those_in_flight():
+    budget = Budget(Generate(prompts="p.jsonl", max_tokens=1000), own=Usage(2, 100, 300))
+    need = budget.need(50, 200, FREE)
+    assert budget.fits(need)
+    budget.in_flight.add(need)
+    assert budget.fits(need), "100 + 300 + 250 + 250"
+    budget.in_flight.add(need)
+    assert not budget.fits(need) and budget.limit_reached(need) is None, (
         "it may when those are back"
     )
     assert (
-        spent.full(options, Amount(1, 50, 600))
+        budget.limit_reached(Usage(1, 50, 600))
         == "max_tokens (400 of 1000, and one more answer may take 650)"
     )
 
@@ -281,20 +287,16 @@ def test_log_probs_of_vllm():
 
 
 def test_a_server_that_gives_no_log_probs_is_refused_and_quoted(proxy):
-    async def go(num):
-        return await connect(
+    def go(num):
+        return connected(
             proxy.url,
-            "m",
-            api_key_env=None,
-            timeout=5.0,
-            prompt_ids=PROMPT,
-            dialects=(Completions, LlamaCpp),
+            adapters=(Completions, LlamaCpp),
             sampling=Sampling(0.0, 1.0, 0, 24, num_log_probs=num),
         )
 
-    server = asyncio.run(go(20))
-    assert server.dialect is LlamaCpp and proxy.asked[-1]["n_probs"] == 20
+    server = go(20)
+    assert server.adapter is LlamaCpp and proxy.asked[-1]["n_probs"] == 20
     with pytest.raises(
         ServerError, match=r"log-probs of \d+ tokens where 5000 .*capture\.top_k.*from_server"
     ):
-        asyncio.run(go(5000))
+        go(5000)

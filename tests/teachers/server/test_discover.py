@@ -7,24 +7,26 @@ from families import BY_NAME, tokenizer_of
 from server_helpers import said
 
 from distill.errors import ServerError
-from distill.teachers.server.adapters import Answer, Chat, LlamaCpp, Sampling
-from distill.teachers.server.budget import Spent
+from distill.models.sampling import Sampling
+from distill.recipe.sections import Generate
+from distill.teachers.requests import Completion
+from distill.teachers.server.adapters import Chat, LlamaCpp
+from distill.teachers.server.budget import Budget
+from distill.teachers.server.client import Endpoint
 from distill.teachers.server.discover import TRIES, connect
-from distill.teachers.server.pool import _other_vocabulary, _what_it_gives
+from distill.teachers.server.teacher import describe_server
+from distill.teachers.server.token_ids import other_vocabulary
 
 SAMPLING = Sampling(0.7, 0.8, 20, 1024, (2,))
 
 
-def met(url, sampling=SAMPLING, **more):
+def met(url, sampling=SAMPLING, budget=None, **more):
     async def go():
-        given = {
-            "api_key_env": None,
-            "timeout": 5.0,
-            "prompt_ids": [1, 2, 3],
-            "first_delay": 0.01,
-            **more,
-        }
-        server = await connect(url, "m", sampling=sampling, **given)
+        endpoint = Endpoint(url, "m", timeout=5.0)
+        own = budget or Budget(Generate(prompts="p.jsonl"))
+        server = await connect(
+            endpoint, [1, 2, 3], own, sampling=sampling, first_delay=0.01, **more
+        )
         await server.client.aclose()
         return server
 
@@ -36,7 +38,7 @@ def test_a_server_that_is_busy_for_a_moment_is_no_other_server(proxy, fault):
     proxy.trouble = lambda number, path: (
         fault if number in (1, 2) and path == "/completion" else None
     )
-    assert met(proxy.url).dialect is LlamaCpp
+    assert met(proxy.url).adapter is LlamaCpp
 
 
 def test_one_that_stays_busy_is_not_taken_for_another(proxy):
@@ -50,20 +52,20 @@ def test_one_that_stays_busy_is_not_taken_for_another(proxy):
 def test_a_key_that_is_refused_on_paths_that_are_not_there_is_good_for_chat(proxy, status):
     proxy.trouble = lambda number, path: None if path == "/v1/chat/completions" else status
     server = met(proxy.url)
-    assert server.dialect is Chat and f"status {status}" in _what_it_gives(server, SAMPLING)
+    assert server.adapter is Chat and f"status {status}" in describe_server(server, SAMPLING)
 
 
 def test_it_is_met_once_a_run(proxy):
-    spent = Spent()
-    first = met(proxy.url, spent=spent)
+    budget = Budget(Generate(prompts="p.jsonl"))
+    first = met(proxy.url, budget=budget)
     num = len(proxy.asked)
-    again = met(proxy.url, spent=spent)
+    again = met(proxy.url, budget=budget)
     assert (
-        len(proxy.asked) == num == spent.mine.requests
-        and again.dialect is first.dialect
+        len(proxy.asked) == num == budget.own.requests
+        and again.adapter is first.adapter
         and again.client is not first.client
     )
-    met(proxy.url, Sampling(1.0, 1.0, 0, 8), spent=spent)
+    met(proxy.url, Sampling(1.0, 1.0, 0, 8), budget=budget)
     assert len(proxy.asked) == 2 * num, "other fields may be refused"
 
 
@@ -99,7 +101,7 @@ def test_a_field_that_it_does_not_take_is_named_with_the_way_out(api, names, way
 def test_a_seed_that_it_does_not_take_is_not_sent_and_that_is_said(api):
     api.reply = refusing("seed")
     server = met(api.url)
-    assert server.without == {"seed"} and "takes no seed" in _what_it_gives(server, SAMPLING)
+    assert server.without == {"seed"} and "takes no seed" in describe_server(server, SAMPLING)
 
 
 def test_a_model_that_is_not_there_is_the_refusal_that_is_shown(api):
@@ -138,14 +140,17 @@ def test_the_switch_that_turns_thinking_off_is_found(api, switch, shows):
     api.reply = thinker(switch, shows)
     sampling = Sampling(0.7, 1.0, 0, 64, enable_thinking=False)
     server = met(api.url, sampling)
-    assert server.switch == switch and f"turned off by {switch}" in _what_it_gives(server, sampling)
+    assert server.switch == switch and f"turned off by {switch}" in describe_server(
+        server, sampling
+    )
     assert switch in api.asked[-1] and len(OBEYS.keys() & api.asked[-1].keys()) == 1
 
 
 def test_a_model_that_always_thinks_is_refused_where_it_shall_not(api):
     api.reply = thinker(None, {"reasoning_content": "two and"})
     with pytest.raises(
-        ServerError, match=r"generate\.thinking is false.*obeys no switch.*generate\.think to drop"
+        ServerError,
+        match=r"generate\.enable_thinking is false.*obeys no switch.*generate\.reasoning to drop",
     ):
         met(api.url, Sampling(0.7, 1.0, 0, 64, enable_thinking=False))
 
@@ -195,14 +200,14 @@ def test_a_field_that_it_does_not_take_is_found_beside_the_switch(api):
 def test_one_that_never_says_why_an_answer_ended_is_known(api):
     api.reply = lambda number, body: said("4", reason=None)
     server = met(api.url)
-    assert not server.tells_reasons and "counts as cut" in _what_it_gives(server, SAMPLING)
+    assert not server.tells_reasons and "counts as cut" in describe_server(server, SAMPLING)
 
 
 def test_ids_of_another_vocabulary_are_not_taken(proxy):
     server = met(
         proxy.url, disagreement=lambda answer: "another vocabulary" if answer.token_ids else None
     )
-    assert server.dialect is Chat and "completion: another vocabulary" in _what_it_gives(
+    assert server.adapter is Chat and "completion: another vocabulary" in describe_server(
         server, SAMPLING
     )
 
@@ -212,22 +217,22 @@ def test_ids_agree_with_the_text_or_they_do_not():
     for text in ("They are seven apples.", "人人生而自由", "<think>\n", "👍🏽 yes", ""):
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert (
-            _other_vocabulary(tokenizer, Answer(text, "stop", [*ids, tokenizer.eos_token_id]))
+            other_vocabulary(tokenizer, Completion(text, "stop", [*ids, tokenizer.eos_token_id]))
             is None
         )
         assert (
-            _other_vocabulary(
+            other_vocabulary(
                 tokenizer,
-                Answer(text + tokenizer.eos_token, "stop", [*ids, tokenizer.eos_token_id]),
+                Completion(text + tokenizer.eos_token, "stop", [*ids, tokenizer.eos_token_id]),
             )
             is None
         )
     ids = tokenizer("👍🏽 yes", add_special_tokens=False).input_ids[:1]
-    assert _other_vocabulary(tokenizer, Answer("", "length", ids)) is None, (
+    assert other_vocabulary(tokenizer, Completion("", "length", ids)) is None, (
         "half a character is held back"
     )
     ids = tokenizer("They are seven apples.", add_special_tokens=False).input_ids
-    wrong = _other_vocabulary(
-        tokenizer, Answer("They are seven apples.", "stop", [i + 5 for i in ids])
+    wrong = other_vocabulary(
+        tokenizer, Completion("They are seven apples.", "stop", [i + 5 for i in ids])
     )
     assert wrong is not None and "They are seven apples." in wrong

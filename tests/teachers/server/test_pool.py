@@ -1,10 +1,11 @@
-"""Many questions: each is answered once, whatever the network does; limits and signals stop it cleanly."""
+"""Many requests: each is answered once, whatever the network does; limits and signals stop it cleanly."""
 
 import asyncio
 import json
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from families import BY_NAME, tokenizer_of
@@ -14,30 +15,35 @@ from server_helpers import said
 from distill import chat, generate
 from distill.chat.tokenizers import Tokenizers
 from distill.core import shutdown
-from distill.core.progress import Progress
 from distill.data.samples import Prompt
 from distill.errors import ServerError, Stopped
-from distill.filters import answer_filters
+from distill.filters.answer_form import format_problem
 from distill.models import load
+from distill.models.sampling import Sampling
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.tasks import market
-from distill.teachers.log import Request, raw_row
-from distill.teachers.server.adapters import Answer, Question, Sampling
-from distill.teachers.server.budget import Spent
+from distill.teachers import connect as connect_teacher
+from distill.teachers.answers import raw_row
+from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
+from distill.teachers.server.adapters import CompletionRequest
+from distill.teachers.server.budget import Budget, Prices
+from distill.teachers.server.client import Endpoint
+from distill.teachers.server.concurrency import ConcurrencyLimit
 from distill.teachers.server.discover import connect
-from distill.teachers.server.pool import Errand, Lane, _until_stop, ask_server, question
+from distill.teachers.server.pool import RequestPool
+from distill.teachers.server.token_ids import cut_at_stop
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 GREEDY = Sampling(0.0, 1.0, 0, 24)
 
 
 @pytest.fixture(scope="module")
-def questions():
+def requests():
     tokenizer = load.load_tokenizer(str(TEACHER))
     prompts = market.examples(40, seed=5)
     return [
-        Question(
+        CompletionRequest(
             str(n),
             [{"role": "user", "content": p["prompt"]}],
             chat.prompt_ids(tokenizer, p["prompt"]),
@@ -47,52 +53,55 @@ def questions():
     ]
 
 
-def ask(url, questions, *, during=None, timeout=10.0, on_answer=None, **options):
-    """(answers by key, how often each came, server) of a whole errand with short waits."""
+def ask(url, requests, *, during=None, timeout=10.0, on_answer=None, **options):
+    """(answers by key, how often each came, server) of a whole pool with short waits."""
     answers, times = {}, Counter()
+    recipe = Generate(prompts="p.jsonl", **{"concurrency": 8, **options})
 
-    def record(question, answer):
-        answers[question.key] = answer
-        times[question.key] += 1
+    def record(request, answer):
+        answers[request.key] = answer
+        times[request.key] += 1
         if on_answer is not None:
             on_answer(len(times))
 
     async def go():
-        server = await connect(
-            url, "m", api_key_env=None, timeout=timeout, prompt_ids=[1, 2, 3], first_delay=0.01
-        )
-        server.spent.mine.requests = 0
+        endpoint = Endpoint(url, "m", timeout=timeout)
+        server = await connect(endpoint, [1, 2, 3], Budget(recipe), first_delay=0.01)
+        server.budget.own.requests = 0
         if during is not None:
             during()
-        with Progress("ask", len(questions), "answers", shown=False) as bar:
-            recipe = Generate(prompts="p.jsonl", **{"concurrency": 8, **options})
-            errand = Errand(server, GREEDY, recipe, record, bar, first_delay=0.05, first_probe=0.1)
-            try:
-                await errand.run(iter(questions))
-            except (Stopped, ServerError) as error:
-                server.stopped = error  # type: ignore[attr-defined]
-            finally:
-                await server.client.aclose()
+        pool = RequestPool(
+            server, GREEDY, recipe.concurrency, record, quiet, first_delay=0.05, first_probe=0.1
+        )
+        try:
+            await pool.run(iter(requests))
+        except (Stopped, ServerError) as error:
+            server.stopped = error  # type: ignore[attr-defined]
+        finally:
+            await server.client.aclose()
         return server
 
     return answers, times, asyncio.run(go())
 
 
+def quiet(text):
+    pass
+
+
 @pytest.fixture(scope="module")
-def calm(llama_server, questions):
+def calm(llama_server, requests):
     """What the server answers where nothing goes wrong."""
-    answers, times, server = ask(llama_server, questions)
-    assert set(times.values()) == {1} and len(answers) == server.spent.mine.requests == len(
-        questions
+    answers, times, server = ask(llama_server, requests)
+    assert set(times.values()) == {1} and len(answers) == server.budget.own.requests == len(
+        requests
     )
     return answers
 
 
-def test_greedy_answers_are_those_of_transformers(calm, questions):
+def test_greedy_answers_are_those_of_transformers(calm, requests):
     """The same weights, template and ids: another runtime's rounding may turn a near tie, hardly ever more."""
     import torch
 
-    from distill.models.decode import Sampling as Local
     from distill.models.decode import answer
 
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
@@ -100,11 +109,9 @@ def test_greedy_answers_are_those_of_transformers(calm, questions):
     with torch.inference_mode():
         answer(
             model,
-            [q.prompt_ids for q in questions],
-            seeds=range(len(questions)),
-            sampling=Local(0.0),
-            max_new_tokens=24,
-            stop_ids=[model.config.eos_token_id],
+            [q.prompt_ids for q in requests],
+            seeds=range(len(requests)),
+            sampling=replace(GREEDY, stop_ids=(model.config.eos_token_id,)),
             pad_id=0,
             on_finished=lambda i, ids, why: found.setdefault(str(i), (ids, why)),
         )
@@ -118,7 +125,7 @@ def test_greedy_answers_are_those_of_transformers(calm, questions):
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "cut", "stall", "not json", "wrong json"])
-def test_every_question_is_answered_once_whatever_goes_wrong(proxy, questions, calm, fault):
+def test_every_question_is_answered_once_whatever_goes_wrong(proxy, requests, calm, fault):
     """Every fifth request meets the fault; no answer is lost, none comes twice, none is asked again without need."""
     faults = [0]
 
@@ -129,14 +136,14 @@ def test_every_question_is_answered_once_whatever_goes_wrong(proxy, questions, c
         return fault
 
     proxy.trouble, proxy.stall_seconds = trouble, 0.6
-    answers, times, server = ask(proxy.url, questions, timeout=0.5 if fault == "stall" else 10.0)
+    answers, times, server = ask(proxy.url, requests, timeout=0.5 if fault == "stall" else 10.0)
     assert {k: a.token_ids for k, a in answers.items()} == {k: a.token_ids for k, a in calm.items()}
     assert set(times.values()) == {1} and faults[0] >= 5
     if fault != "stall":  # on a busy machine an honest answer may be late as well
-        assert server.spent.mine.requests == len(questions) + faults[0]
+        assert server.budget.own.requests == len(requests) + faults[0]
 
 
-def test_retry_after_is_obeyed(proxy, questions):
+def test_retry_after_is_obeyed(proxy, requests):
     seen = []
 
     def trouble(number, path):
@@ -144,11 +151,11 @@ def test_retry_after_is_obeyed(proxy, questions):
         return "429" if number == 2 else None
 
     proxy.trouble, proxy.retry_after = trouble, "1"
-    answers, _, _ = ask(proxy.url, questions[:1])
+    answers, _, _ = ask(proxy.url, requests[:1])
     assert len(answers) == 1 and seen[-1] - seen[-2] >= 1.0
 
 
-def test_an_outage_marks_nothing_failed(proxy, questions, calm):
+def test_an_outage_marks_nothing_failed(proxy, requests, calm):
     """The server goes away in the middle and comes back: sending pauses, everything is answered in the end."""
 
     def trouble(number, path):
@@ -163,24 +170,24 @@ def test_an_outage_marks_nothing_failed(proxy, questions, calm):
         proxy.start()
 
     proxy.trouble = trouble
-    answers, times, _ = ask(proxy.url, questions)
+    answers, times, _ = ask(proxy.url, requests)
     assert {k: a.token_ids for k, a in answers.items()} == {k: a.token_ids for k, a in calm.items()}
     assert set(times.values()) == {1} and all(a.error is None for a in answers.values())
 
 
-def test_a_question_that_is_refused_is_answered_by_the_refusal(proxy, questions):
-    refused = questions[3].prompt_ids
+def test_a_question_that_is_refused_is_answered_by_the_refusal(proxy, requests):
+    refused = requests[3].prompt_ids
     proxy.trouble = lambda number, path: (
         "400" if proxy.asked[number].get("prompt") == refused else None
     )
-    answers, _, _ = ask(proxy.url, questions[:8])
+    answers, _, _ = ask(proxy.url, requests[:8])
     assert [k for k, a in answers.items() if a.finish_reason == "error"] == ["3"]
     assert "as you asked" in answers["3"].error and len(answers) == 8
 
 
-def test_a_key_that_is_refused_later_stops_all_and_keeps_what_there_is(proxy, questions):
+def test_a_key_that_is_refused_later_stops_all_and_keeps_what_there_is(proxy, requests):
     proxy.trouble = lambda number, path: "402" if number >= 12 else None
-    answers, _, server = ask(proxy.url, questions)
+    answers, _, server = ask(proxy.url, requests)
     assert isinstance(server.stopped, ServerError) and "402" in str(server.stopped)
     assert 5 <= len(answers) <= 10 and len(proxy.asked) < 25, (
         "not every question has to meet the refusal"
@@ -190,106 +197,106 @@ def test_a_key_that_is_refused_later_stops_all_and_keeps_what_there_is(proxy, qu
 @pytest.mark.parametrize(
     "limit", [{"max_requests": 10}, {"max_tokens": 500}, {"max_megabytes": 0.02}]
 )
-def test_a_limit_stops_cleanly(proxy, questions, limit):
-    answers, times, server = ask(proxy.url, questions, concurrency=4, **limit)
+def test_a_limit_stops_cleanly(proxy, requests, limit):
+    answers, times, server = ask(proxy.url, requests, concurrency=4, **limit)
     assert isinstance(server.stopped, Stopped) and next(iter(limit)) in str(server.stopped)
-    assert 1 <= len(answers) < len(questions) and set(times.values()) == {1}
-    assert server.spent.mine.requests == len(answers), "what was sent was awaited: it is paid for"
+    assert 1 <= len(answers) < len(requests) and set(times.values()) == {1}
+    assert server.budget.own.requests == len(answers), "what was sent was awaited: it is paid for"
 
 
-def test_a_signal_stops_cleanly(proxy, questions):
+def test_a_signal_stops_cleanly(proxy, requests):
     with shutdown.listening():
         answers, _, server = ask(
             proxy.url,
-            questions,
+            requests,
             concurrency=2,
             on_answer=lambda n: shutdown._requested.append("SIGINT") if n == 5 else None,
         )
     shutdown._requested.clear()
     assert isinstance(server.stopped, Stopped) and 5 <= len(answers) <= 7
-    assert server.spent.mine.requests == len(answers)
+    assert server.budget.own.requests == len(answers)
 
 
-def test_the_lane_widens_while_calm_and_narrows_in_trouble():
+def test_the_limit_widens_while_calm_and_narrows_in_trouble():
     async def go():
-        lane = Lane(64)
-        widths = [lane.limit]
+        limit = ConcurrencyLimit(64)
+        widths = [limit.limit]
         for _ in range(400):
-            await lane.enter()
-            await lane.leave(calm=True)
-        widths.append(lane.limit)
-        await lane.enter()
-        await lane.leave(calm=False)
-        widths.append(lane.limit)
+            await limit.enter()
+            await limit.leave(calm=True)
+        widths.append(limit.limit)
+        await limit.enter()
+        await limit.leave(calm=False)
+        widths.append(limit.limit)
         for _ in range(10):  # the same burst
-            await lane.enter()
-            await lane.leave(calm=False)
-        widths.append(lane.limit)
+            await limit.enter()
+            await limit.leave(calm=False)
+        widths.append(limit.limit)
         return widths
 
     start, wide, cut, same_burst = asyncio.run(go())
     assert start == 4 and 15 < wide <= 64 and cut == 0.75 * wide and same_burst == cut
 
 
-def test_never_more_at_once_than_the_recipe_allows(proxy, questions):
-    under_way, most = [0], [0]
+def test_never_more_at_once_than_the_recipe_allows(proxy, requests):
+    in_flight, most = [0], [0]
     forward = proxy.forward
 
     def counting(path, body):
-        under_way[0] += 1
-        most[0] = max(most[0], under_way[0])
+        in_flight[0] += 1
+        most[0] = max(most[0], in_flight[0])
         try:
             return forward(path, body)
         finally:
-            under_way[0] -= 1
+            in_flight[0] -= 1
 
     proxy.forward = counting
-    ask(proxy.url, questions, concurrency=3)
+    ask(proxy.url, requests, concurrency=3)
     assert most[0] == 3
 
 
 def test_what_a_server_wrote_after_the_end_is_cut():
     """llama.cpp stops at its model's own ends only; magpie also ends where the template begins the assistant's turn."""
-    cut = _until_stop(Answer("ab c", "length", [5, 6, 9, 7, 2]), (2, 9))
+    cut = cut_at_stop(Completion("ab c", "length", [5, 6, 9, 7, 2]), (2, 9))
     assert (cut.token_ids, cut.finish_reason) == ([5, 6, 9], "stop")
-    for whole in (Answer("a", "length", [5, 6]), Answer("a", "stop", [5, 2])):
-        assert _until_stop(whole, (2, 9)) == whole
+    for whole in (Completion("a", "length", [5, 6]), Completion("a", "stop", [5, 2])):
+        assert cut_at_stop(whole, (2, 9)) == whole
 
 
 def talk(api, num, **options):
-    """(answers by key, what was spent, why it ended or None): `num` conversations that cost 20 tokens of a prompt and up to 30."""
-    answers, spent, ended = {}, Spent(), []
+    """(answers by key, the budget, why it ended or None): `num` conversations that cost 20 tokens of a prompt and up to 30."""
+    answers, ended = {}, []
     recipe = Generate(prompts="p.jsonl", **{"concurrency": 4, **options})
+    budget, prices = Budget(recipe), Prices(recipe.price_prompt, recipe.price_answer)
+    requests = [
+        CompletionRequest(str(n), [{"role": "user", "content": f"q{n}"}], [7] * 20, n)
+        for n in range(num)
+    ]
 
     async def go():
         first, api.reply = api.reply, lambda number, body: said("4")
-        server = await connect(
-            api.url, "m", api_key_env=None, timeout=5.0, prompt_ids=[1], spent=spent, options=recipe
-        )
+        server = await connect(Endpoint(api.url, "m", timeout=5.0, prices=prices), [1], budget)
         api.reply = first
         api.asked.clear()
         api.times.clear()
-        with Progress("ask", num, "answers", shown=False) as bar:
-            sampling, times = Sampling(0.0, 1.0, 0, 30), {"first_delay": 0.01, "first_probe": 0.02}
-            errand = Errand(
-                server, sampling, recipe, lambda q, a: answers.__setitem__(q.key, a), bar, **times
-            )
-            try:
-                await errand.run(
-                    iter(
-                        [
-                            Question(str(n), [{"role": "user", "content": f"q{n}"}], [7] * 20, n)
-                            for n in range(num)
-                        ]
-                    )
-                )
-            except (Stopped, ServerError) as error:
-                ended.append(error)
-            finally:
-                await server.client.aclose()
+        pool = RequestPool(
+            server,
+            Sampling(0.0, 1.0, 0, 30),
+            recipe.concurrency,
+            lambda q, a: answers.__setitem__(q.key, a),
+            quiet,
+            first_delay=0.01,
+            first_probe=0.02,
+        )
+        try:
+            await pool.run(iter(requests))
+        except (Stopped, ServerError) as error:
+            ended.append(error)
+        finally:
+            await server.client.aclose()
 
     asyncio.run(go())
-    return answers, spent, ended[0] if ended else None
+    return answers, budget, ended[0] if ended else None
 
 
 def is_question(body, number):
@@ -320,19 +327,19 @@ def test_a_question_that_is_always_answered_badly_is_given_up_and_what_came_is_k
         and "given up after 5 tries" in bad.error
         and "engine fell over" in bad.raw
     )
-    assert sum(is_question(body, 3) for body in api.asked) == bad.took.requests == 5
+    assert sum(is_question(body, 3) for body in api.asked) == bad.usage.requests == 5
     if kind == "error":
-        assert (bad.took.prompt_tokens, bad.took.answer_tokens) == (100, 45), (
+        assert (bad.usage.prompt_tokens, bad.usage.answer_tokens) == (100, 45), (
             "what is thrown away is paid for all the same"
         )
-    took = answers["0"].took
-    assert (took.requests, took.prompt_tokens, took.answer_tokens, took.model) == (
+    usage = answers["0"].usage
+    assert (usage.requests, usage.prompt_tokens, usage.answer_tokens, usage.model) == (
         1,
         9,
         3,
         "served-1",
     )
-    assert took.row().keys() == {
+    assert usage.row().keys() == {
         "requests",
         "prompt_tokens",
         "answer_tokens",
@@ -341,7 +348,7 @@ def test_a_question_that_is_always_answered_badly_is_given_up_and_what_came_is_k
         "end",
         "model",
     }
-    assert 0 < took.start <= took.end
+    assert 0 < usage.start <= usage.end
 
 
 def test_what_came_is_not_kept_without_measure(api):
@@ -416,7 +423,7 @@ def test_an_answer_that_was_broken_off_is_asked_again_twice(api, reason):
     assert (
         "broke the answer off" in answers["1"].error
         and answers["1"].raw == "half an"
-        and answers["1"].took.requests == 3
+        and answers["1"].usage.requests == 3
     )
     tries = []
 
@@ -437,7 +444,7 @@ def test_an_answer_that_does_not_say_why_it_ended_is_cut(api):
     answers, _, _ = talk(api, 4)
     assert (
         answers["1"].finish_reason == "length"
-        and answers["1"].took.requests == 3
+        and answers["1"].usage.requests == 3
         and answers["2"].finish_reason == "stop"
     )
 
@@ -464,7 +471,7 @@ def test_half_a_character_is_repaired(api):
     )
     answers, _, _ = talk(api, 2)
     assert answers["0"].text == "say \ufffd now \U0001f600" and answers["0"].text.encode()
-    assert (answer_filters.bad_format(answers["0"].text) or "").startswith("format")
+    assert format_problem(answers["0"].text) is not None
     api.reply = lambda number, body: (
         (400, json.dumps({"error": "\ud83d"})) if is_question(body, 0) else said("4")
     )
@@ -478,14 +485,14 @@ def test_half_a_character_is_repaired(api):
 def test_a_limit_is_never_passed_whatever_is_under_way(api, usage, limit):
     """Also where the server does not count: 30 characters are then 30 tokens."""
     api.reply = lambda number, body: said("x" * 30, usage=usage)
-    answers, spent, ended = talk(api, 40, concurrency=8, **limit)
+    answers, budget, ended = talk(api, 40, concurrency=8, **limit)
     assert (
         isinstance(ended, Stopped)
         and next(iter(limit)) in str(ended)
         and "one more answer may take" in str(ended)
     )
-    assert 300 < spent.mine.tokens <= 400 and 5 <= len(answers) <= 7
-    assert spent.mine.cost <= 0.0004
+    assert 300 < budget.own.tokens <= 400 and 5 <= len(answers) <= 7
+    assert budget.own.cost <= 0.0004
 
 
 def test_a_limit_that_no_answer_fits_under_stops_at_once(api):
@@ -519,34 +526,32 @@ def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_
         ],
     )
     prompt = Prompt(({"role": "user", "content": "What is 3 + 4?"},), "en")
+    teacher = connect_teacher(recipe)
+    teacher.tokenizers = Tokenizers(tokenizer, tokenizer)
+    options = RequestOptions.of(recipe)
     request = Request("k", prompt, chat.prompt_ids(tokenizer, prompt.text), 0, 1)
     assert chat.opens_thinking(tokenizer, request.prompt_ids)
-    found = []
+    completions = []
     for reason, text in (("stop", "They are seven apples."), ("length", "They are")):
         api.reply = lambda number, body, text=text, reason=reason: said(
             text, reason=reason, **shows
         )
-        with Progress("ask", 1, "answers", shown=False) as bar:
-            ask_server(
-                recipe,
-                tokenizer,
-                [question(recipe, "k", prompt.messages, request.prompt_ids, 1)],
-                Sampling(0.7, 1.0, 0, 40, (tokenizer.eos_token_id,)),
-                lambda q, a: found.append(a),
-                bar,
-            )
-    whole, cut = found
-    row = raw_row(recipe, request, whole.token_ids, whole.finish_reason, whole.text)
-    candidate = generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer))
+        block = Block([request])
+        teacher.answer(
+            AnswerJob(iter([block]), options, {}, lambda q, a: completions.append(a), quiet)
+        )
+    full, cut = completions
+
+    def candidate_of(completion):
+        row = raw_row(teacher, request, completion, options)
+        return generate._candidate(recipe, request, row, teacher.tokenizers)
+
+    candidate = candidate_of(full)
     assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
     assert candidate.reasoning == shows.get("reasoning_content")
-    learnt = tokenizer.decode([*request.prompt_ids, *whole.token_ids])
+    learnt = tokenizer.decode([*request.prompt_ids, *full.token_ids])
     assert (
         learnt.count("<think>") == learnt.count("</think>") == 1
-        and whole.token_ids[-1] == tokenizer.eos_token_id
+        and full.token_ids[-1] == tokenizer.eos_token_id
     )
-    row = raw_row(recipe, request, cut.token_ids, cut.finish_reason, cut.text)
-    assert (
-        generate._candidate(recipe, request, row, Tokenizers(tokenizer, tokenizer)).finish_reason
-        == "length"
-    )
+    assert candidate_of(cut).finish_reason == "length"

@@ -1,0 +1,69 @@
+"""Write files and folders whole or not at all, so that a power cut leaves nothing half done."""
+
+import os
+import shutil
+from pathlib import Path
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename or a new file in `folder` survive a power cut (POSIX asks for it)."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)  # a full disk is reported with the file it hit
+        raise
+    fsync_folder(path.parent)
+
+
+class FolderWriter:
+    """Fill a folder under another name, so that it appears whole or not at all.
+
+    `with FolderWriter(path) as temporary:` write into `temporary`; an error leaves nothing.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.tmp")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.temporary, ignore_errors=True)
+        self.temporary.mkdir(parents=True)
+        return self.temporary
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            return
+        for path in self.temporary.rglob("*"):
+            if path.is_file():
+                with open(path, "rb") as f:
+                    os.fsync(f.fileno())
+        if self.path.exists():  # rename does not replace a folder with files in it
+            old = self.path.with_name(f".{self.path.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            self.path.rename(old)
+            self.temporary.rename(self.path)
+            shutil.rmtree(old)
+        else:
+            self.temporary.rename(self.path)
+        fsync_folder(self.path.parent)
+
+
+def files_under(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(".tmp")]

@@ -1,0 +1,222 @@
+"""What each stage hands to the others: the `result` of its manifest, typed.
+
+Stages meet on disk, and a stage never imports a stage; this is the form in which they meet.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill.catalog.catalog import LicenceVerdict
+from distill.core.stage import Cost
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a run will cost on this machine, and what the licences allow; `text` is shown."""
+
+    machine: dict[str, Any]
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    work: dict[str, Any]
+    stages: dict[str, Cost]
+    licence: LicenceVerdict
+    warnings: list[str]
+    text: str
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What was asked, kept and dropped.
+
+    `vocab_size` and `format` are those of the student's tokenizer and chat template, which the
+    samples are in; `retokenized` says why they are not the teacher's, None where they are.
+    `prompts_by_tries`: how many prompts took so many draws.
+    """
+
+    num_prompts: int
+    num_asked: int
+    num_kept: int
+    num_dropped: int
+    dropped_by_reason: dict[str, int]
+    kept_by_language: dict[str, int]
+    num_held_out: int
+    num_answer_tokens: int
+    num_broken_log_lines: int
+    vocab_size: int
+    format: str
+    retokenized: str | None
+    num_skipped: dict[str, int]
+    prompts_by_language: dict[str, int]
+    by_language: dict[str, dict[str, int]]
+    prompts_by_tries: dict[int, int]
+    num_prompts_without_answer: int
+    prompts_by_source: dict[str, int]
+    num_long_reasoning: int
+    seed: int
+    warning: str | None
+
+
+@dataclass(frozen=True)
+class CaptureResult:
+    """What was stored of the teacher's distributions.
+
+    `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
+    no log-probs. Sizes are None where nothing was captured (signal: none).
+    """
+
+    signal: str
+    num_tokens: int = 0
+    num_bytes: int = 0
+    bytes_per_token: float = 0.0
+    num_sequences: int = 0
+    vocab_size: int | None = None
+    hidden_size: int | None = None
+    folder: str | None = None
+    num_unknown: int = 0
+
+
+@dataclass(frozen=True)
+class InitializeResult:
+    """The shape of the student before training."""
+
+    num_parameters: int
+    method: str
+    model: str | None
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+    architecture: str
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """How one model, student or control, was trained. `kept_step`: the step whose weights were kept."""
+
+    num_steps: int
+    num_tokens: int
+    num_loss_tokens: int
+    seconds: float
+    tokens_per_second: float
+    kept_step: int | None
+    validation_loss: float | None
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The models that were trained (`roles`: student, and control), and on how many samples."""
+
+    roles: dict[str, TrainedModel]
+    num_samples: int
+    num_validation: int
+    num_too_long: int
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """How near a file is to the student, before or after recovery."""
+
+    kl: float
+    nll_change: float
+    top_token_agreement: float
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What quantization-aware distillation won back; `kept` is "plain" or "recovered"."""
+
+    plain: Closeness
+    recovered: Closeness
+    kept: str
+    same_top_token_as_trained: float
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What was measured on one file for deployment, against the 16-bit student.
+
+    Log-probs, NLL and KL in nats a token, memory in bytes, speeds in tokens a second of one
+    sequence. `failed` says which gate it did not pass; `note` is shown with it. The last four are
+    those of a recovered file, and of a file of mixed types.
+    """
+
+    bytes: int
+    bits_per_weight: float
+    runtime: str
+    tokenization: str
+    max_logp_difference: float
+    nll: float
+    student_nll: float
+    nll_change: float
+    kl: float
+    kl_error: float
+    num_kl_tokens: int
+    top_token_agreement: float
+    num_tokens: int
+    top_token_agreement_without_ties: float
+    peak_memory: int | None
+    prefill_speed: float
+    decode_speed: float
+    tensor_types: dict[str, int] = field(default_factory=dict)
+    importance_matrix: bool = False
+    failed: str | None = None
+    note: str | None = None
+    recovery: Recovery | None = None
+    budget_mb: float | None = None
+    chosen: str | None = None
+    kl_of_choices: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class QuantizeResult:
+    """The check of every file, by format, and the bytes of the trained student."""
+
+    formats: dict[str, FileCheck]
+    student_bytes: int
+
+
+@dataclass(frozen=True)
+class ModelFigures:
+    """What evaluate measured on one model; exact match and its interval only where a task checks."""
+
+    runtime: str
+    nll: float | None
+    refused: int
+    cut_answers: int
+    generated_tokens: int
+    tokens_per_second: float
+    exact_match: float | None = None
+    interval: Interval | None = None
+    by_language: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference with its 95 % interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """The figures of every model; student minus control by measure, where there is a control."""
+
+    models: dict[str, ModelFigures]
+    num_examples: int
+    task: str | None
+    task_version: int | None
+    student_against_control: dict[str, Difference] | None = None
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The report's table, a row a model, also as HTML and as text with the verdict below it."""
+
+    table: list[dict[str, Any]]
+    table_html: str
+    text: str
+    verdict: str

@@ -1,0 +1,43 @@
+"""What a stage of the pipeline is: a record that stands in the stage's own file."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from distill.core.processes import Processes
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage takes: bytes of memory (of the GPU, where there is one), seconds, bytes on disk,
+    bytes to download."""
+
+    memory: float
+    seconds: float
+    disk: float = 0.0
+    download: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it reads, what makes it stale, what it costs, and the function that runs it.
+
+    `run(recipe, folder, processes)` returns None where there is no manifest to write: on every
+    process but the first, and in a job that does only a part. `result` is the type of what it
+    returns otherwise. `fingerprint(recipe)` returns what decides the result beside the stages that
+    it `reads`. `cost(workload)` takes a planning.costs.Workload; None: the stage costs nothing to
+    speak of.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[Recipe, RunFolder, Processes], StageOutput | None]
+    result: type
+    fingerprint: Callable[[Recipe], Fingerprint]
+    reads: tuple[str, ...] = ()
+    cost: Callable[[Any], Cost] | None = None
+    shared: bool = False  # every process works on it; else the first works alone
+    cheap: bool = False  # made again without asking when anything changed
+    asks_teacher: bool = False  # independent jobs may divide it, and its files stay on a redo

@@ -1,0 +1,99 @@
+"""What a model is evaluated on, and what it makes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill import chat
+from distill.chat.tokenizers import Tokenizers
+from distill.core.jsonl import Row, read_jsonl
+from distill.data.samples import Prompt
+from distill.errors import DataError
+from distill.models import find
+from distill.recipe import Recipe
+
+TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """What every model is asked: prompts as token ids, and the teacher's sampled answers to them.
+
+    An answer is None where it was cut: it is left out.
+    """
+
+    recipe: Recipe
+    prompts: list[Prompt]
+    prompt_ids: list[list[int]]
+    teacher_ids: list[list[int] | None]
+    tokenizer: Any
+    stop_ids: list[int]
+
+    def scored(self) -> list[int]:
+        """Return the numbers of the prompts that have a teacher's answer with an end."""
+        return [i for i, ids in enumerate(self.teacher_ids) if ids is not None]
+
+    def longest(self) -> int:
+        """Return the tokens of the longest sequence that a model may have to read or write."""
+        most = max(map(len, self.prompt_ids)) + self.recipe.evaluate.max_new_tokens
+        pairs = zip(self.prompt_ids, self.teacher_ids, strict=True)
+        return max([most, *(len(prompt) + len(answer) for prompt, answer in pairs if answer)])
+
+
+@dataclass(frozen=True)
+class ModelAnswers:
+    """What a model made of an EvalSet.
+
+    `answers`: greedy, one a prompt. `nll`: nats of the teacher's whole answer, by the prompt's number;
+    empty where the model scores nothing. `runtime` is told in the report.
+    """
+
+    answers: list[TokenAnswer]
+    nll: dict[int, float]
+    seconds: float
+    runtime: str
+
+
+def eval_sets(
+    recipe: Recipe, prompts: list[Prompt], tokenizers: Tokenizers, answers: Path, student: Path
+) -> tuple[EvalSet, EvalSet]:
+    """Return what the students are evaluated on, and what the teacher is.
+
+    It is the same where they have one tokenizer, else each in its own, and the teacher's without
+    answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
+    folder. Raises DataError if the teacher finished none.
+    """
+    rows = [row for _, row in read_jsonl(answers)]
+    stop_ids = rows[0]["stop_ids"]
+    prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
+    targets = [
+        _target_ids(recipe, tokenizers, prompt, ids, row)
+        for prompt, ids, row in zip(prompts, prompt_ids, rows, strict=True)
+    ]
+    if all(ids is None for ids in targets):
+        raise DataError(
+            f"{answers}: the teacher finished none of {len(rows)} answers; "
+            "raise generate.max_new_tokens"
+        )
+    if tokenizers.same:
+        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids)
+        return eval_set, eval_set
+    nothing: list[list[int] | None] = [None] * len(prompts)
+    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids)
+    students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
+    # the end alone: reasoning that never came to an answer
+    targets = [ids if ids and len(ids) > 1 else None for ids in targets]
+    stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
+    students = EvalSet(recipe, prompts, students_prompt_ids, targets, tokenizers.student, stop_ids)
+    return students, teachers
+
+
+def _target_ids(
+    recipe: Recipe, tokenizers: Tokenizers, prompt: Prompt, prompt_ids: list[int], row: Row
+) -> list[int] | None:
+    """Return a teacher's answer as the student would write it; None where it was cut."""
+    if row["finish_reason"] != "stop":
+        return None
+    answer_ids = row["token_ids"]
+    text = chat.text_of(tokenizers.asked, answer_ids)
+    return tokenizers.training_ids(recipe, prompt.messages, prompt_ids, answer_ids, text)[1]

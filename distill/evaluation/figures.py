@@ -1,0 +1,92 @@
+"""The figures of one model, from what it made of an EvalSet."""
+
+from typing import Any
+
+from distill import chat, tasks
+from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.results import Difference
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+from distill.filters.refusals import refusal
+from distill.text.text import Text
+
+Example = dict[str, Any]
+
+
+def figures_of(eval_set: EvalSet, made: ModelAnswers) -> dict[str, Any]:
+    """Return the figures of one model, and a row an example."""
+    grade = tasks.grader(eval_set.recipe.generate)
+    examples = [_example(eval_set, made, i, grade) for i in range(len(eval_set.prompts))]
+    num_tokens = sum(len(ids) for ids, _ in made.answers)
+    figures: dict[str, Any] = {
+        "runtime": made.runtime,
+        "nll": _nll_a_token(examples),
+        "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
+        "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
+        "generated_tokens": num_tokens,
+        "tokens_per_second": round(num_tokens / max(made.seconds, 1e-9), 1),
+        "examples": examples,
+    }
+    if grade is not None:
+        figures |= _exact_match(examples, eval_set.recipe.languages)
+    return figures
+
+
+def _example(
+    eval_set: EvalSet, made: ModelAnswers, number: int, grade: tasks.Grade | None
+) -> Example:
+    prompt, (ids, reason) = eval_set.prompts[number], made.answers[number]
+    opened = chat.opens_thinking(eval_set.tokenizer, eval_set.prompt_ids[number])
+    text = chat.split_thinking(chat.text_of(eval_set.tokenizer, ids), opened=opened)[1]
+    right = None
+    if grade is not None:
+        right = grade(text, {"reference": prompt.reference, "language": prompt.language})
+    return {
+        "prompt_id": prompt.id,
+        "prompt": prompt.text,
+        "language": prompt.language,
+        "reference": prompt.reference,
+        "answer": text,
+        "right": right,
+        "finish_reason": reason,
+        "nll": made.nll.get(number),
+        "num_tokens": len(eval_set.teacher_ids[number] or []),
+    }
+
+
+def _nll_a_token(examples: list[Example]) -> float | None:
+    scored = [e for e in examples if e["nll"] is not None]
+    if not scored:
+        return None
+    return round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5)
+
+
+def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any]:
+    """Return the share of right answers, in all and by language, with Wilson's 95 % interval."""
+    num_right = sum(bool(e["right"]) for e in examples)
+    by_language = {}
+    for language in languages:
+        rights = [bool(e["right"]) for e in examples if e["language"] == language]
+        if rights:
+            by_language[language] = sum(rights) / len(rights)
+    return {
+        "exact_match": num_right / len(examples),
+        "interval": wilson(num_right, len(examples)),
+        "by_language": by_language,
+    }
+
+
+def against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Difference]:
+    """Return student minus control with 95 % intervals, by a paired bootstrap.
+
+    Exact match (positive is better), where a task checks, and NLL (negative is better).
+    """
+    pairs = list(zip(student["examples"], control["examples"], strict=True))
+    result = {}
+    if "exact_match" in student:
+        differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
+        result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
+    differences = [
+        (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
+    ]
+    result["nll"] = Difference(**paired_bootstrap(differences, seed=seed))
+    return result

@@ -1,0 +1,75 @@
+"""The weights of a model folder, read lazily from one safetensors file or many."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from distill.errors import DataError, MissingError
+
+
+class Weights:
+    """The safetensors files of a folder. Use as a context manager."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._stack = ExitStack()
+        self._stored: dict[str, tuple[Any, str]] = {}  # name -> file, name in it
+
+    def __enter__(self) -> "Weights":
+        """Open the files. Raises MissingError and DataError for those that are gone or cut off."""
+        for name in self._file_names():
+            opened = self._open(self.folder / name)
+            for stored in opened.keys():  # noqa: SIM118 - it is no dict
+                # a language model that was a part of a larger one keeps that name
+                self._stored[stored.replace("model.language_model.", "model.", 1)] = opened, stored
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _file_names(self) -> list[str]:
+        index = self.folder / "model.safetensors.index.json"
+        names = {p.name for p in self.folder.glob("*.safetensors")}
+        if index.is_file():
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if not names:
+            raise MissingError(
+                f"{self.folder}: no *.safetensors; save the model with save_pretrained()"
+            )
+        for name in sorted(names):
+            if not (self.folder / name).is_file():
+                raise MissingError(
+                    f"{self.folder / name}: no such file, though {index.name} names it; "
+                    "copy the whole folder again"
+                )
+        return sorted(names)
+
+    def _open(self, path: Path) -> Any:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            return self._stack.enter_context(safe_open(path, framework="pt"))
+        except SafetensorError as error:
+            raise DataError(
+                f"{path}: not a whole safetensors file ({error}); copy it again"
+            ) from None
+
+    def names(self) -> set[str]:
+        return set(self._stored)
+
+    def slice_of(self, name: str) -> Any:
+        """Return the tensor as safetensors' slice, which reads the rows that are asked for.
+
+        Raises MissingError if the folder has no such tensor.
+        """
+        if name not in self._stored:
+            raise MissingError(
+                f"{self.folder}: tensor {name} is not in its safetensors files; "
+                "save the model again"
+            )
+        opened, stored = self._stored[name]
+        return opened.get_slice(stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.slice_of(name).get_shape())

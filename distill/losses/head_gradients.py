@@ -1,0 +1,87 @@
+"""The gradients that `linear_head_loss` collects chunk by chunk while it goes forward.
+
+N: positions that carry loss, H: hidden width, V: rows of the head, n: positions of a chunk,
+R: rows that are projected, B: rows of a block.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+# Numbers of the head's gradient that one low-precision product makes at a time.
+WEIGHT_GRADIENT_VALUES = 8 << 20
+
+
+class HeadGradients:
+    """Gradients of the summed loss with respect to hidden states, weight and bias of the head.
+
+    needed: which of the three are wanted; the others are None. The head's are in `exact_dtype`,
+    whatever its own is.
+    """
+
+    def __init__(
+        self,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        *,
+        needed: Sequence[bool],
+        exact_dtype: torch.dtype,
+    ) -> None:
+        needs_hidden, needs_weight, needs_bias = needed
+        self.num_rows = len(weight_VH)
+        self.dtypes = [None if t is None else t.dtype for t in (hidden_NH, weight_VH, bias_V)]
+        self.hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
+        self.weight_VH = torch.zeros_like(weight_VH, dtype=exact_dtype) if needs_weight else None
+        self.bias_V = None
+        if bias_V is not None and needs_bias:
+            self.bias_V = torch.zeros_like(bias_V, dtype=exact_dtype)
+
+    @property
+    def any_needed(self) -> bool:
+        return any(g is not None for g in (self.hidden_NH, self.weight_VH, self.bias_V))
+
+    def add(
+        self, part: slice, grad_nR: Tensor, factor: float, hidden_nH: Tensor, weight_RH: Tensor
+    ) -> None:
+        """Add what the positions `part` contribute.
+
+        grad_nR · factor: their gradient with respect to `hidden @ weight.T + bias`.
+        """
+        if self.hidden_NH is not None:
+            self.hidden_NH[part] = torch.mm(grad_nR, weight_RH).mul_(factor)
+        grad_nR = grad_nR[:, : self.num_rows]
+        if self.bias_V is not None:
+            sum_R = grad_nR.sum(0, dtype=self.bias_V.dtype)
+            self.bias_V[: grad_nR.shape[1]].add_(sum_R, alpha=factor)
+        if self.weight_VH is not None:
+            _add_product(self.weight_VH[: grad_nR.shape[1]], grad_nR, hidden_nH, factor)
+
+    def scaled(self, factor: Tensor) -> list[Tensor | None]:
+        """Return the gradients times `factor`, in the inputs' dtypes.
+
+        They are scaled in place: a second copy of the head's would be large.
+        """
+        gradients = (self.hidden_NH, self.weight_VH, self.bias_V)
+        return [
+            None if gradient is None else gradient.mul_(factor).to(dtype)
+            for gradient, dtype in zip(gradients, self.dtypes, strict=True)
+        ]
+
+
+def _add_product(sum_RH: Tensor, grad_nR: Tensor, hidden_nH: Tensor, factor: float) -> None:
+    """Add `factor · grad_nR.T @ hidden_nH` to `sum_RH`, whose dtype may be the more exact one."""
+    if grad_nR.dtype == sum_RH.dtype:
+        sum_RH.addmm_(grad_nR.T, hidden_nH, alpha=factor)
+        return
+    if grad_nR.is_cuda and torch.version.cuda:
+        # cuBLAS adds a low-precision product to a float32 matrix as it makes it.
+        torch.addmm(sum_RH, grad_nR.T, hidden_nH, out_dtype=sum_RH.dtype, alpha=factor, out=sum_RH)
+        return
+    # Elsewhere that takes two calls; by blocks the copy stays small.
+    block_rows = max(1, WEIGHT_GRADIENT_VALUES // hidden_nH.shape[1])
+    for start in range(0, len(sum_RH), block_rows):
+        block_nB = grad_nR[:, start : start + block_rows]
+        product_BH = torch.mm(block_nB.T, hidden_nH)
+        sum_RH[start : start + len(product_BH)].add_(product_BH, alpha=factor)

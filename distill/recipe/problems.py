@@ -1,0 +1,57 @@
+"""What is wrong with a recipe, a line for each problem: file, field, value, way out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from distill.errors import did_you_mean
+from distill.recipe.explain import fields_at
+
+# Fields that had another name before
+RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
+# Fields that may hold a key by mistake: their value is not repeated
+SECRET = ("server", "judge_server", "api_key_env", "judge_api_key_env")
+
+
+def problem_lines(source: Path, error: ValidationError, values: dict[str, Any]) -> list[str]:
+    """Return a line for each problem. `source`: the recipe's file, `values`: what it says."""
+    return [f"{source}: {_problem(problem, values)}" for problem in error.errors()]
+
+
+def _problem(problem: Mapping[str, Any], values: dict[str, Any]) -> str:
+    location = [str(part) for part in problem["loc"]]
+    name = ".".join(location)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error" or not location:  # a sentence of ours
+        return f"{name}: {message}" if name else message
+    message = message[0].lower() + message[1:]
+    if location[-1] == "[key]":  # of a mapping with fixed keys
+        return f"{'.'.join(location[:-1])}: unknown key: {message}"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: unknown key; {_hint(location)}"
+    if problem["type"] == "missing":
+        return f"{name}: missing; it is needed"
+    if location[-1] in SECRET:
+        return f"{name}: {message}"
+    return f"{name}: {_value_at(problem['loc'], values)!r}: {message}"
+
+
+def _hint(location: Sequence[str]) -> str:
+    """Return what a key that the recipe does not know may have meant."""
+    known = fields_at(location[:-1])
+    renamed = RENAMED.get(location[-1])
+    if renamed in known:
+        return f"did you mean {renamed}?"
+    return did_you_mean(location[-1], known, cutoff=0.5) or f"known here: {', '.join(known)}"
+
+
+def _value_at(location: Sequence[str | int], values: Any) -> Any:
+    """Return the value at a location, or the last one on the way to it."""
+    for part in location:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            break
+    return values

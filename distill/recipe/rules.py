@@ -1,0 +1,208 @@
+"""What does not go together in a recipe, across its sections: one function a subject.
+
+Each takes the recipe and raises ValueError with what is wrong, the values, and the way out. What
+concerns one section alone stands in that section.
+"""
+
+from typing import TYPE_CHECKING
+
+from distill.recipe.schema import SHARE_ERROR
+
+if TYPE_CHECKING:
+    from distill.recipe.recipe import Recipe
+    from distill.recipe.sources import Source
+
+
+def check_evaluation_prompts(recipe: "Recipe") -> None:
+    """Refuse prompts of the evaluation that are translated, or that say what to filter."""
+    sources = recipe.evaluate.prompts or []
+    if any(source.translate for source in sources):
+        raise ValueError(
+            "evaluate.prompts: translate: the task cannot grade translations; map columns instead"
+        )
+    if any(not source.verify or source.refusals != "drop" for source in sources):
+        raise ValueError(
+            "evaluate.prompts: verify and refusals say what is worth learning from: "
+            "remove them here"
+        )
+
+
+def check_languages(recipe: "Recipe") -> None:
+    """Refuse a recipe for no language."""
+    if not recipe.languages:
+        raise ValueError("languages is empty: name at least one, e.g. [en]")
+
+
+def check_own_exam(recipe: "Recipe") -> None:
+    """Refuse prompts of the evaluation that the teacher writes."""
+    if any(source.expand for source in recipe.evaluate.prompts or []):
+        raise ValueError(
+            "evaluate.prompts: expand: the teacher does not set its own exam; name prompts that "
+            "people wrote"
+        )
+
+
+def check_written_prompts(recipe: "Recipe") -> None:
+    """Refuse written prompts where a reference is needed, or prompts to evaluate on."""
+    written = _written_by_the_teacher(recipe)
+    if not written:
+        return
+    if recipe.generate.task is not None and any(source.verify for source in written):
+        raise ValueError(
+            f"generate.task {recipe.generate.task} checks every answer against a reference, and "
+            f"prompts that the teacher writes (expand: {written[0].expand}) have none: set "
+            "verify: false beside expand, or task to null"
+        )
+    if len(written) == len(recipe.generate.prompts) and recipe.evaluate.prompts is None:
+        raise ValueError(
+            "evaluate.prompts is null, and the teacher writes all of generate.prompts (expand): "
+            "name prompts that people wrote to evaluate on"
+        )
+
+
+def check_languages_of_written_prompts(recipe: "Recipe") -> None:
+    """Refuse prompts that the teacher writes in another language than the recipe's."""
+    for source in _written_by_the_teacher(recipe):
+        codes = list(source.system_prompts or ())
+        if source.language is not None:
+            codes.append(source.language)
+        for code in codes:
+            if code not in recipe.languages:
+                raise ValueError(
+                    f"generate.prompts: expand: language {code} is not in the recipe's languages "
+                    f"{recipe.languages}"
+                )
+
+
+def _written_by_the_teacher(recipe: "Recipe") -> "list[Source]":
+    return [source for source in recipe.generate.prompts if source.expand]
+
+
+def check_language_shares(recipe: "Recipe") -> None:
+    """Refuse shares that are not of every language, or do not add up to 1."""
+    shares = recipe.generate.shares
+    if shares is None:
+        return
+    if set(shares) != set(recipe.languages):
+        raise ValueError(
+            f"generate.shares names {', '.join(shares)}, languages {', '.join(recipe.languages)}: "
+            "name the same"
+        )
+    total = sum(shares.values())
+    if abs(total - 1) > SHARE_ERROR:
+        raise ValueError(f"generate.shares add up to {total:g}, not to 1")
+
+
+def check_log_probs_of_a_server(recipe: "Recipe") -> None:
+    """Refuse what log-probs that come with a server's answers cannot be used for."""
+    capture = recipe.capture
+    if not capture.from_server:
+        return
+    if recipe.teacher.server is None:
+        raise ValueError(
+            "capture.from_server without teacher.server: name the server, or set from_server "
+            "to false"
+        )
+    if capture.signal != "top_k":
+        raise ValueError(
+            f"capture.from_server with capture.signal {capture.signal}: servers give the "
+            "likeliest tokens; set signal to top_k"
+        )
+    if capture.hidden_states != "none":
+        raise ValueError(
+            f"capture.from_server with capture.hidden_states {capture.hidden_states}: servers "
+            "give none; set hidden_states to none"
+        )
+    if recipe.generate.reasoning == "drop":
+        raise ValueError(
+            "capture.from_server with generate.reasoning drop: the log-probs are those of an "
+            "answer after its reasoning; set reasoning to keep or short"
+        )
+
+
+def check_text_only_teacher(recipe: "Recipe") -> None:
+    """Refuse what a teacher that is known by its text alone cannot be used for."""
+    if not recipe.teacher.text_only:
+        return
+    if recipe.capture.signal != "none":
+        raise ValueError(
+            f"teacher.server_gives text with capture.signal {recipe.capture.signal}: a signal is "
+            "about the teacher's tokens. Set capture.signal to none, train.soft_weight to 0 and "
+            "train.hard_weight to 1, or remove server_gives"
+        )
+    if recipe.student.model is None:
+        raise ValueError(
+            f"teacher.server_gives text with student.method {recipe.student.method}: a new model "
+            "takes the teacher's tokenizer, and there is none. Take method base or layers, or "
+            "remove server_gives and let teacher.model name a folder or hub id with one"
+        )
+    if any(source.expand == "magpie" for source in recipe.generate.prompts):
+        raise ValueError(
+            "teacher.server_gives text with generate.prompts: expand: magpie, which goes on from "
+            "the middle of the teacher's template: take self_instruct or personas, or remove "
+            "server_gives"
+        )
+
+
+def check_learning_without_a_signal(recipe: "Recipe") -> None:
+    """Refuse to learn from a signal that is not captured."""
+    if recipe.capture.signal != "none":
+        return
+    if recipe.train.soft_weight:
+        raise ValueError(
+            "capture.signal none leaves nothing for train.soft_weight "
+            f"{recipe.train.soft_weight}: set soft_weight to 0 and hard_weight to 1 (the student "
+            "learns the answers' text), or capture.signal to sampled"
+        )
+    if recipe.capture.hidden_states != "none":
+        raise ValueError(
+            "capture.signal none asks for nothing, capture.hidden_states "
+            f"{recipe.capture.hidden_states} for something: set hidden_states to none, or signal "
+            "to sampled"
+        )
+
+
+def check_gguf_teacher(recipe: "Recipe") -> None:
+    """Refuse hidden states of a teacher that llama.cpp runs."""
+    if recipe.teacher.gguf and recipe.capture.hidden_states != "none":
+        raise ValueError(
+            f"capture.hidden_states {recipe.capture.hidden_states}: llama.cpp gives logits only: "
+            "set hidden_states to none, or remove teacher.gguf to load teacher.model itself"
+        )
+
+
+def check_divergence_of_draws(recipe: "Recipe") -> None:
+    """Refuse a divergence that draws cannot estimate: they give the forward KL alone."""
+    train = recipe.train
+    draws_only = recipe.capture.signal == "sampled" and train.soft_weight
+    if draws_only and train.divergence != "forward_kl":
+        raise ValueError(
+            f"train.divergence {train.divergence} needs more than draws: set capture.signal to "
+            "top_k or dense, or train.divergence to forward_kl"
+        )
+
+
+def check_hidden_weight(recipe: "Recipe") -> None:
+    """Refuse a loss on hidden states that are not captured."""
+    if recipe.train.hidden_weight and recipe.capture.hidden_states == "none":
+        raise ValueError(
+            f"train.hidden_weight {recipe.train.hidden_weight} needs the teacher's hidden states: "
+            "set capture.hidden_states to int8, or train.hidden_weight to 0"
+        )
+
+
+# In this order; the first that is broken is reported
+RULES = (
+    check_evaluation_prompts,
+    check_languages,
+    check_own_exam,
+    check_written_prompts,
+    check_languages_of_written_prompts,
+    check_language_shares,
+    check_log_probs_of_a_server,
+    check_text_only_teacher,
+    check_learning_without_a_signal,
+    check_gguf_teacher,
+    check_divergence_of_draws,
+    check_hidden_weight,
+)

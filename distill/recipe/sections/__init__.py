@@ -1,0 +1,27 @@
+"""The sections of a recipe: teacher, student, and one for each stage that has settings.
+
+Every field carries its description. Fields marked `machine=True` say how a machine does the work,
+not what comes out: changing them never makes a finished stage stale.
+"""
+
+from distill.recipe.sections.capture import Capture
+from distill.recipe.sections.evaluate import Evaluate
+from distill.recipe.sections.generate import Generate
+from distill.recipe.sections.quantize import Format, Quantize
+from distill.recipe.sections.report import Report
+from distill.recipe.sections.student import Student
+from distill.recipe.sections.teacher import Teacher
+from distill.recipe.sections.train import Divergence, Train
+
+__all__ = [
+    "Capture",
+    "Divergence",
+    "Evaluate",
+    "Format",
+    "Generate",
+    "Quantize",
+    "Report",
+    "Student",
+    "Teacher",
+    "Train",
+]

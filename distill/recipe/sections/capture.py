@@ -1,0 +1,37 @@
+"""The section `capture`: what is stored of the teacher's distribution."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from distill.recipe.schema import Section, field
+
+
+class Capture(Section):
+    """The teacher's distribution at each answer token, stored."""
+
+    signal: Literal["sampled", "top_k", "dense", "none"] = field(
+        "sampled",
+        "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a "
+        "teacher that is only on a server). A signal is about the teacher's tokens, so the "
+        "student must have them; with none it keeps its own tokenizer and chat template, "
+        "whatever the teacher's are",
+    )
+    num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
+    top_k: Annotated[int, Field(gt=0, le=1024)] = field(
+        64, "top_k: ids a token; the rest is one tail bucket"
+    )
+    from_server: bool = field(
+        False,
+        "The log-probs come from teacher.server with each answer, so that its weights are "
+        "needed nowhere else: top_k only, and a server that gives them with exact token ids "
+        "(vLLM: top_k up to its --max-logprobs, 20 by default; llama.cpp)",
+    )
+    hidden_states: Literal["none", "int8"] = field(
+        "none",
+        "int8 = also the teacher's last hidden state, for train.hidden_weight; 1.03 bytes for "
+        "each number of its width",
+    )
+    shard_tokens: PositiveInt = field(
+        200_000, "Tokens in one file; a kill loses at most one", machine=True
+    )

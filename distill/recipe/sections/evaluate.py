@@ -1,0 +1,30 @@
+"""The section `evaluate`: the prompts that no model of the run was trained on."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt, model_validator
+
+from distill.recipe.schema import Section, field
+from distill.recipe.sources import Sources
+
+
+class Evaluate(Section):
+    """Every model of the run on held-out prompts."""
+
+    prompts: Sources | None = field(
+        None, "A file or sources like generate.prompts; null = hold out a share of those"
+    )
+    held_out: Annotated[float, Field(gt=0, lt=1)] = field(
+        0.1, "Share of generate.prompts to hold out, where prompts is null"
+    )
+    num_examples: PositiveInt = field(300, "At most so many, evenly over the languages")
+    max_new_tokens: PositiveInt = field(512, "Longest answer")
+
+    @model_validator(mode="after")
+    def _sources_have_no_shares(self) -> "Evaluate":
+        if any(source.share is not None for source in self.prompts or []):
+            raise ValueError(
+                "prompts: share is for generate.prompts: remove it; num_examples are taken evenly "
+                "over the languages"
+            )
+        return self

@@ -1,0 +1,105 @@
+"""The section `teacher`: the model that is learnt from, and where it is reached."""
+
+from typing import Literal
+
+from pydantic import PositiveInt, model_validator
+
+from distill.recipe.addresses import NO_VARIABLE, address_problem, is_variable
+from distill.recipe.schema import Section, field
+
+
+class Teacher(Section):
+    """The large model that is learnt from."""
+
+    model: str = field(..., "Folder (./, / or ~) or hub id of the teacher")
+    revision: str | None = field(None, "Hub revision; pin a commit to make the run repeatable")
+    licence: str | None = field(None, "Licence key, where the catalogue does not know the model")
+    device: Literal["auto", "cpu", "cuda"] = field(
+        "auto", "auto = cuda if there is one, else cpu", machine=True
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        "auto", "auto = bfloat16 on cuda, float32 on cpu"
+    )
+    quantization: Literal["none", "nf4", "int8"] = field(
+        "none", "bitsandbytes, when the GPU is small"
+    )
+    gguf: str | None = field(
+        None,
+        "A GGUF file of the model, run by llama.cpp on the CPU: it answers and gives the "
+        "signal, `model` only the tokenizer and the chat template (a folder or hub id; its "
+        "weights are not needed)",
+    )
+    batch_tokens: PositiveInt = field(
+        16384, "Tokens (prompt + answer) in one batch; less = less memory"
+    )
+    server: str | None = field(
+        None,
+        "URL of an OpenAI-compatible server that serves the model (http://host:8000; a path "
+        "with a version in it, such as https://open.bigmodel.cn/api/paas/v4, is used as it is, "
+        "else /v1 is added); null = load it here",
+        machine=True,
+    )
+    server_model: str | None = field(
+        None,
+        "The model's name on that server; null = teacher.model. Another name may be another "
+        "model, with answers of its own",
+        machine=True,
+    )
+    api_key_env: str | None = field(
+        None,
+        "Environment variable that holds the server's key (its name, never the key itself); "
+        "null = no key",
+        machine=True,
+    )
+    server_gives: Literal["text"] | None = field(
+        None,
+        "text = ask the server for text alone, in conversations; the teacher's tokenizer is "
+        "then not needed and `model` may be any name (capture.signal: none, and a student with "
+        "a tokenizer of its own); null = what it gives is found out by asking",
+    )
+    trust_remote_code: bool = field(
+        False, "Run code from the model's folder; needs a pinned revision"
+    )
+
+    @model_validator(mode="after")
+    def _remote_code_is_pinned(self) -> "Teacher":
+        if self.trust_remote_code and not self.revision:
+            raise ValueError(
+                "trust_remote_code needs a pinned revision: set teacher.revision to a commit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gguf_runs_alone(self) -> "Teacher":
+        elsewhere = self.server or self.quantization != "none" or self.device == "cuda"
+        if self.gguf and elsewhere:
+            raise ValueError(
+                "gguf runs on the CPU in its own quantization: remove gguf, or server, "
+                "quantization and device: cuda"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _server_can_be_asked(self) -> "Teacher":
+        if self.server and (problem := address_problem(self.server)):
+            raise ValueError(f"server: {problem}")
+        if self.api_key_env is not None and not is_variable(self.api_key_env):
+            raise ValueError(f"api_key_env: {NO_VARIABLE}")
+        if self.server_gives and not self.server:
+            raise ValueError(
+                f"server_gives {self.server_gives} without server: name the server, "
+                "or remove server_gives"
+            )
+        return self
+
+    @property
+    def text_only(self) -> bool:
+        """Return whether it is asked for text alone, so that nothing here needs its tokenizer."""
+        return self.server_gives == "text"
+
+    @property
+    def served_name(self) -> str | None:
+        """Return the model's name on its server, where that is another than `model`."""
+        if self.server is None or self.server_model in (None, self.model):
+            return None
+        return self.server_model

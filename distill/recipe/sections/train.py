@@ -1,0 +1,121 @@
+"""The section `train`: the loss, the optimizer, and how the work is cut."""
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from distill.losses.parameters import parameter_problem
+from distill.recipe.schema import Section, Share, field
+
+Divergence = Literal[
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "jsd_normalised",
+    "skew_kl",
+    "skew_reverse_kl",
+    "adaptive_kl",
+    "total_variation",
+]
+
+
+class Train(Section):
+    """Knowledge distillation, and the supervised control on the same tokens."""
+
+    divergence: Divergence = field("forward_kl", "Distance from the teacher's distribution")
+    beta: Share = field(0.5, "jsd, jsd_normalised: weight of the teacher in the mixture")
+    alpha: Share = field(0.1, "skew_kl, skew_reverse_kl, adaptive_kl")
+    soft_weight: NonNegativeFloat = field(1.0, "Weight of the divergence")
+    hard_weight: NonNegativeFloat = field(0.0, "Weight of cross-entropy on the teacher's answer")
+    hidden_weight: NonNegativeFloat = field(
+        0.0,
+        "Weight of 1 - cosine of the last hidden states, the student's through a learned "
+        "projection (capture.hidden_states)",
+    )
+    control: bool = field(
+        True, "Also train the same student by cross-entropy alone, so that the gain is known"
+    )
+    epochs: PositiveInt = field(2, "Passes over the kept samples")
+    max_steps: PositiveInt | None = field(
+        None, "Stop after so many optimizer steps; null = all epochs"
+    )
+    max_length: PositiveInt = field(
+        2048, "Tokens in a packed row; longer samples are dropped and counted"
+    )
+    batch_tokens: PositiveInt = field(16384, "Tokens in an optimizer step, over all processes")
+    micro_batch_tokens: PositiveInt = field(
+        4096, "Tokens in one forward pass of one process", machine=True
+    )
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = field(2e-5, "Peak")
+    schedule: Literal["cosine", "linear", "constant"] = field(
+        "cosine", "After the warm-up, down to 0"
+    )
+    warmup_share: Share = field(0.05, "Share of the steps for the linear warm-up")
+    weight_decay: NonNegativeFloat = field(0.0, "On matrices only")
+    max_grad_norm: PositiveFloat = field(1.0, "Clip the global gradient norm")
+    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = field(
+        "adamw", "8bit: bitsandbytes, CUDA only"
+    )
+    device: Literal["auto", "cpu", "cuda"] = field(
+        "auto", "auto = cuda if there is one, else cpu", machine=True
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = field(
+        "auto", "auto = bfloat16 on cuda (float32 weights), float32 on cpu"
+    )
+    gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
+    lora_rank: NonNegativeInt = field(
+        0, "0 = train all weights; else a LoRA adapter, merged at the end"
+    )
+    lora_alpha: PositiveInt = field(32, "LoRA scale is lora_alpha / lora_rank")
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = field(
+        0.05, "Share of the samples held out for the loss curve"
+    )
+    validate_every: PositiveInt = field(50, "Optimizer steps between validations")
+    keep: Literal["best", "last"] = field(
+        "best", "Weights kept: lowest validation loss, or the last"
+    )
+    checkpoint_minutes: PositiveFloat = field(10.0, "Minutes between checkpoints", machine=True)
+    checkpoint_every: PositiveInt | None = field(None, "Also every so many steps", machine=True)
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = field(
+        "none", "Experiment tracker", machine=True
+    )
+
+    @property
+    def num_roles(self) -> int:
+        """Return how many models are trained: 2 where a control is trained beside the student.
+
+        It is, if the student learns anything that the control does not.
+        """
+        return 2 if self.control and (self.soft_weight or self.hidden_weight) else 1
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> "Train":
+        if self.soft_weight == 0 and self.hard_weight == 0:
+            raise ValueError(
+                "soft_weight and hard_weight are both 0: there is nothing to learn for the "
+                "output head"
+            )
+        if problem := parameter_problem(self.divergence, beta=self.beta, alpha=self.alpha):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _batches_hold_a_row(self) -> "Train":
+        if self.micro_batch_tokens < self.max_length:
+            raise ValueError(
+                f"micro_batch_tokens {self.micro_batch_tokens} holds no row of max_length "
+                f"{self.max_length}: raise it"
+            )
+        if self.batch_tokens < self.max_length:
+            raise ValueError(
+                f"batch_tokens {self.batch_tokens} is less than max_length {self.max_length}: "
+                "raise it"
+            )
+        return self

@@ -1,0 +1,84 @@
+"""All that the report knows of a run: the results of the stages before it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill.catalog.catalog import LicenceVerdict
+from distill.core.results import (
+    CaptureResult,
+    EvaluateResult,
+    GenerateResult,
+    InitializeResult,
+    PlanResult,
+    QuantizeResult,
+    TrainResult,
+)
+from distill.core.run_folder import Manifest, RunFolder
+from distill.recipe import Recipe
+
+READS = {
+    "plan": PlanResult,
+    "generate": GenerateResult,
+    "capture": CaptureResult,
+    "initialize": InitializeResult,
+    "train": TrainResult,
+    "quantize": QuantizeResult,
+    "evaluate": EvaluateResult,
+}
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """When, where and how long a stage ran."""
+
+    stage: str
+    seconds: float
+    machine: str
+    finished: str
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What the report tells of; `soft_weight` and `versions` are the training's."""
+
+    licence: LicenceVerdict
+    generate: GenerateResult
+    capture: CaptureResult
+    initialize: InitializeResult
+    train: TrainResult
+    quantize: QuantizeResult
+    evaluate: EvaluateResult
+    soft_weight: float
+    versions: dict[str, str]
+    stage_runs: list[StageRun]
+
+    @classmethod
+    def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
+        """Gather the results of all stages in READS, from their manifests."""
+        return cls(
+            licence=manifests["plan"].result.licence,
+            generate=manifests["generate"].result,
+            capture=manifests["capture"].result,
+            initialize=manifests["initialize"].result,
+            train=manifests["train"].result,
+            quantize=manifests["quantize"].result,
+            evaluate=manifests["evaluate"].result,
+            soft_weight=manifests["train"].section["train"]["soft_weight"],
+            versions=manifests["train"].versions,
+            stage_runs=[
+                StageRun(stage, manifest.seconds, manifest.machine, manifest.finished)
+                for stage, manifest in manifests.items()
+            ],
+        )
+
+    @property
+    def training_machine(self) -> str:
+        return next(run.machine for run in self.stage_runs if run.stage == "train")
+
+
+def read_results(folder: RunFolder, recipe: Recipe) -> RunResults:
+    """Read the results of a run. Raises MissingError, naming the command, if a stage has not finished."""
+    return RunResults.of(
+        {stage: folder.require(stage, kind, recipe) for stage, kind in READS.items()}
+    )

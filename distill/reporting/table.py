@@ -1,0 +1,160 @@
+"""The report's table, a row a model.
+
+As HTML for the page and the notebook, as text for the terminal and the model card.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from distill.core.results import FileCheck, ModelFigures
+from distill.reporting.rendering import render_html
+from distill.reporting.results import RunResults
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRow:
+    """The figures of one model. None = not measured, or not to be had of this model.
+
+    `exact_match`, `interval`, `agreement`, `refused` and `by_language` are shares, `nll` and `kl`
+    nats a token, `prefill_speed` and `decode_speed` tokens a second of one sequence.
+    """
+
+    model: str
+    bytes: int | None
+    bits_per_weight: float | None = None
+    exact_match: float | None
+    interval: Sequence[float] | None
+    nll: float | None
+    agreement: float | None = None
+    kl: float | None = None
+    failed: str | None = None
+    refused: float
+    peak_memory: int | None = None
+    prefill_speed: float | None = None
+    decode_speed: float | None = None
+    tokens_per_second: float
+    runtime: str
+    by_language: dict[str, float]
+
+    @property
+    def style(self) -> str:
+        """The class of its row in the page."""
+        if self.model == "student":
+            return "student"
+        return "failed" if self.failed else ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, and the text of a row's cell."""
+
+    heading: str
+    text: Callable[[ModelRow], str]
+    needs_task: bool = False
+    of_this_machine: bool = False  # on the page only
+
+
+def model_rows(results: RunResults) -> list[ModelRow]:
+    """Return a row for each model of the evaluation, with the figures of evaluate and quantize."""
+    return [_model_row(results, name, score) for name, score in results.evaluate.models.items()]
+
+
+def _model_row(results: RunResults, name: str, score: ModelFigures) -> ModelRow:
+    trained_here = name in ("student", "control")
+    row = ModelRow(
+        model=name,
+        bytes=results.quantize.student_bytes if trained_here else None,
+        exact_match=score.exact_match,
+        interval=score.interval,
+        nll=score.nll,
+        refused=score.refused / results.evaluate.num_examples,
+        tokens_per_second=score.tokens_per_second,
+        runtime=score.runtime,
+        by_language=score.by_language,
+    )
+    check = results.quantize.formats.get(name)
+    return row if check is None else _with_check(row, check)
+
+
+def _with_check(row: ModelRow, check: FileCheck) -> ModelRow:
+    return replace(
+        row,
+        bytes=check.bytes,
+        bits_per_weight=check.bits_per_weight,
+        agreement=check.top_token_agreement,
+        kl=check.kl,
+        failed=check.failed,
+        peak_memory=check.peak_memory,
+        prefill_speed=check.prefill_speed,
+        decode_speed=check.decode_speed,
+    )
+
+
+def _number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "–" if value is None else form.format(scale * value)
+
+
+def _name(row: ModelRow) -> str:
+    return f"{row.model} (failed)" if row.failed else row.model
+
+
+def _megabytes(row: ModelRow) -> str:
+    return "–" if row.bytes is None else f"{row.bytes / 1e6:,.2f}"
+
+
+def _interval(row: ModelRow) -> str:
+    if row.interval is None:
+        return "–"
+    low, high = row.interval
+    return f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+COLUMNS = (
+    Column("model", _name),
+    Column("MB", _megabytes),
+    Column("bits/weight", lambda row: _number(row.bits_per_weight, "{:.2f}")),
+    Column("exact match %", lambda row: _number(row.exact_match, "{:.1f}", 100), needs_task=True),
+    Column("95 % interval", _interval, needs_task=True),
+    Column("NLL", lambda row: _number(row.nll, "{:.4f}")),
+    Column("KL", lambda row: _number(row.kl, "{:.5f}")),
+    Column("same top token %", lambda row: _number(row.agreement, "{:.2f}", 100)),
+    Column("tokens/s", lambda row: _number(row.tokens_per_second, "{:,.0f}")),
+    Column("refused %", lambda row: _number(row.refused, "{:.1f}", 100), of_this_machine=True),
+    Column(
+        "memory MB", lambda row: _number(row.peak_memory, "{:,.0f}", 1e-6), of_this_machine=True
+    ),
+    Column("prefill/s", lambda row: _number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
+    Column("decode/s", lambda row: _number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
+)
+
+
+def page_columns(rows: list[ModelRow]) -> list[Column]:
+    """Return the columns of the page: all, but those of a task only where there was one."""
+    had_task = rows[0].exact_match is not None
+    return [column for column in COLUMNS if had_task or not column.needs_task]
+
+
+def table_html(rows: list[ModelRow]) -> str:
+    """Return the table alone, as a notebook shows it."""
+    return render_html("model_table.html.jinja", columns=page_columns(rows), rows=rows)
+
+
+def table_text(rows: list[ModelRow]) -> str:
+    """Return the table for a terminal, without what belongs to this machine.
+
+    Below it is a line for each file that failed its check.
+    """
+    columns = [column for column in page_columns(rows) if not column.of_this_machine]
+    headings = [column.heading for column in columns]
+    cells = [headings, *([column.text(row) for column in columns] for row in rows)]
+    widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
+    lines = [_text_line(line, widths) for line in cells]
+    failed = [f"{row.model} FAILED its check: {row.failed}" for row in rows if row.failed]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed])
+
+
+def _text_line(cells: list[str], widths: list[int]) -> str:
+    """Return the cells side by side, the first one left in its column, the others right."""
+    first = cells[0].ljust(widths[0])
+    others = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+    return "  ".join([first, *others])

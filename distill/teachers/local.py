@@ -1,0 +1,146 @@
+"""A teacher that transformers loads on this machine."""
+
+from collections.abc import Container, Sequence
+from functools import cached_property
+from typing import Any
+
+from distill import chat
+from distill.core.processes import Processes
+from distill.core.progress import Progress
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+from distill.evaluation.models import evaluate_transformers
+from distill.losses.head import Head
+from distill.models import load
+from distill.models.batching import blocks_by_length
+from distill.models.head import head_of
+from distill.models.sequences import TokenSequence
+from distill.signals import hidden_states
+from distill.signals.header import SignalHeader
+from distill.teachers.base import Signals, SignalSequence, Teacher
+from distill.teachers.records import records_of
+from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
+
+
+class LocalTeacher(Teacher):
+    """Here batches decide the floating-point results.
+
+    So they are cut from all requests of a job, not from the missing ones, and a run that was killed ends
+    with the same answers. What is captured again shares its batch again.
+    """
+
+    _model: Any = None
+    _head: Head | None = None
+
+    @cached_property
+    def placement(self) -> load.Placement:
+        teacher = self.recipe.teacher
+        return load.placement(teacher.device, teacher.dtype, teacher.quantization)
+
+    def describe(self) -> str:
+        return str(self.placement)
+
+    def load(self, longest: int = 0) -> None:
+        if self._model is not None:
+            return
+        teacher = self.recipe.teacher
+        self._model = load.load_model(
+            self.location,
+            self.placement,
+            revision=teacher.revision,
+            trust_remote_code=teacher.trust_remote_code,
+            local_rank=self.local_rank,
+        )
+
+    def close(self) -> None:
+        self._model = self._head = None
+
+    @property
+    def model_here(self) -> Any:
+        self.load()
+        return self._model
+
+    @property
+    def head(self) -> Head:
+        if self._head is None:
+            self._head = head_of(self.model_here)
+        return self._head
+
+    def stop_ids(self) -> list[int]:
+        return chat.stop_ids(self.tokenizers.asked, load.stop_ids(self.model_here))
+
+    def blocks(
+        self,
+        requests: Sequence[Request],
+        options: RequestOptions,
+        processes: Processes,
+        groups: Sequence[Sequence[str]] = (),
+    ) -> list[Block]:
+        """Return blocks of similar length, each group's by itself: those are answered already."""
+        group_of: dict[str, int] = {}
+        for number, group in enumerate(groups):
+            for prompt_id in group:
+                group_of.setdefault(prompt_id, number)
+        parts: list[list[Request]] = [[] for _ in range(len(groups) + 1)]
+        for request in requests:
+            parts[group_of.get(request.prompt.id, -1)].append(request)
+        blocks = []
+        for part in parts:
+            widths = [len(r.prompt_ids) + options.sampling.max_new_tokens for r in part]
+            blocks += [
+                Block([part[i] for i in block.indices], block.num_slots)
+                for block in blocks_by_length(widths, self.recipe.teacher.batch_tokens)
+            ]
+        return blocks
+
+    def answer(self, job: AnswerJob) -> None:
+        from distill.models.decode import answer
+
+        tokenizer = self.tokenizers.asked
+        sampling = self.full_sampling(job.options)
+        for block in job.blocks:
+            requests = block.requests
+            known = {i: job.known[r.key] for i, r in enumerate(requests) if r.key in job.known}
+            answer(
+                self.model_here,
+                [request.prompt_ids for request in requests],
+                seeds=[request.seed for request in requests],
+                sampling=sampling,
+                pad_id=tokenizer.pad_token_id,
+                on_finished=self.recorder(job, requests),
+                vocab_size=len(tokenizer),
+                num_slots=block.num_slots,
+                known_lengths=known,
+            )
+
+    def precision(self) -> tuple[str, str]:
+        return self.placement.dtype, self.placement.quantization
+
+    def signals(
+        self,
+        header: SignalHeader,
+        batches: Sequence[list[SignalSequence]],
+        captured: Container[str],
+    ) -> Signals:
+        """Yield the records of whole batches, of which some sequence is not captured."""
+        for batch in batches:
+            if not all(sequence.key in captured for sequence in batch):
+                yield from self._signals_of_batch(header, batch)
+
+    def _signals_of_batch(self, header: SignalHeader, batch: list[SignalSequence]) -> Signals:
+        from distill.models.score import answer_hidden_states
+
+        hidden = answer_hidden_states(
+            self.model_here,
+            [TokenSequence(s.ids, len(s.prompt_ids)) for s in batch],
+            self.tokenizers.asked.pad_token_id,
+        )
+        answers, keys = [s.answer_ids for s in batch], [s.key for s in batch]
+        records = records_of(header, self.head, hidden, answers, keys)
+        for sequence, record, hidden_TH in zip(batch, records, hidden, strict=True):
+            states = None
+            if header.hidden_size:
+                states = hidden_states.quantize(hidden_TH.float().cpu().numpy())
+            yield sequence, record, states
+
+    def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
+        return evaluate_transformers(eval_set, self.model_here, bar)

@@ -1,0 +1,241 @@
+"""A teacher on an OpenAI-compatible server, and a judge that has a server of its own."""
+
+import asyncio
+import sys
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distill import chat
+from distill.core.jsonl import row_logs
+from distill.core.run_folder import RunFolder
+from distill.errors import DataError, ServerError
+from distill.models.sampling import Sampling
+from distill.recipe import Recipe
+from distill.signals import from_server
+from distill.signals.header import SignalHeader
+from distill.teachers.base import Signals, SignalSequence, Teacher
+from distill.teachers.log import LOG_PROBS
+from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
+from distill.teachers.server.adapters import (
+    ADAPTERS,
+    Chat,
+    CompletionRequest,
+    Completions,
+    LlamaCpp,
+    ServerAdapter,
+)
+from distill.teachers.server.client import Endpoint, Server
+from distill.teachers.server.discover import PROBE_TEXT, connect
+from distill.teachers.server.pool import RequestPool
+from distill.teachers.server.token_ids import other_vocabulary, with_token_ids
+
+FROM_SERVER = "server"  # in place of dtype and quantization, which a server does not tell
+
+
+class ServerTeacher(Teacher):
+    """It is asked for many answers at once.
+
+    By capture.from_server it gives log-probs with its answers, which the signal is taken over from; its
+    own answers cannot be scored there, so it has no NLL.
+    """
+
+    on_server = True
+    tells_every_token = False
+
+    def __init__(self, recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0):
+        super().__init__(recipe, folder, local_rank)
+        teacher = recipe.teacher
+        assert teacher.server is not None, "connect asks"
+        self.text_only = teacher.text_only
+        self.takes_ids = not teacher.text_only
+        self.num_at_once = recipe.generate.concurrency
+        self.endpoint = Endpoint(
+            teacher.server,
+            teacher.server_model or teacher.model,
+            teacher.api_key_env,
+            recipe.generate.request_timeout,
+            self.logs.answers.prices,
+        )
+
+    @property
+    def runtime(self) -> str:
+        return "server"
+
+    def describe(self) -> str:
+        return self.endpoint.url
+
+    # answering
+
+    def full_sampling(self, options: RequestOptions) -> Sampling:
+        sampling = super().full_sampling(options)
+        most = len(self.tokenizers.asked) - 1
+        return replace(sampling, num_log_probs=min(sampling.num_log_probs, most))
+
+    def answer(self, job: AnswerJob) -> None:
+        """Ask the server, many at once; the next block is claimed when all of the last is sent."""
+        sampling = self.full_sampling(job.options)
+        self.budget.has_answered |= any(job.known.values())
+        in_flight: dict[str, Request] = {}
+
+        def requests() -> Iterator[CompletionRequest]:
+            for block in job.blocks:
+                for request in job.missing(block):
+                    in_flight[request.key] = request
+                    yield self._completion_request(request, job.options)
+
+        def deliver(sent: CompletionRequest, completion: Completion) -> None:
+            tokenizer = self.tokenizers.asked
+            completion = with_token_ids(completion, tokenizer, sent.prompt_ids, sampling.stop_ids)
+            job.on_answer(in_flight.pop(sent.key), completion)
+
+        async def ask() -> None:
+            server = await self._connect(sampling)
+            try:
+                if job.needs_ids and not server.adapter.exact_ids:
+                    raise ServerError(
+                        f"teacher.server: {server.url} takes conversations only "
+                        f"({server.adapter.path}), and expand: magpie goes on from the middle of one: "
+                        "take expand: self_instruct or personas, or a server that takes token ids "
+                        "(vLLM, llama.cpp)"
+                    )
+                job.say(describe_server(server, sampling))
+                pool = RequestPool(server, sampling, self.num_at_once, deliver, job.say)
+                await pool.run(requests())
+            finally:
+                await server.client.aclose()
+
+        asyncio.run(ask())
+
+    def _completion_request(self, request: Request, options: RequestOptions) -> CompletionRequest:
+        """Return the request with the system prompt, as messages and as token ids alike."""
+        messages = list(request.prompt.messages)
+        if options.system_prompt:
+            messages.insert(0, {"role": "system", "content": options.system_prompt})
+        return CompletionRequest(request.key, messages, request.prompt_ids, request.seed)
+
+    async def _connect(self, sampling: Sampling) -> Server:
+        tokenizer = self.tokenizers.asked
+        probe_ids: list[int] = []
+        if self.takes_ids:
+            probe_ids = chat.prompt_ids(
+                tokenizer, PROBE_TEXT, enable_thinking=sampling.enable_thinking
+            )
+        return await connect(
+            self.endpoint,
+            probe_ids,
+            self.budget,
+            sampling=sampling,
+            adapters=self._adapters(sampling),
+            tokens_of=lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
+            disagreement=lambda completion: other_vocabulary(tokenizer, completion),
+        )
+
+    def _adapters(self, sampling: Sampling) -> Sequence[ServerAdapter]:
+        if sampling.num_log_probs:
+            return (Completions, LlamaCpp)
+        return ADAPTERS if self.takes_ids else (Chat,)
+
+    # being listened to: log-probs that came with the answers
+
+    def precision(self) -> tuple[str, str]:
+        return FROM_SERVER, FROM_SERVER
+
+    @property
+    def signal_source(self) -> str:
+        return "from the server's answers"
+
+    @property
+    def tokens_a_block(self) -> int:
+        """Return more than there can be: what was given is only taken over, and each block reads the
+        log to its end."""
+        return sys.maxsize
+
+    def signals(
+        self,
+        header: SignalHeader,
+        batches: Sequence[list[SignalSequence]],
+        captured: Container[str],
+    ) -> Signals:
+        """Yield the log-probs that the server gave with the answers, from the log of those.
+
+        Raises DataError where some are not there.
+        """
+        assert header.top_k is not None
+        wanted = {
+            (sequence.answer_key, tuple(sequence.answer_ids)): sequence
+            for batch in batches
+            for sequence in batch
+            if sequence.key not in captured
+        }
+        num_wanted = len(wanted)
+        log = self.logs.answers.folder
+        for row in row_logs(log, []):
+            if LOG_PROBS not in row:
+                continue
+            sequence = wanted.pop((row["key"], tuple(row["token_ids"])), None)
+            if sequence is not None:
+                num_tokens = len(sequence.answer_ids)
+                yield sequence, _record(row, num_tokens, header), None
+        if wanted:
+            raise DataError(
+                f"{log}: no log-probs with {len(wanted)} of {num_wanted} kept answers; "
+                "run with --redo generate to ask for them"
+            )
+
+
+def _record(row: dict[str, Any], num_tokens: int, header: SignalHeader) -> from_server.TopKRecord:
+    assert header.top_k is not None
+    return from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size)
+
+
+class JudgeOnServer(ServerTeacher):
+    """The judge, where it has a server of its own.
+
+    Its tokenizer is not known: it gets conversations, and tokens are counted as the teacher's. It shares
+    the teacher's budget.
+    """
+
+    def __init__(self, teacher: Teacher):
+        options = teacher.recipe.generate
+        assert options.judge_server is not None and options.judge_model is not None
+        Teacher.__init__(self, teacher.recipe)
+        self.budget, self.logs = teacher.budget, teacher.logs
+        self.tokenizers = teacher.tokenizers
+        self.text_only, self.takes_ids = teacher.text_only, False
+        self.num_at_once = options.concurrency
+        self.endpoint = Endpoint(
+            options.judge_server,
+            options.judge_model,
+            options.judge_api_key_env,
+            options.request_timeout,
+            self.logs.verdicts.prices,
+        )
+
+    @property
+    def model(self) -> str:
+        return self.endpoint.model
+
+    @property
+    def licence(self) -> str | None:
+        return None
+
+    @property
+    def served_name(self) -> str | None:
+        return None
+
+    def key_fields(self) -> list[str]:
+        """Return what its replies were always kept under: nothing is asked, or paid for, again."""
+        return [f"judge/{self.model}@main", "none", "auto", self._template()]
+
+
+def describe_server(server: Server, sampling: Sampling) -> str:
+    """Return what the server gives, and what was found out about it."""
+    gives = "exact token ids" if server.adapter.exact_ids else "text only"
+    if sampling.num_log_probs:
+        gives += f" and {sampling.num_log_probs} log-probs with each"
+    notes = [*server.notes]
+    if not server.tells_reasons:
+        notes.append("it does not say why an answer ended: without an end token it counts as cut")
+    extra = "".join(f"; {note}" for note in notes)
+    return f"{server.url} gives {gives} ({server.adapter.path}){extra}"

@@ -1,0 +1,109 @@
+"""One training run: what is learnt, from which examples, where; and the plan of its steps."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.core.processes import Processes
+from distill.models.load import Placement
+from distill.recipe.sections import Train
+from distill.signals.store import SignalStore
+from distill.training.batches import Rows, plan_epoch, share_of_rank
+from distill.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class Example:
+    """A training example: its token ids, where the answer begins, and the key of its signal."""
+
+    ids: Sequence[int]
+    answer_start: int
+    signal_key: str
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return len(self.ids) - self.answer_start
+
+
+@dataclass
+class TrainingRun:
+    """One training: what is learnt (role: student or control), from what, where.
+
+    Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no `store`.
+    """
+
+    role: str
+    model: Any
+    options: Train
+    soft_weight: float
+    hard_weight: float
+    examples: Sequence[Example]
+    validation: Sequence[Example]
+    store: SignalStore | None
+    vocab_size: int
+    pad_id: int
+    seed: int
+    placement: Placement
+    folder: Path
+    processes: Processes
+    accelerator: Any
+    packing: bool = True
+    teacher_width: int | None = None
+
+    def steps(self) -> list[Rows]:
+        """Return the rows of every optimizer step of the whole run."""
+        lengths = [len(example.ids) for example in self.examples]
+        limit = self.options.max_steps
+        plan: list[Rows] = []
+        for epoch in range(self.options.epochs):
+            plan += plan_epoch(
+                lengths,
+                max_length=self.options.max_length,
+                batch_tokens=self.options.batch_tokens,
+                seed=self.seed,
+                epoch=epoch,
+                packing=self.packing,
+            )
+            if limit and len(plan) >= limit:
+                return plan[:limit]
+        return plan
+
+    def micro_batches(self, rows: Rows) -> list[Rows]:
+        """Return this rank's forward passes over the rows of a step."""
+        return share_of_rank(
+            rows,
+            rank=self.processes.rank,
+            num_ranks=self.processes.num,
+            rows_per_micro_batch=self.rows_per_micro_batch,
+        )
+
+    @property
+    def rows_per_micro_batch(self) -> int:
+        return max(1, self.options.micro_batch_tokens // self.options.max_length)
+
+    def num_tokens(self, rows: Rows) -> int:
+        return sum(len(self.examples[i].ids) for i in chain.from_iterable(rows))
+
+    def num_loss_tokens(self, rows: Rows) -> int:
+        return sum(self.examples[i].num_loss_tokens for i in chain.from_iterable(rows))
+
+    def learning_rate(self, step: int, num_steps: int) -> float:
+        return learning_rate(
+            self.options.learning_rate,
+            step,
+            num_steps,
+            warmup_share=self.options.warmup_share,
+            schedule=self.options.schedule,
+        )
+
+    def autocast(self, device: torch.device) -> Any:
+        in_bfloat16 = self.placement.dtype == "bfloat16"
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.folder / "checkpoints" / self.role

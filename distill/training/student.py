@@ -1,0 +1,102 @@
+"""The student and its loss as one module: batches in, the summed loss out.
+
+B: rows, T: tokens, H: the student's hidden width, N: loss tokens of a batch.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.losses.head import Head
+from distill.losses.hidden_states import HiddenTargets, hidden_state_loss
+from distill.losses.linear_head import linear_head_loss
+from distill.losses.targets import Targets
+from distill.models.head import head_of
+from distill.recipe.sections import Train
+from distill.training.batches import Batch
+
+
+class StudentLoss(nn.Module):
+    """The student and its loss as one module, so that what DDP wraps is what is called.
+
+    teacher_width: of the teacher's hidden states, where the student is to match them; the module
+    then has a `projection` [teacher_width, H] that is trained with the student and is no part of
+    it.
+    """
+
+    def __init__(
+        self, model: Any, options: Train, vocab_size: int, teacher_width: int | None = None
+    ):
+        super().__init__()
+        self.model = model
+        self.options = options
+        self.vocab_size = vocab_size
+        head = head_of(model)
+        self.logit_scale = head.scale
+        self.softcap = head.softcap
+        self.projection = None
+        if teacher_width is not None:
+            projection = initial_projection(teacher_width, head.weight.shape[1])
+            self.projection = nn.Parameter(projection.to(head.weight))
+
+    def head(self) -> Head:
+        """Return the student's output projection as it is now."""
+        layer = self.model.get_output_embeddings()
+        bias = getattr(layer, "bias", None)
+        return Head(layer.weight, bias, self.logit_scale, self.softcap)
+
+    def forward(
+        self,
+        batch: Batch,
+        teacher_targets: Targets | None,
+        soft_weight: float,
+        hard_weight: float,
+        teacher_states: HiddenTargets | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (summed loss, {"soft", "hard", "hidden"} sums without gradient) of a batch.
+
+        teacher_states: the teacher's hidden states, or None: then there is no "hidden".
+        """
+        hidden_BTH = self.model.base_model(
+            input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
+        ).last_hidden_state
+        hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
+        loss, parts = linear_head_loss(
+            hidden_NH,
+            self.head(),
+            batch.labels_N,
+            teacher_targets,
+            soft_weight=soft_weight,
+            hard_weight=hard_weight,
+            divergence=self.options.divergence,
+            divergence_parameters={"beta": self.options.beta, "alpha": self.options.alpha},
+            vocab_size=self.vocab_size,
+        )
+        if teacher_states is None or self.projection is None:
+            return loss, parts
+        distance = hidden_state_loss(hidden_NH, self.projection, teacher_states)
+        return loss + self.options.hidden_weight * distance, parts | {"hidden": distance.detach()}
+
+
+def initial_projection(teacher_width: int, width: int) -> Tensor:
+    """Return a projection [teacher_width, width]: the identity where both are as wide, else random.
+
+    It is the same on every rank, at every start.
+    """
+    if teacher_width == width:
+        return torch.eye(width)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(teacher_width, width, generator=generator) / math.sqrt(width)
+
+
+def trainable_parameters(student: StudentLoss) -> dict[str, nn.Parameter]:
+    """Return what the optimizer changes and checkpoints hold.
+
+    By the model's own names; and the projection if there is one.
+    """
+    trainable = {n: p for n, p in student.model.named_parameters() if p.requires_grad}
+    if student.projection is not None:
+        trainable["hidden_state_projection"] = student.projection
+    return trainable

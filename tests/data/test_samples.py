@@ -1,0 +1,233 @@
+"""Prompts as the sources mean them, which are held out, and their shares."""
+
+import json
+import unicodedata
+from collections import Counter
+
+import pytest
+import yaml
+from run_helpers import ROOT
+
+from distill import generate
+from distill.core.jsonl import write_jsonl
+from distill.data.samples import (
+    Prompt,
+    Sample,
+    by_shares,
+    count_by_language,
+    mixed,
+    read_prompts,
+    split_prompts,
+    split_samples,
+    take_turns,
+)
+from distill.errors import DataError, RecipeError
+
+
+def read(recipe, *, needs_reference=False, skipped=None):
+    return read_prompts(
+        recipe,
+        "generate.prompts",
+        recipe.generate.prompts,
+        needs_reference=needs_reference,
+        skipped=skipped,
+    )
+
+
+def test_translation_pairs_go_both_ways_and_are_not_held_out(recipe, tmp_path):
+    write_jsonl(
+        tmp_path / "t.jsonl",
+        [
+            {"en": "Good morning.", "swahili": "Habari za asubuhi.", "fr": "Bonjour."},
+            {"en": "Alone."},
+        ],
+    )
+    write_jsonl(
+        tmp_path / "p.jsonl", [{"prompt": f"Count to {n}.", "language": "en"} for n in range(20)]
+    )
+    made = recipe("[{file: t.jsonl, translate: {en: en, sw: swahili, fr: fr}}, {file: p.jsonl}]")
+    pairs = [p for p in read(made) if p.is_translation]
+    assert [(p.language, p.reference, p.text) for p in pairs] == [
+        (
+            "sw",
+            "Habari za asubuhi.",
+            "Translate into Swahili. Give the translation only.\n\nGood morning.",
+        ),
+        (
+            "en",
+            "Good morning.",
+            "Translate into English. Give the translation only.\n\nHabari za asubuhi.",
+        ),
+        ("en", "Good morning.", "Translate into English. Give the translation only.\n\nBonjour."),
+        (
+            "sw",
+            "Habari za asubuhi.",
+            "Translate into Swahili. Give the translation only.\n\nBonjour.",
+        ),
+    ]
+    learn, held_out = split_prompts(made)
+    assert (
+        held_out
+        and not any(p.is_translation for p in held_out)
+        and sum(p.is_translation for p in learn) == 4
+    )
+
+
+def test_sources_that_are_not_verified_stand_beside_a_task_and_are_not_held_out(recipe, tmp_path):
+    write_jsonl(
+        tmp_path / "sums.jsonl",
+        [{"prompt": f"{n} + 1 = ?", "language": "en", "reference": str(n + 1)} for n in range(40)],
+    )
+    (tmp_path / "harm.txt").write_text("\n".join(f"How do I poison well {n}?" for n in range(40)))
+    mixed = "[{file: sums.jsonl}, {file: harm.txt, language: en, verify: false, refusals: require}]"
+    learn, held_out = split_prompts(recipe(mixed, "generate.task=final_number"))
+    assert held_out and {p.source for p in held_out} == {"sums.jsonl"}
+    assert {(p.source, p.verify, p.refusals) for p in learn} == {
+        ("sums.jsonl", True, "drop"),
+        ("harm.txt", False, "require"),
+    }
+    assert {p.source for p in split_prompts(recipe(mixed))[1]} == {"sums.jsonl", "harm.txt"}
+    with pytest.raises(DataError, match="verify: false in this source"):
+        split_prompts(recipe("[{file: harm.txt, language: en}]", "generate.task=final_number"))
+    with pytest.raises(DataError, match="prompts to evaluate on"):
+        split_prompts(
+            recipe("[{file: harm.txt, language: en, verify: false}]", "generate.task=final_number")
+        )
+    with pytest.raises(RecipeError, match="verify: false beside expand"):
+        recipe("[{file: sums.jsonl}, {expand: magpie, num: 3}]", "generate.task=final_number")
+    assert recipe(
+        "[{file: sums.jsonl}, {expand: magpie, num: 3, verify: false}]",
+        "generate.task=final_number",
+    )
+    with pytest.raises(RecipeError, match="verify and refusals"):
+        recipe("[{file: sums.jsonl}]", "evaluate.prompts=[{file: harm.txt, refusals: keep}]")
+
+
+def test_prompts_are_normalised_so_that_what_looks_the_same_is_asked_once(recipe, tmp_path):
+    text = "Ẹ̀kọ́ ni kí o ṣe?"
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")] + ["\ufeff\x07" + text]
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": form, "language": "en"} for form in forms])
+    assert len({p.id for p in read(recipe("./p.jsonl"))}) == 1
+
+
+def test_shares_hold_and_the_scarcest_language_sets_the_number(recipe, tmp_path):
+    write_jsonl(
+        tmp_path / "p.jsonl",
+        [{"prompt": f"{n}", "language": "sw" if n % 4 == 0 else "en"} for n in range(400)],
+    )
+    prompts = read(recipe("./p.jsonl"))
+    for num, expected in ((None, {"sw": 100, "en": 66}), (50, {"sw": 30, "en": 20})):
+        chosen = by_shares(prompts, {"sw": 0.6, "en": 0.4}, num)
+        assert Counter(p.language for p in chosen) == expected
+    more = by_shares(prompts + prompts[:4], {"sw": 0.6, "en": 0.4}, 50)
+    assert {p.id for p in more} == {p.id for p in chosen}, "an appended prompt displaces none"
+    with pytest.raises(DataError, match="no usable prompt"):
+        by_shares(prompts[1:4], {"sw": 0.5, "en": 0.5}, None)
+
+
+def test_sources_have_their_shares_after_the_filters(recipe, tmp_path):
+    numbers = {"sw.jsonl": 90, "en.jsonl": 200, "safety.jsonl": 30}
+    for number, (name, num) in enumerate(numbers.items()):
+        write_jsonl(
+            tmp_path / name, [{"prompt": f"{number} {n}", "language": "en"} for n in range(num)]
+        )
+    loaded = recipe(
+        "[{file: sw.jsonl, share: 0.6}, {file: en.jsonl, share: 0.3}, {file: safety.jsonl, share: 0.1}]"
+    )
+    prompts = read(loaded)
+    assert Counter(p.source for p in mixed(loaded.generate, prompts)) == {
+        "sw.jsonl": 90,
+        "en.jsonl": 45,
+        "safety.jsonl": 15,
+    }
+    few = recipe(loaded.generate.model_dump(mode="json")["prompts"], "generate.num_prompts=50")
+    assert Counter(p.source for p in mixed(few.generate, prompts)) == {
+        "sw.jsonl": 30,
+        "en.jsonl": 15,
+        "safety.jsonl": 5,
+    }
+    asked, refused = generate.judge_prompts(few, prompts, [])
+    assert len(asked) == 50 and {why for _, why in refused} == {
+        "beyond_share: its source has enough prompts"
+    }
+    assert len(split_prompts(few)[0]) > 250, "num_prompts is taken after the filters"
+    with pytest.raises(DataError, match=r"share: safety.jsonl: no usable prompt in that source"):
+        mixed(loaded.generate, prompts[:200])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "words"),
+    [
+        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl}]", "q.jsonl has no share"),
+        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl, share: 0.4}]", "add up to 0.9"),
+        ("[{file: p.jsonl, share: 0.5}, {file: p.jsonl, share: 0.5}]", "the same file"),
+        ("[{file: p.jsonl, share: 1}], shares: {en: 0.5, sw: 0.5}", "exclude each other"),
+    ],
+)
+def test_shares_that_cannot_hold_are_refused(recipe, prompts, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe(prompts)
+
+
+def test_the_mix_that_the_recipe_for_1b_shows_can_be_had(recipe):
+    """The commented lines of recipes/qwen_to_1b.yaml."""
+    lines = (ROOT / "recipes/qwen_to_1b.yaml").read_text(encoding="utf-8").splitlines()
+    (first,) = [n for n, line in enumerate(lines) if line == "  # prompts:"]
+    block = yaml.safe_load(
+        "\n".join(line.removeprefix("  #") for line in lines[first + 1 : first + 6])
+    )
+    kind, shares = recipe(json.dumps(block)).generate.mix or ("", {})
+    assert kind == "source" and list(shares.values()) == [0.45, 0.35, 0.1, 0.05, 0.05]
+    assert list(shares)[3:] == ["personas of people.txt", "harmful.jsonl"]
+
+
+def test_groups_take_turns_as_they_come_or_in_a_given_order():
+    items = ["a1", "a2", "b1", "a3", "c1", "b2"]
+    assert take_turns(items, lambda item: item[0]) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    ordered = take_turns(items, lambda item: item[0], ["c", "b", "a"])
+    assert ordered == ["c1", "b1", "a1", "b2", "a2", "a3"]
+    assert take_turns([], lambda item: item) == []
+
+
+def test_held_out_prompts_are_even_over_the_languages_and_in_the_files_order(recipe, tmp_path):
+    languages = ["en"] * 6 + ["sw", "en", "sw"]
+    rows = [{"prompt": f"{n}", "language": language} for n, language in enumerate(languages)]
+    write_jsonl(tmp_path / "e.jsonl", rows)
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": "x", "language": "en"}])
+    made = recipe(
+        "./p.jsonl", f"evaluate.prompts={tmp_path / 'e.jsonl'}", "evaluate.num_examples=5"
+    )
+    assert [p.text for p in split_prompts(made)[1]] == ["0", "1", "2", "6", "8"]
+    write_jsonl(tmp_path / "e.jsonl", [rows[0]] * 9)
+    assert {p.text for p in split_prompts(made)[1]} == {"0"}, "one prompt nine times is one"
+
+
+def test_kept_and_dropped_are_counted_by_language_the_commonest_reason_first():
+    kept = [{"language": "sw"}, {"language": "sw"}]
+    dropped = [
+        {"language": language, "reason": f"{name}: because"}
+        for language, name in [("sw", "loop"), ("sw", "empty"), ("sw", "empty"), ("en", "loop")]
+    ]
+    counts = count_by_language(kept, dropped)
+    assert counts == {"sw": {"kept": 2, "empty": 2, "loop": 1}, "en": {"kept": 0, "loop": 1}}
+    assert list(counts["sw"]) == ["kept", "empty", "loop"]
+
+
+def test_answers_to_one_prompt_are_validated_on_or_learnt_from_together():
+    samples = [Sample(f"{n}", f"{n // 2}", "p", "en", None, "a", [1], [2]) for n in range(200)]
+    learn, validate = split_samples(samples, 0.1)
+    assert len(learn) + len(validate) == 200 and 0 < len(validate) < 60
+    assert not {s.prompt_id for s in learn} & {s.prompt_id for s in validate}
+    assert [len(part) for part in split_samples(samples[:4], 0.0)] == [2, 2], "one still shows"
+    assert split_samples(samples[:1], 0.0) == (samples[:1], samples[:1])
+
+
+def test_a_prompts_id_is_of_its_messages_alone():
+    messages = ({"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi?"})
+    prompt = Prompt(messages, "en", source="a.jsonl")
+    assert prompt.id == Prompt(messages, "sw").id != Prompt(messages[1:], "en").id
+    assert (prompt.text, prompt.text_of("system"), prompt.full_text) == (
+        "Hi?",
+        "Be kind.",
+        "Be kind.\nHi?",
+    )

@@ -1,0 +1,58 @@
+"""Small inputs of the losses: hidden states, a head, labels, and targets of every kind."""
+
+import torch
+from torch import Tensor
+
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+
+NUM_TOKENS, HIDDEN, VOCAB = 13, 6, 20
+DIVERGENCES = [
+    ("forward_kl", {}),
+    ("reverse_kl", {}),
+    ("jsd", {"beta": 0.4}),
+    ("jsd_normalised", {"beta": 0.02}),
+    ("skew_kl", {"alpha": 0.1}),
+    ("skew_reverse_kl", {"alpha": 0.1}),
+    ("adaptive_kl", {"alpha": 0.5}),
+    ("total_variation", {}),
+]
+CASES = [("sampled", "forward_kl", {})] + [
+    (kind, *d) for kind in ("top_k", "dense") for d in DIVERGENCES
+]
+
+
+def randn(seed: int, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
+
+
+def teacher_logp(num_tokens: int = NUM_TOKENS, vocab: int = VOCAB, seed: int = 5) -> Tensor:
+    return (2 * randn(seed, num_tokens, vocab)).log_softmax(-1)
+
+
+def top_k(logp_NV: Tensor, k: int = 4) -> TopKTargets:
+    top = logp_NV.topk(k)
+    return TopKTargets(top.indices, top.values, torch.log1p(-top.values.exp().sum(-1)))
+
+
+def sampled(logp_NV: Tensor, num_draws: int = 50, seed: int = 7) -> SampledTargets:
+    """Counts of `num_draws` draws a row, ids in falling order of count, filled up with -1."""
+    generator = torch.Generator().manual_seed(seed)
+    draws_ND = torch.multinomial(logp_NV.exp(), num_draws, replacement=True, generator=generator)
+    counts_NV = torch.zeros_like(logp_NV).scatter_add_(
+        1, draws_ND, torch.ones_like(draws_ND, dtype=logp_NV.dtype)
+    )
+    counts_NK, ids_NK = counts_NV.topk(int((counts_NV > 0).sum(-1).max()))
+    entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
+    return SampledTargets(ids_NK.masked_fill(counts_NK == 0, -1), counts_NK / num_draws, entropy_N)
+
+
+def targets_of(kind: str, logp_NV: Tensor) -> Targets:
+    return {"sampled": sampled, "top_k": top_k, "dense": DenseTargets}[kind](logp_NV)
+
+
+def inputs(dtype: torch.dtype = torch.float64, rows: int = VOCAB) -> tuple[Tensor, Tensor, Tensor]:
+    labels_N = torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(3))
+    hidden, weight = randn(1, NUM_TOKENS, HIDDEN, dtype=dtype), randn(2, rows, HIDDEN, dtype=dtype)
+    return hidden.requires_grad_(), weight.requires_grad_(), labels_N

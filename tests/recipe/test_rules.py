@@ -1,0 +1,119 @@
+"""What does not go together across the sections is refused with the way out."""
+
+import pytest
+from recipe_helpers import problem
+from run_helpers import QUICKSTART
+
+from distill.recipe import load_recipe
+
+TEXT_ONLY = ["teacher.server=http://h:1", "teacher.server_gives=text"]
+TEXT_ALONE = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1"]
+WITH_SERVER = ["teacher.server=http://h:1", "capture.from_server=true", "capture.signal=top_k"]
+MAGPIE = "expand: magpie, num: 3"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.divergence=reverse_kl"], "set capture.signal to top_k or dense"),
+        (
+            ["train.hidden_weight=0.5"],
+            "train.hidden_weight 0.5 needs the teacher's hidden states: "
+            "set capture.hidden_states to int8",
+        ),
+        (
+            [*TEXT_ALONE, "capture.hidden_states=int8"],
+            "capture.signal none asks for nothing, capture.hidden_states int8 for something",
+        ),
+        (["capture.signal=none"], "leaves nothing for train.soft_weight 1.0: set soft_weight to 0"),
+        (
+            ["teacher.gguf=t.gguf", "teacher.device=auto", "capture.hidden_states=int8"],
+            "capture.hidden_states int8: llama.cpp gives logits only",
+        ),
+    ],
+)
+def test_what_the_student_learns_is_captured(overrides, message):
+    assert message in problem(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["capture.from_server=true"], "capture.from_server without teacher.server"),
+        ([*WITH_SERVER, "capture.signal=sampled"], "servers give the likeliest tokens"),
+        ([*WITH_SERVER, "capture.hidden_states=int8"], "servers give none"),
+        ([*WITH_SERVER, "generate.reasoning=drop"], "set reasoning to keep or short"),
+        (TEXT_ONLY, "teacher.server_gives text with capture.signal sampled"),
+        ([*TEXT_ONLY, *TEXT_ALONE], "teacher.server_gives text with student.method random"),
+        (
+            [
+                *TEXT_ONLY,
+                *TEXT_ALONE,
+                "student={method: base, model: ./x}",
+                f"generate.prompts=[{{{MAGPIE}, verify: false}}]",
+            ],
+            "expand: magpie, which goes on from the middle of the teacher's template",
+        ),
+    ],
+)
+def test_a_server_is_asked_for_what_it_can_give(overrides, message):
+    assert message in problem(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["languages=[]"], "languages is empty: name at least one, e.g. [en]"),
+        (
+            ["languages=[en, zh]", "generate.shares={en: 1.0}"],
+            "generate.shares names en, languages en, zh: name the same",
+        ),
+        (
+            ["languages=[en, zh]", "generate.shares={en: 0.5, zh: 0.4}"],
+            "generate.shares add up to 0.9, not to 1",
+        ),
+        (
+            [f"generate.prompts=[{{{MAGPIE}, verify: false, language: fr}}]"],
+            "expand: language fr is not in the recipe's languages",
+        ),
+        (
+            [f"generate.prompts=[{{{MAGPIE}, verify: false, system_prompts: {{fr: Bonjour}}}}]"],
+            "expand: language fr is not in the recipe's languages",
+        ),
+    ],
+)
+def test_languages_are_the_recipes(overrides, message):
+    assert message in problem(*overrides)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["evaluate.prompts={dataset: d, translate: {en: a, zh: b}}"],
+            "the task cannot grade translations",
+        ),
+        (
+            ["evaluate.prompts={file: e.jsonl, verify: false}"],
+            "verify and refusals say what is worth learning from",
+        ),
+        ([f"evaluate.prompts=[{{{MAGPIE}}}]"], "the teacher does not set its own exam"),
+        (
+            [f"generate.prompts=[{{{MAGPIE}}}]"],
+            "generate.task market checks every answer against a reference",
+        ),
+        (
+            [f"generate.prompts=[{{{MAGPIE}, verify: false}}]", "evaluate.prompts=null"],
+            "name prompts that people wrote to evaluate on",
+        ),
+    ],
+)
+def test_the_evaluation_asks_what_people_wrote(overrides, message):
+    assert message in problem(*overrides)
+
+
+def test_what_goes_together_is_read():
+    load_recipe(QUICKSTART, TEXT_ALONE)
+    load_recipe(QUICKSTART, WITH_SERVER)
+    load_recipe(QUICKSTART, [*TEXT_ONLY, *TEXT_ALONE, "student={method: base, model: ./x}"])
+    load_recipe(QUICKSTART, [f"generate.prompts=[{{{MAGPIE}, verify: false}}]"])

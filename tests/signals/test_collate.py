@@ -1,0 +1,155 @@
+"""The targets of a batch are its records' tokens, in order, with all mass."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from distill.losses.head import Head
+from distill.losses.linear_head import linear_head_loss
+from distill.losses.targets import DenseTargets, SampledTargets, TopKTargets
+from distill.signals import draws
+from distill.signals.collate import hidden_targets, targets
+from distill.signals.encoding import decode, encode
+from distill.signals.header import SignalHeader
+from distill.signals.hidden_states import quantize
+
+
+def test_sampled_targets_hold_ids_and_shares_in_order(header, record_of):
+    records = [record_of(header, n, seed=n) for n in (4, 0, 1, 30)]
+    batch = targets(records, "cpu")
+    assert isinstance(batch, SampledTargets) and len(batch) == 35
+    assert batch.ids_NK.dtype == torch.int64 and batch.weights_NK.dtype == torch.float32
+    torch.testing.assert_close(batch.weights_NK.sum(1), torch.ones(35))
+    n = 0
+    for record in records:
+        for t in range(record.num_tokens):
+            here = slice(*record.offsets[t : t + 2])
+            size = here.stop - here.start
+            assert batch.ids_NK[n, :size].tolist() == record.ids[here].tolist()
+            assert (batch.ids_NK[n, size:] == -1).all() and (batch.weights_NK[n, size:] == 0).all()
+            np.testing.assert_allclose(
+                batch.weights_NK[n, :size], record.counts[here] / 50, rtol=1e-6
+            )
+            assert batch.entropy_N is not None and batch.entropy_N[n] == record.entropy[t]
+            n += 1
+
+
+def test_top_k_targets_have_all_mass_after_rounding():
+    header = SignalHeader("top_k", 3001, top_k=8)
+    logits = torch.randn(20, 3001, generator=torch.Generator().manual_seed(1)) * 3
+    record = draws.top_k(logits, draws.Rows.of(0, 20), k=8, vocab_size=3001)
+    stored = decode(encode(record, header), header, 20)
+    batch = targets([stored, stored], "cpu")
+    assert isinstance(batch, TopKTargets) and len(batch) == 40
+    torch.testing.assert_close(batch.logp_NK.exp().sum(1) + batch.tail_logp_N.exp(), torch.ones(40))
+    np.testing.assert_array_equal(batch.ids_NK[:20], record.ids)
+    np.testing.assert_allclose(batch.logp_NK[20:], record.logp, rtol=1e-3, atol=1e-3)
+
+
+def test_a_tail_without_mass_stays_one():
+    batch = targets(
+        [draws.top_k(torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, vocab_size=3)],
+        "cpu",
+    )
+    assert isinstance(batch, TopKTargets) and batch.tail_logp_N.isneginf().all()
+    torch.testing.assert_close(batch.logp_NK.exp().sum(1), torch.ones(1))
+
+
+def test_dense_targets_have_all_mass_after_rounding_and_keep_what_is_impossible():
+    header = SignalHeader("dense", 301)
+    logits = torch.randn(20, 301, generator=torch.Generator().manual_seed(1)) * 3
+    logits[:, 7] = -torch.inf
+    stored = decode(
+        encode(draws.dense(logits, draws.Rows.of(0, 20), vocab_size=301), header), header, 20
+    )
+    batch = targets([stored, stored], "cpu")
+    assert isinstance(batch, DenseTargets) and batch.logp_NV.shape == (40, 301)
+    torch.testing.assert_close(batch.logp_NV.exp().sum(1), torch.ones(40))
+    assert batch.logp_NV[:, 7].isneginf().all()
+    torch.testing.assert_close(batch.logp_NV[:20].exp(), logits.softmax(-1), rtol=5e-3, atol=1e-6)
+
+
+def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
+    """Random-sampling KD (arXiv 2503.16870): the gradient on the student's logits is q - shares."""
+    generator = torch.Generator().manual_seed(2)
+    teacher_V, student_V = (torch.randn(60, generator=generator) * 2 for _ in range(2))
+    num = 4000
+    record = draws.draw(
+        teacher_V.expand(num, -1),
+        torch.zeros(num, dtype=torch.long),
+        draws.Rows.of(3, num),
+        num_draws=10,
+        vocab_size=60,
+    )
+    batch = targets([record], "cpu")
+    assert isinstance(batch, SampledTargets)
+    shares_NV = torch.zeros(num, 61).scatter_add(1, batch.ids_NK + 1, batch.weights_NK)[:, 1:]
+    mean_gradient_V = student_V.softmax(-1) - shares_NV.mean(0)
+    exact_V = student_V.softmax(-1) - teacher_V.softmax(-1)
+    # Independent draws would have a standard error of at most 1 / sqrt(10 num) in norm.
+    assert (mean_gradient_V - exact_V).norm() < 3 * (10 * num) ** -0.5
+
+
+def test_the_gradient_by_draws_comes_nearer_to_the_dense_one_as_fast_as_independent_draws_would():
+    """Through the real head, whose hidden states are the logits here.
+
+    Four times the draws, at most half the error.
+    """
+    generator = torch.Generator().manual_seed(4)
+    teacher_NV, student_NV = (torch.randn(300, 60, generator=generator) * 2 for _ in range(2))
+    labels_N = torch.zeros(300, dtype=torch.long)
+
+    def gradient(teacher_targets):
+        hidden_NV = student_NV.clone().requires_grad_()
+        loss, _ = linear_head_loss(
+            hidden_NV,
+            Head(torch.eye(60)),
+            labels_N,
+            teacher_targets,
+            soft_weight=1.0,
+            hard_weight=0.0,
+        )
+        return torch.autograd.grad(loss, hidden_NV)[0]
+
+    exact_NV = gradient(DenseTargets(teacher_NV.log_softmax(-1)))
+    variance = (
+        1 - teacher_NV.softmax(-1).square().sum(-1)
+    ).mean()  # of the shares of one independent draw
+    errors = []
+    for num_draws in (4, 16, 64, 256):
+        record = draws.draw(
+            teacher_NV, labels_N, draws.Rows.of(3, 300), num_draws=num_draws, vocab_size=60
+        )
+        errors.append(
+            (gradient(targets([record], "cpu")) - exact_NV).square().sum(-1).mean().sqrt()
+        )
+        assert errors[-1] <= (variance / num_draws).sqrt()
+    assert all(more < 0.5 * less for less, more in itertools.pairwise(errors))
+    assert errors[-1] > 1e-4  # they are draws indeed
+
+
+def test_records_of_two_kinds_and_no_records_are_refused(header, record_of):
+    dense = record_of(SignalHeader("dense", 5), 2, seed=0)
+    with pytest.raises(ValueError, match="one kind"):
+        targets([record_of(header, 2, seed=0), dense], "cpu")
+    with pytest.raises(ValueError, match="one kind"):
+        targets([], "cpu")
+
+
+def test_a_batch_without_answer_tokens_gives_no_targets(header, record_of):
+    batch = targets([record_of(header, 0, seed=0)], "cpu")
+    assert len(batch) == 0
+
+
+def test_hidden_targets_are_the_tokens_of_the_sequences_one_after_another():
+    parts = [
+        np.random.default_rng(n).standard_normal((n, 100)).astype(np.float32) for n in (4, 0, 1, 30)
+    ]
+    batch = hidden_targets([quantize(p) for p in parts], 100, "cpu")
+    assert len(batch) == 35 and batch.values_NG.dtype == torch.int8
+    torch.testing.assert_close(
+        batch.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02
+    )
+    assert len(hidden_targets([], 100, "cpu")) == 0

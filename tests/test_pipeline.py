@@ -1,0 +1,135 @@
+"""The pipeline knows no stage by name: one that is defined here runs in its place."""
+
+from dataclasses import dataclass
+
+import pytest
+from run_helpers import QUICKSTART
+
+from distill import pipeline
+from distill.core.jsonl import read_jsonl
+from distill.core.results import GenerateResult
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.stage import Cost, Stage
+from distill.errors import DataError, MismatchError, MissingError
+from distill.plan import stage_costs
+from distill.planning.costs import Workload
+from distill.planning.machine import Machine
+from distill.recipe import load_recipe
+
+FEW = ["generate.num_prompts=6", "generate.max_new_tokens=200", "generate.task=null"]
+MACHINE = Machine(cores=2, memory=1e12, disk_free=1e12, gpu=None, gpu_memory=0.0, flops=1e9)
+
+
+@dataclass(frozen=True)
+class CountResult:
+    num_characters: int
+    longest: str
+
+
+def count(recipe, folder, processes):
+    samples = [row for _, row in read_jsonl(folder.stage("generate") / "kept.jsonl")]
+    answers = [row["answer"] for row in samples]
+    path = folder.stage("count") / "counts.txt"
+    path.write_text(f"{len(''.join(answers))}\n")
+    return StageOutput(CountResult(len("".join(answers)), max(answers, key=len)), [path])
+
+
+COUNT = Stage(
+    "count",
+    "count the characters of the answers",
+    count,
+    CountResult,
+    fingerprint=lambda recipe: Fingerprint({"languages": recipe.languages}),
+    reads=("generate",),
+    cost=lambda work: Cost(memory=1e6, seconds=work.num_samples / 1e3),
+)
+PLACE = [stage.name for stage in pipeline.STAGES].index("capture")
+WITH_COUNT = (*pipeline.STAGES[:PLACE], COUNT, *pipeline.STAGES[PLACE:])
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return lambda *more: load_recipe(QUICKSTART, [*FEW, f"run_folder={tmp_path / 'run'}", *more])
+
+
+def run(recipe, *stages, **options):
+    return pipeline.run(recipe, stages=stages, pipeline=WITH_COUNT, **options)
+
+
+def test_a_stage_defined_here_runs_in_its_place(recipe, capsys):
+    with pytest.raises(MissingError, match=r"generate: not finished; run `distill generate"):
+        run(recipe(), "count")
+    result = run(recipe(), "count", "generate")  # in the pipeline's order, not in ours
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("generate ...") < lines.index("count ...")
+    assert list(result.manifests) == ["generate", "count"]
+    assert result.manifests["count"].result.num_characters >= len(
+        result.manifests["count"].result.longest
+    )
+    assert list(result.manifests["count"].files) == ["counts.txt"]
+
+    run(recipe(), "generate", "count")
+    assert "everything is done (generate, count)" in capsys.readouterr().out
+
+
+def test_what_makes_it_stale_is_told_and_it_is_made_anew_on_demand(recipe):
+    first = run(recipe(), "generate", "count").manifests["count"]
+    folder = RunFolder.of(recipe())
+    assert folder.changes("count", Fingerprint({"languages": ["en"]}, first.inputs)) == [
+        f"languages was {first.section['languages']!r}, is now ['en']"
+    ]
+    with pytest.raises(MismatchError, match=r"generate was made by another recipe"):
+        run(recipe("generate.max_new_tokens=201"), "generate", "count")
+    again = run(recipe(), "generate", "count", redo="count").manifests["count"]
+    assert again.result == first.result and (folder.path / "count.replaced-1").is_dir()
+    assert not list(folder.path.glob("generate.replaced-*")), "it comes before"
+
+
+def test_the_plan_counts_what_it_costs(recipe):
+    work = Workload.of(recipe(), MACHINE)
+    costs = stage_costs(work, [*pipeline.PLANNED, COUNT])
+    assert costs["count"] == Cost(1e6, work.num_samples / 1e3)
+
+
+def test_results_are_read_as_their_stages_declare_them(recipe):
+    result = run(recipe(), "generate", "count")
+    assert isinstance(result.manifests["generate"].result, GenerateResult)
+    assert isinstance(result.manifests["count"].result, CountResult)
+
+
+def damage(path, way):
+    data = path.read_bytes()
+    lines = data.splitlines(keepends=True)
+    if way == "a flipped bit":
+        path.write_bytes(data[:100] + bytes([data[100] ^ 4]) + data[101:])
+    elif way == "cut at the end of a line":
+        path.write_bytes(b"".join(lines[:-1]))
+    elif way == "doubled":
+        path.write_bytes(data * 2)
+    elif way == "other rows, as long":
+        path.write_bytes(b"".join(reversed(lines)))
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "way", ["a flipped bit", "cut at the end of a line", "doubled", "other rows, as long", "gone"]
+)
+def test_nothing_is_made_of_a_damaged_file_and_the_way_out_works(recipe, way):
+    good = run(recipe(), "generate", "count").manifests["count"].result
+    folder = RunFolder.of(recipe())
+    damage(folder.stage("generate") / "kept.jsonl", way)
+    folder.set_aside("count", keep_files=False)
+    with pytest.raises(DataError, match=r"generate/kept\.jsonl: .*--redo generate"):
+        run(recipe(), "count")
+    again = run(recipe(), "generate", "count", redo="generate")
+    assert again.manifests["count"].result == good
+
+
+def test_a_finished_stage_whose_file_is_gone_is_not_called_done(recipe):
+    run(recipe(), "generate", "count")
+    (RunFolder.of(recipe()).stage("count") / "counts.txt").unlink()
+    with pytest.raises(DataError, match=r"count/counts\.txt: gone; .*--redo count"):
+        run(recipe(), "generate", "count")
+    run(recipe(), "generate", "count", redo="count")
+    run(recipe(), "generate", "count")
