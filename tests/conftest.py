@@ -1,6 +1,8 @@
 """Small real models that several tests share."""
 
 import os
+import runpy
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -11,10 +13,12 @@ if (
 
 import pytest
 import torch
+from run_helpers import ROOT, made_once, run, small
 from server_helpers import api, llama_server, proxy, real_proxy, transformers_server  # noqa: F401 - fixtures for every folder
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
+QWEN_BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
 WHOLE_RUNS = (
     "test_runs.py",
     "test_server_runs.py",
@@ -58,6 +62,32 @@ def tiny_qwen3(
     model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=2, pad_token_id=0)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """An unbroken small run. Do not change it: `copy` is there for that."""
+
+    def make(folder):
+        result = run(*small(folder))
+        assert result.returncode == 0, result.stderr[-3000:]
+
+    return made_once(tmp_path_factory, "finished", make)
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer(tmp_path_factory):
+    """The folder of Qwen's own tokenizer of 151,669 ids; None where it cannot be built."""
+    if not QWEN_BUILDER.is_file():
+        return None
+    build = runpy.run_path(str(QWEN_BUILDER))["main"]
+    return made_once(tmp_path_factory, "qwen_tokenizer", build)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
 
 
 @pytest.fixture

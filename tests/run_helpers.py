@@ -1,36 +1,29 @@
 """Whole runs as a person starts them: a small recipe on the quickstart's own teacher, in processes of their own."""
 
+import fcntl
+import hashlib
 import multiprocessing
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
-IMPORTED = [
-    "accelerate",
-    "transformers.models.qwen3.modeling_qwen3",
-    "distill.pipeline",
-    "distill.capture",
-    "distill.evaluate",
-    "distill.teachers.gguf",
-    "distill.models.decode",
-    "distill.models.score",
-    "distill.quantize",
-    "distill.report",
-    "distill.teachers.server.pool",
-    "distill.training.loop",
-]
-
-# a run of some 25 seconds: every stage, several batches and shards, two checkpoints for each role
+# every stage, several batches and shards, two checkpoints for each role
 SMALL = [
-    "generate.num_prompts=60",
+    "generate.num_prompts=40",
     "teacher.batch_tokens=1500",
     "capture.shard_tokens=300",
     "train.epochs=2",
@@ -38,11 +31,11 @@ SMALL = [
     "train.micro_batch_tokens=512",
     "train.validate_every=3",
     "train.checkpoint_every=2",
-    "train.validation_share=0.1",
+    "train.validation_share=0.15",
     "quantize.formats=[q8_0, f16]",
     "quantize.num_sequences=8",
-    "evaluate.num_examples=10",
-    "evaluate.max_new_tokens=48",
+    "evaluate.num_examples=5",
+    "evaluate.max_new_tokens=32",
 ]
 
 
@@ -74,6 +67,7 @@ def command(*arguments: object, word: str = "run") -> list[str]:
 def run(
     *arguments: object, word: str = "run", timeout: float = 300, **more: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run the command in an interpreter of its own; `more` are environment variables."""
     return subprocess.run(
         command(*arguments, word=word),
         env=environment(**more),
@@ -85,62 +79,141 @@ def run(
     )
 
 
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder `name` of this session, made by the first of the workers that needs it. Do not change it."""
+    session = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        session = session.parent
+    folder, made = session / name, session / f"{name}.made"
+    with (session / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            made.touch()
+    return folder
+
+
 def small(run_folder: Path, *more: str) -> list[object]:
     return [QUICKSTART, *SMALL, f"run_folder={run_folder}", *more]
 
 
-def signal_when(arguments: list[object], ready: Callable[[], bool], number: int) -> int:
-    """Start the run, send `number` as soon as `ready()`, return the exit status (0: it was faster than the signal)."""
-    with subprocess.Popen(
-        command(*arguments),
-        env=environment(),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as child:
-        _wait_until(ready, lambda: child.poll() is None, child.kill)
-        child.send_signal(number)
-        return child.wait()
-
-
 @cache
 def forks() -> ForkServerContext:
-    """Starts processes as copies of one that has imported what a run needs: that is most of the time of a run that is killed soon."""
+    """Return what starts processes as copies of one that is `preloaded`: that is most of the time of a short run."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(["preloaded"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        forkserver.ensure_running()
     return context
 
 
+class Forked:
+    """A command under way in a copy of a process that has imported what a run needs; its output goes to two files."""
+
+    def __init__(
+        self,
+        words: list[str],
+        variables: dict[str, str],
+        first: Callable[[], object] | None = None,
+    ):
+        """`first` is called there before the command."""
+        self.words = words
+        self._folder = tempfile.TemporaryDirectory()
+        self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
+        arguments = (words, variables, self._outputs, first)
+        self._process = forks().Process(target=_run_here, args=arguments)
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """Return the exit status, None while it works; this and the next two are those of `subprocess.Popen`."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        if self.poll() is None:
+            os.kill(self._process.pid, number)
+
+    def wait(self, timeout: float | None = 300) -> int:
+        """Return the exit status. Raise TimeoutExpired, after killing it, where it takes longer."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.words, timeout)
+        return self._process.exitcode
+
+    def result(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Return what `subprocess.run` would have returned, once it has ended."""
+        status = self.wait(timeout)
+        stdout, stderr = (path.read_text(encoding="utf-8") for path in self._outputs)
+        self._folder.cleanup()
+        return subprocess.CompletedProcess(self.words, status, stdout, stderr)
+
+
+def start_forked(*arguments: object, word: str = "run", **more: str) -> Forked:
+    """Start the command as a copy of a process that has imported all; `more` are environment variables."""
+    return Forked([word, *map(str, arguments)], environment(**more))
+
+
+def run_forked(
+    *arguments: object, word: str = "run", timeout: float = 300, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Do what `run` does, without the seconds in which an interpreter imports torch and transformers."""
+    return start_forked(*arguments, word=word, **more).result(timeout)
+
+
+def start_fresh(*arguments: object, word: str = "run", **more: str) -> subprocess.Popen[bytes]:
+    """Start the command in an interpreter of its own; nobody reads what it says."""
+    return subprocess.Popen(
+        command(*arguments, word=word),
+        env=environment(**more),
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def signal_when(
+    child: Forked | subprocess.Popen[bytes], ready: Callable[[], bool], number: int
+) -> int:
+    """Send `number` as soon as `ready()`, return the exit status (0: the run was faster than the signal)."""
+    end = time.monotonic() + 120
+    while child.poll() is None and not ready():
+        if time.monotonic() > end:
+            child.send_signal(signal.SIGKILL)
+            raise TimeoutError("the run never got to the point where it should be signalled")
+        time.sleep(0.005)
+    child.send_signal(number)
+    return child.wait()
+
+
 def killed_when(arguments: list[object], ready: Callable[[], bool]) -> int:
-    """Start the run as a copy of a process that has imported all, SIGKILL it as soon as `ready()`, return the exit status."""
-    child = forks().Process(target=_run_here, args=(command(*arguments)[3:],))
-    child.start()
-    _wait_until(ready, child.is_alive, child.kill)
-    child.kill()
-    child.join()
-    assert child.exitcode is not None
-    return child.exitcode
+    """Start the run, SIGKILL it as soon as `ready()`, return the exit status."""
+    return signal_when(start_forked(*arguments), ready, signal.SIGKILL)
 
 
-def _run_here(words: list[str]) -> None:
-    import torch
-
+def _run_here(
+    words: list[str],
+    variables: dict[str, str],
+    outputs: list[Path],
+    first: Callable[[], object] | None,
+) -> None:
+    assert "preloaded" in sys.modules, (
+        "an import failed there: `python tests/preloaded.py` says which"
+    )
     from distill.__main__ import main
 
-    os.environ.update(environment())
-    torch.set_num_threads(1)  # it was imported before the environment said so
+    os.environ.clear()
+    os.environ.update(variables)
     os.chdir(ROOT)
-    for number in (1, 2):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    if first is not None:
+        first()
     sys.exit(main(words))
-
-
-def _wait_until(
-    ready: Callable[[], bool], is_alive: Callable[[], bool], kill: Callable[[], None]
-) -> None:
-    end = time.monotonic() + 120
-    while is_alive() and not ready():
-        if time.monotonic() > end:
-            kill()
-            raise TimeoutError("the run never got to the point where it should be killed")
-        time.sleep(0.002)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_qwen3
-from run_helpers import run, signal_when, small
+from run_helpers import run, signal_when, small, start_fresh
 
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
@@ -173,9 +173,8 @@ def test_a_recipe_that_says_cpu_is_trained_on_the_cpu_where_there_is_a_gpu(tmp_p
 def test_a_killed_run_goes_on(tmp_path):
     folder = tmp_path / "run"
     given = small(folder, *ON_GPU)
-    signal_when(
-        given, lambda: any((folder / "train" / "checkpoints").glob("control/step-*/state.json")), 9
-    )
+    checkpoints = folder / "train" / "checkpoints"
+    signal_when(start_fresh(*given), lambda: any(checkpoints.glob("control/step-*/state.json")), 9)
     result = run(*given)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "continues at step" in result.stdout

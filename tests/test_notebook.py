@@ -19,9 +19,8 @@ def test_the_notebook_runs_and_shows_the_reports_table(
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     cell = next(c for c in notebook.cells if c.source.startswith("from distill import"))
     assert "overrides = []" in cell.source
-    cell.source = cell.source.replace(
-        "overrides = []", "overrides = " + repr([*SMALL, f"run_folder={tmp_path / 'run'}"])
-    )
+    overrides = [*SMALL, "quantize.formats=[]", f"run_folder={tmp_path / 'run'}"]
+    cell.source = cell.source.replace("overrides = []", f"overrides = {overrides!r}")
     NotebookClient(
         notebook,
         timeout=240,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_helpers import ROOT
+from conftest import QWEN_BUILDER
 
 from distill import chat
 from distill.formats.gguf.vocabulary import read_vocabulary
@@ -18,19 +18,16 @@ from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.records import records_of
 
-BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
 TEACHER_ROWS, STUDENT_ROWS, WIDTH = 152_064, 151_936, 8
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    if not BUILDER.is_file():
-        pytest.skip(f"{BUILDER} is not here: it builds the real Qwen tokenizer")
+def tokenizer(qwen_tokenizer):
+    if qwen_tokenizer is None:
+        pytest.skip(f"{QWEN_BUILDER} is not here: it builds the real Qwen tokenizer")
     from transformers import AutoTokenizer
 
-    folder = tmp_path_factory.mktemp("tokenizer")
-    subprocess.run([sys.executable, BUILDER, folder], check=True, capture_output=True)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(qwen_tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
