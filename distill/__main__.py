@@ -303,7 +303,7 @@ def _port(text: str) -> int:
 
 
 def _shard(text: str) -> tuple[int, int] | tuple[()]:
-    """`2/4` as (1, 4), auto as ()."""
+    """Read `2/4` as (1, 4), and auto as ()."""
     if text == "auto":
         return ()
     number, _, count = text.partition("/")

@@ -14,17 +14,17 @@ from distill.errors import MismatchError
 
 T = TypeVar("T")
 
-LONGEST_WAIT = timedelta(
-    days=7
-)  # rank 0 quantizes and evaluates for hours while the others wait at a barrier
+# rank 0 quantizes and evaluates for hours while the others wait at a barrier
+LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
 class Processes:
     """`rank` of `num` processes; collective calls do nothing where there is one.
 
-    `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's work (`--shard`);
-    `leases`: they claim it block by block, and there may be any number of them (`--shard auto`).
+    `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's
+    work (`--shard`); `leases`: they claim it block by block, and there may be any number of them
+    (`--shard auto`).
     """
 
     rank: int = 0
@@ -36,12 +36,15 @@ class Processes:
 
     @property
     def is_partial_job(self) -> bool:
-        """Others may be doing parts of the same stage: what is here is not all of it."""
+        """Return whether other jobs may be doing parts of the same stage."""
         return self.num_jobs > 1 or self.leases
 
     def is_mine(self, content_id: str, turn: int = 0) -> bool:
-        """Whether work that this id (hexadecimal) stands for is this job's, by the id alone: where one job has read a longer list
-        than another, or launched more processes, nothing else changes hands. `turn` goes round the jobs, for several of one id."""
+        """Return whether work that this id (hexadecimal) stands for is this job's.
+
+        By the id alone: where one job has read a longer list than another, or launched more
+        processes, nothing else changes hands. `turn` goes round the jobs, for several of one id.
+        """
         return (int(content_id, 16) + turn) % self.num_jobs == self.job
 
     @property
@@ -55,7 +58,7 @@ class Processes:
             dist.barrier()
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, on every rank."""
+        """Return rank 0's value, on every rank."""
         if self.num == 1:
             return value
         import torch.distributed as dist
@@ -65,7 +68,7 @@ class Processes:
         return box[0]
 
     def any(self, flag: bool) -> bool:
-        """True on every rank if it is True on one."""
+        """Return True on every rank if it is True on one."""
         if self.num == 1:
             return flag
         import torch
@@ -73,7 +76,7 @@ class Processes:
         return bool(self.sum(torch.tensor(int(flag))).item())
 
     def sum(self, values: Any) -> Any:
-        """Elementwise sum over ranks of a tensor, in place."""
+        """Sum a tensor over ranks, elementwise and in place; return it."""
         if self.num == 1:
             return values
         import torch.distributed as dist
@@ -87,7 +90,7 @@ ALONE = Processes()
 
 
 def _device() -> Any:
-    """Where a tensor must be for the ranks to exchange it."""
+    """Return the device where a tensor must be for the ranks to exchange it."""
     import torch
     import torch.distributed as dist
 
@@ -99,7 +102,7 @@ def _device() -> Any:
 
 
 def launched_rank() -> int:
-    """The rank that the launcher gave this process, without importing torch."""
+    """Return the rank that the launcher gave this process, without importing torch."""
     return int(os.environ.get("RANK", "0"))
 
 

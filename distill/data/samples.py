@@ -39,12 +39,12 @@ class Prompt:
 
     @cached_property
     def id(self) -> str:
-        """The digest of its messages."""
+        """Return the digest of its messages."""
         return digest(canonical_json(list(self.messages)))
 
     @property
     def text(self) -> str:
-        """What the user says last."""
+        """Return what the user says last."""
         return self.messages[-1]["content"]
 
     def text_of(self, *roles: str) -> str:
@@ -53,7 +53,7 @@ class Prompt:
 
     @property
     def full_text(self) -> str:
-        """What all say in it."""
+        """Return what all say in it."""
         return self.text_of(*ROLES)
 
     def row(self) -> Row:
@@ -90,7 +90,7 @@ class Sample:
 
     @property
     def ids(self) -> list[int]:
-        """The ids of prompt and answer."""
+        """Return the ids of prompt and answer."""
         return self.prompt_ids + self.answer_ids
 
 

@@ -34,17 +34,17 @@ class Answer:
 
     @cached_property
     def text(self) -> Text:
-        """The answer, for filters that need its words or sentences."""
+        """Return the answer, for filters that need its words or sentences."""
         return Text(self.answer_text)
 
     @cached_property
     def reasoning_text(self) -> Text:
-        """The reasoning, likewise; an empty text where there is none."""
+        """Return the reasoning, likewise; an empty text where there is none."""
         return Text(self.reasoning or "")
 
     @property
     def row(self) -> dict[str, Any]:
-        """What a task's `grade(answer, row)` may look at."""
+        """Return what a task's `grade(answer, row)` may look at."""
         return {"prompt": self.prompt, "language": self.language, "reference": self.reference}
 
 

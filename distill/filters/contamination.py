@@ -162,7 +162,7 @@ class _Surroundings:
 
     @cached_property
     def positions(self) -> dict[Ngram, list[int]]:
-        """Where each known masked 8-gram begins in the text."""
+        """Return where each known masked 8-gram begins in the text."""
         positions: dict[Ngram, list[int]] = {}
         for position, gram in enumerate(ngrams(_masked(self._units), NGRAM)):
             if gram in self._known:

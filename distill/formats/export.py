@@ -60,7 +60,7 @@ class Export:
 
     @cached_property
     def reference(self) -> Reference:
-        """The student itself on the check samples."""
+        """Return the student itself on the check samples."""
         student = self.in_transformers(self.load_student())
         return refer_to(student, self.check_samples, self.distributions)
 

@@ -19,7 +19,7 @@ class PlannedStudent:
 
     @cached_property
     def config(self) -> Mapping[str, Any] | None:
-        """The config.json that the student begins with.
+        """Return the config.json that the student begins with.
 
         None for a random student, and for one that is not on this machine.
         """

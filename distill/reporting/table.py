@@ -38,7 +38,7 @@ class ModelRow:
 
     @property
     def style(self) -> str:
-        """The class of its row in the page."""
+        """Return the class of its row in the page."""
         if self.model == "student":
             return "student"
         return "failed" if self.failed else ""

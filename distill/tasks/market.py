@@ -41,7 +41,7 @@ class Problem:
 
     @property
     def reference(self) -> str:
-        """The right answer."""
+        """Return the right answer."""
         return str(self.steps[-1][3])
 
     def row(self) -> dict[str, str]:

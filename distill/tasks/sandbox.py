@@ -66,7 +66,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether it ran to its end."""
+        """Return whether it ran to its end."""
         return self.status == PASSED
 
 

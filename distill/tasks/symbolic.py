@@ -31,7 +31,7 @@ class Verifier:
 
     @property
     def pid(self) -> int | None:
-        """The child's process id; None while there is none."""
+        """Return the child's process id; None while there is none."""
         return self._child.pid if self._child else None
 
     def equal(self, reference: str, answer: str) -> bool | None:

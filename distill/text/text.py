@@ -20,31 +20,31 @@ class Text:
 
     @cached_property
     def folded(self) -> str:
-        """The text in NFKC and casefolded."""
+        """Return the text in NFKC and casefolded."""
         return folded(self.raw)
 
     @cached_property
     def words(self) -> tuple[str, ...]:
-        """Its units, as of `words.words`."""
+        """Return its units, as of `words.words`."""
         return words_of_folded(self.folded)
 
     @cached_property
     def letters(self) -> dict[str, int]:
-        """How many letters of each script it has, those of dense scripts counted as three."""
+        """Count the letters of each script it has, those of dense scripts counted as three."""
         return weighed(letters_by_script(self.raw))
 
     @cached_property
     def sentences(self) -> "list[Text]":
-        """Its sentences, as of `sentences.sentences`."""
+        """Return its sentences, as of `sentences.sentences`."""
         return [Text(sentence) for sentence in sentences(self.raw)]
 
     @cached_property
     def prose(self) -> "Text":
-        """The text without code, formulas and addresses, which say nothing about its language."""
+        """Return the text without code, formulas and addresses, which say nothing about its language."""
         return Text(prose(self.raw))
 
     @cached_property
     def without_quotations(self) -> "Text":
-        """The text without what it quotes; the text itself where it quotes nothing."""
+        """Return the text without what it quotes; the text itself where it quotes nothing."""
         rest = without_quotations(self.raw)
         return self if rest == self.raw else Text(rest)
