@@ -26,7 +26,6 @@ import distill.teachers.server.pool
 import distill.training.loop  # noqa: F401
 from distill.models import load
 from distill.text import language
-from distill.text.text import Text
 
 TEACHER = Path(__file__).parent.parent / "recipes" / "quickstart" / "teacher"
 
@@ -36,8 +35,7 @@ def warm_up() -> None:
     load.load_tokenizer(str(TEACHER))
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
     model(torch.tensor([[1, 2, 3]]))
-    greeting = Text("Habari ya asubuhi, rafiki yangu mpendwa.")
-    language.wrong_language(greeting, "sw", ["en", "sw"])
+    language.wrong_language("Habari ya asubuhi, rafiki yangu mpendwa.", "sw", ["en", "sw"])
     figure = Figure()
     figure.subplots().set_title("nats")
     figure.savefig(io.BytesIO(), format="svg")
