@@ -114,20 +114,16 @@ def forks() -> ForkServerContext:
 
 
 class Forked:
-    """A command under way in a copy of a process that has imported what a run needs; its output goes to two files."""
+    """A function under way in a copy of the preloaded process; its output goes to two files."""
 
     def __init__(
-        self,
-        words: list[str],
-        variables: dict[str, str],
-        first: Callable[[], object] | None = None,
+        self, function: Callable[..., int | None], *arguments: object, variables: dict[str, str]
     ):
-        """`first` is called there before the command."""
-        self.words = words
+        """`variables`: the whole environment there."""
         self._folder = tempfile.TemporaryDirectory()
         self._outputs = [Path(self._folder.name) / name for name in ("stdout", "stderr")]
-        arguments = (words, variables, self._outputs, first)
-        self._process = forks().Process(target=_run_here, args=arguments)
+        given = (function, arguments, variables, self._outputs)
+        self._process = forks().Process(target=_call_there, args=given)
         self._process.start()
 
     def poll(self) -> int | None:
@@ -140,12 +136,12 @@ class Forked:
             os.kill(self._process.pid, number)
 
     def wait(self, timeout: float | None = 300) -> int:
-        """Return the exit status. Raise TimeoutExpired, after killing it, where it takes longer."""
+        """Return the exit status. Raise TimeoutError, after killing it, where it takes longer."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             self._process.kill()
             self._process.join()
-            raise subprocess.TimeoutExpired(self.words, timeout)
+            raise TimeoutError(f"killed after {timeout} s")
         return self._process.exitcode
 
     def result(self, timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -153,12 +149,12 @@ class Forked:
         status = self.wait(timeout)
         stdout, stderr = (path.read_text(encoding="utf-8") for path in self._outputs)
         self._folder.cleanup()
-        return subprocess.CompletedProcess(self.words, status, stdout, stderr)
+        return subprocess.CompletedProcess([], status, stdout, stderr)
 
 
 def start_forked(*arguments: object, word: str = "run", **more: str) -> Forked:
     """Start the command as a copy of a process that has imported all; `more` are environment variables."""
-    return Forked([word, *map(str, arguments)], environment(**more))
+    return Forked(call_distill, [word, *map(str, arguments)], variables=environment(**more))
 
 
 def run_forked(
@@ -198,22 +194,23 @@ def killed_when(arguments: list[object], ready: Callable[[], bool]) -> int:
     return signal_when(start_forked(*arguments), ready, signal.SIGKILL)
 
 
-def _run_here(
-    words: list[str],
-    variables: dict[str, str],
-    outputs: list[Path],
-    first: Callable[[], object] | None,
-) -> None:
-    assert "preloaded" in sys.modules, (
-        "an import failed there: `python tests/preloaded.py` says which"
-    )
+def call_distill(words: list[str]) -> int:
+    """Run the command in this process."""
     from distill.__main__ import main
 
+    return main(words)
+
+
+def _call_there(
+    function: Callable[..., int | None],
+    arguments: tuple[object, ...],
+    variables: dict[str, str],
+    outputs: list[Path],
+) -> None:
+    assert "preloaded" in sys.modules, "it cannot be imported: `python tests/preloaded.py` says why"
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(ROOT)
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    if first is not None:
-        first()
-    sys.exit(main(words))
+    sys.exit(function(*arguments))

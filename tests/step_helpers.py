@@ -1,10 +1,9 @@
 """One optimizer step of a tiny Qwen3 through the training loop's own code: log row and gradients.
 
-Run as a script it is one of several processes, as `accelerate launch` starts them; each leaves a
-file of what it got.
+`save_steps_of_a_process` takes such steps as one of several processes, as `accelerate launch` starts
+them; each leaves a file of what it got.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -143,9 +142,9 @@ def one_step(run: TrainingRun, rows: list[list[int]]) -> tuple[dict[str, Any], d
     return row, gradients
 
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    processes = start(int(sys.argv[2]))
+def save_steps_of_a_process(folder: Path, num_processes: int) -> None:
+    """Take the steps of `folder`/steps.pt as one of several processes, and leave a file for each."""
+    processes = start(num_processes)
     for name, (step_rows, weight) in torch.load(folder / "steps.pt").items():
         store = signal(folder / "signals")
         run = training_run(model(), store, processes=processes, hidden_weight=weight)

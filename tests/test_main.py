@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from run_helpers import QUICKSTART, ROOT, command, environment, run
+from run_helpers import QUICKSTART, ROOT, command, environment, run, run_forked
 
 from distill.__main__ import read
 
@@ -71,7 +71,7 @@ def test_a_terminal_without_chinese_gets_the_rest():
 def test_a_file_where_the_run_folder_should_be_is_named(tmp_path, kind):
     (tmp_path / "file").write_text("")
     place = tmp_path / "file" if kind == "a file" else tmp_path / "file" / "run"
-    result = run(QUICKSTART, f"run_folder={place}")
+    result = run_forked(QUICKSTART, f"run_folder={place}")
     assert (
         result.returncode == 2
         and "set run_folder=PATH" in result.stderr

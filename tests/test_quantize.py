@@ -1,6 +1,8 @@
 """The quantize stage on a trained model: the importance matrix comes from training samples, even over the languages."""
 
 import math
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ from format_helpers import TEACHER, trained
 from result_helpers import file_check
 
 from distill import quantize
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.errors import DataError, MismatchError
 from distill.formats import path_of, w4a16
 from distill.formats.gguf import write
 from distill.formats.gguf.chat_template import MARK
 from distill.models import load
+from distill.recipe import Recipe
 from distill.recipe.sections import Quantize
 
 
@@ -34,10 +38,33 @@ def test_a_file_beyond_the_gate_is_failed() -> None:
     assert "nan nats a token" in (quantize.failure(no_number, Quantize()) or "")
 
 
+@pytest.fixture(scope="module")
+def sixteen_bits(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, StageOutput]:
+    """A run whose student is there in 16 bits alone."""
+    recipe, folder = trained(tmp_path_factory.mktemp("sixteen_bits"), "quantize.formats=[]")
+    return folder, quantize.run(recipe, folder)
+
+
+@pytest.fixture
+def begun(
+    tmp_path: Path, sixteen_bits: tuple[RunFolder, StageOutput]
+) -> Callable[..., tuple[Recipe, RunFolder]]:
+    """`trained` where quantize was stopped after the folder in 16 bits, which it writes and times first of all."""
+
+    def make(*overrides: str) -> tuple[Recipe, RunFolder]:
+        recipe, folder = trained(tmp_path, *overrides)
+        written = path_of(sixteen_bits[0], "w16a16")
+        shutil.copytree(written, path_of(folder, "w16a16"))
+        shutil.copy2(written.with_name("w16a16.json"), folder.stage("quantize"))
+        return recipe, folder
+
+    return make
+
+
 def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(
-    tmp_path: Path,
+    begun: Callable[..., tuple[Recipe, RunFolder]],
 ) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=1.9")
+    recipe, folder = begun("quantize.formats=[mixed]", "quantize.budget_mb=1.9")
     check = quantize.run(recipe, folder).result.formats["mixed"]
     assert 1_800_000 < check.bytes == path_of(folder, "mixed").stat().st_size <= 1_900_000
     assert (
@@ -48,14 +75,14 @@ def test_a_file_of_mixed_types_keeps_its_budget_and_says_how_they_were_chosen(
 
 
 def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    begun: Callable[..., tuple[Recipe, RunFolder]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [
         "quantize.formats=[q2_k, q8_0]",
         "quantize.recover=[q2_k, q8_0]",
         "quantize.recover_steps=12",
     ]
-    recipe, folder = trained(tmp_path, *overrides, "quantize.num_sequences=8")
+    recipe, folder = begun(*overrides, "quantize.num_sequences=8")
     checks = quantize.run(recipe, folder).result.formats
     printed = capsys.readouterr().out
     for name in ("q2_k", "q8_0"):
@@ -75,9 +102,9 @@ def test_a_recovered_file_takes_the_place_of_a_worse_plain_one_and_both_are_told
 
 
 def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: Callable[..., tuple[Recipe, RunFolder]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[q8_0]")
+    recipe, folder = begun("quantize.formats=[q8_0]")
     right = write.planned_tensors
 
     def wrong(*arguments: Any) -> Any:
@@ -97,20 +124,26 @@ def test_an_export_that_says_something_else_is_an_error_whatever_is_shipped(
         quantize.run(recipe, folder)
 
 
-def test_a_mixed_file_whose_tensors_are_mostly_whole_is_no_f16_file(tmp_path: Path) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=4.6")
+def test_a_mixed_file_whose_tensors_are_mostly_whole_is_no_f16_file(
+    begun: Callable[..., tuple[Recipe, RunFolder]],
+) -> None:
+    recipe, folder = begun("quantize.formats=[mixed]", "quantize.budget_mb=4.6")
     check = quantize.run(recipe, folder).result.formats["mixed"]
     assert check.bytes <= 4_600_000 and check.tensor_types["F16"] > 1
 
 
-def test_a_budget_that_no_types_fit_is_an_error(tmp_path: Path) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[mixed]", "quantize.budget_mb=0.5")
+def test_a_budget_that_no_types_fit_is_an_error(
+    begun: Callable[..., tuple[Recipe, RunFolder]],
+) -> None:
+    recipe, folder = begun("quantize.formats=[mixed]", "quantize.budget_mb=0.5")
     with pytest.raises(DataError, match=r"quantize\.budget_mb: the smallest types take"):
         quantize.run(recipe, folder)
 
 
-def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Path) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[q8_0, q4_0]")
+def test_files_below_eight_bits_are_steered_by_an_importance_matrix(
+    begun: Callable[..., tuple[Recipe, RunFolder]],
+) -> None:
+    recipe, folder = begun("quantize.formats=[q8_0, q4_0]")
     output = quantize.run(recipe, folder)
     checks = output.result.formats
     assert [checks[name].importance_matrix for name in ("q8_0", "q4_0")] == [False, True]
@@ -124,7 +157,7 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
         for name in ("peak_memory", "prefill_speed", "decode_speed")
     )
     assert not list(folder.stage("quantize").glob("*.npy"))
-    matrix = tmp_path / "quantize" / "imatrix.gguf"
+    matrix = folder.stage("quantize") / "imatrix.gguf"
     assert matrix in output.files
     modelfiles = [
         folder.stage("quantize") / name
@@ -147,9 +180,10 @@ def test_files_below_eight_bits_are_steered_by_an_importance_matrix(tmp_path: Pa
     )
 
 
-def test_without_formats_there_is_the_student_in_sixteen_bits(tmp_path: Path) -> None:
-    recipe, folder = trained(tmp_path, "quantize.formats=[]")
-    output = quantize.run(recipe, folder)
+def test_without_formats_there_is_the_student_in_sixteen_bits(
+    sixteen_bits: tuple[RunFolder, StageOutput],
+) -> None:
+    folder, output = sixteen_bits
     student, place = folder.stage("train") / "student", path_of(folder, "w16a16")
     check = output.result.formats["w16a16"]
     assert list(output.result.formats) == ["w16a16"] and check.failed is None
@@ -179,11 +213,11 @@ def test_a_student_beyond_float16_is_written_in_bfloat16(
     assert "w16a16: float16 does not hold the numbers of this student" in capsys.readouterr().err
 
 
-def test_a_w4a16_folder_is_measured_like_every_other(tmp_path: Path) -> None:
+def test_a_w4a16_folder_is_measured_like_every_other(
+    begun: Callable[..., tuple[Recipe, RunFolder]],
+) -> None:
     pytest.importorskip("compressed_tensors", reason=w4a16.INSTALL)
-    recipe, folder = trained(
-        tmp_path, "quantize.formats=[w4a16]", "quantize.importance_sequences=8"
-    )
+    recipe, folder = begun("quantize.formats=[w4a16]", "quantize.importance_sequences=8")
     output = quantize.run(recipe, folder)
     check = output.result.formats["w4a16"]
     assert check.runtime == "transformers + compressed-tensors" and check.top_token_agreement > 0.7

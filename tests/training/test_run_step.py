@@ -4,9 +4,6 @@ A sum over tokens, divided once: tests/losses has the same for the loss alone, h
 step.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +11,7 @@ import pytest
 import step_helpers as helpers
 import torch
 import torch.nn.functional as F
-from run_helpers import environment, free_port
+from run_helpers import Forked, environment, free_port
 from step_helpers import VOCAB, examples, model, one_step, targets_of, training_run
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -112,19 +109,17 @@ def test_processes_change_nothing(store, tmp_path):
         "ACCELERATE_USE_CPU": "true",
     }
     children = [
-        subprocess.Popen(
-            [sys.executable, helpers.__file__, str(tmp_path), "2"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(
-                **everywhere, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=os.pathsep.join(sys.path)
-            ),
+        Forked(
+            helpers.save_steps_of_a_process,
+            tmp_path,
+            2,
+            variables=environment(**everywhere, RANK=rank, LOCAL_RANK=rank),
         )
         for rank in "01"
     ]
     for child in children:
-        _, errors = child.communicate(timeout=120)
-        assert child.returncode == 0, errors[-3000:]
+        result = child.result(timeout=120)
+        assert result.returncode == 0, result.stderr[-3000:]
     for name, (rows, weight) in steps.items():
         expected = one_step(
             training_run(model(), store, rows_per_micro_batch=4, hidden_weight=weight), rows
