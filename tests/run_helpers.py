@@ -213,4 +213,16 @@ def _call_there(
     os.chdir(ROOT)
     for number, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    _renew_threads()
     sys.exit(function(*arguments))
+
+
+def _renew_threads() -> None:
+    """Let torch make its pool of threads anew, which a fork does not copy.
+
+    Where several threads (transformers loads weights in some) come to do so at once, one of them
+    finds none: "Invalid thread pool!".
+    """
+    import torch
+
+    torch.set_num_threads(torch.get_num_threads())

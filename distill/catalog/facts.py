@@ -3,6 +3,7 @@
 What the fields mean is explained at the top of each file. A field that is None is not known.
 """
 
+from collections.abc import Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from distill.errors import DataError
 
@@ -181,7 +181,7 @@ def checked_row(row_type: type[R], values: Any, where: str) -> R:
         raise DataError("\n".join(lines)) from None
 
 
-def _problem(row_type: type[Row], problem: ErrorDetails) -> str:
+def _problem(row_type: type[Row], problem: Mapping[str, Any]) -> str:
     """Return what pydantic found wrong in a row as field, value and what is allowed."""
     field = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":

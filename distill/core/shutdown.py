@@ -34,6 +34,7 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
+        _failures.clear()
         for number, handler in old.items():
             signal.signal(number, handler)
 
@@ -58,6 +59,12 @@ def requested() -> bool:
 def fail(error: DistillError) -> None:
     """Let the next `check` raise this error: for what a thread beside the work finds out."""
     _failures.append(error)
+
+
+def withdraw(error: DistillError) -> None:
+    """Let no `check` raise this error any more: it has been raised."""
+    if error in _failures:
+        _failures.remove(error)
 
 
 def check() -> None:

@@ -73,16 +73,18 @@ def verifying(files: Sequence[RecordedFile]) -> Iterator[None]:
                 require_same_content(file)
         except DataError as error:
             failures.append(error)
-            shutdown.fail(error)
+            if not left_early.is_set():
+                shutdown.fail(error)
 
     thread = threading.Thread(target=verify_big, daemon=True)
     thread.start()
     try:
         yield
-    except BaseException:
+        thread.join()
+    finally:
         left_early.set()
-        raise
-    thread.join()
+        for error in failures:
+            shutdown.withdraw(error)
     if failures:
         raise failures[0]
 

@@ -68,6 +68,14 @@ def test_a_damaged_big_file_stops_the_work_at_its_next_check(recorded, monkeypat
         pytest.fail("the work was not stopped")
 
 
+def test_what_was_raised_stops_nothing_that_comes_after(recorded, monkeypatch):
+    monkeypatch.setattr(verification, "SMALL_BYTES", 0)
+    recorded.path.write_bytes(bytes(4000))
+    with pytest.raises(DataError), verifying([recorded]):
+        time.sleep(0.1)
+    shutdown.check()
+
+
 def test_an_error_of_the_work_is_not_hidden(recorded, monkeypatch):
     monkeypatch.setattr(verification, "SMALL_BYTES", 0)
     with pytest.raises(ZeroDivisionError), verifying([recorded]):

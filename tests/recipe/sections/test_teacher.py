@@ -19,5 +19,5 @@ def test_a_name_on_a_server_is_noted_where_it_may_be_another_model():
     served = ["teacher.model=a/b", "teacher.server=http://h"]
     for overrides, name in (([], None), (["teacher.server_model=c"], "c")):
         assert load_recipe(QUICKSTART, [*served, *overrides]).teacher.served_name == name
-    judge = Teacher(model="judge/c", server="http://h", server_model="c")
-    assert judge.served_name is None
+    same = Teacher(model="c", server="http://h", server_model="c")
+    assert same.served_name is None
