@@ -11,6 +11,7 @@ from distill.errors import TrainingError
 from distill.losses.divergences import forward_kl
 from distill.losses.head import Head
 from distill.models.score import TokenSequence
+from distill.training import recover as recovery
 from distill.training.recover import RecoveryPlan, SamplePool, recover, with_rounded_weights
 
 VOCAB = 300
@@ -131,7 +132,7 @@ def test_the_gradient_is_that_at_the_rounded_weights_and_moves_the_latent_ones()
 def test_no_more_hidden_states_are_held_than_there_is_room_for(
     sequences: list[TokenSequence], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recover, "POOL_VALUES", 64 * 100)
+    monkeypatch.setattr(recovery, "POOL_VALUES", 64 * 100)
     pool = pool_of(sequences)
     assert 0 < sum(len(s.ids) for s in pool.samples) <= 100
     assert pool.samples == sequences[: len(pool.samples)]
@@ -148,7 +149,7 @@ def test_batches_are_about_as_large_as_they_may_be_and_every_sample_comes_once_a
     while len(seen) < len(pool.samples):
         batch = next(batches)
         longest = max(len(pool.samples[i].ids) for i in batch)
-        assert len(batch) * longest <= recover.BATCH_TOKENS
+        assert len(batch) * longest <= recovery.BATCH_TOKENS
         seen += batch
     assert sorted(seen) == list(range(len(pool.samples)))
 
