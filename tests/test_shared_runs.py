@@ -138,8 +138,8 @@ def test_two_processes_share_the_work_and_end_alike(finished, tmp_path):
     from safetensors.torch import load_file
 
     folder = tmp_path / "run"
-    two = small(folder, "num_processes=2", "train.control=false", "quantize.formats=[]")
-    result = launch(*two)
+    words = small(folder, "num_processes=2", "train.control=false", "quantize.formats=[]")
+    result = launch(*words)
     assert result.returncode == 0, result.stderr[-3000:]
     assert len(list((folder / "generate/raw").iterdir())) == 2, "each rank wrote its own answers"
     writers = {p.name.split("-")[1] for p in folder.glob("capture/signals/*/*.shard")}
@@ -150,7 +150,7 @@ def test_two_processes_share_the_work_and_end_alike(finished, tmp_path):
         "the same global batches, another order of sums"
     )
     assert all(torch.isfinite(t).all() for t in two.values())
-    again = launch(*two)
+    again = launch(*words)
     assert again.returncode == 0 and again.stdout.count("everything is done") == 1
 
 
