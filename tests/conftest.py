@@ -13,27 +13,45 @@ if (
 
 import pytest
 import torch
+from hostile_helpers import Tally
 from run_helpers import ROOT, made_once, run, small
 from server_helpers import api, llama_server, proxy, real_proxy, transformers_server  # noqa: F401 - fixtures for every folder
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 QWEN_BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
-WHOLE_RUNS = (
-    "test_runs.py",
+LONG_FILES = (
     "test_server_runs.py",
     "test_qwen_recipe.py",
+    "test_runs.py",
     "test_slurm.py",
+    "test_shared_runs.py",
+    "test_every_format.py",
+    "test_quantize.py",
+    "test_stopped_runs.py",
     "test_notebook.py",
+    "test_formats.py",
+    "test_measure.py",
+    "test_own_tokenizer.py",
+    "test_expand.py",
+    "test_converter.py",
 )
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that no worker begins one when the others are done."""
-    items.sort(
-        key=lambda item: (
-            WHOLE_RUNS.index(item.path.name) if item.path.name in WHOLE_RUNS else len(WHOLE_RUNS)
-        )
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG_FILES)))
+
+
+@pytest.fixture(scope="module")
+def tally(request):
+    """Count the inputs of a module's generator; the module names it: KIND = "recipes"."""
+    counted = Tally(request.module.KIND)
+    yield counted
+    print(
+        f"\ntried: {counted.kind}: {counted.tried} "
+        f"({counted.refused} refused, {counted.accepted} accepted)"
     )
 
 
