@@ -30,7 +30,6 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
-from distill.filters import answer_filters, prompt_filters
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
@@ -42,7 +41,7 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.recipe import Recipe
-from distill.synthesis import expansion, llm_judge
+from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
@@ -135,6 +134,8 @@ def expand(
     Asks for what is not there. None in a shard (`--shard`) while others have not written theirs:
     they could repeat ours, so no answer is paid for yet.
     """
+    from distill.synthesis import expansion
+
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
     wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, generation.held_out)
@@ -172,6 +173,8 @@ def select_prompts(
     The others are not worth it, or too many. are_all: False before the teacher has written its own:
     then the shares of sources cannot be told.
     """
+    from distill.filters import prompt_filters
+
     eval_index = EvalIndex(prompt.text for prompt in held_out)
     context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
     reasons = prompt_filters.filter_prompts(prompts, context)
@@ -277,6 +280,8 @@ def _write(
     skipped: Counter[str],
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
+    from distill.filters import answer_filters
+
     recipe, stage = generation.recipe, generation.stage
     log = generation.logs.answers.folder
     all_rows, torn = read_answers(log)
@@ -405,6 +410,8 @@ def filter_answers(
     generation: Generation, requests: list[Request], rows: dict[str, Row]
 ) -> Filtered:
     """Return each answer as the filters see it, and why it is dropped. `rows`: by key."""
+    from distill.filters import answer_filters
+
     recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests

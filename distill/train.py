@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 import json
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill import chat
 from distill.core.files import FolderWriter, files_under
@@ -40,7 +40,9 @@ from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
-from distill.signals.store import SignalStore, sequence_key
+
+if TYPE_CHECKING:
+    from distill.signals.store import SignalStore
 
 ROLES = ("student", "control")
 OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
@@ -174,6 +176,8 @@ def _accelerator(recipe: Recipe, folder: RunFolder) -> Any:
 
 
 def _signal_key(sample: Sample) -> str:
+    from distill.signals.store import sequence_key
+
     return sequence_key(sample.ids, len(sample.prompt_ids))
 
 
@@ -190,7 +194,9 @@ def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
     )
 
 
-def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalStore:
+def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalStore":
+    from distill.signals.store import SignalStore
+
     captured = folder.require("capture", CaptureResult).result
     assert captured.folder is not None  # the recipe's own check: there is a signal
     store = SignalStore(folder.stage("capture") / "signals" / captured.folder)

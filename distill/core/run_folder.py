@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -128,7 +129,7 @@ class RunFolder:
         path = self.stage(stage) / "manifest.json"
         try:
             stored = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-            return replace(stored, result=TypeAdapter(result_type).validate_python(stored.result))
+            return replace(stored, result=_validator(result_type).validate_python(stored.result))
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -289,6 +290,12 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@cache
+def _validator(result_type: type[Any]) -> TypeAdapter[Any]:
+    """Return pydantic's validator of a type, whose making takes longer than reading a manifest."""
+    return TypeAdapter(result_type)
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:

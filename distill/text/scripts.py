@@ -2,10 +2,12 @@
 
 import unicodedata
 from functools import lru_cache
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from distill.errors import RecipeError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Code-point ranges, both ends included (Unicode 15, Scripts.txt; blocks where a script fills them).
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -184,8 +186,10 @@ def scripts_of(language: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
-def _script_table() -> np.ndarray:
+def _script_table() -> "np.ndarray":
     """Return uint8[0x110000]: 1 + the index in SCRIPTS of each letter and mark, else 0."""
+    import numpy as np
+
     table = np.zeros(0x110000, dtype=np.uint8)
     for number, ranges in enumerate(SCRIPTS.values(), 1):
         for low, high in ranges:
@@ -198,6 +202,8 @@ def _script_table() -> np.ndarray:
 
 def letters_by_script(text: str) -> dict[str, int]:
     """Count letters and vowel signs of each script; digits, punctuation and emoji are none."""
+    import numpy as np
+
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     counts = np.bincount(_script_table()[points], minlength=len(SCRIPTS) + 1)[1:].tolist()
     return {script: count for script, count in zip(SCRIPTS, counts, strict=True) if count}
