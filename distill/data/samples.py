@@ -1,10 +1,12 @@
 """The two kinds of row that stages share: prompts, and samples that the teacher answered."""
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -25,11 +27,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. `reference` is the checkable final answer, where there is one."""
+    """One question. `reference` is the checkable final answer, where there is one.
+
+    It is text, or a number where the file has one that is not whole.
+    """
 
     messages: tuple[dict[str, str], ...]
     language: str
-    reference: str | None = None
+    reference: str | float | None = None
     source: str = ""
     source_id: str | None = None
     check_language: bool = True
@@ -79,7 +84,7 @@ class Sample:
     prompt_id: str
     prompt: str
     language: str
-    reference: str | None
+    reference: str | float | None
     answer: str
     prompt_ids: list[int]
     answer_ids: list[int]
@@ -184,16 +189,23 @@ def _check_keys(row: Row, where: str) -> None:
         )
 
 
-def _reference(row: Row, where: str, is_needed: bool) -> str | None:
+def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
+    """Return the row's reference: text, also for whole numbers; a float for any other number.
+
+    1.125 as text could also be a thousand and more. Raise DataError for NaN and infinity, and for
+    what is neither text nor number, if a reference is needed.
+    """
     reference = row.get("reference")
-    if isinstance(reference, int | float) and not isinstance(reference, bool):
-        return str(reference)  # a column of numbers
+    if isinstance(reference, int) and not isinstance(reference, bool):
+        return format(Decimal(reference), "f")  # `str` refuses 5,000 digits
+    if isinstance(reference, float | Decimal) and math.isfinite(reference):
+        return float(reference)
     if isinstance(reference, str):
         return reference
     if is_needed:
         raise DataError(
-            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this "
-            "source of prompts, or task to null, to go without"
+            f"{where}: reference {reference!r:.100}: a task needs it as text or as a number; "
+            "set verify: false in this source of prompts, or task to null, to go without"
         )
     return None
 
