@@ -19,8 +19,10 @@ from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
 from distill.recipe.sources import Source
+from distill.text.scripts import is_known, same_language
 
 PROMPT_KEYS = {"id", "prompt", "messages", "language", "reference", "kind"}
+UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
@@ -127,44 +129,69 @@ def read_prompts(
     """
     prompts: list[Prompt] = []
     for source in sources:
-        read = _read_source(recipe, name, source, needs_reference and source.verify)
-        of_recipe = [prompt for prompt in read if prompt is not None]
+        others: Counter[str] = Counter()
+        of_recipe = _read_source(recipe, name, source, needs_reference and source.verify, others)
         if not of_recipe:
             languages = ", ".join(recipe.languages)
+            met = f"; its languages are {_commonest(others)}" if others else ""
             raise DataError(
-                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}"
+                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        if skipped is not None and len(of_recipe) < len(read):
-            skipped["other_language"] += len(read) - len(of_recipe)
+        if skipped is not None:
+            skipped.update(_by_kind(others))
     return prompts
+
+
+def _commonest(codes: Counter[str]) -> str:
+    """Return the commonest of the codes that were met, with their counts."""
+    named = [f"{code!r:.40} ({count})" for code, count in codes.most_common(10)]
+    return ", ".join(named) + (", ..." if len(codes) > len(named) else "")
+
+
+def _by_kind(others: Counter[str]) -> Counter[str]:
+    """Count rows in other languages than the recipe's; those of unknown codes by the codes."""
+    unknown = Counter({code: num for code, num in others.items() if not is_known(code)})
+    kinds = Counter({"other_language": others.total() - unknown.total()})
+    if unknown:
+        kinds[f"{UNKNOWN_LANGUAGE}: {_commonest(unknown)}"] = unknown.total()
+    return +kinds
 
 
 def _read_source(
-    recipe: Recipe, name: str, source: Source, needs_reference: bool
-) -> list[Prompt | None]:
-    """Read a source's prompts; None for each row in a language that is not the recipe's."""
-    prompts: list[Prompt | None] = []
+    recipe: Recipe, name: str, source: Source, needs_reference: bool, others: Counter[str]
+) -> list[Prompt]:
+    """Read a source's prompts; the code of each row in another language is counted in `others`."""
+    prompts: list[Prompt] = []
     for where, row in rows(recipe, name, source):
         if source.translate is not None:
             prompts += _translations(source.translate, row, where, source.name, recipe.languages)
+            continue
+        language = _language(source, row, where, recipe.languages)
+        if language is None:
+            others[str(row.get("language"))] += 1
         else:
-            prompts.append(_prompt(source, row, where, recipe.languages, needs_reference))
+            prompts.append(_prompt(source, row, where, language, needs_reference))
     return prompts
 
 
-def _prompt(
-    source: Source, row: Row, where: str, languages: Sequence[str], needs_reference: bool
-) -> Prompt | None:
-    """Return the row's prompt; None in a language that is not the recipe's, if rows name theirs."""
+def _language(source: Source, row: Row, where: str, languages: Sequence[str]) -> str | None:
+    """Return the row's language as the recipe spells it.
+
+    None if it is another one, in a source whose rows name theirs.
+    """
     _check_keys(row, where)
-    language = source.language or row.get("language", languages[0] if len(languages) == 1 else None)
-    if language not in languages:
-        if source.columns is not None and "language" in source.columns:
-            return None
-        raise DataError(
-            f"{where}: language {language!r} is not in the recipe's languages {list(languages)}"
-        )
+    only = languages[0] if len(languages) == 1 else None
+    code = source.language or row.get("language", only)
+    language = same_language(code, tuple(languages)) if isinstance(code, str) else None
+    if language is not None or (source.columns is not None and "language" in source.columns):
+        return language
+    raise DataError(
+        f"{where}: language {code!r:.40} is not in the recipe's languages {list(languages)}"
+    )
+
+
+def _prompt(source: Source, row: Row, where: str, language: str, needs_reference: bool) -> Prompt:
     reference = _reference(row, where, needs_reference)
     source_id = row.get("id")
     return Prompt(
@@ -223,9 +250,10 @@ def _translations(
             f"there are {', '.join(row)[:300]}"
         )
     texts = {}
-    for language, column in columns.items():
+    for code, column in columns.items():
         text = row.get(column)
         if isinstance(text, str) and text.strip():
+            language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [
         _translation(text, to, texts[to], name)

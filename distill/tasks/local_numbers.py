@@ -5,6 +5,7 @@ import unicodedata
 from fractions import Fraction
 
 from distill.tasks.numerals import EXPONENT, LAKHS, TooLongError, exact, plain, split_exponent
+from distill.text.codes import base_code
 
 # Where 1.000 is one, to three places; elsewhere it may also be a thousand. (CLDR: decimal point,
 # comma between groups.)
@@ -105,7 +106,7 @@ def _values(body: str, language: str | None) -> set[Fraction]:
                 return set()
             body = joined
     point, comma = _decimal(body, ",", "."), _decimal(body, ".", ",")
-    if point is not None and (language or "").partition("-")[0] in POINT_LANGUAGES:
+    if point is not None and base_code(language or "") in POINT_LANGUAGES:
         return {point}
     return {value for value in (point, comma) if value is not None}
 
