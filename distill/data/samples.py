@@ -1,10 +1,12 @@
 """The two kinds of row that stages share: prompts, and samples that the teacher answered."""
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,19 +19,24 @@ from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
 from distill.recipe.sources import Source
+from distill.text.scripts import is_known, same_language
 
 PROMPT_KEYS = {"id", "prompt", "messages", "language", "reference", "kind"}
+UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. `reference` is the checkable final answer, where there is one."""
+    """One question. `reference` is the checkable final answer, where there is one.
+
+    It is text, or a number where the file has one that is not whole.
+    """
 
     messages: tuple[dict[str, str], ...]
     language: str
-    reference: str | None = None
+    reference: str | float | None = None
     source: str = ""
     source_id: str | None = None
     check_language: bool = True
@@ -79,7 +86,7 @@ class Sample:
     prompt_id: str
     prompt: str
     language: str
-    reference: str | None
+    reference: str | float | None
     answer: str
     prompt_ids: list[int]
     answer_ids: list[int]
@@ -122,44 +129,69 @@ def read_prompts(
     """
     prompts: list[Prompt] = []
     for source in sources:
-        read = _read_source(recipe, name, source, needs_reference and source.verify)
-        of_recipe = [prompt for prompt in read if prompt is not None]
+        others: Counter[str] = Counter()
+        of_recipe = _read_source(recipe, name, source, needs_reference and source.verify, others)
         if not of_recipe:
             languages = ", ".join(recipe.languages)
+            met = f"; its languages are {_commonest(others)}" if others else ""
             raise DataError(
-                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}"
+                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        if skipped is not None and len(of_recipe) < len(read):
-            skipped["other_language"] += len(read) - len(of_recipe)
+        if skipped is not None:
+            skipped.update(_by_kind(others))
     return prompts
+
+
+def _commonest(codes: Counter[str]) -> str:
+    """Return the commonest of the codes that were met, with their counts."""
+    named = [f"{code!r:.40} ({count})" for code, count in codes.most_common(10)]
+    return ", ".join(named) + (", ..." if len(codes) > len(named) else "")
+
+
+def _by_kind(others: Counter[str]) -> Counter[str]:
+    """Count rows in other languages than the recipe's; those of unknown codes by the codes."""
+    unknown = Counter({code: num for code, num in others.items() if not is_known(code)})
+    kinds = Counter({"other_language": others.total() - unknown.total()})
+    if unknown:
+        kinds[f"{UNKNOWN_LANGUAGE}: {_commonest(unknown)}"] = unknown.total()
+    return +kinds
 
 
 def _read_source(
-    recipe: Recipe, name: str, source: Source, needs_reference: bool
-) -> list[Prompt | None]:
-    """Read a source's prompts; None for each row in a language that is not the recipe's."""
-    prompts: list[Prompt | None] = []
+    recipe: Recipe, name: str, source: Source, needs_reference: bool, others: Counter[str]
+) -> list[Prompt]:
+    """Read a source's prompts; the code of each row in another language is counted in `others`."""
+    prompts: list[Prompt] = []
     for where, row in rows(recipe, name, source):
         if source.translate is not None:
             prompts += _translations(source.translate, row, where, source.name, recipe.languages)
+            continue
+        language = _language(source, row, where, recipe.languages)
+        if language is None:
+            others[str(row.get("language"))] += 1
         else:
-            prompts.append(_prompt(source, row, where, recipe.languages, needs_reference))
+            prompts.append(_prompt(source, row, where, language, needs_reference))
     return prompts
 
 
-def _prompt(
-    source: Source, row: Row, where: str, languages: Sequence[str], needs_reference: bool
-) -> Prompt | None:
-    """Return the row's prompt; None in a language that is not the recipe's, if rows name theirs."""
+def _language(source: Source, row: Row, where: str, languages: Sequence[str]) -> str | None:
+    """Return the row's language as the recipe spells it.
+
+    None if it is another one, in a source whose rows name theirs.
+    """
     _check_keys(row, where)
-    language = source.language or row.get("language", languages[0] if len(languages) == 1 else None)
-    if language not in languages:
-        if source.columns is not None and "language" in source.columns:
-            return None
-        raise DataError(
-            f"{where}: language {language!r} is not in the recipe's languages {list(languages)}"
-        )
+    only = languages[0] if len(languages) == 1 else None
+    code = source.language or row.get("language", only)
+    language = same_language(code, tuple(languages)) if isinstance(code, str) else None
+    if language is not None or (source.columns is not None and "language" in source.columns):
+        return language
+    raise DataError(
+        f"{where}: language {code!r:.40} is not in the recipe's languages {list(languages)}"
+    )
+
+
+def _prompt(source: Source, row: Row, where: str, language: str, needs_reference: bool) -> Prompt:
     reference = _reference(row, where, needs_reference)
     source_id = row.get("id")
     return Prompt(
@@ -184,16 +216,23 @@ def _check_keys(row: Row, where: str) -> None:
         )
 
 
-def _reference(row: Row, where: str, is_needed: bool) -> str | None:
+def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
+    """Return the row's reference: text, also for whole numbers; a float for any other number.
+
+    1.125 as text could also be a thousand and more. Raise DataError for NaN and infinity, and for
+    what is neither text nor number, if a reference is needed.
+    """
     reference = row.get("reference")
-    if isinstance(reference, int | float) and not isinstance(reference, bool):
-        return str(reference)  # a column of numbers
+    if isinstance(reference, int) and not isinstance(reference, bool):
+        return format(Decimal(reference), "f")  # `str` refuses 5,000 digits
+    if isinstance(reference, float | Decimal) and math.isfinite(reference):
+        return float(reference)
     if isinstance(reference, str):
         return reference
     if is_needed:
         raise DataError(
-            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this "
-            "source of prompts, or task to null, to go without"
+            f"{where}: reference {reference!r:.100}: a task needs it as text or as a number; "
+            "set verify: false in this source of prompts, or task to null, to go without"
         )
     return None
 
@@ -211,9 +250,10 @@ def _translations(
             f"there are {', '.join(row)[:300]}"
         )
     texts = {}
-    for language, column in columns.items():
+    for code, column in columns.items():
         text = row.get(column)
         if isinstance(text, str) and text.strip():
+            language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [
         _translation(text, to, texts[to], name)

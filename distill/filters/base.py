@@ -26,7 +26,7 @@ class Answer:
     reasoning: str | None
     finish_reason: str
     language: str
-    reference: str | None = None
+    reference: str | float | None = None
     is_translation: bool = False
     num_reasoning_tokens: int = 0
     verify: bool = True

@@ -139,6 +139,21 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
         read(recipe("./no.txt"))
 
 
+def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named(recipe, tmp_path):
+    mapped = "[{file: p.jsonl, columns: {prompt: q, language: lang}}]"
+    codes = ["eng_Latn", "swh_Latn", "fra_Latn", "English", "English", "x" * 100]
+    rows = [{"q": f"question {n}", "lang": code} for n, code in enumerate(codes)]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    skipped = Counter()
+    assert [p.language for p in read(recipe(mapped), skipped=skipped)] == ["en", "sw"]
+    unknown = f"unknown_language: 'English' (2), '{'x' * 39} (1)"
+    assert skipped == {"other_language": 1, unknown: 3}
+    write_jsonl(tmp_path / "p.jsonl", rows[2:])
+    words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
+    with pytest.raises(DataError, match=words):
+        read(recipe(mapped))
+
+
 def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_it_had(
     recipe, tmp_path
 ):
