@@ -28,7 +28,9 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
+from distill.data.bad_rows import Left
+from distill.data.samples import Prompt, Sample, count_by_language, split_prompts
+from distill.data.shares import mixed
 from distill.errors import DataError
 from distill.filters import answer_filters, prompt_filters
 from distill.filters.base import Answer, FilterContext
@@ -94,18 +96,17 @@ def run(
             f"generate: the student has another tokenizer ({tokenizers.difference}): "
             "it learns the answers' text in its own"
         )
-    skipped: Counter[str] = Counter()
-    prompts, held_out = split_prompts(recipe, skipped)
+    left = Left()
+    prompts, held_out = split_prompts(recipe, left)
+    left.tell("generate", processes)
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
-        return _generate(generation, prompts, skipped)
+        return _generate(generation, prompts, left)
 
 
-def _generate(
-    generation: Generation, prompts: list[Prompt], skipped: Counter[str]
-) -> StageOutput | None:
+def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> StageOutput | None:
     recipe, processes = generation.recipe, generation.processes
-    expanded = expand(generation, prompts)
+    expanded = expand(generation, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
@@ -122,22 +123,26 @@ def _generate(
         filtered = _judge(generation, processes.broadcast(filtered))
     output = None
     if processes.is_main:
-        output = _write(generation, requests, filtered, [*unfit, *refused], skipped)
+        output = _write(generation, requests, filtered, [*unfit, *refused], left)
     processes.barrier()
     return output
 
 
 def expand(
-    generation: Generation, prompts: list[Prompt]
+    generation: Generation, prompts: list[Prompt], left: Left
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """Return (prompts that the teacher wrote, (prompt, reason) of those that are not usable).
 
-    Asks for what is not there. None in a shard (`--shard`) while others have not written theirs:
-    they could repeat ours, so no answer is paid for yet.
+    Asks for what is not there; what is left out of files is added to `left`. None in a shard
+    (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid
+    for yet.
     """
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
-    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, generation.held_out)
+    wanted, stop_ids = expansion.prompt_requests(
+        recipe, tokenizer, prompts, generation.held_out, left
+    )
+    left.tell("generate", processes)
     if not wanted:
         return [], []
     # nobody learns from these, so they need no log-probs
@@ -274,7 +279,7 @@ def _write(
     requests: list[Request],
     filtered: Filtered,
     refused: list[tuple[Prompt, str]],
-    skipped: Counter[str],
+    left: Left,
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     recipe, stage = generation.recipe, generation.stage
@@ -306,7 +311,8 @@ def _write(
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
     result = _result(generation, requests, filtered, kept, dropped)
-    result = replace(result, num_broken_log_lines=len(torn), num_skipped=dict(skipped))
+    result = replace(result, num_broken_log_lines=len(torn), num_skipped=dict(left.by_reason))
+    result = replace(result, reading_notes=left.notes)
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])

@@ -14,6 +14,7 @@ from distill.core.digests import digest
 from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
+from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
@@ -231,7 +232,7 @@ def thought(folder, reasoning):
     generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
     rows = {row["key"]: row for row in logged(folder)}
     filtered = generate.filter_answers(generation, requests, rows)
-    output = generate._write(generation, requests, filtered, [], Counter())
+    output = generate._write(generation, requests, filtered, [], Left())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}

@@ -10,17 +10,19 @@ from distill.data.samples import Prompt
 from distill.filters.base import FilterContext, PromptFilter, each
 from distill.filters.dedup import exact_key, near_prompts
 from distill.text import language
+from distill.text.invisible import is_invisible
 from distill.text.text import Text
 
-MAX_CHARACTERS = 20_000
 # Controls that normalisation leaves none of; lone surrogates; the replacement character that a
 # broken decoder leaves.
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 def empty(prompt: Prompt, context: FilterContext) -> str | None:
-    """Return that nothing is asked, or None."""
-    return None if prompt.full_text.strip() else "nothing in it"
+    """Return that nothing is asked, or None: what the user says last is empty, or cannot be seen."""
+    if not is_invisible(prompt.text):
+        return None
+    return f"only {prompt.text[:10]!a}" if prompt.text else "nothing in it"
 
 
 def broken(prompt: Prompt, context: FilterContext) -> str | None:
@@ -31,8 +33,8 @@ def broken(prompt: Prompt, context: FilterContext) -> str | None:
 
 def too_long(prompt: Prompt, context: FilterContext) -> str | None:
     """Return the length of a prompt that is too long, or None."""
-    length = len(prompt.full_text)
-    return f"{length} characters, at most {MAX_CHARACTERS}" if length > MAX_CHARACTERS else None
+    length, most = len(prompt.full_text), context.options.max_prompt_characters
+    return f"{length} characters, at most {most}" if length > most else None
 
 
 def repeated(
