@@ -28,14 +28,8 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import (
-    UNKNOWN_LANGUAGE,
-    Prompt,
-    Sample,
-    count_by_language,
-    mixed,
-    split_prompts,
-)
+from distill.data.bad_rows import Left
+from distill.data.samples import Prompt, Sample, count_by_language, split_prompts
 from distill.errors import DataError
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
@@ -101,33 +95,25 @@ def run(
             f"generate: the student has another tokenizer ({tokenizers.difference}): "
             "it learns the answers' text in its own"
         )
-    skipped: Counter[str] = Counter()
-    prompts, held_out = split_prompts(recipe, skipped)
-    if processes.is_main:
-        _tell_of_languages(recipe, skipped)
+    left = Left()
+    prompts, held_out = split_prompts(recipe, left)
+    if unknown := by_script_only(recipe.languages):
+        left.notes.append(f"languages: {unknown}")
+    left.tell("generate", processes)
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
-        return _generate(generation, prompts, skipped)
+        return _generate(generation, prompts, left)
 
 
-def _tell_of_languages(recipe: Recipe, skipped: Counter[str]) -> None:
-    """Print which languages no classifier knows, and which codes of rows nobody does."""
-    if unknown := by_script_only(recipe.languages):
-        print(f"generate: languages: {unknown}")
-    for reason, num in skipped.items():
-        if reason.startswith(UNKNOWN_LANGUAGE):
-            print(f"generate: {num} rows were left out, {reason}")
-
-
-def _generate(
-    generation: Generation, prompts: list[Prompt], skipped: Counter[str]
-) -> StageOutput | None:
+def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> StageOutput | None:
     recipe, processes = generation.recipe, generation.processes
-    expanded = expand(generation, prompts)
+    expanded = expand(generation, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
+    from distill.filters.prompt_filters import select_prompts
+
     chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
@@ -140,24 +126,28 @@ def _generate(
         filtered = _judge(generation, processes.broadcast(filtered))
     output = None
     if processes.is_main:
-        output = _write(generation, requests, filtered, [*unfit, *refused], skipped)
+        output = _write(generation, requests, filtered, [*unfit, *refused], left)
     processes.barrier()
     return output
 
 
 def expand(
-    generation: Generation, prompts: list[Prompt]
+    generation: Generation, prompts: list[Prompt], left: Left
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """Return (prompts that the teacher wrote, (prompt, reason) of those that are not usable).
 
-    Asks for what is not there. None in a shard (`--shard`) while others have not written theirs:
-    they could repeat ours, so no answer is paid for yet.
+    Asks for what is not there; what is left out of files is added to `left`. None in a shard
+    (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid
+    for yet.
     """
     from distill.synthesis import expansion
 
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
-    wanted, stop_ids = expansion.prompt_requests(recipe, tokenizer, prompts, generation.held_out)
+    wanted, stop_ids = expansion.prompt_requests(
+        recipe, tokenizer, prompts, generation.held_out, left
+    )
+    left.tell("generate", processes)
     if not wanted:
         return [], []
     # nobody learns from these, so they need no log-probs
@@ -182,29 +172,6 @@ def expand(
 
 def _distinct(requests: list[Request]) -> list[Request]:
     return list({request.key: request for request in requests}.values())
-
-
-def select_prompts(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
-    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
-
-    The others are not worth it, or too many. are_all: False before the teacher has written its own:
-    then the shares of sources cannot be told.
-    """
-    from distill.filters import prompt_filters
-
-    eval_index = EvalIndex(prompt.text for prompt in held_out)
-    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
-    reasons = prompt_filters.filter_prompts(prompts, context)
-    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
-    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
-    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
-        return good, bad
-    chosen = mixed(recipe.generate, good)
-    ids = {p.id for p in chosen}
-    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
-    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
@@ -296,7 +263,7 @@ def _write(
     requests: list[Request],
     filtered: Filtered,
     refused: list[tuple[Prompt, str]],
-    skipped: Counter[str],
+    left: Left,
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
     from distill.filters import answer_filters
@@ -329,8 +296,7 @@ def _write(
     }
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
-    result = _result(generation, requests, filtered, kept, dropped)
-    result = replace(result, num_broken_log_lines=len(torn), num_skipped=dict(skipped))
+    result = _result(generation, requests, filtered, kept, dropped, left, len(torn))
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
@@ -389,6 +355,8 @@ def _result(
     filtered: Filtered,
     kept: list[Row],
     dropped: list[Row],
+    left: Left,
+    num_broken_log_lines: int,
 ) -> GenerateResult:
     """Return what was asked, kept and dropped."""
     tokenizers, most = generation.tokenizers, generation.recipe.generate.max_reasoning_tokens
@@ -409,11 +377,11 @@ def _result(
         kept_by_language=dict(Counter(row["language"] for row in kept)),
         num_held_out=len(generation.held_out),
         num_answer_tokens=sum(len(row["answer_ids"]) for row in kept),
-        num_broken_log_lines=0,
+        num_broken_log_lines=num_broken_log_lines,
         vocab_size=len(tokenizers.student),
         format=chat.fingerprint_of_format(tokenizers.student),
         retokenized=tokenizers.difference,
-        num_skipped={},
+        num_skipped=dict(left.by_reason),
         prompts_by_language=dict(Counter(p.language for p in prompts.values())),
         by_language=count_by_language(kept, dropped),
         prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
@@ -422,6 +390,7 @@ def _result(
         num_long_reasoning=num_long,
         seed=generation.recipe.seed,
         warning=long_reasoning_warning(num_long, len(kept), most),
+        reading_notes=left.notes,
     )
 
 

@@ -69,7 +69,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     work = Workload.of(recipe, machine)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
-    warnings = _warnings(recipe, machine, costs)
+    warnings = [*work.demand.notes, *_warnings(recipe, machine, costs)]
     return PlanResult(
         machine=asdict(machine),
         teacher=asdict(work.teacher),

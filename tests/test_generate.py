@@ -14,9 +14,11 @@ from distill.core.digests import digest
 from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
+from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
+from distill.filters import prompt_filters
 from distill.recipe import load_recipe
 from distill.teachers import connect
 from distill.teachers.answers import raw_row
@@ -28,7 +30,7 @@ def test_the_quickstart_asks_under_the_keys_it_always_had():
     """A changed key would ask, and pay, again for every answer that people have."""
     recipe = load_recipe(QUICKSTART)
     prompts, held_out = split_prompts(recipe)
-    asked, refused = generate.select_prompts(recipe, prompts, held_out)
+    asked, refused = prompt_filters.select_prompts(recipe, prompts, held_out)
     make = request_maker(connect(recipe), RequestOptions.of(recipe))
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
@@ -215,7 +217,7 @@ def thought(folder, reasoning):
     generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
     rows = {row["key"]: row for row in logged_answers(folder)}
     filtered = generate.filter_answers(generation, requests, rows)
-    output = generate._write(generation, requests, filtered, [], Counter())
+    output = generate._write(generation, requests, filtered, [], Left())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}

@@ -12,10 +12,13 @@ def canonical_json(value: Any) -> str:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return 32 hex characters of BLAKE2b-128 over the parts, each preceded by its length."""
+    """Return 32 hex characters of BLAKE2b-128 over the parts, each preceded by its length.
+
+    Text counts as UTF-8, in which half a character (a lone surrogate) is no error.
+    """
     hashed = hashlib.blake2b(digest_size=16)
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
         hashed.update(len(data).to_bytes(8, "little"))
         hashed.update(data)
     return hashed.hexdigest()

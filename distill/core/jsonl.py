@@ -5,13 +5,16 @@ always starts a new one, so a torn last line (kill -9) or a NUL tail (power cut)
 own file; readers skip it and say so.
 """
 
+import codecs
 import errno
 import json
 import os
+import reprlib
 import socket
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,33 +26,123 @@ from distill.errors import DataError, MissingError
 Row = dict[str, Any]
 
 
+class BadRow(DataError):
+    """A row that cannot be used, where the others can: `reason` is the name it is counted under."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield (line number from 1, row) of a JSON Lines file.
 
-    Raises MissingError if the file is not there and DataError naming the line that is no JSON object.
+    Raises MissingError if the file is not there and BadRow naming the line that is no JSON object.
+    """
+    for number, row in jsonl_rows(path):
+        if isinstance(row, BadRow):
+            raise row
+        yield number, row
+
+
+def jsonl_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
+    """Yield (line number from 1, row, or why the line is none) of a JSON Lines file.
+
+    Raises MissingError if the file is not there.
+    """
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            yield number, line
+        elif line.strip():
+            yield number, _object_of(line, f"{path}, line {number}")
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
+    """Yield (line number from 1, line, or why it cannot be read) of a file in UTF-8.
+
+    Lines come without their ends and without a byte order mark. Raises MissingError if the file is
+    not there.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such file")
-    with open(path, encoding="utf-8") as f:
-        try:
-            for number, line in enumerate(f, 1):
-                if line.strip():
-                    yield number, _object_of(line, f"{path}, line {number}")
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-            ) from None
+    number = 0
+    with open(path, "rb") as f:
+        for piece in f:
+            for line in piece.splitlines():  # a carriage return alone ends a line, too
+                number += 1
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                yield number, _text_of(line, f"{path}, line {number}")
 
 
-def _object_of(line: str, where: str) -> Row:
+def _text_of(line: bytes, where: str) -> str | BadRow:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        problem = f"{error.msg.removesuffix(' at')} at column {error.colno}"
-        raise DataError(f"{where}: not JSON ({problem})") from None
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        problem = f"{error.reason} at byte {error.start}"
+        return BadRow("not_utf8", f"{where}: not UTF-8 ({problem}); save the file as UTF-8")
+    if "\0" in text:
+        problem = "NUL in it: UTF-16, or torn by a power cut"
+        return BadRow("not_utf8", f"{where}: not UTF-8 text ({problem}); save the file as UTF-8")
+    return text
+
+
+def _object_of(line: str, where: str) -> Row | BadRow:
+    try:
+        row = strict_json(line)
+    except KeyTwice as error:
+        return BadRow("key_twice", f"{where}: {error}")
+    except ValueError as error:
+        return BadRow("not_json", f"{where}: not JSON ({error})")
     if not isinstance(row, dict):
-        raise DataError(f"{where}: expected an object, got {type(row).__name__}")
+        problem = f"expected an object, got {type(row).__name__}"
+        return BadRow("no_object", f"{where}: {problem}")
     return row
+
+
+class KeyTwice(ValueError):
+    """An object of JSON has a key twice; which value is meant cannot be told."""
+
+
+def strict_json(text: str) -> Any:
+    """Return the value of JSON that a person may have written.
+
+    Raise KeyTwice for an object with a key twice; ValueError, saying what is wrong and where, for
+    what is no JSON, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_with_distinct_keys)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(
+            f"{error.msg.removesuffix(' at')} at {where}column {error.colno}"
+        ) from None
+    except KeyTwice:
+        raise
+    except ValueError:
+        raise ValueError("a number of thousands of digits") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        key = shown(counts.most_common(1)[0][0])
+        raise KeyTwice(f"the key {key} stands there twice; remove or rename one")
+    return row
+
+
+def shown(value: Any) -> str:
+    """Return a value that others wrote as an error shows it: on one line, and not all of a long one."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlist = _SHORT.maxdict = 4
+_SHORT.maxlevel = 3
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:

@@ -32,7 +32,9 @@ class GenerateResult:
 
     `vocab_size` and `format` are those of the student's tokenizer and chat template, which the
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
-    `prompts_by_tries`: how many prompts took so many draws.
+    `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
+    files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
+    than it stands there.
     """
 
     num_prompts: int
@@ -56,6 +58,7 @@ class GenerateResult:
     num_long_reasoning: int
     seed: int
     warning: str | None
+    reading_notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -4,24 +4,27 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from distill.core.digests import canonical_json, digest
-from distill.core.jsonl import Row, read_jsonl
+from distill.core.jsonl import BadRow, Row, read_jsonl, shown
 from distill.data import translation
-from distill.data.sources import rows
+from distill.data.bad_rows import Left, read_rows
+from distill.data.conversations import FIELDS, conversation
+from distill.data.shares import take_turns
+from distill.data.sources import listed
 from distill.errors import DataError
 from distill.recipe import Recipe
-from distill.recipe.sections import Generate
 from distill.recipe.sources import Source
+from distill.text.invisible import is_invisible
 from distill.text.scripts import is_known, same_language
 
-PROMPT_KEYS = {"id", "prompt", "messages", "language", "reference", "kind"}
+PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
 UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
@@ -120,17 +123,21 @@ def read_prompts(
     sources: Sequence[Source],
     *,
     needs_reference: bool,
-    skipped: Counter[str] | None = None,
+    left: Left | None = None,
 ) -> list[Prompt]:
     """Read and check the prompts of the recipe's field `name`, normalised.
 
-    Of a source with columns of its own, rows in other languages than the recipe's are left out and
-    counted in `skipped`. Raise DataError naming the line, the field and the value.
+    Rows that are no prompts are left out up to `generate.max_bad_rows`, and of a source with
+    columns of its own those in other languages than the recipe's; both are counted in `left`. Raise
+    DataError naming the line, the field and the value.
     """
     prompts: list[Prompt] = []
+    left = left or Left()
     for source in sources:
         others: Counter[str] = Counter()
-        of_recipe = _read_source(recipe, name, source, needs_reference and source.verify, others)
+        of_recipe = _read_source(
+            recipe, name, source, needs_reference and source.verify, others, left
+        )
         if not of_recipe:
             languages = ", ".join(recipe.languages)
             met = f"; its languages are {_commonest(others)}" if others else ""
@@ -138,8 +145,12 @@ def read_prompts(
                 f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        if skipped is not None:
-            skipped.update(_by_kind(others))
+        left.by_reason.update(_by_kind(others))
+        if unknown := _unknown(others):
+            left.notes.append(
+                f"{name}: {source.name}: {unknown.total():,} rows are left out, whose languages "
+                f"nobody knows: {_commonest(unknown)}"
+            )
     return prompts
 
 
@@ -150,29 +161,48 @@ def _commonest(codes: Counter[str]) -> str:
 
 
 def _by_kind(others: Counter[str]) -> Counter[str]:
-    """Count rows in other languages than the recipe's; those of unknown codes by the codes."""
-    unknown = Counter({code: num for code, num in others.items() if not is_known(code)})
-    kinds = Counter({"other_language": others.total() - unknown.total()})
-    if unknown:
-        kinds[f"{UNKNOWN_LANGUAGE}: {_commonest(unknown)}"] = unknown.total()
-    return +kinds
+    """Count rows in other languages than the recipe's, and those of codes that nobody knows."""
+    num_unknown = _unknown(others).total()
+    kinds = {"other_language": others.total() - num_unknown, UNKNOWN_LANGUAGE: num_unknown}
+    return +Counter(kinds)
+
+
+def _unknown(codes: Counter[str]) -> Counter[str]:
+    return Counter({code: num for code, num in codes.items() if not is_known(code)})
 
 
 def _read_source(
-    recipe: Recipe, name: str, source: Source, needs_reference: bool, others: Counter[str]
+    recipe: Recipe,
+    name: str,
+    source: Source,
+    needs_reference: bool,
+    others: Counter[str],
+    left: Left,
 ) -> list[Prompt]:
     """Read a source's prompts; the code of each row in another language is counted in `others`."""
-    prompts: list[Prompt] = []
-    for where, row in rows(recipe, name, source):
+    num_cut = 0
+
+    def make(row: Row, where: str) -> list[Prompt]:
+        nonlocal num_cut
         if source.translate is not None:
-            prompts += _translations(source.translate, row, where, source.name, recipe.languages)
-            continue
+            return _translations(source.translate, row, where, source.name, recipe.languages)
+        _check_keys(row, where)
         language = _language(source, row, where, recipe.languages)
         if language is None:
             others[str(row.get("language"))] += 1
-        else:
-            prompts.append(_prompt(source, row, where, language, needs_reference))
-    return prompts
+            return []
+        asked = conversation(row, where)
+        prompt = _prompt(source, row, asked.turns, where, language, needs_reference)
+        num_cut += asked.answer_cut
+        return [prompt]
+
+    read = read_rows(recipe, name, source, make, left)
+    if num_cut:
+        left.notes.append(
+            f"{name}: {source.name}: {num_cut:,} conversations end with the assistant's turn: it is "
+            "left out, and asked anew"
+        )
+    return [prompt for prompts in read for prompt in prompts]
 
 
 def _language(source: Source, row: Row, where: str, languages: Sequence[str]) -> str | None:
@@ -180,22 +210,29 @@ def _language(source: Source, row: Row, where: str, languages: Sequence[str]) ->
 
     None if it is another one, in a source whose rows name theirs.
     """
-    _check_keys(row, where)
     only = languages[0] if len(languages) == 1 else None
     code = source.language or row.get("language", only)
     language = same_language(code, tuple(languages)) if isinstance(code, str) else None
     if language is not None or (source.columns is not None and "language" in source.columns):
         return language
     raise DataError(
-        f"{where}: language {code!r:.40} is not in the recipe's languages {list(languages)}"
+        f"{where}: language {shown(code)} is not in the recipe's languages {list(languages)}"
     )
 
 
-def _prompt(source: Source, row: Row, where: str, language: str, needs_reference: bool) -> Prompt:
+def _prompt(
+    source: Source,
+    row: Row,
+    turns: list[dict[str, str]],
+    where: str,
+    language: str,
+    needs_reference: bool,
+) -> Prompt:
+    """Return the row's prompt. Raise DataError for a reference that is needed and not there."""
     reference = _reference(row, where, needs_reference)
     source_id = row.get("id")
-    return Prompt(
-        tuple(_messages(row, where)),
+    prompt = Prompt(
+        tuple({"role": turn["role"], "content": normalised(turn["content"])} for turn in turns),
         language,
         reference,
         source=source.name,
@@ -204,16 +241,38 @@ def _prompt(source: Source, row: Row, where: str, language: str, needs_reference
         verify=source.verify,
         refusals=source.refusals,
     )
+    _check_characters(where, prompt.full_text, reference, prompt.source_id)
+    return prompt
+
+
+def _check_characters(where: str, *texts: Any) -> None:
+    """Raise BadRow for a text with half a character: no file and no tokenizer can take it."""
+    for text in texts:
+        if isinstance(text, str) and (half := _HALF_CHARACTER.search(text)):
+            raise BadRow(
+                "half_character",
+                f"{where}: half a character (the lone surrogate U+{ord(half[0]):04X}) after "
+                f"{text[: half.start()][-20:]!a}: whoever wrote this cut a text in two",
+            )
+
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def _check_keys(row: Row, where: str) -> None:
-    unknown = sorted(row.keys() - PROMPT_KEYS)
-    if unknown:
-        raise DataError(
-            f"{where}: unknown field {unknown[0]!r}; known: {', '.join(sorted(PROMPT_KEYS))}. "
-            "Other names are mapped by columns: "
-            f"generate.prompts=[{{file: ..., columns: {{prompt: {unknown[0]}}}}}]"
-        )
+    unknown = sorted(map(str, row.keys() - PROMPT_KEYS))
+    if not unknown:
+        return
+    known = {name: name for name in PROMPT_KEYS if name in row}
+    if not known.keys() & set(FIELDS):
+        known = {"prompt": "THEIR_NAME", **known}
+    columns = ", ".join(f"{name}: {column}" for name, column in sorted(known.items()))
+    raise BadRow(
+        "unknown_field",
+        f"{where}: unknown field {shown(unknown[0])}; known: {', '.join(sorted(PROMPT_KEYS))}. "
+        "Name those that are meant by columns, and the others are left out: "
+        f"generate.prompts=[{{file: ..., columns: {{{columns}}}}}]",
+    )
 
 
 def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
@@ -245,14 +304,15 @@ def _translations(
     The other text is the reference.
     """
     if not any(column in row for column in columns.values()):
-        raise DataError(
-            f"{where}: none of the columns {', '.join(columns.values())}; "
-            f"there are {', '.join(row)[:300]}"
+        raise BadRow(
+            "no_column",
+            f"{where}: none of the columns {listed(list(columns.values()))}; there are {listed(row)}",
         )
     texts = {}
     for code, column in columns.items():
         text = row.get(column)
-        if isinstance(text, str) and text.strip():
+        if isinstance(text, str) and not is_invisible(text):
+            _check_characters(where, text)
             language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [
@@ -287,140 +347,72 @@ def normalised(text: str) -> str:
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")
 
 
-def _messages(row: Row, where: str) -> list[dict[str, str]]:
-    if ("prompt" in row) == ("messages" in row):
-        raise DataError(
-            f"{where}: give either `prompt` (text) or `messages` (a list of role and content)"
-        )
-    if "prompt" in row:
-        prompt = row["prompt"]
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise DataError(f"{where}: prompt {prompt!r} is not text with something in it")
-        return [{"role": "user", "content": normalised(prompt)}]
-    messages: Any = row["messages"]
-    if not _is_conversation(messages):
-        raise DataError(
-            f"{where}: messages must be role (system, user, assistant) and content, "
-            "the last one the user's"
-        )
-    return [{"role": m["role"], "content": normalised(m["content"])} for m in messages]
-
-
-def _is_conversation(messages: Any) -> bool:
-    if not isinstance(messages, list) or not messages:
-        return False
-    return all(map(_is_message, messages)) and messages[-1]["role"] == "user"
-
-
-def _is_message(message: Any) -> bool:
-    if not isinstance(message, dict):
-        return False
-    return message.get("role") in ROLES and isinstance(message.get("content"), str)
-
-
-def split_prompts(
-    recipe: Recipe, skipped: Counter[str] | None = None
-) -> tuple[list[Prompt], list[Prompt]]:
+def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt], list[Prompt]]:
     """Return (prompts to learn from, held-out prompts to evaluate on), disjoint.
 
     Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the
     lowest ids, which does not change when prompts are appended or reordered more than it must;
     translations, and by a task what has `verify: false`, are not held out: the task cannot grade
-    them. Both lists keep the sources' order. Rows that are not the recipe's business are counted in
-    `skipped`. Prompts that the teacher writes are in neither: they are had by asking (expansion.py)
-    and are never held out.
+    them; nor is an empty prompt. Both lists keep the sources' order. Rows that are left out are
+    counted in `left`. Prompts that the teacher writes are in neither: they are had by asking
+    (expansion.py) and are never held out. Raise DataError where none is left to learn from.
     """
+    left = left or Left()
     is_graded = recipe.generate.task is not None
     by_people = [source for source in recipe.generate.prompts if source.expand is None]
     prompts = read_prompts(
-        recipe, "generate.prompts", by_people, needs_reference=is_graded, skipped=skipped
+        recipe, "generate.prompts", by_people, needs_reference=is_graded, left=left
     )
     if recipe.generate.mix is None:
         prompts = prompts[: recipe.generate.num_prompts]
     if recipe.evaluate.prompts is not None:
-        held_out = read_prompts(
-            recipe, "evaluate.prompts", recipe.evaluate.prompts, needs_reference=is_graded
-        )
+        held_out = _exam(recipe, recipe.evaluate.prompts, is_graded, left)
     else:
         held_out = _lowest_ids(recipe, prompts, is_graded)
     held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
     ids = {prompt.id for prompt in held_out}
-    return [prompt for prompt in prompts if prompt.id not in ids], held_out
+    learn = [prompt for prompt in prompts if prompt.id not in ids]
+    if not learn and len(by_people) == len(recipe.generate.prompts):
+        raise DataError(
+            f"{recipe.source}: generate.prompts: all of its prompts ({len(prompts)}) are held out to "
+            "evaluate on, and none is left to learn from: add prompts, or name others in "
+            "evaluate.prompts"
+        )
+    return learn, held_out
+
+
+def _exam(recipe: Recipe, sources: Sequence[Source], is_graded: bool, left: Left) -> list[Prompt]:
+    """Read evaluate.prompts; what is to be told of it is added to `left.notes`."""
+    left_here = Left()
+    read = read_prompts(
+        recipe, "evaluate.prompts", sources, needs_reference=is_graded, left=left_here
+    )
+    held_out = [prompt for prompt in read if not is_invisible(prompt.text)]
+    left.notes += left_here.notes
+    if len(held_out) < len(read):
+        left.notes.append(
+            f"evaluate.prompts: {len(read) - len(held_out):,} prompts are empty, and left out"
+        )
+    if not held_out:
+        raise DataError(f"{recipe.source}: evaluate.prompts: all {len(read)} prompts are empty")
+    return held_out
 
 
 def _lowest_ids(recipe: Recipe, prompts: Sequence[Prompt], is_graded: bool) -> list[Prompt]:
     """Return the share `evaluate.held_out` of the prompts that can be graded; one at least."""
-    gradable = [p for p in prompts if not p.is_translation and (p.verify or not is_graded)]
+    gradable = [
+        p
+        for p in prompts
+        if not p.is_translation and (p.verify or not is_graded) and not is_invisible(p.text)
+    ]
     if not gradable:
         raise DataError(
             f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations, "
-            "or have verify: false: give prompts to evaluate on"
+            "or empty, or have verify: false: give prompts to evaluate on"
         )
     limit = int(recipe.evaluate.held_out * 2**64)
     held_out = [prompt for prompt in gradable if int(prompt.id[:16], 16) < limit]
     return held_out or [min(gradable, key=lambda prompt: prompt.id)]
-
-
-def mixed(options: Generate, prompts: list[Prompt]) -> list[Prompt]:
-    """Return the first prompts of each language, or source, by its share of the total.
-
-    All, where no shares are given.
-    """
-    if options.mix is None:
-        return prompts
-    kind, shares = options.mix
-    return by_shares(prompts, shares, options.num_prompts, kind)
-
-
-def by_shares(
-    prompts: list[Prompt],
-    shares: Mapping[str, float],
-    num: int | None,
-    kind: Literal["language", "source"] = "language",
-) -> list[Prompt]:
-    """Return the first prompts of each `kind`, by its share of the total.
-
-    The total is `num`, or less where one has too few. Raise DataError for one without prompts.
-    """
-    names = [getattr(prompt, kind) for prompt in prompts]
-    available = Counter(names)
-    missing = [name for name in shares if not available[name]]
-    if missing:
-        where = "generate.shares" if kind == "language" else "generate.prompts: share"
-        raise DataError(
-            f"{where}: {missing[0]}: no usable prompt in that {kind}; add some, or take it out"
-        )
-    # the epsilon forgives 0.1 + 0.2 in the shares: 30 prompts are 0.3 of 100, not of 99
-    total = min(int(available[name] / share + 1e-6) for name, share in shares.items())
-    if num is not None:
-        total = min(total, num)
-    num_left = {name: max(1, round(share * total)) for name, share in shares.items()}
-    chosen = []
-    for prompt, name in zip(prompts, names, strict=True):
-        if num_left[name] > 0:
-            num_left[name] -= 1
-            chosen.append(prompt)
-    return chosen
-
-
-def take_turns(
-    items: Sequence[Item],
-    group_of: Callable[[Item], Hashable],
-    groups: Sequence[Hashable] | None = None,
-) -> list[Item]:
-    """Return all items in an order in which their groups take turns.
-
-    The first of each group comes first, then the second of each that has one, and so on. In a turn
-    they stand in the order of `groups`, or without it as in `items`.
-    """
-    rank = {group: number for number, group in enumerate(groups or ())}
-    num_seen: Counter[Hashable] = Counter()
-    order = []
-    for index, item in enumerate(items):
-        group = group_of(item)
-        order.append((num_seen[group], rank[group] if groups else 0, index))
-        num_seen[group] += 1
-    return [items[index] for _, _, index in sorted(order)]
 
 
 def _evenly(prompts: list[Prompt], languages: Sequence[str], limit: int) -> list[Prompt]:

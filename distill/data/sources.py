@@ -6,38 +6,45 @@ Files are read as they are, without a library's cache between, so that a changed
 input.
 """
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from distill.core.digests import canonical_json, digest, file_sha256
-from distill.core.jsonl import Row, read_jsonl
+from distill.core.jsonl import BadRow, KeyTwice, Row, jsonl_rows, shown, strict_json, text_lines
+from distill.data.conversations import FIELDS
+from distill.data.tables import refuse_twice, separated_rows
 from distill.errors import DataError, MissingError
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 
-NumberedRows = Iterator[tuple[int, Row]]
+NAMES = {*FIELDS, "id", "language", "reference", "kind", "persona", "place"}
+# (where it stands, "line 3", and the row, or why it is none)
+PlacedRows = Iterator[tuple[str, Row | BadRow]]
 
 
-def rows(recipe: Recipe, name: str, source: Source) -> Iterator[tuple[str, Row]]:
-    """Yield (where it stands, row) of a source of the recipe's field `name`.
+def rows(recipe: Recipe, name: str, source: Source) -> Iterator[tuple[str, Row | BadRow]]:
+    """Yield (where it stands, the row, or why it is none) of a source of the recipe's field `name`.
 
-    Columns are renamed to ours; with `translate` they stay as they are. Raise MissingError or
-    DataError naming the file, the line and the column.
+    Columns are renamed to ours; with `translate` they stay as they are. A value that is null is
+    left out, but for that of a prompt. Raise MissingError or DataError, naming the file and the
+    place, for what cannot be read on from there.
     """
     if source.file is not None:
         path = recipe.existing_file(f"{name}.file", source.file)
-        unit, numbered = f"{path}, line", _READERS[path.suffix.lower()](path, source)
+        origin, placed = str(path), _READERS[path.suffix.lower()](path, source)
     else:
-        unit, numbered = f"{source.name}, row", _dataset(recipe, name, source)
-    for number, row in numbered:
-        where = f"{unit} {number}"
-        if source.columns is not None:
+        origin, placed = source.name, _dataset(recipe, name, source)
+    for place, row in placed:
+        where = f"{origin}, {place}"
+        if source.columns is not None and not isinstance(row, BadRow):
             row = _renamed(row, source.columns, where)
-        yield where, {key: value for key, value in row.items() if value is not None}
+        yield where, row if isinstance(row, BadRow) else _without_nulls(row)
+
+
+def _without_nulls(row: Row) -> Row:
+    return {key: value for key, value in row.items() if value is not None or key in FIELDS}
 
 
 def identity(recipe: Recipe, name: str, sources: list[Source]) -> str:
@@ -61,96 +68,122 @@ def _identity(recipe: Recipe, name: str, source: Source) -> str:
     return digest(canonical_json([[path.name, file_sha256(path)] for path in files]))
 
 
-def _renamed(row: Row, columns: dict[Any, str], where: str) -> Row:
+def _renamed(row: Row, columns: dict[Any, str], where: str) -> Row | BadRow:
     renamed = {}
     for field, column in columns.items():
         if column not in row:
-            known = ", ".join(map(str, row))[:300]
-            raise DataError(f"{where}: no column {column!r} for {field}; there are {known}")
+            problem = f"no column {shown(column)} for {field}; there are {listed(row)}"
+            return BadRow("no_column", f"{where}: {problem}")
         renamed[field] = row[column]
     return renamed
 
 
-def _jsonl(path: Path, source: Source) -> NumberedRows:
-    if path.suffix.lower() == ".json" and path.read_bytes().lstrip()[:1] == b"[":
-        return enumerate(_json_list(path), 1)
-    return read_jsonl(path)
+def listed(names: Sequence[str] | Row) -> str:
+    """Return names that others gave as an error lists them, shortened."""
+    return ", ".join(shown(str(name))[1:-1] for name in list(names)[:20])[:300] or "none"
 
 
-def _json_list(path: Path) -> list[Row]:
+def _jsonl(path: Path, source: Source) -> PlacedRows:
+    if path.suffix.lower() == ".json" and _begins_a_list(path):
+        return _json_list(path)
+    return ((f"line {number}", row) for number, row in jsonl_rows(path))
+
+
+def _begins_a_list(path: Path) -> bool:
+    with open(path, "rb") as f:
+        return f.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _json_list(path: Path) -> PlacedRows:
+    """Yield the objects of one list; their numbers are positions in it."""
     try:
-        objects = json.loads(path.read_text(encoding="utf-8"))
+        values = strict_json(path.read_text(encoding="utf-8-sig"))
+    except KeyTwice as error:
+        raise DataError(f"{path}: {error}") from None
     except ValueError as error:
         raise DataError(f"{path}: not JSON in UTF-8 ({error})") from None
-    if not all(isinstance(value, dict) for value in objects):
-        raise DataError(f"{path}: expected a list of objects")
-    return objects
+    for number, value in enumerate(values, 1):
+        if isinstance(value, dict):
+            yield f"item {number}", value
+        else:
+            problem = f"{path}, item {number}: expected an object, got {type(value).__name__}"
+            yield f"item {number}", BadRow("no_object", problem)
 
 
-def _text(path: Path, source: Source) -> NumberedRows:
-    for number, line in enumerate(_decoded(path).split("\n"), 1):
-        if line.strip():
-            yield number, {"prompt": line.strip()}
+def _text(path: Path, source: Source) -> PlacedRows:
+    for number, line in text_lines(path):
+        if isinstance(line, BadRow):
+            yield f"line {number}", line
+        elif line.strip():
+            yield f"line {number}", {"prompt": line.strip()}
 
 
 def _columns_of(source: Source) -> list[str]:
-    """Return the columns that the source names."""
+    """Return the columns that the source names; none = all."""
     return [*(source.columns or {}).values(), *(source.translate or {}).values()]
 
 
-def _separated(path: Path, source: Source) -> NumberedRows:
-    """Read .csv with quotes, .tsv without: there a quotation mark is one.
-
-    The first line is the head line, unless columns are positions.
-    """
-    columns = _columns_of(source)
-    has_head = not columns or not all(column.isdecimal() for column in columns)
-    reader = _separated_reader(path)
-    head: list[str] | None = None
-    try:
-        for cells in reader:
-            if not cells:
-                continue
-            if head is None and has_head:
-                head = cells
-                continue
-            names = head or [str(position) for position in range(len(cells))]
-            if len(cells) != len(names):
-                raise DataError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells, "
-                    f"the head line has {len(names)}"
-                )
-            row = zip(names, cells, strict=True)
-            yield reader.line_num, {name: cell or None for name, cell in row}
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: not CSV ({error})") from None
+def _separated(path: Path, source: Source) -> PlacedRows:
+    numbered = separated_rows(path, _columns_of(source), sorted(NAMES))
+    return ((f"line {number}", row) for number, row in numbered)
 
 
-def _separated_reader(path: Path) -> Any:
-    lines = io.StringIO(_decoded(path), newline="")
-    if path.suffix.lower() == ".tsv":
-        return csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    return csv.reader(lines, strict=True)
-
-
-def _parquet(path: Path, source: Source) -> NumberedRows:
+def _parquet(path: Path, source: Source) -> PlacedRows:
+    """Read the columns that the source names, and no other."""
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_number_of_rows(path, file.metadata)
             known = file.schema_arrow.names
+            refuse_twice(str(path), known, _columns_of(source))
             columns = [column for column in _columns_of(source) if column in known]
-            number = 0
-            for batch in file.iter_batches(4096, columns=columns or None):
-                for row in batch.to_pylist():
+            for batch in file.iter_batches(4096, columns=list(dict.fromkeys(columns)) or None):
+                for row in _rows_of(batch, path, number):
                     number += 1
-                    yield number, row
-    except pyarrow.ArrowInvalid as error:
-        raise DataError(f"{path}: not Parquet ({error})") from None
+                    yield f"row {number}", row
+    except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, DataError):
+            raise
+        after = f" after row {number}" if number else ""
+        raise DataError(
+            f"{path}: not Parquet, or damaged{after} ({_on_one_line(error)}); fetch or write it again"
+        ) from None
 
 
-_READERS: dict[str, Callable[[Path, Source], NumberedRows]] = {
+def _check_number_of_rows(path: Path, metadata: Any) -> None:
+    """Raise DataError where the file's own numbers differ: its footer has no checksum."""
+    groups = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if sum(groups) != metadata.num_rows:
+        raise DataError(
+            f"{path}: damaged: it says that it has {metadata.num_rows:,} rows, its groups have "
+            f"{sum(groups):,}; fetch or write it again"
+        )
+
+
+def _rows_of(batch: Any, path: Path, num_before: int) -> list[Row | BadRow]:
+    """Return the rows of a batch; one by one where one of them cannot be had."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        return [_row_of(batch, i, f"{path}, row {num_before + i + 1}") for i in range(len(batch))]
+
+
+def _row_of(batch: Any, index: int, where: str) -> Row | BadRow:
+    try:
+        return batch.slice(index, 1).to_pylist()[0]
+    except (ValueError, OverflowError) as error:
+        return BadRow("unreadable", f"{where}: cannot be read ({_on_one_line(error)})")
+
+
+def _on_one_line(error: Exception) -> str:
+    """Return a library's message, shortened."""
+    return " ".join(str(error).split())[:200]
+
+
+_READERS: dict[str, Callable[[Path, Source], PlacedRows]] = {
     ".jsonl": _jsonl,
     ".json": _jsonl,
     ".txt": _text,
@@ -158,15 +191,6 @@ _READERS: dict[str, Callable[[Path, Source], NumberedRows]] = {
     ".tsv": _separated,
     ".parquet": _parquet,
 }
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
 
 
 def _folder(recipe: Recipe, name: str, source: Source) -> Path | None:
@@ -182,8 +206,35 @@ def _folder(recipe: Recipe, name: str, source: Source) -> Path | None:
     return folder
 
 
-def _dataset(recipe: Recipe, name: str, source: Source) -> NumberedRows:
+def _dataset(recipe: Recipe, name: str, source: Source) -> PlacedRows:
+    """Read the columns that the source names, and no other: a picture or a sound is not decoded."""
+    data = _loaded(recipe, name, source)
+    columns = [column for column in _columns_of(source) if column in data.column_names]
+    if source.columns is not None and len(columns) < len(source.columns):
+        missing = next(column for column in source.columns.values() if column not in columns)
+        raise DataError(
+            f"{source.name}: no column {shown(missing)}; there are {listed(data.column_names)}"
+        )
+    if columns:
+        data = data.select_columns(list(dict.fromkeys(columns)))
+    read = iter(data)
+    for number in count(1):
+        try:
+            row = dict(next(read))
+        except StopIteration:
+            return
+        except Exception as error:  # whatever the decoder of one of many kinds of columns raises
+            raise DataError(
+                f"{source.name}, row {number}: cannot be read ({type(error).__name__}: "
+                f"{_on_one_line(error)}); name the columns that are meant by columns, the others "
+                "are then not read"
+            ) from None
+        yield f"row {number}", row
+
+
+def _loaded(recipe: Recipe, name: str, source: Source) -> Any:
     import datasets
+    import pyarrow
     from datasets.exceptions import DatasetsError
 
     assert source.dataset is not None
@@ -193,22 +244,26 @@ def _dataset(recipe: Recipe, name: str, source: Source) -> NumberedRows:
     try:
         if folder is not None and _is_saved_to_disk(folder):
             loaded = datasets.load_from_disk(str(folder))
-            loaded = loaded[split] if isinstance(loaded, dict) else loaded
-        else:
-            path = source.dataset if folder is None else str(folder)
-            loaded = datasets.load_dataset(
-                path, source.config, split=split, revision=source.revision
-            )
-    except (OSError, ValueError, KeyError, DatasetsError) as error:
-        message = " ".join(str(error).split())[:300]
+            return loaded[split] if isinstance(loaded, dict) else loaded
+        path = source.dataset if folder is None else str(folder)
+        return datasets.load_dataset(path, source.config, split=split, revision=source.revision)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        ImportError,
+        NotImplementedError,
+        DatasetsError,
+        pyarrow.ArrowException,
+    ) as error:
         raise MissingError(
             f"{recipe.source}: {name}: data set {source.name!r}, split {split!r} cannot be had "
-            f"({type(error).__name__}: {message}); "
+            f"({type(error).__name__}: {_on_one_line(error)}); "
             "check its name, config and split, or fetch it once where there is a network"
         ) from None
     finally:
         datasets.enable_progress_bars()
-    return enumerate((dict(row) for row in loaded), 1)
 
 
 def _is_saved_to_disk(folder: Path) -> bool:

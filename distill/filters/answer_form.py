@@ -3,6 +3,7 @@
 import re
 
 from distill.filters.base import Answer, FilterContext
+from distill.text.invisible import is_invisible
 
 # marks of chat templates, written out as text; what a broken decoder leaves
 _MARKS = re.compile(r"<[|｜][\w▁]{2,40}[|｜]>|</?think>|\[/?INST\]|<(?:start|end)_of_turn>")
@@ -32,7 +33,7 @@ def cut_by(finish_reason: str) -> str | None:
 
 def empty(answer: Answer, context: FilterContext) -> str | None:
     """Return that there is no answer, or None."""
-    return None if answer.answer_text.strip() else "no answer"
+    return "no answer" if is_invisible(answer.answer_text) else None
 
 
 def too_short(answer: Answer, context: FilterContext) -> str | None:

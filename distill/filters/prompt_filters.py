@@ -7,20 +7,25 @@ import re
 from collections.abc import Iterator, Sequence
 
 from distill.data.samples import Prompt
+from distill.data.shares import mixed
 from distill.filters.base import FilterContext, PromptFilter, each
+from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import exact_key, near_prompts
+from distill.recipe import Recipe
 from distill.text import language
+from distill.text.invisible import is_invisible
 from distill.text.text import Text
 
-MAX_CHARACTERS = 20_000
 # Controls that normalisation leaves none of; lone surrogates; the replacement character that a
 # broken decoder leaves.
 _BROKEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffd]")
 
 
 def empty(prompt: Prompt, context: FilterContext) -> str | None:
-    """Return that nothing is asked, or None."""
-    return None if prompt.full_text.strip() else "nothing in it"
+    """Return that nothing is asked, or None: what the user says last is empty, or cannot be seen."""
+    if not is_invisible(prompt.text):
+        return None
+    return f"only {prompt.text[:10]!a}" if prompt.text else "nothing in it"
 
 
 def broken(prompt: Prompt, context: FilterContext) -> str | None:
@@ -31,8 +36,8 @@ def broken(prompt: Prompt, context: FilterContext) -> str | None:
 
 def too_long(prompt: Prompt, context: FilterContext) -> str | None:
     """Return the length of a prompt that is too long, or None."""
-    length = len(prompt.full_text)
-    return f"{length} characters, at most {MAX_CHARACTERS}" if length > MAX_CHARACTERS else None
+    length, most = len(prompt.full_text), context.options.max_prompt_characters
+    return f"{length} characters, at most {most}" if length > most else None
 
 
 def repeated(
@@ -105,3 +110,24 @@ def filter_prompts(prompts: Sequence[Prompt], context: FilterContext) -> list[st
         for index, detail in prompt_filter.check(prompts, left, context):
             reasons[index] = f"{prompt_filter.name}: {detail}"
     return reasons
+
+
+def select_prompts(
+    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
+
+    The others are not worth it, or too many. are_all: False before the teacher has written its own:
+    then the shares of sources cannot be told.
+    """
+    eval_index = EvalIndex(prompt.text for prompt in held_out)
+    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
+    reasons = filter_prompts(prompts, context)
+    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
+    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
+    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
+        return good, bad
+    chosen = mixed(recipe.generate, good)
+    ids = {p.id for p in chosen}
+    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
+    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]

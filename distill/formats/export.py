@@ -8,7 +8,8 @@ from typing import Any
 
 from distill import chat
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Sample, read_samples, split_samples, take_turns
+from distill.data.samples import Sample, read_samples, split_samples
+from distill.data.shares import take_turns
 from distill.formats.compare import Reference, TransformersModel, refer_to
 from distill.models import load
 from distill.models.sequences import TokenSequence

@@ -19,7 +19,9 @@ from distill.core.files import write_atomic
 from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
+from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
+from distill.filters import prompt_filters
 from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
 from distill.recipe import Recipe
@@ -61,9 +63,11 @@ class PilotSample:
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
         teacher = teachers.connect(recipe, folder, processes.local_rank)
         _ = teacher.tokenizers  # as is a tokenizer that is not there
-        prompts, held_out = split_prompts(recipe)
+        left = Left()
+        prompts, held_out = split_prompts(recipe, left)
+        left.tell("prompts", processes)
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
-        worth_asking, _ = generate.select_prompts(
+        worth_asking, _ = prompt_filters.select_prompts(
             recipe, prompts, held_out, are_all=not teacher_writes_some
         )
         generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)

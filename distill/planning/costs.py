@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from distill import teachers
-from distill.data.samples import mixed, split_prompts
+from distill.data.bad_rows import Left
+from distill.data.samples import split_prompts
+from distill.data.shares import mixed
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
 from distill.recipe import Recipe
@@ -37,7 +39,7 @@ LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # embedding and head st
 class Demand:
     """What the teacher is asked: prompts to write, answers, held-out prompts.
 
-    `prompt` and `answer`: mean tokens of one.
+    `prompt` and `answer`: mean tokens of one. `notes`: what reading the prompts left out.
     """
 
     num_written: int
@@ -45,6 +47,7 @@ class Demand:
     num_held_out: int
     prompt: float
     answer: float
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
@@ -60,7 +63,8 @@ def demand_of(recipe: Recipe) -> Demand:
 
     As if every prompt that it writes were worth asking and cost as much as an answer.
     """
-    learn, held_out = split_prompts(recipe)
+    left = Left()
+    learn, held_out = split_prompts(recipe, left)
     options = recipe.generate
     num_written = sum(source.num or 0 for source in options.prompts)
     num_prompts = len(learn) + num_written
@@ -73,7 +77,7 @@ def demand_of(recipe: Recipe) -> Demand:
     prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12
     answer = ANSWER_SHARE * options.max_new_tokens
     num_answers = num_prompts * options.samples_per_prompt
-    return Demand(num_written, num_answers, len(held_out), prompt, answer)
+    return Demand(num_written, num_answers, len(held_out), prompt, answer, tuple(left.notes))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from distill.core.jsonl import Row, read_jsonl
 from distill.data.samples import count_by_language
+from distill.data.shares import take_turns
 from distill.errors import MissingError, RecipeError
 
 if TYPE_CHECKING:
@@ -78,7 +79,9 @@ def show(
             for row in dropped
             if row["language"] == code and reason in (None, _reason_name(row))
         ]
-        console.print(_pairs(code, kept_here[:num], _taking_turns(dropped_here, num)))
+        # three truncated ones say less than three kinds of fault
+        in_turns = take_turns(dropped_here, _reason_name)[:num]
+        console.print(_pairs(code, kept_here[:num], in_turns))
 
 
 def _require_known(option: str, value: str | None, known: Sequence[str]) -> None:
@@ -121,20 +124,6 @@ def _pairs(language: str, kept: Sequence[Row], dropped: Sequence[Row]) -> "Table
 
 def _reason_name(row: Row) -> str:
     return row["reason"].partition(":")[0]
-
-
-def _taking_turns(rows: Sequence[Row], num: int) -> list[Row]:
-    """Return at most `num` rows, taking turns over the reasons.
-
-    Three truncated ones say less than three kinds of fault.
-    """
-    num_seen: Counter[str] = Counter()
-    turns = []
-    for index, row in enumerate(rows):
-        name = _reason_name(row)
-        num_seen[name] += 1
-        turns.append((num_seen[name], index))
-    return [rows[index] for _, index in sorted(turns)[:num]]
 
 
 def _sample_text(row: Row | None) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from distill import chat
-from distill.core.jsonl import Row
+from distill.core.jsonl import BadRow, Row, shown
 from distill.core.splitmix import splitmix
+from distill.data.bad_rows import Left, read_rows
 from distill.data.samples import Prompt, normalised, read_prompts
-from distill.data.sources import rows
 from distill.data.translation import name_of
 from distill.errors import DataError
 from distill.filters.answer_form import cut_by, server_error
@@ -34,6 +34,7 @@ from distill.filters.repetition import loop
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 from distill.text.identification import MIN_LETTERS
+from distill.text.invisible import is_invisible
 from distill.text.language import wrong_language
 from distill.text.text import Text
 
@@ -78,13 +79,17 @@ class PromptRequest:
 
 
 def prompt_requests(
-    recipe: Recipe, tokenizer: Any, prompts: list[Prompt], held_out: list[Prompt]
+    recipe: Recipe,
+    tokenizer: Any,
+    prompts: list[Prompt],
+    held_out: list[Prompt],
+    left: Left | None = None,
 ) -> tuple[list[PromptRequest], list[int]]:
     """Return (all requests for prompts, ids that end these beside the usual ones).
 
     `prompts`, those that people wrote, are the seeds of a self_instruct without a file; a held-out
-    prompt is never one. Raise MismatchError for magpie on a chat template that does not allow it,
-    DataError for a file that is not usable.
+    prompt is never one. What is left out of files is counted in `left`. Raise MismatchError for
+    magpie on a chat template that does not allow it, DataError for a file that is not usable.
     """
     requests: list[PromptRequest] = []
     stop_ids: set[int] = set()
@@ -95,11 +100,11 @@ def prompt_requests(
             requests += requests_of_source
             stop_ids |= stop_ids_of_source
         elif source.expand == "self_instruct":
-            seeds = _seeds(recipe, source, prompts)
+            seeds = _seeds(recipe, source, prompts, left)
             seeds = [seed for seed in seeds if seed.id not in held_out_ids]
             requests += _self_instruct(recipe, source, seeds)
         elif source.expand == "personas":
-            requests += _personas(recipe, source)
+            requests += _personas(recipe, source, left)
     return requests, sorted(stop_ids)
 
 
@@ -132,10 +137,14 @@ def _magpie(source: Source, tokenizer: Any) -> tuple[list[PromptRequest], set[in
     return requests, stop_ids
 
 
-def _seeds(recipe: Recipe, source: Source, prompts: list[Prompt]) -> list[Prompt]:
-    if source.file is None and source.dataset is None:
-        return prompts
-    return read_prompts(recipe, "generate.prompts", [source], needs_reference=False)
+def _seeds(
+    recipe: Recipe, source: Source, prompts: list[Prompt], left: Left | None = None
+) -> list[Prompt]:
+    """Return the prompts that are shown as examples; an empty one is none."""
+    seeds = prompts
+    if source.file is not None or source.dataset is not None:
+        seeds = read_prompts(recipe, "generate.prompts", [source], needs_reference=False, left=left)
+    return [seed for seed in seeds if not is_invisible(seed.text)]
 
 
 def _self_instruct(recipe: Recipe, source: Source, seeds: list[Prompt]) -> list[PromptRequest]:
@@ -167,9 +176,9 @@ def _lowest(hashes: np.ndarray, request: int, num: int) -> list[int]:
     return lowest[np.argsort(mixed[lowest])].tolist()
 
 
-def _personas(recipe: Recipe, source: Source) -> list[PromptRequest]:
+def _personas(recipe: Recipe, source: Source, left: Left | None) -> list[PromptRequest]:
     requests: list[PromptRequest] = []
-    personas = _read_personas(recipe, source)
+    personas = _read_personas(recipe, source, left)
     for language, num in _languages(recipe, source):
         usable = [persona for persona in personas if persona.language in (None, language)]
         if not usable:
@@ -193,33 +202,36 @@ class _Persona:
     language: str | None
 
 
-def _read_personas(recipe: Recipe, source: Source) -> list[_Persona]:
+def _read_personas(recipe: Recipe, source: Source, left: Left | None) -> list[_Persona]:
     """Read a persona or place from every row; a line of a .txt is a persona."""
-    personas = []
-    for where, row in rows(recipe, "generate.prompts", source):
+
+    def make(row: Row, where: str) -> _Persona:
         if source.file is not None and source.file.lower().endswith(".txt"):
             row = {"persona": row["prompt"]}
         kind = _kind_of(row, where)
         language = row.get("language")
         if language is not None and language not in recipe.languages:
             raise DataError(
-                f"{where}: language {language!r} is not in the recipe's languages "
+                f"{where}: language {shown(language)} is not in the recipe's languages "
                 f"{recipe.languages}"
             )
-        personas.append(_Persona(kind, normalised(row[kind]).strip(), language))
-    return personas
+        return _Persona(kind, normalised(row[kind]).strip(), language)
+
+    return read_rows(recipe, "generate.prompts", source, make, left)
 
 
 def _kind_of(row: Row, where: str) -> str:
     """Return persona or place. Raise DataError for a row that is not one of the two."""
-    kinds = [kind for kind in _KINDS if isinstance(row.get(kind), str) and row[kind].strip()]
-    unknown = sorted(row.keys() - {*_KINDS, "language", "id"})
+    kinds = [kind for kind in _KINDS if isinstance(row.get(kind), str)]
+    kinds = [kind for kind in kinds if not is_invisible(row[kind])]
+    unknown = sorted(map(str, row.keys() - {*_KINDS, "language", "id"}))
     if not unknown and len(kinds) == 1:
         return kinds[0]
-    problem = f"unknown field {unknown[0]!r}" if unknown else f"{len(kinds)} texts"
-    raise DataError(
+    problem = f"unknown field {shown(unknown[0])}" if unknown else f"{len(kinds)} texts"
+    raise BadRow(
+        "no_persona",
         f"{where}: {problem}; give either persona or place as text, and language where it is for "
-        "one alone"
+        "one alone",
     )
 
 
@@ -347,7 +359,7 @@ def _unusable(row: Row, text: str, language: str | None, tokenizer: Any) -> str 
     if finish_reason != "stop":
         error = named("error", server_error(finish_reason))
         return error or named("truncated", cut_by(finish_reason))
-    if not text:
+    if is_invisible(text):
         return "empty_prompt: the teacher wrote none"
     if language is None:
         return "wrong_prompt_language: none of the recipe's, or too short to tell"

@@ -41,6 +41,36 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
         list(read_jsonl(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "a", "x": 1, "prompt": "b"}', "the key 'prompt' stands there twice"),
+        ('{"a": [{"b": 1, "b": 1}]}', "the key 'b' stands there twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "a number of thousands of digits"),
+        ('{"a": 1}\0\0', "NUL in it"),
+    ],
+)
+def test_a_line_of_json_that_has_no_one_meaning_is_named(tmp_path, line, words):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(DataError, match=r"prompts\.jsonl, line 2: ") as caught:
+        list(read_jsonl(path))
+    assert words in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_byte_order_mark_and_every_kind_of_line_end_are_read(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a": 1}\r\n{"a": 2}\r{"a": 3}\n\n{"a": 4}')
+    assert list(read_jsonl(path)) == [(1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}), (5, {"a": 4})]
+
+
+def test_a_digest_does_not_die_of_half_a_character():
+    assert digest("Una \ud83d") != digest("Una \ud83e") and len(digest("\udc00")) == 32
+    assert digest("答") == digest("答".encode())
+
+
 def test_jsonl_round_trip_keeps_every_script(tmp_path):
     rows = [{"text": "答案：५७ ፊደል 😀\u2028"}, {"text": ""}]
     assert write_jsonl(tmp_path / "x.jsonl", rows) == 2

@@ -1,36 +1,28 @@
-"""Prompts as the sources mean them, which are held out, and their shares."""
+"""Prompts as the sources mean them, and which are held out."""
 
-import json
 import unicodedata
-from collections import Counter
 
 import pytest
-import yaml
-from run_helpers import ROOT
 
-from distill import generate
 from distill.core.jsonl import write_jsonl
 from distill.data.samples import (
     Prompt,
     Sample,
-    by_shares,
     count_by_language,
-    mixed,
     read_prompts,
     split_prompts,
     split_samples,
-    take_turns,
 )
 from distill.errors import DataError, RecipeError
 
 
-def read(recipe, *, needs_reference=False, skipped=None):
+def read(recipe, *, needs_reference=False, left=None):
     return read_prompts(
         recipe,
         "generate.prompts",
         recipe.generate.prompts,
         needs_reference=needs_reference,
-        skipped=skipped,
+        left=left,
     )
 
 
@@ -108,85 +100,6 @@ def test_prompts_are_normalised_so_that_what_looks_the_same_is_asked_once(recipe
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")] + ["\ufeff\x07" + text]
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": form, "language": "en"} for form in forms])
     assert len({p.id for p in read(recipe("./p.jsonl"))}) == 1
-
-
-def test_shares_hold_and_the_scarcest_language_sets_the_number(recipe, tmp_path):
-    write_jsonl(
-        tmp_path / "p.jsonl",
-        [{"prompt": f"{n}", "language": "sw" if n % 4 == 0 else "en"} for n in range(400)],
-    )
-    prompts = read(recipe("./p.jsonl"))
-    for num, expected in ((None, {"sw": 100, "en": 66}), (50, {"sw": 30, "en": 20})):
-        chosen = by_shares(prompts, {"sw": 0.6, "en": 0.4}, num)
-        assert Counter(p.language for p in chosen) == expected
-    more = by_shares(prompts + prompts[:4], {"sw": 0.6, "en": 0.4}, 50)
-    assert {p.id for p in more} == {p.id for p in chosen}, "an appended prompt displaces none"
-    with pytest.raises(DataError, match="no usable prompt"):
-        by_shares(prompts[1:4], {"sw": 0.5, "en": 0.5}, None)
-
-
-def test_sources_have_their_shares_after_the_filters(recipe, tmp_path):
-    numbers = {"sw.jsonl": 90, "en.jsonl": 200, "safety.jsonl": 30}
-    for number, (name, num) in enumerate(numbers.items()):
-        write_jsonl(
-            tmp_path / name, [{"prompt": f"{number} {n}", "language": "en"} for n in range(num)]
-        )
-    loaded = recipe(
-        "[{file: sw.jsonl, share: 0.6}, {file: en.jsonl, share: 0.3}, {file: safety.jsonl, share: 0.1}]"
-    )
-    prompts = read(loaded)
-    assert Counter(p.source for p in mixed(loaded.generate, prompts)) == {
-        "sw.jsonl": 90,
-        "en.jsonl": 45,
-        "safety.jsonl": 15,
-    }
-    few = recipe(loaded.generate.model_dump(mode="json")["prompts"], "generate.num_prompts=50")
-    assert Counter(p.source for p in mixed(few.generate, prompts)) == {
-        "sw.jsonl": 30,
-        "en.jsonl": 15,
-        "safety.jsonl": 5,
-    }
-    asked, refused = generate.select_prompts(few, prompts, [])
-    assert len(asked) == 50 and {why for _, why in refused} == {
-        "beyond_share: its source has enough prompts"
-    }
-    assert len(split_prompts(few)[0]) > 250, "num_prompts is taken after the filters"
-    with pytest.raises(DataError, match=r"share: safety.jsonl: no usable prompt in that source"):
-        mixed(loaded.generate, prompts[:200])
-
-
-@pytest.mark.parametrize(
-    ("prompts", "words"),
-    [
-        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl}]", "q.jsonl has no share"),
-        ("[{file: p.jsonl, share: 0.5}, {file: q.jsonl, share: 0.4}]", "add up to 0.9"),
-        ("[{file: p.jsonl, share: 0.5}, {file: p.jsonl, share: 0.5}]", "the same file"),
-        ("[{file: p.jsonl, share: 1}], shares: {en: 0.5, sw: 0.5}", "exclude each other"),
-    ],
-)
-def test_shares_that_cannot_hold_are_refused(recipe, prompts, words):
-    with pytest.raises(RecipeError, match=words):
-        recipe(prompts)
-
-
-def test_the_mix_that_the_recipe_for_1b_shows_can_be_had(recipe):
-    """The commented lines of recipes/qwen_to_1b.yaml."""
-    lines = (ROOT / "recipes/qwen_to_1b.yaml").read_text(encoding="utf-8").splitlines()
-    (first,) = [n for n, line in enumerate(lines) if line == "  # prompts:"]
-    block = yaml.safe_load(
-        "\n".join(line.removeprefix("  #") for line in lines[first + 1 : first + 6])
-    )
-    kind, shares = recipe(json.dumps(block)).generate.mix or ("", {})
-    assert kind == "source" and list(shares.values()) == [0.45, 0.35, 0.1, 0.05, 0.05]
-    assert list(shares)[3:] == ["personas of people.txt", "harmful.jsonl"]
-
-
-def test_groups_take_turns_as_they_come_or_in_a_given_order():
-    items = ["a1", "a2", "b1", "a3", "c1", "b2"]
-    assert take_turns(items, lambda item: item[0]) == ["a1", "b1", "c1", "a2", "b2", "a3"]
-    ordered = take_turns(items, lambda item: item[0], ["c", "b", "a"])
-    assert ordered == ["c1", "b1", "a1", "b2", "a2", "a3"]
-    assert take_turns([], lambda item: item) == []
 
 
 def test_held_out_prompts_are_even_over_the_languages_and_in_the_files_order(recipe, tmp_path):

@@ -1,24 +1,24 @@
 """Rows of prompts from files and data sets, and what they are refused for."""
 
 import json
-from collections import Counter
 
 import pytest
 
 from distill.core.digests import file_sha256
 from distill.core.jsonl import write_jsonl
 from distill.data import sources
+from distill.data.bad_rows import Left
 from distill.data.samples import read_prompts
 from distill.errors import DataError, MissingError, RecipeError
 
 
-def read(recipe, *, needs_reference=False, skipped=None):
+def read(recipe, *, needs_reference=False, left=None):
     return read_prompts(
         recipe,
         "generate.prompts",
         recipe.generate.prompts,
         needs_reference=needs_reference,
-        skipped=skipped,
+        left=left,
     )
 
 
@@ -55,14 +55,14 @@ def write_as(kind, path):
 @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "tsv"])
 def test_every_kind_of_file_gives_the_same_prompts(recipe, tmp_path, kind):
     write_as(kind, tmp_path / f"p.{kind}")
-    skipped = Counter()
+    left = Left()
     made = recipe(f"[{{file: p.{kind}, {MAPPED}}}]")
-    found = read(made, needs_reference=True, skipped=skipped)
+    found = read(made, needs_reference=True, left=left)
     assert [(p.text, p.language, p.reference, p.source_id, p.source) for p in found] == [
         ("Una mbuzi wangapi?", "sw", "12", "x1", f"p.{kind}"),
         ("How many goats do you have?", "en", "12", "x2", f"p.{kind}"),
     ]
-    assert skipped == {"other_language": 1}  # French is not the recipe's
+    assert left.by_reason == {"other_language": 1}  # French is not the recipe's
 
 
 def test_a_data_set_of_the_datasets_library(recipe, tmp_path):
@@ -144,10 +144,10 @@ def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named
     codes = ["eng_Latn", "swh_Latn", "fra_Latn", "English", "English", "x" * 100]
     rows = [{"q": f"question {n}", "lang": code} for n, code in enumerate(codes)]
     write_jsonl(tmp_path / "p.jsonl", rows)
-    skipped = Counter()
-    assert [p.language for p in read(recipe(mapped), skipped=skipped)] == ["en", "sw"]
-    unknown = f"unknown_language: 'English' (2), '{'x' * 39} (1)"
-    assert skipped == {"other_language": 1, unknown: 3}
+    left = Left()
+    assert [p.language for p in read(recipe(mapped), left=left)] == ["en", "sw"]
+    assert left.by_reason == {"other_language": 1, "unknown_language": 3}
+    assert f"nobody knows: 'English' (2), '{'x' * 39} (1)" in left.notes[0]
     write_jsonl(tmp_path / "p.jsonl", rows[2:])
     words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
     with pytest.raises(DataError, match=words):

@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from distill.recipe.addresses import NO_VARIABLE, address_problem, is_variable
-from distill.recipe.schema import SHARE_ERROR, PositiveShare, Section, field
+from distill.recipe.schema import SHARE_ERROR, PositiveShare, Section, Share, field
 from distill.recipe.sources import Sources
 
 
@@ -30,6 +30,13 @@ class Generate(Section):
         None,
         "Use the first so many prompts of files and data sets; with shares, of languages or "
         "sources, ask so many in all; null = all",
+    )
+    max_bad_rows: Share = field(
+        0.01,
+        "Share of a source's rows that may be no prompts (not JSON, tool turns, no text, ...): they "
+        "are left out, counted by reason and told; of a small source always a tenth, up to 10 "
+        "rows. More are an error; 0 = none",
+        machine=True,
     )
     shares: dict[str, PositiveShare] | None = field(
         None,
@@ -113,6 +120,7 @@ class Generate(Section):
     max_hours: PositiveFloat | None = field(
         None, "Server: stop after so long, in each run anew", machine=True
     )
+    max_prompt_characters: PositiveInt = field(20000, "Drop longer prompts, before they are asked")
     min_characters: NonNegativeInt = field(1, "Drop shorter answers")
     max_characters: PositiveInt = field(20000, "Drop longer answers")
     near_duplicate: PositiveShare = field(
