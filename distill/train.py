@@ -217,7 +217,7 @@ def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
     raise MismatchError(
         f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template "
         f"({generated.vocab_size} tokens) than the student's ({len(tokenizer)}); "
-        "run with --redo generate, which asks the teacher nothing again"
+        "run `distill run RECIPE --redo generate`, which asks the teacher nothing again"
     )
 
 
@@ -230,11 +230,12 @@ def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalSt
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
-            f"student's ({fingerprint[:12]}); run with --redo capture"
+            f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
         )
     if missing := store.missing(keys):
         raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture"
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            "run `distill run RECIPE --redo capture`"
         )
     return store
 
