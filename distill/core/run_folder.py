@@ -264,6 +264,10 @@ class RunFolder:
                 f"run_folder: {error.filename}: a file stands in the way; "
                 "set run_folder=PATH to a folder"
             ) from None
+        except FileNotFoundError as error:  # in /proc, and the like
+            raise MismatchError(
+                f"run_folder: {error.filename}: no folder can be made there; set run_folder=PATH"
+            ) from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

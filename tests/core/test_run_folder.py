@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+from pathlib import Path
 
 import pytest
 from result_helpers import generate_result
@@ -12,7 +13,7 @@ from run_helpers import QUICKSTART
 from distill import generate
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.errors import DataError
+from distill.errors import DataError, MismatchError
 from distill.recipe import load_recipe
 
 NO_NOTES = [
@@ -165,3 +166,9 @@ def test_a_file_system_without_locks_is_worked_on_and_said(number, tmp_path, mon
     folder.unlock()
     said = capsys.readouterr().err
     assert str(tmp_path) in said and "no locks" in said and "run_folder=PATH" in said
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "/proc/1/run", "/dev/null/run"])
+def test_a_run_folder_that_cannot_be_made_is_told(place):
+    with pytest.raises(MismatchError, match=r"run_folder: .*set run_folder=PATH"):
+        RunFolder(Path(place)).lock()
