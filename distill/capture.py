@@ -34,6 +34,7 @@ from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import read_samples
+from distill.errors import DataError
 from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
@@ -233,7 +234,11 @@ def _summary(
     from distill.signals import from_server
 
     missing = keys - set(store.keys())
-    assert not missing, f"{len(missing)} sequences were not captured"
+    if missing:
+        raise DataError(
+            f"{store.folder}: {len(missing)} of {len(keys)} sequences are gone while the others were "
+            "captured: were files deleted there? Run the same command: they are captured anew"
+        )
     num_unknown = 0
     if not teacher.tells_every_token:
         num_unknown = sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))

@@ -13,24 +13,22 @@ answers are scored in its tokens. The teacher then has no NLL: nats of its own t
 of the student's.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distill import tasks, teachers
 from distill.core import shutdown
-from distill.core.files import write_atomic
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
-from distill.core.results import EvaluateResult, ModelFigures, QuantizeResult
+from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_gguf, evaluate_transformers
+from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.formats import FORMATS, FolderFormat, path_of
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -82,12 +80,15 @@ def run(
             if not (stage / f"{name}.json").is_file():
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
-    measured = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
+    measured = {name: read_figures(stage / f"{name}.json") for name in names}
     student_against_control = None
     if "control" in measured:
         student_against_control = against(measured["student"], measured["control"], recipe.seed)
     result = EvaluateResult(
-        models={name: _without_examples(figures) for name, figures in measured.items()},
+        models={
+            name: model_figures(stage / f"{name}.json", figures)
+            for name, figures in measured.items()
+        },
         num_examples=len(prompts),
         task=options.task,
         task_version=tasks.version(options.task),
@@ -101,10 +102,6 @@ def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
     bar.done = num_answers
     bar.advance(0, note=name)
     shutdown.check()
-
-
-def _without_examples(figures: dict[str, Any]) -> ModelFigures:
-    return ModelFigures(**{key: value for key, value in figures.items() if key != "examples"})
 
 
 def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
@@ -154,7 +151,7 @@ def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> M
 
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
-    write_atomic(path, json.dumps(figures_of(eval_set, made), ensure_ascii=False))
+    write_figures(path, figures_of(eval_set, made))
 
 
 def cost(work: Workload) -> Cost:

@@ -29,6 +29,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 from distill import chat
+from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
 from distill.core.results import CaptureResult, GenerateResult, TrainedModel, TrainResult
@@ -62,11 +63,12 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         )
     results = {}
     for role in ROLES[: recipe.train.num_roles]:
-        result_file = stage / role / "training.json"
-        if not result_file.is_file():
+        if not (stage / role / "training.json").is_file():
             _train_role(recipe, folder, processes, role, learn, validation)
+        elif processes.is_main:
+            _require_as_trained(stage, role)
         processes.barrier()
-        results[role] = TrainedModel(**json.loads(result_file.read_text()))
+        results[role] = _result_of(stage / role)
     if not processes.is_main:
         return None
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
@@ -80,6 +82,34 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
     for role in results:
         files += [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]
     return StageOutput(result, files)
+
+
+def _checksums_of(stage: Path, role: str) -> Path:
+    """Return where the checksums of a role's folder are until the stage has its manifest."""
+    return stage / "checkpoints" / f"{role}.{CHECKSUMS}"
+
+
+def _require_as_trained(stage: Path, role: str) -> None:
+    """Raise DataError where a model that an earlier process trained is not as it wrote it."""
+    folder = stage / role
+    try:
+        problem = checksum_problem(folder, _checksums_of(stage, role))
+    except FileNotFoundError:
+        print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
+        return
+    if problem is not None:
+        raise DataError(f"{folder}: damaged ({problem}); {_TRAIN_AGAIN}")
+
+
+def _result_of(folder: Path) -> TrainedModel:
+    """Return how the model in `folder` was trained. Raises DataError where that cannot be read."""
+    try:
+        return TrainedModel(**json.loads((folder / "training.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"{folder}: training.json is broken; {_TRAIN_AGAIN}") from None
+
+
+_TRAIN_AGAIN = "delete that folder and run the same command: it is trained from its last checkpoint"
 
 
 def _train_role(
@@ -144,6 +174,7 @@ def _train_role(
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             (temporary / "training.json").write_text(json.dumps(result, indent=1))
+            write_checksums(temporary, _checksums_of(folder.stage("train"), role))
     processes.barrier()
 
 
@@ -190,7 +221,7 @@ def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
     raise MismatchError(
         f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template "
         f"({generated.vocab_size} tokens) than the student's ({len(tokenizer)}); "
-        "run with --redo generate, which asks the teacher nothing again"
+        "run `distill run RECIPE --redo generate`, which asks the teacher nothing again"
     )
 
 
@@ -205,11 +236,12 @@ def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalS
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
-            f"student's ({fingerprint[:12]}); run with --redo capture"
+            f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
         )
     if missing := store.missing(keys):
         raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture"
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            "run `distill run RECIPE --redo capture`"
         )
     return store
 

@@ -7,6 +7,7 @@ from typing import Any
 from distill import chat
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row, read_jsonl
+from distill.core.stored_json import broken, field_problem
 from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.models import find
@@ -63,7 +64,7 @@ def eval_sets(
     answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
     folder. Raises DataError if the teacher finished none.
     """
-    rows = [row for _, row in read_jsonl(answers)]
+    rows = _read_answers(answers, len(prompts))
     stop_ids = rows[0]["stop_ids"]
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     targets = [
@@ -86,6 +87,23 @@ def eval_sets(
     stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
     students = EvalSet(recipe, prompts, students_prompt_ids, targets, tokenizers.student, stop_ids)
     return students, teachers
+
+
+_ROW = {"token_ids": list, "finish_reason": str, "stop_ids": list}
+
+
+def _read_answers(path: Path, num: int) -> list[Row]:
+    """Return the `num` rows of the teacher's answers. Raises DataError, with the way out, if broken."""
+    way_out = "delete it and run `distill evaluate RECIPE`"
+    try:
+        rows = [row for _, row in read_jsonl(path)]
+    except DataError as error:
+        raise DataError(f"{error}; {way_out}") from None
+    problems = (field_problem(row, _ROW) for row in rows)
+    problem = next(filter(None, problems), None)
+    if problem or len(rows) != num:
+        raise broken(path, problem or f"{len(rows)} answers, {num} were asked for", way_out)
+    return rows
 
 
 def _target_ids(

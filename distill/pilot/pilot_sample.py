@@ -6,7 +6,6 @@ The answers go into generate's own log under generate's own keys, and `generate`
 by itself (teachers/log.py: pilot_groups), so that it asks none of them again.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,10 +14,10 @@ from typing import Any
 
 from distill import generate, tasks, teachers
 from distill.core.digests import digest
-from distill.core.files import write_atomic
 from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
+from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.filters import prompt_filters
@@ -28,7 +27,7 @@ from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
 from distill.teachers.keys import request_maker
-from distill.teachers.log import read_best_rows
+from distill.teachers.log import PILOT, PILOT_WAY_OUT, read_best_rows, read_pilot
 from distill.teachers.requests import Request, RequestOptions
 
 
@@ -143,7 +142,10 @@ class PilotSample:
     def measured(self) -> Measured | None:
         """Return what the last answers that were asked took."""
         measured = read(self.stage).get("taken")
-        return Measured(**measured) if measured else None
+        try:
+            return Measured(**measured) if measured else None
+        except TypeError as error:
+            raise broken(self.stage / PILOT, f"taken: {error}", PILOT_WAY_OUT) from None
 
 
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
@@ -177,9 +179,8 @@ def in_random_order(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
 
 
 def read(stage: Path) -> dict[str, Any]:
-    path = stage / "probe.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_pilot(stage)
 
 
 def write(stage: Path, notes: dict[str, Any]) -> None:
-    write_atomic(stage / "probe.json", json.dumps(notes, ensure_ascii=False))
+    write_json(stage / PILOT, notes)

@@ -76,6 +76,7 @@ def test_a_run_without_a_file_to_deploy(
         choose(str(run), None)
     manifest = run / "quantize" / "manifest.json"
     content = json.loads(manifest.read_text())
+    del content["sha256"]  # edited by hand
     checks = content["result"]["formats"]
     content["result"]["formats"] = {"nf4": checks["nf4"]}
     manifest.write_text(json.dumps(content))
