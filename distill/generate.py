@@ -431,8 +431,7 @@ def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
 
 
 def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
-    opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
-    reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
+    reasoning, answer, complete = tokenizers.split_answer(recipe, request.prompt_ids, row["text"])
     if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     num_reasoning_tokens = 0

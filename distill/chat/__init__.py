@@ -8,7 +8,7 @@ from distill.chat.fingerprints import (
     same_tokenizer,
 )
 from distill.chat.probes import PROBES
-from distill.chat.reasoning import opens_thinking, split_thinking, text_of
+from distill.chat.reasoning import Marks, answer_marks, opens_thinking, split_thinking, text_of
 from distill.chat.retokenize import own_mark, retokenize_answer, target_ids, without_reasoning
 from distill.chat.template import (
     SWITCHES,
@@ -26,7 +26,9 @@ from distill.chat.template import (
 __all__ = [
     "PROBES",
     "SWITCHES",
+    "Marks",
     "Messages",
+    "answer_marks",
     "dated",
     "end_of_turn",
     "fingerprint_of_format",

@@ -64,6 +64,16 @@ class Tokenizers:
             enable_thinking=enable_thinking,
         )
 
+    def split_answer(
+        self, recipe: Recipe, prompt_ids: Sequence[int], text: str
+    ) -> tuple[str | None, str, bool]:
+        """Return (reasoning or None, answer, whether both were finished) of the teacher's text."""
+        return chat.split_thinking(
+            text,
+            opened=chat.opens_thinking(self.asked, prompt_ids),
+            marks=chat.answer_marks(self.teacher, recipe.teacher.model),
+        )
+
     def training_ids(
         self,
         recipe: Recipe,
@@ -79,8 +89,7 @@ class Tokenizers:
         if self.same:
             targets = chat.target_ids(recipe, self.teacher, messages, prompt_ids, answer_ids)
             return list(prompt_ids), targets
-        opened = chat.opens_thinking(self.asked, prompt_ids)
-        reasoning, answer, _ = chat.split_thinking(text, opened=opened)
+        reasoning, answer, _ = self.split_answer(recipe, prompt_ids, text)
         if recipe.generate.reasoning == "drop":
             reasoning = None
         return chat.retokenize_answer(recipe, self.student, messages, reasoning, answer)

@@ -288,7 +288,8 @@ def _written(request: PromptRequest, prompt_ids: list[int], row: Row, tokenizer:
         ids = row["token_ids"]
         return chat.text_of(tokenizer, ids[:-1] if row["finish_reason"] == "stop" else ids)
     opened = chat.opens_thinking(tokenizer, prompt_ids)
-    return between_tags(chat.split_thinking(row["text"], opened=opened)[1])
+    marks = chat.answer_marks(tokenizer)
+    return between_tags(chat.split_thinking(row["text"], opened=opened, marks=marks)[1])
 
 
 _LABEL = re.compile(
