@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distill import chat, tasks, teachers
 from distill.chat.tokenizers import Tokenizers
@@ -28,12 +28,13 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
+from distill.data.samples import Prompt, Sample, count_by_language, split_prompts
 from distill.errors import DataError
-from distill.filters import answer_filters, prompt_filters
+from distill.filters import answer_filters
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
+from distill.filters.prompt_filters import select_prompts
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -110,7 +111,9 @@ def _generate(
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
-    chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
+    chosen, refused = select_prompts(
+        recipe, [*prompts, *written], generation.held_out, find_mark=generation.tokenizers.mark_in
+    )
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -162,27 +165,6 @@ def expand(
 
 def _distinct(requests: list[Request]) -> list[Request]:
     return list({request.key: request for request in requests}.values())
-
-
-def select_prompts(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
-    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
-
-    The others are not worth it, or too many. are_all: False before the teacher has written its own:
-    then the shares of sources cannot be told.
-    """
-    eval_index = EvalIndex(prompt.text for prompt in held_out)
-    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
-    reasons = prompt_filters.filter_prompts(prompts, context)
-    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
-    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
-    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
-        return good, bad
-    chosen = mixed(recipe.generate, good)
-    ids = {p.id for p in chosen}
-    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
-    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
@@ -416,18 +398,18 @@ def filter_answers(
         eval_index=EvalIndex(p.text for p in held_out),
     )
     reasons = answer_filters.filter_answers(candidates, context)
-    if not tokenizers.same:
-        reasons = [
-            reason or _untellable(tokenizers.student, c)
-            for c, reason in zip(candidates, reasons, strict=True)
-        ]
+    reasons = [
+        reason or _unlearnable(tokenizers, candidate, rows[request.key])
+        for request, candidate, reason in zip(requests, candidates, reasons, strict=True)
+    ]
     return Filtered(candidates, reasons)
 
 
-def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
-    """Return why an answer cannot be told in the student's tokenizer, if so."""
-    mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
-    return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
+def _unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | None:
+    """Return that an answer holds a control token of a model, if so: it could end the answer."""
+    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}"
+    mark = tokenizers.mark_in_answer(text, row["token_ids"][:-1])  # a cut answer is dropped anyway
+    return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
 
 
 def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:

@@ -29,12 +29,21 @@ def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
 
     Some tokenizers count the tags as special, and gpt-oss has special tokens instead of tags.
     """
+    dropped = dropped_tokens(tokenizer)
+    return tokenizer.decode([i for i in answer_ids if i not in dropped], skip_special_tokens=False)
+
+
+def dropped_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the special tokens by id, but those that mark reasoning."""
     added = tokenizer.added_tokens_decoder
     kept = THINK_TAGS
     if any(token.content == "<|channel|>" for token in added.values()):
         kept += CHANNEL_TAGS
-    dropped = {i for i, token in added.items() if token.special and token.content not in kept}
-    return tokenizer.decode([i for i in answer_ids if i not in dropped], skip_special_tokens=False)
+    return {
+        i: token.content
+        for i, token in added.items()
+        if token.special and token.content not in kept
+    }
 
 
 def answer_marks(tokenizer: Any | None, model: str | None = None) -> tuple[Marks, ...]:

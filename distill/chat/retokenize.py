@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.chat.reasoning import (
-    THINK_TAGS,
     answer_marks,
     opens_thinking,
     split_thinking,
@@ -138,16 +137,3 @@ def _answer_in(rendered: str, asked: str, end: str, answer: str) -> str:
         return answer
     written = rendered.removeprefix(asked).partition(end)[0]
     return written.rstrip("\n") if answer in written else answer
-
-
-def own_mark(tokenizer: Any, text: str) -> str | None:
-    """Return a special token of this tokenizer that a text of another model holds, if any.
-
-    It would become that token, and could end the answer.
-    """
-    marks = (
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and token.content not in THINK_TAGS
-    )
-    return next((mark for mark in marks if mark in text), None)

@@ -7,6 +7,7 @@ that the teacher wrote.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from distill import chat
@@ -30,6 +31,30 @@ class Tokenizers:
     @property
     def same(self) -> bool:
         return self.teacher is self.student
+
+    @cached_property
+    def marks(self) -> list[chat.TemplateMarks]:
+        """Return the marks of who answers, as far as they are known, and of who learns."""
+        known = (
+            [self.student] if self.same or self.teacher is None else [self.teacher, self.student]
+        )
+        return [chat.TemplateMarks.of(tokenizer) for tokenizer in known]
+
+    def mark_in(self, messages: chat.Messages) -> str | None:
+        """Return a mark of teacher or student that a conversation holds as text, or None."""
+        found = (marks.first_in_messages(messages) for marks in self.marks)
+        return next(filter(None, found), None)
+
+    def mark_in_answer(self, text: str, ids: Sequence[int]) -> str | None:
+        """Return a mark of teacher or student that an answer holds, or None.
+
+        `text`: its reasoning and answer. `ids`: it in the ids of `asked`, without its end; they
+        count where they are what is learnt.
+        """
+        found = [marks.first_in_answer(text) for marks in self.marks]
+        if self.same:
+            found.append(self.marks[0].first_in_ids(ids))
+        return next(filter(None, found), None)
 
     @property
     def asked(self) -> Any:

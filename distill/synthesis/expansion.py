@@ -83,12 +83,13 @@ def prompt_requests(
     """Return (all requests for prompts, ids that end these beside the usual ones).
 
     `prompts`, those that people wrote, are the seeds of a self_instruct without a file; a held-out
-    prompt is never one. Raise MismatchError for magpie on a chat template that does not allow it,
-    DataError for a file that is not usable.
+    prompt is never one, nor one that holds a mark of the teacher's template. Raise MismatchError for
+    magpie on a chat template that does not allow it, DataError for a file that is not usable.
     """
     requests: list[PromptRequest] = []
     stop_ids: set[int] = set()
     held_out_ids = {prompt.id for prompt in held_out}
+    marks = chat.TemplateMarks.of(tokenizer)
     for source in recipe.generate.prompts:
         if source.expand == "magpie":
             requests_of_source, stop_ids_of_source = _magpie(source, tokenizer)
@@ -97,9 +98,10 @@ def prompt_requests(
         elif source.expand == "self_instruct":
             seeds = _seeds(recipe, source, prompts)
             seeds = [seed for seed in seeds if seed.id not in held_out_ids]
+            seeds = [seed for seed in seeds if marks.first_in_messages(seed.messages) is None]
             requests += _self_instruct(recipe, source, seeds)
         elif source.expand == "personas":
-            requests += _personas(recipe, source)
+            requests += _personas(recipe, source, marks)
     return requests, sorted(stop_ids)
 
 
@@ -167,9 +169,9 @@ def _lowest(hashes: np.ndarray, request: int, num: int) -> list[int]:
     return lowest[np.argsort(mixed[lowest])].tolist()
 
 
-def _personas(recipe: Recipe, source: Source) -> list[PromptRequest]:
+def _personas(recipe: Recipe, source: Source, marks: chat.TemplateMarks) -> list[PromptRequest]:
     requests: list[PromptRequest] = []
-    personas = _read_personas(recipe, source)
+    personas = _read_personas(recipe, source, marks)
     for language, num in _languages(recipe, source):
         usable = [persona for persona in personas if persona.language in (None, language)]
         if not usable:
@@ -193,7 +195,7 @@ class _Persona:
     language: str | None
 
 
-def _read_personas(recipe: Recipe, source: Source) -> list[_Persona]:
+def _read_personas(recipe: Recipe, source: Source, marks: chat.TemplateMarks) -> list[_Persona]:
     """Read a persona or place from every row; a line of a .txt is a persona."""
     personas = []
     for where, row in rows(recipe, "generate.prompts", source):
@@ -205,6 +207,12 @@ def _read_personas(recipe: Recipe, source: Source) -> list[_Persona]:
             raise DataError(
                 f"{where}: language {language!r} is not in the recipe's languages "
                 f"{recipe.languages}"
+            )
+        mark = marks.first_in(row[kind])
+        if mark is not None:
+            raise DataError(
+                f"{where}: {kind}: {mark!r} in it would be read as a mark of the teacher's chat "
+                "template; take it out"
             )
         personas.append(_Persona(kind, normalised(row[kind]).strip(), language))
     return personas
