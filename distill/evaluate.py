@@ -13,6 +13,7 @@ answers are scored in its tokens. The teacher then has no NLL: nats of its own t
 of the student's.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
+from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_gguf, evaluate_transformers
@@ -65,8 +67,8 @@ def run(
 ) -> StageOutput:
     """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's."""
     stage = folder.stage("evaluate")
-    prompts = split_prompts(recipe)[1]
     teacher = teacher or teachers.connect(recipe, folder)
+    prompts = _askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
     own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
@@ -95,6 +97,26 @@ def run(
         student_against_control=student_against_control,
     )
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
+
+
+def _askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+    """Return the prompts that hold no mark of a chat template; say how many do.
+
+    Raises DataError where all do.
+    """
+    marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
+    prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
+    if len(prompts) == len(held_out):
+        return prompts
+    found = ", ".join(sorted({repr(mark) for mark in marks if mark is not None})[:3])
+    told = (
+        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts hold what would be read "
+        f"as a mark of the chat template ({found})"
+    )
+    if not prompts:
+        raise DataError(f"{teacher.recipe.source}: evaluate.prompts: {told}: give others")
+    print(f"evaluate: {told}: they are left out", file=sys.stderr)
+    return prompts
 
 
 def _advance_to(bar: Progress, num_answers: int, name: str) -> None:

@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distill import chat, tasks, teachers
 from distill.chat.tokenizers import Tokenizers
@@ -34,6 +34,7 @@ from distill.errors import DataError
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
+from distill.filters.prompt_filters import select_prompts
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -112,9 +113,10 @@ def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> Stag
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
-    from distill.filters.prompt_filters import select_prompts
 
-    chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
+    chosen, refused = select_prompts(
+        recipe, [*prompts, *written], generation.held_out, find_mark=generation.tokenizers.mark_in
+    )
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -411,23 +413,22 @@ def filter_answers(
         eval_index=EvalIndex(p.text for p in held_out),
     )
     reasons = answer_filters.filter_answers(candidates, context)
-    if not tokenizers.same:
-        reasons = [
-            reason or _untellable(tokenizers.student, c)
-            for c, reason in zip(candidates, reasons, strict=True)
-        ]
+    reasons = [
+        reason or _unlearnable(tokenizers, candidate, rows[request.key])
+        for request, candidate, reason in zip(requests, candidates, reasons, strict=True)
+    ]
     return Filtered(candidates, reasons)
 
 
-def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
-    """Return why an answer cannot be told in the student's tokenizer, if so."""
-    mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
-    return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
+def _unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | None:
+    """Return that an answer holds a control token of a model, if so: it could end the answer."""
+    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}"
+    mark = tokenizers.mark_in_answer(text, row["token_ids"][:-1])  # a cut answer is dropped anyway
+    return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
 
 
 def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
-    opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
-    reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
+    reasoning, answer, complete = tokenizers.split_answer(recipe, request.prompt_ids, row["text"])
     if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     num_reasoning_tokens = 0

@@ -20,7 +20,8 @@ TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 class EvalSet:
     """What every model is asked: prompts as token ids, and the teacher's sampled answers to them.
 
-    An answer is None where it was cut: it is left out.
+    An answer is None where it was cut: it is left out. `marks`: what whoever answers may write round
+    an answer (chat.answer_marks).
     """
 
     recipe: Recipe
@@ -29,6 +30,7 @@ class EvalSet:
     teacher_ids: list[list[int] | None]
     tokenizer: Any
     stop_ids: list[int]
+    marks: tuple[chat.Marks, ...] = ()
 
     def scored(self) -> list[int]:
         """Return the numbers of the prompts that have a teacher's answer with an end."""
@@ -76,16 +78,25 @@ def eval_sets(
             f"{answers}: the teacher finished none of {len(rows)} answers; "
             "raise generate.max_new_tokens"
         )
+    marks = chat.answer_marks(tokenizers.teacher, recipe.teacher.model)
     if tokenizers.same:
-        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids)
+        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids, marks)
         return eval_set, eval_set
     nothing: list[list[int] | None] = [None] * len(prompts)
-    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids)
+    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids, marks)
     students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
     # the end alone: reasoning that never came to an answer
     targets = [ids if ids and len(ids) > 1 else None for ids in targets]
     stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
-    students = EvalSet(recipe, prompts, students_prompt_ids, targets, tokenizers.student, stop_ids)
+    students = EvalSet(
+        recipe,
+        prompts,
+        students_prompt_ids,
+        targets,
+        tokenizers.student,
+        stop_ids,
+        chat.answer_marks(tokenizers.student),
+    )
     return students, teachers
 
 

@@ -61,13 +61,17 @@ class PilotSample:
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "PilotSample":
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
         teacher = teachers.connect(recipe, folder, processes.local_rank)
-        _ = teacher.tokenizers  # as is a tokenizer that is not there
+        tokenizers = teacher.tokenizers  # as is a tokenizer that is not there
         left = Left()
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
         worth_asking, _ = prompt_filters.select_prompts(
-            recipe, prompts, held_out, are_all=not teacher_writes_some
+            recipe,
+            prompts,
+            held_out,
+            are_all=not teacher_writes_some,
+            find_mark=tokenizers.mark_in,
         )
         generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)
         return cls(generation, worth_asking)
