@@ -15,6 +15,7 @@ from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
 from distill.formats.export import Export
 from distill.formats.gguf import modelfile
+from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import load
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe, load_recipe
@@ -267,16 +268,21 @@ def test_what_ollama_does_otherwise_is_said(tokenizer: Any) -> None:
     )
 
 
-def test_a_bos_that_the_tokenizer_adds_is_not_written_twice() -> None:
+@pytest.mark.parametrize("tokenizer_adds", [False, True])
+def test_a_bos_that_the_file_adds_is_not_written_twice(tokenizer_adds: bool) -> None:
+    """Ollama adds it by the file's add_bos_token, which says what a conversation begins with."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
     tokenizer.bos_token = "<|endoftext|>"
-    tokenizer.chat_template = "<|endoftext|>" + CHATML_TRIMMED
-    assert modelfile.frame(tokenizer, None).go().startswith("{{ if not .System }}<|endoftext|>")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
-    )
+    if tokenizer_adds:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+        )
+    assert not begins_with_bos(tokenizer)
+    without = modelfile.frame(tokenizer, None).go()
+    tokenizer.chat_template = "<|endoftext|>" + tokenizer.chat_template
+    assert begins_with_bos(tokenizer)
     template = modelfile.frame(tokenizer, None).go()
-    assert "<|endoftext|>" not in template
+    assert template == without
     assert "<|endoftext|>" + go(template, TALKS[3]) == chat.prompt_text(tokenizer, TALKS[3])
