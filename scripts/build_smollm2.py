@@ -71,7 +71,7 @@ def _convert(packed: Path, out: Path) -> None:
 
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(packed, gguf_file=FILE)
-    model = AutoModelForCausalLM.from_pretrained(packed, gguf_file=FILE, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(packed, gguf_file=FILE, dtype=torch.float32)
     _forget_rounding(model)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -1,9 +1,10 @@
 """Rows of a source that are no prompts: left out and counted by reason, up to a share."""
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distill.core.jsonl import BadRow, Row
 from distill.core.processes import Processes
@@ -17,6 +18,7 @@ Item = TypeVar("Item")
 _ENOUGH = 100
 # Few rows: so many may be bad whatever the share, if they are at most a tenth.
 _FEW, _A_TENTH = 10, 10
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 class Left:
@@ -86,7 +88,7 @@ class _BadRows:
 
     def check(self, num_rows: int, share: float) -> None:
         """Raise the first error, with all counts, if more than so many rows are bad."""
-        allowed = int(share * num_rows)
+        allowed = int(share * num_rows + 1e-6)  # 0.29 of 100 is 29
         if share > 0:
             allowed = max(allowed, min(_FEW, num_rows // _A_TENTH))
         if self.num <= allowed:
@@ -106,3 +108,14 @@ class _BadRows:
         """Tell what becomes of them, and the first of each reason."""
         first = "; ".join(str(error)[:300] for error in list(self.first.values())[:3])
         return f"are left out ({self._counts()}), such as {first}"
+
+
+def refuse_half_characters(where: str, *texts: Any) -> None:
+    """Raise BadRow for a text with half a character: no file and no tokenizer can take it."""
+    for text in texts:
+        if isinstance(text, str) and (half := _HALF_CHARACTER.search(text)):
+            raise BadRow(
+                "half_character",
+                f"{where}: half a character (the lone surrogate U+{ord(half[0]):04X}) after "
+                f"{text[: half.start()][-20:]!a}: whoever wrote this cut a text in two",
+            )

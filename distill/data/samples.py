@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import BadRow, Row, read_jsonl, shown
 from distill.data import translation
-from distill.data.bad_rows import Left, read_rows
+from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.conversations import FIELDS, conversation
 from distill.data.shares import take_turns
 from distill.data.sources import listed
@@ -241,22 +241,8 @@ def _prompt(
         verify=source.verify,
         refusals=source.refusals,
     )
-    _check_characters(where, prompt.full_text, reference, prompt.source_id)
+    refuse_half_characters(where, prompt.full_text, reference, prompt.source_id)
     return prompt
-
-
-def _check_characters(where: str, *texts: Any) -> None:
-    """Raise BadRow for a text with half a character: no file and no tokenizer can take it."""
-    for text in texts:
-        if isinstance(text, str) and (half := _HALF_CHARACTER.search(text)):
-            raise BadRow(
-                "half_character",
-                f"{where}: half a character (the lone surrogate U+{ord(half[0]):04X}) after "
-                f"{text[: half.start()][-20:]!a}: whoever wrote this cut a text in two",
-            )
-
-
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def _check_keys(row: Row, where: str) -> None:
@@ -312,7 +298,7 @@ def _translations(
     for code, column in columns.items():
         text = row.get(column)
         if isinstance(text, str) and not is_invisible(text):
-            _check_characters(where, text)
+            refuse_half_characters(where, text)
             language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [

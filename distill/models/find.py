@@ -128,7 +128,7 @@ def token_ids(source: object, value: object) -> list[int]:
     """
     if value is None:
         return []
-    ids = value if isinstance(value, list) else [value]
+    ids: list[Any] = value if isinstance(value, list) else [value]
     if any(type(number) is not int or number < 0 for number in ids):
         raise DataError(
             f"{source}: eos_token_id {in_short(value)}: a token's id, or a list of ids, is needed"

@@ -21,7 +21,7 @@ import numpy as np
 from distill import chat
 from distill.core.jsonl import BadRow, Row, shown
 from distill.core.splitmix import splitmix
-from distill.data.bad_rows import Left, read_rows
+from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.samples import Prompt, normalised, read_prompts
 from distill.data.translation import name_of
 from distill.errors import DataError
@@ -216,6 +216,7 @@ def _read_personas(
         if source.file is not None and source.file.lower().endswith(".txt"):
             row = {"persona": row["prompt"]}
         kind = _kind_of(row, where)
+        refuse_half_characters(where, row[kind])
         language = row.get("language")
         if language is not None and language not in recipe.languages:
             raise DataError(

@@ -5,6 +5,7 @@ import unicodedata
 import pytest
 
 from distill.core.jsonl import write_jsonl
+from distill.data.bad_rows import Left
 from distill.data.samples import (
     Prompt,
     Sample,
@@ -113,6 +114,48 @@ def test_held_out_prompts_are_even_over_the_languages_and_in_the_files_order(rec
     assert [p.text for p in split_prompts(made)[1]] == ["0", "1", "2", "6", "8"]
     write_jsonl(tmp_path / "e.jsonl", [rows[0]] * 9)
     assert {p.text for p in split_prompts(made)[1]} == {"0"}, "one prompt nine times is one"
+
+
+def test_an_empty_prompt_is_never_held_out(recipe, tmp_path):
+    """It would cost, and be counted as a failed answer of every model."""
+    texts = ["", " ", "\u200b", "\ufeff\u2060", "Hi?", "Who?"]
+    rows = [{"prompt": text, "language": "en"} for text in texts]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    learn, held_out = split_prompts(recipe("./p.jsonl", "evaluate.held_out=0.999"))
+    assert {p.text for p in held_out} == {"Hi?", "Who?"} and len(learn) == 4
+    write_jsonl(tmp_path / "e.jsonl", rows[:5])
+    made = recipe("./p.jsonl", f"evaluate.prompts={tmp_path / 'e.jsonl'}")
+    left = Left()
+    assert [p.text for p in split_prompts(made, left)[1]] == ["Hi?"]
+    assert left.notes == ["evaluate.prompts: 4 prompts are empty, and left out"]
+    write_jsonl(tmp_path / "e.jsonl", rows[:4])
+    with pytest.raises(DataError, match=r"evaluate\.prompts: all 4 prompts are empty"):
+        split_prompts(made)
+
+
+def test_prompts_that_are_all_held_out_are_told_before_anything_is_asked(recipe, tmp_path):
+    row = {"prompt": "Hi?", "language": "en"}
+    for rows in ([row], [row] * 5):
+        write_jsonl(tmp_path / "p.jsonl", rows)
+        with pytest.raises(
+            DataError, match=rf"all of its prompts \({len(rows)}\) are held out .* add prompts"
+        ):
+            split_prompts(recipe("./p.jsonl"))
+    write_jsonl(tmp_path / "e.jsonl", [{"prompt": "Who?", "language": "en"}])
+    made = recipe("./p.jsonl", f"evaluate.prompts={tmp_path / 'e.jsonl'}")
+    assert len(split_prompts(made)[0]) == 5, "the way out"
+
+
+def test_a_last_answer_that_is_cut_off_is_told_once(recipe, tmp_path):
+    said = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Yes."}]
+    write_jsonl(tmp_path / "p.jsonl", [{"conversations": said, "language": "en"}] * 3)
+    left = Left()
+    assert {p.text for p in read(recipe("./p.jsonl"), left=left)} == {"Hi?"}
+    assert left.notes == [
+        "generate.prompts: ./p.jsonl: 3 conversations end with the assistant's turn: it is left out, "
+        "and asked anew"
+    ]
+    assert not left.by_reason
 
 
 def test_kept_and_dropped_are_counted_by_language_the_commonest_reason_first():

@@ -84,6 +84,84 @@ def test_a_data_set_of_the_datasets_library(recipe, tmp_path):
         read(recipe("[{dataset: ./nowhere}]"))
 
 
+def with_media(num_rows):
+    """A data set with a column of sound and one of pictures, neither of which can be decoded."""
+    import datasets
+    import pyarrow
+
+    columns = {
+        "q": datasets.Value("string"),
+        "sound": datasets.Audio(),
+        "picture": datasets.Image(),
+    }
+    features = datasets.Features(columns)
+    media = [{"bytes": b"x", "path": None}] * num_rows
+    rows = {"q": [f"Hi {n}?" for n in range(num_rows)], "sound": media, "picture": media}
+    table = pyarrow.table(rows, schema=features.arrow_schema)
+    return datasets.Dataset(
+        datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features)
+    )
+
+
+def test_a_column_that_is_not_mapped_is_not_read(recipe, tmp_path):
+    with_media(3).save_to_disk(str(tmp_path / "media"))
+    of_text = recipe("[{dataset: ./media, language: en, columns: {prompt: q}}]")
+    assert [p.text for p in read(of_text)] == ["Hi 0?", "Hi 1?", "Hi 2?"]
+    for columns in ("", ", columns: {prompt: sound}", ", columns: {prompt: picture}"):
+        with pytest.raises(
+            DataError, match=r"\./media, row 1: cannot be read \(.*name the columns"
+        ) as caught:
+            read(recipe(f"[{{dataset: ./media, language: en{columns}}}]"))
+        assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=r"no column 'question'; there are q, sound, picture"):
+        read(recipe("[{dataset: ./media, language: en, columns: {prompt: question}}]"))
+    pairs = recipe("[{dataset: ./media, translate: {en: english, sw: swahili}}]")
+    with pytest.raises(DataError, match=r"none of the columns|cannot be read"):
+        read(pairs)
+
+
+def test_a_damaged_data_set_is_refused_by_name(recipe, tmp_path):
+    with_media(3).save_to_disk(str(tmp_path / "media"))
+    made = recipe("[{dataset: ./media, language: en, columns: {prompt: q}}]")
+    for file in (tmp_path / "media").iterdir():
+        whole = file.read_bytes()
+        for content in (b"", b"[]", whole[: len(whole) // 2]):
+            file.write_bytes(content)
+            with pytest.raises((MissingError, DataError), match=r"\./media") as caught:
+                read(made)
+            assert len(str(caught.value)) < 600
+        file.write_bytes(whole)
+    assert len(read(made)) == 3
+
+
+def test_one_bad_row_of_many_is_left_out_and_told_and_too_many_are_refused(recipe, tmp_path):
+    good, bad = '{"prompt": "Hi %d?", "language": "en"}\n', '{"prompt": "Hi?"\n'
+    made = recipe("./p.jsonl")
+
+    def of(num_good, num_bad, *overrides):
+        (tmp_path / "p.jsonl").write_text(
+            "".join(good % n for n in range(num_good)) + bad * num_bad
+        )
+        left = Left()
+        read(recipe("./p.jsonl", *overrides) if overrides else made, left=left)
+        return left
+
+    # at most a hundredth; of few rows at most a tenth, up to ten
+    for num_good, allowed in ((9, 1), (90, 10), (500, 10), (2970, 30)):
+        assert of(num_good, allowed).by_reason == {"not_json": allowed}
+        with pytest.raises(DataError, match=f"{allowed + 1:,} of .* rows are bad: not_json"):
+            of(num_good, allowed + 1)
+    with pytest.raises(DataError, match=r"line 10: not JSON .*1 of 10 rows .*max_bad_rows"):
+        of(9, 1, "generate.max_bad_rows=0")
+    assert of(10, 30, "generate.max_bad_rows=0.75").by_reason == {"not_json": 30}
+    assert of(10, 30, "generate.max_bad_rows=0.75").notes == [
+        "generate.prompts: ./p.jsonl: 30 of 40 rows are left out (not_json 30), such as "
+        f"{tmp_path}/p.jsonl, line 11: not JSON (Expecting ',' delimiter at column 17)"
+    ]
+    with pytest.raises(DataError, match=r"line 1: not JSON"):
+        of(0, 300_000)
+
+
 def test_text_files_and_files_without_a_head_line(recipe, tmp_path):
     (tmp_path / "p.txt").write_text("Una mbuzi wangapi?\n\n  Una ng'ombe\u2028wangapi?  \n")
     (tmp_path / "p.tsv").write_text('He said "no.\t3\nNext\t4\n')
@@ -152,6 +230,15 @@ def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named
     words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
     with pytest.raises(DataError, match=words):
         read(recipe(mapped))
+
+
+def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
+    rows = [{"prompt": f"Hi {n}?", "language": "en", "topic": "goats"} for n in range(3)]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
+        read(recipe("./p.jsonl"))
+    way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
+    assert [p.text for p in read(recipe(way_out))] == ["Hi 0?", "Hi 1?", "Hi 2?"]
 
 
 def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_it_had(

@@ -1,6 +1,5 @@
 """Which file of which run, and what is said where there is none."""
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from run_helpers import QUICKSTART
 
 from distill.__main__ import main
 from distill.core.run_folder import RunFolder
+from distill.core.stored_json import read_json, write_json
 from distill.deploy import choose as choosing
 from distill.deploy.choose import choose, require_whole
 from distill.errors import DataError, MissingError, RecipeError
@@ -78,11 +78,10 @@ def test_a_run_without_a_file_to_deploy(
     with pytest.raises(MissingError, match=r"q8_0\.gguf: gone; make it again by"):
         choose(str(run), None)
     manifest = run / "quantize" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    del content["sha256"]  # edited by hand
+    content = read_json(manifest, "")
     checks = content["result"]["formats"]
     content["result"]["formats"] = {"nf4": checks["nf4"]}
-    manifest.write_text(json.dumps(content))
+    write_json(manifest, content)
     with pytest.raises(MissingError, match=r"no GGUF file, only nf4; add one to quantize\.formats"):
         choose(str(run), None)
     manifest.unlink()
@@ -120,9 +119,9 @@ def test_a_file_that_was_cut_or_is_not_in_the_manifest_is_refused(
     with pytest.raises(DataError, match=r"f16\.gguf: [\d,]+ bytes, and [\d,]+ were written"):
         choose(str(run), "f16")
     manifest = run / "quantize" / "manifest.json"
-    content = json.loads(manifest.read_text())
+    content = read_json(manifest, "")
     del content["files"]["f16.gguf"]
-    manifest.write_text(json.dumps(content))
+    write_json(manifest, content)
     with pytest.raises(
         DataError, match=r"f16\.gguf: not among the files of .*manifest\.json; copy"
     ):

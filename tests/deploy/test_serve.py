@@ -18,6 +18,7 @@ from server_helpers import TEACHER
 
 from distill import chat
 from distill.__main__ import main
+from distill.core.stored_json import read_json, write_json
 from distill.deploy import engine
 from distill.deploy.choose import choose
 from distill.deploy.serve import _is_loopback
@@ -142,10 +143,10 @@ def test_a_file_that_llama_cpp_cannot_load_is_an_error(
     broken = b"GGUF but no more"
     (run / "quantize" / "q8_0.gguf").write_bytes(broken)
     manifest = run / "quantize" / "manifest.json"
-    content = json.loads(manifest.read_text())
+    content = read_json(manifest, "")
     sha256 = hashlib.sha256(broken).hexdigest()
     content["files"]["q8_0.gguf"] = {"bytes": len(broken), "sha256": sha256}
-    manifest.write_text(json.dumps(content))
+    write_json(manifest, content)
     assert main(["chat", str(run), "--format", "q8_0"]) == 2
     assert "q8_0.gguf: llama.cpp cannot load it" in capsys.readouterr().err
 

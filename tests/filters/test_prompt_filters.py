@@ -58,6 +58,25 @@ def test_prompts_are_judged_before_they_cost_anything():
     assert all(reason is None or name_of(reason) in known for reason in reasons)
 
 
+def test_a_last_turn_of_which_nothing_is_seen_is_not_asked():
+    unseen = ["", " \n", "\u200b", "\u3000\ufeff", "\u2060\u00ad\u200d", "\u3164", "\ufe0f"]
+    reasons = reasons_of(prompts_of(*unseen, "?", system="Be kind."))
+    assert [reason and reason.partition(":")[0] for reason in reasons] == [
+        *["empty_prompt"] * len(unseen),
+        None,
+    ]
+    assert reasons[2] == r"empty_prompt: only '\u200b'"
+
+
+def test_how_long_a_prompt_may_be_is_a_field_of_the_recipe():
+    options = Generate.model_validate({"prompts": "p.jsonl", "max_prompt_characters": 30_000})
+    texts = ["x" * 20_001, "y" * 30_001]
+    assert filter_prompts(prompts_of(*texts), FilterContext(options, ())) == [
+        None,
+        "prompt_too_long: 30001 characters, at most 30000",
+    ]
+
+
 def test_a_prompt_filter_is_one_function_added_to_the_list(monkeypatch):
     def shouting(prompt: Prompt, context: FilterContext) -> str | None:
         return "in capitals" if prompt.text.isupper() else None

@@ -1,9 +1,12 @@
 """Prompts that the teacher writes: what it is asked for, and what of its answers is taken."""
 
+import json
+
 import pytest
 from families import BY_NAME, tokenizer_of
 
 from distill.core.jsonl import write_jsonl
+from distill.data.bad_rows import Left
 from distill.data.samples import Prompt
 from distill.errors import DataError, RecipeError
 from distill.recipe import explain, load_recipe
@@ -140,12 +143,21 @@ def test_people_and_places_take_turns_in_their_own_languages(recipe, tokenizer, 
         ({"persona": "a", "place": "b"}, "line 1: 2 texts; give either persona or place"),
         ({"persona": "a", "age": 3}, "line 1: unknown field 'age'"),
         ({"persona": "a", "language": "fr"}, "line 1: language 'fr' is not in the recipe's"),
+        ({"persona": "\u200b"}, "line 1: 0 texts"),
+        ({"persona": "a nurse \ud83d"}, "line 1: half a character"),
+        ({"x" * 100_000: 1}, "line 1: unknown field 'xxx"),
     ],
 )
 def test_a_persona_that_cannot_be_used_is_named(recipe, tokenizer, tmp_path, row, words):
-    write_jsonl(tmp_path / "w.jsonl", [row])
-    with pytest.raises(DataError, match=words):
-        asked(recipe("{expand: personas, file: w.jsonl, num: 9}"), tokenizer)
+    (tmp_path / "w.jsonl").write_text(json.dumps(row))
+    made = recipe("{expand: personas, file: w.jsonl, num: 9}")
+    with pytest.raises(DataError, match=words) as caught:
+        asked(made, tokenizer)
+    assert len(str(caught.value)) < 500
+    (tmp_path / "w.jsonl").write_text('{"persona": "a baker"}\n' * 9 + json.dumps(row))
+    left = Left()
+    requests, _ = expansion.prompt_requests(made, tokenizer, [], [], left)
+    assert {"a baker" in w.prompt.text for w in requests} == {True} and len(left.notes) == 1
 
 
 @pytest.mark.parametrize(
