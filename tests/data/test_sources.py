@@ -88,6 +88,7 @@ def with_media(num_rows):
     """A data set with a column of sound and one of pictures, neither of which can be decoded."""
     import datasets
     import pyarrow
+    from datasets.table import InMemoryTable
 
     columns = {
         "q": datasets.Value("string"),
@@ -98,9 +99,7 @@ def with_media(num_rows):
     media = [{"bytes": b"x", "path": None}] * num_rows
     rows = {"q": [f"Hi {n}?" for n in range(num_rows)], "sound": media, "picture": media}
     table = pyarrow.table(rows, schema=features.arrow_schema)
-    return datasets.Dataset(
-        datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features)
-    )
+    return datasets.Dataset(InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 
 
 def test_a_column_that_is_not_mapped_is_not_read(recipe, tmp_path):
