@@ -1,8 +1,7 @@
 """capture: store what the teacher says about each answer token of the kept samples.
 
     capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's
-    name is
-                                         the header's hash
+                                         name is the header's hash
 
 It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
 gave the log-probs with its answers, and they are taken from there.
@@ -23,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill import chat, teachers
 from distill.core import shutdown
@@ -34,16 +34,17 @@ from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import read_samples
+from distill.errors import DataError
 from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
 from distill.recipe import Recipe
-from distill.signals import from_server
 from distill.signals.header import SignalHeader
-from distill.signals.hidden_states import bytes_per_token
-from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
+
+if TYPE_CHECKING:
+    from distill.signals.store import SignalStore, SignalWriter
 
 Batch = list[SignalSequence]
 Block = list[Batch]  # what is captured, and claimed, in one go
@@ -56,6 +57,8 @@ def run(
 
     Returns None on all processes but the first, and in a shard.
     """
+    from distill.signals.store import SignalStore, sequence_key
+
     stage = folder.stage("capture")
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
@@ -92,6 +95,8 @@ def _capture(
     processes: Processes,
 ) -> None:
     """Capture the sequences of this process that are not on disk."""
+    from distill.signals.store import SignalStore, SignalWriter
+
     captured = _on_disk(header, shards, processes)
     blocks = _blocks(teacher, sequences, processes)
     with assigned_blocks(
@@ -127,7 +132,7 @@ def _capture_block(
     header: SignalHeader,
     block: Block,
     captured: set[str],
-    writer: SignalWriter,
+    writer: "SignalWriter",
     bar: Progress,
 ) -> None:
     """Write what is missing of a block; it is done when it is on disk."""
@@ -142,6 +147,8 @@ def _capture_block(
 
 def _on_disk(header: SignalHeader, shards: Path, processes: Processes) -> set[str]:
     """Return the keys of what is captured; a broken shard is set aside, and captured anew."""
+    from distill.signals.store import SignalStore
+
     store = SignalStore(shards, header, skip_broken=True)
     captured = set(store.keys())
     processes.barrier()  # every rank has seen the same shards before anyone moves or adds one
@@ -222,10 +229,16 @@ def _hidden_size(teacher: Teacher) -> int:
 
 
 def _summary(
-    teacher: Teacher, header: SignalHeader, store: SignalStore, keys: set[str]
+    teacher: Teacher, header: SignalHeader, store: "SignalStore", keys: set[str]
 ) -> StageOutput:
+    from distill.signals import from_server
+
     missing = keys - set(store.keys())
-    assert not missing, f"{len(missing)} sequences were not captured"
+    if missing:
+        raise DataError(
+            f"{store.folder}: {len(missing)} of {len(keys)} sequences are gone while the others were "
+            "captured: were files deleted there? Run the same command: they are captured anew"
+        )
     num_unknown = 0
     if not teacher.tells_every_token:
         num_unknown = sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))
@@ -251,6 +264,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 def cost(work: Workload) -> Cost:
     """Reckon one pass of the teacher over the samples, and the signal on disk."""
+    from distill.signals.hidden_states import bytes_per_token
+
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None

@@ -13,24 +13,24 @@ answers are scored in its tokens. The teacher then has no NLL: nats of its own t
 of the student's.
 """
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distill import tasks, teachers
 from distill.core import shutdown
-from distill.core.files import write_atomic
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
-from distill.core.results import EvaluateResult, ModelFigures, QuantizeResult
+from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
+from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_gguf, evaluate_transformers
+from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.formats import FORMATS, FolderFormat, path_of
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -67,8 +67,8 @@ def run(
 ) -> StageOutput:
     """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's."""
     stage = folder.stage("evaluate")
-    prompts = split_prompts(recipe)[1]
     teacher = teacher or teachers.connect(recipe, folder)
+    prompts = _askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
     own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
@@ -82,12 +82,15 @@ def run(
             if not (stage / f"{name}.json").is_file():
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
-    measured = {name: json.loads((stage / f"{name}.json").read_text()) for name in names}
+    measured = {name: read_figures(stage / f"{name}.json") for name in names}
     student_against_control = None
     if "control" in measured:
         student_against_control = against(measured["student"], measured["control"], recipe.seed)
     result = EvaluateResult(
-        models={name: _without_examples(figures) for name, figures in measured.items()},
+        models={
+            name: model_figures(stage / f"{name}.json", figures)
+            for name, figures in measured.items()
+        },
         num_examples=len(prompts),
         task=options.task,
         task_version=tasks.version(options.task),
@@ -96,15 +99,31 @@ def run(
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
 
 
+def _askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+    """Return the prompts that hold no mark of a chat template; say how many do.
+
+    Raises DataError where all do.
+    """
+    marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
+    prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
+    if len(prompts) == len(held_out):
+        return prompts
+    found = ", ".join(sorted({repr(mark) for mark in marks if mark is not None})[:3])
+    told = (
+        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts hold what would be read "
+        f"as a mark of the chat template ({found})"
+    )
+    if not prompts:
+        raise DataError(f"{teacher.recipe.source}: evaluate.prompts: {told}: give others")
+    print(f"evaluate: {told}: they are left out", file=sys.stderr)
+    return prompts
+
+
 def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
     """Show that a model is done, whatever of it was there already."""
     bar.done = num_answers
     bar.advance(0, note=name)
     shutdown.check()
-
-
-def _without_examples(figures: dict[str, Any]) -> ModelFigures:
-    return ModelFigures(**{key: value for key, value in figures.items() if key != "examples"})
 
 
 def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
@@ -154,7 +173,7 @@ def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> M
 
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
-    write_atomic(path, json.dumps(figures_of(eval_set, made), ensure_ascii=False))
+    write_figures(path, figures_of(eval_set, made))
 
 
 def cost(work: Workload) -> Cost:

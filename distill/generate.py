@@ -19,7 +19,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from distill import chat, tasks, teachers
 from distill.chat.tokenizers import Tokenizers
@@ -30,12 +30,11 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, Sample, count_by_language, split_prompts
-from distill.data.shares import mixed
 from distill.errors import DataError
-from distill.filters import answer_filters, prompt_filters
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
+from distill.filters.prompt_filters import select_prompts
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -44,13 +43,14 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.recipe import Recipe
-from distill.synthesis import expansion, llm_judge
+from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.keys import num_of_other_seeds, request_maker
 from distill.teachers.log import AnswerLogs, best_rows, read_answers, read_best_rows
 from distill.teachers.requests import Request, RequestOptions
+from distill.text.identification import by_script_only
 
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
@@ -98,6 +98,8 @@ def run(
         )
     left = Left()
     prompts, held_out = split_prompts(recipe, left)
+    if unknown := by_script_only(recipe.languages):
+        left.notes.append(f"languages: {unknown}")
     left.tell("generate", processes)
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
@@ -111,7 +113,10 @@ def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> Stag
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
-    chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
+
+    chosen, refused = select_prompts(
+        recipe, [*prompts, *written], generation.held_out, find_mark=generation.tokenizers.mark_in
+    )
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -137,6 +142,8 @@ def expand(
     (`--shard`) while others have not written theirs: they could repeat ours, so no answer is paid
     for yet.
     """
+    from distill.synthesis import expansion
+
     recipe, teacher, processes = generation.recipe, generation.teacher, generation.processes
     tokenizer, log = generation.tokenizers.asked, generation.logs.written_prompts
     wanted, stop_ids = expansion.prompt_requests(
@@ -167,27 +174,6 @@ def expand(
 
 def _distinct(requests: list[Request]) -> list[Request]:
     return list({request.key: request for request in requests}.values())
-
-
-def select_prompts(
-    recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt], *, are_all: bool = True
-) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
-    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
-
-    The others are not worth it, or too many. are_all: False before the teacher has written its own:
-    then the shares of sources cannot be told.
-    """
-    eval_index = EvalIndex(prompt.text for prompt in held_out)
-    context = FilterContext(recipe.generate, recipe.languages, eval_index=eval_index)
-    reasons = prompt_filters.filter_prompts(prompts, context)
-    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
-    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
-    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
-        return good, bad
-    chosen = mixed(recipe.generate, good)
-    ids = {p.id for p in chosen}
-    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
-    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
@@ -282,6 +268,8 @@ def _write(
     left: Left,
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
+    from distill.filters import answer_filters
+
     recipe, stage = generation.recipe, generation.stage
     log = generation.logs.answers.folder
     all_rows, torn = read_answers(log)
@@ -310,9 +298,7 @@ def _write(
     }
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
-    result = _result(generation, requests, filtered, kept, dropped)
-    result = replace(result, num_broken_log_lines=len(torn), num_skipped=dict(left.by_reason))
-    result = replace(result, reading_notes=left.notes)
+    result = _result(generation, requests, filtered, kept, dropped, left, len(torn))
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
@@ -371,6 +357,8 @@ def _result(
     filtered: Filtered,
     kept: list[Row],
     dropped: list[Row],
+    left: Left,
+    num_broken_log_lines: int,
 ) -> GenerateResult:
     """Return what was asked, kept and dropped."""
     tokenizers, most = generation.tokenizers, generation.recipe.generate.max_reasoning_tokens
@@ -391,11 +379,11 @@ def _result(
         kept_by_language=dict(Counter(row["language"] for row in kept)),
         num_held_out=len(generation.held_out),
         num_answer_tokens=sum(len(row["answer_ids"]) for row in kept),
-        num_broken_log_lines=0,
+        num_broken_log_lines=num_broken_log_lines,
         vocab_size=len(tokenizers.student),
         format=chat.fingerprint_of_format(tokenizers.student),
         retokenized=tokenizers.difference,
-        num_skipped={},
+        num_skipped=dict(left.by_reason),
         prompts_by_language=dict(Counter(p.language for p in prompts.values())),
         by_language=count_by_language(kept, dropped),
         prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
@@ -404,6 +392,7 @@ def _result(
         num_long_reasoning=num_long,
         seed=generation.recipe.seed,
         warning=long_reasoning_warning(num_long, len(kept), most),
+        reading_notes=left.notes,
     )
 
 
@@ -411,6 +400,8 @@ def filter_answers(
     generation: Generation, requests: list[Request], rows: dict[str, Row]
 ) -> Filtered:
     """Return each answer as the filters see it, and why it is dropped. `rows`: by key."""
+    from distill.filters import answer_filters
+
     recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
     candidates = [
         _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
@@ -422,23 +413,22 @@ def filter_answers(
         eval_index=EvalIndex(p.text for p in held_out),
     )
     reasons = answer_filters.filter_answers(candidates, context)
-    if not tokenizers.same:
-        reasons = [
-            reason or _untellable(tokenizers.student, c)
-            for c, reason in zip(candidates, reasons, strict=True)
-        ]
+    reasons = [
+        reason or _unlearnable(tokenizers, candidate, rows[request.key])
+        for request, candidate, reason in zip(requests, candidates, reasons, strict=True)
+    ]
     return Filtered(candidates, reasons)
 
 
-def _untellable(tokenizer: Any, candidate: Answer) -> str | None:
-    """Return why an answer cannot be told in the student's tokenizer, if so."""
-    mark = chat.own_mark(tokenizer, f"{candidate.reasoning or ''}\n{candidate.answer_text}")
-    return f"format: {mark!r}, a token of the student's own, is in it" if mark else None
+def _unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | None:
+    """Return that an answer holds a control token of a model, if so: it could end the answer."""
+    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}"
+    mark = tokenizers.mark_in_answer(text, row["token_ids"][:-1])  # a cut answer is dropped anyway
+    return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
 
 
 def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
-    opened = chat.opens_thinking(tokenizers.asked, request.prompt_ids)
-    reasoning, answer, complete = chat.split_thinking(row["text"], opened=opened)
+    reasoning, answer, complete = tokenizers.split_answer(recipe, request.prompt_ids, row["text"])
     if recipe.generate.reasoning == "drop":
         reasoning = None  # nobody learns it, so nothing in it can be wrong
     num_reasoning_tokens = 0

@@ -16,21 +16,21 @@ f16 file is wanted one is written for that check alone.
 How a file is written and measured stands with its format (distill/formats).
 """
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from distill.core import shutdown
-from distill.core.files import files_under, write_atomic
+from distill.core.files import files_under
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
+from distill.core.stored_json import broken, read_json, write_json
 from distill.formats import Format, chosen, path_of, recovery
 from distill.formats.export import Export
 from distill.formats.folders import weight_bytes
@@ -72,8 +72,13 @@ def _check(export: Export, format: Format) -> FileCheck:
     path = export.stage / f"{format.name}.json"
     if not path.is_file():
         format.prepare(export)
-        write_atomic(path, json.dumps(_as_json(_make(export, format)), indent=1))
-    return TypeAdapter(FileCheck).validate_python(json.loads(path.read_text()))
+        write_json(path, _as_json(_make(export, format)), indent=1)
+    way_out = "delete it and run `distill quantize RECIPE`: this file is made again"
+    try:
+        return TypeAdapter(FileCheck).validate_python(read_json(path, way_out))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise broken(path, f"{problem['loc'][0]}: {problem['msg']}", way_out) from None
 
 
 def _make(export: Export, format: Format) -> FileCheck:

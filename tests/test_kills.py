@@ -13,6 +13,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
+from distill.filters import prompt_filters
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe
 from distill.teachers import connect
@@ -76,7 +77,7 @@ def test_killed_twenty_times_with_torn_files_it_ends_as_unbroken(tmp_path):
     wanted, unbroken = run(recipe_of(tmp_path / "whole", file))
     recipe = recipe_of(folder, file)
     make = request_maker(connect(recipe), RequestOptions.of(recipe))
-    prompts = generate.select_prompts(recipe, *split_prompts(recipe))[0]
+    prompts = prompt_filters.select_prompts(recipe, *split_prompts(recipe))[0]
     requests = [make(prompt, 0) for prompt in prompts]
 
     num_killed = 0

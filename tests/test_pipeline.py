@@ -1,6 +1,7 @@
 """The pipeline knows no stage by name: one that is defined here runs in its place."""
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 
 import pytest
 from run_helpers import QUICKSTART
@@ -133,3 +134,20 @@ def test_a_finished_stage_whose_file_is_gone_is_not_called_done(recipe):
         run(recipe(), "generate", "count")
     run(recipe(), "generate", "count", redo="count")
     run(recipe(), "generate", "count")
+
+
+@pytest.mark.parametrize("gone", ["count", "."])
+def test_a_folder_that_is_deleted_in_the_middle_is_told_and_the_way_out_works(recipe, gone):
+    run(recipe(), "generate")
+    folder = RunFolder.of(recipe())
+
+    def count_and_lose(recipe, folder, processes):
+        output = count(recipe, folder, processes)
+        shutil.rmtree(folder.path / gone)
+        return output
+
+    losing = tuple(replace(s, run=count_and_lose) if s is COUNT else s for s in WITH_COUNT)
+    with pytest.raises(DataError, match=r"counts\.txt: No such file.*run the same command"):
+        pipeline.run(recipe(), stages=("generate", "count"), pipeline=losing)
+    run(recipe(), "generate", "count")
+    assert folder.manifest("count", CountResult) is not None

@@ -199,14 +199,19 @@ def test_without_formats_there_is_the_student_in_sixteen_bits(
     } <= set(output.files)
 
 
+@pytest.mark.parametrize("beyond", ["what its weights make of a word", "a weight"])
 def test_a_student_beyond_float16_is_written_in_bfloat16(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], beyond: str
 ) -> None:
     recipe, folder = trained(tmp_path, "quantize.formats=[]")
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
-    with torch.no_grad():  # the weights are small enough, what they make of a word is not
-        model.model.layers[0].mlp.down_proj.weight *= 1e4
-        model.model.layers[0].mlp.up_proj.weight *= 1e3
+    mlp = model.model.layers[0].mlp
+    with torch.no_grad():
+        if beyond == "a weight":
+            mlp.up_proj.weight[3, 4] = 1e5
+        else:
+            mlp.down_proj.weight *= 1e4
+            mlp.up_proj.weight *= 1e3
     model.save_pretrained(folder.stage("train") / "student")
     check = quantize.run(recipe, folder).result.formats["w16a16"]
     assert set(check.tensor_types) == {"BF16"} and check.failed is None and math.isfinite(check.nll)

@@ -72,6 +72,12 @@ def template(model: ModelFacts) -> Template | None:
     return facts.templates()[model.template] if model.template is not None else None
 
 
+def answer_marks() -> tuple[tuple[str, str], ...]:
+    """Return every pair of marks that a family writes round its answers, each once."""
+    pairs = (template.answer for template in facts.templates().values())
+    return tuple(dict.fromkeys(pair for pair in pairs if pair is not None))
+
+
 def source(model: ModelFacts) -> str:
     """Return where the model's facts are from, and the day on which they were checked."""
     content = facts.teachers_file()

@@ -22,6 +22,7 @@ Checked = Literal["verified", "secondary", "memory"]
 
 # A list of YAML becomes a tuple; what is in it is as strict as everything else
 Texts = Annotated[tuple[str, ...], Strict(False)]
+Pair = Annotated[tuple[str, str], Strict(False)]
 Shape = Annotated[tuple[int | None, int | None, int | None, int | None, int | None], Strict(False)]
 Sampling = Annotated[tuple[float | None, float | None, float | None], Strict(False)]
 
@@ -57,6 +58,7 @@ class Template(Row):
     source: str
     checked: Checked
     tags: Literal["both", "close", "channels"] | None = None
+    answer: Pair | None = None
     switch: Literal["enable_thinking", "thinking"] | None = None
     history: Literal["dropped", "kept"] | None = None
     system: str | None = None

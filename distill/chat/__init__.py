@@ -7,9 +7,10 @@ from distill.chat.fingerprints import (
     require_same_tokenizer,
     same_tokenizer,
 )
+from distill.chat.marks import TemplateMarks, own_mark, template_marks
 from distill.chat.probes import PROBES
-from distill.chat.reasoning import opens_thinking, split_thinking, text_of
-from distill.chat.retokenize import own_mark, retokenize_answer, target_ids, without_reasoning
+from distill.chat.reasoning import Marks, answer_marks, opens_thinking, split_thinking, text_of
+from distill.chat.retokenize import retokenize_answer, target_ids, without_reasoning
 from distill.chat.template import (
     SWITCHES,
     Messages,
@@ -26,7 +27,10 @@ from distill.chat.template import (
 __all__ = [
     "PROBES",
     "SWITCHES",
+    "Marks",
     "Messages",
+    "TemplateMarks",
+    "answer_marks",
     "dated",
     "end_of_turn",
     "fingerprint_of_format",
@@ -42,6 +46,7 @@ __all__ = [
     "split_thinking",
     "stop_ids",
     "target_ids",
+    "template_marks",
     "text_of",
     "thinking_of",
     "thinking_switch",

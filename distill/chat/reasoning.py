@@ -1,8 +1,15 @@
-"""Tell the reasoning from the answer in what a model wrote."""
+"""Tell the reasoning from the answer in what a model wrote.
+
+Which marks a family writes round its answer is in the catalogue (catalog/teachers.yaml).
+"""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
+from distill.catalog import catalog
+
+Marks = tuple[str, str]  # the opening one and the closing one
 THINK_TAGS = ("<think>", "</think>")
 # gpt-oss: reasoning and answer are two messages
 CHANNEL_TAGS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
@@ -22,16 +29,49 @@ def text_of(tokenizer: Any, answer_ids: Sequence[int]) -> str:
 
     Some tokenizers count the tags as special, and gpt-oss has special tokens instead of tags.
     """
+    dropped = dropped_tokens(tokenizer)
+    return tokenizer.decode([i for i in answer_ids if i not in dropped], skip_special_tokens=False)
+
+
+def dropped_tokens(tokenizer: Any) -> dict[int, str]:
+    """Return the special tokens by id, but those that mark reasoning."""
     added = tokenizer.added_tokens_decoder
     kept = THINK_TAGS
     if any(token.content == "<|channel|>" for token in added.values()):
         kept += CHANNEL_TAGS
-    dropped = {i for i, token in added.items() if token.special and token.content not in kept}
-    return tokenizer.decode([i for i in answer_ids if i not in dropped], skip_special_tokens=False)
+    return {
+        i: token.content
+        for i, token in added.items()
+        if token.special and token.content not in kept
+    }
 
 
-def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str, bool]:
-    """Return (reasoning or None, answer, whether the reasoning was finished).
+def answer_marks(tokenizer: Any | None, model: str | None = None) -> tuple[Marks, ...]:
+    """Return the pairs of marks that the model may write round its answer: <response>, </response>.
+
+    A family is known by its chat template, which deals with the marks in answers of before; where
+    there is none (tokenizer None), by the model's name in the catalogue.
+    """
+    template = getattr(tokenizer, "chat_template", None)
+    if template:
+        return _marks_in(template if isinstance(template, str) else str(template))
+    facts = None if model is None else catalog.find(model)
+    known = None if facts is None else catalog.template(facts)
+    return () if known is None or known.answer is None else (known.answer,)
+
+
+@lru_cache(maxsize=16)
+def _marks_in(template: str) -> tuple[Marks, ...]:
+    return tuple(pair for pair in catalog.answer_marks() if all(mark in template for mark in pair))
+
+
+def split_thinking(
+    text: str, *, opened: bool = False, marks: Sequence[Marks] = ()
+) -> tuple[str | None, str, bool]:
+    """Return (reasoning or None, answer, whether both were finished).
+
+    `marks`: the pairs that may stand round the answer (`answer_marks`). They are no part of it; one
+    that does not close, or is elsewhere, means that the answer is not a whole one.
 
     The text is cut at the last `</think>`. A closing tag without an opening one is normal: the
     template wrote the opening one. An opening tag that is never closed means that the answer was
@@ -45,10 +85,22 @@ def split_thinking(text: str, *, opened: bool = False) -> tuple[str | None, str,
         start, _, rest = after.partition("<think>")
         return _stripped(before.replace("<think>", "") + start + rest), "", False
     if close:
-        return _stripped(before.replace("<think>", "", 1)), after.strip(), True
+        return _stripped(before.replace("<think>", "", 1)), *_unmarked(after, marks)
     if opened:
         return _stripped(text), "", False
-    return None, text.strip(), True
+    return None, *_unmarked(text, marks)
+
+
+def _unmarked(text: str, marks: Sequence[Marks]) -> tuple[str, bool]:
+    """Return (the answer without the marks round it, whether it is a whole one)."""
+    answer = text.strip()
+    for opening, closing in marks:
+        if opening not in answer and closing not in answer:
+            continue
+        if not answer.startswith(opening) or not answer.endswith(closing):
+            return answer, False
+        return answer.removeprefix(opening).removesuffix(closing).strip(), True
+    return answer, True
 
 
 def _split_channels(text: str) -> tuple[str | None, str, bool]:

@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from distill.chat.reasoning import THINK_TAGS, opens_thinking, split_thinking, text_of
+from distill.chat.reasoning import (
+    answer_marks,
+    opens_thinking,
+    split_thinking,
+    text_of,
+)
 from distill.chat.template import (
     Messages,
     apply_template,
@@ -55,19 +60,22 @@ def without_reasoning(
 ) -> list[int]:
     """Return the answer's ids as the template writes an answer without reasoning after this prompt.
 
-    That is what a student reads that is not to think. It ends with the same token; an answer that
-    has no reasoning comes back as it is. Some templates write an empty block then, which stays.
+    That is what a student reads that is not to think. It ends with the same token, and has none of
+    the marks that a family writes round an answer; one without reasoning and marks comes back as it
+    is. Some templates write an empty block then, which stays.
     Where the prompt itself opens the reasoning, the answer closes it at once. Raises MismatchError
     where the template writes another prompt before an answer than before its question.
     """
     text = text_of(tokenizer, answer_ids)
     is_opened = opens_thinking(tokenizer, prompt_ids)
-    reasoning, answer, _ = split_thinking(text, opened=is_opened)
-    if reasoning is None:
+    marks = answer_marks(tokenizer)
+    reasoning, answer, _ = split_thinking(text, opened=is_opened, marks=marks)
+    is_marked = any(opening in text for opening, _ in marks)
+    if reasoning is None and not is_marked:
         return list(answer_ids)
     end = answer_ids[-1]
     if is_opened:
-        after = text.rpartition("</think>")[2]
+        after = f"\n\n{answer}" if is_marked else text.rpartition("</think>")[2]
         return [*tokenizer(f"</think>{after}", add_special_tokens=False).input_ids, end]
     turns = [*with_system_prompt(messages, system_prompt), {"role": "assistant", "content": answer}]
     switch = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
@@ -129,16 +137,3 @@ def _answer_in(rendered: str, asked: str, end: str, answer: str) -> str:
         return answer
     written = rendered.removeprefix(asked).partition(end)[0]
     return written.rstrip("\n") if answer in written else answer
-
-
-def own_mark(tokenizer: Any, text: str) -> str | None:
-    """Return a special token of this tokenizer that a text of another model holds, if any.
-
-    It would become that token, and could end the answer.
-    """
-    marks = (
-        token.content
-        for token in tokenizer.added_tokens_decoder.values()
-        if token.special and token.content not in THINK_TAGS
-    )
-    return next((mark for mark in marks if mark in text), None)

@@ -7,6 +7,7 @@ that the teacher wrote.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from distill import chat
@@ -30,6 +31,30 @@ class Tokenizers:
     @property
     def same(self) -> bool:
         return self.teacher is self.student
+
+    @cached_property
+    def marks(self) -> list[chat.TemplateMarks]:
+        """Return the marks of who answers, as far as they are known, and of who learns."""
+        known = (
+            [self.student] if self.same or self.teacher is None else [self.teacher, self.student]
+        )
+        return [chat.TemplateMarks.of(tokenizer) for tokenizer in known]
+
+    def mark_in(self, messages: chat.Messages) -> str | None:
+        """Return a mark of teacher or student that a conversation holds as text, or None."""
+        found = (marks.first_in_messages(messages) for marks in self.marks)
+        return next(filter(None, found), None)
+
+    def mark_in_answer(self, text: str, ids: Sequence[int]) -> str | None:
+        """Return a mark of teacher or student that an answer holds, or None.
+
+        `text`: its reasoning and answer. `ids`: it in the ids of `asked`, without its end; they
+        count where they are what is learnt.
+        """
+        found = [marks.first_in_answer(text) for marks in self.marks]
+        if self.same:
+            found.append(self.marks[0].first_in_ids(ids))
+        return next(filter(None, found), None)
 
     @property
     def asked(self) -> Any:
@@ -64,6 +89,16 @@ class Tokenizers:
             enable_thinking=enable_thinking,
         )
 
+    def split_answer(
+        self, recipe: Recipe, prompt_ids: Sequence[int], text: str
+    ) -> tuple[str | None, str, bool]:
+        """Return (reasoning or None, answer, whether both were finished) of the teacher's text."""
+        return chat.split_thinking(
+            text,
+            opened=chat.opens_thinking(self.asked, prompt_ids),
+            marks=chat.answer_marks(self.teacher, recipe.teacher.model),
+        )
+
     def training_ids(
         self,
         recipe: Recipe,
@@ -79,8 +114,7 @@ class Tokenizers:
         if self.same:
             targets = chat.target_ids(recipe, self.teacher, messages, prompt_ids, answer_ids)
             return list(prompt_ids), targets
-        opened = chat.opens_thinking(self.asked, prompt_ids)
-        reasoning, answer, _ = chat.split_thinking(text, opened=opened)
+        reasoning, answer, _ = self.split_answer(recipe, prompt_ids, text)
         if recipe.generate.reasoning == "drop":
             reasoning = None
         return chat.retokenize_answer(recipe, self.student, messages, reasoning, answer)

@@ -24,6 +24,10 @@ def digest(*parts: str | bytes) -> str:
     return hashed.hexdigest()
 
 
+def bytes_sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

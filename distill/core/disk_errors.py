@@ -1,4 +1,7 @@
-"""Explain a full disk, and a file that may not be read or written, however a library wrapped the error."""
+"""Explain what a disk does to a run, however a library wrapped the error.
+
+It is full, fails, forbids, or somebody deletes a folder while a command works there.
+"""
 
 import errno
 from collections.abc import Iterator
@@ -9,13 +12,16 @@ from distill.errors import DataError, DistillError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+FAILING = (errno.EIO, errno.ESTALE, errno.EBADMSG, errno.EUCLEAN)
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 @contextmanager
 def disk_explained(folder: Path) -> Iterator[None]:
-    """Turn a full disk or quota, and a file that may not be read or written, into a DataError.
+    """Turn what the disk did into a DataError.
 
-    The error names the file where it is known, else `folder`, the run folder.
+    The error names the file where it is known, else `folder`, the run folder. A file that is gone is
+    explained only inside the run folder: elsewhere it is a fault of ours.
     """
     try:
         yield
@@ -31,7 +37,26 @@ def disk_explained(folder: Path) -> Iterator[None]:
             raise DataError(
                 f"{place}: this user may not read or write it; change that, or set run_folder=PATH"
             ) from error
+        if _is_one_of(error, FAILING):
+            raise DataError(
+                f"{place}: the disk fails ({_first_line(error)}); copy the run folder to another one "
+                "and set run_folder=PATH"
+            ) from error
+        if _is_one_of(error, GONE) and _is_in(place, folder):
+            raise DataError(
+                f"{place}: {_first_line(error)}: it was deleted, moved or replaced while this command "
+                "worked; put it back, or run the same command: what is gone is made again"
+            ) from error
         raise
+
+
+def _is_in(place: object, folder: Path) -> bool:
+    return folder in (path := Path(str(place))).parents or path == folder
+
+
+def _first_line(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return (reason or str(error)).split("\n")[0][:200]
 
 
 def _is_one_of(error: Exception, numbers: tuple[int, ...]) -> bool:

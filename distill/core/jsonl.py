@@ -183,6 +183,17 @@ class RowLog:
     def sync(self) -> None:
         self._unsynced.clear()  # before: a row that comes meanwhile sets it again
         os.fsync(self._file.fileno())
+        self._require_there()
+
+    def _require_there(self) -> None:
+        """Raise FileNotFoundError where the file was deleted or moved: its rows would be lost."""
+        try:
+            is_there = os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        if not is_there:
+            reason = os.strerror(errno.ENOENT)
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
 
     def _keep_synced(self) -> None:
         """Sync now and then, in a thread.
@@ -204,8 +215,10 @@ class RowLog:
             return
         self._ended.set()
         self._thread.join()
-        self.sync()
-        self._file.close()
+        try:
+            self.sync()
+        finally:
+            self._file.close()
         if self.path.stat().st_size == 0:
             self.path.unlink()
 
@@ -232,9 +245,10 @@ def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
 
 
 def row_of(line: bytes) -> Row | None:
-    """Return the row of a log's line; None where the line is torn."""
+    """Return the row of a log's line; None where the line is torn, or holds no object."""
     text, _, crc = line.removesuffix(b"\n").rpartition(b"\t")
     try:
-        return json.loads(text) if int(crc, 16) == zlib.crc32(text) else None
-    except ValueError:
+        row = json.loads(text) if int(crc, 16) == zlib.crc32(text) else None
+    except (ValueError, RecursionError):
         return None
+    return row if isinstance(row, dict) else None

@@ -114,7 +114,8 @@ class Leases(Generic[T]):
             number += 1
         if number:
             newest = self._folder / f"{name}.{number - 1}"
-            if self._now() - newest.stat().st_mtime < self._lifetime:
+            # in the future, too: a clock that was set back would keep the claim alive for ever
+            if abs(self._now() - newest.stat().st_mtime) < self._lifetime:
                 return False
         try:
             with open(path, "x") as f:

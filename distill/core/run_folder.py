@@ -6,13 +6,13 @@ input, versions, counts, files with size and SHA-256, and times. Stages meet onl
 
 import errno
 import fcntl
-import json
 import os
 import platform
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -21,8 +21,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from distill.core.digests import canonical_json, digest, file_sha256
 from distill.core.files import fsync_folder, write_atomic
+from distill.core.stored_json import broken, field_problem, read_json, write_json
 from distill.core.verification import RecordedFile
-from distill.errors import DataError, MismatchError, MissingError
+from distill.errors import MismatchError, MissingError
 from distill.recipe import Recipe, to_yaml
 
 PACKAGES = (
@@ -127,17 +128,19 @@ class RunFolder:
         """
         path = self.stage(stage) / "manifest.json"
         try:
-            stored = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-            return replace(stored, result=TypeAdapter(result_type).validate_python(stored.result))
+            values = read_json(path, _way_out(stage))
         except FileNotFoundError:
             return None
+        if reason := _manifest_problem(values):
+            raise broken(path, reason, _way_out(stage))
+        stored = Manifest(**values)
+        try:
+            return replace(stored, result=_validator(result_type).validate_python(stored.result))
         except ValidationError as error:
             problem = error.errors()[0]
             location = ".".join(str(part) for part in ("result", *problem["loc"]))
             reason = f"{location}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-        except (ValueError, TypeError) as error:
-            reason = str(error)
-        raise DataError(f"{path}: broken ({reason}); delete it and run the same command again")
+        raise broken(path, reason, _way_out(stage))
 
     def digest(self, stage: str, recipe: Recipe) -> str:
         """Return the identity of what an earlier stage made. Raises what `require` raises."""
@@ -168,8 +171,7 @@ class RunFolder:
 
     def start(self, stage: str, fingerprint: Fingerprint) -> None:
         """Note what an unfinished stage is made from, so that another recipe does not continue it."""
-        text = json.dumps(asdict(fingerprint), indent=1)
-        write_atomic(self.stage(stage) / "started.json", text)
+        write_json(self.stage(stage) / "started.json", asdict(fingerprint), indent=1)
 
     def finish(
         self, stage: str, fingerprint: Fingerprint, output: StageOutput, *, started: float
@@ -199,8 +201,7 @@ class RunFolder:
             machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             versions=_versions(),
         )
-        text = json.dumps(asdict(manifest), indent=1, ensure_ascii=False)
-        write_atomic(folder / "manifest.json", text + "\n")
+        write_json(folder / "manifest.json", asdict(manifest), indent=1)
         return manifest
 
     def changes(self, stage: str, wanted: Fingerprint) -> list[str]:
@@ -217,12 +218,12 @@ class RunFolder:
     def _started(self, stage: str) -> Fingerprint | None:
         path = self.stage(stage) / "started.json"
         try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            return Fingerprint(stored["section"], stored["inputs"], stored["seed"])
+            values = read_json(path, _way_out(stage))
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path}: broken; delete it and run the same command") from None
+        if reason := _problem_of(values, _STARTED):
+            raise broken(path, reason, _way_out(stage))
+        return Fingerprint(**values)
 
     def set_aside(self, stage: str, *, keep_files: bool) -> None:
         """Forget the manifest before a redo, and move what the stage made away.
@@ -264,6 +265,10 @@ class RunFolder:
                 f"run_folder: {error.filename}: a file stands in the way; "
                 "set run_folder=PATH to a folder"
             ) from None
+        except FileNotFoundError as error:  # in /proc, and the like
+            raise MismatchError(
+                f"run_folder: {error.filename}: no folder can be made there; set run_folder=PATH"
+            ) from None
         self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -289,6 +294,44 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+@cache
+def _validator(result_type: type[Any]) -> TypeAdapter[Any]:
+    """Return pydantic's validator of a type, whose making takes longer than reading a manifest."""
+    return TypeAdapter(result_type)
+
+
+_STARTED = {"section": dict, "inputs": dict, "seed": int}
+_MANIFEST = _STARTED | {
+    "stage": str,
+    "result": object,
+    "files": dict,
+    "seconds": int | float,
+    "finished": str,
+    "machine": str,
+    "versions": dict,
+}
+_FILE = {"bytes": int, "sha256": str}
+
+
+def _manifest_problem(values: dict[str, Any]) -> str | None:
+    """Return what is no manifest's in these values, or None."""
+    if problem := _problem_of({"versions": {}} | values, _MANIFEST):
+        return problem
+    for name, described in values["files"].items():
+        if not isinstance(described, dict) or (problem := field_problem(described, _FILE)):
+            return f"files.{name}: {problem or 'not an object'}"
+    return None
+
+
+def _problem_of(values: dict[str, Any], kinds: dict[str, Any]) -> str | None:
+    unknown = sorted(values.keys() - kinds.keys())
+    return f"{unknown[0]}: unknown field" if unknown else field_problem(values, kinds)
+
+
+def _way_out(stage: str) -> str:
+    return f"delete it and run `distill {stage} RECIPE`: what was made is kept"
 
 
 def _size_and_time(path: Path) -> tuple[int, int] | None:

@@ -34,6 +34,8 @@ def require_present(files: Sequence[RecordedFile]) -> None:
             num_bytes = file.path.stat().st_size
         except FileNotFoundError:
             raise DataError(f"{file.path}: gone; {_way_out(file)}") from None
+        except OSError as error:
+            raise _unreadable(file, error) from None
         if num_bytes != file.num_bytes:
             raise DataError(
                 f"{file.path}: {num_bytes:,} bytes, and {file.num_bytes:,} were written; "
@@ -43,7 +45,11 @@ def require_present(files: Sequence[RecordedFile]) -> None:
 
 def require_same_content(file: RecordedFile) -> None:
     """Raise DataError if the file's SHA-256 is not the one that was written down."""
-    if file_sha256(file.path) != file.sha256:
+    try:
+        found = file_sha256(file.path)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if found != file.sha256:
         raise DataError(
             f"{file.path}: its content is not what was written (SHA-256); "
             f"it is damaged, or of another run: {_way_out(file)}"
@@ -87,6 +93,10 @@ def verifying(files: Sequence[RecordedFile]) -> Iterator[None]:
             shutdown.withdraw(error)
     if failures:
         raise failures[0]
+
+
+def _unreadable(file: RecordedFile, error: OSError) -> DataError:
+    return DataError(f"{file.path}: cannot be read ({error.strerror}); {_way_out(file)}")
 
 
 def _way_out(file: RecordedFile) -> str:

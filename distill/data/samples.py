@@ -1,10 +1,12 @@
 """The two kinds of row that stages share: prompts, and samples that the teacher answered."""
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -20,19 +22,24 @@ from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 from distill.text.invisible import is_invisible
+from distill.text.scripts import is_known, same_language
 
 PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
+UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. `reference` is the checkable final answer, where there is one."""
+    """One question. `reference` is the checkable final answer, where there is one.
+
+    It is text, or a number where the file has one that is not whole.
+    """
 
     messages: tuple[dict[str, str], ...]
     language: str
-    reference: str | None = None
+    reference: str | float | None = None
     source: str = ""
     source_id: str | None = None
     check_language: bool = True
@@ -82,7 +89,7 @@ class Sample:
     prompt_id: str
     prompt: str
     language: str
-    reference: str | None
+    reference: str | float | None
     answer: str
     prompt_ids: list[int]
     answer_ids: list[int]
@@ -133,13 +140,35 @@ def read_prompts(
         )
         if not of_recipe:
             languages = ", ".join(recipe.languages)
+            met = f"; its languages are {_commonest(others)}" if others else ""
             raise DataError(
-                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}"
+                f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        if others:
-            left.by_reason["other_language"] += others.total()
+        left.by_reason.update(_by_kind(others))
+        if unknown := _unknown(others):
+            left.notes.append(
+                f"{name}: {source.name}: {unknown.total():,} rows are left out, whose languages "
+                f"nobody knows: {_commonest(unknown)}"
+            )
     return prompts
+
+
+def _commonest(codes: Counter[str]) -> str:
+    """Return the commonest of the codes that were met, with their counts."""
+    named = [f"{code!r:.40} ({count})" for code, count in codes.most_common(10)]
+    return ", ".join(named) + (", ..." if len(codes) > len(named) else "")
+
+
+def _by_kind(others: Counter[str]) -> Counter[str]:
+    """Count rows in other languages than the recipe's, and those of codes that nobody knows."""
+    num_unknown = _unknown(others).total()
+    kinds = {"other_language": others.total() - num_unknown, UNKNOWN_LANGUAGE: num_unknown}
+    return +Counter(kinds)
+
+
+def _unknown(codes: Counter[str]) -> Counter[str]:
+    return Counter({code: num for code, num in codes.items() if not is_known(code)})
 
 
 def _read_source(
@@ -179,15 +208,17 @@ def _read_source(
 
 
 def _language(source: Source, row: Row, where: str, languages: Sequence[str]) -> str | None:
-    """Return the row's language; None if it is not the recipe's, in a source whose rows name theirs."""
+    """Return the row's language as the recipe spells it.
+
+    None if it is another one, in a source whose rows name theirs.
+    """
     only = languages[0] if len(languages) == 1 else None
-    language = source.language or row.get("language", only)
-    if language in languages:
+    code = source.language or row.get("language", only)
+    language = same_language(code, tuple(languages)) if isinstance(code, str) else None
+    if language is not None or (source.columns is not None and "language" in source.columns):
         return language
-    if source.columns is not None and "language" in source.columns:
-        return None
     raise DataError(
-        f"{where}: language {shown(language)} is not in the recipe's languages {list(languages)}"
+        f"{where}: language {shown(code)} is not in the recipe's languages {list(languages)}"
     )
 
 
@@ -232,16 +263,23 @@ def _check_keys(row: Row, where: str) -> None:
     )
 
 
-def _reference(row: Row, where: str, is_needed: bool) -> str | None:
+def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
+    """Return the row's reference: text, also for whole numbers; a float for any other number.
+
+    1.125 as text could also be a thousand and more. Raise DataError for NaN and infinity, and for
+    what is neither text nor number, if a reference is needed.
+    """
     reference = row.get("reference")
-    if isinstance(reference, int | float) and not isinstance(reference, bool):
-        return str(reference)  # a column of numbers
+    if isinstance(reference, int) and not isinstance(reference, bool):
+        return format(Decimal(reference), "f")  # `str` refuses 5,000 digits
+    if isinstance(reference, float | Decimal) and math.isfinite(reference):
+        return float(reference)
     if isinstance(reference, str):
         return reference
     if is_needed:
         raise DataError(
-            f"{where}: reference {reference!r}: a task needs it as text; set verify: false in this "
-            "source of prompts, or task to null, to go without"
+            f"{where}: reference {reference!r:.100}: a task needs it as text or as a number; "
+            "set verify: false in this source of prompts, or task to null, to go without"
         )
     return None
 
@@ -259,10 +297,11 @@ def _translations(
             f"{where}: none of the columns {listed(list(columns.values()))}; there are {listed(row)}",
         )
     texts = {}
-    for language, column in columns.items():
+    for code, column in columns.items():
         text = row.get(column)
         if isinstance(text, str) and not is_invisible(text):
             refuse_half_characters(where, text)
+            language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [
         _translation(text, to, texts[to], name)

@@ -11,7 +11,7 @@ import sys
 
 from distill.deploy import targets
 from distill.deploy.bandwidth import cache_bytes, read_bandwidth
-from distill.deploy.choose import gguf_checks, known_format, open_run
+from distill.deploy.choose import gguf_checks, known_format, open_run, require_whole
 from distill.deploy.speed import CONTEXT, PROMPT_TOKENS, REPEATS, FileSpeed, measure, thread_counts
 from distill.formats import path_of
 
@@ -31,13 +31,15 @@ def bench(
 ) -> None:
     """Measure and print a row for each file and number of threads.
 
-    Raises what `open_run`, `gguf_checks`, `target` and LlamaProcess raise.
+    Raises what `open_run`, `gguf_checks`, `require_whole`, `target` and LlamaProcess raise.
     """
     machine = targets.target(target_name) if target_name is not None else None
     recipe, folder = open_run(run)
     checks = gguf_checks(folder)
     names = list(checks) if format_name is None else [known_format(format_name, checks)]
     counts = thread_counts(num_threads or recipe.quantize.num_threads)
+    for name in names:
+        require_whole(folder, name)
     _warn_if_busy()
     bandwidths = {count: read_bandwidth(count) for count in counts}
     cache = cache_bytes()

@@ -1,16 +1,21 @@
 """Which run, and which of its GGUF files: what `distill chat`, `serve` and `bench` are given."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.core import verification
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
-from distill.errors import MissingError, RecipeError, did_you_mean, nearest_names
+from distill.errors import DataError, MissingError, RecipeError, did_you_mean, nearest_names
 from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.recipe import Recipe, load_recipe
 
 SHOWN_RUNS = 5
+TOLD_BYTES = (
+    1 << 30
+)  # a file that takes more than a second or so to read: one is told why one waits
 
 
 @dataclass(frozen=True)
@@ -79,25 +84,48 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
 
 
 def choose(run: str, format_name: str | None) -> GgufChoice:
-    """Return the named format, or the smallest file that passed the gate.
+    """Return the named format, or the smallest file that passed the gate, once it is found whole.
 
-    Raises MissingError (no run, no file) and RecipeError (a format that is not there, or none
-    passed).
+    Raises MissingError (no run, no file), RecipeError (a format that is not there, or none passed)
+    and DataError (the file is not the one that was checked).
     """
     recipe, folder = open_run(run)
     checks = gguf_checks(folder)
-    if format_name is not None:
-        failed = checks[known_format(format_name, checks)].failed
+    name = format_name
+    if name is not None:
+        failed = checks[known_format(name, checks)].failed
         why = f"FAILED its check: {failed}" if failed else "passed its check"
-        return GgufChoice(recipe, path_of(folder, format_name), format_name, why)
-    smallest = smallest_passing(checks)
-    if smallest is None:
+    else:
+        name, why = smallest_passing(checks), "the smallest that passed its check"
+    if name is None:
         raise RecipeError(
             f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: "
             f"{', '.join(checks)}"
         )
-    why = "the smallest that passed its check"
-    return GgufChoice(recipe, path_of(folder, smallest), smallest, why)
+    require_whole(folder, name)
+    return GgufChoice(recipe, path_of(folder, name), name, why)
+
+
+def require_whole(folder: RunFolder, name: str) -> None:
+    """Compare the whole file of a format with what quantize wrote, at the speed of the disk.
+
+    What its check said holds for those bytes alone, and llama.cpp runs flipped ones without a word.
+    Raises DataError, saying the way out, if it is another.
+    """
+    path = path_of(folder, name)
+    source = f"{folder.path / 'recipe.yaml'} run_folder={folder.path}"
+    recorded = {file.path: file for file in folder.recorded_files("quantize", source)}
+    if path not in recorded:
+        raise DataError(
+            f"{path}: not among the files of {folder.stage('quantize') / 'manifest.json'}; copy "
+            f"both again from where they are whole, or run `distill run {source} --redo quantize`"
+        )
+    file = recorded[path]
+    verification.require_present([file])
+    if file.num_bytes > TOLD_BYTES:
+        size = f"{file.num_bytes / 1e9:.1f} GB"
+        print(f"{path.name}: comparing {size} with what was written", file=sys.stderr, flush=True)
+    verification.require_same_content(file)
 
 
 def known_format(name: str, checks: dict[str, FileCheck]) -> str:

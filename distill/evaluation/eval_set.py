@@ -7,6 +7,7 @@ from typing import Any
 from distill import chat
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row, read_jsonl
+from distill.core.stored_json import broken, field_problem
 from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.models import find
@@ -19,7 +20,8 @@ TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 class EvalSet:
     """What every model is asked: prompts as token ids, and the teacher's sampled answers to them.
 
-    An answer is None where it was cut: it is left out.
+    An answer is None where it was cut: it is left out. `marks`: what whoever answers may write round
+    an answer (chat.answer_marks).
     """
 
     recipe: Recipe
@@ -28,6 +30,7 @@ class EvalSet:
     teacher_ids: list[list[int] | None]
     tokenizer: Any
     stop_ids: list[int]
+    marks: tuple[chat.Marks, ...] = ()
 
     def scored(self) -> list[int]:
         """Return the numbers of the prompts that have a teacher's answer with an end."""
@@ -63,7 +66,7 @@ def eval_sets(
     answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
     folder. Raises DataError if the teacher finished none.
     """
-    rows = [row for _, row in read_jsonl(answers)]
+    rows = _read_answers(answers, len(prompts))
     stop_ids = rows[0]["stop_ids"]
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     targets = [
@@ -75,17 +78,43 @@ def eval_sets(
             f"{answers}: the teacher finished none of {len(rows)} answers; "
             "raise generate.max_new_tokens"
         )
+    marks = chat.answer_marks(tokenizers.teacher, recipe.teacher.model)
     if tokenizers.same:
-        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids)
+        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids, marks)
         return eval_set, eval_set
     nothing: list[list[int] | None] = [None] * len(prompts)
-    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids)
+    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids, marks)
     students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
     # the end alone: reasoning that never came to an answer
     targets = [ids if ids and len(ids) > 1 else None for ids in targets]
     stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
-    students = EvalSet(recipe, prompts, students_prompt_ids, targets, tokenizers.student, stop_ids)
+    students = EvalSet(
+        recipe,
+        prompts,
+        students_prompt_ids,
+        targets,
+        tokenizers.student,
+        stop_ids,
+        chat.answer_marks(tokenizers.student),
+    )
     return students, teachers
+
+
+_ROW = {"token_ids": list, "finish_reason": str, "stop_ids": list}
+
+
+def _read_answers(path: Path, num: int) -> list[Row]:
+    """Return the `num` rows of the teacher's answers. Raises DataError, with the way out, if broken."""
+    way_out = "delete it and run `distill evaluate RECIPE`"
+    try:
+        rows = [row for _, row in read_jsonl(path)]
+    except DataError as error:
+        raise DataError(f"{error}; {way_out}") from None
+    problems = (field_problem(row, _ROW) for row in rows)
+    problem = next(filter(None, problems), None)
+    if problem or len(rows) != num:
+        raise broken(path, problem or f"{len(rows)} answers, {num} were asked for", way_out)
+    return rows
 
 
 def _target_ids(

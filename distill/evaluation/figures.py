@@ -35,8 +35,11 @@ def _example(
     eval_set: EvalSet, made: ModelAnswers, number: int, grade: tasks.Grade | None
 ) -> Example:
     prompt, (ids, reason) = eval_set.prompts[number], made.answers[number]
-    opened = chat.opens_thinking(eval_set.tokenizer, eval_set.prompt_ids[number])
-    text = chat.split_thinking(chat.text_of(eval_set.tokenizer, ids), opened=opened)[1]
+    text = chat.split_thinking(
+        chat.text_of(eval_set.tokenizer, ids),
+        opened=chat.opens_thinking(eval_set.tokenizer, eval_set.prompt_ids[number]),
+        marks=eval_set.marks,
+    )[1]
     right = None
     if grade is not None:
         right = grade(text, {"reference": prompt.reference, "language": prompt.language})

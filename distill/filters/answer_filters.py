@@ -37,7 +37,7 @@ def wrong_answer(answer: Answer, context: FilterContext) -> str | None:
     None where there is nothing to go by.
     """
     if answer.is_translation:
-        return wrong_translation(answer.answer_text, answer.reference or "")
+        return wrong_translation(answer.answer_text, str(answer.reference or ""))
     if context.grade is None or not answer.verify:
         return None
     if context.grade(answer.answer_text, answer.row):

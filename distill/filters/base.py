@@ -4,7 +4,7 @@ The reason is then `name: detail`; the name is stable and is what gets counted. 
 text only, so a retuned filter costs no teacher call.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,7 +26,7 @@ class Answer:
     reasoning: str | None
     finish_reason: str
     language: str
-    reference: str | None = None
+    reference: str | float | None = None
     is_translation: bool = False
     num_reasoning_tokens: int = 0
     verify: bool = True
@@ -48,18 +48,23 @@ class Answer:
         return {"prompt": self.prompt, "language": self.language, "reference": self.reference}
 
 
+FindMark = Callable[[Sequence[Mapping[str, str]]], str | None]
+
+
 @dataclass(frozen=True)
 class FilterContext:
     """What filters may look at beside the answer or the prompt.
 
     `options`: the recipe's `generate`. `languages`: the recipe's. `grade`: the task's verifier.
-    `eval_index`: the prompts that are held out.
+    `eval_index`: the prompts that are held out. `find_mark`: returns what of a conversation would be
+    read as a control token of a model or a mark of its template, or None.
     """
 
     options: Generate
     languages: Sequence[str]
     grade: Grade | None = None
     eval_index: EvalIndex | None = None
+    find_mark: FindMark | None = None
 
 
 AnswerCheck = Callable[[Answer, FilterContext], str | None]

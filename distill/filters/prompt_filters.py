@@ -7,8 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 
 from distill.data.samples import Prompt
-from distill.filters.base import FilterContext, PromptFilter, each
+from distill.data.shares import mixed
+from distill.filters.base import FilterContext, FindMark, PromptFilter, each
+from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import exact_key, near_prompts
+from distill.recipe import Recipe
 from distill.text import language
 from distill.text.invisible import is_invisible
 from distill.text.text import Text
@@ -35,6 +38,12 @@ def too_long(prompt: Prompt, context: FilterContext) -> str | None:
     """Return the length of a prompt that is too long, or None."""
     length, most = len(prompt.full_text), context.options.max_prompt_characters
     return f"{length} characters, at most {most}" if length > most else None
+
+
+def template_marks(prompt: Prompt, context: FilterContext) -> str | None:
+    """Return what in the prompt would end a turn or begin one, or None."""
+    mark = None if context.find_mark is None else context.find_mark(prompt.messages)
+    return None if mark is None else f"{mark!r} in it would be read as a mark of the chat template"
 
 
 def repeated(
@@ -89,6 +98,7 @@ PROMPT_FILTERS: tuple[PromptFilter, ...] = (
     PromptFilter("empty_prompt", each(empty)),
     PromptFilter("broken_prompt", each(broken)),
     PromptFilter("prompt_too_long", each(too_long)),
+    PromptFilter("template_marks", each(template_marks)),
     PromptFilter("duplicate_prompt", repeated),
     PromptFilter("wrong_prompt_language", each(wrong_language)),
     PromptFilter("near_duplicate_prompt", nearly_repeated),
@@ -107,3 +117,31 @@ def filter_prompts(prompts: Sequence[Prompt], context: FilterContext) -> list[st
         for index, detail in prompt_filter.check(prompts, left, context):
             reasons[index] = f"{prompt_filter.name}: {detail}"
     return reasons
+
+
+def select_prompts(
+    recipe: Recipe,
+    prompts: list[Prompt],
+    held_out: list[Prompt],
+    *,
+    are_all: bool = True,
+    find_mark: FindMark | None = None,
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    """Split prompts before they cost anything: (those to ask, (prompt, reason) of the others).
+
+    The others are not worth it, or too many. are_all: False before the teacher has written its own:
+    then the shares of sources cannot be told. find_mark: of the models' tokenizers (FilterContext).
+    """
+    eval_index = EvalIndex(prompt.text for prompt in held_out)
+    context = FilterContext(
+        recipe.generate, recipe.languages, eval_index=eval_index, find_mark=find_mark
+    )
+    reasons = filter_prompts(prompts, context)
+    good = [p for p, reason in zip(prompts, reasons, strict=True) if reason is None]
+    bad = [(p, reason) for p, reason in zip(prompts, reasons, strict=True) if reason is not None]
+    if recipe.generate.mix is None or (recipe.generate.mix[0] == "source" and not are_all):
+        return good, bad
+    chosen = mixed(recipe.generate, good)
+    ids = {p.id for p in chosen}
+    reason = f"beyond_share: its {recipe.generate.mix[0]} has enough prompts"
+    return chosen, [*bad, *((p, reason) for p in good if p.id not in ids)]

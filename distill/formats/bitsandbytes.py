@@ -23,7 +23,7 @@ from distill.formats.folders import (
     weight_bytes,
     written_config,
 )
-from distill.models.load import keep_unpacked, quantization_config, refuse_unquantized
+from distill.models import load
 
 # inputs that share a scale in nf4; the CPU's packed form cannot cut a block between two rows
 BLOCK = 64
@@ -38,24 +38,20 @@ def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
     `AutoModelForCausalLM.from_pretrained(out_folder)`. Raises MissingError (no such model) and
     MismatchError (already quantized, or widths that nf4 cannot take).
     """
-    from transformers import AutoModelForCausalLM
-
     names = [format.name for format in FORMATS]
     if quantization not in names:
         raise MismatchError(
             f"{quantization!r} is not a bitsandbytes format; choose one of {', '.join(names)}"
         )
     dtype = sixteen_bits(unquantized_config(model_folder))
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load.from_folder(
         model_folder,
-        quantization_config=quantization_config(quantization, dtype),
+        quantization_config=load.quantization_config(quantization, dtype),
         dtype=dtype,
         device_map={"": "cpu"},
-        use_safetensors=True,
     )
-    refuse_unquantized(model, quantization, model_folder)
+    load.refuse_unquantized(model, quantization, model_folder)
     _refuse_incompatible_widths(model_folder, model)
-    keep_unpacked(model)
     model.save_pretrained(out_folder)
     copy_tokenizer(model_folder, out_folder)
     return weight_bytes(out_folder)
@@ -68,23 +64,16 @@ def load_bnb(folder: Path) -> Any:
     MissingError if it is no such folder.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     config = written_config(folder)
     if getattr(config, "quantization_config", None) is None:
         raise MissingError(
             f"{folder}: its config.json has no quantization_config; it is not a bitsandbytes folder"
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=config.dtype or torch.bfloat16,
-        device_map={"": "cpu"},
-        use_safetensors=True,
-    )
-    keep_unpacked(model)
+    model = load.from_folder(folder, dtype=config.dtype or torch.bfloat16, device_map={"": "cpu"})
     # says at every layer of every forward that int8 casts to float16
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-    return model.eval()
+    return model
 
 
 def _refuse_incompatible_widths(folder: Path, model: Any) -> None:

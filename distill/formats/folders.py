@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import MismatchError, MissingError
+from distill.models.load import config_of
 
 COPIED = (
     "tokenizer.json",
@@ -20,14 +21,12 @@ def unquantized_config(model_folder: Path) -> Any:
 
     Raises MissingError if there is no model, and MismatchError if it is quantized already.
     """
-    from transformers import AutoConfig
-
     if not (model_folder / "config.json").is_file() or not any(model_folder.glob("*.safetensors")):
         raise MissingError(
             f"{model_folder}: no config.json with *.safetensors; "
             "a transformers model folder is needed"
         )
-    config = AutoConfig.from_pretrained(model_folder)
+    config = config_of(model_folder)
     if getattr(config, "quantization_config", None) is not None:
         raise MismatchError(f"{model_folder}: is quantized already; quantize the 16-bit model")
     return config
@@ -35,13 +34,11 @@ def unquantized_config(model_folder: Path) -> Any:
 
 def written_config(folder: Path) -> Any:
     """Return the transformers config of a written folder. Raises MissingError if there is none."""
-    from transformers import AutoConfig
-
     if not (folder / "config.json").is_file():
         raise MissingError(
             f"{folder}: no config.json; write the folder with `distill quantize` first"
         )
-    return AutoConfig.from_pretrained(folder)
+    return config_of(folder)
 
 
 def sixteen_bits(config: Any) -> Any:

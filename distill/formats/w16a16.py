@@ -22,6 +22,7 @@ from distill.formats.base import FolderFormat
 from distill.formats.export import Export
 from distill.formats.folders import copy_tokenizer
 from distill.models import find, load
+from distill.models.loaded_weights import BeyondTypeError
 
 
 def dtypes(model_folder: Path) -> tuple[str, ...]:
@@ -83,10 +84,8 @@ class SixteenBits(FolderFormat):
     def make(self, export: Export, model_folder: Path, path: Path) -> FileCheck:
         check: FileCheck | None = None
         for dtype in dtypes(model_folder):
-            with FolderWriter(path) as temporary:
-                write_w16a16(model_folder, temporary, dtype)
-            check = self.measure(export, path)
-            if math.isfinite(check.nll):
+            check = self._measured(export, model_folder, path, dtype)
+            if check is not None and math.isfinite(check.nll):
                 break
             print(
                 f"quantize: {path.name}: {dtype} does not hold the numbers of this student",
@@ -95,6 +94,19 @@ class SixteenBits(FolderFormat):
             )
         assert check is not None, "there is a dtype for every model"
         return replace(check, tensor_types=tensor_types(path))
+
+    def _measured(
+        self, export: Export, model_folder: Path, path: Path, dtype: str
+    ) -> FileCheck | None:
+        """Write and measure the folder in `dtype`; None where float16 does not hold a weight."""
+        try:
+            with FolderWriter(path) as temporary:
+                write_w16a16(model_folder, temporary, dtype)
+        except BeyondTypeError:
+            if dtype != "float16":
+                raise
+            return None
+        return self.measure(export, path)
 
 
 W16A16 = SixteenBits(name="w16a16", runtime="transformers", bytes_per_weight=2.0, in_vllm=True)

@@ -29,6 +29,7 @@ from distill.formats.folders import (
 )
 from distill.formats.input_squares import input_square_sums
 from distill.formats.planned_student import PlannedStudent
+from distill.models import load
 
 GROUP = 32
 LARGEST = 8.0  # the largest magnitude of a group is coded near -8 or 7
@@ -47,14 +48,11 @@ def write_w4a16(
     MismatchError (quantized already, widths that are no multiple of 32, experts).
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     compressed = _package()
     dtype = sixteen_bits(unquantized_config(model_folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        model_folder, dtype=torch.float32, use_safetensors=True
-    )
-    layers = _layers(model_folder, model.eval())
+    model = load.from_folder(model_folder, dtype=torch.float32)
+    layers = _layers(model_folder, model)
     importance = _mean_squares(model, layers, sequences) if sequences else {}
     settings = _settings(model, layers)
     compressed.apply_quantization_config(model, settings, show_progress=False)
@@ -73,7 +71,7 @@ def load_w4a16(folder: Path) -> Any:
 
     Raises MissingError if it, or the package, is not there.
     """
-    from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+    from transformers import CompressedTensorsConfig
 
     _package()
     config = written_config(folder)
@@ -85,14 +83,12 @@ def load_w4a16(folder: Path) -> Any:
     # that only the way of loading is taken from this config: it is all we want
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You passed `quantization_config`")
-        model = AutoModelForCausalLM.from_pretrained(
+        return load.from_folder(
             folder,
             dtype=config.dtype,
             device_map={"": "cpu"},
-            use_safetensors=True,
             quantization_config=CompressedTensorsConfig(dequantize=True),
         )
-    return model.eval()
 
 
 def best_scales(weight_OC: Any, importance_C: Any | None, dtype: Any) -> Any:

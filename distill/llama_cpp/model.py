@@ -142,11 +142,25 @@ class LlamaModel:
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of `text`, nothing added; special tokens written in it are text."""
+        return self._tokenize(text, is_prompt=False)
+
+    def tokenize_prompt(self, text: str) -> list[int]:
+        """Return the ids that llama.cpp's server makes of what the chat template has written.
+
+        Special tokens are special. Where the file says that bos is to be added, one that the
+        template has written is not there twice.
+        """
+        if self._lib.llama_vocab_get_add_bos(self._vocab):
+            bos = self._lib.llama_vocab_bos(self._vocab)
+            text = text.removeprefix(self._lib.llama_vocab_get_text(self._vocab, bos).decode())
+        return self._tokenize(text, is_prompt=True)
+
+    def _tokenize(self, text: str, *, is_prompt: bool) -> list[int]:
         data = text.encode()
         # a byte or, of a space that SentencePiece does not know, three
         ids = np.empty(3 * len(data) + 8, np.int32)
         count = self._lib.llama_tokenize(
-            self._vocab, data, len(data), ids.ctypes.data, len(ids), False, False
+            self._vocab, data, len(data), ids.ctypes.data, len(ids), is_prompt, is_prompt
         )
         if count < 0:
             raise DataError(f"{self.path}: llama.cpp cannot tokenize {text[:40]!r}")

@@ -98,6 +98,11 @@ class LlamaProcess:
         self._send({"do": "tokenize", "texts": list(texts)})
         return self._receive("tokenizing")["ids"]
 
+    def tokenize_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, as `LlamaModel.tokenize_prompt` does."""
+        self._send({"do": "tokenize_prompts", "texts": list(texts)})
+        return self._receive("tokenizing")["ids"]
+
     def score(
         self,
         sequences: Sequence[tuple[Sequence[int], int]],
@@ -219,6 +224,8 @@ def _serve(
     match request.pop("do"):
         case "tokenize":
             reply({"ids": [model.tokenize(text) for text in request["texts"]]})
+        case "tokenize_prompts":
+            reply({"ids": [model.tokenize_prompt(text) for text in request["texts"]]})
         case "score":
             reference = request["reference"] and _from_json(request["reference"])
             scored = model.score(request["ids"], request["start"], reference)

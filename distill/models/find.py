@@ -11,6 +11,7 @@ from distill.errors import DataError, MissingError
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
+SHORT = 120  # characters
 
 
 def local_folder(
@@ -84,13 +85,29 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
         if not isinstance(cached, str):
             raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
         path = Path(cached)
+    return read_json_object(path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a model folder.
+
+    Raises MissingError if there is no such file, DataError if it holds anything else.
+    """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError(f"{path}: no such file; fetch the whole folder again") from None
+    except (ValueError, RecursionError, OSError) as error:
+        raise DataError(f"{path}: not JSON ({in_short(error)}); fetch it again") from None
+    if not isinstance(value, dict):
         raise DataError(f"{path}: no object, so it is no model's; fetch it again")
-    return config
+    return value
+
+
+def in_short(value: object) -> str:
+    """Return what a file says, or an error about it, in one line of at most 120 characters."""
+    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 
 
 def stop_ids_of_files(location: str, revision: str | None = None) -> list[int]:
@@ -99,10 +116,24 @@ def stop_ids_of_files(location: str, revision: str | None = None) -> list[int]:
     for path in (folder / "generation_config.json", folder / "config.json"):
         if not path.is_file():
             continue
-        ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        if ids is not None:
-            return ids if isinstance(ids, list) else [ids]
+        if ids := token_ids(path, read_json_object(path).get("eos_token_id")):
+            return ids
     return []
+
+
+def token_ids(source: object, value: object) -> list[int]:
+    """Return the ids of an `eos_token_id`: a number, a list of them, or None.
+
+    Raises DataError, which names `source`, for anything else.
+    """
+    if value is None:
+        return []
+    ids = value if isinstance(value, list) else [value]
+    if any(type(number) is not int or number < 0 for number in ids):
+        raise DataError(
+            f"{source}: eos_token_id {in_short(value)}: a token's id, or a list of ids, is needed"
+        )
+    return ids
 
 
 def num_parameters(folder: Path) -> int:

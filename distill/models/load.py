@@ -1,12 +1,24 @@
 """Load models and tokenizers. Nothing is chosen in silence: what was taken is returned."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.models.find import local_folder
+from distill.models.find import in_short, local_folder, read_json_object, token_ids
+from distill.models.loaded_weights import (
+    refuse_not_finite,
+    refuse_other_weights,
+    refuse_too_many_layers,
+    require_possible,
+    untie_other_head,
+)
+from distill.models.model_files import (
+    require_config,
+    require_own_weights,
+    stored_tensors,
+    weight_files,
+)
 
 
 @dataclass(frozen=True)
@@ -99,65 +111,83 @@ def load_model(
 ) -> Any:
     """Return a causal language model in evaluation mode. Weights come from safetensors only.
 
-    Raises MissingError (no such folder, no safetensors), DataError (half a download), MismatchError
-    (weights that are not those of config.json: transformers would make up what is missing) and
-    RecipeError (an impossible quantization).
+    Raises what `from_folder` raises; MissingError also where there is no such folder, and
+    MismatchError where the quantization would leave most weights as they are.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     quiet()
     folder = local_folder(location, revision, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
-    if not any(folder.glob("*.safetensors")):
-        raise MissingError(
-            f"{folder}: no *.safetensors; other weight files can run code and are not read: convert it"
-        )
-    refuse_torn(folder)
     device = f"cuda:{local_rank}" if where.device == "cuda" else "cpu"
-    config = quantization_config(where.quantization, getattr(torch, where.dtype))
+    # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
+    # its sinks, has not)
+    model = from_folder(
+        folder,
+        trust_remote_code=trust_remote_code,
+        dtype=getattr(torch, where.dtype),
+        device_map={"": device},
+        quantization_config=quantization_config(where.quantization, getattr(torch, where.dtype)),
+    )
+    refuse_unquantized(model, where.quantization, location)
+    return model
+
+
+def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    """Return transformers' model of a folder, in evaluation mode, with `options` for its loader.
+
+    This is the one way by which weights are loaded here. Raises MissingError (no weights in
+    safetensors), DataError (half a download, an index that names other files, broken values, NaN or
+    infinite weights) and MismatchError (weights that are not those of config.json, or beyond the
+    type that is asked for).
+    """
+    from transformers import AutoModelForCausalLM
+
+    values = require_config(folder)
+    require_own_weights(folder)
+    stored = stored_tensors(weight_files(folder))
+    refuse_too_many_layers(folder, values, stored)
     known = _known_config(folder)
+    config = known or config_of(folder, trust_remote_code=trust_remote_code)
+    require_possible(folder, config, stored, trust_remote_code=trust_remote_code)
+    if known is not None:
+        options["config"] = known
     try:
-        # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
-        # its sinks, has not)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, where.dtype),
-            device_map={"": device},
-            quantization_config=config,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **({"config": known} if known else {}),
+            **options,
         )
     except (OSError, ValueError) as error:
-        raise MissingError(f"{location}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise MissingError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, notes = loaded
-    made_up = sorted([*notes["missing_keys"], *(key for key, *_ in notes["mismatched_keys"])])
-    if made_up:
-        raise MismatchError(
-            f"{location}: {len(made_up)} of its weights are missing, or of another shape than "
-            f"config.json says ({made_up[0]}, ...); fetch the whole folder again"
-        )
-    refuse_unquantized(model, where.quantization, location)
+    missing = [*notes["missing_keys"], *(key for key, *_ in notes["mismatched_keys"])]
+    refuse_other_weights(folder, model, missing, notes["unexpected_keys"])
+    refuse_not_finite(folder, model, stored)
+    untie_other_head(folder, model)
     keep_unpacked(model)
     return model.eval()
 
 
-def refuse_torn(folder: Path) -> None:
-    """Raise DataError if a file of weights is cut short, or the pointer of git without LFS."""
-    from safetensors import SafetensorError, safe_open
+def config_of(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """Return the transformers config of a folder.
 
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{path}: not a whole file of weights ({error}); fetch it again"
-            ) from None
+    Raises MissingError without one, DataError if its values are no model's.
+    """
+    from transformers import AutoConfig
+
+    require_config(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever foreign values bring about is their fault
+        raise DataError(
+            f"{folder / 'config.json'}: cannot be read ({type(error).__name__}: {in_short(error)}); "
+            "fetch it again"
+        ) from None
 
 
 def refuse_foreign_code(folder: Path) -> None:
@@ -166,10 +196,12 @@ def refuse_foreign_code(folder: Path) -> None:
     It is written `auto_map: owner/name--..`; teacher.revision pins this one only.
     """
     for path in sorted(folder.glob("*config.json")):
-        auto_map = json.loads(path.read_text(encoding="utf-8")).get("auto_map", {})
+        auto_map = read_json_object(path).get("auto_map") or {}
+        if not isinstance(auto_map, dict):
+            raise DataError(f"{path}: auto_map {in_short(auto_map)} is no object; fetch it again")
         for names in auto_map.values():
             for name in names if isinstance(names, list) else [names]:
-                if name and "--" in name:
+                if name and "--" in str(name):
                     raise MismatchError(
                         f"{path}: auto_map names code of another repository ({name}), which no revision "
                         "pins; copy that code into the model's folder, or set "
@@ -210,8 +242,7 @@ def _known_config(folder: Path) -> Any:
 
     None for all others.
     """
-    path = folder / "config.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    values = read_json_object(folder / "config.json")
     if values.get("model_type") not in SAME_ARCHITECTURE:
         return None
     from transformers import AutoConfig
@@ -250,7 +281,4 @@ def quantization_config(quantization: str, compute_dtype: Any) -> Any:
 
 def stop_ids(model: Any) -> list[int]:
     """Return the ids that end an answer, by the model's generation config."""
-    ids = model.generation_config.eos_token_id
-    if ids is None:
-        return []
-    return ids if isinstance(ids, list) else [ids]
+    return token_ids(type(model).__name__, model.generation_config.eos_token_id)

@@ -6,7 +6,6 @@ The answers go into generate's own log under generate's own keys, and `generate`
 by itself (teachers/log.py: pilot_groups), so that it asks none of them again.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,19 +14,20 @@ from typing import Any
 
 from distill import generate, tasks, teachers
 from distill.core.digests import digest
-from distill.core.files import write_atomic
 from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
+from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
+from distill.filters import prompt_filters
 from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
 from distill.teachers.keys import request_maker
-from distill.teachers.log import read_best_rows
+from distill.teachers.log import PILOT, PILOT_WAY_OUT, read_best_rows, read_pilot
 from distill.teachers.requests import Request, RequestOptions
 
 
@@ -61,13 +61,17 @@ class PilotSample:
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "PilotSample":
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
         teacher = teachers.connect(recipe, folder, processes.local_rank)
-        _ = teacher.tokenizers  # as is a tokenizer that is not there
+        tokenizers = teacher.tokenizers  # as is a tokenizer that is not there
         left = Left()
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
-        worth_asking, _ = generate.select_prompts(
-            recipe, prompts, held_out, are_all=not teacher_writes_some
+        worth_asking, _ = prompt_filters.select_prompts(
+            recipe,
+            prompts,
+            held_out,
+            are_all=not teacher_writes_some,
+            find_mark=tokenizers.mark_in,
         )
         generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)
         return cls(generation, worth_asking)
@@ -142,7 +146,10 @@ class PilotSample:
     def measured(self) -> Measured | None:
         """Return what the last answers that were asked took."""
         measured = read(self.stage).get("taken")
-        return Measured(**measured) if measured else None
+        try:
+            return Measured(**measured) if measured else None
+        except TypeError as error:
+            raise broken(self.stage / PILOT, f"taken: {error}", PILOT_WAY_OUT) from None
 
 
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:
@@ -176,9 +183,8 @@ def in_random_order(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
 
 
 def read(stage: Path) -> dict[str, Any]:
-    path = stage / "probe.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_pilot(stage)
 
 
 def write(stage: Path, notes: dict[str, Any]) -> None:
-    write_atomic(stage / "probe.json", json.dumps(notes, ensure_ascii=False))
+    write_json(stage / PILOT, notes)

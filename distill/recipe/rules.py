@@ -7,6 +7,7 @@ concerns one section alone stands in that section.
 from typing import TYPE_CHECKING
 
 from distill.recipe.schema import SHARE_ERROR
+from distill.text.codes import base_code
 
 if TYPE_CHECKING:
     from distill.recipe.recipe import Recipe
@@ -28,9 +29,19 @@ def check_evaluation_prompts(recipe: "Recipe") -> None:
 
 
 def check_languages(recipe: "Recipe") -> None:
-    """Refuse a recipe for no language."""
+    """Refuse a recipe for no language, or for one twice, as en and eng_Latn."""
     if not recipe.languages:
         raise ValueError("languages is empty: name at least one, e.g. [en]")
+    for position, code in enumerate(recipe.languages):
+        for other in recipe.languages[:position]:
+            if base_code(code) == base_code(other) and _are_the_same(code, other):
+                raise ValueError(f"languages: {other} and {code} are the same: remove one")
+
+
+def _are_the_same(code: str, other: str) -> bool:
+    from distill.text.scripts import same_language  # reads numpy: only where it is needed
+
+    return bool(same_language(code, (other,)) and same_language(other, (code,)))
 
 
 def check_own_exam(recipe: "Recipe") -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.core.jsonl import Row, read_jsonl
+from distill.core.run_folder import RunFolder
+from distill.core.verification import require_present, require_same_content
 from distill.data.samples import count_by_language
 from distill.data.shares import take_turns
 from distill.errors import MissingError, RecipeError
@@ -61,12 +63,14 @@ def show(
 ) -> None:
     """Print the counts, then up to `num` kept and dropped samples of each language side by side.
 
-    Raise MissingError where generate has not finished, RecipeError for a language or reason that
+    Raise MissingError where generate has not finished, DataError where one of its files is damaged,
+    RecipeError for a language or reason that
     is not there.
     """
     from rich.console import Console
 
     console = console or Console()
+    _require_as_made(stage)
     kept, dropped = read_kept_and_dropped(stage)
     counts = count_by_language(kept, dropped)
     _require_known("--language", language, list(counts))
@@ -82,6 +86,16 @@ def show(
         # three truncated ones say less than three kinds of fault
         in_turns = take_turns(dropped_here, _reason_name)[:num]
         console.print(_pairs(code, kept_here[:num], in_turns))
+
+
+def _require_as_made(stage: Path) -> None:
+    """Raise DataError where what generate kept or dropped is not what it wrote; it is shown as such."""
+    shown = (stage / "kept.jsonl", stage / "dropped.jsonl")
+    recorded = RunFolder(stage.parent).recorded_files(stage.name)
+    files = [file for file in recorded if file.path in shown]
+    require_present(files)
+    for file in files:
+        require_same_content(file)
 
 
 def _require_known(option: str, value: str | None, known: Sequence[str]) -> None:

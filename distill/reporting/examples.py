@@ -1,12 +1,12 @@
 """What the models answered to the same prompts, side by side on the page."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from distill.core.jsonl import Row
 from distill.core.results import EvaluateResult
+from distill.evaluation.stored import read_figures
 
 MODELS = ("teacher", "student", "control")  # in the page's order; the quantized files are left out
 
@@ -34,7 +34,7 @@ def read_examples(stage: Path, result: EvaluateResult) -> list[Example]:
     for model in MODELS:
         if model not in result.models:
             continue
-        answered = json.loads((stage / f"{model}.json").read_text(encoding="utf-8"))["examples"]
+        answered = read_figures(stage / f"{model}.json")["examples"]
         for row in _first_of_each_language(answered):
             example = examples.setdefault(row["language"], Example(row["prompt"], []))
             example.answers.append(Answer(model, row["answer"], row["right"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.core.results import TrainResult
+from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
@@ -15,6 +16,16 @@ OTHER = "#7a9e7e"
 LABEL_WIDTH = 0.35  # of a format's name, in e-folds of size
 LABEL_HEIGHT = 10  # in points
 PLOT_HEIGHT = 170  # in points, about
+
+
+def pictures_of(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[str, str]:
+    """Return the page's pictures, SVG by caption; `train` is the stage's folder."""
+    return {
+        "Loss on the validation answers": loss_curves(train, results.train),
+        "Student, control and teacher": quality(rows),
+        "Size against quality": size_against_quality(rows),
+        "Speed on this machine": speed(rows),
+    }
 
 
 def loss_curves(train: Path, result: TrainResult) -> str:

@@ -234,7 +234,7 @@ def _check_targets(target_N: Tensor, num_rows: int, vocab_size: int) -> None:
         raise MismatchError(
             f"an answer has token {int(target_N.max())}, "
             f"teacher and student share ids below {vocab_size}: "
-            "it was made with another tokenizer; run with --redo generate"
+            "it was made with another tokenizer; run `distill run RECIPE --redo generate`"
         )
 
 

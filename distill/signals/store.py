@@ -225,7 +225,7 @@ class SignalStore:
         if self.header.hidden_size is None:
             raise MissingError(
                 f"{self.folder}: captured without hidden states; set capture.hidden_states to int8 "
-                "and run with --redo capture, or set train.hidden_weight to 0"
+                "and run `distill run RECIPE --redo capture`, or set train.hidden_weight to 0"
             )
         return self.header.hidden_size
 
@@ -244,7 +244,8 @@ class SignalStore:
         location = self._locations.get(bytes.fromhex(key))
         if location is None:
             raise MissingError(
-                f"{self.folder}: no signal for sequence {key}; run `distill capture RECIPE` again"
+                f"{self.folder}: no signal for sequence {key}; "
+                "run `distill run RECIPE --redo capture`"
             )
         path = self.paths[location.shard]
         end = location.offset + location.length
@@ -317,12 +318,13 @@ def _map(path: Path) -> np.ndarray:
 def _mismatch(path: Path, name: str, expected: Any, actual: Any) -> str:
     return (
         f"{path}: {name} is {actual!r}, expected {expected!r}; "
-        "restore what the recipe said at capture, or capture anew with --redo capture"
+        "move it away if it was copied here by mistake; else restore what the recipe said at "
+        "capture, or run `distill run RECIPE --redo capture`"
     )
 
 
 def _broken(path: Path, problem: str) -> str:
     return (
-        f"{path}: broken ({problem}); delete it and run `distill capture RECIPE` again: "
+        f"{path}: broken ({problem}); run `distill run RECIPE --redo capture`: "
         "only its sequences are captured anew"
     )

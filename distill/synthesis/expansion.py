@@ -88,12 +88,14 @@ def prompt_requests(
     """Return (all requests for prompts, ids that end these beside the usual ones).
 
     `prompts`, those that people wrote, are the seeds of a self_instruct without a file; a held-out
-    prompt is never one. What is left out of files is counted in `left`. Raise MismatchError for
+    prompt is never one, nor one that holds a mark of the teacher's template. What is left out of
+    files is counted in `left`. Raise MismatchError for
     magpie on a chat template that does not allow it, DataError for a file that is not usable.
     """
     requests: list[PromptRequest] = []
     stop_ids: set[int] = set()
     held_out_ids = {prompt.id for prompt in held_out}
+    marks = chat.TemplateMarks.of(tokenizer)
     for source in recipe.generate.prompts:
         if source.expand == "magpie":
             requests_of_source, stop_ids_of_source = _magpie(source, tokenizer)
@@ -102,9 +104,10 @@ def prompt_requests(
         elif source.expand == "self_instruct":
             seeds = _seeds(recipe, source, prompts, left)
             seeds = [seed for seed in seeds if seed.id not in held_out_ids]
+            seeds = [seed for seed in seeds if marks.first_in_messages(seed.messages) is None]
             requests += _self_instruct(recipe, source, seeds)
         elif source.expand == "personas":
-            requests += _personas(recipe, source, left)
+            requests += _personas(recipe, source, marks, left)
     return requests, sorted(stop_ids)
 
 
@@ -176,9 +179,11 @@ def _lowest(hashes: np.ndarray, request: int, num: int) -> list[int]:
     return lowest[np.argsort(mixed[lowest])].tolist()
 
 
-def _personas(recipe: Recipe, source: Source, left: Left | None) -> list[PromptRequest]:
+def _personas(
+    recipe: Recipe, source: Source, marks: chat.TemplateMarks, left: Left | None
+) -> list[PromptRequest]:
     requests: list[PromptRequest] = []
-    personas = _read_personas(recipe, source, left)
+    personas = _read_personas(recipe, source, marks, left)
     for language, num in _languages(recipe, source):
         usable = [persona for persona in personas if persona.language in (None, language)]
         if not usable:
@@ -202,7 +207,9 @@ class _Persona:
     language: str | None
 
 
-def _read_personas(recipe: Recipe, source: Source, left: Left | None) -> list[_Persona]:
+def _read_personas(
+    recipe: Recipe, source: Source, marks: chat.TemplateMarks, left: Left | None
+) -> list[_Persona]:
     """Read a persona or place from every row; a line of a .txt is a persona."""
 
     def make(row: Row, where: str) -> _Persona:
@@ -215,6 +222,12 @@ def _read_personas(recipe: Recipe, source: Source, left: Left | None) -> list[_P
             raise DataError(
                 f"{where}: language {shown(language)} is not in the recipe's languages "
                 f"{recipe.languages}"
+            )
+        mark = marks.first_in(row[kind])
+        if mark is not None:
+            raise DataError(
+                f"{where}: {kind}: {mark!r} in it would be read as a mark of the teacher's chat "
+                "template; take it out"
             )
         return _Persona(kind, normalised(row[kind]).strip(), language)
 
@@ -301,7 +314,8 @@ def _written(request: PromptRequest, prompt_ids: list[int], row: Row, tokenizer:
         ids = row["token_ids"]
         return chat.text_of(tokenizer, ids[:-1] if row["finish_reason"] == "stop" else ids)
     opened = chat.opens_thinking(tokenizer, prompt_ids)
-    return between_tags(chat.split_thinking(row["text"], opened=opened)[1])
+    marks = chat.answer_marks(tokenizer)
+    return between_tags(chat.split_thinking(row["text"], opened=opened, marks=marks)[1])
 
 
 _LABEL = re.compile(

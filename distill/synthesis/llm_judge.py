@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from distill.catalog import catalog
 from distill.chat import split_thinking
 from distill.core.jsonl import Row
 from distill.data.samples import Prompt
@@ -104,7 +105,7 @@ def question(candidate: Answer) -> Prompt:
 
 def repair(asked: Prompt, reply: str) -> Prompt:
     """Return the question that asks for the score once more, after a reply without one."""
-    text = split_thinking(reply)[1] or "..."  # a template may refuse an empty turn
+    text = _said(reply) or "..."  # a template may refuse an empty turn
     messages = (
         *asked.messages,
         {"role": "assistant", "content": text},
@@ -118,12 +119,17 @@ def score(reply: str) -> int | None:
 
     JSON, whatever stands around it, or a lone number; the last counts.
     """
-    text = folded(split_thinking(reply)[1])
+    text = folded(_said(reply))
     scores = [match[1] for match in _SCORE.finditer(text)]
     lone = _BARE.fullmatch(text)
     if not scores and lone is not None:
         scores = [lone[1]]
     return int(scores[-1]) if scores else None
+
+
+def _said(reply: str) -> str:
+    """Return a reply without reasoning, and without any family's marks round an answer."""
+    return split_thinking(reply, marks=catalog.answer_marks())[1]
 
 
 def low_score(row: Row, least: int) -> str | None:

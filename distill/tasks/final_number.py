@@ -1,25 +1,23 @@
 """Any task whose answer ends in a number: right if the last number equals the reference."""
 
 import re
-import unicodedata
 from fractions import Fraction
 from typing import Any
 
 from distill.recipe.sections import Generate
-from distill.tasks import Grade
+from distill.tasks import Grade, numerals
+from distill.tasks.local_numbers import readings
+from distill.tasks.numerals import EXPONENT, LAKHS, THIN_SPACES, plain
 
-VERSION = 1
+VERSION = 2
 
-# what may stand between groups of three digits besides `,` and `.`; both kinds of space are common
-# in print
-THIN_SPACES = "\u00a0\u202f"
 # digits with separators between; a sign counts only where no digit or letter stands before it (10-7
 # ends in 7)
-NUMBER = re.compile(rf"(?<![\w.])[-−]?\d[\d,.'{THIN_SPACES}]*|\d[\d,.'{THIN_SPACES}]*")
+_DIGITS = rf"\d[\d,.'{THIN_SPACES}]*"
+NUMBER = re.compile(rf"(?:(?<![\w.])[-−])?{_DIGITS}{EXPONENT}?")
 # plain spaces group digits after such a mark ("Answer: 1 000", "= 1 000", "₹1 000") or alone;
 # "take 3 100 times" may be two
 SPACED = re.compile(r"(?:\A|[:=$€£¥₹₦₱₫])\s*[-−]?([1-9]\d{0,2}(?: \d{3})+)(?![\w-]| \d)")
-LAKHS = re.compile(r"[1-9]\d?(?:,\d\d)+,\d{3}")  # 1,23,456: how India groups
 
 
 def grader(options: Generate) -> Grade:
@@ -28,10 +26,21 @@ def grader(options: Generate) -> Grade:
 
 
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
-    """Return whether the last number in `answer_text` equals `row["reference"]`."""
-    answers = numbers(answer_text)
-    references = numbers(str(row["reference"]))
-    return bool(answers and references) and answers[-1] == references[-1]
+    """Return whether the last number in `answer_text` equals `row["reference"]`.
+
+    A reference that is a number is compared as one. The answer is then read as it is written in
+    `row["language"]`: 1.125 is one and an eighth, and where commas are decimal a thousand, too.
+    """
+    reference = row["reference"]
+    if numerals.is_typed(reference):
+        found = _found(answer_text)
+        values = readings(found[-1], row.get("language")) if found else ()
+        return numerals.equals(values, reference)
+    try:
+        expected = numbers(str(reference))
+        return bool(expected) and numbers(answer_text)[-1:] == expected[-1:]
+    except numerals.TooLongError:
+        return False
 
 
 def numbers(text: str) -> list[Fraction]:
@@ -39,34 +48,21 @@ def numbers(text: str) -> list[Fraction]:
 
     Local digits (४२, ٤٢, ４２), thousands separators and decimals are understood. Where a text is
     ambiguous, three digits after a separator are a group: 1.000 and 1,000 are a thousand. A
-    superscript is no number (25 m²), and the Chinese comma separates clauses, not digits.
+    superscript is no number (25 m²), and the Chinese comma separates clauses, not digits. Raise
+    numerals.TooLongError for one that is too long to read.
     """
-    joined = SPACED.sub(_with_thin_spaces, plain(text))
-    values = (_value(match.group()) for match in NUMBER.finditer(joined))
+    values = map(_value, _found(text))
     return [value for value in values if value is not None]
+
+
+def _found(text: str) -> list[str]:
+    """Return every number of a text as it is written there, with plain digits."""
+    joined = SPACED.sub(_with_thin_spaces, plain(text))
+    return NUMBER.findall(joined)
 
 
 def _with_thin_spaces(match: re.Match[str]) -> str:
     return match.group().replace(match.group(1), match.group(1).replace(" ", "\u00a0"))
-
-
-def plain(text: str) -> str:
-    """Return the text with ASCII digits for local ones (४२, ٤٢, ４２) and common forms of signs."""
-    return "".join(map(_plain, text))
-
-
-def _plain(character: str) -> str:
-    """Return the character's NFKC form with ASCII digits, where that keeps the meaning."""
-    # NFKC would turn thin spaces into plain ones, ² into 2 and ， into a decimal comma
-    if character in THIN_SPACES or character == "，" or unicodedata.category(character) == "No":
-        return character
-    form = unicodedata.normalize("NFKC", character).replace("٬", ",").replace("٫", ".")
-    return "".join(map(_ascii_digit, form))
-
-
-def _ascii_digit(character: str) -> str:
-    value = unicodedata.digit(character, None)
-    return character if value is None else str(value)
 
 
 def _value(text: str) -> Fraction | None:
@@ -75,14 +71,20 @@ def _value(text: str) -> Fraction | None:
     1,000 and 1.000 and 1 000 are a thousand, 1.5 and 0,75 are not: a separator groups if three
     digits follow each.
     """
-    sign = -1 if text[0] in "-−" else 1
-    body = text.lstrip("-−").rstrip(f".,'{THIN_SPACES}")
+    digits, power = numerals.split_exponent(text)
+    value = _without_exponent(digits.lstrip("-−").rstrip(f".,'{THIN_SPACES}"))
+    if value is None:
+        return None
+    return (-1 if text[0] in "-−" else 1) * value * power
+
+
+def _without_exponent(body: str) -> Fraction | None:
     for separator in (",", ".", "'", *THIN_SPACES):
         value = _grouped_value(body, separator)
         if value is not None:
-            return sign * value
+            return value
     decimal = body.replace(",", ".")
-    return sign * Fraction(decimal) if re.fullmatch(r"\d+(?:\.\d+)?", decimal) else None
+    return numerals.exact(decimal) if re.fullmatch(r"\d+(?:\.\d+)?", decimal) else None
 
 
 def _grouped_value(body: str, separator: str) -> Fraction | None:
@@ -95,4 +97,4 @@ def _grouped_value(body: str, separator: str) -> Fraction | None:
         return None
     if point and not decimals.isdigit():
         return None
-    return Fraction(integer.replace(separator, "") + ("." + decimals if point else ""))
+    return numerals.exact(integer.replace(separator, "") + ("." + decimals if point else ""))

@@ -4,7 +4,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from distill.tasks.final_number import LAKHS, plain
+from distill.tasks.numerals import EXPONENT, LAKHS, TooLongError, exact, plain, split_exponent
+from distill.text.codes import base_code
 
 # Where 1.000 is one, to three places; elsewhere it may also be a thousand. (CLDR: decimal point,
 # comma between groups.)
@@ -47,7 +48,7 @@ _UNIT = (
     r"[^\d=+*/^\\(){}<>|]*(?:\^\{?[23]\}?)?"
 )
 _NUMBER = re.compile(
-    rf"(?:[^\W\d_]{{2,}}\.?\s*)?(?P<sign>[-−+]?)\s*(?P<body>{_BODY})"
+    rf"(?:[^\W\d_]{{2,}}\.?\s*)?(?P<sign>[-−+]?)\s*(?P<body>{_BODY})(?P<exponent>{EXPONENT})?"
     rf"(?P<myriad>[百千万萬亿億]?)(?:/=|/-)?(?:{_UNIT})?"
 )
 _RATIO = re.compile(r"(?P<sign>[-−+]?)\s*(?P<above>\d+)\s*/\s*(?P<below>\d+)")
@@ -60,14 +61,20 @@ def readings(text: str, language: str | None = None) -> frozenset[Fraction]:
     language with a decimal comma, and where the language is unknown, 1.000 may be one or a
     thousand; 0,75 is three quarters everywhere.
     """
-    bare = _bare(text)
+    try:
+        return _readings(_bare(text), language)
+    except TooLongError:
+        return frozenset()
+
+
+def _readings(bare: str, language: str | None) -> frozenset[Fraction]:
     ratio = _RATIO.fullmatch(bare)
-    if ratio and int(ratio["below"]):
-        value = Fraction(int(ratio["above"]), int(ratio["below"]))
-        return frozenset({_sign(ratio["sign"]) * value})
+    below = exact(ratio["below"]) if ratio else 0
+    if ratio and below:
+        return frozenset({_sign(ratio["sign"]) * exact(ratio["above"]) / below})
     number = _NUMBER.fullmatch(bare)
     if number:
-        factor = _sign(number["sign"]) * (_HAN[number["myriad"]] if number["myriad"] else 1)
+        factor = _factor(number)
         return frozenset(factor * value for value in _values(number["body"], language))
     value = chinese_number(bare)
     return frozenset() if value is None else frozenset({value})
@@ -77,6 +84,13 @@ def _bare(text: str) -> str:
     """Return the text with plain digits and without currency signs and a full stop."""
     characters = (c for c in plain(text) if unicodedata.category(c) != "Sc")
     return "".join(characters).strip().rstrip(".。।").strip()
+
+
+def _factor(number: re.Match[str]) -> Fraction:
+    """Return what a number's digits are multiplied by: sign, power of ten, 万."""
+    _, power = split_exponent(number["exponent"] or "")
+    myriad = _HAN[number["myriad"]] if number["myriad"] else 1
+    return power * _sign(number["sign"]) * myriad
 
 
 def _sign(text: str) -> int:
@@ -92,7 +106,7 @@ def _values(body: str, language: str | None) -> set[Fraction]:
                 return set()
             body = joined
     point, comma = _decimal(body, ",", "."), _decimal(body, ".", ",")
-    if point is not None and (language or "").partition("-")[0] in POINT_LANGUAGES:
+    if point is not None and base_code(language or "") in POINT_LANGUAGES:
         return {point}
     return {value for value in (point, comma) if value is not None}
 
@@ -116,7 +130,7 @@ def _decimal(body: str, group: str, mark: str) -> Fraction | None:
         return None
     if mark in body and not decimals.isdecimal():
         return None
-    return Fraction(f"{integer}.{decimals or 0}")
+    return exact(f"{integer}.{decimals or 0}")
 
 
 _HAN = {
@@ -124,6 +138,7 @@ _HAN = {
     for c in "零〇一二三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟萬億"
 } | {"两": 2, "兩": 2}
 _HAN_DIGITS = "".join(_HAN)
+_LONGEST_CHINESE = 4000  # characters
 _CHINESE = re.compile(rf"(负|負)?([{_HAN_DIGITS}]+)(?:(分之|点|點)([{_HAN_DIGITS}]+))?([^\W\d_]*)")
 
 
@@ -133,7 +148,7 @@ def chinese_number(text: str) -> Fraction | None:
     A unit may follow (四十二元). None where it is no such number.
     """
     match = _CHINESE.fullmatch(text)
-    if match is None:
+    if match is None or len(text) > _LONGEST_CHINESE:
         return None
     negative, first, link, second, _ = match.groups()
     value: Fraction | None = Fraction(_integer(first))
@@ -148,7 +163,7 @@ def _with_decimals(value: Fraction, numeral: str) -> Fraction | None:
     digits = [_HAN[character] for character in numeral]
     if max(digits) > 9:
         return None
-    return value + Fraction("0." + "".join(map(str, digits)))
+    return value + exact("0." + "".join(map(str, digits)))
 
 
 def _integer(numeral: str) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 
 from distill.core.digests import canonical_json, digest
 from distill.recipe.sections import Generate
-from distill.tasks import Grade
-from distill.tasks.final_number import numbers
+from distill.tasks import Grade, final_number
 from distill.tasks.market_wording import WORDING, Wording
 
 VERSION = 1
@@ -184,6 +183,5 @@ def grade(answer_text: str, row: dict[str, Any]) -> bool:
     """Return whether the last final line ("Answer: 57", "答案：57" ...) has the right number."""
     for line in reversed(answer_text.splitlines()):
         if unicodedata.normalize("NFKC", line).strip().startswith(FINALS):
-            answers = numbers(line)
-            return bool(answers) and answers[-1] == numbers(str(row["reference"]))[-1]
+            return final_number.grade(line, row)
     return False

@@ -6,16 +6,18 @@ math-verify (`pip install 'distill[math]'`), in a process that is killed after 5
 """
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from distill.errors import MissingError
 from distill.recipe.sections import Generate
-from distill.tasks import Grade, symbolic
-from distill.tasks.final_number import NUMBER, plain
+from distill.tasks import Grade, numerals, symbolic
+from distill.tasks.final_number import NUMBER
 from distill.tasks.local_numbers import readings
+from distill.tasks.numerals import plain
 
-VERSION = 1
+VERSION = 2
 
 _MARKS = (
     r"####|final answer|answer|最终答案|答案|最后结果|jibu|jawaban|उत्तर|উত্তর|réponse|respuesta|resposta|antwort|đáp án|đáp số|"
@@ -41,6 +43,9 @@ _LATEX = [
     (re.compile(r"(?<!\\)\\[,;:> ]|~"), "\u202f"),
 ]
 
+SMALL = Fraction(1, 1000)  # below it six places are too few
+LONGEST_FORMULA = 2000  # characters; math-verify reads longer ones until its deadline
+
 
 def grader(options: Generate) -> Grade:
     """Return `grade`. Raise MissingError where math-verify is not installed."""
@@ -55,9 +60,12 @@ def grader(options: Generate) -> Grade:
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
     """Return whether the final answer of `answer_text` equals that of `row["reference"]`.
 
-    Numbers are read as in `row["language"]`. What math-verify cannot decide in five seconds counts
-    as wrong.
+    Numbers are read as in `row["language"]`; a reference that is a number, not text, is compared as
+    one. What math-verify cannot decide in five seconds counts as wrong.
     """
+    if numerals.is_typed(row["reference"]):
+        answer = final_answer(answer_text)
+        return answer is not None and _is_number(answer, row["reference"], row.get("language"))
     reference = str(row["reference"])
     expected = _named_answer(reference) or reference  # it may be a whole solution
     letter = _letter(expected)
@@ -146,11 +154,37 @@ def equal(answer: str, reference: str, language: str | None = None) -> bool:
         return True
     values, expected = (readings(side.replace("%", ""), language) for side in (answer, reference))
     if not (values and expected):
-        return _same_formula(reference, answer)
+        return _same_formula(_formula(reference, expected), _formula(answer, values))
     if ("%" in answer) == ("%" in reference):
         return bool(values & expected)
     percent, number = (values, expected) if "%" in answer else (expected, values)
-    return bool(number & (percent | {value / 100 for value in percent}))
+    return bool(number & _with_hundredths(percent))
+
+
+def _is_number(answer: str, reference: int | float, language: str | None) -> bool:
+    """Return whether a final answer means a typed number."""
+    text = numerals.written(reference)
+    answer, _ = _without_names(clean(answer), text)
+    values = readings(answer.replace("%", ""), language)
+    if not values:
+        return _same_formula(_formula(text, readings(text, "en")), answer)
+    return numerals.equals(_with_hundredths(values) if "%" in answer else values, reference)
+
+
+def _with_hundredths(values: frozenset[Fraction]) -> frozenset[Fraction]:
+    return values | {value / 100 for value in values}
+
+
+def _formula(text: str, values: frozenset[Fraction]) -> str:
+    """Return what math-verify is given: a fraction for a small decimal.
+
+    It rounds decimals to six places, so that 0.333333 is a third; 0.0000001 would be nothing.
+    """
+    small = [value for value in values if 0 < abs(value) < SMALL]
+    if len(values) != 1 or not small:
+        return text
+    sign = "-" if small[0] < 0 else ""
+    return f"{sign}\\frac{{{abs(small[0].numerator)}}}{{{small[0].denominator}}}"
 
 
 def _without_names(answer: str, reference: str) -> tuple[str, str]:
@@ -171,4 +205,6 @@ def _squeezed(text: str) -> str:
 # each round of draws judges all answers so far: a formula that hangs costs its 5 seconds once
 @lru_cache(maxsize=1 << 16)
 def _same_formula(reference: str, answer: str) -> bool:
+    if max(len(reference), len(answer)) > LONGEST_FORMULA:
+        return False
     return bool(symbolic.VERIFIER.equal(reference, answer))

@@ -7,9 +7,6 @@ there are.
 from distill.core.run_folder import RunFolder
 from distill.recipe import Recipe
 from distill.teachers.base import Teacher
-from distill.teachers.gguf import GgufTeacher
-from distill.teachers.local import LocalTeacher
-from distill.teachers.server.teacher import JudgeOnServer, ServerTeacher
 
 
 def connect(recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0) -> Teacher:
@@ -21,10 +18,14 @@ def connect(recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0
     Raises MissingError if a file or folder that the recipe names for it is not there.
     """
     if recipe.teacher.server:
+        from distill.teachers.server.teacher import ServerTeacher
+
         return ServerTeacher(recipe, folder, local_rank)
     if recipe.teacher.gguf:
+        from distill.teachers.gguf import GgufTeacher
+
         return GgufTeacher(recipe, folder, local_rank)
-    return LocalTeacher(recipe, folder, local_rank)
+    return _local(recipe, folder, local_rank)
 
 
 def connect_to_capture(
@@ -36,12 +37,20 @@ def connect_to_capture(
     here.
     """
     if recipe.teacher.server and not recipe.capture.from_server:
-        return LocalTeacher(recipe, folder, local_rank)
+        return _local(recipe, folder, local_rank)
     return connect(recipe, folder, local_rank)
+
+
+def _local(recipe: Recipe, folder: RunFolder | None, local_rank: int) -> Teacher:
+    from distill.teachers.local import LocalTeacher
+
+    return LocalTeacher(recipe, folder, local_rank)
 
 
 def judge_of(teacher: Teacher) -> Teacher:
     """Return who grades the answers: the judge's own server, or the teacher itself."""
     if teacher.recipe.generate.judge_server is None:
         return teacher
+    from distill.teachers.server.teacher import JudgeOnServer
+
     return JudgeOnServer(teacher)

@@ -13,7 +13,6 @@ from distill.core.leases import assigned_blocks, static_share
 from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.recipe import Recipe
-from distill.signals import from_server
 from distill.teachers.base import Teacher
 from distill.teachers.log import (
     LOG_PROBS,
@@ -150,5 +149,7 @@ def raw_row(
     if completion.log_probs is not None:
         vocab_size = len(teacher.tokenizers.asked)
         num = teacher.full_sampling(options).num_log_probs
+        from distill.signals import from_server
+
         row[LOG_PROBS] = from_server.packed(completion.log_probs, num, vocab_size)
     return row

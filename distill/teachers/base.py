@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from distill import chat
 from distill.chat.tokenizers import Tokenizers, load_teachers_tokenizer, tokenizers_of
@@ -23,12 +23,13 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.models import find
 from distill.models.sampling import Sampling
 from distill.recipe import Recipe
-from distill.signals.encoding import SignalRecord
 from distill.signals.header import SignalHeader
 from distill.teachers.log import AnswerLogs
-from distill.teachers.records import records_of_logits
 from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
 from distill.teachers.server.budget import Budget
+
+if TYPE_CHECKING:
+    from distill.signals.encoding import SignalRecord
 
 TEXT_ONLY = "text"  # in place of the template's fingerprint, where the template is the server's own
 LEAST_CLAIM = 8  # requests in a block that a job claims
@@ -53,7 +54,7 @@ class SignalSequence:
 
 
 # (sequence, its record, hidden states int8 [T, H] or None)
-Signals = Iterator[tuple[SignalSequence, SignalRecord, Any]]
+Signals = Iterator[tuple[SignalSequence, "SignalRecord", Any]]
 
 
 class Teacher(ABC):
@@ -225,6 +226,8 @@ class Teacher(ABC):
 
         Sequences whose key is `captured` may be left out. Here one comes after the other.
         """
+        from distill.teachers.records import records_of_logits
+
         for sequence in (s for batch in batches for s in batch if s.key not in captured):
             chunks = self.logit_chunks(sequence)
             records = records_of_logits(header, chunks, [sequence.answer_ids], [sequence.key])

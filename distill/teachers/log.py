@@ -1,15 +1,18 @@
 """The logs of a teacher's answers, and which of their rows counts."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distill.core.jsonl import Row, row_logs
+from distill.core.stored_json import broken, field_problem, read_json
 from distill.recipe import Recipe
 from distill.teachers.server.budget import Prices, UsageLog
 
 # Field of a row: what the server said about each token (capture.from_server), base64 of the record
 LOG_PROBS = "top_k"
+PILOT = "probe.json"
+PILOT_WAY_OUT = "delete it and run the same command: answers that are on disk are not asked again"
 RAW = "raw"  # field of a row: what the server sent where it was no answer
 
 
@@ -67,10 +70,31 @@ def pilot_groups(stage: Path) -> list[list[str]]:
 
     A list for each pilot sample (pilot/pilot_sample.py). `stage`: the folder of `generate`.
     """
-    path = stage / "probe.json"
-    if not path.is_file():
-        return []
-    return json.loads(path.read_text(encoding="utf-8"))["groups"]
+    return read_pilot(stage).get("groups", [])
+
+
+def read_pilot(stage: Path) -> dict[str, Any]:
+    """Return what the pilot samples noted down (pilot/pilot_sample.py); nothing where none was asked.
+
+    Raises DataError, with the way out, where the file is broken.
+    """
+    path = stage / PILOT
+    try:
+        notes = read_json(path, PILOT_WAY_OUT)
+    except FileNotFoundError:
+        return {}
+    groups = notes.get("groups", [])
+    if not _are_lists_of_ids(groups):
+        raise broken(path, "groups: no lists of the prompts' ids", PILOT_WAY_OUT)
+    if problem := field_problem({"taken": {}} | notes, {"taken": dict}):
+        raise broken(path, problem, PILOT_WAY_OUT)
+    return notes
+
+
+def _are_lists_of_ids(groups: Any) -> bool:
+    if not isinstance(groups, list) or not all(isinstance(group, list) for group in groups):
+        return False
+    return all(isinstance(prompt_id, str) for group in groups for prompt_id in group)
 
 
 def read_answers(log: Path) -> tuple[list[Row], list[str]]:

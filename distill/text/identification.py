@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from distill.text.scripts import LANGUAGES, base_code, scripts_of
+from distill.text.codes import base_code, classifier_label, subtags
+from distill.text.scripts import LANGUAGES, scripts_of
 from distill.text.text import Text
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ NO_LANGUAGE = "zxx"
 class Identified(NamedTuple):
     """A sentence's language.
 
-    `code`: its base code, None where it cannot be told (a script's name where no candidate is
+    `code`: the classifier's label, None where it cannot be told (a script's name where no candidate is
     written in it). `length`: in letters, those of dense scripts as three.
     """
 
@@ -56,8 +57,8 @@ def _rivals(language: str, languages: tuple[str, ...]) -> dict[str, tuple[str, .
     for code in dict.fromkeys((language, *languages, "en", "zh")):
         for script in scripts_of(code):
             candidates = by_script.setdefault(script, [])
-            if base_code(code) not in candidates:
-                candidates.append(base_code(code))
+            if label_of(code) not in candidates:
+                candidates.append(label_of(code))
     return {script: tuple(codes) for script, codes in by_script.items()}
 
 
@@ -66,13 +67,25 @@ def _labels() -> frozenset[str]:
     return frozenset(_all_languages().labels)
 
 
+@lru_cache(maxsize=256)
+def label_of(language: str) -> str:
+    """Return what py3langid calls a language; the whole code in a script not its own (hi-Latn).
+
+    The classifier knows Hindi in Devanagari only.
+    """
+    code = base_code(language)
+    if set(scripts_of(language)) <= set(LANGUAGES.get(code, ())):
+        return classifier_label(language)
+    return "-".join([code, *subtags(language)])
+
+
 def can_identify(language: str) -> bool:
     """Return whether py3langid knows the language, or no other is written in its script.
 
     If neither holds, only what is surely something else is found in an answer: another script, a
     language of the recipe, English or Chinese.
     """
-    return base_code(language) in _labels() or _is_alone_in_its_script(language)
+    return label_of(language) in _labels() or _is_alone_in_its_script(language)
 
 
 def _is_alone_in_its_script(language: str) -> bool:
@@ -108,7 +121,7 @@ def identify(sentence: Text, language: str, languages: Sequence[str]) -> Identif
         return Identified(script, length)
     if len(rivals) == 1:
         return Identified(rivals[0], length)
-    return Identified(_likeliest(sentence, base_code(language), rivals), length)
+    return Identified(_likeliest(sentence, label_of(language), rivals), length)
 
 
 def _main_script(lengths: dict[str, int], wanted: Sequence[str]) -> str:
@@ -135,8 +148,8 @@ class SentenceIdentifier:
     def __init__(self, language: str, languages: Sequence[str]):
         self.language = language
         self.languages = languages
-        self._code = base_code(language)
-        self._likely = {base_code(code) for code in (*languages, "en", "zh")}
+        self._code = label_of(language)
+        self._likely = {label_of(code) for code in (*languages, "en", "zh")}
         self._identified: dict[str, Identified] = {}  # by the sentence
 
     @cached_property

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from distill.text.identification import MIN_LETTERS, SentenceIdentifier
-from distill.text.scripts import SCRIPTS, UNSPACED, base_code, letters_by_script, scripts_of
+from distill.text.identification import MIN_LETTERS, SentenceIdentifier, label_of
+from distill.text.scripts import SCRIPTS, UNSPACED, letters_by_script, scripts_of
 from distill.text.text import Text
 
 # share of letters in scripts that are neither the language's own nor Latin
@@ -110,7 +110,7 @@ def _minority(plain: Text, wanted: Sequence[str], identifier: SentenceIdentifier
         if code is not None:
             lengths[code] += length
             num_sentences[code] += 1
-    codes = [base_code(language) for language in wanted]
+    codes = [label_of(language) for language in wanted]
     if sum(lengths[code] for code in codes) * 2 >= lengths.total():
         return None
     others = [code for code in lengths if code not in codes]

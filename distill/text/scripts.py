@@ -2,10 +2,13 @@
 
 import unicodedata
 from functools import lru_cache
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from distill.errors import RecipeError
+from distill.text.codes import base_code, subtags
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # Code-point ranges, both ends included (Unicode 15, Scripts.txt; blocks where a script fills them).
 SCRIPTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -163,29 +166,54 @@ _SUBTAGS = {
 }
 
 
-def base_code(language: str) -> str:
-    """Return the code without region and script: `pt` for `pt-BR`, `zh` for `zh-Hans`."""
-    return language.replace("_", "-").split("-")[0].lower()
-
-
+@lru_cache(maxsize=1024)
 def scripts_of(language: str) -> tuple[str, ...]:
     """Return the scripts a language is written in. Raise RecipeError for an unknown code."""
-    subtags = language.replace("_", "-").split("-")[1:]
-    for subtag in subtags:
-        if subtag.title() in _SUBTAGS:
-            return _SUBTAGS[subtag.title()]
+    for subtag in subtags(language):
+        if subtag in _SUBTAGS:
+            return _SUBTAGS[subtag]
     code = base_code(language)
     if code not in LANGUAGES:
         raise RecipeError(
-            f"languages: {language!r}: we do not know its script; use an ISO 639-1 code such as sw, "
-            f"or add the script: {code}-Latn"
+            f"languages: {language!r:.40}: we do not know its script; use an ISO 639 code such as "
+            f"sw or swh, or add the script: {code:.40}-Latn"
         )
     return LANGUAGES[code]
 
 
+@lru_cache(maxsize=1024)
+def same_language(code: str, languages: tuple[str, ...]) -> str | None:
+    """Return which of `languages`, the recipe's, a data set's code means; None if none of them.
+
+    `eng_Latn` is `en`. A script or region that the recipe names must be the data set's: `pt-BR` is
+    a `pt`, but no `pt-PT`.
+    """
+    if code in languages:
+        return code
+    return next((language for language in languages if _is_kind_of(code, language)), None)
+
+
+def is_known(code: str) -> bool:
+    """Return whether we know a code's script: by its language, or because it is named."""
+    return base_code(code) in LANGUAGES or any(tag in _SUBTAGS for tag in subtags(code))
+
+
+def _is_kind_of(code: str, language: str) -> bool:
+    """Return whether a code is the other's language, in a script and a region of its."""
+    if base_code(code) != base_code(language) or not is_known(code):
+        return False
+    wanted = set(subtags(language))
+    has_all = {tag for tag in wanted if tag not in _SUBTAGS} <= set(subtags(code))
+    forms = [{"Hans", "Hant"} & set(subtags(side)) for side in (code, language)]
+    is_other_form = all(forms) and forms[0] != forms[1]
+    return has_all and not is_other_form and set(scripts_of(code)) <= set(scripts_of(language))
+
+
 @lru_cache(maxsize=1)
-def _script_table() -> np.ndarray:
+def _script_table() -> "np.ndarray":
     """Return uint8[0x110000]: 1 + the index in SCRIPTS of each letter and mark, else 0."""
+    import numpy as np
+
     table = np.zeros(0x110000, dtype=np.uint8)
     for number, ranges in enumerate(SCRIPTS.values(), 1):
         for low, high in ranges:
@@ -198,6 +226,8 @@ def _script_table() -> np.ndarray:
 
 def letters_by_script(text: str) -> dict[str, int]:
     """Count letters and vowel signs of each script; digits, punctuation and emoji are none."""
+    import numpy as np
+
     points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     counts = np.bincount(_script_table()[points], minlength=len(SCRIPTS) + 1)[1:].tolist()
     return {script: count for script, count in zip(SCRIPTS, counts, strict=True) if count}

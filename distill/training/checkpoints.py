@@ -1,10 +1,11 @@
-"""Checkpoints: folders that are whole or absent, every file with its SHA-256.
+"""Checkpoints: folders that are whole or absent, each with the SHA-256 of all its files.
 
     checkpoints/<role>/step-00000120/{model.safetensors, optimizer.safetensors, state.json}
     checkpoints/<role>/best-00000100/model.safetensors
+    each with its SHA256SUMS
 
-safetensors and JSON only. The newest good one is taken; a damaged one is named and passed over. Two
-are kept.
+safetensors and JSON only. The newest good one is taken, the best weights that it refers to among
+it; a damaged one is named and passed over. Two are kept.
 """
 
 import json
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distill.core.checksums import checksum_problem, write_checksums
 from distill.core.digests import file_sha256
 from distill.core.files import FolderWriter
 from distill.errors import DataError
@@ -25,7 +27,10 @@ Tensors = dict[str, torch.Tensor]
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds beside the optimizer's state; `notes` name newer, damaged ones."""
+    """What a checkpoint holds beside the optimizer's state.
+
+    `notes` name newer ones that are damaged, and what an older version wrote without checksums.
+    """
 
     step: int
     model: Tensors
@@ -36,31 +41,36 @@ class Checkpoint(NamedTuple):
 def save(folder: Path, step: int, model: Tensors, optimizer: Any, state: dict[str, Any]) -> None:
     """Write `step-<step>` with the model's tensors, the optimizer's state and `state`.
 
-    Older ones are pruned.
+    Older ones are pruned, and newer ones, which were damaged and passed over.
     """
     tensors, scalars = _flatten(optimizer.state_dict()["state"])
     with FolderWriter(folder / f"step-{step:08d}") as temporary:
         save_file(model, temporary / "model.safetensors")
         save_file(tensors, temporary / "optimizer.safetensors")
-        hashes = {path.name: file_sha256(path) for path in temporary.glob("*.safetensors")}
-        content = {"step": step, "state": state, "optimizer_scalars": scalars, "sha256": hashes}
+        content = {"step": step, "state": state, "optimizer_scalars": scalars}
         (temporary / "state.json").write_text(json.dumps(content))
-    _prune(folder, state.get("best_step"))
+        write_checksums(temporary)
+    _prune(folder, step, state.get("best_step"))
 
 
-def load_newest(folder: Path, optimizer: Any) -> Checkpoint | None:
+def load_newest(folder: Path, optimizer: Any, *, with_best: bool = True) -> Checkpoint | None:
     """Return the newest whole checkpoint, after filling `optimizer`; None if there is none at all.
 
-    Raises DataError where there are some and every one is damaged.
+    `with_best`: one whose best weights are damaged is no whole one. Raises DataError where there
+    are some and every one is damaged.
     """
-    notes = []
+    notes: list[str] = []
     paths = sorted(folder.glob("step-*"), reverse=True)
     for path in paths:
         try:
-            content, model, optimizer_tensors = _read(path)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            notes.append(f"{path}: damaged ({error}); passed over")
+            unchecked, content, model, optimizer_tensors = _read(path)
+            best_step = content["state"]["best_step"]
+            if with_best and best_step is not None:
+                unchecked += _unchecked(_best_folder(folder, best_step), "model.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            notes.append(f"{path}: damaged ({_in_short(error)}); passed over")
             continue
+        notes += [f"{file}: of an older version, without a checksum; taken" for file in unchecked]
         _fill(optimizer, _unflatten(optimizer_tensors, content["optimizer_scalars"]))
         return Checkpoint(content["step"], model, content["state"], notes)
     if paths:
@@ -73,45 +83,103 @@ def load_newest(folder: Path, optimizer: Any) -> Checkpoint | None:
 
 def save_best(folder: Path, step: int, model: Tensors) -> None:
     """Write the model's tensors of `step`, the best so far."""
-    with FolderWriter(folder / f"best-{step:08d}") as temporary:
+    with FolderWriter(_best_folder(folder, step)) as temporary:
         save_file(model, temporary / "model.safetensors")
+        write_checksums(temporary)
 
 
 def load_best(folder: Path, step: int) -> Tensors:
-    """Return what `save_best` wrote. Raises DataError if it cannot be read."""
-    path = folder / f"best-{step:08d}" / "model.safetensors"
+    """Return what `save_best` wrote. Raises DataError if it is damaged."""
+    path = _best_folder(folder, step)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        _unchecked(path, "model.safetensors")
+        return load_file(path / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error}); use --redo train to start over"
+            f"{path}: damaged ({_in_short(error)}); run the same command: training goes on from a "
+            "checkpoint before it"
         ) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensors, Tensors]:
-    """Return (content of state.json, model tensors, optimizer tensors) of a checkpoint.
+def _best_folder(folder: Path, step: int) -> Path:
+    return folder / f"best-{step:08d}"
 
-    Raises OSError, ValueError, KeyError or SafetensorError for one that is damaged.
+
+def _read(path: Path) -> tuple[list[Path], dict[str, Any], Tensors, Tensors]:
+    """Return (files without checksum, content of state.json, model tensors, optimizer tensors).
+
+    Raises OSError, ValueError or SafetensorError for a checkpoint that is damaged.
     """
-    content = json.loads((path / "state.json").read_text())
-    for name, expected in content["sha256"].items():
-        if file_sha256(path / name) != expected:
-            raise ValueError(f"{name} does not match its SHA-256")
+    unchecked = _unchecked(path, "state.json")
+    content = _state_of(path)
+    if unchecked:
+        _require_own_checksums(path, content)
     model = load_file(path / "model.safetensors")
-    return content, model, load_file(path / "optimizer.safetensors")
+    return unchecked, content, model, load_file(path / "optimizer.safetensors")
 
 
-def _prune(folder: Path, best_step: int | None) -> None:
-    """Keep the newest steps, and the best weights that they refer to."""
+def _unchecked(path: Path, name: str) -> list[Path]:
+    """Return the file `name` where an older version wrote the folder without checksums of it.
+
+    Raises ValueError where the folder is not what was written.
+    """
+    if not path.is_dir():
+        raise ValueError(f"{path.name}: missing")
+    try:
+        problem = checksum_problem(path)
+    except FileNotFoundError:
+        return [path / name]
+    if problem is not None:
+        raise ValueError(f"{path.name}: {problem}")
+    return []
+
+
+def _require_own_checksums(path: Path, content: dict[str, Any]) -> None:
+    """Compare the tensors with the checksums that older versions wrote into state.json."""
+    checksums = content.get("sha256")
+    if not isinstance(checksums, dict):
+        raise ValueError("it has no checksums")
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        if file_sha256(path / name) != checksums.get(name):
+            raise ValueError(f"{name} does not match its SHA-256")
+
+
+def _state_of(path: Path) -> dict[str, Any]:
+    """Return the content of state.json. Raises OSError, or ValueError if it is none of ours."""
+    try:
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        is_ours = all(isinstance(content[name], kind) for name, kind in _STATE.items())
+        best_step = content["state"]["best_step"]
+    except (KeyError, TypeError, RecursionError):
+        raise ValueError("state.json is of another form") from None
+    if not is_ours or not isinstance(best_step, int | None):
+        raise ValueError("state.json is of another form")
+    return content
+
+
+_STATE = {"step": int, "state": dict, "optimizer_scalars": dict}
+
+
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _prune(folder: Path, step: int, best_step: int | None) -> None:
+    """Keep the newest steps up to `step`, and the best weights that they refer to."""
     paths = sorted(folder.glob("step-*"))
-    for path in paths[:-NUM_KEPT]:
+    passed_over = [path for path in paths if path.name > f"step-{step:08d}"]
+    whole = [path for path in paths if path not in passed_over]
+    for path in [*passed_over, *whole[:-NUM_KEPT]]:
         shutil.rmtree(path)
-    best_steps = {best_step}
-    for path in paths[-NUM_KEPT:]:
-        content = json.loads((path / "state.json").read_text())
-        best_steps.add(content["state"].get("best_step"))
+    best_folders = {None if best_step is None else _best_folder(folder, best_step)}
+    for path in whole[-NUM_KEPT:]:
+        try:
+            referred = _state_of(path)["state"]["best_step"]
+        except (OSError, ValueError):  # damaged: no run will go on from it
+            continue
+        best_folders.add(None if referred is None else _best_folder(folder, referred))
     for path in folder.glob("best-*"):
-        if int(path.name.removeprefix("best-")) not in best_steps:
+        if path not in best_folders:
             shutil.rmtree(path)
 
 

@@ -207,7 +207,9 @@ def _resume(
     run: TrainingRun, trainable: dict[str, nn.Parameter], optimizer: Any
 ) -> tuple[int, _State]:
     """Load the newest checkpoint; return its (step, state), or the start's if there is none."""
-    newest = checkpoints.load_newest(run.checkpoint_folder, optimizer)
+    newest = checkpoints.load_newest(
+        run.checkpoint_folder, optimizer, with_best=run.options.keep == "best"
+    )
     if newest is None:
         return 0, _State()
     _load(trainable, newest.model)

@@ -21,6 +21,8 @@ class Metrics:
         if path is not None:
             rows = read_metrics(path) if path.exists() else []
             kept = [json.dumps(row) + "\n" for row in rows if row["step"] <= step]
+            if len(kept) < step:
+                print(f"  train: {path}: {step - len(kept)} of {step} rows are broken or gone")
             write_atomic(path, "".join(kept))
 
     def add(self, row: dict[str, Any]) -> None:
@@ -30,11 +32,15 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a metrics file; a torn last line (kill -9) is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+    """Return the whole rows of a metrics file; a line that is none (kill -9) is left out."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = (_row_of(line) for line in text.splitlines())
+    return [row for row in rows if row is not None]
+
+
+def _row_of(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -2,9 +2,11 @@ import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
+import zlib
 
 import pytest
 from log_helpers import read_row_logs
@@ -179,3 +181,33 @@ def test_a_disk_that_takes_no_more_is_told_with_the_next_row(tmp_path, monkeypat
         with pytest.raises(OSError, match="No space left") as error:
             log.append({"n": 2})
         assert error.value.filename == str(log.path)
+
+
+@pytest.mark.parametrize("way", ["deleted", "moved", "its folder deleted"])
+def test_a_log_that_is_deleted_while_rows_are_added_is_told_with_the_next_row(
+    tmp_path, monkeypatch, way
+):
+    """The rows would go to a file that has no name any more; they may have cost money."""
+    monkeypatch.setattr(RowLog, "FSYNC_SECONDS", 0.01)
+    log = RowLog(tmp_path / "raw")
+    if way == "deleted":
+        log.path.unlink()
+    elif way == "moved":
+        log.path.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(tmp_path / "raw")
+    log.append({"n": 1})
+    log._thread.join(60)
+    with pytest.raises(FileNotFoundError) as error:
+        log.append({"n": 2})
+    assert error.value.filename == str(log.path)
+    with pytest.raises(FileNotFoundError):
+        log.close()
+
+
+@pytest.mark.parametrize("text", ["5", "[1]", "null", '"x"', "[" * 100_000, "9" * 5000])
+def test_a_line_that_holds_no_object_is_a_broken_one_under_a_right_checksum(tmp_path, text):
+    data = text.encode()
+    (tmp_path / "x.jsonl").write_bytes(b"%s\t%08x\n" % (data, zlib.crc32(data)))
+    rows, broken = read_row_logs(tmp_path)
+    assert rows == [] and broken == ["x.jsonl, line 1"]

@@ -40,6 +40,18 @@ def test_four_processes_do_every_block_once(tmp_path):
     assert len(list((tmp_path / "leases").glob("*.done"))) == 60
 
 
+def test_a_claim_of_the_future_is_dead_too(tmp_path):
+    """As a clock that was set back leaves it."""
+    tomorrow = time.time() + 86400
+    (tmp_path / "a.0").touch()
+    os.utime(tmp_path / "a.0", (tomorrow, tomorrow))
+    done = set()
+    with Leases(tmp_path, {"a": 1}, done.__contains__, lambda: None) as mine:
+        for block in mine:
+            done.add(block)
+    assert done == {1}
+
+
 @pytest.fixture
 def claims(tmp_path):
     """`claims(done, lifetime)`: the claims of one of several in the same folder; `claims.looked` counts looks at others' work."""

@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import json
 import os
+from pathlib import Path
 
 import pytest
 from result_helpers import generate_result
@@ -11,20 +13,105 @@ from run_helpers import QUICKSTART
 from distill import generate
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.errors import DataError
+from distill.errors import DataError, MismatchError
 from distill.recipe import load_recipe
 
+NO_NOTES = [
+    *(b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe\x00", b"\x00" * 500, b"7", b'"text"'),
+    *(b"[" * 100_000, b'{"section": ' * 5000, b'{"seed": ' + b"9" * 5000 + b"}", b"\x89PNG\r\n"),
+    b'{"section": [], "inputs": {}, "seed": 0}',
+    b'{"section": {}, "inputs": {}, "seed": true}',
+    b'{"section": {}, "inputs": {}, "seed": 0, "colour": 1}',
+]
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
+
+@pytest.mark.parametrize("data", NO_NOTES, ids=range(len(NO_NOTES)))
 @pytest.mark.parametrize("name", ["manifest.json", "started.json"])
-def test_a_broken_note_of_a_stage_is_named(tmp_path, name, text):
+def test_a_broken_note_of_a_stage_is_named(tmp_path, name, data):
     folder = RunFolder(tmp_path)
     folder.stage("generate").mkdir()
-    (folder.stage("generate") / name).write_text(text)
+    (folder.stage("generate") / name).write_bytes(data)
     with pytest.raises(
-        DataError, match=rf"generate/{name}: broken.*delete it and run the same command"
-    ):
+        DataError, match=rf"generate/{name}: broken.*delete it and run `distill generate RECIPE`"
+    ) as raised:
         folder.changes("generate", Fingerprint())
+    assert len(str(raised.value)) < 500
+
+
+def finished_note(tmp_path):
+    """Return the manifest of a stage that finished with one file."""
+    folder = RunFolder(tmp_path)
+    folder.stage("generate").mkdir()
+    made = folder.stage("generate") / "kept.jsonl"
+    made.write_text("x")
+    folder.finish("generate", Fingerprint(), StageOutput(generate_result(), [made]), started=0.0)
+    return folder, folder.stage("generate") / "manifest.json"
+
+
+MANIFEST_FIELDS = [
+    "stage",
+    "section",
+    "inputs",
+    "seed",
+    "result",
+    "files",
+    "seconds",
+    "finished",
+    "machine",
+]
+
+
+@pytest.mark.parametrize("name", [*MANIFEST_FIELDS, "bytes", "num_kept"])
+def test_a_renamed_key_of_a_manifest_is_told(tmp_path, name):
+    folder, path = finished_note(tmp_path)
+    content = path.read_text()
+    for checksum in ("sha256", "no_checksum"):  # as it is, and as an older version wrote it
+        lines = content.replace(f'"{name}":', f'"{name}_":').splitlines()
+        if checksum == "no_checksum":
+            lines[-3:] = [lines[-3].removesuffix(","), "}"]
+        path.write_text("\n".join(lines))
+        with pytest.raises(DataError, match=r"manifest\.json: broken \("):
+            folder.recorded_files("generate")
+            folder.manifest("generate", GenerateResult)
+
+
+@pytest.mark.parametrize("value", ["null", '"x"', "[1]", '{"a": "b"}', "1e999", "true"])
+@pytest.mark.parametrize("name", MANIFEST_FIELDS)
+def test_a_wrong_type_in_a_manifest_without_checksum_is_told(tmp_path, name, value):
+    folder, path = finished_note(tmp_path)
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    if type(content[name]) is type(json.loads(value)) and name != "files":
+        pytest.skip("the right type")
+    path.write_text(json.dumps(content | {name: json.loads(value)}))
+    with pytest.raises(DataError, match=r"manifest\.json: broken \("):
+        folder.recorded_files("generate")
+        folder.manifest("generate", GenerateResult)
+
+
+def test_a_digit_of_a_result_that_changed_is_told(tmp_path):
+    folder, path = finished_note(tmp_path)
+    path.write_text(path.read_text().replace('"num_kept": 1', '"num_kept": 9'))
+    with pytest.raises(DataError, match="its content does not match its checksum"):
+        folder.manifest("generate", GenerateResult)
+
+
+def test_a_manifest_of_an_older_version_and_one_saved_with_a_byte_order_mark_are_read(tmp_path):
+    folder, path = finished_note(tmp_path)
+    whole = folder.manifest("generate", GenerateResult)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert folder.manifest("generate", GenerateResult) == whole
+    content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert folder.manifest("generate", GenerateResult) == whole
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "started.json"])
+def test_a_folder_in_the_place_of_a_note_is_told(tmp_path, name):
+    (tmp_path / "generate" / name).mkdir(parents=True)
+    with pytest.raises(DataError, match=rf"{name}: cannot be read \(Is a directory\)"):
+        RunFolder(tmp_path).changes("generate", Fingerprint())
 
 
 def test_what_a_stage_was_begun_with_is_compared_field_by_field(tmp_path):
@@ -59,7 +146,9 @@ def test_a_result_of_another_shape_is_named_with_its_field(tmp_path):
     folder.finish("generate", Fingerprint(), StageOutput(generate_result(), []), started=0.0)
     assert folder.require("generate", GenerateResult).result.prompts_by_tries == {1: 1}
     path = folder.stage("generate") / "manifest.json"
-    path.write_text(path.read_text().replace('"num_kept"', '"kept"'))
+    content = json.loads(path.read_text())
+    del content["sha256"]
+    path.write_text(json.dumps(content).replace('"num_kept"', '"kept"'))
     with pytest.raises(
         DataError, match=r"manifest\.json: broken \(result\.num_kept: field required"
     ):
@@ -77,3 +166,9 @@ def test_a_file_system_without_locks_is_worked_on_and_said(number, tmp_path, mon
     folder.unlock()
     said = capsys.readouterr().err
     assert str(tmp_path) in said and "no locks" in said and "run_folder=PATH" in said
+
+
+@pytest.mark.parametrize("place", ["/proc/run", "/proc/1/run", "/dev/null/run"])
+def test_a_run_folder_that_cannot_be_made_is_told(place):
+    with pytest.raises(MismatchError, match=r"run_folder: .*set run_folder=PATH"):
+        RunFolder(Path(place)).lock()

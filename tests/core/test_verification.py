@@ -80,3 +80,16 @@ def test_an_error_of_the_work_is_not_hidden(recorded, monkeypatch):
     monkeypatch.setattr(verification, "SMALL_BYTES", 0)
     with pytest.raises(ZeroDivisionError), verifying([recorded]):
         raise ZeroDivisionError
+
+
+def test_a_folder_in_the_place_of_a_file_is_told(recorded):
+    recorded.path.unlink()
+    recorded.path.mkdir()
+    with pytest.raises(DataError, match=r"student\.safetensors: cannot be read .*--redo train"):
+        verification.require_same_content(recorded)
+
+
+def test_a_file_in_the_place_of_a_folder_is_told(recorded):
+    below = RecordedFile(recorded.path / "weights", 1, "", recorded.redo)
+    with pytest.raises(DataError, match=r"weights: cannot be read \(Not a directory\); .*--redo"):
+        require_present([below])

@@ -7,11 +7,11 @@ import pytest
 import yaml
 from run_helpers import ROOT
 
-from distill import generate
 from distill.core.jsonl import write_jsonl
 from distill.data.samples import read_prompts, split_prompts
 from distill.data.shares import by_shares, mixed, take_turns
 from distill.errors import DataError, RecipeError
+from distill.filters import prompt_filters
 
 
 def read(recipe):
@@ -55,7 +55,7 @@ def test_sources_have_their_shares_after_the_filters(recipe, tmp_path):
         "en.jsonl": 15,
         "safety.jsonl": 5,
     }
-    asked, refused = generate.select_prompts(few, prompts, [])
+    asked, refused = prompt_filters.select_prompts(few, prompts, [])
     assert len(asked) == 50 and {why for _, why in refused} == {
         "beyond_share: its source has enough prompts"
     }

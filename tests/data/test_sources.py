@@ -225,6 +225,21 @@ def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
     assert [p.text for p in read(recipe(way_out))] == ["Hi 0?", "Hi 1?", "Hi 2?"]
 
 
+def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named(recipe, tmp_path):
+    mapped = "[{file: p.jsonl, columns: {prompt: q, language: lang}}]"
+    codes = ["eng_Latn", "swh_Latn", "fra_Latn", "English", "English", "x" * 100]
+    rows = [{"q": f"question {n}", "lang": code} for n, code in enumerate(codes)]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    left = Left()
+    assert [p.language for p in read(recipe(mapped), left=left)] == ["en", "sw"]
+    assert left.by_reason == {"other_language": 1, "unknown_language": 3}
+    assert f"nobody knows: 'English' (2), '{'x' * 39} (1)" in left.notes[0]
+    write_jsonl(tmp_path / "p.jsonl", rows[2:])
+    words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
+    with pytest.raises(DataError, match=words):
+        read(recipe(mapped))
+
+
 def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_it_had(
     recipe, tmp_path
 ):

@@ -41,13 +41,14 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         folder.write_recipe(recipe)
         shutil.copytree(student, folder.stage("train") / "student")
         folder.stage("quantize").mkdir()
-        checks = {}
+        checks, written = {}, []
         for name in FORMATS:
             file = write_gguf(student, path_of(folder, name), name, trained=recipe.generate)
+            written.append(file.path)
             reason = FAILED if name in failed else None
             checks[name] = file_check(bytes=file.path.stat().st_size, failed=reason)
         checks["nf4"] = file_check()
-        output = StageOutput(QuantizeResult(checks, student_bytes=1), [])
+        output = StageOutput(QuantizeResult(checks, student_bytes=1), written)
         folder.finish("quantize", Fingerprint(), output, started=time.time())
         return folder.path
 

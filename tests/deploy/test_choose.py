@@ -1,6 +1,7 @@
 """Which file of which run, and what is said where there is none."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 from run_helpers import QUICKSTART
 
 from distill.__main__ import main
-from distill.deploy.choose import choose
-from distill.errors import MissingError, RecipeError
+from distill.core.run_folder import RunFolder
+from distill.deploy import choose as choosing
+from distill.deploy.choose import choose, require_whole
+from distill.errors import DataError, MissingError, RecipeError
 
 
 def test_the_smallest_file_that_passed_is_taken_unless_one_is_named(
@@ -76,6 +79,7 @@ def test_a_run_without_a_file_to_deploy(
         choose(str(run), None)
     manifest = run / "quantize" / "manifest.json"
     content = json.loads(manifest.read_text())
+    del content["sha256"]  # edited by hand
     checks = content["result"]["formats"]
     content["result"]["formats"] = {"nf4": checks["nf4"]}
     manifest.write_text(json.dumps(content))
@@ -84,3 +88,55 @@ def test_a_run_without_a_file_to_deploy(
     manifest.unlink()
     assert main(["chat", str(run)]) == 2
     assert "not finished; run `distill quantize RECIPE` first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["chat", "serve", "bench"])
+def test_a_file_of_which_bytes_were_flipped_is_refused_by_name(
+    make_run: Callable[..., Path], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """llama.cpp loads it and writes gibberish: 2,000 bytes of the weights, as a bad stick flips them."""
+    run = make_run()
+    path = run / "quantize" / "q8_0.gguf"
+    whole, place = path.read_bytes(), random.Random(0)
+    data = bytearray(whole)
+    for _ in range(2000):
+        data[place.randrange(len(data) // 2, len(data))] ^= 1 << place.randrange(8)
+    path.write_bytes(data)
+    assert main([command, str(run), "--format", "q8_0", "--threads", "1"]) == 2
+    said = capsys.readouterr()
+    assert f"{path}: its content is not what was written" in said.err
+    assert f"`distill run {run}/recipe.yaml run_folder={run} --redo quantize`" in said.err
+    assert "passed" not in said.out + said.err
+    path.write_bytes(whole)  # the first way out: copy it again
+    assert choose(str(run), "q8_0").path == path
+
+
+def test_a_file_that_was_cut_or_is_not_in_the_manifest_is_refused(
+    make_run: Callable[..., Path],
+) -> None:
+    run = make_run()
+    path = run / "quantize" / "f16.gguf"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"f16\.gguf: [\d,]+ bytes, and [\d,]+ were written"):
+        choose(str(run), "f16")
+    manifest = run / "quantize" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["files"]["f16.gguf"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(
+        DataError, match=r"f16\.gguf: not among the files of .*manifest\.json; copy"
+    ):
+        choose(str(run), "f16")
+
+
+def test_one_is_told_why_a_big_file_takes_a_while(
+    make_run: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = RunFolder(make_run())
+    require_whole(folder, "f16")
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(choosing, "TOLD_BYTES", 0)
+    require_whole(folder, "f16")
+    assert "f16.gguf: comparing 0.0 GB with what was written" in capsys.readouterr().err

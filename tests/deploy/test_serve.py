@@ -1,5 +1,6 @@
 """`distill serve`: what a client gets, and how the server ends."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -133,11 +134,18 @@ def test_an_address_that_is_taken_is_an_error(
     assert "--host 192.0.2.1 --port 8080" in capsys.readouterr().err
 
 
-def test_a_file_that_is_broken_is_an_error(
+def test_a_file_that_llama_cpp_cannot_load_is_an_error(
     make_run: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Whole, as quantize wrote it, but not for this llama.cpp: its manifest vouches for it."""
     run = make_run()
-    (run / "quantize" / "q8_0.gguf").write_bytes(b"GGUF but no more")
+    broken = b"GGUF but no more"
+    (run / "quantize" / "q8_0.gguf").write_bytes(broken)
+    manifest = run / "quantize" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    sha256 = hashlib.sha256(broken).hexdigest()
+    content["files"]["q8_0.gguf"] = {"bytes": len(broken), "sha256": sha256}
+    manifest.write_text(json.dumps(content))
     assert main(["chat", str(run), "--format", "q8_0"]) == 2
     assert "q8_0.gguf: llama.cpp cannot load it" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from bitsandbytes.functional import has_avx512bf16
 
 from distill.errors import MismatchError, MissingError
 from distill.formats import bitsandbytes
-from distill.models.load import quantization_config
+from distill.models.load import keep_unpacked, quantization_config
 
 FolderMaker = Callable[..., Path]
 IDS = torch.arange(40)[None] * 13 % 600
@@ -50,7 +50,7 @@ def test_reloaded_logits_are_those_before_saving(written: tuple[str, Path, Path]
         quantization_config=quantization_config(kind, torch.bfloat16),
         device_map={"": "cpu"},
     )
-    bitsandbytes.keep_unpacked(saved)
+    keep_unpacked(saved)
     assert (log_probs(bitsandbytes.load_bnb(out)) - log_probs(saved)).abs().max() <= LARGEST_CHANGE
 
 

@@ -99,6 +99,7 @@ def test_a_probe_has_asked_them_already_and_keeps_its_verdicts(tmp_path):
         and found.measured.num_answers == 10
     )
     assert json.loads((tmp_path / "generate/probe.json").read_text()).keys() == {
+        "sha256",
         "groups",
         "taken",
         "verdicts",

@@ -1,10 +1,8 @@
 """probe: a few prompts in each language are asked first, once; what the verdicts say."""
 
-from log_helpers import read_row_logs
+from generate_helpers import HOT, generate_hot, logged_answers
 from run_helpers import QUICKSTART
 
-from distill import generate
-from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
@@ -14,24 +12,6 @@ from distill.teachers import connect
 from distill.teachers.answers import blocks_of
 from distill.teachers.requests import Request, RequestOptions
 
-# hot enough that a good share of the answers is wrong; the English and Chinese prompts of the first 30
-HOT = [
-    "generate.num_prompts=30",
-    "generate.sampling_temperature=1.5",
-    "generate.max_new_tokens=64",
-    "evaluate.num_examples=5",
-]
-
-
-def run(folder, *more):
-    recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={folder}", *more])
-    output = generate.run(recipe, RunFolder.of(recipe), Processes())
-    return output.result, [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
-
-
-def logged(folder):
-    return read_row_logs(folder / "generate/raw")[0]
-
 
 def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_path):
     recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path}"])
@@ -40,15 +20,19 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
         assert [(v.language, v.num) for v in verdicts] == [
             (language, num) for language in recipe.languages
         ]
-        assert len(logged(tmp_path)) == expected == len({row["key"] for row in logged(tmp_path)})
+        assert (
+            len(logged_answers(tmp_path))
+            == expected
+            == len({row["key"] for row in logged_answers(tmp_path)})
+        )
     for v in verdicts:
         assert (
             v.num == v.num_kept + sum(v.reasons.values())
             and v.num_verified is not None
             and v.num_kept <= v.num_verified
         )
-    result, _ = run(tmp_path)
-    rows = logged(tmp_path)
+    result, _ = generate_hot(tmp_path)
+    rows = logged_answers(tmp_path)
     assert result.num_asked == len(rows) == len({row["key"] for row in rows}) == 30
     requests = [Request("", p, [1] * 5, n, 0) for n, p in enumerate(split_prompts(recipe)[0])]
     blocks = blocks_for(connect(recipe), requests, ALONE)

@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from result_helpers import generate_result
 from run_helpers import ROOT, environment
 
 from distill.core.jsonl import write_jsonl
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.data.samples import count_by_language
-from distill.errors import MissingError, RecipeError
+from distill.errors import DataError, MissingError, RecipeError
 from distill.reporting import data
 
 KEPT = [
@@ -100,3 +102,14 @@ def test_inspect_needs_no_torch(stage):
     )
     assert result.returncode == 0, result.stderr[-1000:]
     assert "2 kept, 5 dropped" in result.stdout
+
+
+def test_a_damaged_sample_is_not_shown_as_what_generate_kept(stage):
+    folder = RunFolder(stage.parent)
+    files = [stage / "kept.jsonl", stage / "dropped.jsonl"]
+    folder.finish("generate", Fingerprint(), StageOutput(generate_result(), files), started=0.0)
+    data.show(stage)
+    path = stage / "kept.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"saba", b"sita"))
+    with pytest.raises(DataError, match=r"kept\.jsonl: its content.*--redo generate"):
+        data.show(stage)

@@ -16,6 +16,8 @@ def test_the_first_prompt_of_each_language_with_each_models_answer(tmp_path, man
                 "language": language,
                 "answer": f"{model} {n}",
                 "right": n == 0,
+                "nll": None,
+                "num_tokens": 1,
             }
             for n, language in enumerate(["en", "en", "sw"])
         ]

@@ -124,7 +124,8 @@ def test_a_signal_with_states_is_another_signal_than_one_without(tmp_path, heade
     with SignalWriter(tmp_path, header) as shards:
         shards.add(key_of(1), record_of(header, 5, seed=1))
     with pytest.raises(
-        MissingError, match=r"capture\.hidden_states to int8 and run with --redo capture"
+        MissingError,
+        match=r"capture\.hidden_states to int8 and run `distill run RECIPE --redo capture",
     ):
         SignalStore(tmp_path).read_hidden_states(key_of(1))
     with pytest.raises(MissingError, match=r"or set train\.hidden_weight to 0"):

@@ -60,7 +60,8 @@ def test_what_was_added_is_read_back_by_key(tmp_path, header, fill, record_of):
     assert key_of(2) in store and key_of(9) not in store
     assert store.missing([key_of(9), key_of(2), key_of(8)]) == [key_of(9), key_of(8)]
     with pytest.raises(
-        MissingError, match=f"no signal for sequence {key_of(9)}; run `distill capture RECIPE`"
+        MissingError,
+        match=f"no signal for sequence {key_of(9)}; run `distill run RECIPE --redo capture`",
     ):
         store.read(key_of(9))
 
@@ -230,7 +231,7 @@ def test_a_shard_broken_anywhere_is_named_with_the_way_out(tmp_path, header, fil
         path.write_bytes(data)
         with pytest.raises(
             DataError,
-            match=r"rank0-00000-[0-9a-f]{16}.shard: broken .*; delete it and run `distill capture ",
+            match=r"rank0-00000-[0-9a-f]{16}.shard: broken .*; run `distill run RECIPE --redo capture",
         ):
             SignalStore(tmp_path, header)
         tolerant = SignalStore(tmp_path, header, skip_broken=True)

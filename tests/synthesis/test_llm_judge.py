@@ -16,6 +16,7 @@ from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import DataError, Stopped
+from distill.filters import prompt_filters
 from distill.filters.base import Answer
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
@@ -192,7 +193,9 @@ def answer_all(folder):
     teacher, options = connect(recipe), RequestOptions.of(recipe)
     tokenizer, make = teacher.tokenizers.asked, request_maker(teacher, options)
     with RowLog(folder / "generate/raw") as log:
-        for n, prompt in enumerate(generate.select_prompts(recipe, *split_prompts(recipe))[0]):
+        for n, prompt in enumerate(
+            prompt_filters.select_prompts(recipe, *split_prompts(recipe))[0]
+        ):
             text = (
                 " + ".join(map(str, range(n)))
                 + f"\n{market.WORDING[prompt.language].final}{prompt.reference}"

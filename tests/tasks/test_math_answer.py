@@ -63,6 +63,9 @@ def test_numbers_and_choices_are_right_without_sympy(answer, reference, language
         ("**Final answer:** $\\pi/2$", "\\frac{\\pi}{2}"),
         ("\\boxed{\\frac{७}{३}}", "2\\frac{1}{3}"),
         ("\\boxed{y=2x+3}", "3 + 2x"),
+        ("\\boxed{\\frac{1}{10^7}}", "0.0000001"),
+        ("\\boxed{\\frac{1}{8}}", 0.125),
+        ("\\boxed{\\frac{1}{3}}", 1 / 3),
     ],
 )
 def test_formulas_that_mean_the_same_are_right(answer, reference):
@@ -84,6 +87,19 @@ def test_formulas_that_mean_the_same_are_right(answer, reference):
 )
 def test_other_numbers_and_choices_are_wrong(answer, reference, language):
     assert not right(answer, reference, language)
+
+
+@needs_math_verify
+@pytest.mark.parametrize(
+    ("answer", "reference"),
+    [
+        ("\\boxed{\\frac{1}{20000000}}", "0.0000001"),
+        ("\\boxed{\\frac{1}{20000000}}", 0.0000001),
+        ("\\boxed{0.0000001}", "\\frac{1}{20000000}"),
+    ],
+)
+def test_small_numbers_are_not_rounded_away(answer, reference):
+    assert not right(answer, reference)
 
 
 @needs_math_verify

@@ -1,3 +1,8 @@
+import hashlib
+import json
+import random
+import shutil
+
 import pytest
 import torch
 
@@ -79,12 +84,135 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path):
     step, _, _, notes = checkpoints.load_newest(tmp_path, optimizer)
     assert step == 1
     assert (
-        "step-00000002: damaged (model.safetensors does not match its SHA-256); passed over"
+        "step-00000002: damaged (step-00000002: model.safetensors does not match its SHA-256); passed over"
         in notes[0]
     )
     (tmp_path / "step-00000001" / "state.json").write_text("{")
-    with pytest.raises(DataError, match="every checkpoint is damaged"):
+    with pytest.raises(DataError, match=r"every checkpoint is damaged.*--redo train"):
         checkpoints.load_newest(tmp_path, optimizer)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """Two checkpoints, each with the best weights that it refers to. Do not change them."""
+    folder = tmp_path_factory.mktemp("two")
+    layer, optimizer = trained(2)
+    for step in (1, 2):
+        checkpoints.save_best(folder, step, tensors(layer))
+        checkpoints.save(folder, step, tensors(layer), optimizer, {"best_step": step})
+    return folder
+
+
+FILES = [
+    "step-00000002/model.safetensors",
+    "step-00000002/optimizer.safetensors",
+    "step-00000002/state.json",
+    "step-00000002/SHA256SUMS",
+    "best-00000002/model.safetensors",
+    "best-00000002/SHA256SUMS",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_anywhere_in_a_checkpoint_is_named_and_the_one_before_is_taken(
+    two, tmp_path, name
+):
+    shutil.copytree(two, tmp_path / "it")
+    path = tmp_path / "it" / name
+    whole = path.read_bytes()
+    place = random.Random(name)
+    for _ in range(20):
+        data = bytearray(whole)
+        data[place.randrange(len(data))] ^= 1 << place.randrange(8)
+        path.write_bytes(data)
+        found = checkpoints.load_newest(tmp_path / "it", trained(0)[1])
+        assert found.step == 1
+        assert len(found.notes) == 1 and path.parent.name in found.notes[0]
+        assert "damaged" in found.notes[0] and "passed over" in found.notes[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_a_checkpoint_that_is_cut_or_gone_is_told(two, tmp_path, name):
+    shutil.copytree(two, tmp_path / "it")
+    path = tmp_path / "it" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    assert checkpoints.load_newest(tmp_path / "it", trained(0)[1]).step == 1
+    path.unlink()
+    found = checkpoints.load_newest(tmp_path / "it", trained(0)[1])
+    assert path.parent.name in found.notes[0]
+    no_checksums_alone = name == "best-00000002/SHA256SUMS"
+    assert found.step == (2 if no_checksums_alone else 1)
+
+
+def test_the_best_weights_are_compared_before_they_become_the_student(two, tmp_path):
+    shutil.copytree(two, tmp_path / "it")
+    path = tmp_path / "it" / "best-00000002" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"best-00000002: damaged.*run the same command"):
+        checkpoints.load_best(tmp_path / "it", 2)
+    assert checkpoints.load_newest(tmp_path / "it", trained(0)[1]).step == 1, "what was advised"
+
+
+def test_best_weights_that_are_gone_are_never_taken_for_granted(two, tmp_path):
+    shutil.copytree(two, tmp_path / "it")
+    shutil.rmtree(tmp_path / "it" / "best-00000002")
+    found = checkpoints.load_newest(tmp_path / "it", trained(0)[1])
+    assert found.step == 1 and "best-00000002: missing" in found.notes[0]
+    with pytest.raises(DataError, match="best-00000002: missing"):
+        checkpoints.load_best(tmp_path / "it", 2)
+
+
+def test_what_an_older_version_wrote_without_checksums_is_taken_and_said(two, tmp_path):
+    folder = tmp_path / "it"
+    shutil.copytree(two, folder)
+    for path in folder.rglob("SHA256SUMS"):
+        path.unlink()
+    for step in folder.glob("step-*"):
+        content = json.loads((step / "state.json").read_text())
+        content["sha256"] = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in step.glob("*.safetensors")
+        }
+        (step / "state.json").write_text(json.dumps(content))
+    found = checkpoints.load_newest(folder, trained(0)[1])
+    assert found.step == 2
+    assert any("state.json" in note and "older version" in note for note in found.notes)
+    assert any("best-00000002" in note and "older version" in note for note in found.notes)
+    path = folder / "step-00000002" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert checkpoints.load_newest(folder, trained(0)[1]).step == 1
+
+
+def test_a_damaged_checkpoint_does_not_end_the_run_that_passed_it_over(two, tmp_path):
+    """Nor does it stay among the two that are kept."""
+    shutil.copytree(two, tmp_path / "it")
+    (tmp_path / "it" / "step-00000002" / "state.json").write_bytes(b"\xff\x00")
+    layer, optimizer = trained(2)
+    assert checkpoints.load_newest(tmp_path / "it", optimizer).step == 1
+    checkpoints.save(tmp_path / "it", 3, tensors(layer), optimizer, {"best_step": 1})
+    checkpoints.save(tmp_path / "it", 4, tensors(layer), optimizer, {"best_step": 1})
+    assert sorted(p.name for p in (tmp_path / "it").iterdir()) == [
+        "best-00000001",
+        "step-00000003",
+        "step-00000004",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "null", "5", "{}", "[" * 100_000, "\ufeff{", '{"step": "x", "state": [], "sha256": 1}'],
+)
+def test_a_state_of_another_form_is_damage(two, tmp_path, content):
+    """Without checksums, as an older version wrote it: what it holds is not known to be ours."""
+    shutil.copytree(two, tmp_path / "it")
+    step = tmp_path / "it" / "step-00000002"
+    (step / "SHA256SUMS").unlink()
+    (step / "state.json").write_text(content)
+    found = checkpoints.load_newest(tmp_path / "it", trained(0)[1])
+    assert found.step == 1 and "step-00000002: damaged" in found.notes[0]
+    assert len(found.notes[0]) < 500
 
 
 def test_two_checkpoints_are_kept_and_the_best_weights_they_refer_to(tmp_path):

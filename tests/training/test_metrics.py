@@ -33,3 +33,11 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
 def test_other_processes_than_the_first_write_nothing(tmp_path: Path) -> None:
     Metrics(None, step=0).add({"step": 1})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "student.metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n\xff\x00\n[3]\n{"step": "4"}\n{"step": 5}\n' + b"[" * 9999)
+    Metrics(path, step=5)
+    assert steps_in(path) == [1, 5]
+    assert "student.metrics.jsonl: 3 of 5 rows are broken or gone" in capsys.readouterr().out

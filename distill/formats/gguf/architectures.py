@@ -4,15 +4,16 @@ llama.cpp runs each family by code of its own. What a transformers config says b
 refused: the file would answer otherwise than the student.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 
-from distill.errors import DataError, MismatchError, MissingError
+from distill.errors import MismatchError, MissingError
 from distill.formats.gguf import qwen3_5
+from distill.models.load import config_of
+from distill.models.model_files import require_config
 
 ARCHITECTURES = {
     "Qwen3_5ForCausalLM": gguf.MODEL_ARCH.QWEN35,
@@ -44,30 +45,17 @@ def read_config(folder: Path) -> Any:
     path = folder / "config.json"
     if not path.is_file():
         raise MissingError(f"{path}: no such file; a transformers model folder is needed")
-    names = json.loads(path.read_text(encoding="utf-8")).get("architectures") or ["none"]
+    names = require_config(folder).get("architectures") or ["none"]
     if names[0] not in ARCHITECTURES:
         raise MismatchError(
             f"{path}: architecture {names[0]} cannot be written to GGUF here; "
             f"known: {', '.join(ARCHITECTURES)}. nf4 and int8 take any dense one; "
             "quantize/w16a16 is a folder that transformers and vLLM read as it is"
         )
-    config = _load_config(folder)
+    config = config_of(folder)
     if reasons := problems(config, names[0]):
         raise MismatchError(f"{path}: llama.cpp's {names[0]} has no {'; no '.join(reasons)}")
     return config
-
-
-def _load_config(folder: Path) -> Any:
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"{folder / 'config.json'}: cannot be read: {reason}; save the model again"
-        ) from None
 
 
 def problems(config: Any, architecture: str) -> list[str]:

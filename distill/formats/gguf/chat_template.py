@@ -82,5 +82,14 @@ def require_same(tokenizer: Any, options: Generate) -> str:
     return fixed.chat_template
 
 
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Return whether the conversations that the student learns begin with the tokenizer's bos.
+
+    A file then says that it is to be added: llama.cpp's server takes away the one that the template
+    has written and adds its own, Ollama adds one to a template without.
+    """
+    return chat.prompt_ids(tokenizer, "hi")[:1] == [tokenizer.bos_token_id]
+
+
 def _has(template: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", template) is not None

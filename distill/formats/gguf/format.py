@@ -1,6 +1,5 @@
 """The GGUF formats: files for llama.cpp, Ollama and LM Studio."""
 
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,10 @@ from distill.formats.base import Format, Rounding, file_check
 from distill.formats.compare import Agreement, Reference
 from distill.formats.export import Export
 from distill.formats.gguf import export_check
+from distill.formats.gguf.byte_tokens import lack
 from distill.formats.gguf.preflight import check_student
+from distill.formats.gguf.tokenizer_check import require_same_tokens
+from distill.formats.gguf.vocabulary import absent_bytes
 from distill.formats.measure import Measured
 from distill.llama_cpp.model import NUM_NEW_TOKENS, NUM_PROMPT_TOKENS
 from distill.llama_cpp.process import LlamaProcess
@@ -37,10 +39,20 @@ class GgufFormat(Format):
         return stage / f"{self.name}.gguf"
 
     def prepare(self, export: Export) -> None:
-        """Try the export before the first file, if no f16 file will show that it is right."""
+        """Say what the vocabulary lacks, and try the export, before the first file.
+
+        The export is tried where no f16 file will show that it is right.
+        """
         wanted = [f.name for f in FORMATS if f.name in export.recipe.quantize.formats]
-        is_first = not any((export.stage / f"{name}.json").is_file() for name in wanted)
-        if is_first and F16.name not in wanted:
+        if any((export.stage / f"{name}.json").is_file() for name in wanted):
+            return
+        if absent := absent_bytes(export.student):
+            print(
+                f"quantize: {export.student / 'tokenizer.json'}: {lack(absent)}: the student "
+                "leaves such a byte out, and so does llama.cpp",
+                flush=True,
+            )
+        if F16.name not in wanted:
             export_check.try_export(export)
 
     def write(self, export: Export, model_folder: Path, path: Path) -> None:
@@ -83,7 +95,7 @@ class GgufFormat(Format):
         with _loaded(export, path) as llama:
             speed = llama.speed()
             measured = Measured(speed.prefill, speed.decode, llama.peak_memory())
-            num_probes = _require_tokenizer(export, path, llama)
+            tokenization = require_same_tokens(export, path, llama)
             agreement = compare.in_llama_cpp(export.reference, llama)
         written = describe(path)
         return file_check(
@@ -92,7 +104,7 @@ class GgufFormat(Format):
             bytes=written.bytes,
             bits_per_weight=round(written.bits_per_weight, 2),
             runtime=self.runtime,
-            tokenization=f"identical on {num_probes} probes (NFC)",
+            tokenization=tokenization,
             tensor_types=written.tensor_types,
             importance_matrix=self.importance(export) is not None,
         )
@@ -108,26 +120,6 @@ def _loaded(export: Export, path: Path) -> LlamaProcess:
     longest = max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, export.reference.longest)
     num_threads = export.recipe.quantize.num_threads
     return LlamaProcess(path, num_threads=num_threads, context_length=longest + 8)
-
-
-def _require_tokenizer(export: Export, path: Path, llama: LlamaProcess) -> int:
-    """Return on how many texts llama.cpp was asked for the student's tokens.
-
-    Raises MismatchError if it has others.
-    """
-    # llama.cpp does not normalise text, the tokenizer does: the two agree on text that is NFC
-    # already
-    probes = [unicodedata.normalize("NFC", text) for text in export.probes]
-    for text, ids in zip(probes, llama.tokenize(probes), strict=True):
-        expected = export.tokenizer(
-            text, add_special_tokens=False, split_special_tokens=True
-        ).input_ids
-        if ids != expected:
-            raise MismatchError(
-                f"{path}: llama.cpp tokenizes {text!r} as {ids}, the student's tokenizer as "
-                f"{expected}; the file would answer wrongly. Please report this tokenizer"
-            )
-    return len(probes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from distill.core.results import FileCheck
 from distill.errors import MismatchError
 from distill.formats import FORMATS
 from distill.formats.export import Export
+from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import find
 from distill.recipe import Recipe
 
@@ -136,9 +137,7 @@ def _render(
     text = chat.prompt_text(
         tokenizer, messages, enable_thinking=enable_thinking, begin_answer=begin_answer
     )
-    bos = tokenizer.bos_token
-    adds_bos = bos and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    return text.removeprefix(bos) if adds_bos else text
+    return text.removeprefix(tokenizer.bos_token) if begins_with_bos(tokenizer) else text
 
 
 def _cut(text: str, word: str) -> tuple[str, str]:

@@ -20,6 +20,13 @@ from gguf import TokenType
 
 from distill import chat
 from distill.errors import MismatchError, MissingError
+from distill.formats.gguf.byte_tokens import (
+    byte_level_tokens,
+    lack,
+    missing_bytes,
+    sentencepiece_tokens,
+)
+from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import load
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -54,7 +61,8 @@ class Vocabulary:
     """What GGUF stores of a tokenizer. `tokens` has one entry for each row of the embedding.
 
     `model` is GGUF's word: gpt2 = byte-level BPE, with `merges`; llama = SentencePiece, with
-    `scores`, one for each token.
+    `scores`, one for each token. `add_bos`, `add_eos`: what goes around a conversation that the
+    chat template has written.
     """
 
     model: str
@@ -87,12 +95,23 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
     name = "default" if is_sentencepiece else _pre_tokenizer(path, content)
     space_prefix = is_sentencepiece and _adds_space_prefix(path, content)
     _check_added(path, added)
-    byte_tokens = [f"<0x{b:02X}>" for b in range(256)] if is_sentencepiece else _byte_tokens()
-    _require_bytes(path, model["vocab"], byte_tokens)
+    byte_tokens = sentencepiece_tokens() if is_sentencepiece else byte_level_tokens()
+    missing = missing_bytes(model["vocab"], byte_tokens)
+    if is_sentencepiece and missing:
+        raise MismatchError(
+            f"{path}: {lack(missing)}; llama.cpp cannot read a text with one of them in a "
+            "SentencePiece vocabulary. Take the formats nf4 and int8"
+        )
     tokens, types = _tokens(path, model["vocab"], added, num_ids)
     ids = {token: i for i, token in enumerate(tokens)}
     special_ids = _special_ids(folder, ids)
-    add_bos, add_eos = _adds(path, special_ids)
+    template = _chat_template(folder)
+    if template is None:
+        add_bos, add_eos = _adds(path, special_ids)
+    else:
+        # A server adds them to what the template has written; so that decides, not what the
+        # tokenizer adds to a plain text
+        add_bos, add_eos = begins_with_bos(load.load_tokenizer(str(folder))), False
     vocabulary = Vocabulary(
         model="gpt2",
         pre_tokenizer=name,
@@ -104,18 +123,17 @@ def read_vocabulary(folder: Path, num_ids: int) -> Vocabulary:
         add_bos=add_bos,
         add_eos=add_eos,
         add_space_prefix=space_prefix,
-        chat_template=_chat_template(folder),
+        chat_template=template,
     )
     return _sentencepiece(vocabulary, model, byte_tokens) if is_sentencepiece else vocabulary
 
 
-def _require_bytes(path: Path, vocab: dict[str, int], byte_tokens: list[str]) -> None:
-    num_missing = 256 - sum(token in vocab for token in byte_tokens)
-    if num_missing:
-        raise MismatchError(
-            f"{path}: {num_missing} of the 256 byte tokens are missing; "
-            "llama.cpp cannot spell every text"
-        )
+def absent_bytes(folder: Path) -> list[int]:
+    """Return the bytes of a text that a folder's byte-level tokenizer has no token for."""
+    model = _json(folder / "tokenizer.json")["model"]
+    if model.get("byte_fallback"):
+        return []  # `read_vocabulary` refuses a SentencePiece vocabulary that lacks one
+    return missing_bytes(model["vocab"], byte_level_tokens())
 
 
 def _sentencepiece(
@@ -125,7 +143,8 @@ def _sentencepiece(
     ids = {token: i for i, token in enumerate(vocabulary.tokens)}
     types = list(vocabulary.types)
     for token in byte_tokens:
-        types[ids[token]] = int(TokenType.BYTE)
+        if token in ids:
+            types[ids[token]] = int(TokenType.BYTE)
     special_ids = dict(vocabulary.special_ids)
     if model.get("unk_token") in ids:
         special_ids["unk"] = ids[model["unk_token"]]
@@ -280,12 +299,6 @@ def _tokens(
             f"{path}: the token {twice!r} has two ids; llama.cpp refuses such a file"
         )
     return tokens, [int(kind) for _, kind in pairs]
-
-
-def _byte_tokens() -> list[str]:
-    """Return the 256 characters by which byte-level BPE writes bytes (GPT-2's table)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(b) for b in printable] + [chr(256 + n) for n in range(256 - len(printable))]
 
 
 def _special_ids(folder: Path, ids: dict[str, int]) -> dict[str, int]:

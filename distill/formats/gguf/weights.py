@@ -1,11 +1,11 @@
 """The weights of a model folder, read lazily from one safetensors file or many."""
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MissingError
+from distill.models.model_files import weight_files
 
 
 class Weights:
@@ -18,8 +18,8 @@ class Weights:
 
     def __enter__(self) -> "Weights":
         """Open the files. Raises MissingError and DataError for those that are gone or cut off."""
-        for name in self._file_names():
-            opened = self._open(self.folder / name)
+        for path in weight_files(self.folder):
+            opened = self._open(path)
             for stored in opened.keys():  # noqa: SIM118 - it is no dict
                 # a language model that was a part of a larger one keeps that name
                 self._stored[stored.replace("model.language_model.", "model.", 1)] = opened, stored
@@ -27,23 +27,6 @@ class Weights:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _file_names(self) -> list[str]:
-        index = self.folder / "model.safetensors.index.json"
-        names = {p.name for p in self.folder.glob("*.safetensors")}
-        if index.is_file():
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if not names:
-            raise MissingError(
-                f"{self.folder}: no *.safetensors; save the model with save_pretrained()"
-            )
-        for name in sorted(names):
-            if not (self.folder / name).is_file():
-                raise MissingError(
-                    f"{self.folder / name}: no such file, though {index.name} names it; "
-                    "copy the whole folder again"
-                )
-        return sorted(names)
 
     def _open(self, path: Path) -> Any:
         from safetensors import SafetensorError, safe_open

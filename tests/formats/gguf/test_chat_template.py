@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from families import BY_NAME
+from format_helpers import with_bos
 from server_helpers import TEACHER
 
 from distill import chat
@@ -69,40 +70,41 @@ def options(enable_thinking: bool | None = None, system: str | None = None) -> G
     return Generate.model_construct(enable_thinking=enable_thinking, system_prompt=system)
 
 
+def started(file: Path) -> Callable[..., Any]:
+    """`ask(path, body)`: the answer of a plain llama.cpp server with this file."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(file)
+    params.hostnames, params.port, params.n_parallel, params.n_ctx = ["127.0.0.1"], 0, 1, 256
+    params.fit_params, params.warmup, params.cache_ram_mib, params.verbosity = False, False, 0, 0
+    server = xllamacpp.Server(params)
+
+    def ask(path: str, **body: Any) -> Any:
+        request = urllib.request.Request(
+            f"{server.listening_address}{path}",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    return ask
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """`served(template, options)`: (the student's tokenizer, what a plain llama.cpp server makes of messages)."""
-    import xllamacpp
-
     place = tmp_path_factory.mktemp("served")
     student = shutil.copytree(TEACHER, place / "student")
 
     def serve(template: str, trained: Generate | None) -> Any:
         (student / "chat_template.jinja").write_text(template)
-        params = xllamacpp.CommonParams()
-        params.model.path = str(
-            write_gguf(student, place / "student.gguf", "q4_0", trained=trained).path
+        ask = started(write_gguf(student, place / "student.gguf", "q4_0", trained=trained).path)
+        return (
+            load.load_tokenizer(str(student)),
+            lambda messages: ask("/apply-template", messages=messages)["prompt"],
         )
-        params.hostnames, params.port, params.n_parallel, params.n_ctx = ["127.0.0.1"], 0, 1, 256
-        params.fit_params, params.warmup, params.cache_ram_mib, params.verbosity = (
-            False,
-            False,
-            0,
-            0,
-        )
-        server = xllamacpp.Server(params)
-
-        def write(messages: list[dict[str, str]]) -> str:
-            body = json.dumps({"messages": messages}).encode()
-            request = urllib.request.Request(
-                f"{server.listening_address}/apply-template",
-                body,
-                {"Content-Type": "application/json"},
-            )
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)["prompt"]
-
-        return load.load_tokenizer(str(student)), write
 
     return serve
 
@@ -126,6 +128,21 @@ def test_without_it_the_server_writes_another(served: Callable[..., Any], name: 
     """llama.cpp says enable_thinking=true and today's date by itself."""
     tokenizer, write = served(TEMPLATES[name], None)
     assert write(TALKS[0]) != chat.prompt_text(tokenizer, TALKS[0])
+
+
+@pytest.mark.parametrize("template_writes", [False, True])
+def test_a_plain_server_reads_as_many_tokens_as_training_had(
+    tmp_path: Path, template_writes: bool
+) -> None:
+    """As Llama 3's tokenizer, which adds a bos to plain text, with ChatML, which writes none."""
+    student = shutil.copytree(TEACHER, tmp_path / "student")
+    with_bos(student, tokenizer_adds=True, template_writes=template_writes, eos=False)
+    tokenizer = load.load_tokenizer(str(student))
+    assert tokenizer("hi").input_ids[0] == tokenizer.bos_token_id
+    ask = started(write_gguf(student, tmp_path / "file.gguf", "q4_0", trained=options()).path)
+    for messages in TALKS:
+        usage = ask("/v1/chat/completions", messages=messages, max_tokens=1)["usage"]
+        assert usage["prompt_tokens"] == len(chat.prompt_ids(tokenizer, messages))
 
 
 def test_once_is_enough() -> None:

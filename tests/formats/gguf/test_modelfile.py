@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import BY_NAME, FAMILIES, tokenizer_of
+from families import BY_NAME, WITH_MODEL, tokenizer_of
 from result_helpers import file_check
 
 from distill import chat
@@ -15,6 +15,7 @@ from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
 from distill.formats.export import Export
 from distill.formats.gguf import modelfile
+from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import load
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe, load_recipe
@@ -151,7 +152,7 @@ def recipe(*overrides: str) -> Recipe:
     return load_recipe(ROOT / "recipes" / "quickstart.yaml", overrides)
 
 
-@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+@pytest.mark.parametrize("name", [family.name for family in WITH_MODEL])
 def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
     tokenizer = tokenizer_of(BY_NAME[name])
     switches = [None]
@@ -267,16 +268,21 @@ def test_what_ollama_does_otherwise_is_said(tokenizer: Any) -> None:
     )
 
 
-def test_a_bos_that_the_tokenizer_adds_is_not_written_twice() -> None:
+@pytest.mark.parametrize("tokenizer_adds", [False, True])
+def test_a_bos_that_the_file_adds_is_not_written_twice(tokenizer_adds: bool) -> None:
+    """Ollama adds it by the file's add_bos_token, which says what a conversation begins with."""
     from tokenizers.processors import TemplateProcessing
 
     tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
     tokenizer.bos_token = "<|endoftext|>"
-    tokenizer.chat_template = "<|endoftext|>" + CHATML_TRIMMED
-    assert modelfile.frame(tokenizer, None).go().startswith("{{ if not .System }}<|endoftext|>")
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
-    )
+    if tokenizer_adds:
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", tokenizer.bos_token_id)]
+        )
+    assert not begins_with_bos(tokenizer)
+    without = modelfile.frame(tokenizer, None).go()
+    tokenizer.chat_template = "<|endoftext|>" + tokenizer.chat_template
+    assert begins_with_bos(tokenizer)
     template = modelfile.frame(tokenizer, None).go()
-    assert "<|endoftext|>" not in template
+    assert template == without
     assert "<|endoftext|>" + go(template, TALKS[3]) == chat.prompt_text(tokenizer, TALKS[3])

@@ -47,25 +47,26 @@ def test_special_ids_come_from_tokenizer_and_model(editable: Path) -> None:
     assert not vocabulary.add_bos and not vocabulary.add_eos
 
 
-def test_a_bos_that_the_tokenizer_adds_is_added(editable: Path) -> None:
+@pytest.mark.parametrize("tokenizer_adds", [False, True])
+@pytest.mark.parametrize("bos", ["<|im_start|>", "<|endoftext|>"])
+def test_a_bos_is_added_where_a_conversation_begins_with_it(
+    editable: Path, bos: str, tokenizer_adds: bool
+) -> None:
+    """The template begins with <|im_start|>; what the tokenizer adds to plain text does not count."""
     ids = dict(zip(read_vocabulary(editable, ROWS).tokens, range(ROWS), strict=True))
-    bos = "<|im_start|>"
     edit(editable / "tokenizer_config.json", lambda c: c.update(bos_token=bos))
-    edit(
-        editable / "tokenizer.json",
-        lambda c: c.update(
-            post_processor={
-                "type": "TemplateProcessing",
-                "pair": [],
-                "single": [
-                    {"SpecialToken": {"id": bos, "type_id": 0}},
-                    {"Sequence": {"id": "A", "type_id": 0}},
-                ],
-                "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
-            }
-        ),
-    )
-    assert read_vocabulary(editable, ROWS).add_bos
+    if tokenizer_adds:
+        special = {"SpecialToken": {"id": bos, "type_id": 0}}
+        processor = {
+            "type": "TemplateProcessing",
+            "pair": [],
+            "single": [special, {"Sequence": {"id": "A", "type_id": 0}}, special],
+            "special_tokens": {bos: {"id": bos, "ids": [ids[bos]], "tokens": [bos]}},
+        }
+        edit(editable / "tokenizer.json", lambda c: c.update(post_processor=processor))
+    vocabulary = read_vocabulary(editable, ROWS)
+    assert vocabulary.add_bos == (bos == "<|im_start|>") and not vocabulary.add_eos
+    assert vocabulary.tokens[vocabulary.special_ids["bos"]] == bos
 
 
 def test_the_pattern_decides_the_name(model_folder: Callable[..., Path]) -> None:
@@ -99,7 +100,6 @@ def split(content: dict[str, Any]) -> dict[str, Any]:
             "SentencePiece tokenizer with NFC, Split, ByteLevel before",
         ),
         (lambda c: c["model"].update(type="Unigram"), "a Unigram model; only BPE"),
-        (lambda c: c["model"]["vocab"].pop("Ā"), "1 of the 256 byte tokens are missing"),
         (
             lambda c: c["model"]["vocab"].pop(
                 max(c["model"]["vocab"], key=c["model"]["vocab"].get)
@@ -139,6 +139,21 @@ def test_sentencepiece_scores_follow_the_merges(sentencepiece: Path) -> None:
     kinds = dict(zip(vocabulary.tokens, vocabulary.types, strict=True))
     assert kinds["<0x0A>"] == TokenType.BYTE and kinds["<|im_end|>"] == TokenType.CONTROL
     assert vocabulary.tokens[vocabulary.special_ids["unk"]] == "<unk>"
+
+
+def test_a_sentencepiece_vocabulary_lacks_no_byte_that_a_text_holds(sentencepiece: Path) -> None:
+    def rename(byte: int) -> None:
+        def change(content: dict[str, Any]) -> None:
+            vocab = content["model"]["vocab"]
+            vocab[f"<none {byte}>"] = vocab.pop(f"<0x{byte:02X}>")
+
+        edit(sentencepiece / "tokenizer.json", change)
+
+    rename(0xC0)
+    assert len(read_vocabulary(sentencepiece, ROWS).tokens) == ROWS
+    rename(0x04)
+    with pytest.raises(MismatchError, match=r"no token for 0x04, .* Take the formats nf4 and int8"):
+        read_vocabulary(sentencepiece, ROWS)
 
 
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}

@@ -1,0 +1,71 @@
+"""JSON files of ours that say what was done: each holds the checksum of its own content.
+
+A digit that flipped on a worn disk would else be a figure of the report. What an older version wrote
+has no checksum and is taken; what a person edited is told.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill.core.digests import bytes_sha256, canonical_json
+from distill.core.files import write_atomic
+from distill.errors import DataError
+
+CHECKSUM = "sha256"  # field: that of the others' canonical JSON
+LONGEST_REASON = 200  # characters
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = None) -> None:
+    """Write an object with its checksum, whole or not at all."""
+    as_read = json.loads(json.dumps(values))  # keys are text then, as they will be
+    text = json.dumps({**as_read, CHECKSUM: _checksum(as_read)}, indent=indent, ensure_ascii=False)
+    write_atomic(path, text + "\n")
+
+
+def read_json(path: Path, way_out: str) -> dict[str, Any]:
+    """Return the object that `write_json` wrote, without its checksum.
+
+    Raises FileNotFoundError where there is none, and DataError, which ends in `way_out`, where it
+    is not what was written.
+    """
+    try:
+        values = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}): mend that") from None
+    except RecursionError:
+        raise broken(path, "nested too deeply", way_out) from None
+    except ValueError as error:
+        raise broken(path, str(error), way_out) from None
+    if not isinstance(values, dict):
+        raise broken(path, f"expected an object, got {type(values).__name__}", way_out)
+    checksum = values.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(values):
+        raise broken(path, "its content does not match its checksum", way_out)
+    return values
+
+
+def broken(path: Path, reason: str, way_out: str) -> DataError:
+    """Return the error that names a file, what is wrong with it, and what to do."""
+    in_short = " ".join(reason.split())[:LONGEST_REASON]
+    return DataError(f"{path}: broken ({in_short}); {way_out}")
+
+
+def field_problem(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:
+    """Return which field is missing, or of another type than `kinds` says, or None."""
+    for name, kind in kinds.items():
+        if name not in values:
+            return f"{name}: missing"
+        if not isinstance(values[name], kind) or isinstance(values[name], bool):
+            return f"{name}: {type(values[name]).__name__} is not what belongs there"
+    return None
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    try:
+        return bytes_sha256(canonical_json(values).encode("utf-8", errors="surrogatepass"))
+    except RecursionError:  # it could be read, and is as deep as that
+        return "none"
