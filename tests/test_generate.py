@@ -1,5 +1,6 @@
 """generate in this process, with the quickstart's own teacher: what is asked, and what is asked again."""
 
+import json
 import shutil
 from collections import Counter
 
@@ -74,6 +75,24 @@ def test_a_reordered_and_longer_file_of_prompts_asks_only_the_new_ones(tmp_path)
         and len(logged_answers(tmp_path)) == len(rows) == 12
         and first.items() < rows.items()
     )
+
+
+def test_what_reading_left_out_is_told_before_anything_is_asked_and_stands_in_the_result(
+    tmp_path, capsys
+):
+    prompts = QUICKSTART.parent / "quickstart/prompts.jsonl"
+    lines = prompts.read_text().splitlines(keepends=True)[:11]
+    unseen = json.dumps(json.loads(lines[0]) | {"prompt": "\u200b"}) + "\n"
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join([*lines[:5], '{"prompt": \n', unseen, *lines[5:]]))
+    result, kept = generate_hot(tmp_path, f"generate.prompts={path}")
+    told = capsys.readouterr().err
+    note = f"generate.prompts: {path}: 1 of 13 rows are left out (not_json 1), such as {path}, line 6: "
+    assert told.count(f"generate: {note}not JSON") == 1
+    assert result.num_skipped == {"not_json": 1} and result.reading_notes[0].startswith(note)
+    assert result.dropped_by_reason["empty_prompt"] == 1
+    asked = {row["prompt"] for row in kept}
+    assert asked and "\u200b" not in asked and len(logged_answers(tmp_path)) == 11
 
 
 def test_wrong_answers_are_drawn_again_until_verified_and_nothing_twice(tmp_path):

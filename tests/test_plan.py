@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError, MissingError
 from distill.formats.planned_student import PlannedStudent
 from distill.pipeline import PLANNED
-from distill.plan import _warnings, stage_costs
+from distill.plan import _warnings, make_plan, stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
 from distill.planning.preflight import check_formats
@@ -331,3 +332,12 @@ def test_a_config_that_says_nothing_of_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MismatchError, match=r"its config\.json says nothing of 'hidden_size'"):
         size_of(load_recipe(QUICKSTART), str(tmp_path), None)
+
+
+def test_prompts_that_are_left_out_are_in_the_plan(tmp_path: Path) -> None:
+    lines = (QUICKSTART.parent / "quickstart/prompts.jsonl").read_text().splitlines()[:19]
+    (tmp_path / "p.jsonl").write_text("\n".join([*lines, "{"]))
+    recipe = load_recipe(QUICKSTART, [f"generate.prompts={tmp_path / 'p.jsonl'}"])
+    plan = make_plan(recipe, RunFolder(tmp_path / "run"), PLANNED)
+    assert "1 of 20 rows are left out (not_json 1)" in plan.warnings[0]
+    assert f"warning: {plan.warnings[0]}" in plan.text

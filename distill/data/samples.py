@@ -185,7 +185,9 @@ def _read_source(
     def make(row: Row, where: str) -> list[Prompt]:
         nonlocal num_cut
         if source.translate is not None:
-            return _translations(source.translate, row, where, source.name, recipe.languages)
+            pairs = _translations(source.translate, row, where, source.name, recipe.languages)
+            left.by_reason.update([] if pairs else ["no_pair"])
+            return pairs
         _check_keys(row, where)
         language = _language(source, row, where, recipe.languages)
         if language is None:

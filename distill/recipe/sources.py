@@ -39,8 +39,8 @@ class Source(Section):
     )
     file: str | None = field(
         None,
-        "JSON Lines (.jsonl), .parquet, .csv or .tsv; .txt has one prompt a line. Relative to "
-        "the recipe's folder",
+        "JSON Lines (.jsonl), .parquet, .csv (commas, semicolons, tabs or bars) or .tsv; .txt has "
+        "one prompt a line. Relative to the recipe's folder",
     )
     dataset: str | None = field(
         None, "Name for `datasets`, e.g. CohereLabs/aya_dataset, or a folder (./, / or ~)"

@@ -39,7 +39,9 @@ def test_translation_pairs_go_both_ways_and_are_not_held_out(recipe, tmp_path):
         tmp_path / "p.jsonl", [{"prompt": f"Count to {n}.", "language": "en"} for n in range(20)]
     )
     made = recipe("[{file: t.jsonl, translate: {en: en, sw: swahili, fr: fr}}, {file: p.jsonl}]")
-    pairs = [p for p in read(made) if p.is_translation]
+    left = Left()
+    pairs = [p for p in read(made, left=left) if p.is_translation]
+    assert left.by_reason == {"no_pair": 1}
     assert [(p.language, p.reference, p.text) for p in pairs] == [
         (
             "sw",

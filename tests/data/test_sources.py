@@ -88,6 +88,7 @@ def with_media(num_rows):
     """A data set with a column of sound and one of pictures, neither of which can be decoded."""
     import datasets
     import pyarrow
+    from datasets.table import InMemoryTable
 
     columns = {
         "q": datasets.Value("string"),
@@ -98,9 +99,7 @@ def with_media(num_rows):
     media = [{"bytes": b"x", "path": None}] * num_rows
     rows = {"q": [f"Hi {n}?" for n in range(num_rows)], "sound": media, "picture": media}
     table = pyarrow.table(rows, schema=features.arrow_schema)
-    return datasets.Dataset(
-        datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features)
-    )
+    return datasets.Dataset(InMemoryTable(table), info=datasets.DatasetInfo(features=features))
 
 
 def test_a_column_that_is_not_mapped_is_not_read(recipe, tmp_path):
@@ -217,6 +216,15 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
         read(recipe("./no.txt"))
 
 
+def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
+    rows = [{"prompt": f"Hi {n}?", "language": "en", "topic": "goats"} for n in range(3)]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
+        read(recipe("./p.jsonl"))
+    way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
+    assert [p.text for p in read(recipe(way_out))] == ["Hi 0?", "Hi 1?", "Hi 2?"]
+
+
 def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named(recipe, tmp_path):
     mapped = "[{file: p.jsonl, columns: {prompt: q, language: lang}}]"
     codes = ["eng_Latn", "swh_Latn", "fra_Latn", "English", "English", "x" * 100]
@@ -230,15 +238,6 @@ def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named
     words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
     with pytest.raises(DataError, match=words):
         read(recipe(mapped))
-
-
-def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
-    rows = [{"prompt": f"Hi {n}?", "language": "en", "topic": "goats"} for n in range(3)]
-    write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
-        read(recipe("./p.jsonl"))
-    way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
-    assert [p.text for p in read(recipe(way_out))] == ["Hi 0?", "Hi 1?", "Hi 2?"]
 
 
 def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_it_had(

@@ -162,6 +162,14 @@ def test_what_was_not_measured_is_said(recipe, manifests):
     assert "The language of the answers: wo: no classifier here knows it" in html
 
 
+def test_rows_of_prompts_that_were_left_out_are_told(recipe, manifests):
+    assert "not taken" not in rendered(recipe(), manifests)
+    note = "p.csv: 3 of 900 rows are left out (wrong_cells 3), such as p.csv, line 7: <2> cells"
+    manifests["generate"].result.update(num_skipped={"wrong_cells": 3}, reading_notes=[note])
+    text = " ".join(Elements(rendered(recipe(), manifests)).text.split())
+    assert "Rows that were not taken: wrong_cells 3." in text and note in text
+
+
 def test_a_run_without_duties_drops_or_warning_says_nothing_of_them(recipe, manifests):
     assert '<p class="wrong">' not in rendered(recipe(), manifests)
     manifests["generate"].result.update(warning="too long", dropped_by_reason={})

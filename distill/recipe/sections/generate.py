@@ -21,7 +21,7 @@ class Generate(Section):
 
     prompts: Sources = field(
         ...,
-        "A file of prompts (.jsonl with prompt or messages, language, and reference where "
+        "A file of prompts (.jsonl with prompt, messages or conversations, language, and reference where "
         "answers can be checked; .parquet, .csv, .tsv, .txt), or a list of sources: see "
         "`distill explain generate.prompts.file` and its neighbours, also for prompts that the "
         "teacher writes (expand)",
