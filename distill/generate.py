@@ -28,14 +28,8 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import (
-    UNKNOWN_LANGUAGE,
-    Prompt,
-    Sample,
-    count_by_language,
-    mixed,
-    split_prompts,
-)
+from distill.data import other_languages
+from distill.data.samples import Prompt, Sample, count_by_language, mixed, split_prompts
 from distill.errors import DataError
 from distill.filters import answer_filters, prompt_filters
 from distill.filters.base import Answer, FilterContext
@@ -56,7 +50,6 @@ from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.keys import num_of_other_seeds, request_maker
 from distill.teachers.log import AnswerLogs, best_rows, read_answers, read_best_rows
 from distill.teachers.requests import Request, RequestOptions
-from distill.text.identification import by_script_only
 
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
@@ -104,20 +97,11 @@ def run(
         )
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
-    if processes.is_main:
-        _tell_of_languages(recipe, skipped)
+    for note in other_languages.notes(recipe.languages, skipped) if processes.is_main else ():
+        print(f"generate: {note}")
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
         return _generate(generation, prompts, skipped)
-
-
-def _tell_of_languages(recipe: Recipe, skipped: Counter[str]) -> None:
-    """Print which languages no classifier knows, and which codes of rows nobody does."""
-    if unknown := by_script_only(recipe.languages):
-        print(f"generate: languages: {unknown}")
-    for reason, num in skipped.items():
-        if reason.startswith(UNKNOWN_LANGUAGE):
-            print(f"generate: {num} rows were left out, {reason}")
 
 
 def _generate(

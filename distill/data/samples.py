@@ -14,15 +14,15 @@ from typing import Any, Literal, TypeVar
 from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import Row, read_jsonl
 from distill.data import translation
+from distill.data.other_languages import by_kind, commonest
 from distill.data.sources import rows
 from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
 from distill.recipe.sources import Source
-from distill.text.scripts import is_known, same_language
+from distill.text.scripts import same_language
 
 PROMPT_KEYS = {"id", "prompt", "messages", "language", "reference", "kind"}
-UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
@@ -133,29 +133,14 @@ def read_prompts(
         of_recipe = _read_source(recipe, name, source, needs_reference and source.verify, others)
         if not of_recipe:
             languages = ", ".join(recipe.languages)
-            met = f"; its languages are {_commonest(others)}" if others else ""
+            met = f"; its languages are {commonest(others)}" if others else ""
             raise DataError(
                 f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
         if skipped is not None:
-            skipped.update(_by_kind(others))
+            skipped.update(by_kind(others))
     return prompts
-
-
-def _commonest(codes: Counter[str]) -> str:
-    """Return the commonest of the codes that were met, with their counts."""
-    named = [f"{code!r:.40} ({count})" for code, count in codes.most_common(10)]
-    return ", ".join(named) + (", ..." if len(codes) > len(named) else "")
-
-
-def _by_kind(others: Counter[str]) -> Counter[str]:
-    """Count rows in other languages than the recipe's; those of unknown codes by the codes."""
-    unknown = Counter({code: num for code, num in others.items() if not is_known(code)})
-    kinds = Counter({"other_language": others.total() - unknown.total()})
-    if unknown:
-        kinds[f"{UNKNOWN_LANGUAGE}: {_commonest(unknown)}"] = unknown.total()
-    return +kinds
 
 
 def _read_source(
