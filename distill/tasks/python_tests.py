@@ -6,7 +6,7 @@ where generate.run_code says so.
 """
 
 import re
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from distill.errors import MissingError
@@ -31,15 +31,18 @@ def grader(options: Generate) -> Grade:
     lack = sandbox.lack(strict)
     if lack is None:
         if not strict and (missing := sandbox.lack(strict=True)):
-            print(
-                f"generate.task python_tests: code runs here without all of the sandbox: {missing}"
-            )
+            _tell(missing)
         return partial(grade, strict=strict)
     way_out = ", or set generate.run_code to limited to go without what is missing"
     raise MissingError(
         f"generate.task python_tests: code cannot be sandboxed here: {lack}. "
         f"Run this stage on a Linux machine that allows it{way_out if strict else ''}"
     )
+
+
+@cache  # a stage asks for its grader more than once
+def _tell(missing: str) -> None:
+    print(f"generate.task python_tests: code runs here without all of the sandbox: {missing}")
 
 
 def grade(answer_text: str, row: dict[str, Any], *, strict: bool = True) -> bool:
