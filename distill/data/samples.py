@@ -16,16 +16,16 @@ from distill.core.jsonl import BadRow, Row, read_jsonl, shown
 from distill.data import translation
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.conversations import FIELDS, conversation
+from distill.data.other_languages import by_kind, commonest, unknown_note
 from distill.data.shares import take_turns
 from distill.data.sources import listed
 from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 from distill.text.invisible import is_invisible
-from distill.text.scripts import is_known, same_language
+from distill.text.scripts import same_language
 
 PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
-UNKNOWN_LANGUAGE = "unknown_language"
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
@@ -140,35 +140,15 @@ def read_prompts(
         )
         if not of_recipe:
             languages = ", ".join(recipe.languages)
-            met = f"; its languages are {_commonest(others)}" if others else ""
+            met = f"; its languages are {commonest(others)}" if others else ""
             raise DataError(
                 f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        left.by_reason.update(_by_kind(others))
-        if unknown := _unknown(others):
-            left.notes.append(
-                f"{name}: {source.name}: {unknown.total():,} rows are left out, whose languages "
-                f"nobody knows: {_commonest(unknown)}"
-            )
+        left.by_reason.update(by_kind(others))
+        if (note := unknown_note(others)) is not None:
+            left.notes.append(f"{name}: {source.name}: {note}")
     return prompts
-
-
-def _commonest(codes: Counter[str]) -> str:
-    """Return the commonest of the codes that were met, with their counts."""
-    named = [f"{code!r:.40} ({count})" for code, count in codes.most_common(10)]
-    return ", ".join(named) + (", ..." if len(codes) > len(named) else "")
-
-
-def _by_kind(others: Counter[str]) -> Counter[str]:
-    """Count rows in other languages than the recipe's, and those of codes that nobody knows."""
-    num_unknown = _unknown(others).total()
-    kinds = {"other_language": others.total() - num_unknown, UNKNOWN_LANGUAGE: num_unknown}
-    return +Counter(kinds)
-
-
-def _unknown(codes: Counter[str]) -> Counter[str]:
-    return Counter({code: num for code, num in codes.items() if not is_known(code)})
 
 
 def _read_source(

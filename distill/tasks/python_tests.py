@@ -1,18 +1,19 @@
 """Programming in Python: right if the answer's code passes the tests that are its reference.
 
-A reference is such as `assert add(1, 2) == 3`. This runs code that a model wrote, in a sandbox
-(sandbox.py), and only where generate.run_code says so.
+A reference is such as `assert add(1, 2) == 3`; box/judge.py says what tests can do with a program
+that runs in another process. This runs code that a model wrote, in a sandbox (sandbox.py), and only
+where generate.run_code says so.
 """
 
 import re
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from distill.errors import MissingError
 from distill.recipe.sections import Generate
 from distill.tasks import Grade, sandbox
 
-VERSION = 1
+VERSION = 2
 
 _BLOCK = re.compile(
     r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+.-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE
@@ -29,6 +30,8 @@ def grader(options: Generate) -> Grade:
     strict = options.run_code == "sandboxed"
     lack = sandbox.lack(strict)
     if lack is None:
+        if not strict and (missing := sandbox.lack(strict=True)):
+            _tell(missing)
         return partial(grade, strict=strict)
     way_out = ", or set generate.run_code to limited to go without what is missing"
     raise MissingError(
@@ -37,18 +40,23 @@ def grader(options: Generate) -> Grade:
     )
 
 
+@cache  # a stage asks for its grader more than once
+def _tell(missing: str) -> None:
+    print(f"generate.task python_tests: code runs here without all of the sandbox: {missing}")
+
+
 def grade(answer_text: str, row: dict[str, Any], *, strict: bool = True) -> bool:
     """Return whether the code in the fenced blocks of `answer_text` passes `row["reference"]`.
 
     False where there is none.
     """
     program = code(answer_text)
-    return program is not None and _passes(f"{program}\n\n{row['reference']}", strict)
+    return program is not None and _passes(program, str(row["reference"]), strict)
 
 
 @lru_cache(maxsize=1 << 14)  # each round of draws judges all answers so far
-def _passes(program: str, strict: bool) -> bool:
-    return sandbox.run(program, strict=strict).passed
+def _passes(program: str, tests: str, strict: bool) -> bool:
+    return sandbox.run(program, tests=tests, strict=strict).passed
 
 
 def code(answer_text: str) -> str | None:

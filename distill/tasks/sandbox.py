@@ -1,64 +1,61 @@
-"""A sandbox for code that a model wrote: little time and memory, one folder, no network.
+"""A sandbox for code that a model wrote: little time, memory and disk, one folder, no network.
 
 Linux only.
 
-    outcome = run("assert 1 + 1 == 2", strict=True)      # outcome.passed
+    outcome = run("x = 2", tests="assert x == 2", strict=True)      # outcome.passed
 
-The child is this file, started by path with an empty environment. Before it runs the program it
-takes from itself what the program must not have: the network and the sight of other processes
-(namespaces), all files but its folder and Python's own (Landlock; its own folder alone may be
-written), and everything beyond the limits (rlimits).
+The child is the package box/, started by path with an empty environment. Before it runs the program
+it takes from itself what the program must not have: the network and the sight of other processes
+(namespaces), all files but its folder and Python's own (Landlock; its folder alone may be written,
+and is a disk of 16 MiB in memory), sockets and other dangerous system calls (seccomp), and
+everything beyond the limits (rlimits).
 
-It contains accidents, clumsy and looping code, not a determined attacker: it is no wall against
-somebody who knows a hole in the kernel, and a program that wants to cheat can end with the status
-that means "passed".
+The tests run in a process of their own, which asks the program for values and compares them. So a
+program cannot pass by ending with some status, by an `__eq__` that is always true, by patching
+Python or by reading the tests: box/judge.py says what a test can be. What a test hands to the
+program it may use: a method that is asked whether 3 is right (`assert f.accepts(3)`) answers itself.
+
+It is no wall against somebody who knows a hole in the kernel. Without namespaces the folder is on
+the real disk: what it holds is summed ten times a second, so that a fast program writes more than
+its 16 MiB before it is killed.
 """
 
 import contextlib
 import os
+import secrets
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO
 
-SECONDS, CPU_SECONDS = 10, 8  # the first by the clock
-MEMORY = 512 << 20  # bytes of address space of each process
-PROCESSES = 8  # and threads
-FILE_BYTES = 1 << 20
-# exit statuses: a program that ends by itself before its tests ran has not passed
-PASSED, NOT_SANDBOXED = 93, 94
+from distill.tasks.box.confine import DISK_BYTES, DISK_FILES, PROCESSES
+from distill.tasks.box.judge import PASSED
 
-# flags of unshare (sched.h) and options of prctl (prctl.h)
-NEWUSER, NEWPID, NEWNET, NEWIPC = 0x10000000, 0x20000000, 0x40000000, 0x08000000
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
-# system calls, the same on every architecture
-LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
-LANDLOCK_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # ABI: bits of rights to files; from 5 on 16
-# execute, read file, list; read file; and write
-READ_FOLDER, READ_FILE, READ_WRITE_FILE = 0b1101, 0b0100, 0b0110
-READABLE = (
-    "/usr",
-    "/lib",
-    "/lib64",
-    "/lib32",
-    "/nix/store",
-    "/etc/ld.so.cache",
-    "/etc/localtime",
-    "/dev/urandom",
-)
+SECONDS = 10  # by the clock
+DISK_WATCH_SECONDS = 0.1
+MAX_DEPTH = 32  # of folders in folders
+REMOVE_TRIES = 100
+_START = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from box import child
+del sys.path[0]
+child.main(*sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended.
+    """How a program and its tests ended.
 
-    `status`: its exit status, -9 where it was killed at the deadline. `output`: the end of what it
-    printed.
+    `status`: the exit status, -9 where all was killed at the deadline or for its files. `output`:
+    the end of what was printed.
     """
 
     status: int
@@ -66,29 +63,47 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Return whether it ran to its end."""
+        """Return whether the program and its tests ran to their end."""
         return self.status == PASSED
 
 
-def run(program: str, *, strict: bool, seconds: float = SECONDS) -> Outcome:
-    """Run a program in the sandbox until it ends or `seconds` are over.
+def run(
+    program: str, *, tests: str | None = None, strict: bool, seconds: float = SECONDS
+) -> Outcome:
+    """Run a program, then its tests, in the sandbox until they end or `seconds` are over.
 
     Then all its processes are killed. `strict`: do not run it at all (status NOT_SANDBOXED) where
-    the system refuses the namespaces or Landlock. Else it runs with what there is; the rlimits
-    always hold.
+    the system refuses the namespaces, Landlock or seccomp. Else it runs with what there is; the
+    rlimits always hold.
     """
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
+    with _folder() as folder, tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as output:
         Path(folder, "answer.py").write_text(program, encoding="utf-8", errors="replace")
-        status = _run_child(folder, output, strict, seconds)
+        if tests is not None:
+            asked.write(b"\n" + tests.encode("utf-8", "replace"))
+            asked.seek(0)
+        status = _run_child(folder, asked, output, strict, seconds)
         output.seek(max(0, output.seek(0, os.SEEK_END) - 1000))
         return Outcome(status, output.read().decode(errors="replace").strip())
 
 
-def _run_child(folder: str, output: IO[bytes], strict: bool, seconds: float) -> int:
-    """Run this file as the child and return its exit status, -SIGKILL at the deadline."""
-    python = [sys.executable, "-I", "-B", "-X", "utf8"]
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    folder = tempfile.mkdtemp()
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _run_child(
+    folder: str, asked: IO[bytes], output: IO[bytes], strict: bool, seconds: float
+) -> int:
+    """Run the child and return its exit status, -SIGKILL at the deadline."""
+    python = [sys.executable, "-I", "-B", "-X", "utf8", "-c", _START]
+    # what is printed can be written there, not read: the tests print, too
+    printed = os.open(f"/proc/self/fd/{output.fileno()}", os.O_WRONLY | os.O_APPEND)
     with subprocess.Popen(
-        [*python, __file__, folder, "strict" if strict else "limited"],
+        [*python, str(Path(__file__).parent), folder, "strict" if strict else "limited"],
         cwd=folder,
         env={
             "HOME": folder,
@@ -96,18 +111,79 @@ def _run_child(folder: str, output: IO[bytes], strict: bool, seconds: float) -> 
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         },
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
+        stdin=asked,
+        stdout=printed,
+        stderr=printed,
         start_new_session=True,
     ) as child:
+        os.close(printed)
         try:
-            return child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return -signal.SIGKILL
+            return _wait(child, folder, seconds)
         finally:
             with contextlib.suppress(ProcessLookupError):  # what it left behind, too
                 os.killpg(child.pid, signal.SIGKILL)
+
+
+def _wait(child: subprocess.Popen[bytes], folder: str, seconds: float) -> int:
+    """Return the child's status; -SIGKILL at the deadline or where its files are too much."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            return child.wait(min(left, DISK_WATCH_SECONDS))
+        except subprocess.TimeoutExpired:
+            if _is_too_much(folder):
+                break
+    return -signal.SIGKILL
+
+
+def _is_too_much(folder: str) -> bool:
+    """Return whether a folder's files are more, larger or deeper than a program may leave."""
+    num_bytes = num_files = 0
+    waiting = [(folder, 0)]
+    while waiting and num_bytes <= DISK_BYTES and num_files <= DISK_FILES:
+        path, depth = waiting.pop()
+        with contextlib.suppress(OSError), os.scandir(path) as entries:  # it is gone, or closed
+            for entry in entries:
+                num_files += 1
+                num_bytes += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
+        if depth > MAX_DEPTH:
+            return True
+    return num_bytes > DISK_BYTES or num_files > DISK_FILES
+
+
+def _remove(folder: str) -> None:
+    """Remove a folder, however deep and whatever its rights."""
+    problem = None
+    for _ in range(REMOVE_TRIES):
+        try:
+            _empty(folder)
+            os.rmdir(folder)
+            return
+        except OSError as error:  # a process that was just killed wrote once more
+            problem = error
+            time.sleep(0.01)
+    print(f"python_tests: {folder} could not be removed ({problem}); remove it yourself")
+
+
+def _empty(folder: str) -> None:
+    """Remove what is in a folder; what is in a folder in it is first moved up.
+
+    shutil.rmtree calls itself at each level, and paths end at 4,096 bytes.
+    """
+    os.chmod(folder, 0o700)
+    number, prefix = 0, secrets.token_hex(8)  # a name that nothing there has
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
+            os.chmod(entry.path, 0o700)
+            for inner in os.listdir(entry.path):
+                number += 1
+                os.rename(Path(entry.path, inner), Path(folder, f"{prefix}{number}"))
+            os.rmdir(entry.path)
 
 
 @cache
@@ -132,116 +208,3 @@ except BlockingIOError:
 else:
     raise SystemExit("the system does not limit this user's processes")
 """
-
-
-def _child(folder: str, strict: bool) -> None:
-    """Confine this process, then run the program in a child of it."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    is_root = os.geteuid() == 0
-    num_others = 0 if is_root else _num_tasks()
-    if is_root:
-        with contextlib.suppress(OSError):  # only in a container whose root is somebody else's user
-            os.setresuid(65534, 0, 0)  # nobody's count: the kernel never limits root's processes
-    missing = []
-    has_namespaces = libc.unshare(NEWUSER | NEWNET | NEWPID | NEWIPC) == 0
-    if not has_namespaces:
-        missing.append(f"namespaces for network and processes ({os.strerror(ctypes.get_errno())})")
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    try:
-        _close_files(libc, folder)
-    except OSError as error:
-        missing.append(f"Landlock for files ({error.strerror})")
-    if missing and (strict or is_root):
-        print(f"the system refuses {' and '.join(missing)}")
-        sys.stdout.flush()
-        os._exit(NOT_SANDBOXED)
-    # a namespace of users counts its own processes only
-    _limit_resources(PROCESSES if has_namespaces else num_others + PROCESSES)
-    # the first process in a namespace of processes: when it ends, the kernel kills all others
-    # there. It is ours, for signals to the first are ignored
-    for _ in range(2 if has_namespaces else 1):
-        _fork_and_wait()
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    sys.path.insert(0, folder)
-    # as a module: what stands under `if __name__ == "__main__"` is not asked for
-    __import__("answer")
-    os._exit(PASSED)
-
-
-def _limit_resources(num_processes: int) -> None:
-    import resource
-
-    limits = {
-        resource.RLIMIT_CPU: CPU_SECONDS,
-        resource.RLIMIT_AS: MEMORY,
-        resource.RLIMIT_FSIZE: FILE_BYTES,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NPROC: num_processes,
-    }
-    for name, limit in limits.items():
-        resource.setrlimit(name, (limit, limit))
-
-
-def _fork_and_wait() -> None:
-    """Go on in a child; the parent waits for it and ends with its status."""
-    child = os.fork()
-    if child == 0:
-        return
-    status = os.waitpid(child, 0)[1]
-    os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
-
-
-def _num_tasks() -> int:
-    """Return the number of processes and threads of this user."""
-    count = 0
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # it has ended
-            if process.name.isdecimal() and process.stat().st_uid == os.getuid():
-                count += len(os.listdir(process / "task"))
-    return count
-
-
-def _system_call(libc, number: int, *arguments: object) -> int:
-    """Return the result of a system call. Raise OSError."""
-    import ctypes
-
-    result = libc.syscall(number, *arguments)
-    if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    return result
-
-
-def _close_files(libc, folder: str) -> None:
-    """Leave by Landlock `folder`, and reading Python and the system's libraries. Raise OSError."""
-    abi = _system_call(libc, LANDLOCK_CREATE, None, 0, 1)
-    everything = (1 << LANDLOCK_RIGHTS.get(abi, 16)) - 1
-    # from ABI 6 on also: no signals and no abstract sockets to processes outside
-    rules = struct.pack("=QQQ", everything, 0, 3) if abi >= 6 else struct.pack("=Q", everything)
-    ruleset = _system_call(libc, LANDLOCK_CREATE, rules, len(rules), 0)
-    for path, rights in _rights_by_path(folder, everything).items():
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        _system_call(libc, LANDLOCK_ADD, ruleset, 1, struct.pack("=Qi", rights, descriptor), 0)
-        os.close(descriptor)
-    _system_call(libc, LANDLOCK_RESTRICT, ruleset, 0)
-    os.close(ruleset)
-
-
-def _rights_by_path(folder: str, everything: int) -> dict[str, int]:
-    python = {
-        sys.prefix,
-        sys.base_prefix,
-        os.path.realpath(sys.executable),
-        *filter(os.path.isabs, sys.path),
-    }
-    rights = {
-        path: READ_FOLDER if os.path.isdir(path) else READ_FILE
-        for path in (*python, *READABLE)
-        if os.path.exists(path)
-    }
-    return rights | {"/dev/null": READ_WRITE_FILE, folder: everything}
-
-
-if __name__ == "__main__":
-    _child(sys.argv[1], strict=sys.argv[2] == "strict")

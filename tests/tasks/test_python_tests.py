@@ -55,11 +55,12 @@ def test_code_is_run_only_where_the_recipe_says_so():
             options(**more)
 
 
-def test_a_system_that_cannot_sandbox_is_told_and_nothing_is_run(monkeypatch):
+def test_a_system_that_cannot_sandbox_is_told_and_nothing_is_run(monkeypatch, capsys):
     monkeypatch.setattr(sandbox, "lack", lambda strict: "no namespaces" if strict else None)
     with pytest.raises(MissingError, match=r"no namespaces.*run_code to limited"):
         grader(options(task="python_tests", run_code="sandboxed"))
     assert grader(options(task="python_tests", run_code="limited"))
+    assert "code runs here without all of the sandbox: no namespaces" in capsys.readouterr().out
     monkeypatch.undo()
     monkeypatch.setattr(sys, "platform", "darwin")
     sandbox.lack.cache_clear()

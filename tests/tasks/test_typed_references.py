@@ -8,11 +8,12 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_helpers import QUICKSTART
 
 from distill.core.jsonl import write_jsonl
 from distill.data.samples import Prompt, Sample, read_prompts, read_samples
 from distill.errors import DataError
-from distill.recipe.sources import Source
+from distill.recipe import load_recipe
 from distill.tasks import final_number, market, math_answer
 
 KIND = "references"
@@ -25,25 +26,12 @@ TASKS = {
 }
 
 
-class Recipe:
-    """What read_prompts wants of a recipe, in a folder."""
-
-    source = "recipe.yaml"
-
-    def __init__(self, folder, languages=("en",)):
-        self.folder = folder
-        self.languages = list(languages)
-
-    def existing_file(self, name, value):
-        return self.folder / value
-
-
 def read(folder, line):
     """Return the reference of a file with one line."""
     (folder / "p.jsonl").write_text(line + "\n", encoding="utf-8")
-    source = Source.model_validate({"file": "p.jsonl"})
-    recipe = Recipe(folder)
-    (prompt,) = read_prompts(recipe, "generate.prompts", [source], needs_reference=True)  # type: ignore[arg-type] - a recipe's part
+    recipe = load_recipe(QUICKSTART, ["languages=[en]", f"generate.prompts={folder / 'p.jsonl'}"])
+    prompts = recipe.generate.prompts
+    (prompt,) = read_prompts(recipe, "generate.prompts", prompts, needs_reference=True)
     return prompt.reference
 
 
