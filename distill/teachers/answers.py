@@ -148,7 +148,7 @@ def raw_row(
         row[RAW] = completion.raw
     if completion.log_probs is not None:
         vocab_size = len(teacher.tokenizers.asked)
-        num = teacher.full_sampling(options).num_log_probs
+        num = teacher.num_log_probs(options)
         from distill.signals import from_server
 
         row[LOG_PROBS] = from_server.packed(completion.log_probs, num, vocab_size)

@@ -171,6 +171,10 @@ class Teacher(ABC):
         stop_ids = {*self.stop_ids(), *options.sampling.stop_ids}
         return replace(options.sampling, stop_ids=tuple(sorted(stop_ids)))
 
+    def num_log_probs(self, options: RequestOptions) -> int:
+        """Return how many log-probs it gives with each token of an answer."""
+        return options.sampling.num_log_probs
+
     def blocks(
         self,
         requests: Sequence[Request],

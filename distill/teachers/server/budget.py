@@ -119,12 +119,16 @@ class UsageLog:
 
 
 def _usage_of_row(served: dict[str, Any], prices: Prices) -> Usage:
-    """Return what a row says of its server; a cost that it does not say is reckoned by `prices`."""
-    prompt_tokens, answer_tokens = served["prompt_tokens"], served["answer_tokens"]
+    """Return what a row says of its server; a cost that it does not say is reckoned by `prices`.
+
+    A number below 0, which a server made up, gives nothing back of a limit.
+    """
+    names = ("requests", "prompt_tokens", "answer_tokens", "bytes")
+    requests, prompt_tokens, answer_tokens, num_bytes = (max(0, served[name]) for name in names)
     cost = served.get("cost")
-    if cost is None:
+    if cost is None or cost < 0:
         cost = prices.cost(prompt_tokens, answer_tokens)
-    return Usage(served["requests"], prompt_tokens, answer_tokens, served["bytes"], cost)
+    return Usage(requests, prompt_tokens, answer_tokens, num_bytes, cost)
 
 
 @dataclass(frozen=True)
