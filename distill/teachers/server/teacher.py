@@ -15,7 +15,7 @@ from distill.recipe import Recipe
 from distill.signals import from_server
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
-from distill.teachers.log import LOG_PROBS
+from distill.teachers.log import LOG_PROBS, row_problem
 from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
 from distill.teachers.server.adapters import (
     ADAPTERS,
@@ -178,7 +178,8 @@ class ServerTeacher(Teacher):
     ) -> Signals:
         """Yield the log-probs that the server gave with the answers, from the log of those.
 
-        Raises DataError where some are not there.
+        Where some are none, which earlier versions took as they came, nothing is known of that
+        answer's tokens, and that is said. Raises DataError where some are not there.
         """
         assert header.top_k is not None
         wanted = {
@@ -189,13 +190,19 @@ class ServerTeacher(Teacher):
         }
         num_wanted = len(wanted)
         log = self.logs.answers.folder
+        bad: list[str] = []
         for row in row_logs(log, []):
-            if LOG_PROBS not in row:
+            if row_problem(row, None) is not None or LOG_PROBS not in row:
                 continue
             sequence = wanted.pop((row["key"], tuple(row["token_ids"])), None)
             if sequence is not None:
-                num_tokens = len(sequence.answer_ids)
-                yield sequence, _record(row, num_tokens, header), None
+                yield sequence, _record(row, sequence, header, bad), None
+        if bad:
+            print(
+                f"capture: {log}: what came as log-probs with {len(bad):,} of {num_wanted:,} "
+                f"answers is none ({bad[0]}); they get no soft loss",
+                file=sys.stderr,
+            )
         if wanted:
             raise DataError(
                 f"{log}: no log-probs with {len(wanted)} of {num_wanted} kept answers; "
@@ -203,9 +210,21 @@ class ServerTeacher(Teacher):
             )
 
 
-def _record(row: dict[str, Any], num_tokens: int, header: SignalHeader) -> from_server.TopKRecord:
+def _record(
+    row: dict[str, Any], sequence: SignalSequence, header: SignalHeader, bad: list[str]
+) -> from_server.TopKRecord:
+    """Return a row's record; for one that is none the record that knows nothing, and a note."""
     assert header.top_k is not None
-    return from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size)
+    num_tokens, k, vocab_size = len(sequence.answer_ids), header.top_k, header.vocab_size
+    try:
+        record = from_server.unpacked(str(row[LOG_PROBS]), num_tokens, k, vocab_size)
+        problem = from_server.problem_of_record(record, vocab_size)
+    except DataError as error:
+        record, problem = None, str(error)
+    if record is not None and problem is None:
+        return record
+    bad.append(f"{sequence.answer_key[:40]}: {problem}")
+    return from_server.unknown_record(num_tokens, k, vocab_size)
 
 
 class JudgeOnServer(ServerTeacher):
