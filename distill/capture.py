@@ -68,6 +68,7 @@ def run(
     ]
     teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
     header = header_of(teacher)
+    _check_ids(sequences, header.vocab_size, folder.stage("generate") / "kept.jsonl")
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
@@ -84,6 +85,21 @@ def run(
             file=sys.stderr,
         )
     return output
+
+
+def _check_ids(sequences: list[SignalSequence], vocab_size: int, path: Path) -> None:
+    """Raise DataError for an answer with token ids that the teacher's tokenizer does not have.
+
+    Earlier versions took such from a server; now their rows in the log are set aside.
+    """
+    for sequence in sequences:
+        largest = max(sequence.answer_ids, default=0)
+        if largest >= vocab_size:
+            raise DataError(
+                f"{path}: the answer {sequence.answer_key} has token id {largest}, and the "
+                f"teacher's tokenizer has {vocab_size:,} ids: run with --redo generate, which asks "
+                "for it again"
+            )
 
 
 def _capture(

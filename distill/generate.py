@@ -272,7 +272,7 @@ def _write(
 
     recipe, stage = generation.recipe, generation.stage
     log = generation.logs.answers.folder
-    all_rows, torn = read_answers(log)
+    all_rows, torn = read_answers(generation.logs.answers)
     rows = best_rows(all_rows)
     num_others = num_of_other_seeds(requests, rows)
     if num_others:

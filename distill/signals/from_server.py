@@ -8,14 +8,20 @@ T: answer tokens, K: ids kept for a token.
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distill.signals.encoding import SignalRecord, TopKRecord, decode, encode
 from distill.signals.header import SignalHeader
 
 SMALLEST_TAIL = 2.0**-23  # what k float32 log-probs leave of 1 is known to about that
+# of a log-prob above 0 and of a mass above 1: servers may reckon in 16 bits
+ROUNDING = 0.01
+LEAST_HEAD = 1024  # ids that a model has at least, padding of its vocabulary among them
+TINY = 1e-30  # a mass that no likely ids have
 
 LogProbs = Mapping[int, float]  # by token id, at T = 1
 
@@ -63,9 +69,80 @@ def record_of(log_probs: Sequence[LogProbs | None], k: int, vocab_size: int) -> 
     return TopKRecord(ids_TK, logp_TK, tail_T)
 
 
+def unknown_record(num_tokens: int, k: int, vocab_size: int) -> TopKRecord:
+    """Return the record of an answer of which nothing is known: it gets no soft loss."""
+    return record_of([None] * num_tokens, k, vocab_size)
+
+
 def num_unknown(record: SignalRecord) -> int:
     """Return the number of tokens of which the server told nothing."""
     return int(np.isneginf(record.tail_logp).sum()) if isinstance(record, TopKRecord) else 0
+
+
+def problem_of(log_probs: Iterable[LogProbs | None], vocab_size: int) -> str | None:
+    """Return what shows that these are not log-probs of the likeliest ids; None if nothing does.
+
+    Each is a number or -inf, none is above 0, a token's mass is at most 1, beyond rounding. And it
+    is not too small: of the ids of a model the k likeliest have k shares of 1 at least. A model may
+    have as many ids again as `vocab_size` (a padded head).
+    """
+    rows = [row for row in log_probs if row is not None]
+    if not rows:
+        return None
+    if not all(rows):
+        return "a token without any"
+    num_ids = vocab_size + max(vocab_size, LEAST_HEAD)
+    lowest, highest = min(map(min, rows)), max(map(max, rows))
+    if lowest < 0 or highest >= num_ids:
+        wrong = lowest if lowest < 0 else highest
+        return f"of id {_short(wrong)}, where the vocabulary has {vocab_size:,} ids"
+    sizes = np.array([len(row) for row in rows])
+    values = np.fromiter(chain.from_iterable(row.values() for row in rows), float, sizes.sum())
+    # one of them may be there only because it was drawn
+    least_T = np.maximum(sizes - 1, 0.5) / num_ids
+    return _problem_of_values(values, sizes, least_T)
+
+
+def _short(number: int) -> str:
+    """Return a number for people, also where it has ten thousand digits."""
+    return str(number) if abs(number) < 10**12 else "beyond 10^12"
+
+
+def _problem_of_values(
+    values: NDArray[np.floating], sizes: NDArray[np.integer], least_T: NDArray[np.floating]
+) -> str | None:
+    """Return the same of the values [N] alone; `sizes` [T] says how many each token has."""
+    if np.isnan(values).any():
+        return "NaN"
+    if values.max() > ROUNDING:
+        return f"{values.max():.4g}, and a log-prob is never above 0 (raw logits?)"
+    starts = np.cumsum(sizes) - sizes
+    mass_T = np.add.reduceat(np.exp(values), starts)
+    if mass_T.max() > 1 + ROUNDING:
+        return f"with a mass of {mass_T.max():.4g} at one token, and it is never above 1"
+    if (mass_T < least_T).any():
+        return (
+            f"with a mass of {mass_T.min():.2g} at one token, and the likeliest {sizes.max()} ids "
+            "have more"
+        )
+    return None
+
+
+def problem_of_record(record: TopKRecord, vocab_size: int) -> str | None:
+    """Return what `problem_of` does of a record that was stored, in 16 bits, before it was known.
+
+    Ids beyond the shared ones are not in it, so that its mass may be small.
+    """
+    is_known = ~np.isneginf(record.tail_logp)
+    logp_TK = record.logp[is_known]
+    if not len(logp_TK):
+        return None
+    if record.ids.min() < 0 or record.ids.max() >= vocab_size:
+        return f"of ids that the vocabulary of {vocab_size:,} does not have"
+    num_tokens, k = logp_TK.shape
+    return _problem_of_values(
+        logp_TK.reshape(-1), np.full(num_tokens, k), np.full(num_tokens, TINY)
+    )
 
 
 def _likeliest(given: LogProbs, k: int, vocab_size: int) -> dict[int, float]:

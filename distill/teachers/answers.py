@@ -4,6 +4,7 @@ Each answer is in the log the moment it ends. Independent jobs divide the reques
 ids (`--shard 1/4`), and the processes of a job its blocks (core/leases.py).
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 
@@ -18,9 +19,10 @@ from distill.teachers.log import (
     LOG_PROBS,
     RAW,
     AnswerLog,
+    LoggedAnswers,
     final_rows,
     pilot_groups,
-    read_answers,
+    read_log,
 )
 from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
 
@@ -35,7 +37,14 @@ def ask(
     """Ask for every answer that is not on disk; return the seconds that took, loading apart."""
     recipe = teacher.recipe
     log.folder.mkdir(parents=True, exist_ok=True)
-    known = answer_lengths(recipe, log)
+    logged = read_log(log)
+    if logged.bad and processes.is_main:
+        print(
+            f"generate: {log.folder}: {len(logged.bad):,} rows are set aside, and asked for again "
+            f"({logged.bad[0]})",
+            file=sys.stderr,
+        )
+    known = _lengths(recipe, logged)
     processes.barrier()  # every rank has read the same log before anyone adds to it
     blocks = {
         _name_of(recipe, block): block
@@ -96,8 +105,11 @@ def _recorder(
 
 def answer_lengths(recipe: Recipe, log: AnswerLog) -> dict[str, int]:
     """Return the number of tokens of every answer that is on disk and final, by its key."""
-    rows, _ = read_answers(log.folder)
-    return {key: len(row["token_ids"]) for key, row in final_rows(rows, recipe).items()}
+    return _lengths(recipe, read_log(log))
+
+
+def _lengths(recipe: Recipe, logged: LoggedAnswers) -> dict[str, int]:
+    return {key: len(row["token_ids"]) for key, row in final_rows(logged.rows, recipe).items()}
 
 
 def blocks_of(
@@ -148,7 +160,7 @@ def raw_row(
         row[RAW] = completion.raw
     if completion.log_probs is not None:
         vocab_size = len(teacher.tokenizers.asked)
-        num = teacher.full_sampling(options).num_log_probs
+        num = teacher.num_log_probs(options)
         from distill.signals import from_server
 
         row[LOG_PROBS] = from_server.packed(completion.log_probs, num, vocab_size)

@@ -77,7 +77,7 @@ class Teacher(ABC):
         self.local_rank = local_rank
         self.location = recipe.model_location(recipe.teacher.model)
         stage = (folder or RunFolder.of(recipe)).stage("generate")
-        self.logs = AnswerLogs.of(recipe, stage)
+        self.logs = AnswerLogs.of(recipe, stage, self._num_ids)
         self.budget = Budget(recipe.generate, self.logs.usage_log())
 
     # who it is
@@ -118,6 +118,13 @@ class Teacher(ABC):
         """
         own = None if self.text_only else load_teachers_tokenizer(self.recipe, self.location)
         return tokenizers_of(self.recipe, own)
+
+    def _num_ids(self) -> int | None:
+        """Return how many token ids its answers can have.
+
+        None where they are the student's tokens for its text: a student may be changed.
+        """
+        return None if self.text_only else len(self.tokenizers.asked)
 
     @abstractmethod
     def describe(self) -> str:
@@ -170,6 +177,10 @@ class Teacher(ABC):
         """Return the options' sampling; an answer ends with the teacher's stop ids, too."""
         stop_ids = {*self.stop_ids(), *options.sampling.stop_ids}
         return replace(options.sampling, stop_ids=tuple(sorted(stop_ids)))
+
+    def num_log_probs(self, options: RequestOptions) -> int:
+        """Return how many log-probs it gives with each token of an answer."""
+        return options.sampling.num_log_probs
 
     def blocks(
         self,

@@ -1,6 +1,7 @@
 """The logs of a teacher's answers, and which of their rows counts."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,16 @@ LOG_PROBS = "top_k"
 PILOT = "probe.json"
 PILOT_WAY_OUT = "delete it and run the same command: answers that are on disk are not asked again"
 RAW = "raw"  # field of a row: what the server sent where it was no answer
+MOST_IDS = 2**31  # of any tokenizer
+# what every reader of a row relies on
+FIELDS = {
+    "key": str,
+    "seed": int,
+    "finish_reason": str,
+    "max_new_tokens": int,
+    "text": str,
+    "token_ids": list,
+}
 
 
 @dataclass(frozen=True)
@@ -21,13 +32,15 @@ class AnswerLog:
     """One log: an append-only folder of `generate`.
 
     `stage` is the folder of `generate`. `unit` is what its answers are called where progress is
-    shown, `prices` are those of the server that answers.
+    shown, `prices` are those of the server that answers. `num_ids` returns how many token ids the
+    tokenizer of its answers has, or None where that may change.
     """
 
     stage: Path
     name: str
     unit: str
     prices: Prices
+    num_ids: Callable[[], int | None] = lambda: None
 
     @property
     def folder(self) -> Path:
@@ -48,16 +61,16 @@ class AnswerLogs:
     verdicts: AnswerLog
 
     @classmethod
-    def of(cls, recipe: Recipe, stage: Path) -> "AnswerLogs":
-        """Return the logs in `stage`, the folder of `generate`."""
+    def of(cls, recipe: Recipe, stage: Path, num_ids: Callable[[], int | None]) -> "AnswerLogs":
+        """Return the logs in `stage`, the folder of `generate`; `num_ids`: see AnswerLog."""
         options = recipe.generate
         teachers = judges = Prices(options.price_prompt, options.price_answer)
         if options.judge_server is not None:  # else the teacher judges
             judges = Prices(options.judge_price_prompt, options.judge_price_answer)
         return cls(
-            AnswerLog(stage, "raw", "answers", teachers),
-            AnswerLog(stage, "raw_prompts", "prompts", teachers),
-            AnswerLog(stage, "judged", "verdicts", judges),
+            AnswerLog(stage, "raw", "answers", teachers, num_ids),
+            AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids),
+            AnswerLog(stage, "judged", "verdicts", judges, num_ids),
         )
 
     def usage_log(self) -> UsageLog:
@@ -97,15 +110,60 @@ def _are_lists_of_ids(groups: Any) -> bool:
     return all(isinstance(prompt_id, str) for group in groups for prompt_id in group)
 
 
-def read_answers(log: Path) -> tuple[list[Row], list[str]]:
-    """Return (rows, notes on torn lines) of a log.
+@dataclass
+class LoggedAnswers:
+    """What is in a log: its rows, and notes on lines that are torn, and on rows that are set aside.
 
-    Without the log-probs, which are twenty times the rest, and without what was no answer: what a
-    row is used for does not need them.
+    A row is set aside where it is not what we write, or holds token ids that no text has: earlier
+    versions took those from a server. It stays in its file, and is asked for again.
     """
-    torn: list[str] = []
-    rows = [_without_bulk(row) for row in row_logs(log, torn)]
-    return rows, torn
+
+    rows: list[Row] = field(default_factory=list)
+    torn: list[str] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+
+
+def read_log(log: AnswerLog) -> LoggedAnswers:
+    """Read a log, without its bulk.
+
+    That is the log-probs, which are twenty times the rest, and what was no answer: what a row is
+    used for does not need them.
+    """
+    found = LoggedAnswers()
+    num_ids: int | None = None
+    for row in row_logs(log.folder, found.torn):
+        num_ids = num_ids or log.num_ids()
+        problem = row_problem(row, num_ids)
+        if problem is None:
+            found.rows.append(_without_bulk(row))
+        else:
+            found.bad.append(problem)
+    return found
+
+
+def read_answers(log: AnswerLog) -> tuple[list[Row], list[str]]:
+    """Return (rows, notes on lines that do not count) of a log."""
+    found = read_log(log)
+    return found.rows, found.torn + found.bad
+
+
+def row_problem(row: Any, num_ids: int | None) -> str | None:
+    """Return why a row of a log does not count, or None; `num_ids`: see AnswerLog."""
+    if not isinstance(row, dict):
+        return "a row that is no object"
+    answer = f"the answer {str(row.get('key'))[:40]!r}"
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]
+    if wrong:
+        return f"{answer}: no {', '.join(wrong)} as it should be"
+    ids = row["token_ids"]
+    if not ids:
+        return None
+    if {*map(type, ids)} != {int} or min(ids) < 0:
+        return f"{answer}: token ids that are none"
+    num_ids = num_ids or MOST_IDS
+    if max(ids) >= num_ids:
+        return f"{answer}: token id {max(ids)}, and the tokenizer has {num_ids:,} ids"
+    return None
 
 
 def _without_bulk(row: Row) -> Row:
@@ -153,7 +211,7 @@ def best_rows(rows: list[Row]) -> dict[str, Row]:
 
 def read_best_rows(log: AnswerLog) -> dict[str, Row]:
     """Return one row a key of what is on disk."""
-    return best_rows(read_answers(log.folder)[0])
+    return best_rows(read_log(log).rows)
 
 
 def _rank(row: Row) -> tuple[int, int]:

@@ -10,7 +10,15 @@ from distill.errors import DataError
 from distill.losses.targets import TopKTargets
 from distill.signals import draws
 from distill.signals.collate import targets
-from distill.signals.from_server import num_unknown, packed, record_of, unpacked
+from distill.signals.from_server import (
+    num_unknown,
+    packed,
+    problem_of,
+    problem_of_record,
+    record_of,
+    unknown_record,
+    unpacked,
+)
 
 K, VOCAB = 6, 501
 
@@ -70,3 +78,64 @@ def test_fewer_ids_than_k_are_filled_with_impossible_ones():
 def test_what_is_not_a_record_is_refused(text):
     with pytest.raises(DataError, match="not a top_k record of 2 tokens"):
         unpacked(text, 2, K, VOCAB)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 5.0, 40.0])
+def test_no_model_is_taken_for_none_whatever_it_reckons_in(dtype, scale):
+    """From one that knows nothing to one that is certain; with a padded head, and only the top 1."""
+    generator = torch.Generator().manual_seed(1)
+    logits_NV = torch.randn(40, VOCAB, generator=generator) * scale
+    for k in (1, 6, 20, VOCAB - 1):
+        assert problem_of([None, *rounded(logits_NV, k, dtype)], VOCAB) is None
+    assert problem_of(rounded(logits_NV, 6, dtype), VOCAB - 200) is None
+    assert problem_of([], VOCAB) is None and problem_of([None], VOCAB) is None
+
+
+def rounded(logits_NV, k, dtype):
+    """What a server gives that reckons its log-probs in 16 bits."""
+    top = logits_NV.log_softmax(-1).to(dtype).float().topk(k)
+    return [
+        dict(zip(i, v, strict=True))
+        for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ]
+
+
+def test_what_are_no_log_probs_is_said_to_be_none():
+    """One token among thirty is enough."""
+    for k in (6, 20):
+        raw = logits().topk(k)
+        ids, values = raw.indices.tolist(), raw.values.tolist()
+        bad = {
+            "raw logits": dict(zip(ids[3], values[3], strict=True)),
+            "far below": {i: -60.0 - i for i in range(k)},
+            "a mass": dict.fromkeys(range(k), -0.2),
+            "NaN": {i: math.nan if i == 2 else -3.0 for i in range(k)},
+            "inf": {i: math.inf if i == 2 else -3.0 for i in range(k)},
+            "-inf": dict.fromkeys(range(k), -math.inf),
+            "below 0": {i - 1: -3.0 for i in range(k)},
+            "beyond": {10**30 + i: -3.0 for i in range(k)},
+            "a wide one": {3 * VOCAB + i: -3.0 for i in range(1024, 1024 + k)},
+            "none": {},
+        }
+        for name, row in bad.items():
+            served = as_served(logits(), k)
+            served[17] = row
+            problem = problem_of(served, VOCAB)
+            assert problem is not None and len(problem) < 120, name
+
+
+def test_a_stored_record_of_no_log_probs_is_known():
+    """Earlier versions took them as they came."""
+    good = unpacked(packed([*as_served(logits()), None], K, VOCAB), 31, K, VOCAB)
+    assert problem_of_record(good, VOCAB) is None
+    for value in (14.5, 0.7, math.nan, -math.inf):
+        served = [*as_served(logits(5)), dict.fromkeys(range(K), value)]
+        assert problem_of_record(record_of(served, K, VOCAB), VOCAB) is not None, value
+    half = problem_of_record(record_of([dict.fromkeys(range(K), -0.2)], K, VOCAB), VOCAB)
+    assert half is not None and "a mass of" in half
+
+
+def test_a_record_of_which_nothing_is_known_has_the_form_of_others():
+    found = unknown_record(7, K, VOCAB)
+    assert num_unknown(found) == 7 and found.ids.shape == (7, K)

@@ -2,8 +2,19 @@
 
 from run_helpers import QUICKSTART
 
+from distill.core.jsonl import RowLog
 from distill.recipe import load_recipe
-from distill.teachers.log import best_rows, final_rows
+from distill.teachers.log import (
+    FIELDS,
+    LOG_PROBS,
+    RAW,
+    AnswerLog,
+    best_rows,
+    final_rows,
+    read_answers,
+    read_log,
+)
+from distill.teachers.server.budget import Prices
 
 
 def row(reason, most=100, key="k", text=""):
@@ -47,3 +58,38 @@ def test_an_error_that_was_asked_again_is_over():
         "that was refused at another length"
     )
     assert final_rows([row("length", 100), row("error", 200)], again) == {}
+
+
+def log_of(folder, *rows, num_ids=100):
+    with RowLog(folder / "raw") as made:
+        for made_row in rows:
+            made.append(made_row)
+    return AnswerLog(folder, "raw", "answers", Prices(), lambda: num_ids)
+
+
+def test_rows_that_are_none_are_set_aside_with_a_line_each(tmp_path):
+    """Earlier versions took from a server what it sent; a row may also be another program's."""
+    good = {**row("stop"), "seed": 1, LOG_PROBS: "AAAA", RAW: "x", "more": [1]}
+    bad = [
+        [good],
+        "x",
+        {},
+        *({name: value for name, value in good.items() if name != field} for field in FIELDS),
+        *(good | {field: {"a": 1}} for field in FIELDS),
+        *(
+            good | {"token_ids": ids}
+            for ids in ([-1], [1.0], ["1"], [None], [[1]], [True], [10**30])
+        ),
+        good | {"token_ids": [5, 100]},
+    ]
+    log = log_of(
+        tmp_path, good, *bad, good | {"key": "b", "token_ids": [99]}, good | {"token_ids": []}
+    )
+    found = read_log(log)
+    slim = {name: value for name, value in good.items() if name not in (LOG_PROBS, RAW)}
+    assert found.rows == [slim, slim | {"key": "b", "token_ids": [99]}, slim | {"token_ids": []}]
+    assert len(found.bad) == len(bad) and all(len(note) < 200 for note in found.bad)
+    assert "token id 100, and the tokenizer has 100 ids" in found.bad[-1] and not found.torn
+    assert read_answers(log) == (found.rows, found.bad)
+    other = AnswerLog(tmp_path, "raw", "answers", Prices(), lambda: None)
+    assert len(read_log(other).rows) == 4, "text alone: any id that there is"

@@ -4,8 +4,7 @@ Two adapters take our own prompt ids and give exact token ids, so that the chat 
 tokenizer's, and with each id its likeliest rivals; the third is chat, which every server has and
 which gives text only.
 
-`read` raises KeyError, IndexError, TypeError, ValueError or AttributeError for an answer that is
-not what was asked for.
+`read` takes any JSON, and raises one of UNREADABLE for an answer that is not what was asked for.
 """
 
 import re
@@ -16,7 +15,11 @@ from typing import Any
 from distill.models.sampling import Sampling
 from distill.teachers.requests import Completion, LogProbs
 
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 UNKNOWN_REASON = "untold"  # finish reason of an answer that came without one
+LONGEST_REASON = 40  # characters: it is a word
+MOST_TOKENS = 10_000_000  # of a prompt or an answer: a count above it is no count
+LARGEST_ID = 2**31 - 1
 # not the model's end
 BROKEN_OFF = frozenset(
     {"abort", "aborted", "cancelled", "error", "insufficient_system_resource", "network_error"}
@@ -68,8 +71,9 @@ class Chat:
     def read(reply: dict[str, Any]) -> Completion:
         choice = reply["choices"][0]
         message = choice["message"]
-        text = message.get("content") or ""
-        reasoning = (message.get("reasoning_content") or message.get("reasoning") or "").strip()
+        text = _text(message.get("content") or "")
+        reasoning = _text(message.get("reasoning_content") or message.get("reasoning") or "")
+        reasoning = reasoning.strip()
         if reasoning:
             text = f"<think>\n{reasoning}\n</think>\n\n{text}"
         return Completion(
@@ -121,7 +125,8 @@ class Completions:
             if len(log_probs) != len(ids):
                 raise ValueError(f"log-probs of {len(log_probs)} tokens, {len(ids)} tokens")
         reason = _reason(choice.get("finish_reason"))
-        return Completion(choice["text"], reason, ids, *token_counts(reply), log_probs=log_probs)
+        text = _text(choice["text"])
+        return Completion(text, reason, ids, *token_counts(reply), log_probs=log_probs)
 
 
 class LlamaCpp:
@@ -168,7 +173,8 @@ class LlamaCpp:
         log_probs = None
         if "completion_probabilities" in reply:
             log_probs = _aligned(ids, reply["completion_probabilities"])
-        return Completion(reply["content"], reason, ids, *token_counts(reply), log_probs=log_probs)
+        text = _text(reply["content"])
+        return Completion(text, reason, ids, *token_counts(reply), log_probs=log_probs)
 
 
 ADAPTERS = (Completions, LlamaCpp, Chat)  # exact ids first
@@ -225,20 +231,32 @@ def token_counts(reply: Any) -> tuple[int, int]:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+    """Return a number of tokens; 0 for what can be none."""
+    if not isinstance(value, int | float) or not 0 <= value <= MOST_TOKENS:
+        return 0
+    return int(value)
 
 
 def _hidden_reasoning(reply: dict[str, Any]) -> int:
     """Return the tokens of reasoning that were counted, if not shown."""
-    details = (reply.get("usage") or {}).get("completion_tokens_details") or {}
-    return details.get("reasoning_tokens") or 0
+    usage = reply.get("usage")
+    details = usage.get("completion_tokens_details") if isinstance(usage, dict) else None
+    return _count(details.get("reasoning_tokens")) if isinstance(details, dict) else 0
 
 
-def _reason(reason: str | None) -> str:
+def _reason(reason: Any) -> str:
     if not reason:
         return UNKNOWN_REASON
-    return "stop" if reason == "eos" else str(reason)
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON or not reason.isprintable():
+        raise ValueError("a finish reason that is no word")
+    return "stop" if reason == "eos" else reason
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text that is a {type(value).__name__}")
+    return value
 
 
 def _are_ids(ids: Any) -> bool:
-    return isinstance(ids, list) and all(isinstance(i, int) for i in ids)
+    return isinstance(ids, list) and all(type(i) is int and 0 <= i <= LARGEST_ID for i in ids)

@@ -114,17 +114,25 @@ class UsageLog:
                     break  # somebody is writing it
                 self._read_to[path] = self._read_to.get(path, 0) + len(line)
                 row = row_of(line)
-                if row is not None and "server" in row:  # else it was answered on this machine
-                    self._total.add(_usage_of_row(row["server"], prices))
+                served = row.get("server") if isinstance(row, dict) else None
+                if isinstance(served, dict):  # else it was answered on this machine
+                    self._total.add(_usage_of_row(served, prices))
 
 
 def _usage_of_row(served: dict[str, Any], prices: Prices) -> Usage:
-    """Return what a row says of its server; a cost that it does not say is reckoned by `prices`."""
-    prompt_tokens, answer_tokens = served["prompt_tokens"], served["answer_tokens"]
-    cost = served.get("cost")
-    if cost is None:
-        cost = prices.cost(prompt_tokens, answer_tokens)
-    return Usage(served["requests"], prompt_tokens, answer_tokens, served["bytes"], cost)
+    """Return what a row says of its server; a cost that it does not say is reckoned by `prices`.
+
+    A number below 0, which a server made up, gives nothing back of a limit.
+    """
+    names = ("requests", "prompt_tokens", "answer_tokens", "bytes")
+    requests, prompt_tokens, answer_tokens, num_bytes = (_at_least_0(served, n) for n in names)
+    cost = _at_least_0(served, "cost") or prices.cost(prompt_tokens, answer_tokens)
+    return Usage(requests, prompt_tokens, answer_tokens, num_bytes, cost)
+
+
+def _at_least_0(served: dict[str, Any], name: str) -> Any:
+    value = served.get(name)
+    return value if isinstance(value, int | float) and value > 0 else 0
 
 
 @dataclass(frozen=True)

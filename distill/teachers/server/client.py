@@ -2,43 +2,56 @@
 
 vLLM, llama.cpp, SGLang, Ollama, `transformers serve`, a paid API. What a server can do is found out
 in discover.py. What it answers is paid for, so tokens are counted before anything is read, and what
-cannot be read is kept as it came.
+cannot be read is kept as it came. What it says may be wrong or hostile: it is checked here, where
+it arrives.
 """
 
 import json
-import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill.errors import RecipeError
+from distill.errors import DistillError, ServerError
 from distill.models.sampling import Sampling
 from distill.teachers.requests import Completion
 from distill.teachers.server.adapters import (
     BROKEN_OFF,
     FIRST_SWITCH,
+    LARGEST_ID,
     UNKNOWN_REASON,
+    UNREADABLE,
     CompletionRequest,
     ServerAdapter,
     token_counts,
 )
 from distill.teachers.server.budget import FREE, AnswerUsage, Budget, Prices, Usage
+from distill.teachers.server.exchange import Bounds, Response, exchange
+from distill.teachers.server.key import KeyMask
 from distill.teachers.server.replies import (
-    LOAD,
+    Reply,
     RequestRejected,
     RetryableError,
     ServerAway,
     check_balance,
     check_status,
-    code_of,
     error_of,
     join_url,
+    json_of,
+    says_load,
     shortened,
+    shown,
 )
-from distill.text.surrogates import LONE_SURROGATE, without_lone_surrogates
 
-SHOWN_CHARACTERS = 200  # of what a server says
+# Of an answer at most: its frame, pages of errors, and reasoning that max_tokens does not count;
+# what it repeats of the request; and each token, and each rival that comes with it
+FRAME_BYTES, TIMES_REPEATED, BYTES_PER_TOKEN = 4 << 20, 4, 256
+# Another tokenizer may make four tokens of what is one for ours; a count below that is made up
+FEWER_ELSEWHERE = 4
+TOKENS_OF_A_CHARACTER = (
+    8  # at most; llama.cpp tells nothing of one that an answer does not complete
+)
 
 
 @dataclass(frozen=True)
@@ -52,13 +65,27 @@ class Endpoint:
     prices: Prices = FREE
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What is known of the model's tokens here.
+
+    `count` says how many a text has, `num_ids` how many there are. `is_own`: it is the model's own
+    tokenizer that says so.
+    """
+
+    count: Callable[[str], int] = len
+    num_ids: int = LARGEST_ID
+    is_own: bool = True
+
+
 @dataclass
 class Server:
     """A connected server. `await ask(...)` sends one request and says how it went.
 
-    `switch` and `without`: how it is told to think, and fields that it does not take.
-    `tells_reasons`: it says why an answer ended. `notes`: what else was found. `tokens_of` counts
-    where it does not. `probe_request` is what it answered when it was found.
+    `key` takes the key out of what it says. `switch` and `without`: how it is told to think, and
+    fields that it does not take. `tells_reasons`: it says why an answer ended. `notes`: what else
+    was found. `probe_request` is what it answered when it was found. `is_suspect`: its last answer
+    had log-probs that are none.
     """
 
     endpoint: Endpoint
@@ -66,11 +93,13 @@ class Server:
     client: Any
     budget: Budget
     probe_request: CompletionRequest
+    key: KeyMask = field(default_factory=lambda: KeyMask(None))
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
     switch: str = FIRST_SWITCH
     without: frozenset[str] = frozenset()
     tells_reasons: bool = True
     notes: list[str] = field(default_factory=list)
-    tokens_of: Callable[[str], int] = len
+    is_suspect: bool = False
 
     @property
     def url(self) -> str:
@@ -79,41 +108,166 @@ class Server:
     async def ask(
         self, request: CompletionRequest, sampling: Sampling, usage: AnswerUsage | None = None
     ) -> Completion:
-        """Return the completion; `usage` grows by what this try takes. Raises as `post` does."""
+        """Return the completion; `usage` grows by what this try takes.
+
+        Raises ServerAway, RetryableError, RequestRejected, or ServerError where going on is
+        useless; none of them holds the key.
+        """
         usage = usage or AnswerUsage()
         body = self.adapter.body(self.endpoint.model, request, sampling, self.switch)
         sent = {name: value for name, value in body.items() if name not in self.without}
-        reply = await self.post(sent, usage)
-        completion = self.adapter.read(reply)
-        if not (completion.prompt_tokens or completion.answer_tokens):
-            self._count_ourselves(request, completion, usage)
-        model = reply.get("model")
-        usage.model = model if isinstance(model, str) else None
-        self._check_log_probs(completion, sampling, reply)
-        return replace(self._ended(completion, sampling), usage=usage)
+        with self._masked_errors():
+            reply, completion = await self._post(sent, sampling, usage)
+            self._count_what_is_untold(request, completion, usage)
+            model = reply.json.get("model")
+            usage.model = shown(self.key.mask(model)) if isinstance(model, str) else None
+            self._check_text(completion, reply)
+            self._check_ids(completion, sampling, reply)
+            if sampling.num_log_probs:
+                completion = self._with_log_probs(request, completion, sampling, reply)
+            return replace(self._ended(completion, sampling), usage=usage)
 
-    def _count_ourselves(
+    @contextmanager
+    def _masked_errors(self) -> Iterator[None]:
+        """Take the key out of whatever is raised: a server may have put it anywhere."""
+        try:
+            yield
+        except (DistillError, RetryableError, RequestRejected, ServerAway) as error:
+            error.args = (self.key.mask(str(error)),)
+            raise
+
+    async def _post(
+        self, body: dict[str, Any], sampling: Sampling, usage: AnswerUsage
+    ) -> tuple[Reply, Completion]:
+        """Return what came, which is JSON, and the completion that it holds."""
+        data = json.dumps(body, ensure_ascii=False).encode()
+        response = await self._send(data, sampling, usage)
+        content = json_of(response.content, response.text)
+        reply = Reply(response.status, response.headers, response.text, content, self.key)
+        self._count(usage, Usage(0, *token_counts(content)))
+        check_status(self.url, reply)
+        if content is None:
+            raise RetryableError(f"not JSON: {reply.start[:60]!r}", "broken", raw=reply.raw)
+        try:
+            return reply, self.adapter.read(content)
+        except UNREADABLE as error:
+            if message := error_of(content):  # an error with status 200
+                check_balance(self.url, reply, message)
+                kind = "load" if says_load(content) else "other"
+                problem = f"an error for an answer: {reply.start}"
+                raise RetryableError(problem, kind, raw=reply.raw) from None
+            problem = f"{type(error).__name__} {shown(str(error))}"
+            raise RetryableError(
+                f"an answer that is not what was asked for ({problem})", "other", raw=reply.raw
+            ) from None
+
+    async def _send(self, data: bytes, sampling: Sampling, usage: AnswerUsage) -> Response:
+        """Return the response. Raises ServerAway or RetryableError where none came."""
+        usage.start = usage.start or time.time()
+        self._count(usage, Usage(requests=1))
+        self.budget.at_once += 1
+        self.budget.most_at_once = max(self.budget.most_at_once, self.budget.at_once)
+        bounds = Bounds(most_bytes(len(data), sampling), self.endpoint.timeout)
+        url = join_url(self.url, self.adapter.path)
+
+        def count(num_bytes: int) -> None:
+            self._count(usage, Usage(num_bytes=num_bytes))
+
+        try:
+            return await exchange(self.client, "POST", url, data, bounds, count)
+        finally:
+            self.budget.at_once -= 1
+            usage.end = time.time()
+
+    def _count(self, usage: AnswerUsage, more: Usage) -> None:
+        more.cost = self.endpoint.prices.cost(more.prompt_tokens, more.answer_tokens)
+        usage.add(more)
+        self.budget.own.add(more)
+
+    def _count_what_is_untold(
         self, request: CompletionRequest, completion: Completion, usage: AnswerUsage
     ) -> None:
-        self.budget.num_unreported += 1
-        num_answer = len(completion.token_ids or ()) or self.tokens_of(completion.text)
-        self._count(usage, Usage(0, self.prompt_tokens(request), num_answer))
+        """Count the tokens that the server leaves out of its account.
 
-    def _check_log_probs(
-        self, completion: Completion, sampling: Sampling, reply: dict[str, Any]
-    ) -> None:
-        """Raise RetryableError where fewer log-probs came with a token than were asked for."""
-        wanted = sampling.num_log_probs
-        if not wanted or not completion.token_ids:
-            return
-        rows = completion.log_probs or [{}]
-        fewest = min((len(row) for row in rows if row is not None), default=wanted)
-        if fewest < wanted:
+        What was sent and what came can be counted here as well, in a text at least roughly.
+        """
+        num_prompt = self.prompt_tokens(request)
+        # the server's own template, where there is one, may add less than ours
+        least_prompt = num_prompt if self.adapter.exact_ids else self._tokens_of_messages(request)
+        num_answer = len(completion.token_ids or ()) or self.vocabulary.count(completion.text)
+        prompt = self._untold(completion.prompt_tokens, num_prompt, least_prompt)
+        answer = self._untold(completion.answer_tokens, num_answer, num_answer)
+        self._count(usage, Usage(0, prompt, answer))
+        if 2 * (prompt + answer) > num_prompt + num_answer:  # hardly anything was told
+            self.budget.num_unreported += 1
+
+    def _untold(self, told: int, counted: int, least: int) -> int:
+        """Return how many tokens more there were than the server says."""
+        is_exact = self.adapter.exact_ids or self.vocabulary.is_own
+        believed = least if is_exact else least // FEWER_ELSEWHERE
+        return 0 if told and told >= believed else max(0, counted - told)
+
+    def prompt_tokens(self, request: CompletionRequest) -> int:
+        return len(request.prompt_ids) or self._tokens_of_messages(request)
+
+    def _tokens_of_messages(self, request: CompletionRequest) -> int:
+        return sum(self.vocabulary.count(message["content"]) for message in request.messages)
+
+    # what it says is checked
+
+    def _check_text(self, completion: Completion, reply: Reply) -> None:
+        """Raise RetryableError where the answer holds the key: it would be kept, and learnt."""
+        if self.key.is_in(completion.text):
+            raise RetryableError("its answer holds the key", "other", raw=reply.raw)
+
+    def _check_ids(self, completion: Completion, sampling: Sampling, reply: Reply) -> None:
+        """Raise RetryableError for token ids that nobody could learn from."""
+        ids, most = completion.token_ids or [], sampling.max_new_tokens + 1  # an end of its own
+        if len(ids) > most:
+            problem = f"{len(ids):,} tokens, where {sampling.max_new_tokens:,} were asked for"
+            raise RetryableError(problem, "other", raw=reply.raw)
+        num_ids = self.vocabulary.num_ids
+        if ids and max(ids) >= num_ids:
             raise RetryableError(
-                f"log-probs of {fewest} tokens where {wanted} were asked for (capture.top_k)",
+                f"token id {max(ids)}, and the tokenizer of teacher.model has {num_ids:,} ids: "
+                "another vocabulary",
                 "other",
-                raw=shortened(json.dumps(reply, ensure_ascii=False)),
+                raw=reply.raw,
             )
+
+    def _with_log_probs(
+        self, request: CompletionRequest, completion: Completion, sampling: Sampling, reply: Reply
+    ) -> Completion:
+        """Return it with log-probs for each token.
+
+        Raises RetryableError where fewer came with a token than were asked for, or where they are
+        none for once, and ServerError where this server's are none.
+        """
+        from distill.signals.from_server import problem_of
+
+        if not completion.token_ids:
+            return replace(completion, log_probs=[])
+        rows = completion.log_probs or [{}]
+        wanted = sampling.num_log_probs
+        untold = wanted if len(rows) <= TOKENS_OF_A_CHARACTER else 0
+        fewest = min((len(row) for row in rows if row is not None), default=untold)
+        if fewest < wanted:
+            problem = f"log-probs of {fewest} tokens where {wanted} were asked for (capture.top_k)"
+            raise RetryableError(problem, "other", raw=reply.raw)
+        problem = problem_of(rows, self.vocabulary.num_ids)
+        is_probe = request is self.probe_request
+        if problem is None:
+            self.is_suspect = self.is_suspect and is_probe  # which is too short to clear it
+            return completion
+        if is_probe or self.is_suspect or not self.budget.has_answered:
+            raise ServerError(
+                f"teacher.server: {self.url} gives log-probs that are none: {problem}. Nothing of "
+                "it is kept: serve the model with log-probs over its whole vocabulary at "
+                "temperature 1 (vLLM: --logprobs-mode raw_logprobs), or set capture.from_server "
+                "to false"
+            )
+        self.is_suspect = True
+        raise RetryableError(f"log-probs that are none: {problem}", "useless", raw=reply.raw)
 
     def _ended(self, completion: Completion, sampling: Sampling) -> Completion:
         """Return it with the model's own end, or none.
@@ -124,10 +278,11 @@ class Server:
             raise RetryableError(
                 f"it broke the answer off ({completion.finish_reason})",
                 "unfinished",
-                raw=shortened(completion.text),
+                raw=shortened(self.key.mask(completion.text)),
             )
         if completion.finish_reason != UNKNOWN_REASON:
-            return completion
+            reason = self.key.mask(completion.finish_reason)
+            return replace(completion, finish_reason=reason)
         if set(completion.token_ids or ()) & set(sampling.stop_ids):
             return replace(completion, finish_reason="stop")
         cut = replace(completion, finish_reason="length")
@@ -137,74 +292,18 @@ class Server:
             )
         return cut
 
-    def prompt_tokens(self, request: CompletionRequest) -> int:
-        if request.prompt_ids:
-            return len(request.prompt_ids)
-        return sum(self.tokens_of(message["content"]) for message in request.messages)
-
-    async def post(self, body: dict[str, Any], usage: AnswerUsage) -> dict[str, Any]:
-        """Return the answer's JSON, which the adapter can read.
-
-        Raises ServerAway, RetryableError, RequestRejected, or ServerError where going on is
-        useless.
-        """
-        response = await self._send(json.dumps(body, ensure_ascii=False).encode(), usage)
-        reply = _json_of(response)
-        self._count(usage, Usage(0, *token_counts(reply)))
-        start = " ".join(self._masked(response.text).split())[:SHOWN_CHARACTERS]
-        raw = shortened(self._masked(response.text))
-        check_status(self.url, response, reply, start, raw)
-        if reply is None:
-            raise RetryableError(f"not JSON: {start[:60]!r}", "broken", raw=raw)
-        try:
-            self.adapter.read(reply)
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            if message := error_of(reply):  # an error with status 200
-                check_balance(self.url, 200, message, start)
-                kind = "load" if code_of(reply) in LOAD else "other"
-                raise RetryableError(f"an error for an answer: {start}", kind, raw=raw) from None
-            problem = f"{type(error).__name__} {error}"
-            raise RetryableError(
-                f"an answer that is not what was asked for ({problem})", "other", raw=raw
-            ) from None
-        return reply
-
-    async def _send(self, data: bytes, usage: AnswerUsage) -> Any:
-        """Return the response. Raises ServerAway or RetryableError where none came."""
-        import httpx2
-
-        usage.start = usage.start or time.time()
-        self._count(usage, Usage(requests=1))
-        self.budget.at_once += 1
-        self.budget.most_at_once = max(self.budget.most_at_once, self.budget.at_once)
-        try:
-            response = await self.client.post(join_url(self.url, self.adapter.path), content=data)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise ServerAway(str(error) or type(error).__name__) from None
-        except httpx2.TimeoutException as error:
-            raise RetryableError(f"no answer in time ({type(error).__name__})", "late") from None
-        except httpx2.RequestError as error:
-            raise RetryableError(
-                f"the connection broke ({error or type(error).__name__})", "lost"
-            ) from None
-        finally:
-            self.budget.at_once -= 1
-            usage.end = time.time()
-        self._count(usage, Usage(num_bytes=len(data) + len(response.content)))
-        return response
-
-    def _count(self, usage: AnswerUsage, more: Usage) -> None:
-        more.cost = self.endpoint.prices.cost(more.prompt_tokens, more.answer_tokens)
-        usage.add(more)
-        self.budget.own.add(more)
+    # is it there, and well
 
     async def is_back(self) -> bool:
-        import httpx2
-
+        """Return whether anything answers."""
+        bounds = Bounds(FRAME_BYTES, self.endpoint.timeout)
+        url = join_url(self.url, "v1/models")
         try:
-            await self.client.get(join_url(self.url, "v1/models"))
-        except httpx2.TransportError:
+            await exchange(self.client, "GET", url, b"", bounds, lambda num_bytes: None)
+        except ServerAway:
             return False
+        except RetryableError as error:
+            return error.kind not in ("late", "lost")
         return True
 
     async def is_well(self, sampling: Sampling) -> bool:
@@ -220,37 +319,8 @@ class Server:
             return False
         return True
 
-    def _masked(self, text: str) -> str:
-        """Return the text without the key: some servers repeat it, and what they say is shown."""
-        key = self.client.headers.get("authorization", "").removeprefix("Bearer ")
-        return without_lone_surrogates(text.replace(key, "***") if key else text)
 
-
-def _json_of(response: Any) -> Any:
-    """Return the response's JSON; None where it is none."""
-    try:
-        reply = response.json()
-        return without_lone_surrogates(reply) if LONE_SURROGATE.search(response.text) else reply
-    except ValueError:
-        return None
-
-
-def key_from_environment(name: str | None) -> str | None:
-    """Return the key, which is never printed and never written.
-
-    Raises RecipeError where the recipe names a variable that is not set, or holds no key.
-    """
-    if name is None:
-        return None
-    key = os.environ.get(name, "").strip()  # a line end comes along from files
-    if not key:
-        raise RecipeError(
-            f"teacher.api_key_env: {name!r}: no such environment variable; "
-            "set it to the server's key"
-        )
-    if not (key.isascii() and key.isprintable()):  # the HTTP library would refuse it, and quote it
-        raise RecipeError(
-            f"teacher.api_key_env: {name!r}: a key is printable ASCII, "
-            "and this variable's value is not; set it again"
-        )
-    return key
+def most_bytes(num_sent: int, sampling: Sampling) -> int:
+    """Return the bytes that an answer to a request of `num_sent` bytes can need."""
+    entries = sampling.max_new_tokens * (1 + sampling.num_log_probs)
+    return FRAME_BYTES + TIMES_REPEATED * num_sent + BYTES_PER_TOKEN * entries

@@ -6,7 +6,7 @@ server is busy must not be another run.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from distill.core import shutdown
 from distill.errors import MissingError, ServerError
@@ -20,7 +20,9 @@ from distill.teachers.server.adapters import (
     ServerAdapter,
 )
 from distill.teachers.server.budget import Budget
-from distill.teachers.server.client import Endpoint, Server, key_from_environment
+from distill.teachers.server.client import Endpoint, Server, Vocabulary
+from distill.teachers.server.exchange import new_client
+from distill.teachers.server.key import KeyMask, key_from_environment
 from distill.teachers.server.replies import (
     AuthError,
     RequestRejected,
@@ -37,7 +39,15 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 # Fields that some servers do not know, and refuse the whole request for; where there is no way out
 # the field is not sent
 WAYS_OUT = {"top_k": "set generate.top_k to 0", "top_p": "set generate.top_p to 1", "seed": None}
-PLAIN = Sampling(max_new_tokens=PROBE_TOKENS)
+PLAIN, UNKNOWN = Sampling(max_new_tokens=PROBE_TOKENS), Vocabulary()
+
+
+@dataclass(frozen=True)
+class _Patience:
+    """How trouble for a moment is waited for: seconds before the second try, and who is told."""
+
+    first_delay: float
+    say: Callable[[str], None]
 
 
 async def connect(
@@ -47,8 +57,9 @@ async def connect(
     *,
     sampling: Sampling = PLAIN,
     adapters: Sequence[ServerAdapter] = ADAPTERS,
-    tokens_of: Callable[[str], int] = len,
+    vocabulary: Vocabulary = UNKNOWN,
     disagreement: Callable[[Completion], str | None] = lambda completion: None,
+    say: Callable[[str], None] = print,
     first_delay: float = FIRST_DELAY,
 ) -> Server:
     """Return the server, as it is found to work.
@@ -56,22 +67,14 @@ async def connect(
     prompt_ids: PROBE_TEXT in the model's own template. budget: where requests are counted, these
     among them, and where what was found is kept for the rest
         of the run.
-    disagreement: what is wrong with an answer's token ids, if anything.
+    disagreement: what is wrong with an answer's token ids, if anything. say: shows what is waited
+    for.
 
     Raises MissingError if nothing answers, ServerError with the server's own words if every adapter
     is refused.
     """
-    import httpx2
-
     key = key_from_environment(endpoint.api_key_env)
-    headers = {"Content-Type": "application/json"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    client = httpx2.AsyncClient(
-        headers=headers,
-        timeout=httpx2.Timeout(endpoint.timeout, connect=20.0),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
-    )
+    client = new_client(key, endpoint.timeout)
     # whether a field is sent, not its value, is what a server may refuse
     sent = (
         sampling.top_p < 1,
@@ -84,10 +87,11 @@ async def connect(
         return replace(budget.known_servers[known], client=client)
     messages = [{"role": "user", "content": PROBE_TEXT}]
     probe_request = CompletionRequest("probe", messages, prompt_ids, 1)
-    server = Server(endpoint, adapters[0], client, budget, probe_request, tokens_of=tokens_of)
+    server = Server(endpoint, adapters[0], client, budget, probe_request, KeyMask(key), vocabulary)
     short = replace(sampling, max_new_tokens=PROBE_TOKENS)
+    patience = _Patience(first_delay, say)
     try:
-        server = await _find(server, short, adapters, disagreement, first_delay)
+        server = await _find(server, short, adapters, disagreement, patience)
     except ServerAway as error:
         await client.aclose()
         way_out = "is the address right, and the server running?"
@@ -108,7 +112,7 @@ async def _find(
     sampling: Sampling,
     adapters: Sequence[ServerAdapter],
     disagreement: Callable[[Completion], str | None],
-    first_delay: float,
+    patience: _Patience,
 ) -> Server:
     """Return the server with the first adapter that works."""
     notes: list[str] = []
@@ -117,8 +121,8 @@ async def _find(
         server = replace(unknown, adapter=adapter)
         try:
             if adapter is Chat:
-                return await _find_chat(replace(server, notes=notes), sampling, first_delay)
-            server, completion = await _probe(server, sampling, first_delay)
+                return await _find_chat(replace(server, notes=notes), sampling, patience)
+            server, completion = await _probe(server, sampling, patience)
             problem = disagreement(completion)
             if problem is None:
                 return server
@@ -147,14 +151,14 @@ async def _find(
 
 
 async def _probe(
-    server: Server, sampling: Sampling, first_delay: float
+    server: Server, sampling: Sampling, patience: _Patience
 ) -> tuple[Server, Completion]:
     """Return (the server, as it is now known; its answer).
 
     What is trouble for a moment is asked again; raises the last of it, and ServerError where it
     stays refused for load: it could be taken for another kind of server.
     """
-    delay, number = first_delay, 0
+    delay, number = patience.first_delay, 0
     while True:
         number += 1
         try:
@@ -164,6 +168,7 @@ async def _probe(
                 return replace(server, tells_reasons=False), error.completion
             if number < TRIES[error.kind]:
                 wait = max(delay, min(error.wait or 0.0, LONGEST_DELAY))
+                patience.say(f"{server.url}: {error}; asked again in {wait:.0f} s")
             elif error.kind == "load":
                 raise ServerError(
                     f"teacher.server: {server.url} was asked {number} times and refuses for load "
@@ -176,26 +181,26 @@ async def _probe(
         delay *= 2
 
 
-async def _find_chat(server: Server, sampling: Sampling, first_delay: float) -> Server:
+async def _find_chat(server: Server, sampling: Sampling, patience: _Patience) -> Server:
     """Return the server, which takes conversations, with what it must be told and must not.
 
     Raises what `_probe` raises.
     """
     try:
-        return await _with_switch(server, sampling, first_delay)
+        return await _with_switch(server, sampling, patience)
     except RequestRejected as error:
-        return await _without_unknown_fields(server, sampling, first_delay, error)
+        return await _without_unknown_fields(server, sampling, patience, error)
 
 
-async def _with_switch(server: Server, sampling: Sampling, first_delay: float) -> Server:
+async def _with_switch(server: Server, sampling: Sampling, patience: _Patience) -> Server:
     """Return the server, told to think or not, where the recipe says so, as it obeys."""
     if sampling.enable_thinking is not None:
-        return await _find_switch(server, sampling, first_delay)
-    return (await _probe(server, sampling, first_delay))[0]
+        return await _find_switch(server, sampling, patience)
+    return (await _probe(server, sampling, patience))[0]
 
 
 async def _without_unknown_fields(
-    server: Server, sampling: Sampling, first_delay: float, refusal: RequestRejected
+    server: Server, sampling: Sampling, patience: _Patience, refusal: RequestRejected
 ) -> Server:
     """Find which field the server does not take, by leaving it out.
 
@@ -208,7 +213,7 @@ async def _without_unknown_fields(
     for names in [*([name] for name in sent), sent]:
         try:
             trial = replace(server, without=frozenset(names))
-            trial = await _with_switch(trial, sampling, first_delay)
+            trial = await _with_switch(trial, sampling, patience)
         except (RequestRejected, RetryableError):
             continue
         ways_out = [way_out for name in names if (way_out := WAYS_OUT[name])]
@@ -222,7 +227,7 @@ async def _without_unknown_fields(
     raise refusal
 
 
-async def _find_switch(server: Server, sampling: Sampling, first_delay: float) -> Server:
+async def _find_switch(server: Server, sampling: Sampling, patience: _Patience) -> Server:
     """Return the server with the switch of SWITCHES that it obeys.
 
     That is told by whether its answer holds reasoning. Raises the last refusal where it takes none.
@@ -233,7 +238,7 @@ async def _find_switch(server: Server, sampling: Sampling, first_delay: float) -
     longer = replace(sampling, max_new_tokens=THINKING_TOKENS)
     for switch in SWITCHES:
         try:
-            trial, completion = await _probe(replace(server, switch=switch), longer, first_delay)
+            trial, completion = await _probe(replace(server, switch=switch), longer, patience)
         except (RequestRejected, RetryableError) as error:
             notes.append(f"{switch}: {error}")
             last = error

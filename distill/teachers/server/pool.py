@@ -30,6 +30,8 @@ OnCompletion = Callable[[CompletionRequest, Completion], None]
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 # seconds between probes of a server that does not answer, doubling
 FIRST_PROBE, LONGEST_PROBE = 5.0, 600.0
+# seconds that are waited at the server's own word, and no longer: it may say a year
+LONGEST_HOLD = 600.0
 # blame (RetryableError.BLAME) at which a request is given up: five answers that cannot be used,
 # three that are broken off
 GIVE_UP = 30
@@ -193,10 +195,12 @@ class RequestPool:
             if completion is not None:
                 return _Outcome(completion)
             tries.blame = 0
-        hold, wait = error.wait or 0.0, tries.next_wait()
+        hold, wait = min(error.wait or 0.0, LONGEST_HOLD), tries.next_wait()
         self.limit.hold(hold)  # what one is told all are told
+        wish = "" if hold == (error.wait or 0.0) else f" (it says to wait {error.wait:.0f} s)"
         self.say(
-            f"{error}; asked again in {max(hold, wait):.0f} s, {int(self.limit.limit)} at once"
+            f"{error}; asked again in {max(hold, wait):.0f} s{wish}, "
+            f"{int(self.limit.limit)} at once"
         )
         return _Outcome(hold=hold, wait=wait)
 

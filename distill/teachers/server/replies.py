@@ -1,13 +1,20 @@
 """What a server's reply means: the errors that it can be, read from its status and its words."""
 
+import json
+import math
 import re
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from distill.errors import ServerError
 from distill.teachers.requests import Completion
+from distill.teachers.server.key import KeyMask
+from distill.text.surrogates import LONE_SURROGATE, without_lone_surrogates
 
 LOAD = frozenset({408, 409, 425, 429, 503, 529})  # not this request's fault
 LATE = frozenset({504})
@@ -24,6 +31,8 @@ NO_BALANCE = re.compile(
     re.IGNORECASE,
 )
 RAW_LENGTH = 20_000  # characters that are kept of what could not be read
+SHOWN_CHARACTERS = 200  # of what a server says
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class AuthError(ServerError):
@@ -49,7 +58,15 @@ class RetryableError(Exception):
 
     # how much a try speaks against its request: it is given up at 30. Refusals for load and lost
     # connections never do
-    BLAME = {"load": 0, "lost": 0, "late": 3, "broken": 6, "other": 6, "unfinished": 10}  # noqa: RUF012 - a constant
+    BLAME = {  # noqa: RUF012 - a constant
+        "load": 0,
+        "lost": 0,
+        "late": 3,
+        "broken": 6,
+        "other": 6,
+        "unfinished": 10,
+        "useless": 30,
+    }
 
     def __init__(
         self,
@@ -68,31 +85,64 @@ class ServerAway(Exception):
     """Nothing answered: the network, the power or the whole server is away."""
 
 
-def check_status(url: str, response: Any, reply: Any, start: str, raw: str) -> None:
-    """Raise what the status means, unless it means an answer.
+@dataclass(frozen=True)
+class Reply:
+    """What a server said: its JSON, None where it is none, and its words without the key."""
 
-    reply: the response's JSON, if it is JSON. start, raw: how its text begins, and all of it.
-    """
-    status = response.status_code
+    status: int
+    headers: Mapping[str, str]
+    text: str
+    json: Any
+    key: KeyMask
+
+    @cached_property
+    def start(self) -> str:
+        """Return how its words begin, on one line."""
+        return shown(self.key.start_of(self.text, RAW_LENGTH))
+
+    @cached_property
+    def raw(self) -> str:
+        """Return what is kept of its words, and how many they were."""
+        start = self.key.start_of(self.text, RAW_LENGTH)
+        return shortened(without_lone_surrogates(start), len(self.text))
+
+
+def json_of(content: bytes, text: str) -> Any:
+    """Return the JSON of an answer; None where it is none, or nested beyond all use."""
+    try:
+        found = json.loads(content)
+        return without_lone_surrogates(found) if LONE_SURROGATE.search(text) else found
+    except (ValueError, RecursionError):
+        return None
+
+
+def shown(text: str) -> str:
+    """Return the start of what others wrote, on one line: a terminal obeys none of it."""
+    return " ".join(_CONTROL.sub(" ", without_lone_surrogates(text)).split())[:SHOWN_CHARACTERS]
+
+
+def check_status(url: str, reply: Reply) -> None:
+    """Raise what the status means, unless it means an answer."""
+    status = reply.status
     if status < 300:
         return
     if status in (400, 403, 429):
-        check_balance(url, status, error_of(reply) if isinstance(reply, dict) else start, start)
+        check_balance(url, reply, error_of(reply.json) or reply.start)
     if status in FATAL:
         error_type = ServerError if status == NO_BALANCE_STATUS else AuthError
-        raise error_type(f"teacher.server: {url} {FATAL[status]} (status {status}): {start}")
+        raise error_type(f"teacher.server: {url} {FATAL[status]} (status {status}): {reply.start}")
     if status < 400:  # not followed: it could lead the key anywhere
-        location = response.headers.get("location")
+        location = shown(reply.key.mask(reply.headers.get("location", "nowhere")))
         raise RetryableError(
             f"status {status}: it sends on to {location}; name the server's own address",
             "other",
-            raw=raw,
+            raw=reply.raw,
         )
     kind = _kind_of(status)
     if kind is None:
-        raise RequestRejected(f"status {status}: {start}", raw)
-    wait = retry_after(response.headers)
-    raise RetryableError(f"status {status}: {start}", kind, wait=wait, raw=raw)
+        raise RequestRejected(f"status {status}: {reply.start}", reply.raw)
+    wait = retry_after(reply.headers)
+    raise RetryableError(f"status {status}: {reply.start}", kind, wait=wait, raw=reply.raw)
 
 
 def _kind_of(status: int) -> str | None:
@@ -104,11 +154,11 @@ def _kind_of(status: int) -> str | None:
     return "late" if status in LATE else "broken"
 
 
-def check_balance(url: str, status: int, message: str, start: str) -> None:
+def check_balance(url: str, reply: Reply, message: str) -> None:
     """Raise ServerError where the message says that the account is empty."""
     if NO_BALANCE.search(message):
         problem = FATAL[NO_BALANCE_STATUS]
-        raise ServerError(f"teacher.server: {url} {problem} (status {status}): {start}")
+        raise ServerError(f"teacher.server: {url} {problem} (status {reply.status}): {reply.start}")
 
 
 def error_of(reply: Any) -> str:
@@ -123,20 +173,23 @@ def error_of(reply: Any) -> str:
     for holder in (reply, error, base):
         if isinstance(holder, dict):
             parts += [holder.get(name) for name in ("code", "type", "message", "status_msg")]
-    if isinstance(error, str):
-        parts.append(error)
-    return " ".join(str(part) for part in parts if part)
+    parts.append(error)
+    return " ".join(str(part) for part in parts if part and isinstance(part, str | int))
 
 
-def code_of(reply: dict[str, Any]) -> Any:
+def says_load(reply: dict[str, Any]) -> bool:
+    """Return whether the error in the JSON is one of load."""
     error = reply.get("error")
-    return error.get("code") if isinstance(error, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return isinstance(code, int) and code in LOAD
 
 
-def shortened(text: str) -> str:
-    if len(text) <= RAW_LENGTH:
-        return text
-    return f"{text[:RAW_LENGTH]} ... {len(text)} characters"
+def shortened(text: str, length: int | None = None) -> str:
+    """Return the start of a text of so many characters."""
+    length = length or len(text)
+    if length <= RAW_LENGTH:
+        return text[:RAW_LENGTH]
+    return f"{text[:RAW_LENGTH]} ... {length} characters"
 
 
 def join_url(url: str, path: str) -> str:
@@ -153,16 +206,23 @@ def join_url(url: str, path: str) -> str:
     return f"{re.sub(r'/v[0-9]+$', '', base)}/{path}" if has_version else f"{base}/{path}"
 
 
-def retry_after(headers: Any) -> float | None:
-    """Return the seconds of a Retry-After header, which is a number or a date; None without one."""
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of a Retry-After header, which is a number or a date; None without one.
+
+    They may be infinite: who waits decides how long.
+    """
     value = headers.get("retry-after")
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
     except ValueError:
-        pass
+        seconds = _seconds_until(value)
+    return None if seconds is None or math.isnan(seconds) else max(0.0, seconds)
+
+
+def _seconds_until(date: str) -> float | None:
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+        return parsedate_to_datetime(date).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError, OSError):
         return None

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from distill.recipe import Recipe
 from distill.signals import from_server
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
-from distill.teachers.log import LOG_PROBS
+from distill.teachers.log import LOG_PROBS, row_problem
 from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
 from distill.teachers.server.adapters import (
     ADAPTERS,
@@ -25,8 +25,8 @@ from distill.teachers.server.adapters import (
     LlamaCpp,
     ServerAdapter,
 )
-from distill.teachers.server.client import Endpoint, Server
-from distill.teachers.server.discover import PROBE_TEXT, connect
+from distill.teachers.server.client import Endpoint, Server, Vocabulary
+from distill.teachers.server.discover import FIRST_DELAY, PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
 from distill.teachers.server.token_ids import other_vocabulary, with_token_ids
 
@@ -42,13 +42,14 @@ class ServerTeacher(Teacher):
 
     on_server = True
     tells_every_token = False
+    first_delay = FIRST_DELAY  # seconds before what failed for a moment is asked again
 
     def __init__(self, recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0):
         super().__init__(recipe, folder, local_rank)
         teacher = recipe.teacher
         assert teacher.server is not None, "connect asks"
         self.text_only = teacher.text_only
-        self.takes_ids = not teacher.text_only
+        self.takes_ids = self.has_own_tokenizer = not teacher.text_only
         self.num_at_once = recipe.generate.concurrency
         self.endpoint = Endpoint(
             teacher.server,
@@ -69,8 +70,11 @@ class ServerTeacher(Teacher):
 
     def full_sampling(self, options: RequestOptions) -> Sampling:
         sampling = super().full_sampling(options)
-        most = len(self.tokenizers.asked) - 1
-        return replace(sampling, num_log_probs=min(sampling.num_log_probs, most))
+        return replace(sampling, num_log_probs=self.num_log_probs(options))
+
+    def num_log_probs(self, options: RequestOptions) -> int:
+        """Return what is asked for, but never all ids: what is left of them is the tail."""
+        return min(options.sampling.num_log_probs, len(self.tokenizers.asked) - 1)
 
     def answer(self, job: AnswerJob) -> None:
         """Ask the server, many at once; the next block is claimed when all of the last is sent."""
@@ -90,7 +94,7 @@ class ServerTeacher(Teacher):
             job.on_answer(in_flight.pop(sent.key), completion)
 
         async def ask() -> None:
-            server = await self._connect(sampling)
+            server = await self._connect(sampling, job.say)
             try:
                 if job.needs_ids and not server.adapter.exact_ids:
                     raise ServerError(
@@ -100,7 +104,14 @@ class ServerTeacher(Teacher):
                         "(vLLM, llama.cpp)"
                     )
                 job.say(describe_server(server, sampling))
-                pool = RequestPool(server, sampling, self.num_at_once, deliver, job.say)
+                pool = RequestPool(
+                    server,
+                    sampling,
+                    self.num_at_once,
+                    deliver,
+                    job.say,
+                    first_delay=self.first_delay,
+                )
                 await pool.run(requests())
             finally:
                 await server.client.aclose()
@@ -114,7 +125,7 @@ class ServerTeacher(Teacher):
             messages.insert(0, {"role": "system", "content": options.system_prompt})
         return CompletionRequest(request.key, messages, request.prompt_ids, request.seed)
 
-    async def _connect(self, sampling: Sampling) -> Server:
+    async def _connect(self, sampling: Sampling, say: Callable[[str], None]) -> Server:
         tokenizer = self.tokenizers.asked
         probe_ids: list[int] = []
         if self.takes_ids:
@@ -127,8 +138,14 @@ class ServerTeacher(Teacher):
             self.budget,
             sampling=sampling,
             adapters=self._adapters(sampling),
-            tokens_of=lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
+            vocabulary=Vocabulary(
+                lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
+                len(tokenizer),
+                is_own=self.has_own_tokenizer,
+            ),
             disagreement=lambda completion: other_vocabulary(tokenizer, completion),
+            say=say,
+            first_delay=self.first_delay,
         )
 
     def _adapters(self, sampling: Sampling) -> Sequence[ServerAdapter]:
@@ -161,7 +178,8 @@ class ServerTeacher(Teacher):
     ) -> Signals:
         """Yield the log-probs that the server gave with the answers, from the log of those.
 
-        Raises DataError where some are not there.
+        Where some are none, which earlier versions took as they came, nothing is known of that
+        answer's tokens, and that is said. Raises DataError where some are not there.
         """
         assert header.top_k is not None
         wanted = {
@@ -172,13 +190,19 @@ class ServerTeacher(Teacher):
         }
         num_wanted = len(wanted)
         log = self.logs.answers.folder
+        bad: list[str] = []
         for row in row_logs(log, []):
-            if LOG_PROBS not in row:
+            if row_problem(row, None) is not None or LOG_PROBS not in row:
                 continue
             sequence = wanted.pop((row["key"], tuple(row["token_ids"])), None)
             if sequence is not None:
-                num_tokens = len(sequence.answer_ids)
-                yield sequence, _record(row, num_tokens, header), None
+                yield sequence, _record(row, sequence, header, bad), None
+        if bad:
+            print(
+                f"capture: {log}: what came as log-probs with {len(bad):,} of {num_wanted:,} "
+                f"answers is none ({bad[0]}); they get no soft loss",
+                file=sys.stderr,
+            )
         if wanted:
             raise DataError(
                 f"{log}: no log-probs with {len(wanted)} of {num_wanted} kept answers; "
@@ -186,9 +210,21 @@ class ServerTeacher(Teacher):
             )
 
 
-def _record(row: dict[str, Any], num_tokens: int, header: SignalHeader) -> from_server.TopKRecord:
+def _record(
+    row: dict[str, Any], sequence: SignalSequence, header: SignalHeader, bad: list[str]
+) -> from_server.TopKRecord:
+    """Return a row's record; for one that is none the record that knows nothing, and a note."""
     assert header.top_k is not None
-    return from_server.unpacked(row[LOG_PROBS], num_tokens, header.top_k, header.vocab_size)
+    num_tokens, k, vocab_size = len(sequence.answer_ids), header.top_k, header.vocab_size
+    try:
+        record = from_server.unpacked(str(row[LOG_PROBS]), num_tokens, k, vocab_size)
+        problem = from_server.problem_of_record(record, vocab_size)
+    except DataError as error:
+        record, problem = None, str(error)
+    if record is not None and problem is None:
+        return record
+    bad.append(f"{sequence.answer_key[:40]}: {problem}")
+    return from_server.unknown_record(num_tokens, k, vocab_size)
 
 
 class JudgeOnServer(ServerTeacher):
@@ -205,6 +241,7 @@ class JudgeOnServer(ServerTeacher):
         self.budget, self.logs = teacher.budget, teacher.logs
         self.tokenizers = teacher.tokenizers
         self.text_only, self.takes_ids = teacher.text_only, False
+        self.has_own_tokenizer = False
         self.num_at_once = options.concurrency
         self.endpoint = Endpoint(
             options.judge_server,

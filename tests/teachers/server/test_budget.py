@@ -85,6 +85,15 @@ def test_rows_of_each_kind_are_counted_for_what_they_say(tmp_path):
     )
 
 
+@pytest.mark.parametrize("field", ["requests", "prompt_tokens", "answer_tokens", "bytes", "cost"])
+def test_a_number_below_0_in_a_log_gives_nothing_back(field, tmp_path):
+    """Earlier versions wrote down what a server made up."""
+    write(tmp_path / "raw", row(server=USED.row()), row(server=USED.row() | {field: -(10**9)}))
+    found = usage_log(tmp_path).total()
+    assert found.requests >= 2 and found.prompt_tokens >= 100 and found.answer_tokens >= 50
+    assert found.num_bytes >= 900 and found.cost >= 0.5
+
+
 def test_what_others_have_spent_is_spent(tmp_path):
     write(tmp_path / "raw", row(server=USED.row()))
     options = OPTIONS.model_copy(update={"max_tokens": 200})

@@ -1,8 +1,13 @@
 """One connection: what a server can do is found out by asking; what it says is understood."""
 
 import asyncio
+import base64
+import html
+from urllib.parse import quote
 
 import pytest
+from raw_server_helpers import RawServer, http
+from server_helpers import said
 
 from distill.errors import MissingError, RecipeError, ServerError
 from distill.models.sampling import Sampling
@@ -15,7 +20,8 @@ from distill.teachers.server.adapters import (
 )
 from distill.teachers.server.budget import Budget
 from distill.teachers.server.client import Endpoint
-from distill.teachers.server.discover import connect
+from distill.teachers.server.discover import PROBE_TEXT, connect
+from distill.teachers.server.pool import RequestPool
 
 PROMPT = [1, 2, 3]
 REQUEST = CompletionRequest("k", [{"role": "user", "content": "2+2?"}], PROMPT, 7)
@@ -132,3 +138,78 @@ def test_a_server_that_gives_no_log_probs_is_refused_and_quoted(proxy):
         ServerError, match=r"log-probs of \d+ tokens where 5000 .*capture\.top_k.*from_server"
     ):
         go(5000)
+
+
+SECRET = "sk-secret/0123+4567=89"
+
+
+def echoes(key):
+    """Whole answers that hold the key where it could be shown, or kept."""
+    broken = said(f"half {key}", reason="abort")
+    log_probs = {"top_logprobs": [{f"token_id:{key}": -1.0}]}
+    choice = {"text": "x", "token_ids": [4], "finish_reason": "stop", "logprobs": log_probs}
+    return {
+        "a redirect": http("", 307, Location=f"http://x/?token={quote(key, safe='')}"),
+        "a redirect as it is": http("", 302, Location=f"http://x/?token={key}"),
+        "an answer that was broken off": http(broken),
+        "an answer": http(said(f"your key is {key}")),
+        "reasoning": http(said("4", reasoning_content=f"your key is {key}")),
+        "a name that is a number": http({"choices": [choice]}),
+        "a page": http(f"<p>{html.escape(key)}</p>"),
+        "an error": http({"error": {"message": f"no such key: {key}"}}),
+        "an error in base64": http({"error": base64.b64encode(f"Bearer {key}".encode()).decode()}),
+        "a status": http(f"bad key {key}", 400),
+        "a status, escaped": http("".join(f"\\u{ord(c):04x}" for c in key), 418),
+        "its balance": http({"error": {"code": f"insufficient_quota of {key}"}}, 403),
+        "a protocol": f"HTTP/1.1 {key} X\r\n\r\n".encode(),
+        "an encoding": http({}, Content_Encoding=key),
+        "a reason": http(said("4", reason=key)),
+        "a model": http(said("4") | {"model": key}),
+    }
+
+
+@pytest.mark.parametrize("where", echoes(SECRET))
+def test_the_key_is_in_nothing_that_is_shown_or_kept(where, monkeypatch):
+    """Neither in errors, nor in what stands in for an answer, nor in an answer's row."""
+    monkeypatch.setenv("SOME_KEY", SECRET)
+    server, kept, news = RawServer(), [], []
+
+    bad = echoes(SECRET)[where]
+
+    def send(number, path, body):
+        if "messages" not in body:
+            return http({}, 404)
+        return http(said("4")) if body["messages"][0]["content"] == PROBE_TEXT else bad
+
+    server.send = send
+
+    async def go():
+        endpoint = Endpoint(server.url, "m", "SOME_KEY", timeout=5.0)
+        met = await connect(endpoint, PROMPT, Budget(Generate(prompts="p.jsonl")))
+        met.budget.has_answered = True
+        pool = RequestPool(
+            met, Sampling(0.0, 1.0, 0, 24), 1, lambda q, a: kept.append(a), said_news, first_delay=0
+        )
+        try:
+            await pool.run(iter([REQUEST]))
+        except ServerError as error:
+            news.append(str(error))
+        finally:
+            await met.client.aclose()
+
+    def said_news(text):
+        news.append(text)
+        if "the connection broke" in text:  # which no request is given up for
+            server.send = lambda number, path, body: http(said("4"))
+
+    try:
+        asyncio.run(go())
+    finally:
+        server.stop()
+    everything = repr((news, kept))
+    assert SECRET not in everything and "0123" not in everything and len(news) + len(kept) > 0
+    assert (
+        where == "a model" or "***" in everything or "the key" in everything or kept[0].text == "4"
+    )
+    if "an answer" in where or where == "reasoning":
+        assert kept[0].finish_reason == "error"

@@ -21,7 +21,7 @@ from distill.recipe.sections import Generate
 from distill.tasks import market
 from distill.teachers.server.adapters import CompletionRequest
 from distill.teachers.server.budget import Budget, Prices
-from distill.teachers.server.client import Endpoint
+from distill.teachers.server.client import Endpoint, Vocabulary
 from distill.teachers.server.discover import connect
 from distill.teachers.server.pool import RequestPool
 
@@ -225,7 +225,7 @@ def test_never_more_at_once_than_the_recipe_allows(proxy, requests):
     assert most[0] == 3
 
 
-def talk(api, num, **options):
+def talk(api, num, *, vocabulary=Vocabulary(), say=quiet, **options):  # noqa: B008 - it is frozen
     """(answers by key, the budget, why it ended or None): `num` conversations that cost 20 tokens of a prompt and up to 30."""
     answers, ended = {}, []
     recipe = Generate(prompts="p.jsonl", **{"concurrency": 4, **options})
@@ -237,7 +237,8 @@ def talk(api, num, **options):
 
     async def go():
         first, api.reply = api.reply, lambda number, body: said("4")
-        server = await connect(Endpoint(api.url, "m", timeout=5.0, prices=prices), [1], budget)
+        endpoint = Endpoint(api.url, "m", timeout=5.0, prices=prices)
+        server = await connect(endpoint, [1], budget, vocabulary=vocabulary)
         api.reply = first
         api.asked.clear()
         api.times.clear()
@@ -246,7 +247,7 @@ def talk(api, num, **options):
             Sampling(0.0, 1.0, 0, 30),
             recipe.concurrency,
             lambda q, a: answers.__setitem__(q.key, a),
-            quiet,
+            say,
             first_delay=0.01,
             first_probe=0.02,
         )
@@ -455,6 +456,39 @@ def test_a_limit_is_never_passed_whatever_is_under_way(api, usage, limit):
     )
     assert 300 < budget.own.tokens <= 400 and 5 <= len(answers) <= 7
     assert budget.own.cost <= 0.0004
+
+
+@pytest.mark.parametrize(
+    "usage", [(-(10**9), -(10**9)), (0, -1), (1, 1), (-(10**9), 30), (20, -(10**9)), (10**30, 30)]
+)
+def test_a_server_that_makes_up_its_account_passes_no_limit(api, usage):
+    """What was sent and what came is counted here as well; 20 tokens of a prompt, 2 of them its words."""
+    api.reply = lambda number, body: said("x" * 30, usage=usage)
+    answers, budget, ended = talk(api, 40, max_tokens=400)
+    assert isinstance(ended, Stopped) and "max_tokens" in str(ended)
+    assert 5 <= len(answers) <= 11 and 300 < budget.own.tokens <= 400
+    for answer in answers.values():
+        assert answer.usage.answer_tokens == 30 and 2 <= answer.usage.prompt_tokens <= 20
+
+
+def test_another_tokenizer_may_count_a_quarter_and_no_less(api):
+    """Then it is its own count that is billed."""
+    foreign = Vocabulary(is_own=False)
+    for told, counted in ((100, 100), (12, 12), (7, 7), (6, 30), (1, 30), (0, 30)):
+        api.reply = lambda number, body, told=told: said("x" * 30, usage=(20, told))
+        _, budget, _ = talk(api, 1, vocabulary=foreign)
+        assert budget.own.answer_tokens - 3 == counted
+
+
+@pytest.mark.parametrize("wait", ["inf", "1e300", "31536000", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_a_wait_without_end_is_cut_and_told(api, monkeypatch, wait):
+    monkeypatch.setattr("distill.teachers.server.pool.LONGEST_HOLD", 0.2)
+    api.headers["Retry-After"] = wait
+    api.reply = lambda number, body: (429, {"error": "slow down"}) if number == 0 else said("4")
+    news: list[str] = []
+    answers, _, ended = talk(api, 2, say=news.append)
+    assert ended is None and len(answers) == 2
+    assert "slow down" in news[0] and "asked again in 0 s (it says to wait" in news[0]
 
 
 def test_a_limit_that_no_answer_fits_under_stops_at_once(api):
