@@ -41,6 +41,7 @@ from distill.planning.costs import (
     Workload,
     signal_bytes_per_token,
 )
+from distill.planning.lengths import check_models, within_context
 from distill.recipe import Recipe
 from distill.synthesis import expansion, llm_judge
 from distill.teachers.answers import ask
@@ -89,6 +90,7 @@ def run(
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     asked = teacher or teachers.connect(recipe, folder, processes.local_rank)
     tokenizers = asked.tokenizers
+    check_models(recipe, asked)
     if not tokenizers.same and processes.is_main:
         print(
             f"generate: the student has another tokenizer ({tokenizers.difference}): "
@@ -111,6 +113,7 @@ def _generate(
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
     chosen, refused = select_prompts(recipe, [*prompts, *written], generation.held_out)
+    chosen, beyond = within_context(generation.teacher, chosen)
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -122,7 +125,7 @@ def _generate(
         filtered = _judge(generation, processes.broadcast(filtered))
     output = None
     if processes.is_main:
-        output = _write(generation, requests, filtered, [*unfit, *refused], skipped)
+        output = _write(generation, requests, filtered, [*unfit, *refused, *beyond], skipped)
     processes.barrier()
     return output
 
