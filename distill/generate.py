@@ -34,7 +34,6 @@ from distill.errors import DataError
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
-from distill.filters.prompt_filters import select_prompts
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -42,6 +41,7 @@ from distill.planning.costs import (
     Workload,
     signal_bytes_per_token,
 )
+from distill.planning.lengths import check_models, within_context
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
@@ -91,6 +91,7 @@ def run(
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     asked = teacher or teachers.connect(recipe, folder, processes.local_rank)
     tokenizers = asked.tokenizers
+    check_models(recipe, asked)
     if not tokenizers.same and processes.is_main:
         print(
             f"generate: the student has another tokenizer ({tokenizers.difference}): "
@@ -107,16 +108,18 @@ def run(
 
 
 def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> StageOutput | None:
+    from distill.filters.prompt_filters import select_prompts
+
     recipe, processes = generation.recipe, generation.processes
     expanded = expand(generation, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
-
     chosen, refused = select_prompts(
         recipe, [*prompts, *written], generation.held_out, find_mark=generation.tokenizers.mark_in
     )
+    chosen, beyond = within_context(generation.teacher, chosen)
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -128,7 +131,7 @@ def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> Stag
         filtered = _judge(generation, processes.broadcast(filtered))
     output = None
     if processes.is_main:
-        output = _write(generation, requests, filtered, [*unfit, *refused], left)
+        output = _write(generation, requests, filtered, [*unfit, *refused, *beyond], left)
     processes.barrier()
     return output
 

@@ -21,6 +21,7 @@ from distill.core.stage import Cost, Stage
 from distill.errors import MismatchError
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.lengths import check_student
 from distill.recipe import Recipe
 
 
@@ -64,6 +65,7 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     model = load.load_model(
         location, load.Placement("cpu", "float32"), revision=recipe.student.revision
     )
+    check_student(recipe, model.config.get_text_config().to_dict(), own)
     if recipe.student.method == "layers":
         num_layers = model.config.get_text_config().num_hidden_layers
         keep_layers(model, kept_layers(num_layers, recipe.student.layer_share))

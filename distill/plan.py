@@ -19,7 +19,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.errors import MissingError
 from distill.models import find
-from distill.planning import preflight
+from distill.planning import lengths, preflight
 from distill.planning.costs import Workload
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
@@ -63,6 +63,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     for code in recipe.languages:
         scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
+    lengths.check_models(recipe)
     preflight.check_formats(recipe)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)

@@ -211,6 +211,7 @@ def test_the_pages_example_is_a_recipe_that_can_be_planned(student, tmp_path):
             *overrides,
             f"student.model={student}",
             "student.licence=apache-2.0",
+            "train.max_length=512",  # the context of the tests' student
             f"run_folder={tmp_path}",
         ],
     )

@@ -1,17 +1,16 @@
 """Find and identify model folders and hub ids, and read what their files say; without torch."""
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distill.core.digests import digest
-from distill.errors import DataError, MissingError
+from distill.errors import MissingError
+from distill.models.json_files import read_json_object, require_model_values, token_ids
+from distill.models.model_files import stored_tensors, weight_files
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
-SHORT = 120  # characters
 
 
 def local_folder(
@@ -85,29 +84,9 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
         if not isinstance(cached, str):
             raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
         path = Path(cached)
-    return read_json_object(path)
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a model folder.
-
-    Raises MissingError if there is no such file, DataError if it holds anything else.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingError(f"{path}: no such file; fetch the whole folder again") from None
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: not JSON ({in_short(error)}); fetch it again") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{path}: no object, so it is no model's; fetch it again")
-    return value
-
-
-def in_short(value: object) -> str:
-    """Return what a file says, or an error about it, in one line of at most 120 characters."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
+    config = read_json_object(path)
+    require_model_values(path, config)
+    return config
 
 
 def stop_ids_of_files(location: str, revision: str | None = None) -> list[int]:
@@ -121,29 +100,9 @@ def stop_ids_of_files(location: str, revision: str | None = None) -> list[int]:
     return []
 
 
-def token_ids(source: object, value: object) -> list[int]:
-    """Return the ids of an `eos_token_id`: a number, a list of them, or None.
-
-    Raises DataError, which names `source`, for anything else.
-    """
-    if value is None:
-        return []
-    ids: list[Any] = value if isinstance(value, list) else [value]
-    if any(type(number) is not int or number < 0 for number in ids):
-        raise DataError(
-            f"{source}: eos_token_id {in_short(value)}: a token's id, or a list of ids, is needed"
-        )
-    return ids
-
-
 def num_parameters(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors files, by their headers alone.
+    """Count the numbers in a folder's files of weights, by their headers alone.
 
     Tied weights are stored, and counted, once.
     """
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with open(path, "rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        total += sum(math.prod(t["shape"]) for name, t in header.items() if name != "__metadata__")
-    return total
+    return sum(tensor.size for tensor in stored_tensors(weight_files(folder)).values())

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.models.find import in_short, local_folder, read_json_object, token_ids
+from distill.models.find import local_folder
+from distill.models.json_files import in_short, read_json_object, token_ids
 from distill.models.loaded_weights import (
     refuse_not_finite,
     refuse_other_weights,
     refuse_too_many_layers,
+    refuse_unknown_packing,
     require_possible,
     untie_other_head,
 )
@@ -60,17 +62,33 @@ def quiet() -> None:
 def load_tokenizer(
     location: str, revision: str | None = None, *, trust_remote_code: bool = False
 ) -> Any:
+    """Return a fast tokenizer that pads on the left.
+
+    Raises MissingError where there is none, DataError where its files are broken, and MismatchError
+    where it has not what is needed.
+    """
     from transformers import AutoTokenizer
 
     folder = local_folder(location, revision, weights=False, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
     refuse_tiktoken(location, folder)
+    if (folder / "config.json").exists():
+        require_config(folder)
+    if (folder / "tokenizer_config.json").exists():
+        read_json_object(folder / "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
         raise MissingError(
-            f"{location}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}"
+            f"{location}: its tokenizer cannot be loaded: {in_short(error)}"
+        ) from None
+    except Exception as error:  # whatever foreign files bring about is their fault
+        if (folder / "tokenizer.json").exists():
+            read_json_object(folder / "tokenizer.json")
+        raise DataError(
+            f"{location}: its tokenizer cannot be loaded ({type(error).__name__}: {in_short(error)}); "
+            "fetch tokenizer.json and tokenizer_config.json again"
         ) from None
     if tokenizer.vocab_size <= 1:  # what transformers makes of a folder without a tokenizer
         raise MissingError(
@@ -83,6 +101,11 @@ def load_tokenizer(
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise MismatchError(
+            f"{location}: its tokenizer has no token that ends a text or fills a row; set eos_token or "
+            "pad_token in its tokenizer_config.json"
+        )
     return tokenizer
 
 
@@ -146,8 +169,10 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
 
     values = require_config(folder)
     require_own_weights(folder)
+    require_generation_config(folder)
     stored = stored_tensors(weight_files(folder))
     refuse_too_many_layers(folder, values, stored)
+    refuse_unknown_packing(folder, values)
     known = _known_config(folder)
     config = known or config_of(folder, trust_remote_code=trust_remote_code)
     require_possible(folder, config, stored, trust_remote_code=trust_remote_code)
@@ -171,6 +196,22 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
     untie_other_head(folder, model)
     keep_unpacked(model)
     return model.eval()
+
+
+def require_generation_config(folder: Path) -> None:
+    """Raise DataError if there is a generation_config.json that is none: transformers may skip it."""
+    from transformers import GenerationConfig
+
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return
+    token_ids(path, read_json_object(path).get("eos_token_id"))
+    try:
+        GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # whatever foreign values bring about is their fault
+        raise DataError(
+            f"{path}: cannot be read ({type(error).__name__}: {in_short(error)}); fetch it again"
+        ) from None
 
 
 def config_of(folder: Path, *, trust_remote_code: bool = False) -> Any:

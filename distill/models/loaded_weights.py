@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError
-from distill.models.find import in_short
+from distill.models.json_files import in_short
 from distill.models.model_files import StoredTensor
 
 # numbers that a config may describe beyond those in the files: what is missing is made up in memory
@@ -40,6 +40,21 @@ def refuse_too_many_layers(
         raise MismatchError(
             f"{folder / 'config.json'}: says {num_layers:,} layers, and the files hold "
             f"{len(stored):,} tensors; fetch the whole folder again"
+        )
+
+
+def refuse_unknown_packing(folder: Path, values: Mapping[str, Any]) -> None:
+    """Raise MismatchError if config.json names a quantization that transformers would skip."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    packing = values.get("quantization_config")
+    if packing is None:
+        return
+    method = packing.get("quant_method", "bitsandbytes" if "load_in_8bit" in packing else None)
+    if method not in AUTO_QUANTIZATION_CONFIG_MAPPING and method != "bitsandbytes":
+        raise MismatchError(
+            f"{folder / 'config.json'}: quantization_config has quant_method {in_short(method)}, which "
+            "transformers does not know; take a model in 16 bits, or serve it (teacher.server)"
         )
 
 

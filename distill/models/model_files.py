@@ -6,28 +6,15 @@ name where it is not a whole model in safetensors.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError
-from distill.models.find import in_short, read_json_object
+from distill.models.json_files import in_short, read_json_object, require_model_values
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-# keys of a config.json, and the kind that transformers and we need; None is as good as absent
-KINDS: Mapping[str, type | tuple[type, ...]] = {
-    "model_type": str,
-    "architectures": list,
-    "num_hidden_layers": int,
-    "vocab_size": int,
-    "hidden_size": int,
-    "tie_word_embeddings": bool,
-    "max_position_embeddings": int,
-    "quantization_config": dict,
-    "auto_map": dict,
-    "text_config": dict,
-}
 
 
 @dataclass(frozen=True)
@@ -158,34 +145,5 @@ def require_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingError(f"{path}: no such file; a transformers model folder is needed")
     config = read_json_object(path)
-    for part in (config, config.get("text_config") or {}):
-        _require_kinds(path, part)
+    require_model_values(path, config)
     return config
-
-
-def _require_kinds(path: Path, config: Any) -> None:
-    if not isinstance(config, dict):
-        raise DataError(f"{path}: text_config {in_short(config)} is no object; fetch it again")
-    for key, kind in KINDS.items():
-        value = config.get(key)
-        if value is None or (isinstance(value, kind) and (kind is bool or value is not True)):
-            continue
-        raise DataError(f"{path}: {key} {in_short(value)} is of a wrong kind; fetch it again")
-    names = config.get("architectures") or []
-    if not all(isinstance(name, str) for name in names):
-        raise DataError(f"{path}: architectures {in_short(names)} names no class; fetch it again")
-    for key in ("dtype", "torch_dtype"):
-        _require_dtype(path, key, config.get(key))
-
-
-def _require_dtype(path: Path, key: str, value: object) -> None:
-    import torch
-
-    if value is None or value == "auto":
-        return
-    name = value.removeprefix("torch.") if isinstance(value, str) else ""
-    if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise DataError(
-            f"{path}: {key} {in_short(value)} is no type of numbers; float32, float16 and bfloat16 "
-            "are usual"
-        )

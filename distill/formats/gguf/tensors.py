@@ -16,6 +16,8 @@ from distill.formats.gguf.architectures import architecture_of, read_config
 from distill.formats.gguf.tensor_types import Mixture
 from distill.formats.gguf.weights import Weights
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -104,8 +106,9 @@ def _refuse_leftovers(config: Any, weights: Weights, sources: set[str]) -> None:
     leftovers = {
         name for name in weights.names() - sources if not name.endswith("rotary_emb.inv_freq")
     }
-    if config.tie_word_embeddings:
-        leftovers.discard("lm_head.weight")
+    if config.tie_word_embeddings and HEAD in leftovers:
+        _require_copy(weights)
+        leftovers.discard(HEAD)
     if leftovers:
         raise MismatchError(
             f"{weights.folder}: tensor {min(leftovers)} has no place in a "
@@ -113,9 +116,21 @@ def _refuse_leftovers(config: Any, weights: Weights, sources: set[str]) -> None:
         )
 
 
+def _require_copy(weights: Weights) -> None:
+    """Raise MismatchError if the head that the folder holds is not the embedding."""
+    import torch
+
+    head, embedding = (weights.slice_of(name)[:] for name in (HEAD, EMBEDDING))
+    if not torch.equal(head, embedding):
+        raise MismatchError(
+            f"{weights.folder}: {HEAD} is not the embedding, though config.json ties them; set its "
+            "tie_word_embeddings to false"
+        )
+
+
 def _sources(config: Any) -> Iterator[str]:
     """Yield transformers' names of all tensors of the architecture."""
-    yield "model.embed_tokens.weight"
+    yield EMBEDDING
     for layer in range(config.num_hidden_layers):
         yield from _attention_sources(config, layer)
         for part in (
@@ -128,7 +143,7 @@ def _sources(config: Any) -> Iterator[str]:
             yield f"model.layers.{layer}.{part}.weight"
     yield "model.norm.weight"
     if not config.tie_word_embeddings:
-        yield "lm_head.weight"
+        yield HEAD
 
 
 def _attention_sources(config: Any, layer: int) -> Iterator[str]:

@@ -1,0 +1,167 @@
+"""What a recipe asks of its models' embeddings and contexts, before the teacher has cost anything.
+
+An id beyond the embedding ends a run after hours, and beyond its context a model answers nonsense.
+What a server's model has room for is the server's to say. Where a model's files are not on this
+machine yet, it is asked again when they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill.chat.tokenizers import load_students_tokenizer
+from distill.data.samples import Prompt
+from distill.errors import MismatchError, MissingError
+from distill.models import find
+from distill.recipe import Recipe
+from distill.teachers import connect
+from distill.teachers.base import Teacher
+
+SHOWN = 3  # tokens in a message
+# tokens that a template may add to a message, and that normalising may make of a byte
+ADDED, TOKENS_A_BYTE = 64, 2
+
+
+def check_models(recipe: Recipe, teacher: Teacher | None = None) -> None:
+    """Raise MismatchError if a model's embedding or context is too small for the recipe.
+
+    `teacher`: the one that will be asked, None: the recipe's.
+    """
+    teacher = teacher or connect(recipe)
+    if teacher_is_here(recipe):
+        config = text_config(teacher.location, recipe.teacher.revision)
+        if config and not recipe.teacher.gguf:
+            require_rows("teacher", teacher.location, config, teacher.tokenizers.asked)
+        _require_room(recipe, context_of(config))
+    if recipe.student.model is None:
+        return
+    location = recipe.model_location(recipe.student.model)
+    if config := text_config(location, recipe.student.revision):
+        check_student(recipe, config, load_students_tokenizer(recipe))
+
+
+def check_student(recipe: Recipe, config: Mapping[str, Any], tokenizer: Any) -> None:
+    """Raise MismatchError if the student's embedding or context is too small for the recipe.
+
+    `config`: of its language model, as in config.json.
+    """
+    model = recipe.student.model or "random"
+    require_rows("student", model, config, tokenizer)
+    context, longest = context_of(config), recipe.train.max_length
+    if context is not None and longest > context:
+        raise MismatchError(
+            f"{recipe.source}: train.max_length {longest} is beyond the context of the student "
+            f"{model!r}, {context} tokens (config.json: max_position_embeddings): set "
+            f"train.max_length={context}"
+        )
+
+
+def teacher_is_here(recipe: Recipe) -> bool:
+    """Return whether the teacher reads its prompts, or the answers, on this machine."""
+    captures = recipe.capture.signal != "none" and not recipe.capture.from_server
+    return recipe.teacher.server is None or captures
+
+
+def text_config(location: str, revision: str | None) -> Mapping[str, Any]:
+    """Return the config of the language model; {} where it is not on this machine yet."""
+    try:
+        config = find.read_config(location, revision)
+    except MissingError:
+        return {}
+    return config.get("text_config") or config
+
+
+def context_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model was made to read, None if its config does not say."""
+    context = config.get("max_position_embeddings")
+    if type(context) is not int or context <= 0:
+        return None
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    original, factor = rope.get("original_max_position_embeddings"), rope.get("factor")
+    stretched = int(original * factor) if original and factor else 0  # as Qwen's cards say of YaRN
+    return max(context, stretched)
+
+
+def require_rows(role: str, model: str, config: Mapping[str, Any], tokenizer: Any) -> None:
+    """Raise MismatchError if the tokenizer has ids for which the embedding has no row."""
+    rows = config.get("vocab_size")
+    if type(rows) is not int:
+        return
+    ids = tokenizer.get_vocab()
+    beyond = sorted((number, token) for token, number in ids.items() if number >= rows)
+    if not beyond:
+        return
+    names = ", ".join(repr(token) for _, token in beyond[:SHOWN])
+    raise MismatchError(
+        f"{role} {model!r}: its tokenizer has {len(beyond)} tokens beyond the {rows} rows of its "
+        f"embedding (config.json: vocab_size): {names}. Take them out of tokenizer.json and "
+        "tokenizer_config.json, or give the model rows for them (model.resize_token_embeddings("
+        f"{beyond[-1][0] + 1}), then save_pretrained)"
+    )
+
+
+def _require_room(recipe: Recipe, context: int | None) -> None:
+    """Raise MismatchError if a longest answer leaves no room for a prompt in the teacher's context."""
+    if context is None:
+        return
+    for section in ("generate", "evaluate"):
+        longest = getattr(recipe, section).max_new_tokens
+        if longest >= context:
+            raise MismatchError(
+                f"{recipe.source}: {section}.max_new_tokens {longest} leaves no room for a prompt in "
+                f"the teacher's context of {context} tokens (config.json: max_position_embeddings): "
+                f"set {section}.max_new_tokens={context // 2} or so"
+            )
+
+
+def within_context(
+    teacher: Teacher, prompts: Sequence[Prompt]
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    """Return the prompts that the teacher's context holds with a longest answer, and the others.
+
+    Those have the reason beside them. Only prompts that are long enough in bytes are tokenized.
+    Raises MismatchError if none fits.
+    """
+    recipe = teacher.recipe
+    context = None
+    if teacher_is_here(recipe):
+        context = context_of(text_config(teacher.location, recipe.teacher.revision))
+    if context is None:
+        return list(prompts), []
+    room = context - recipe.generate.max_new_tokens
+    least = _fewest_bytes(teacher, room)
+    fitting, beyond = [], []
+    for prompt in prompts:
+        reason = _too_long(teacher, prompt, room) if _num_bytes(prompt) >= least else None
+        if reason is None:
+            fitting.append(prompt)
+        else:
+            beyond.append((prompt, reason))
+    if beyond and not fitting:
+        raise MismatchError(
+            f"{recipe.source}: none of {len(beyond)} prompts fits ({beyond[0][1]}): lower "
+            "generate.max_new_tokens, or take shorter prompts"
+        )
+    return fitting, beyond
+
+
+def _fewest_bytes(teacher: Teacher, room: int) -> int:
+    """Return how many bytes a conversation must have before it may not fit."""
+    around = len(teacher.tokenizers.prompt_ids(teacher.recipe, [{"role": "user", "content": "a"}]))
+    return (room - around) // TOKENS_A_BYTE
+
+
+def _num_bytes(prompt: Prompt) -> int:
+    texts = [message["content"].encode("utf-8", "replace") for message in prompt.messages]
+    return sum(map(len, texts)) + ADDED * (len(texts) - 1)
+
+
+def _too_long(teacher: Teacher, prompt: Prompt, room: int) -> str | None:
+    """Return why a prompt does not fit into `room` tokens, None if it does."""
+    num_tokens = len(teacher.tokenizers.prompt_ids(teacher.recipe, list(prompt.messages)))
+    if num_tokens <= room:
+        return None
+    longest = teacher.recipe.generate.max_new_tokens
+    return (
+        f"beyond_context: {num_tokens} tokens, and an answer of up to {longest}, are beyond the "
+        f"teacher's context of {room + longest}"
+    )

@@ -1,0 +1,81 @@
+"""The student before training: what its files say is what is trained, saved and exported."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from run_helpers import QUICKSTART
+from safetensors.torch import load_file, save_file
+
+from distill import initialize
+from distill.core.run_folder import RunFolder
+from distill.errors import MismatchError
+from distill.formats.gguf.write import write_gguf
+from distill.llama_cpp.gguf_header import read_tensor_infos
+from distill.models import load
+from distill.recipe import load_recipe
+
+TEACHER = QUICKSTART.parent / "quickstart" / "teacher"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+CPU = load.Placement("cpu", "float32")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """Return a copy of the quickstart's teacher, whose config says that its head is tied."""
+    folder = Path(shutil.copytree(TEACHER, tmp_path / "model"))
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True
+    return folder
+
+
+def initialized(model, method="base", **student):
+    """Return the folder of the student that a run begins with."""
+    values = json.dumps({"method": method, "model": str(model), **student})
+    folder = RunFolder(model.parent / "run")
+    recipe = load_recipe(QUICKSTART, [f"student={values}", f"teacher.model={model}"])
+    initialize.run(recipe, folder)
+    return folder.stage("initialize") / "student"
+
+
+def add_head(folder, change):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(weights | {HEAD: change(weights[EMBEDDING])}, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("method", ["base", "layers"])
+def test_a_head_of_its_own_stays_the_students(model, tmp_path, method):
+    """In the config, in its files, and in a GGUF file made of them."""
+    add_head(model, lambda embedding: 2 * embedding)
+    share = {"layer_share": 0.5} if method == "layers" else {}
+    student = initialized(model, method, **share)
+    assert json.loads((student / "config.json").read_text())["tie_word_embeddings"] is False
+    weights = load_file(student / "model.safetensors")
+    assert torch.equal(weights[HEAD], 2 * weights[EMBEDDING])
+    write_gguf(student, tmp_path / "m.gguf", "f16")
+    assert "output.weight" in {info.name for info in read_tensor_infos(tmp_path / "m.gguf")}
+
+
+def test_of_two_equal_heads_one_is_kept(model):
+    add_head(model, torch.clone)
+    student = initialized(model)
+    assert json.loads((student / "config.json").read_text())["tie_word_embeddings"] is True
+    assert HEAD not in load_file(student / "model.safetensors")
+
+
+def test_a_gguf_file_of_a_tied_config_is_not_written_without_the_files_own_head(model, tmp_path):
+    add_head(model, torch.clone)
+    write_gguf(model, tmp_path / "m.gguf", "f16")
+    add_head(model, lambda embedding: 2 * embedding)
+    with pytest.raises(MismatchError, match=r"lm_head\.weight .*tie_word_embeddings.*false"):
+        write_gguf(model, tmp_path / "m.gguf", "f16")
+
+
+def test_a_generation_config_that_transformers_would_not_save_is_refused_or_saved(model):
+    path = model / "generation_config.json"
+    values = {"do_sample": False, "temperature": 0.6, "top_p": 0.9, "eos_token_id": 5}
+    path.write_text(json.dumps(values))
+    student = initialized(model)
+    assert json.loads((student / "generation_config.json").read_text())["eos_token_id"] == 5
