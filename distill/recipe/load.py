@@ -8,6 +8,7 @@ model is a local folder if it starts with `.`, `/` or `~`, else the id of a mode
 are reported at once, before any model is touched. The sections are described in sections/.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.strict_yaml import NotYaml, StrictDumper, parse
 
 LARGEST = 1 << 20  # bytes of a recipe
+SEAL = "# sha256 of the lines below: "
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -58,6 +60,7 @@ def _read_yaml(source: Path) -> dict[str, Any]:
             data = f.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RecipeError(f"{source}: more than {LARGEST:,} bytes: that is no recipe")
+        _require_as_sealed(source, data)
         values = parse(data.decode("utf-8-sig"))
     except OSError as error:
         raise RecipeError(f"{source}: cannot be read ({error.strerror})") from None
@@ -71,6 +74,24 @@ def _read_yaml(source: Path) -> dict[str, Any]:
             f"{source}: expected sections such as `teacher:`, got {type(values).__name__}"
         )
     return values
+
+
+def _require_as_sealed(source: Path, data: bytes) -> None:
+    """Raise RecipeError where the recipe of a run folder is not what the run wrote there."""
+    _, seal, rest = data.partition(SEAL.encode())
+    checksum, _, below = rest.partition(b"\n")
+    if seal and hashlib.sha256(below).hexdigest().encode() != checksum.strip():
+        raise RecipeError(
+            f"{source}: its content does not match its checksum: it is damaged, or was edited. Copy "
+            f"it from where it is whole, or take out the line '{SEAL.strip()} ...' to use it as it is"
+        )
+
+
+def sealed_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as a run folder holds it: where it came from, and its checksum."""
+    text = to_yaml(recipe)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return f"# resolved from {recipe.source}\n{SEAL}{checksum}\n{text}"
 
 
 def to_yaml(recipe: Recipe) -> str:
