@@ -8,6 +8,8 @@ ours and keeps its traceback.
 import difflib
 from collections.abc import Iterable
 
+LONGEST_SHOWN = 120  # characters of a value that a message repeats
+
 
 class DistillError(Exception):
     """Root of every error that the person who runs `distill` can mend."""
@@ -39,6 +41,26 @@ class TrainingError(DistillError, ArithmeticError):
 
 class Stopped(DistillError):
     """Asked to stop (Ctrl-C, SIGTERM, SIGUSR1); everything done so far is on disk."""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message repeats it: Python's way of writing it, cut where it is long.
+
+    A value of 100,000 characters would hide what is wrong with it.
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of 5,000 digits; lists in lists in lists
+        return f"a {type(value).__name__} too large to show"
+    return in_short(text, LONGEST_SHOWN)
+
+
+def in_short(text: str, longest: int) -> str:
+    """Return a text of at most about `longest` characters: its beginning, its end, and its length."""
+    if len(text) <= longest:
+        return text
+    end = longest // 4
+    return f"{text[: longest - end]} ... {text[-end:]} ({len(text):,} characters)"
 
 
 def did_you_mean(

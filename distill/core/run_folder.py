@@ -24,7 +24,7 @@ from distill.core.files import fsync_folder, write_atomic
 from distill.core.stored_json import broken, field_problem, read_json, write_json
 from distill.core.verification import RecordedFile
 from distill.errors import MismatchError, MissingError
-from distill.recipe import Recipe, to_yaml
+from distill.recipe import Recipe, sealed_yaml
 
 PACKAGES = (
     "distill",
@@ -246,9 +246,7 @@ class RunFolder:
         fsync_folder(self.path)
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_atomic(
-            self.path / "recipe.yaml", f"# resolved from {recipe.source}\n{to_yaml(recipe)}"
-        )
+        write_atomic(self.path / "recipe.yaml", sealed_yaml(recipe))
 
     def lock(self, *, shared: bool = False) -> None:
         """Hold the run folder for this process group; a second command on it is refused.

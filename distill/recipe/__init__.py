@@ -1,7 +1,7 @@
 """The recipe: one YAML file, one strict schema, every field described where it stands."""
 
 from distill.recipe.explain import explain
-from distill.recipe.load import load_recipe, to_yaml
+from distill.recipe.load import load_recipe, sealed_yaml, to_yaml
 from distill.recipe.recipe import Recipe
 
-__all__ = ["Recipe", "explain", "load_recipe", "to_yaml"]
+__all__ = ["Recipe", "explain", "load_recipe", "sealed_yaml", "to_yaml"]

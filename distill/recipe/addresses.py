@@ -3,6 +3,8 @@
 import re
 from urllib.parse import urlsplit
 
+from distill.errors import shown
+
 NO_VARIABLE = (
     "this is no name of an environment variable (letters, digits and _, at most 100; it is not "
     "shown, for it may be the key itself): put the key into a variable, e.g. SERVER_KEY, and write "
@@ -36,7 +38,7 @@ def address_problem(text: str) -> str | None:
             "the address has a query: take out all from the ? or # on. A key belongs in an "
             "environment variable, and its name in the recipe (api_key_env)"
         )
-    return None if is_url(text) else f"{text!r} is not a URL: write http://host:port"
+    return None if is_url(text) else f"{shown(text)} is not a URL: write http://host:port"
 
 
 def is_variable(name: str) -> bool:

@@ -8,6 +8,7 @@ model is a local folder if it starts with `.`, `/` or `~`, else the id of a mode
 are reported at once, before any model is touched. The sections are described in sections/.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from distill.errors import MissingError, RecipeError
+from distill.errors import MissingError, RecipeError, shown
 from distill.recipe.overrides import apply_override
 from distill.recipe.problems import problem_lines
 from distill.recipe.recipe import Recipe
-from distill.recipe.strict_yaml import StrictLoader
+from distill.recipe.strict_yaml import NotYaml, StrictDumper, parse
+
+LARGEST = 1 << 20  # bytes of a recipe
+SEAL = "# sha256 of the lines below: "
 
 
 def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -28,28 +32,43 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     `overrides` are `dotted.path=value` with the value in YAML, e.g. `train.learning_rate=1e-4`.
     Raises RecipeError that lists every problem, one a line; MissingError if there is no such file.
     """
-    source = Path(source).expanduser().resolve()
-    if not source.is_file():
-        raise MissingError(f"{source}: no such recipe")
-    values = _read_yaml(source)
+    path = _existing(source)
+    values = _read_yaml(path)
     for override in overrides:
         apply_override(values, override)
     try:
-        return Recipe.from_values(values, source)
+        return Recipe.from_values(values, path)
     except ValidationError as error:
-        raise RecipeError("\n".join(problem_lines(source, error, values))) from None
+        raise RecipeError("\n".join(problem_lines(path, error, values))) from None
+
+
+def _existing(source: str | Path) -> Path:
+    try:
+        path = Path(source).expanduser().resolve()
+        is_file = path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise MissingError(f"{shown(str(source))}: no such recipe ({reason})") from None
+    if not is_file:
+        raise MissingError(f"{path}: no such recipe")
+    return path
 
 
 def _read_yaml(source: Path) -> dict[str, Any]:
     try:
-        values = yaml.load(source.read_text(encoding="utf-8"), Loader=StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise RecipeError(f"{source}{line}: not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:  # of a character that no text has
-        raise RecipeError(f"{source}: not YAML: {error}") from None
+        with source.open("rb") as f:
+            data = f.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise RecipeError(f"{source}: more than {LARGEST:,} bytes: that is no recipe")
+        _require_as_sealed(source, data)
+        values = parse(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise RecipeError(f"{source}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{source}: not UTF-8 ({error.reason})") from None
+        raise RecipeError(f"{source}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+    except NotYaml as error:
+        line = f", line {error.line}" if error.line else ""
+        raise RecipeError(f"{source}{line}: not YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(
             f"{source}: expected sections such as `teacher:`, got {type(values).__name__}"
@@ -57,6 +76,25 @@ def _read_yaml(source: Path) -> dict[str, Any]:
     return values
 
 
+def _require_as_sealed(source: Path, data: bytes) -> None:
+    """Raise RecipeError where the recipe of a run folder is not what the run wrote there."""
+    _, seal, rest = data.partition(SEAL.encode())
+    checksum, _, below = rest.partition(b"\n")
+    if seal and hashlib.sha256(below).hexdigest().encode() != checksum.strip():
+        raise RecipeError(
+            f"{source}: its content does not match its checksum: it is damaged, or was edited. Copy "
+            f"it from where it is whole, or take out the line '{SEAL.strip()} ...' to use it as it is"
+        )
+
+
+def sealed_yaml(recipe: Recipe) -> str:
+    """Return the resolved recipe as a run folder holds it: where it came from, and its checksum."""
+    text = to_yaml(recipe)
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return f"# resolved from {recipe.source}\n{SEAL}{checksum}\n{text}"
+
+
 def to_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as YAML: every field, with its value."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = recipe.model_dump(mode="json")
+    return yaml.dump(values, Dumper=StrictDumper, sort_keys=False, allow_unicode=True)

@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from distill.errors import RecipeError
-from distill.recipe.strict_yaml import StrictLoader
+from distill.errors import RecipeError, shown
+from distill.recipe.paths import absolute, path_problem
+from distill.recipe.strict_yaml import NotYaml, parse
 
 PATHS = ("prompts", "run_folder", "file", "gguf")
 IDS_OR_PATHS = ("model", "dataset")  # a path, if it looks like one
@@ -20,19 +19,21 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(
-            f"override {override!r}: write dotted.path=value, e.g. train.learning_rate=1e-4"
+            f"override {shown(override)}: write dotted.path=value, e.g. train.learning_rate=1e-4"
         )
     *parents, last = path.split(".")
-    shown = f"{path}=..." if "server" in last or "key" in last else override
+    is_secret = "server" in last or "key" in last
+    name = shown(f"{path}=..." if is_secret else override)
     try:
-        value = yaml.load(text, Loader=StrictLoader)
-    except yaml.YAMLError:
-        raise RecipeError(f"override {shown!r}: the value is not YAML") from None
+        value = parse(text)
+    except NotYaml as error:
+        reason = "" if is_secret else f" ({error})"
+        raise RecipeError(f"override {name}: the value is not YAML{reason}") from None
     section = values
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise RecipeError(f"override {shown!r}: {parent} is a value, not a section")
+            raise RecipeError(f"override {name}: {shown(parent)} is a value, not a section")
     section[last] = _from_here(last, value)
 
 
@@ -42,9 +43,12 @@ def _from_here(name: str, value: Any) -> Any:
         return [_from_here(name, part) for part in value]
     if isinstance(value, dict) and name == "prompts":
         return {key: _from_here(key, part) for key, part in value.items()}
-    if isinstance(value, str) and _is_path(name, value):
-        return str(Path(value).expanduser().resolve())
-    return value
+    if isinstance(value, str) and _is_path(name, value) and path_problem(value) is None:
+        try:
+            return str(absolute(Path.cwd(), value))
+        except (ValueError, OSError) as error:  # links in circles; the current folder is gone
+            raise RecipeError(f"override {name}={shown(value)}: {error}") from None
+    return value  # the recipe says what is wrong with a path that there cannot be
 
 
 def _is_path(name: str, value: str) -> bool:

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from distill.errors import did_you_mean
+from distill.errors import did_you_mean, in_short, shown
 from distill.recipe.explain import fields_at
 
+LONGEST_LINE, LONGEST_MESSAGE = 600, 800  # characters
 # Fields that had another name before
 RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
 # Fields that may hold a key by mistake: their value is not repeated
@@ -16,12 +17,22 @@ SECRET = ("server", "judge_server", "api_key_env", "judge_api_key_env")
 
 
 def problem_lines(source: Path, error: ValidationError, values: dict[str, Any]) -> list[str]:
-    """Return a line for each problem. `source`: the recipe's file, `values`: what it says."""
-    return [f"{source}: {_problem(problem, values)}" for problem in error.errors()]
+    """Return a line for each problem. `source`: the recipe's file, `values`: what it says.
+
+    Where they fill LONGEST_MESSAGE the others are counted.
+    """
+    problems = error.errors()
+    lines: list[str] = []
+    for problem in problems:
+        if sum(map(len, lines)) > LONGEST_MESSAGE:
+            lines.append(f"{source}: and {len(problems) - len(lines)} more problems")
+            break
+        lines.append(f"{source}: {in_short(_problem(problem, values), LONGEST_LINE)}")
+    return lines
 
 
 def _problem(problem: Mapping[str, Any], values: dict[str, Any]) -> str:
-    location = [str(part) for part in problem["loc"]]
+    location = [in_short(str(part), 60) for part in problem["loc"]]
     name = ".".join(location)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error" or not location:  # a sentence of ours
@@ -35,7 +46,7 @@ def _problem(problem: Mapping[str, Any], values: dict[str, Any]) -> str:
         return f"{name}: missing; it is needed"
     if location[-1] in SECRET:
         return f"{name}: {message}"
-    return f"{name}: {_value_at(problem['loc'], values)!r}: {message}"
+    return f"{name}: {shown(_value_at(problem['loc'], values))}: {message}"
 
 
 def _hint(location: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
-from distill.errors import MissingError
+from distill.errors import MissingError, RecipeError, shown
+from distill.recipe.paths import PathText, absolute
 from distill.recipe.rules import RULES
 from distill.recipe.schema import Section, field
 from distill.recipe.sections import (
@@ -19,16 +20,20 @@ from distill.recipe.sections import (
     Train,
 )
 
+GGUF_MAGIC = b"GGUF"
+
 
 class Recipe(Section):
     """From a teacher to a deployed student."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = field(
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)] = field(
         ..., "Name of the run and of its folder under runs/"
     )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = field(0, "Everything random follows from it")
     languages: list[str] = field(..., "Codes such as en, zh, sw: answers in others are dropped")
-    run_folder: str | None = field(None, "Where the run lives; null = runs/<name>", machine=True)
+    run_folder: PathText | None = field(
+        None, "Where the run lives; null = runs/<name>", machine=True
+    )
     num_processes: PositiveInt | None = field(
         None, "Refuse to start with another number of processes; null = any", machine=True
     )
@@ -70,8 +75,14 @@ class Recipe(Section):
         return self._source
 
     def path(self, value: str) -> Path:
-        """Return the absolute path of one that the recipe gives, relative to its own folder."""
-        return (self._source.parent / Path(value).expanduser()).resolve()
+        """Return the absolute path of one that the recipe gives, relative to its own folder.
+
+        Raises RecipeError where there can be none.
+        """
+        try:
+            return absolute(self._source.parent, value)
+        except ValueError as error:
+            raise RecipeError(f"{self._source}: {error}") from None
 
     def existing_file(self, name: str, value: str) -> Path:
         """Return the path of the file that the field `name` gives.
@@ -80,13 +91,24 @@ class Recipe(Section):
         """
         path = self.path(value)
         if not path.is_file():
-            raise MissingError(f"{self._source}: {name}: {value!r}: no such file ({path})")
+            raise MissingError(f"{self._source}: {name}: {shown(value)}: no such file ({path})")
         return path
 
     @property
     def gguf_teacher(self) -> Path | None:
-        """Return the file of teacher.gguf. Raises MissingError if it is not there."""
-        return self.existing_file("teacher.gguf", self.teacher.gguf) if self.teacher.gguf else None
+        """Return the file of teacher.gguf.
+
+        Raises MissingError if it is not there, and RecipeError if it is another kind of file.
+        """
+        if not self.teacher.gguf:
+            return None
+        path = self.existing_file("teacher.gguf", self.teacher.gguf)
+        if not _begins_with(path, GGUF_MAGIC):
+            raise RecipeError(
+                f"{self._source}: teacher.gguf: {path}: not a GGUF file (it does not begin with "
+                "GGUF); name one, or remove teacher.gguf to load teacher.model"
+            )
+        return path
 
     def model_location(self, value: str) -> str:
         """Return an absolute folder for `./x`, `/x` and `~/x`, else the hub id as it is.
@@ -98,7 +120,15 @@ class Recipe(Section):
         folder = self.path(value)
         if not (folder / "config.json").is_file():
             raise MissingError(
-                f"{self._source}: model {value!r}: no config.json in {folder}; "
+                f"{self._source}: model {shown(value)}: no config.json in {folder}; "
                 "give a model folder or a hub id"
             )
         return str(folder)
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    try:
+        with path.open("rb") as f:
+            return f.read(len(magic)) == magic
+    except OSError:
+        return False

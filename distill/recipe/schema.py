@@ -1,8 +1,8 @@
 """What a section of the recipe is made of."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -18,9 +18,29 @@ def field(default: Any, description: str, *, machine: bool = False) -> Any:
 
 
 class Section(BaseModel):
-    """A part of the recipe that refuses keys it does not know, and is never changed."""
+    """A part of the recipe that refuses keys it does not know, and is never changed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    No number in it is infinite or none, beyond 64 bits, or a switch: `epochs: true` is not 1.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"{str(value).lower()} is for switches, which this is not")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _fits_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise ValueError("no number here has more than 64 bits")
+        return value
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide what comes out."""

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, PositiveInt, model_validator
 
+from distill.errors import shown
+from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, field
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
@@ -37,12 +39,12 @@ class Source(Section):
         "mkulima}, so that prompts come in it; null = in whatever language of the recipe's they "
         "come",
     )
-    file: str | None = field(
+    file: PathText | None = field(
         None,
         "JSON Lines (.jsonl), .parquet, .csv (commas, semicolons, tabs or bars) or .tsv; .txt has "
         "one prompt a line. Relative to the recipe's folder",
     )
-    dataset: str | None = field(
+    dataset: PathText | None = field(
         None, "Name for `datasets`, e.g. CohereLabs/aya_dataset, or a folder (./, / or ~)"
     )
     config: str | None = field(None, "dataset: its configuration, often a language")
@@ -132,7 +134,7 @@ class Source(Section):
             return self
         if not self.file.lower().endswith(FILES):
             raise ValueError(
-                f"file {self.file!r} does not end in {', '.join(FILES)}; for a data set write "
+                f"file {shown(self.file)} does not end in {', '.join(FILES)}; for a data set write "
                 "dataset: NAME"
             )
         for name in ("config", "split", "revision"):

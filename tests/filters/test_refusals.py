@@ -105,7 +105,7 @@ def test_a_phrase_that_is_added_is_found(tmp_path):
         ("eo: {apology: [a], inability: ['b('], outright: [c]}", r"eo.inability.0: .*'b\(' is no"),
         ("eo: {apology: [], inability: [b], outright: [c]}", r"eo.apology: List should have at"),
         ("eo: {apology: [a], inability: [b], outright: [c], more: [d]}", r"eo.more: Extra inputs"),
-        ("no: {apology: [a], inability: [b], outright: [c]}", r".*False is no language code"),
+        ("false: {apology: [a], inability: [b], outright: [c]}", r".*False is no language code"),
         ("eo: [", "not YAML"),
         ("eo: {apology: [a], apology: [b]}", r"not YAML \(key 'apology' is given twice"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from run_helpers import QUICKSTART, ROOT
 
 from distill.errors import MissingError, RecipeError
-from distill.recipe import load_recipe, to_yaml
+from distill.recipe import load_recipe, sealed_yaml, to_yaml
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
@@ -70,3 +70,21 @@ def test_the_resolved_recipe_is_itself_a_recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(to_yaml(recipe))
     assert load_recipe(path).model_dump() == recipe.model_dump()
+
+
+def test_the_recipe_of_a_run_folder_is_what_the_run_wrote_or_says_that_it_was_edited(tmp_path):
+    recipe = load_recipe(QUICKSTART)
+    path = tmp_path / "recipe.yaml"
+    whole = sealed_yaml(recipe)
+    path.write_text(whole)
+    assert load_recipe(path).model_dump() == recipe.model_dump()
+    edited = whole.replace("max_new_tokens: 96", "max_new_tokens: 97")
+    assert edited != whole
+    path.write_text(edited)
+    with pytest.raises(
+        RecipeError, match=r"take out the line '# sha256 of the lines below: \.\.\.'"
+    ):
+        load_recipe(path)
+    lines = edited.splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith("# sha256 of the")))
+    assert load_recipe(path).evaluate.max_new_tokens == 97, "what was advised"

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, field
 
 
@@ -15,7 +16,7 @@ class Student(Section):
         "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new "
         "one of a given shape",
     )
-    model: str | None = field(None, "Folder or hub id (base, layers)")
+    model: PathText | None = field(None, "Folder or hub id (base, layers)")
     revision: str | None = field(None, "Hub revision of that model")
     licence: str | None = field(
         None, "Licence key of that model, where the catalogue does not know it"

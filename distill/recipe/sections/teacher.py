@@ -5,13 +5,14 @@ from typing import Literal
 from pydantic import PositiveInt, model_validator
 
 from distill.recipe.addresses import NO_VARIABLE, address_problem, is_variable
+from distill.recipe.paths import PathText
 from distill.recipe.schema import Section, field
 
 
 class Teacher(Section):
     """The large model that is learnt from."""
 
-    model: str = field(..., "Folder (./, / or ~) or hub id of the teacher")
+    model: PathText = field(..., "Folder (./, / or ~) or hub id of the teacher")
     revision: str | None = field(None, "Hub revision; pin a commit to make the run repeatable")
     licence: str | None = field(None, "Licence key, where the catalogue does not know the model")
     device: Literal["auto", "cpu", "cuda"] = field(
@@ -23,7 +24,7 @@ class Teacher(Section):
     quantization: Literal["none", "nf4", "int8"] = field(
         "none", "bitsandbytes, when the GPU is small"
     )
-    gguf: str | None = field(
+    gguf: PathText | None = field(
         None,
         "A GGUF file of the model, run by llama.cpp on the CPU: it answers and gives the "
         "signal, `model` only the tokenizer and the chat template (a folder or hub id; its "
