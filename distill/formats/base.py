@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from distill import chat
 from distill.core.files import FolderWriter
-from distill.core.results import FileCheck
+from distill.core.results import Agreement, FileCheck
 from distill.core.stage import Cost
 from distill.errors import MismatchError
 from distill.formats import compare, measure
-from distill.formats.compare import Agreement, Reference
+from distill.formats.compare import Reference
 from distill.formats.export import Export
 from distill.formats.folders import weight_bytes
 from distill.formats.measure import Measured
