@@ -5,9 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from distill.core.progress import Progress
 from distill.core.results import Agreement, FileCheck
 from distill.core.stage import Cost
 from distill.errors import MismatchError
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+from distill.evaluation.models import evaluate_gguf
 from distill.formats import compare
 from distill.formats.base import Format, Rounding, file_check
 from distill.formats.compare import Reference
@@ -108,6 +111,9 @@ class GgufFormat(Format):
             tensor_types=written.tensor_types,
             importance_matrix=self.importance(export) is not None,
         )
+
+    def evaluate(self, eval_set: EvalSet, path: Path, bar: Progress) -> ModelAnswers:
+        return evaluate_gguf(eval_set, path, bar)
 
     def roundings(self, export: Export, model: Any) -> Mapping[str, Rounding]:
         from distill.formats.rounding import gguf_roundings
