@@ -54,8 +54,8 @@ class Format(ABC):
     def path(self, stage: Path) -> Path:
         """Return where a file of this format is in the folder `quantize`."""
 
-    @staticmethod
-    def check(student: PlannedStudent, names: Sequence[str]) -> None:  # noqa: B027 - few need it
+    @staticmethod  # noqa: B027 - few need it
+    def check(student: PlannedStudent, names: Sequence[str]) -> None:
         """Refuse a student that cannot be written, before the teacher has cost anything.
 
         Asked once for all formats `names` that share it. Raises MismatchError, and MissingError for
