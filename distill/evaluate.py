@@ -29,9 +29,9 @@ from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
-from distill.evaluation.models import evaluate_gguf, evaluate_transformers
+from distill.evaluation.models import evaluate_transformers
 from distill.evaluation.stored import model_figures, read_figures, write_figures
-from distill.formats import FORMATS, FolderFormat, path_of
+from distill.formats import FORMATS, path_of
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -161,14 +161,10 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
 
 
 def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:
-    """Return what a student made of the EvalSet: a folder for transformers, or a GGUF file."""
-    format = FORMATS.get(name)
-    if format is None:
-        model = load.load_model(str(path), load.placement("auto", "auto"))
-    elif isinstance(format, FolderFormat):
-        model = format.load(path)
-    else:
-        return evaluate_gguf(eval_set, path, bar)
+    """Return what a model made of the EvalSet: student or control, or a file of the format `name`."""
+    if name in FORMATS:
+        return FORMATS[name].evaluate(eval_set, path, bar)
+    model = load.load_model(str(path), load.placement("auto", "auto"))
     return evaluate_transformers(eval_set, model, bar)
 
 

@@ -9,9 +9,9 @@
     quantize/<format>.json     its check: size, tokenization, NLL, agreement with the 16-bit
                                student, memory and speed
 
-A file whose tokenization differs from the student's by one token, or an f16 file that does not
-agree with the student, is an error: something in the export is wrong, not merely rounded. Where no
-f16 file is wanted one is written for that check alone.
+A file whose tokenization differs from the student's by one token is an error, and so is a student
+that as a float32 GGUF file does not agree with itself: something in the export is wrong, not merely
+rounded. That file is written for the check alone, where no f16 file shows that all is right.
 
 How a file is written and measured stands with its format (distill/formats).
 """

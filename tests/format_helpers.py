@@ -33,6 +33,32 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
 BOS = "<|endoftext|>"
+# `model_folder(case.split(",")[0], **options)` makes the model of a case
+CASES = {
+    "qwen3": {},
+    "qwen2": {},
+    "llama": {"tie_word_embeddings": False},
+    "ernie": {},
+    "qwen3.5": {},
+    "llama, llama3 rope": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+    },
+    "qwen3, yarn rope": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 128,
+        }
+    },
+}
 VOCAB_SIZE = 640  # rows of the embedding; the tokenizer has fewer tokens
 
 

@@ -137,18 +137,13 @@ class Recovery:
 
 
 @dataclass(frozen=True)
-class FileCheck:
-    """What was measured on one file for deployment, against the 16-bit student.
+class Agreement:
+    """How far a file is from the student, whose own NLL is `student_nll`.
 
-    Log-probs, NLL and KL in nats a token, memory in bytes, speeds in tokens a second of one
-    sequence. `failed` says which gate it did not pass; `note` is shown with it. The last four are
-    those of a recovered file, and of a file of mixed types.
+    Log-probs, NLL and KL in nats a token; shares of positions with the same likeliest token, and
+    `without_ties` of those where it leads clearly.
     """
 
-    bytes: int
-    bits_per_weight: float
-    runtime: str
-    tokenization: str
     max_logp_difference: float
     nll: float
     student_nll: float
@@ -159,6 +154,21 @@ class FileCheck:
     top_token_agreement: float
     num_tokens: int
     top_token_agreement_without_ties: float
+
+
+@dataclass(frozen=True)
+class FileCheck(Agreement):
+    """What was measured on one file for deployment, against the 16-bit student.
+
+    Memory in bytes, speeds in tokens a second of one sequence. `failed` says which gate it did not
+    pass; `note` is shown with it. The last four are those of a recovered file, and of a file of
+    mixed types.
+    """
+
+    bytes: int
+    bits_per_weight: float
+    runtime: str
+    tokenization: str
     peak_memory: int | None
     prefill_speed: float
     decode_speed: float

@@ -3,6 +3,7 @@
 A new format is a subclass in the file of its family, and an instance in `distill.formats.FORMATS`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any, ClassVar
 
 from distill import chat
 from distill.core.files import FolderWriter
-from distill.core.results import FileCheck
+from distill.core.progress import Progress
+from distill.core.results import Agreement, FileCheck
 from distill.core.stage import Cost
 from distill.errors import MismatchError
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+from distill.evaluation.models import evaluate_transformers
 from distill.formats import compare, measure
-from distill.formats.compare import Agreement, Reference
+from distill.formats.compare import Reference
 from distill.formats.export import Export
 from distill.formats.folders import weight_bytes
 from distill.formats.measure import Measured
@@ -27,7 +31,7 @@ WEIGHTS_A_SECOND = 2e7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Format:
+class Format(ABC):
     """A format that the student can be written in.
 
     `runtime`: where a file is loaded back, as the report says it; `in_vllm`: vLLM reads it, too.
@@ -46,11 +50,11 @@ class Format:
     is_folder: ClassVar[bool]
     seconds: ClassVar[float]  # of loading, whatever the size
 
+    @abstractmethod
     def path(self, stage: Path) -> Path:
         """Return where a file of this format is in the folder `quantize`."""
-        raise NotImplementedError
 
-    @staticmethod
+    @staticmethod  # noqa: B027 - few need it
     def check(student: PlannedStudent, names: Sequence[str]) -> None:
         """Refuse a student that cannot be written, before the teacher has cost anything.
 
@@ -58,20 +62,24 @@ class Format:
         a package.
         """
 
-    def prepare(self, export: Export) -> None:
+    def prepare(self, export: Export) -> None:  # noqa: B027 - few need it
         """Do what must come before the first file of the family. Raises MismatchError."""
 
+    @abstractmethod
     def write(self, export: Export, model_folder: Path, path: Path) -> None:
         """Write `model_folder` (the student, or a trained copy of it) to `path`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def agreement(self, export: Export, reference: Reference, path: Path) -> Agreement:
         """Load the file in its runtime and compare it with `reference`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def measure(self, export: Export, path: Path) -> FileCheck:
         """Load the file in its runtime and measure it. Raises MismatchError for other tokens."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def evaluate(self, eval_set: EvalSet, path: Path, bar: Progress) -> ModelAnswers:
+        """Load the file in its runtime, and return what it makes of the held-out prompts."""
 
     def make(self, export: Export, model_folder: Path, path: Path) -> FileCheck:
         """Write the file, load it back and measure it."""
@@ -79,8 +87,11 @@ class Format:
         return self.measure(export, path)
 
     def roundings(self, export: Export, model: Any) -> Mapping[str, Rounding]:
-        """Return what a file makes of each weight of the float32 `model`, by parameter name."""
-        raise NotImplementedError
+        """Return what a file makes of each weight of the float32 `model`, by parameter name.
+
+        Asked of a `recoverable` format alone.
+        """
+        raise NotImplementedError(f"{self.name}: it is not recoverable")
 
     def cost(self, work: Any) -> Cost:
         """Reckon the writing and checking of one file, beside the process that does it.
@@ -106,16 +117,16 @@ class FolderFormat(Format):
         return stage / self.name
 
     @staticmethod
+    @abstractmethod
     def load(folder: Path) -> Any:
         """Load the model in evaluation mode.
 
         A function that can be imported: a process of its own calls it to measure memory and speed.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, export: Export, model_folder: Path, folder: Path) -> None:
         """Write `model_folder` into the empty `folder`."""
-        raise NotImplementedError
 
     def write(self, export: Export, model_folder: Path, path: Path) -> None:
         with FolderWriter(path) as temporary:
@@ -123,6 +134,9 @@ class FolderFormat(Format):
 
     def agreement(self, export: Export, reference: Reference, path: Path) -> Agreement:
         return compare.in_transformers(reference, export.in_transformers(self.load(path)))
+
+    def evaluate(self, eval_set: EvalSet, path: Path, bar: Progress) -> ModelAnswers:
+        return evaluate_transformers(eval_set, self.load(path), bar)
 
     def measure(self, export: Export, path: Path) -> FileCheck:
         _require_tokenizer(export, path)

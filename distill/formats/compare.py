@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from distill.core.results import Agreement
 from distill.data.samples import Sample
 from distill.llama_cpp.process import LlamaProcess
 from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
 from distill.models.head import head_of
 
 REFERENCE_VALUES = 128 << 20  # float32 numbers on disk
-# Two files of the same weights may differ so much in a log-prob (llama.cpp rounds activations,
+# Two files of the same weights mostly differ less in a log-prob (llama.cpp rounds activations,
 # too): what is nearer than both together is a tie, which either may win.
 SAME_WEIGHTS = 0.02
 TIE = 2 * SAME_WEIGHTS
@@ -59,22 +60,6 @@ class Reference:
             rows.append(ReferenceRows(self.path, -(-num_before // self.every), positions))
             num_before += len(sample.answer_ids)
         return rows
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a file is from its reference; the fields of core.results.FileCheck of these names."""
-
-    max_logp_difference: float
-    nll: float
-    student_nll: float
-    nll_change: float
-    kl: float
-    kl_error: float
-    num_kl_tokens: int
-    top_token_agreement: float
-    num_tokens: int
-    top_token_agreement_without_ties: float
 
 
 @dataclass(frozen=True)
@@ -182,7 +167,8 @@ def _agreement(
     same = np.concatenate([a == b for a, b in zip(reference.top, top, strict=True)])
     is_clear = np.concatenate(reference.lead) > TIE
     same_where_clear = float(same[is_clear].mean()) if is_clear.any() else 1.0
-    largest = max(float(abs(a - b).max()) for a, b in zip(reference.logp, logp, strict=True))
+    # numpy's maximum: Python's passes over what is no number
+    largest = float(np.max([abs(a - b).max() for a, b in zip(reference.logp, logp, strict=True)]))
     return Agreement(
         max_logp_difference=round(largest, 5),
         nll=round(nll, 5),

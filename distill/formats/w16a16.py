@@ -81,6 +81,9 @@ class SixteenBits(FolderFormat):
 
     load = staticmethod(load_w16a16)
 
+    def fill(self, export: Export, model_folder: Path, folder: Path) -> None:
+        write_w16a16(model_folder, folder, dtypes(model_folder)[0])
+
     def make(self, export: Export, model_folder: Path, path: Path) -> FileCheck:
         check: FileCheck | None = None
         for dtype in dtypes(model_folder):

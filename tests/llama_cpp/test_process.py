@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from format_helpers import CASES as EVERY_FAMILY
 
 from distill import chat
 from distill.errors import DataError, MismatchError, MissingError
@@ -23,30 +24,8 @@ from distill.llama_cpp.process import LlamaProcess
 
 FolderMaker = Callable[..., Path]
 CASES = {
-    "qwen3": {},
-    "qwen2": {},
-    "llama": {"tie_word_embeddings": False},
-    "ernie": {},
-    "qwen3.5": {},
+    **EVERY_FAMILY,
     "qwen3.5, of 4 B": {"linear_num_value_heads": 8},
-    "llama, llama3 rope": {
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 1e4,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 128,
-        }
-    },
-    "qwen3, yarn rope": {
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 1e4,
-            "factor": 4.0,
-            "original_max_position_embeddings": 128,
-        }
-    },
     "qwen3, yarn rope and its factor": {
         "rope_parameters": {
             "rope_type": "yarn",

@@ -120,19 +120,40 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
     writer.add_add_bos_token(vocabulary.add_bos)
     writer.add_add_eos_token(vocabulary.add_eos)
     if vocabulary.chat_template:
+        _require_text("tokenizer.chat_template", vocabulary.chat_template)
         writer.add_chat_template(vocabulary.chat_template)
 
 
 def add_metadata(writer: gguf.GGUFWriter, metadata: Metadata) -> None:
-    """Write more keys. Raises MismatchError for one that the model decides."""
+    """Write more keys.
+
+    Raises MismatchError for one that the model decides, and for text that a file cannot hold.
+    """
     for key, value in metadata.items():
         if any(key in keys for keys in writer.kv_data):
             raise MismatchError(
                 f"metadata: the key {key} is decided by the model, not by the caller; leave it out"
             )
         if isinstance(value, list):
+            _require_text(key, "".join(value))
             writer.add_array(key, value)
         elif isinstance(value, int):
             writer.add_uint32(key, value)
         else:
+            _require_text(key, value)
             writer.add_string(key, value)
+
+
+def _require_text(key: str, text: str) -> None:
+    """Raise MismatchError for what llama.cpp would not read back: it ends a text at NUL."""
+    cannot = sorted({character for character in text if character == "\0" or _is_half(character)})
+    if cannot:
+        raise MismatchError(
+            f"{key}: holds U+{ord(cannot[0]):04X}, which a GGUF file cannot; remove it from the "
+            "recipe, or from the chat template"
+        )
+
+
+def _is_half(character: str) -> bool:
+    """Return whether it is a surrogate, half a character of UTF-16, which UTF-8 has not."""
+    return "\ud800" <= character <= "\udfff"

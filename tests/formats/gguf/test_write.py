@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from format_helpers import CASES
 from safetensors.torch import load_file, save_file
 
 from distill.errors import DataError, DistillError, MismatchError, MissingError
@@ -194,16 +195,7 @@ def test_a_16_bit_model_goes_through_exactly(model_folder: FolderMaker, tmp_path
             "no rope_parameters.beta_fast 20.0 .*no rope_parameters.beta_slow 2 ",
         ),
         (
-            {
-                "rope_parameters": {
-                    "rope_type": "llama3",
-                    "rope_theta": 1e4,
-                    "factor": 8.0,
-                    "low_freq_factor": 1.0,
-                    "high_freq_factor": 4.0,
-                    "original_max_position_embeddings": 128,
-                }
-            },
+            CASES["llama, llama3 rope"],
             "rope_type llama3",
         ),
         ({"tie_word_embeddings": False}, "lm_head.weight is not in its safetensors"),
