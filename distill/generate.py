@@ -35,6 +35,7 @@ from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
 from distill.filters.prompt_filters import select_prompts
+from distill.planning.conversations import check_conversations
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -97,6 +98,7 @@ def run(
         )
     skipped: Counter[str] = Counter()
     prompts, held_out = split_prompts(recipe, skipped)
+    check_conversations(recipe, tokenizers, [*prompts, *held_out])
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
         return _generate(generation, prompts, skipped)

@@ -22,6 +22,7 @@ from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
+from distill.planning.conversations import check_conversations
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
@@ -62,6 +63,7 @@ class PilotSample:
         teacher = teachers.connect(recipe, folder, processes.local_rank)
         tokenizers = teacher.tokenizers  # as is a tokenizer that is not there
         prompts, held_out = split_prompts(recipe)
+        check_conversations(recipe, tokenizers, [*prompts, *held_out])
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
         worth_asking, _ = generate.select_prompts(
             recipe,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from distill import teachers
-from distill.data.samples import mixed, split_prompts
+from distill.data.samples import Prompt, mixed, split_prompts
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
 from distill.recipe import Recipe
@@ -55,12 +55,15 @@ class Demand:
         )
 
 
-def demand_of(recipe: Recipe) -> Demand:
-    """Count what the teacher is asked.
+SplitPrompts = tuple[list[Prompt], list[Prompt]]
+
+
+def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
+    """Count what the teacher is asked. `prompts`: (to learn from, held out), read here if not given.
 
     As if every prompt that it writes were worth asking and cost as much as an answer.
     """
-    learn, held_out = split_prompts(recipe)
+    learn, held_out = prompts or split_prompts(recipe)
     options = recipe.generate
     num_written = sum(source.num or 0 for source in options.prompts)
     num_prompts = len(learn) + num_written
@@ -87,9 +90,11 @@ class Workload:
     demand: Demand
 
     @classmethod
-    def of(cls, recipe: Recipe, machine: Machine) -> "Workload":
-        teacher = teacher_size(recipe)
-        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand_of(recipe))
+    def of(
+        cls, recipe: Recipe, machine: Machine, prompts: SplitPrompts | None = None
+    ) -> "Workload":
+        teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
+        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand)
 
     @cached_property
     def asked(self) -> Teacher:
