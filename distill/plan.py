@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
 def _check_conversations(recipe: Recipe, prompts: tuple[list[Prompt], list[Prompt]]) -> None:
     """Try the templates on every kind of conversation, if the models' files are on this machine."""
     teacher = teachers.connect(recipe)
-    models = [] if teacher.text_only else [recipe.teacher]
+    models: list[Teacher | Student] = [] if teacher.text_only else [recipe.teacher]
     if recipe.student.model is not None:
         models.append(recipe.student)
     if _are_here(recipe, models):

@@ -53,15 +53,20 @@ def kinds_of(prompts: Iterable[Prompt]) -> dict[Roles, int]:
     return dict(kinds)
 
 
-def _messages(roles: Sequence[str]) -> list[dict[str, str]]:
-    return [{"role": role, "content": "How many?"} for role in roles]
+def _messages(roles: Sequence[str], last: str = "How many?") -> list[dict[str, str]]:
+    texts = ["How many?"] * (len(roles) - 1) + [last]
+    return [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
 
 
 def _try(recipe: Recipe, tokenizers: Tokenizers, roles: Roles) -> None:
     """Make of a conversation what generate makes of it, for an answer of each kind."""
-    messages = _messages(roles)
+    messages, others = _messages(roles), _messages(roles, "Which one?")
     prompt_ids = tokenizers.prompt_ids(recipe, messages)
-    tokenizers.students_prompt_ids(recipe, messages)
+    students_ids = tokenizers.students_prompt_ids(recipe, messages)
+    if prompt_ids and prompt_ids == tokenizers.prompt_ids(recipe, others):
+        raise MismatchError("the teacher's chat template does not write what the user says")
+    if students_ids and students_ids == tokenizers.students_prompt_ids(recipe, others):
+        raise MismatchError("the student's chat template does not write what the user says")
     asked = tokenizers.asked
     opened = chat.opens_thinking(asked, prompt_ids)
     answers = [_REASONED] if opened else [_ANSWER]

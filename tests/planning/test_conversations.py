@@ -103,6 +103,14 @@ def test_our_own_requests_are_tried(tmp_path):
     check_conversations(recipe, Tokenizers(None, refusing, "not known"), prompts_of("u"))
 
 
+def test_a_template_that_leaves_the_question_out_is_refused():
+    deaf = "{% for m in messages[:2] %}{{ m.content }}{% endfor %}?"
+    recipe = load_recipe(QUICKSTART)
+    check_conversations(recipe, pair(student=deaf), prompts_of("u"))
+    with pytest.raises(MismatchError, match="the student's chat template does not write what the"):
+        check_conversations(recipe, pair(student=deaf), prompts_of("uau"))
+
+
 def test_kinds_are_few_however_long_a_conversation_is():
     assert kinds_of(prompts_of("u", "uau", "ua" * 3 + "u", "ua" * 90 + "u", "u")) == {
         ("user",): 2,
