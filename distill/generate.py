@@ -34,6 +34,7 @@ from distill.errors import DataError
 from distill.filters.base import Answer, FilterContext
 from distill.filters.contamination import EvalIndex
 from distill.filters.long_reasoning import long_reasoning_warning
+from distill.planning.conversations import check_conversations
 from distill.planning.costs import (
     BYTES_PER_TOKEN,
     PROCESS_BYTES,
@@ -102,6 +103,7 @@ def run(
     if unknown := by_script_only(recipe.languages):
         left.notes.append(f"languages: {unknown}")
     left.tell("generate", processes)
+    check_conversations(recipe, tokenizers, [*prompts, *held_out])
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
         return _generate(generation, prompts, left)

@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 
 from distill import chat, teachers
 from distill.catalog.catalog import LicenceVerdict
@@ -17,14 +18,18 @@ from distill.core.processes import ALONE, Processes
 from distill.core.results import PlanResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
+from distill.data.bad_rows import Left
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths, preflight
+from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
+from distill.recipe.sections import Student, Teacher
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
 from distill.text.identification import by_script_only
 from distill.text.scripts import scripts_of
@@ -65,12 +70,15 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe)
     lengths.check_models(recipe)
     preflight.check_formats(recipe)
+    left = Left()
+    prompts = split_prompts(recipe, left)
+    _check_conversations(recipe, prompts)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
-    work = Workload.of(recipe, machine)
+    work = Workload.of(recipe, machine, prompts)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
-    warnings = [*work.demand.notes, *_warnings(recipe, machine, costs)]
+    warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     return PlanResult(
         machine=asdict(machine),
         teacher=asdict(work.teacher),
@@ -169,6 +177,25 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _check_conversations(recipe: Recipe, prompts: tuple[list[Prompt], list[Prompt]]) -> None:
+    """Try the templates on every kind of conversation, if the models' files are on this machine."""
+    teacher = teachers.connect(recipe)
+    models: list[Teacher | Student] = [] if teacher.text_only else [recipe.teacher]
+    if recipe.student.model is not None:
+        models.append(recipe.student)
+    if _are_here(recipe, models):
+        check_conversations(recipe, teacher.tokenizers, chain(*prompts))
+
+
+def _are_here(recipe: Recipe, models: Sequence[Teacher | Student]) -> bool:
+    try:
+        for model in models:
+            find.read_config(recipe.model_location(model.model or ""), model.revision)
+    except MissingError:
+        return False
+    return True
+
+
 def _check_tokenizers(recipe: Recipe) -> str | None:
     """Return what is to be said about two tokenizers, if anything; both must be on this machine.
 
@@ -179,11 +206,8 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
         return None
     teacher = teachers.connect(recipe)
     models = [recipe.student] if teacher.text_only else [recipe.student, recipe.teacher]
-    try:
-        for model in models:
-            find.read_config(recipe.model_location(model.model or ""), model.revision)
-    except MissingError:
-        return None  # not on this machine yet: `initialize` compares them
+    if not _are_here(recipe, models):
+        return None  # `initialize` compares them
     tokenizers = teacher.tokenizers
     if recipe.capture.signal != "none":
         chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from distill.catalog import catalog
-from distill.chat.reasoning import THINK_TAGS, dropped_tokens
+from distill.chat.reasoning import THINK_TAGS, ZEBRA, dropped_tokens
 from distill.chat.template import Messages, prompt_text, template_of
 from distill.errors import DistillError
 from distill.text.surrogates import without_lone_surrogates
@@ -27,7 +27,6 @@ _WRITTEN = re.compile(
 )
 # a token that is not special is a mark only if it looks like one: some tokenizers have added words
 _LIKE_A_MARK = re.compile(r"[<>\[\]|｜]")
-ZEBRA = "zebra"  # a text that no template holds
 LONGEST = 64  # characters of a mark
 
 

@@ -8,8 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 from distill.catalog import catalog
+from distill.chat.template import prompt_text
+from distill.errors import DistillError
 
 Marks = tuple[str, str]  # the opening one and the closing one
+HELLO = {"role": "user", "content": "hi"}
+ZEBRA = "zebra"  # a text that no template holds
 THINK_TAGS = ("<think>", "</think>")
 # gpt-oss: reasoning and answer are two messages
 CHANNEL_TAGS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
@@ -49,20 +53,35 @@ def dropped_tokens(tokenizer: Any) -> dict[int, str]:
 def answer_marks(tokenizer: Any | None, model: str | None = None) -> tuple[Marks, ...]:
     """Return the pairs of marks that the model may write round its answer: <response>, </response>.
 
-    A family is known by its chat template, which deals with the marks in answers of before; where
-    there is none (tokenizer None), by the model's name in the catalogue.
+    A family is known by what its chat template does with answers of before: it writes the marks
+    round them, or takes them off. Where there is none (tokenizer None), by the model's name in the
+    catalogue.
     """
     template = getattr(tokenizer, "chat_template", None)
     if template:
-        return _marks_in(template if isinstance(template, str) else str(template))
+        text = str(template)
+        pairs = (pair for pair in catalog.answer_marks() if all(mark in text for mark in pair))
+        return tuple(pair for pair in pairs if _marks_answers(tokenizer, text, pair))
     facts = None if model is None else catalog.find(model)
     known = None if facts is None else catalog.template(facts)
     return () if known is None or known.answer is None else (known.answer,)
 
 
 @lru_cache(maxsize=16)
-def _marks_in(template: str) -> tuple[Marks, ...]:
-    return tuple(pair for pair in catalog.answer_marks() if all(mark in template for mark in pair))
+def _marks_answers(tokenizer: Any, template: str, marks: Marks) -> bool:
+    """Return whether the template writes these marks round an answer, or takes them off.
+
+    MiniMax-M2's has <response> for what tools gave, and does neither. `template` is the tokenizer's.
+    """
+    plain, marked = ZEBRA, f"{marks[0]}\n{ZEBRA}\n{marks[1]}"
+    try:
+        written, kept = (
+            prompt_text(tokenizer, [HELLO, {"role": "assistant", "content": answer}, HELLO])
+            for answer in (plain, marked)
+        )
+    except DistillError:
+        return False
+    return marks[0] in written.partition(ZEBRA)[0] or marks[0] not in kept
 
 
 def split_thinking(

@@ -6,6 +6,7 @@ A tokenizer is passed in; nothing here imports transformers.
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from distill.core.digests import canonical_json
@@ -19,6 +20,9 @@ SWITCHES = ("enable_thinking", "thinking")
 # Llama 3.1 and gpt-oss write today's date into every prompt: then the same recipe would ask another
 # question tomorrow
 PROMPT_DATE = datetime(2026, 1, 1)
+LONGEST_END = 100  # tokens that a template writes after an answer
+LONGEST_FRAME = 10_000  # tokens that it writes round a user's text
+LONE_SURROGATE_CHARACTER = re.compile(r"[\ud800-\udfff]")
 _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
@@ -84,7 +88,7 @@ def _around_users_text(
     """Return the ids that the template writes before and after a user's text."""
     messages = with_system_prompt([{"role": "user", "content": text}], system_prompt)
     ids = apply_template(tokenizer, messages, add_generation_prompt=True)
-    if tokenizer.decode(ids).count(text) != 1:
+    if len(ids) > LONGEST_FRAME or tokenizer.decode(ids).count(text) != 1:
         raise MismatchError(
             f"{name_of(tokenizer)}: its chat template does not write a user's text once: {_NO_MAGPIE}"
         )
@@ -147,30 +151,84 @@ def prompt_text(
     `begin_answer` adds what comes before the answer. Raises what `prompt_ids` raises.
     """
     switches = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
-    return _render(
-        tokenizer, messages, tokenize=False, add_generation_prompt=begin_answer, **switches
-    )
+    return _render(tokenizer, messages, add_generation_prompt=begin_answer, **switches)
 
 
 def apply_template(tokenizer: Any, messages: Messages, **options: Any) -> list[int]:
-    ids = _render(tokenizer, messages, tokenize=True, **options)
-    if isinstance(ids, Mapping) or hasattr(ids, "input_ids"):
-        ids = ids["input_ids"]
-    return [int(i) for i in ids]
+    return tokenizer(_render(tokenizer, messages, **options), add_special_tokens=False).input_ids
 
 
-def _render(tokenizer: Any, messages: Messages, **options: Any) -> Any:
+def _render(
+    tokenizer: Any, messages: Messages, *, add_generation_prompt: bool = False, **switches: bool
+) -> str:
+    """Return what the template writes, as transformers' apply_chat_template does.
+
+    Raises MismatchError, naming the template's file, where it refuses the messages, fails, or does
+    more than any template has to do.
+    """
     from jinja2 import TemplateError
 
-    if "strftime_now(" in template_of(tokenizer) and isinstance(tokenizer.chat_template, str):
-        options["chat_template"] = dated(tokenizer.chat_template)
+    from distill.chat.bounds import TooMuch
+    from distill.chat.rendering import render
+
+    variables = {
+        **tokenizer.special_tokens_map,
+        **switches,
+        "messages": [dict(message) for message in messages],
+        "tools": None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+    }
+    roles = ", ".join(message["role"] for message in messages[:8])
+    template = _default_template(tokenizer)
     try:
-        return tokenizer.apply_chat_template(list(messages), **options)
+        text = render(template, variables, PROMPT_DATE.strftime)
+    except TooMuch as error:
+        problem = f"{error}, more than any chat template has to: {_MEND}"
     except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise MismatchError(
-            f"{name_of(tokenizer)}: its chat template refuses messages of roles {roles}: {error}"
-        ) from None
+        problem = f"refuses messages of roles {roles}: {_short(error)}"
+    except Exception as error:  # whatever code that came with a model can raise
+        problem = (
+            f"fails on messages of roles {roles}: {type(error).__name__}: {_short(error)}: {_MEND}"
+        )
+    else:
+        if text and not LONE_SURROGATE_CHARACTER.search(text):
+            return text
+        what = "half a character" if text else "nothing"
+        problem = f"writes {what} for messages of roles {roles}: {_MEND}"
+    raise MismatchError(f"{name_of(tokenizer)}{_file_of(tokenizer)}: its chat template {problem}")
+
+
+_MEND = "put a chat_template.jinja that works into the model's folder"
+
+
+def _short(error: Exception) -> str:
+    """Return an error's text in one line of at most 200 characters."""
+    text = " ".join(str(error)[:1000].split())
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _file_of(tokenizer: Any) -> str:
+    """Return the file of the template, in brackets, where it is in a folder on this machine."""
+    folder = Path(str(getattr(tokenizer, "name_or_path", "") or ""))
+    for name in ("chat_template.jinja", "tokenizer_config.json"):
+        if folder.name and (folder / name).is_file():
+            return f" ({name})"
+    return ""
+
+
+def _default_template(tokenizer: Any) -> str:
+    """Return the template that a conversation without tools is written in.
+
+    Raises MissingError where there is none, or several named ones and none by default.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    if isinstance(template, str) and template:
+        return template
+    given = template_of(tokenizer)
+    raise MissingError(f"{name_of(tokenizer)}: no chat template to use in {given[:80]!r}: {_MEND}")
 
 
 def dated(template: str) -> str:
@@ -239,5 +297,7 @@ def _end_of_turn(tokenizer: Any) -> list[int]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     tail: list[int] = []
     while ids and text not in tokenizer.decode(tail):
+        if len(tail) == LONGEST_END:
+            return []
         tail.insert(0, ids.pop())
     return [i for i in tail if i in special][:1]

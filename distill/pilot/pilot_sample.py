@@ -23,6 +23,7 @@ from distill.data.samples import Prompt, split_prompts
 from distill.filters import prompt_filters
 from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
+from distill.planning.conversations import check_conversations
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
@@ -65,6 +66,7 @@ class PilotSample:
         left = Left()
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
+        check_conversations(recipe, tokenizers, [*prompts, *held_out])
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
         worth_asking, _ = prompt_filters.select_prompts(
             recipe,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from distill import teachers
-from distill.data.bad_rows import Left
-from distill.data.samples import split_prompts
+from distill.data.samples import Prompt, split_prompts
 from distill.data.shares import mixed
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
@@ -39,7 +38,7 @@ LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # embedding and head st
 class Demand:
     """What the teacher is asked: prompts to write, answers, held-out prompts.
 
-    `prompt` and `answer`: mean tokens of one. `notes`: what reading the prompts left out.
+    `prompt` and `answer`: mean tokens of one.
     """
 
     num_written: int
@@ -47,7 +46,6 @@ class Demand:
     num_held_out: int
     prompt: float
     answer: float
-    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
@@ -58,13 +56,15 @@ class Demand:
         )
 
 
-def demand_of(recipe: Recipe) -> Demand:
-    """Count what the teacher is asked.
+SplitPrompts = tuple[list[Prompt], list[Prompt]]
+
+
+def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
+    """Count what the teacher is asked. `prompts`: (to learn from, held out), read here if not given.
 
     As if every prompt that it writes were worth asking and cost as much as an answer.
     """
-    left = Left()
-    learn, held_out = split_prompts(recipe, left)
+    learn, held_out = prompts or split_prompts(recipe)
     options = recipe.generate
     num_written = sum(source.num or 0 for source in options.prompts)
     num_prompts = len(learn) + num_written
@@ -77,7 +77,7 @@ def demand_of(recipe: Recipe) -> Demand:
     prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12
     answer = ANSWER_SHARE * options.max_new_tokens
     num_answers = num_prompts * options.samples_per_prompt
-    return Demand(num_written, num_answers, len(held_out), prompt, answer, tuple(left.notes))
+    return Demand(num_written, num_answers, len(held_out), prompt, answer)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,11 @@ class Workload:
     demand: Demand
 
     @classmethod
-    def of(cls, recipe: Recipe, machine: Machine) -> "Workload":
-        teacher = teacher_size(recipe)
-        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand_of(recipe))
+    def of(
+        cls, recipe: Recipe, machine: Machine, prompts: SplitPrompts | None = None
+    ) -> "Workload":
+        teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
+        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand)
 
     @cached_property
     def asked(self) -> Teacher:

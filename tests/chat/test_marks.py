@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from chat_helpers import build
+from chat_helpers import CHATML, build
 from families import BY_NAME, FAMILIES, tokenizer_of
 from run_helpers import QUICKSTART
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
@@ -87,7 +87,7 @@ def test_a_token_that_is_looked_for_in_normalised_text_is_found_so():
 def test_an_added_word_is_no_mark():
     tokenizer = build()
     tokenizer.add_tokens(["user", "<tool>"])
-    tokenizer.chat_template += "{# user <tool> #}"
+    tokenizer.chat_template = CHATML + "{# user <tool> #}"
     assert chat.template_marks("a user", tokenizer) is None
     assert chat.template_marks("a <tool>", tokenizer) == "<tool>"
 

@@ -52,6 +52,9 @@ def test_marks_of_another_family_are_text():
     assert chat.split_thinking(text, marks=[ANSWER]) == ("a", "<response>7</response>", True)
     qwen = tokenizer_of(BY_NAME["qwen3"])
     assert chat.answer_marks(qwen, "Qwen/Qwen3-8B") == ()
+    minimax = tokenizer_of(BY_NAME["minimax-m2"])  # <response> is what a tool gave
+    minimax.chat_template += "{% if tools %}<response>{{ tools }}</response>{% endif %}"
+    assert chat.answer_marks(minimax) == ()
 
 
 def test_a_family_is_known_by_its_template_or_where_there_is_none_by_its_name():
