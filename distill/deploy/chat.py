@@ -5,7 +5,6 @@ line is a turn.
 """
 
 import io
-import secrets
 import signal
 import sys
 import threading
@@ -30,16 +29,8 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
 
     Raises what `engine.start` raises, and DataError where llama.cpp refuses a request.
     """
-    server = engine.start(
-        # the engine always listens; nobody else knows the key
-        chosen,
-        host="127.0.0.1",
-        port=0,
-        num_threads=num_threads,
-        context_length=context_length,
-        api_key=secrets.token_hex(),
-    )
-    conversation = Conversation(server, chosen)
+    running = engine.start(chosen, num_threads=num_threads, context_length=context_length)
+    conversation = Conversation(running, chosen)
     _remark(f"{chosen.path.name} ({chosen.why}), threads: {num_threads}")
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # llama.cpp takes whole characters only
@@ -53,8 +44,8 @@ def talk(chosen: GgufChoice, *, num_threads: int, context_length: int | None) ->
 class Conversation:
     """The messages so far, after `generate.system_prompt`, and the engine that answers them."""
 
-    def __init__(self, server: Any, chosen: GgufChoice):
-        self._server = server
+    def __init__(self, running: engine.Engine, chosen: GgufChoice):
+        self._engine = running
         self._max_new_tokens = chosen.recipe.generate.max_new_tokens
         system_prompt = chosen.recipe.generate.system_prompt
         self._system: list[Message] = []
@@ -70,6 +61,9 @@ class Conversation:
         # Half a character makes the engine raise, and its end may then wait for itself for ever;
         # and llama.cpp does not normalise text as the tokenizer does
         question = unicodedata.normalize("NFC", without_lone_surrogates(text))
+        if mark := self._engine.mark_in([question]):
+            self._refuse_mark(mark)
+            return
         self.turns.append({"role": "user", "content": question})
         while (answer := self._ask()) is None:
             if len(self.turns) == 1:
@@ -85,6 +79,16 @@ class Conversation:
             self.turns.append({"role": "assistant", "content": answer})
         else:
             self.turns.pop()
+
+    def _refuse_mark(self, mark: str) -> None:
+        """Say why a message is not asked: in a terminal the next one may be, in a pipe none is."""
+        refusal = (
+            f"this message holds {mark!r}, a mark of the chat template, which would be read as the "
+            "end of a turn and not as text; write it another way"
+        )
+        if not sys.stdin.isatty():
+            raise DataError(refusal)
+        _remark(refusal)
 
     def _ask(self) -> str | None:
         """Print and return the answer to the turns so far; None where the context is too short."""
@@ -120,7 +124,7 @@ class Conversation:
             "max_tokens": self._max_new_tokens,
         }
         try:
-            self._server.handle_chat_completions(request, take)
+            self._engine.server.handle_chat_completions(request, take)
         except RuntimeError as error:
             raise DataError(f"llama.cpp cannot answer: {error}") from None
         return errors[0] if errors else None
