@@ -241,7 +241,7 @@ def _hidden_size(teacher: Teacher) -> int:
     Where a config has parts it is that of its language model.
     """
     config = find.read_config(teacher.location, teacher.recipe.teacher.revision)
-    return config.get("text_config", config)["hidden_size"]
+    return (config.get("text_config") or config)["hidden_size"]
 
 
 def _summary(

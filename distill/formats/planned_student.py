@@ -35,7 +35,7 @@ class PlannedStudent:
     def text_config(self) -> Mapping[str, Any]:
         """Return the config of the language model, where it is a part of several; {} if unknown."""
         config = self.config or {}
-        return config.get("text_config", config)
+        return config.get("text_config") or config
 
     @property
     def architecture(self) -> str:

@@ -18,6 +18,9 @@ from distill.llama_cpp import ggml
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
+MOST_DIMENSIONS = 4
+# what reading anything else than a whole header brings about
+BROKEN = (ValueError, LookupError, ArithmeticError, RecursionError, OSError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def read_tensor_infos(path: Path) -> list[TensorInfo]:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             infos, end = _parse(data)
             size = len(data)
-    except (ValueError, struct.error, KeyError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         raise DataError(f"{path}: not a whole GGUF file ({error}); write it again") from None
     if size < end:
         raise DataError(f"{path}: not a whole GGUF file ({size} bytes of {end}); write it again")
@@ -62,7 +65,7 @@ def read_string(path: Path, key: str) -> str | None:
                 if kind == STRING and data[at + 8 : name_end] == key.encode():
                     return data[name_end + 12 : end].decode()
                 at = end
-    except (ValueError, struct.error, KeyError):
+    except BROKEN:
         pass
     return None
 
@@ -82,6 +85,8 @@ def _parse(data: mmap.mmap) -> tuple[list[TensorInfo], int]:
         name_end = _after_string(data, at)
         name = data[at + 8 : name_end].decode()
         (num_dimensions,) = struct.unpack_from("<I", data, name_end)
+        if not 0 < num_dimensions <= MOST_DIMENSIONS:
+            raise ValueError(f"a tensor of {num_dimensions} dimensions")
         shape = struct.unpack_from(f"<{num_dimensions}Q", data, name_end + 4)  # row length first
         type_id, offset = struct.unpack_from("<IQ", data, name_end + 4 + 8 * num_dimensions)
         num_bytes = ggml.row_bytes(type_id, shape[0]) * math.prod(shape[1:])

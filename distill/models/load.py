@@ -79,6 +79,7 @@ def load_tokenizer(
         read_json_object(folder / "tokenizer_config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer("a")  # some of what its files say is first read here
     except OSError as error:
         raise MissingError(
             f"{location}: its tokenizer cannot be loaded: {in_short(error)}"

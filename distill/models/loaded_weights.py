@@ -74,8 +74,10 @@ def require_possible(
     _refuse_two_families(path, config, type(model).__name__)
     described = sum(p.numel() for p in model.parameters())
     held = sum(tensor.size for tensor in stored.values())
-    is_packed = getattr(config, "quantization_config", None) is not None
-    if not is_packed and described > held + ROOM:
+    if getattr(config, "quantization_config", None) is not None:
+        return  # the files hold several numbers in one
+    _refuse_whole_numbers(model, stored)
+    if described > held + ROOM:
         raise MismatchError(
             f"{path}: describes a model of {described:,} numbers, and the files hold {held:,}; "
             "fetch the whole folder again"
@@ -106,6 +108,17 @@ def _refuse_two_families(path: Path, config: Any, loaded: str) -> None:
             f"{path}: architectures says {in_short(named)}, and its model_type {config.model_type!r} "
             f"is a {loaded}: two families; set the one right"
         )
+
+
+def _refuse_whole_numbers(model: Any, stored: Mapping[str, StoredTensor]) -> None:
+    """Raise DataError if a file holds weights as whole numbers: transformers would cast them."""
+    weights = {name for name, p in model.named_parameters() if p.is_floating_point()}
+    for name, tensor in stored.items():
+        if name in weights and tensor.dtype.startswith(("I", "U", "BOOL")):
+            raise DataError(
+                f"{tensor.file}: {name} is of type {tensor.dtype}, whole numbers, and its config.json "
+                "says of no quantization; fetch the whole folder again"
+            )
 
 
 def refuse_other_weights(

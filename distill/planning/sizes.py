@@ -50,6 +50,10 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
             f"{location}: its config.json says nothing of {error}: "
             "not a language model of a kind that is known"
         ) from None
+    except (TypeError, ArithmeticError, AttributeError):
+        raise MismatchError(
+            f"{location}: its config.json has sizes that are no numbers; fetch it again"
+        ) from None
 
 
 def _size_in_catalog(recipe: Recipe, model: str) -> Size:
@@ -100,7 +104,9 @@ def student_size(recipe: Recipe, teacher: Size) -> Size:
 
 
 def _size_from(config: Mapping[str, Any]) -> Size:
-    config = config.get("text_config", config)  # Qwen3.5: the language model is one part of several
+    config = (
+        config.get("text_config") or config
+    )  # Qwen3.5: the language model is one part of several
     hidden = config["hidden_size"]
     layers = config["num_hidden_layers"]
     vocabulary = config["vocab_size"]

@@ -257,7 +257,16 @@ def test_what_is_another_models_or_broken_is_refused(tally: Tally, attempt: Any)
 
 VALUES = ("x", -1, 0, 1, 7, 10**12, 1.5, [], {}, [1], ["x"], None, True, ...)
 # with another value of a right kind these make another model, and nobody can tell
-FREE = ("rms_norm_eps", "hidden_act", "rope_parameters", "layer_types", "use_sliding_window")
+FREE = (
+    "rms_norm_eps",
+    "normalizer",
+    "pre_tokenizer",
+    "decoder",
+    "hidden_act",
+    "rope_parameters",
+    "layer_types",
+    "use_sliding_window",
+)
 KEYS = {
     "config.json": [
         "model_type",
@@ -284,6 +293,14 @@ KEYS = {
         *FREE,
     ],
     "generation_config.json": ["eos_token_id", "pad_token_id", "temperature", "top_k", "do_sample"],
+    "tokenizer.json": [
+        "version",
+        "added_tokens",
+        "normalizer",
+        "pre_tokenizer",
+        "decoder",
+        "model",
+    ],
     "tokenizer_config.json": [
         "tokenizer_class",
         "eos_token",
@@ -308,3 +325,28 @@ def test_a_value_of_another_kind_is_refused_or_changes_nothing(
             is_right = (lambda _: True) if key in FREE else (lambda found: found == right)
             change = edit_json(file, **{key: value})
             tally.refuse_or(name, lambda change=change: attempt(change), is_right)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_flipped_bits_in_a_header_of_weights_are_refused_or_change_nothing(
+    tally: Tally, attempt: Any, healthy: Path, seed: int
+) -> None:
+    right = attempt(lambda _: None)
+    chance = random.Random(seed)
+    data = (healthy / WEIGHTS).read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    for place in chance.sample(range(end), 20):
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << chance.randrange(8)
+        change = write(WEIGHTS, bytes(flipped))
+        name = f"bit of byte {place}"
+        tally.refuse_or(name, lambda change=change: attempt(change), lambda found: found == right)
+
+
+@pytest.mark.parametrize("type_name", ["I32", "U32"])
+def test_weights_that_are_whole_numbers_are_refused(
+    tally: Tally, attempt: Any, healthy: Path, type_name: str
+) -> None:
+    data = (healthy / WEIGHTS).read_bytes()
+    changed = data.replace(b'"dtype":"F32"', f'"dtype":"{type_name}"'.encode())
+    tally.must_refuse(type_name, lambda: attempt(write(WEIGHTS, changed)))
