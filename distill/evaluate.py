@@ -14,6 +14,7 @@ of the student's.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def run(
     own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
     paths = _student_paths(recipe, folder)
     names = ["teacher", *paths]
+    _remove_broken(stage / f"{name}.json" for name in names)
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
         with teacher:
             eval_set = evaluate_teacher(own, bar)
@@ -94,6 +96,23 @@ def run(
         student_against_control=student_against_control,
     )
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
+
+
+def _remove_broken(files: Iterable[Path]) -> None:
+    """Remove figures of a run that was stopped which cannot be read, to have them anew."""
+    for path in files:
+        if path.is_file() and not _are_figures(path):
+            print(f"evaluate: {path}: damaged; evaluated again", flush=True)
+            path.unlink()
+
+
+def _are_figures(path: Path) -> bool:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        _without_examples(figures)
+        return isinstance(figures["examples"], list)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
 
 
 def _advance_to(bar: Progress, num_answers: int, name: str) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from distill.core import shutdown
+from distill.core.digests import file_sha256
 from distill.core.files import files_under, write_atomic
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
@@ -70,10 +71,38 @@ def _remove_leftovers(stage: Path) -> None:
 def _check(export: Export, format: Format) -> FileCheck:
     """Return the check of a file; write and measure it if that is not done yet."""
     path = export.stage / f"{format.name}.json"
-    if not path.is_file():
-        format.prepare(export)
-        write_atomic(path, json.dumps(_as_json(_make(export, format)), indent=1))
+    if path.is_file():
+        check = _earlier_check(export, format, path)
+        if check is not None:
+            return check
+        print(f"quantize: {format.name}: not what was checked before; written again", flush=True)
+        path.unlink()
+    format.prepare(export)
+    check = _make(export, format)
+    stored = {**_as_json(check), "sha256": _digests(export, format)}
+    write_atomic(path, json.dumps(stored, indent=1))
     return TypeAdapter(FileCheck).validate_python(json.loads(path.read_text()))
+
+
+def _earlier_check(export: Export, format: Format, path: Path) -> FileCheck | None:
+    """Return the check that a run which was stopped has written.
+
+    None where it cannot be read, or the file is not the one that was checked.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        digests = stored.pop("sha256", None)
+        check = TypeAdapter(FileCheck).validate_python(stored)
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return check if digests in (None, _digests(export, format)) else None
+
+
+def _digests(export: Export, format: Format) -> dict[str, str]:
+    """Return the SHA-256 of each file of this format, by its path in the stage's folder."""
+    path = format.path(export.stage)
+    files = files_under(path) if path.is_dir() else [path]
+    return {str(f.relative_to(export.stage)): file_sha256(f) for f in files if f.is_file()}
 
 
 def _make(export: Export, format: Format) -> FileCheck:

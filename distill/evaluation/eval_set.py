@@ -12,6 +12,7 @@ from distill.errors import DataError
 from distill.models import find
 from distill.recipe import Recipe
 
+ANSWER_KEYS = {"prompt_id", "token_ids", "finish_reason", "stop_ids"}
 TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 
 
@@ -61,9 +62,14 @@ def eval_sets(
 
     It is the same where they have one tokenizer, else each in its own, and the teacher's without
     answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
-    folder. Raises DataError if the teacher finished none.
+    folder. Raises DataError if the teacher finished none, or the file is not of these prompts.
     """
     rows = [row for _, row in read_jsonl(answers)]
+    if not _are_answers_to(prompts, rows):
+        raise DataError(
+            f"{answers}: {len(rows)} answers, and they are not those to the {len(prompts)} "
+            "held-out prompts; delete it and run the same command again"
+        )
     stop_ids = rows[0]["stop_ids"]
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     targets = [
@@ -86,6 +92,13 @@ def eval_sets(
     stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
     students = EvalSet(recipe, prompts, students_prompt_ids, targets, tokenizers.student, stop_ids)
     return students, teachers
+
+
+def _are_answers_to(prompts: list[Prompt], rows: list[Row]) -> bool:
+    """Return whether the rows are whole, and one for each prompt in its order."""
+    if not all(row.keys() >= ANSWER_KEYS for row in rows):
+        return False
+    return [row["prompt_id"] for row in rows] == [prompt.id for prompt in prompts]
 
 
 def _target_ids(
