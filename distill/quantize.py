@@ -24,6 +24,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from distill.core import shutdown
+from distill.core.digests import file_sha256
 from distill.core.files import files_under
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
@@ -70,15 +71,38 @@ def _remove_leftovers(stage: Path) -> None:
 def _check(export: Export, format: Format) -> FileCheck:
     """Return the check of a file; write and measure it if that is not done yet."""
     path = export.stage / f"{format.name}.json"
-    if not path.is_file():
-        format.prepare(export)
-        write_json(path, _as_json(_make(export, format)), indent=1)
+    if path.is_file():
+        check, sha256 = _stored(path)
+        if sha256 in (None, _sha256_of(export, format)):
+            return check
+        print(f"quantize: {format.name}: not what was checked before; written again", flush=True)
+        path.unlink()
+    format.prepare(export)
+    check = _as_json(_make(export, format))
+    write_json(path, {**check, "files": _sha256_of(export, format)}, indent=1)
+    return _stored(path)[0]
+
+
+def _stored(path: Path) -> tuple[FileCheck, dict[str, str] | None]:
+    """Return (check, SHA-256 of each file that was checked) of a run that was stopped.
+
+    None for what an earlier version wrote. Raises DataError, with the way out, where it is broken.
+    """
     way_out = "delete it and run `distill quantize RECIPE`: this file is made again"
+    values = read_json(path, way_out)
+    files = values.pop("files", None)
     try:
-        return TypeAdapter(FileCheck).validate_python(read_json(path, way_out))
+        return TypeAdapter(FileCheck).validate_python(values), files
     except ValidationError as error:
         problem = error.errors()[0]
         raise broken(path, f"{problem['loc'][0]}: {problem['msg']}", way_out) from None
+
+
+def _sha256_of(export: Export, format: Format) -> dict[str, str]:
+    """Return the SHA-256 of each file of a format, by its path in the stage's folder."""
+    path = format.path(export.stage)
+    files = files_under(path) if path.is_dir() else [path]
+    return {str(f.relative_to(export.stage)): file_sha256(f) for f in files if f.is_file()}
 
 
 def _make(export: Export, format: Format) -> FileCheck:

@@ -1,5 +1,6 @@
 """The quantize stage on a trained model: the importance matrix comes from training samples, even over the languages."""
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from result_helpers import file_check
 from distill import quantize
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.errors import DataError, MismatchError
-from distill.formats import path_of, w4a16
+from distill.formats import FORMATS, path_of, w4a16
+from distill.formats.export import Export
 from distill.formats.gguf import write
 from distill.formats.gguf.chat_template import MARK
 from distill.models import load
@@ -197,6 +199,42 @@ def test_without_formats_there_is_the_student_in_sixteen_bits(
         place / "tokenizer.json",
         place.with_name("w16a16.json"),
     } <= set(output.files)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+def test_a_file_that_was_damaged_while_quantize_was_stopped_is_written_again(
+    begun: Callable[..., tuple[Recipe, RunFolder]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, folder = begun("quantize.formats=[]")
+    weights = path_of(folder, "w16a16") / "model.safetensors"
+    before = weights.read_bytes()
+    flip(weights, len(before) // 2)
+    check = quantize.run(recipe, folder).result.formats["w16a16"]
+    assert "w16a16: not what was checked before; written again" in capsys.readouterr().out
+    assert weights.read_bytes() == before and check.failed is None
+
+
+def test_only_the_file_that_was_checked_keeps_its_check(
+    begun: Callable[..., tuple[Recipe, RunFolder]],
+) -> None:
+    export = Export.of(*begun("quantize.formats=[]"))
+    stored = export.stage / "w16a16.json"
+    check, sha256 = quantize._stored(stored)
+    assert sha256 == quantize._sha256_of(export, FORMATS["w16a16"])
+    content = stored.read_text()
+    for text in ("[]", "{}", content[:-9], "1e999", content.replace("{", "[", 1), "\ufeff"):
+        stored.write_text(text)
+        with pytest.raises(DataError, match=r"w16a16\.json: broken .*delete it and run"):
+            quantize._stored(stored)
+    without = {name: value for name, value in json.loads(content).items() if name != "files"}
+    del without["sha256"]
+    stored.write_text(json.dumps(without))
+    assert quantize._stored(stored) == (check, None), "as an earlier version wrote it"
 
 
 @pytest.mark.parametrize("beyond", ["what its weights make of a word", "a weight"])

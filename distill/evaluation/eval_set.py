@@ -1,5 +1,6 @@
 """What a model is evaluated on, and what it makes of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,9 @@ def eval_sets(
 
     It is the same where they have one tokenizer, else each in its own, and the teacher's without
     answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
-    folder. Raises DataError if the teacher finished none.
+    folder. Raises DataError if the teacher finished none, or the file is not of these prompts.
     """
-    rows = _read_answers(answers, len(prompts))
+    rows = _read_answers(answers, prompts)
     stop_ids = rows[0]["stop_ids"]
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     targets = [
@@ -100,11 +101,14 @@ def eval_sets(
     return students, teachers
 
 
-_ROW = {"token_ids": list, "finish_reason": str, "stop_ids": list}
+_ROW = {"prompt_id": str, "token_ids": list, "finish_reason": str, "stop_ids": list}
 
 
-def _read_answers(path: Path, num: int) -> list[Row]:
-    """Return the `num` rows of the teacher's answers. Raises DataError, with the way out, if broken."""
+def _read_answers(path: Path, prompts: Sequence[Prompt]) -> list[Row]:
+    """Return the rows of the teacher's answers to `prompts`.
+
+    Raises DataError, with the way out, if the file is broken or not of these prompts.
+    """
     way_out = "delete it and run `distill evaluate RECIPE`"
     try:
         rows = [row for _, row in read_jsonl(path)]
@@ -112,8 +116,10 @@ def _read_answers(path: Path, num: int) -> list[Row]:
         raise DataError(f"{error}; {way_out}") from None
     problems = (field_problem(row, _ROW) for row in rows)
     problem = next(filter(None, problems), None)
-    if problem or len(rows) != num:
-        raise broken(path, problem or f"{len(rows)} answers, {num} were asked for", way_out)
+    if problem is None and [row["prompt_id"] for row in rows] != [p.id for p in prompts]:
+        problem = f"{len(rows)} answers, and not those to the {len(prompts)} held-out prompts"
+    if problem is not None:
+        raise broken(path, problem, way_out)
     return rows
 
 

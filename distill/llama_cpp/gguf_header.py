@@ -18,7 +18,7 @@ from distill.llama_cpp import ggml
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
-MOST_DIMENSIONS = 4
+MOST_DIMENSIONS = 4  # ggml's
 # what reading anything else than a whole header brings about
 BROKEN = (ValueError, LookupError, ArithmeticError, RecursionError, OSError, struct.error)
 
@@ -82,24 +82,34 @@ def _parse(data: mmap.mmap) -> tuple[list[TensorInfo], int]:
         at = _after_value(data, at + 4, kind)
     infos, end = [], 0
     for _ in range(num_tensors):
-        name_end = _after_string(data, at)
-        name = data[at + 8 : name_end].decode()
-        (num_dimensions,) = struct.unpack_from("<I", data, name_end)
-        if not 0 < num_dimensions <= MOST_DIMENSIONS:
-            raise ValueError(f"a tensor of {num_dimensions} dimensions")
-        shape = struct.unpack_from(f"<{num_dimensions}Q", data, name_end + 4)  # row length first
-        type_id, offset = struct.unpack_from("<IQ", data, name_end + 4 + 8 * num_dimensions)
-        num_bytes = ggml.row_bytes(type_id, shape[0]) * math.prod(shape[1:])
-        infos.append(TensorInfo(name, type_id, math.prod(shape), num_bytes))
-        end = max(end, offset + num_bytes)
-        at = name_end + 16 + 8 * num_dimensions
+        info, offset, at = _tensor_info(data, at)
+        infos.append(info)
+        end = max(end, offset + info.bytes)
+    if not infos:
+        raise ValueError("it holds no tensor")
     data_start = -(-at // ALIGNMENT) * ALIGNMENT
     return infos, data_start + end
 
 
+def _tensor_info(data: mmap.mmap, at: int) -> tuple[TensorInfo, int, int]:
+    """Return the tensor that is described at `at`, its offset, and the position after it."""
+    name_end = _after_string(data, at)
+    name = data[at + 8 : name_end].decode()
+    (num_dimensions,) = struct.unpack_from("<I", data, name_end)
+    if not 1 <= num_dimensions <= MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {num_dimensions} dimensions")
+    shape = struct.unpack_from(f"<{num_dimensions}Q", data, name_end + 4)  # row length first
+    if 0 in shape:
+        raise ValueError("a tensor without weights")
+    type_id, offset = struct.unpack_from("<IQ", data, name_end + 4 + 8 * num_dimensions)
+    num_bytes = ggml.row_bytes(type_id, shape[0]) * math.prod(shape[1:])
+    info = TensorInfo(name, type_id, math.prod(shape), num_bytes)
+    return info, offset, name_end + 16 + 8 * num_dimensions
+
+
 def _after_string(data: mmap.mmap, at: int) -> int:
     """Return the position after the string that begins at `at`."""
-    return at + 8 + struct.unpack_from("<Q", data, at)[0]
+    return _within(data, at + 8 + struct.unpack_from("<Q", data, at)[0])
 
 
 def _after_value(data: mmap.mmap, at: int, kind: int) -> int:
@@ -107,11 +117,20 @@ def _after_value(data: mmap.mmap, at: int, kind: int) -> int:
     if kind == STRING:
         return _after_string(data, at)
     if kind != ARRAY:
-        return at + SCALAR_BYTES[kind]
+        return _within(data, at + SCALAR_BYTES[kind])
     item_kind, count = struct.unpack_from("<IQ", data, at)
     at += 12
     if item_kind in SCALAR_BYTES:
-        return at + count * SCALAR_BYTES[item_kind]
+        return _within(data, at + count * SCALAR_BYTES[item_kind])
+    if item_kind != STRING:
+        raise ValueError(f"an array of values of type {item_kind}")
     for _ in range(count):
-        at = _after_value(data, at, item_kind)
+        at = _after_string(data, at)
+    return at
+
+
+def _within(data: mmap.mmap, at: int) -> int:
+    """Return the position `at`. Raises ValueError if the file ends before it."""
+    if at > len(data):
+        raise ValueError("it breaks off in its header")
     return at

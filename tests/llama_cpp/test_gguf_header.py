@@ -21,7 +21,6 @@ VALUES = [
     text(b"general.architecture") + struct.pack("<I", 8) + text(b"qwen3"),
     text(b"qwen3.block_count") + struct.pack("<II", 4, 2),
     text(b"tokenizer.tokens") + struct.pack("<IIQ", 9, 8, 2) + text(b"a") + text(b"b"),
-    text(b"nested") + struct.pack("<IIQIQ", 9, 9, 1, 5, 2) + bytes(8),
 ]
 
 
