@@ -115,7 +115,8 @@ def _add_deployment(commands: Any) -> None:
             "--threads",
             type=_positive,
             metavar="N",
-            help="default: quantize.threads; bench: at most so many",
+            help="default: quantize.threads, or fewer while other processes are at work; "
+            "bench: at most so many",
         )
     bench.add_argument(
         "--target", metavar="MACHINE", help="also an estimate for another, e.g. 'Raspberry Pi 5'"
@@ -263,10 +264,11 @@ def _deploy(options: argparse.Namespace) -> int:
         )
         return 0
     from distill.deploy.choose import choose
+    from distill.llama_cpp.threads import spare_threads
 
     chosen = choose(options.run, options.format)
     common = {
-        "num_threads": options.threads or chosen.recipe.quantize.num_threads,
+        "num_threads": options.threads or spare_threads(chosen.recipe.quantize.num_threads),
         "context_length": options.context,
     }
     if options.command == "chat":

@@ -79,6 +79,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if machine.busy:
+        warnings.append(machine.busy)
     return PlanResult(
         machine=asdict(machine),
         teacher=asdict(work.teacher),

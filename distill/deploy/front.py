@@ -130,7 +130,7 @@ class Front(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without looking the name of the host up, which may take seconds."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing where a client has gone: it is no fault of ours."""

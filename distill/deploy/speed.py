@@ -35,7 +35,11 @@ def measure(path: Path, format_name: str, num_threads: int, bandwidth: float) ->
     `bandwidth`: bytes of memory that so many threads read a second.
     """
     with LlamaProcess(
-        path, num_threads=num_threads, context_length=CONTEXT, kv_type="f16"
+        path,
+        num_threads=num_threads,
+        context_length=CONTEXT,
+        kv_type="f16",
+        exact_threads=True,
     ) as llama:
         speeds = [llama.speed(PROMPT_TOKENS, NEW_TOKENS) for _ in range(REPEATS)]
         peak_memory = llama.peak_memory()

@@ -151,6 +151,7 @@ PROTOTYPES = {
     "llama_model_get_vocab": (c_void_p, [c_void_p]),
     "llama_init_from_model": (c_void_p, [c_void_p, ContextParams]),
     "llama_free": (None, [c_void_p]),
+    "llama_set_n_threads": (None, [c_void_p, c_int32, c_int32]),
     "llama_n_ctx_seq": (c_uint32, [c_void_p]),
     "llama_vocab_n_tokens": (c_int32, [c_void_p]),
     "llama_vocab_get_attr": (c_int, [c_void_p, c_int32]),

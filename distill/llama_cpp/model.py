@@ -19,6 +19,7 @@ import numpy as np
 from distill.errors import DataError, MismatchError, MissingError
 from distill.llama_cpp import library
 from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
+from distill.llama_cpp.threads import SpareThreads
 
 BATCH_TOKENS = 512
 LOGIT_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
@@ -56,7 +57,8 @@ class Speed:
 class LlamaModel:
     """A GGUF file in llama.cpp, on the CPU. Use as a context manager.
 
-    `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and
+    It takes `num_threads` threads, or fewer while other processes are at work, unless
+    `exact_threads`. `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and
     values is num_sequences x context_length x layers x 2 x key/value width x 4 bytes ("f32"; 2 for
     "f16").
     """
@@ -69,9 +71,11 @@ class LlamaModel:
         context_length: int,
         num_sequences: int = 1,
         kv_type: str = "f32",
+        exact_threads: bool = False,
     ):
         self.path, self.num_sequences, self.context_length = path, num_sequences, context_length
         self._num_threads, self._kv_type = num_threads, KV_TYPES[kv_type]
+        self._exact_threads = exact_threads
         self._model = self._context = None
 
     def __enter__(self) -> "LlamaModel":
@@ -125,6 +129,18 @@ class LlamaModel:
                 f"{self.context_length} tokens ({library.LOG.problem}); too little memory?"
             )
         self._memory = self._lib.llama_get_memory(self._context)
+        self._threads = None if self._exact_threads else self._spare_threads()
+
+    @property
+    def num_threads(self) -> int:
+        """Return the number of threads that it takes now."""
+        return self._num_threads if self._threads is None else self._threads.count
+
+    def _spare_threads(self) -> SpareThreads:
+        def set_threads(count: int) -> None:
+            self._lib.llama_set_n_threads(self._context, count, count)
+
+        return SpareThreads(self._num_threads, set_threads)
 
     def _count_known_ids(self) -> int:
         """Return the number of ids before the padding at the vocabulary's end.
@@ -327,6 +343,8 @@ class LlamaModel:
                 f"{self.path}: token ids must be between 0 and {self.num_ids - 1}; "
                 "of another tokenizer?"
             )
+        if self._threads is not None:
+            self._threads.adjust()
         code = self._lib.llama_decode(
             self._context, self._buffers.fill(tokens, positions, slots, num_outputs)
         )

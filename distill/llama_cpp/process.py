@@ -48,6 +48,7 @@ class LlamaProcess:
         context_length: int,
         num_sequences: int = 1,
         kv_type: str = "f32",
+        exact_threads: bool = False,
     ):
         self.path = path
         self._arguments = [
@@ -60,6 +61,7 @@ class LlamaProcess:
             str(num_sequences),
             "--kv-type",
             kv_type,
+            *(["--exact-threads"] if exact_threads else []),
         ]
         self._child: subprocess.Popen[str] | None = None
 
@@ -249,6 +251,7 @@ def main() -> None:
     parser.add_argument("--context-length", type=int, default=2048)
     parser.add_argument("--num-sequences", type=int, default=1)
     parser.add_argument("--kv-type", choices=list(KV_TYPES), default="f32")
+    parser.add_argument("--exact-threads", action="store_true")
     options = vars(parser.parse_args())
     for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the parent decides what they mean
         if hasattr(signal, name):

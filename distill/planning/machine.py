@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from distill.core.cores import CoreWatch
+
 GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
 # Operations a second in half precision, as large products reach them, and bytes a second of the
@@ -22,9 +24,13 @@ GPU_SPEEDS = {
     "T4": (20e12, 0.32e12),
 }
 OTHER_GPU_SPEEDS = (30e12, 0.3e12)
+# The speed of a CPU: the best of so many products of square matrices, in bursts with pauses between
+BURSTS, PRODUCTS, PRODUCT_SIZE = 10, 10, 256
+PAUSE_SECONDS, MEASURING_SECONDS = 0.02, 1.5  # before each burst; at most, in all
 # What is never free for a model: the system and the user's other programs; on a GPU the screen and
 # CUDA's own context
 KEPT_BYTES, KEPT_GPU_BYTES = 1.5 * GB, 0.5 * GB
+BUSY_CORES = 0.3  # taken by other processes, from which one is told
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,17 @@ class Machine:
     gpu_memory: float
     flops: float
     bandwidth: float = 0.0  # of the GPU's memory; where there is none it is not needed
+    taken_cores: float = 0.0  # that other processes kept busy while the speed was measured
+
+    @property
+    def busy(self) -> str | None:
+        """Return a sentence on the other processes that were at work here; None if none was."""
+        if self.taken_cores < BUSY_CORES:
+            return None
+        return (
+            f"other processes kept {self.taken_cores:.1f} of {self.cores} cores busy: times are of "
+            "this machine at rest, as far as that could be measured; beside them the run is slower"
+        )
 
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
@@ -94,22 +111,18 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
     """
     existing = next(path for path in [folder, *folder.parents] if path.exists())
     gpu = _first_gpu() if with_gpu else None
+    watch = CoreWatch()
     flops, bandwidth = _speeds(gpu)
     return Machine(
-        cores=_num_cores(),
+        cores=watch.num_cores,
         memory=memory_bytes(),
         disk_free=shutil.disk_usage(existing).free,
         gpu=gpu.name if gpu else None,
         gpu_memory=gpu.memory if gpu else 0.0,
         flops=flops,
         bandwidth=bandwidth,
+        taken_cores=0.0 if gpu else watch.taken(),
     )
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _speeds(gpu: Gpu | None) -> tuple[float, float]:
@@ -138,15 +151,21 @@ def _first_gpu() -> Gpu | None:
 def _cpu_flops() -> float:
     """Return float32 operations a second of a matrix product on all cores.
 
-    They are measured for a tenth of a second.
+    It is the best of many short products: while other processes are at work most of them wait for
+    a core, up to fifty times as long, and that is not this machine's speed. After a pause the system
+    gives a process the cores first.
     """
     import numpy as np
 
-    size = 512
-    matrix = np.ones((size, size), np.float32)
+    matrix = np.ones((PRODUCT_SIZE, PRODUCT_SIZE), np.float32)
     np.matmul(matrix, matrix)
-    num_products, start = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < 0.1:
-        np.matmul(matrix, matrix)
-        num_products += 1
-    return num_products * 2 * size**3 / elapsed
+    best, end = float("inf"), time.perf_counter() + MEASURING_SECONDS
+    for _ in range(BURSTS):
+        time.sleep(PAUSE_SECONDS)
+        for _ in range(PRODUCTS):
+            start = time.perf_counter()
+            np.matmul(matrix, matrix)
+            best = min(best, time.perf_counter() - start)
+        if time.perf_counter() > end:
+            break
+    return 2 * PRODUCT_SIZE**3 / best

@@ -1,6 +1,9 @@
 """What this machine has, as far as a plan counts on it."""
 
+import dataclasses
 import os
+
+from core_helpers import busy_cores
 
 from distill.planning.machine import memory_bytes, room_for_models, this_machine
 
@@ -21,3 +24,20 @@ def test_a_folder_that_is_not_there_yet_is_on_some_disk(tmp_path):
     assert machine.gpu is None and machine.gpu_memory == 0
     assert machine.cores >= 1 and machine.memory == memory_bytes() and machine.disk_free > 0
     assert 1e8 < machine.flops < 1e14
+
+
+def test_the_speed_is_the_machines_own_while_others_are_at_work(tmp_path):
+    """One long measurement found a fiftieth of it there, and a plan of 41 hours."""
+    rested = max(this_machine(tmp_path, with_gpu=False).flops for _ in range(3))
+    with busy_cores():
+        beside = max(this_machine(tmp_path, with_gpu=False).flops for _ in range(3))
+    assert beside > rested / 4
+
+
+def test_the_plan_says_that_the_machine_was_busy(tmp_path):
+    with busy_cores():
+        machine = this_machine(tmp_path, with_gpu=False)
+    assert machine.busy is not None and machine.taken_cores > 0.3
+    assert f"of {machine.cores} cores busy: times are of this machine at rest" in machine.busy
+    at_rest = dataclasses.replace(machine, taken_cores=0.1)
+    assert at_rest.busy is None
