@@ -7,7 +7,7 @@ sends the reader round in circles.
 
 import re
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -64,8 +64,6 @@ def _code(character: str | bytes | int) -> int:
 
 class StrictLoader(yaml.SafeLoader):
     """YAML's safe loader with the scalars of YAML 1.2, which refuses a key given twice."""
-
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of YAML 1.1
 
     def get_single_node(self) -> Node | None:
         node = super().get_single_node()
@@ -132,6 +130,7 @@ def _whole_number(loader: StrictLoader, node: ScalarNode) -> int:
     return int(text, 0)
 
 
+StrictLoader.yaml_implicit_resolvers = {}  # none of YAML 1.1
 for _name, _pattern, _first in SCALARS:
     StrictLoader.add_implicit_resolver(f"{TAG}{_name}", _pattern, _first)
 _CONSTRUCTORS: dict[str, Callable[..., Any]] = {"map": _unique_mapping, "int": _whole_number}
