@@ -8,18 +8,18 @@ it arrives.
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill.errors import DistillError, ServerError
 from distill.models.sampling import Sampling
+from distill.signals.from_server import problem_of
 from distill.teachers.requests import Completion
 from distill.teachers.server.adapters import (
     BROKEN_OFF,
     FIRST_SWITCH,
-    LARGEST_ID,
     UNKNOWN_REASON,
     UNREADABLE,
     CompletionRequest,
@@ -27,6 +27,13 @@ from distill.teachers.server.adapters import (
     token_counts,
 )
 from distill.teachers.server.budget import FREE, AnswerUsage, Budget, Prices, Usage
+from distill.teachers.server.checks import (
+    UNKNOWN,
+    Vocabulary,
+    check_ids,
+    check_num_log_probs,
+    check_text,
+)
 from distill.teachers.server.exchange import Bounds, Response, exchange
 from distill.teachers.server.key import KeyMask
 from distill.teachers.server.replies import (
@@ -49,9 +56,6 @@ from distill.teachers.server.replies import (
 FRAME_BYTES, TIMES_REPEATED, BYTES_PER_TOKEN = 4 << 20, 4, 256
 # Another tokenizer may make four tokens of what is one for ours; a count below that is made up
 FEWER_ELSEWHERE = 4
-TOKENS_OF_A_CHARACTER = (
-    8  # at most; llama.cpp tells nothing of one that an answer does not complete
-)
 
 
 @dataclass(frozen=True)
@@ -63,19 +67,6 @@ class Endpoint:
     api_key_env: str | None = None
     timeout: float = 600.0
     prices: Prices = FREE
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """What is known of the model's tokens here.
-
-    `count` says how many a text has, `num_ids` how many there are. `is_own`: it is the model's own
-    tokenizer that says so.
-    """
-
-    count: Callable[[str], int] = len
-    num_ids: int = LARGEST_ID
-    is_own: bool = True
 
 
 @dataclass
@@ -94,7 +85,7 @@ class Server:
     budget: Budget
     probe_request: CompletionRequest
     key: KeyMask = field(default_factory=lambda: KeyMask(None))
-    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    vocabulary: Vocabulary = UNKNOWN
     switch: str = FIRST_SWITCH
     without: frozenset[str] = frozenset()
     tells_reasons: bool = True
@@ -121,10 +112,7 @@ class Server:
             self._count_what_is_untold(request, completion, usage)
             model = reply.json.get("model")
             usage.model = shown(self.key.mask(model)) if isinstance(model, str) else None
-            self._check_text(completion, reply)
-            self._check_ids(completion, sampling, reply)
-            if sampling.num_log_probs:
-                completion = self._with_log_probs(request, completion, sampling, reply)
+            completion = self._checked(request, completion, sampling, reply)
             return replace(self._ended(completion, sampling), usage=usage)
 
     @contextmanager
@@ -213,52 +201,36 @@ class Server:
     def _tokens_of_messages(self, request: CompletionRequest) -> int:
         return sum(self.vocabulary.count(message["content"]) for message in request.messages)
 
-    # what it says is checked
-
-    def _check_text(self, completion: Completion, reply: Reply) -> None:
-        """Raise RetryableError where the answer holds the key: it would be kept, and learnt."""
-        if self.key.is_in(completion.text):
-            raise RetryableError("its answer holds the key", "other", raw=reply.raw)
-
-    def _check_ids(self, completion: Completion, sampling: Sampling, reply: Reply) -> None:
-        """Raise RetryableError for token ids that nobody could learn from."""
-        ids, most = completion.token_ids or [], sampling.max_new_tokens + 1  # an end of its own
-        if len(ids) > most:
-            problem = f"{len(ids):,} tokens, where {sampling.max_new_tokens:,} were asked for"
-            raise RetryableError(problem, "other", raw=reply.raw)
-        num_ids = self.vocabulary.num_ids
-        if ids and max(ids) >= num_ids:
-            raise RetryableError(
-                f"token id {max(ids)}, and the tokenizer of teacher.model has {num_ids:,} ids: "
-                "another vocabulary",
-                "other",
-                raw=reply.raw,
-            )
-
-    def _with_log_probs(
+    def _checked(
         self, request: CompletionRequest, completion: Completion, sampling: Sampling, reply: Reply
     ) -> Completion:
-        """Return it with log-probs for each token.
+        """Return it with log-probs for each token, where they were asked for.
 
-        Raises RetryableError where fewer came with a token than were asked for, or where they are
-        none for once, and ServerError where this server's are none.
+        Raises RetryableError for what nobody can learn from, and ServerError where this server's
+        log-probs are none.
         """
-        from distill.signals.from_server import problem_of
-
+        check_text(completion, reply)
+        check_ids(completion, self.vocabulary, sampling.max_new_tokens, reply)
+        if not sampling.num_log_probs:
+            return completion
         if not completion.token_ids:
             return replace(completion, log_probs=[])
-        rows = completion.log_probs or [{}]
-        wanted = sampling.num_log_probs
-        untold = wanted if len(rows) <= TOKENS_OF_A_CHARACTER else 0
-        fewest = min((len(row) for row in rows if row is not None), default=untold)
-        if fewest < wanted:
-            problem = f"log-probs of {fewest} tokens where {wanted} were asked for (capture.top_k)"
-            raise RetryableError(problem, "other", raw=reply.raw)
-        problem = problem_of(rows, self.vocabulary.num_ids)
+        check_num_log_probs(completion, sampling.num_log_probs, reply)
+        self._check_log_probs(request, completion, reply)
+        return completion
+
+    def _check_log_probs(
+        self, request: CompletionRequest, completion: Completion, reply: Reply
+    ) -> None:
+        """Raise ServerError where log-probs are none, or RetryableError where it may be the prompt.
+
+        That is where the server has given good ones before.
+        """
+        problem = problem_of(completion.log_probs or [], self.vocabulary.num_ids)
         is_probe = request is self.probe_request
         if problem is None:
             self.is_suspect = self.is_suspect and is_probe  # which is too short to clear it
-            return completion
+            return
         if is_probe or self.is_suspect or not self.budget.has_answered:
             raise ServerError(
                 f"teacher.server: {self.url} gives log-probs that are none: {problem}. Nothing of "

@@ -20,7 +20,8 @@ from distill.teachers.server.adapters import (
     ServerAdapter,
 )
 from distill.teachers.server.budget import Budget
-from distill.teachers.server.client import Endpoint, Server, Vocabulary
+from distill.teachers.server.checks import UNKNOWN, Vocabulary
+from distill.teachers.server.client import Endpoint, Server
 from distill.teachers.server.exchange import new_client
 from distill.teachers.server.key import KeyMask, key_from_environment
 from distill.teachers.server.replies import (
@@ -39,7 +40,7 @@ FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0
 # Fields that some servers do not know, and refuse the whole request for; where there is no way out
 # the field is not sent
 WAYS_OUT = {"top_k": "set generate.top_k to 0", "top_p": "set generate.top_p to 1", "seed": None}
-PLAIN, UNKNOWN = Sampling(max_new_tokens=PROBE_TOKENS), Vocabulary()
+PLAIN = Sampling(max_new_tokens=PROBE_TOKENS)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ async def _find(
             problem = disagreement(completion)
             if problem is None:
                 return server
-            notes.append(f"{adapter.path}: {problem}")
+            notes.append(f"{adapter.path}: {server.key.mask(problem)}")
         except AuthError as error:  # many say so of a path that they do not have
             if adapter is Chat:
                 raise

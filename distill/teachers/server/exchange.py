@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
-from distill.teachers.server.replies import RetryableError, ServerAway
+from distill.teachers.server.replies import RetryableError, ServerAway, shown
 
 CONNECT_SECONDS = 20.0
 ACCEPTED_ENCODING = "gzip"  # one that is unpacked here, to the byte that is allowed
@@ -95,7 +95,7 @@ async def exchange(
         problem = f"no whole answer in time ({bounds.seconds:g} s, generate.request_timeout)"
         raise RetryableError(problem, "late") from None
     except httpx2.RequestError as error:
-        problem = f"the connection broke ({error or type(error).__name__})"
+        problem = f"the connection broke ({shown(str(error)) or type(error).__name__})"
         raise RetryableError(problem, "lost") from None
     finally:
         client.cookies.clear()  # an API needs none, and ever more would fill our requests

@@ -25,7 +25,8 @@ from distill.teachers.server.adapters import (
     LlamaCpp,
     ServerAdapter,
 )
-from distill.teachers.server.client import Endpoint, Server, Vocabulary
+from distill.teachers.server.checks import Vocabulary
+from distill.teachers.server.client import Endpoint, Server
 from distill.teachers.server.discover import FIRST_DELAY, PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
 from distill.teachers.server.token_ids import other_vocabulary, with_token_ids

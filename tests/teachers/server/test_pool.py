@@ -21,7 +21,8 @@ from distill.recipe.sections import Generate
 from distill.tasks import market
 from distill.teachers.server.adapters import CompletionRequest
 from distill.teachers.server.budget import Budget, Prices
-from distill.teachers.server.client import Endpoint, Vocabulary
+from distill.teachers.server.checks import Vocabulary
+from distill.teachers.server.client import Endpoint
 from distill.teachers.server.discover import connect
 from distill.teachers.server.pool import RequestPool
 
