@@ -95,7 +95,7 @@ def _require_dtype(path: Path, key: str, value: object) -> None:
     )
 
 
-def token_ids(source: object, value: object) -> list[int]:
+def token_ids(source: object, value: Any) -> list[int]:
     """Return the ids of an `eos_token_id`: a number, a list of them, or None.
 
     Raises DataError, which names `source`, for anything else.

@@ -192,7 +192,7 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
         raise MissingError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, notes = loaded
     missing = [*notes["missing_keys"], *(key for key, *_ in notes["mismatched_keys"])]
-    refuse_other_weights(folder, model, missing, notes["unexpected_keys"])
+    refuse_other_weights(folder, model, missing, notes["unexpected_keys"], values)
     refuse_not_finite(folder, model, stored)
     untie_other_head(folder, model)
     keep_unpacked(model)

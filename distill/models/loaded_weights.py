@@ -21,6 +21,8 @@ ROOM = 1 << 28
 # what no model of today computes with: buffers that older versions saved, scales of a cache that we
 # do not have in 8 bits
 HARMLESS = r"rotary_emb\.(inv_freq|cos_cached|sin_cached)$|(^|\.)position_ids$|\.[kv]_scale$"
+# parts of a model that sees and hears, of which the language model is loaded
+OTHER_SENSES = r"(^|\.)(visual|vision_\w+|audio_\w+|multi_modal_projector|embed_(vision|audio))\."
 SHOWN = 3  # names in a message
 
 
@@ -122,16 +124,24 @@ def _refuse_whole_numbers(model: Any, stored: Mapping[str, StoredTensor]) -> Non
 
 
 def refuse_other_weights(
-    location: object, model: Any, missing: Iterable[str], unexpected: Iterable[str]
+    location: object,
+    model: Any,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    values: Mapping[str, Any],
 ) -> None:
-    """Raise MismatchError if the files lack weights of the model, or hold some without a place."""
+    """Raise MismatchError if the files lack weights of the model, or hold some without a place.
+
+    `values`: config.json as read.
+    """
+    other_parts = [OTHER_SENSES] if values.get("text_config") else []
     made_up = sorted(missing)
     if made_up:
         raise MismatchError(
             f"{location}: {len(made_up)} of its weights are missing, or of another shape than "
             f"config.json says ({made_up[0]}, ...); fetch the whole folder again"
         )
-    harmless = re.compile("|".join([HARMLESS, *_guessing_heads(model.config)]))
+    harmless = re.compile("|".join([HARMLESS, *_guessing_heads(model.config), *other_parts]))
     dropped = sorted(name for name in unexpected if not harmless.search(name))
     if dropped:
         raise MismatchError(
@@ -144,9 +154,12 @@ def refuse_other_weights(
 def _guessing_heads(config: Any) -> Iterator[str]:
     """Yield patterns of the layers that guess tokens ahead, where the config says there are any.
 
-    They stand after the other layers; transformers has no place for them, and none is needed.
+    They stand after the other layers, or in a part of their own; transformers has no place for
+    them, and none is needed.
     """
     text_config = config.get_text_config()
+    if any("mtp" in key and value for key, value in text_config.to_dict().items()):
+        yield r"(^|\.)mtp(_|\.)"
     num_heads = getattr(text_config, "num_nextn_predict_layers", None) or 0
     for number in range(num_heads):
         yield rf"^model\.layers\.{text_config.num_hidden_layers + number}\."

@@ -87,6 +87,28 @@ def test_heads_that_guess_several_tokens_are_harmless_where_the_family_has_them(
     assert torch.equal(load.load_model(str(tmp_path), CPU)(IDS).logits, saved(IDS).logits)
 
 
+def test_what_sees_and_what_guesses_ahead_are_harmless_beside_a_language_model(tmp_path):
+    save(BY_NAME["qwen3.5"], tmp_path)
+    parts = ["vision_tower.patch.weight", "model.multi_modal_projector.weight", "mtp.fc.weight"]
+    edit_weights(tmp_path, lambda weights: weights | {name: torch.ones(2) for name in parts})
+    assert load.load_model(str(tmp_path), CPU)
+    edit_weights(tmp_path, lambda weights: weights | {"model.memory.weight": torch.ones(2)})
+    with pytest.raises(MismatchError, match=r"1 of its tensors .*model\.memory\.weight"):
+        load.load_model(str(tmp_path), CPU)
+
+
+def test_parts_of_a_larger_model_have_no_place_in_one_that_is_none(folder):
+    edit_weights(folder, lambda weights: weights | {"vision_tower.patch.weight": torch.ones(2)})
+    with pytest.raises(MismatchError, match=r"no place .*vision_tower"):
+        load.load_model(str(folder), CPU)
+    edit_weights(folder, lambda weights: {n: t for n, t in weights.items() if "vision" not in n})
+    edit_weights(folder, lambda weights: weights | {"model.mtp.fc.weight": torch.ones(2)})
+    with pytest.raises(MismatchError, match=r"no place .*mtp"):
+        load.load_model(str(folder), CPU)
+    edit_config(folder, use_mtp=True)
+    assert load.load_model(str(folder), CPU)
+
+
 def test_a_config_of_a_far_larger_model_is_refused_before_its_memory_is_taken(folder):
     edit_config(folder, vocab_size=10**11)
     with pytest.raises(MismatchError, match=r"config\.json: .*numbers.*fetch the whole folder"):
