@@ -31,7 +31,6 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_transformers
 from distill.evaluation.stored import model_figures, read_figures, write_figures
-from distill.formats import FORMATS, path_of
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -133,6 +132,8 @@ def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
     if (train / "control").is_dir():
         paths["control"] = train / "control"
     paths["student"] = train / "student"
+    from distill.formats import path_of
+
     formats = folder.require("quantize", QuantizeResult, recipe).result.formats
     return paths | {name: path_of(folder, name) for name in formats}
 
@@ -162,6 +163,8 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
 
 def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:
     """Return what a model made of the EvalSet: student or control, or a file of the format `name`."""
+    from distill.formats import FORMATS
+
     if name in FORMATS:
         return FORMATS[name].evaluate(eval_set, path, bar)
     model = load.load_model(str(path), load.placement("auto", "auto"))

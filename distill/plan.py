@@ -22,7 +22,7 @@ from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import MissingError
 from distill.models import find
-from distill.planning import lengths, preflight
+from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.licences import licence_verdict
@@ -65,6 +65,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
     """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
+    from distill.planning import preflight
+
     for code in recipe.languages:
         scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
@@ -121,6 +123,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         warnings.append(
             f"the run needs about {disk / GB:.1f} GB of disk, {machine.disk_free / GB:.1f} GB is free"
         )
+    from distill.planning import preflight
+
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
     if unknown := by_script_only(recipe.languages):

@@ -19,7 +19,7 @@ How a file is written and measured stands with its format (distill/formats).
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,18 +32,23 @@ from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.core.stored_json import broken, read_json, write_json
-from distill.formats import Format, chosen, path_of, recovery
-from distill.formats.export import Export
-from distill.formats.folders import weight_bytes
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe
 from distill.recipe.sections import Quantize
 
+if TYPE_CHECKING:
+    from distill.formats import Format
+    from distill.formats.export import Export
+
 LEFTOVERS = (".*.latent", ".recovered.*", ".export.gguf", "*_distributions.npy")
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
+    from distill.formats import chosen
+    from distill.formats.export import Export
+    from distill.formats.folders import weight_bytes
+
     export = Export.of(recipe, folder)
     _remove_leftovers(export.stage)
     checks: dict[str, FileCheck] = {}
@@ -63,12 +68,14 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 
 def _remove_leftovers(stage: Path) -> None:
     """Remove what a run that was killed left half done."""
+    from distill.formats import recovery
+
     for pattern in LEFTOVERS:
         for path in stage.glob(pattern):
             recovery.remove(path)
 
 
-def _check(export: Export, format: Format) -> FileCheck:
+def _check(export: "Export", format: "Format") -> FileCheck:
     """Return the check of a file; write and measure it if that is not done yet."""
     path = export.stage / f"{format.name}.json"
     if path.is_file():
@@ -98,14 +105,16 @@ def _stored(path: Path) -> tuple[FileCheck, dict[str, str] | None]:
         raise broken(path, f"{problem['loc'][0]}: {problem['msg']}", way_out) from None
 
 
-def _sha256_of(export: Export, format: Format) -> dict[str, str]:
+def _sha256_of(export: "Export", format: "Format") -> dict[str, str]:
     """Return the SHA-256 of each file of a format, by its path in the stage's folder."""
     path = format.path(export.stage)
     files = files_under(path) if path.is_dir() else [path]
     return {str(f.relative_to(export.stage)): file_sha256(f) for f in files if f.is_file()}
 
 
-def _make(export: Export, format: Format) -> FileCheck:
+def _make(export: "Export", format: "Format") -> FileCheck:
+    from distill.formats import recovery
+
     check = format.make(export, export.student, format.path(export.stage))
     if format.name in export.recipe.quantize.recover:
         check = recovery.recover(export, format, check)
@@ -147,8 +156,10 @@ def failure(check: FileCheck, gates: Quantize) -> str | None:
     return "; ".join([*reasons, "take a larger format, or train longer"])
 
 
-def _files(export: Export, checks: dict[str, FileCheck]) -> list[Path]:
+def _files(export: "Export", checks: dict[str, FileCheck]) -> list[Path]:
     """Return all that was written but Modelfiles."""
+    from distill.formats import path_of
+
     files = []
     for name in checks:
         path = path_of(export.folder, name)
@@ -160,7 +171,7 @@ def _files(export: Export, checks: dict[str, FileCheck]) -> list[Path]:
     return files
 
 
-def _modelfiles(export: Export, checks: dict[str, FileCheck]) -> list[Path]:
+def _modelfiles(export: "Export", checks: dict[str, FileCheck]) -> list[Path]:
     from distill.formats.gguf.modelfile import write_modelfiles
 
     return write_modelfiles(export, licence_verdict(export.recipe), checks)
@@ -172,6 +183,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 def cost(work: Workload) -> Cost:
     """Reckon the writing and checking of every file, and recovery."""
+    from distill.formats import chosen, recovery
+
     costs = [format.cost(work) for format in chosen(work.recipe.quantize.formats)]
     costs.append(recovery.cost(work))
     return Cost(

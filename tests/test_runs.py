@@ -67,7 +67,7 @@ def test_every_quantized_file_was_loaded_back(finished):
     )
 
 
-HEAVY = ["torch", "transformers", "accelerate", "datasets", "jinja2", "asyncio"]
+HEAVY = ["torch", "transformers", "accelerate", "datasets", "numpy", "jinja2", "asyncio", "gguf"]
 
 
 def test_a_finished_run_says_so_in_under_a_second_without_heavy_packages(finished):
