@@ -80,16 +80,13 @@ def load_tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer("a")  # some of what its files say is first read here
-    except OSError as error:
-        raise MissingError(
-            f"{location}: its tokenizer cannot be loaded: {in_short(error)}"
-        ) from None
     except Exception as error:  # whatever foreign files bring about is their fault
-        if (folder / "tokenizer.json").exists():
-            read_json_object(folder / "tokenizer.json")
+        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {in_short(error)})"
+        if not (folder / "tokenizer.json").exists():
+            raise MissingError(f"{location}: {reason}; fetch its tokenizer.json") from None
+        read_json_object(folder / "tokenizer.json")
         raise DataError(
-            f"{location}: its tokenizer cannot be loaded ({type(error).__name__}: {in_short(error)}); "
-            "fetch tokenizer.json and tokenizer_config.json again"
+            f"{location}: {reason}; fetch tokenizer.json and tokenizer_config.json again"
         ) from None
     if tokenizer.vocab_size <= 1:  # what transformers makes of a folder without a tokenizer
         raise MissingError(
