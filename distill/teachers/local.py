@@ -14,10 +14,8 @@ from distill.models import load
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.sequences import TokenSequence
-from distill.signals import hidden_states
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
-from distill.teachers.records import records_of
 from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
 
 
@@ -128,6 +126,8 @@ class LocalTeacher(Teacher):
 
     def _signals_of_batch(self, header: SignalHeader, batch: list[SignalSequence]) -> Signals:
         from distill.models.score import answer_hidden_states
+        from distill.signals import hidden_states
+        from distill.teachers.records import records_of
 
         hidden = answer_hidden_states(
             self.model_here,
