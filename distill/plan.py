@@ -64,6 +64,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
         scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
     preflight.check_formats(recipe)
+    preflight.check_gguf_teacher(recipe)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     work = Workload.of(recipe, machine)

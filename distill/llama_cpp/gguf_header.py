@@ -18,6 +18,7 @@ from distill.llama_cpp import ggml
 SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 STRING, ARRAY = 8, 9
 ALIGNMENT = 32
+BROKEN = (ValueError, struct.error, LookupError, OverflowError)  # what reading past its end raises
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def read_tensor_infos(path: Path) -> list[TensorInfo]:
         with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             infos, end = _parse(data)
             size = len(data)
-    except (ValueError, struct.error, KeyError, UnicodeDecodeError) as error:
+    except BROKEN as error:
         raise DataError(f"{path}: not a whole GGUF file ({error}); write it again") from None
     if size < end:
         raise DataError(f"{path}: not a whole GGUF file ({size} bytes of {end}); write it again")
@@ -62,7 +63,7 @@ def read_string(path: Path, key: str) -> str | None:
                 if kind == STRING and data[at + 8 : name_end] == key.encode():
                     return data[name_end + 12 : end].decode()
                 at = end
-    except (ValueError, struct.error, KeyError):
+    except BROKEN:
         pass
     return None
 

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import time
+from pathlib import Path
 
 import pytest
 from result_helpers import generate_result
@@ -13,6 +15,8 @@ from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.errors import DataError
 from distill.recipe import load_recipe
+
+PACKAGE = Path(generate.__file__).parent
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null"])
@@ -51,6 +55,27 @@ def test_another_name_of_the_model_on_its_server_is_another_recipe(tmp_path):
     assert folder.changes("generate", wanted("null")) == [
         "teacher.server_model was 'a', is now None"
     ]
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_seconds(tmp_path, monkeypatch):
+    times = iter(range(10**9, 0, -1000))
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    folder = RunFolder(tmp_path)
+    folder.stage("generate").mkdir()
+    output = StageOutput(generate_result(), [])
+    manifest = folder.finish("generate", Fingerprint(), output, started=time.monotonic())
+    assert 0 <= manifest.seconds < 60
+
+
+def test_durations_are_not_taken_from_the_clock_on_the_wall():
+    """It goes back and forth; what is compared with another machine's clock is named here."""
+    found = {
+        path.name: path.read_text().count("time.time()")
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if "time.time()" in path.read_text()
+    }
+    # a date that a server sent, and when an answer was asked for, which its log keeps
+    assert found.keys() <= {"replies.py", "client.py"}, found
 
 
 def test_a_result_of_another_shape_is_named_with_its_field(tmp_path):
