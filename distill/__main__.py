@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import generate, pipeline
+from distill.core import terminal
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.pipeline import STAGES
 from distill.recipe import Recipe, explain, load_recipe
@@ -152,11 +153,15 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
-    options = read(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a terminal without Chinese is no reason to stop
+        # a terminal without Chinese is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with terminal.guarded():
+        return _status(read(argv))
+
+
+def _status(options: argparse.Namespace) -> int:
+    """Run the command; return the exit status, and say why where it does not end well."""
     try:
         status = _command(options)
         sys.stdout.flush()

@@ -44,15 +44,20 @@ class Stopped(DistillError):
 
 
 def shown(value: object) -> str:
-    """Return a value as a message repeats it: Python's way of writing it, cut where it is long.
+    """Return a value as a message repeats it, on one line: as Python writes it, cut where it is long.
 
-    A value of 100,000 characters would hide what is wrong with it.
+    Of an error it is the text. A value of 100,000 characters would hide what is wrong with it.
     """
     try:
-        text = repr(value)
+        text = one_line(str(value)) if isinstance(value, Exception) else repr(value)
     except (ValueError, RecursionError):  # a number of 5,000 digits; lists in lists in lists
         return f"a {type(value).__name__} too large to show"
     return in_short(text, LONGEST_SHOWN)
+
+
+def one_line(text: str) -> str:
+    """Return a text with single spaces for all white space."""
+    return " ".join(text.split())
 
 
 def in_short(text: str, longest: int) -> str:

@@ -194,7 +194,7 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
             print(f"{stage.name}: already done{_other_seed(stage, recipe, folder)}")
         return
     fingerprint = fingerprint_of(stage, recipe, folder)
-    started = time.time()
+    started = time.monotonic()
     if running.is_main:
         print(f"{stage.name} ...", flush=True)
         folder.start(stage.name, fingerprint)

@@ -70,6 +70,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     for code in recipe.languages:
         scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
+    preflight.check_gguf_teacher(recipe)
     lengths.check_models(recipe)
     preflight.check_formats(recipe)
     left = Left()

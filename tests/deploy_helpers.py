@@ -42,7 +42,7 @@ def write_run(
         checks[name] = file_check(bytes=file.path.stat().st_size, failed=reason)
     checks["nf4"] = file_check()
     output = StageOutput(QuantizeResult(checks, student_bytes=1), written)
-    folder.finish("quantize", Fingerprint(), output, started=time.time())
+    folder.finish("quantize", Fingerprint(), output, started=time.monotonic())
     return folder.path
 
 

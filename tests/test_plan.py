@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from distill.core.run_folder import RunFolder
-from distill.errors import MismatchError, MissingError
+from distill.errors import DataError, MismatchError, MissingError
+from distill.formats.gguf.write import write_gguf
 from distill.formats.planned_student import PlannedStudent
 from distill.pipeline import PLANNED
 from distill.plan import _warnings, make_plan, stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
-from distill.planning.preflight import check_formats
+from distill.planning.preflight import check_formats, check_gguf_teacher
 from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
@@ -233,6 +235,27 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
     check_formats(
         load_recipe(QUICKSTART, [f"teacher.model={tmp_path}", student, "quantize.formats=[int8]"])
     )
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"root:x:0:0:root:/root:/bin/bash\n", b"GGUF", b"GGUF" + b"\xff" * 60]
+)
+def test_a_teacher_that_is_no_gguf_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.gguf"
+    path.write_bytes(content)
+    recipe = load_recipe(QUICKSTART, [f"teacher.gguf={path}"])
+    with pytest.raises(DataError, match=rf"teacher\.gguf: {path}: not a whole GGUF file"):
+        check_gguf_teacher(recipe)
+
+
+def test_a_teacher_without_weights_is_refused_and_a_whole_one_passes(tmp_path: Path) -> None:
+    path = tmp_path / "t.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0) + bytes(32))
+    recipe = load_recipe(QUICKSTART, [f"teacher.gguf={path}"])
+    with pytest.raises(DataError, match=r"holds no weights, only a vocabulary; name another"):
+        check_gguf_teacher(recipe)
+    write_gguf(TEACHER, path, "q8_0")
+    check_gguf_teacher(recipe)
 
 
 def test_widths_of_a_student_that_is_not_here_are_the_catalogues() -> None:

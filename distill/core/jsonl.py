@@ -9,7 +9,6 @@ import codecs
 import errno
 import json
 import os
-import reprlib
 import socket
 import threading
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 from distill.core.digests import canonical_json
 from distill.core.files import fsync_folder, write_atomic
-from distill.errors import DataError, MissingError
+from distill.errors import DataError, MissingError, shown
 
 Row = dict[str, Any]
 
@@ -132,17 +131,6 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> Row:
         key = shown(counts.most_common(1)[0][0])
         raise KeyTwice(f"the key {key} stands there twice; remove or rename one")
     return row
-
-
-def shown(value: Any) -> str:
-    """Return a value that others wrote as an error shows it: on one line, and not all of a long one."""
-    return _SHORT.repr(value)
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 80
-_SHORT.maxlist = _SHORT.maxdict = 4
-_SHORT.maxlevel = 3
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:

@@ -4,6 +4,8 @@ import sys
 import time
 from types import TracebackType
 
+from distill.core import terminal
+
 LINE_SECONDS = 15.0
 
 
@@ -34,10 +36,11 @@ class Progress:
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[unit]} {task.fields[rate]}"),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[note]}"),
-                console=Console(stderr=True),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=Console(file=terminal.raw(sys.stderr)),
             )
             self._bar.start()
+            terminal.guard()  # it has put streams of its own there, that print above the bar
             self._task = self._bar.add_task(
                 self.label, total=self.total, completed=self.done, unit=self.unit, rate="", note=""
             )
@@ -59,7 +62,9 @@ class Progress:
             return
         if self._bar is not None and self._task is not None:
             rate = f"{self.rate():.3g}/s"
-            self._bar.update(self._task, completed=self.done, rate=rate, note=self._note)
+            self._bar.update(
+                self._task, completed=self.done, rate=rate, note=terminal.printable(self._note)
+            )
         elif time.monotonic() - self._last_line > LINE_SECONDS:
             self._last_line = time.monotonic()
             left = (self.total - self.done) / max(self.rate(), 1e-9)
@@ -75,7 +80,7 @@ class Progress:
         if not self.shown:
             return
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, note=text[:80])
+            self._bar.update(self._task, note=terminal.printable(text[:80]))
         elif time.monotonic() - self._last_said > LINE_SECONDS:
             self._last_said = time.monotonic()
             print(f"  {self.label}: {text}", file=sys.stderr, flush=True)

@@ -179,7 +179,7 @@ class RunFolder:
         """Write the stage's manifest, last of all.
 
         The output's files are hashed, made durable, and named relative to the stage's folder.
-        `started`: seconds since the epoch.
+        `started`: by time.monotonic, which nobody sets back.
         """
         folder = self.stage(stage)
         described = {}
@@ -196,7 +196,7 @@ class RunFolder:
             seed=fingerprint.seed,
             result=output.result,
             files=described,
-            seconds=round(time.time() - started, 2),
+            seconds=round(time.monotonic() - started, 2),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             machine=f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
             versions=_versions(),

@@ -11,7 +11,7 @@ from typing import Any
 
 from distill.core.digests import bytes_sha256, canonical_json
 from distill.core.files import write_atomic
-from distill.errors import DataError
+from distill.errors import DataError, in_short, one_line
 
 CHECKSUM = "sha256"  # field: that of the others' canonical JSON
 LONGEST_REASON = 200  # characters
@@ -50,8 +50,8 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
 
 def broken(path: Path, reason: str, way_out: str) -> DataError:
     """Return the error that names a file, what is wrong with it, and what to do."""
-    in_short = " ".join(reason.split())[:LONGEST_REASON]
-    return DataError(f"{path}: broken ({in_short}); {way_out}")
+    what = in_short(one_line(reason), LONGEST_REASON)
+    return DataError(f"{path}: broken ({what}); {way_out}")
 
 
 def field_problem(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> str | None:

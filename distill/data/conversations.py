@@ -7,7 +7,8 @@ turns. A turn has role and content, or from and value; a content is text or a li
 from dataclasses import dataclass
 from typing import Any
 
-from distill.core.jsonl import BadRow, Row, shown
+from distill.core.jsonl import BadRow, Row
+from distill.errors import shown
 
 FIELDS = ("prompt", "messages", "conversations")
 ROLES = {

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from distill.core.digests import canonical_json, digest
-from distill.core.jsonl import BadRow, Row, read_jsonl, shown
+from distill.core.jsonl import BadRow, Row, read_jsonl
 from distill.data import translation
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.conversations import FIELDS, conversation
 from distill.data.other_languages import by_kind, commonest, unknown_note
 from distill.data.shares import take_turns
 from distill.data.sources import listed
-from distill.errors import DataError
+from distill.errors import DataError, shown
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 from distill.text.invisible import is_invisible

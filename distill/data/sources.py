@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from distill.core.digests import canonical_json, digest, file_sha256
-from distill.core.jsonl import BadRow, KeyTwice, Row, jsonl_rows, shown, strict_json, text_lines
+from distill.core.jsonl import BadRow, KeyTwice, Row, jsonl_rows, strict_json, text_lines
 from distill.data.conversations import FIELDS
 from distill.data.tables import refuse_twice, separated_rows
-from distill.errors import DataError, MissingError
+from distill.errors import DataError, MissingError, shown
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 

@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import BadRow, Row, shown
-from distill.errors import DataError
+from distill.core.jsonl import BadRow, Row
+from distill.errors import DataError, shown
 
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLED = 20  # records from which the mark of a file without a head is told

@@ -12,8 +12,9 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
+from distill.core import terminal
 from distill.deploy import engine
 from distill.deploy.choose import GgufChoice
 from distill.errors import DataError, Stopped
@@ -153,7 +154,7 @@ class _Printer:
     def _print_reasoning(self, text: str) -> None:
         self._has_reasoning = True
         if sys.stdout.isatty():
-            print(f"{DIM}{text}{PLAIN}", end="", flush=True)
+            _print_dim(text, sys.stdout, end="")
         else:
             print(text, end="", file=sys.stderr, flush=True)
 
@@ -218,5 +219,12 @@ def _terminal_lines() -> Iterator[str]:
 
 def _remark(text: str) -> None:
     """Print a remark of ours, beside the conversation."""
-    dim, plain = (DIM, PLAIN) if sys.stderr.isatty() else ("", "")
-    print(f"{dim}({text}){plain}", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        _print_dim(f"({text})", sys.stderr)
+    else:
+        print(f"({text})", file=sys.stderr, flush=True)
+
+
+def _print_dim(text: str, stream: TextIO, end: str = "\n") -> None:
+    dim = f"{DIM}{terminal.printable(text)}{PLAIN}"
+    print(dim, end=end, file=terminal.raw(stream), flush=True)

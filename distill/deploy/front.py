@@ -71,7 +71,7 @@ class Front(ThreadingHTTPServer):
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self.address_family = family
-            super().__init__(address, _Handler)
+            super().__init__(address, _Handler)  # pyright: ignore[reportArgumentType]
         except OSError as error:
             raise MismatchError(
                 f"--host {host} --port {port}: {error.strerror}; choose another"

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DataError, MissingError
+from distill.errors import DataError, MissingError, shown
 
-SHORT = 120  # characters
 COUNTS = (
     "num_hidden_layers",
     "hidden_size",
@@ -51,16 +50,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise MissingError(f"{path}: no such file; fetch the whole folder again") from None
     except (ValueError, RecursionError, OSError) as error:
-        raise DataError(f"{path}: not JSON ({in_short(error)}); fetch it again") from None
+        raise DataError(f"{path}: not JSON ({shown(error)}); fetch it again") from None
     if not isinstance(value, dict):
         raise DataError(f"{path}: no object, so it is no model's; fetch it again")
     return value
-
-
-def in_short(value: object) -> str:
-    """Return what a file says, or an error about it, in one line of at most 120 characters."""
-    text = " ".join(str(value).split()) if isinstance(value, Exception) else repr(value)
-    return text if len(text) <= SHORT else text[: SHORT - 3] + "..."
 
 
 def require_model_values(path: Path, config: Mapping[str, Any]) -> None:
@@ -68,18 +61,14 @@ def require_model_values(path: Path, config: Mapping[str, Any]) -> None:
     for key, kind in KINDS.items():
         value = config.get(key)
         if value is not None and not isinstance(value, kind):
-            raise DataError(
-                f"{path}: {key} {in_short(value)} is no {kind.__name__}; fetch it again"
-            )
+            raise DataError(f"{path}: {key} {shown(value)} is no {kind.__name__}; fetch it again")
     for key in COUNTS:
         value = config.get(key)
         if value is not None and (type(value) is not int or value <= 0):
-            raise DataError(
-                f"{path}: {key} {in_short(value)} is no positive number; fetch it again"
-            )
+            raise DataError(f"{path}: {key} {shown(value)} is no positive number; fetch it again")
     for name in config.get("architectures") or []:
         if not isinstance(name, str):
-            raise DataError(f"{path}: architectures {in_short(name)} is no name; fetch it again")
+            raise DataError(f"{path}: architectures {shown(name)} is no name; fetch it again")
     for key in ("dtype", "torch_dtype"):
         _require_dtype(path, key, config.get(key))
     if config.get("text_config"):
@@ -90,7 +79,7 @@ def _require_dtype(path: Path, key: str, value: object) -> None:
     if value is None or (isinstance(value, str) and value in DTYPES):
         return
     raise DataError(
-        f"{path}: {key} {in_short(value)} is no type of numbers; float32, float16 and bfloat16 are "
+        f"{path}: {key} {shown(value)} is no type of numbers; float32, float16 and bfloat16 are "
         "usual"
     )
 
@@ -105,6 +94,6 @@ def token_ids(source: object, value: Any) -> list[int]:
     ids: list[Any] = value if isinstance(value, list) else [value]
     if any(type(number) is not int or number < 0 for number in ids):
         raise DataError(
-            f"{source}: eos_token_id {in_short(value)}: a token's id, or a list of ids, is needed"
+            f"{source}: eos_token_id {shown(value)}: a token's id, or a list of ids, is needed"
         )
     return ids

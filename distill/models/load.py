@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DataError, MismatchError, MissingError, RecipeError
+from distill.errors import DataError, MismatchError, MissingError, RecipeError, shown
 from distill.models.find import local_folder
-from distill.models.json_files import in_short, read_json_object, token_ids
+from distill.models.json_files import read_json_object, token_ids
 from distill.models.loaded_weights import (
     refuse_not_finite,
     refuse_other_weights,
@@ -81,7 +81,7 @@ def load_tokenizer(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer("a")  # some of what its files say is first read here
     except Exception as error:  # whatever foreign files bring about is their fault
-        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {in_short(error)})"
+        reason = f"its tokenizer cannot be loaded ({type(error).__name__}: {shown(error)})"
         if not (folder / "tokenizer.json").exists():
             raise MissingError(f"{location}: {reason}; fetch its tokenizer.json") from None
         read_json_object(folder / "tokenizer.json")
@@ -208,7 +208,7 @@ def require_generation_config(folder: Path) -> None:
         GenerationConfig.from_pretrained(folder)
     except Exception as error:  # whatever foreign values bring about is their fault
         raise DataError(
-            f"{path}: cannot be read ({type(error).__name__}: {in_short(error)}); fetch it again"
+            f"{path}: cannot be read ({type(error).__name__}: {shown(error)}); fetch it again"
         ) from None
 
 
@@ -224,7 +224,7 @@ def config_of(folder: Path, *, trust_remote_code: bool = False) -> Any:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever foreign values bring about is their fault
         raise DataError(
-            f"{folder / 'config.json'}: cannot be read ({type(error).__name__}: {in_short(error)}); "
+            f"{folder / 'config.json'}: cannot be read ({type(error).__name__}: {shown(error)}); "
             "fetch it again"
         ) from None
 
@@ -237,7 +237,7 @@ def refuse_foreign_code(folder: Path) -> None:
     for path in sorted(folder.glob("*config.json")):
         auto_map = read_json_object(path).get("auto_map") or {}
         if not isinstance(auto_map, dict):
-            raise DataError(f"{path}: auto_map {in_short(auto_map)} is no object; fetch it again")
+            raise DataError(f"{path}: auto_map {shown(auto_map)} is no object; fetch it again")
         for names in auto_map.values():
             for name in names if isinstance(names, list) else [names]:
                 if name and "--" in str(name):

@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DataError, MismatchError
-from distill.models.json_files import in_short
+from distill.errors import DataError, MismatchError, shown
 from distill.models.model_files import StoredTensor
 
 # numbers that a config may describe beyond those in the files: what is missing is made up in memory
@@ -55,7 +54,7 @@ def refuse_unknown_packing(folder: Path, values: Mapping[str, Any]) -> None:
     method = packing.get("quant_method", "bitsandbytes" if "load_in_8bit" in packing else None)
     if method not in AUTO_QUANTIZATION_CONFIG_MAPPING and method != "bitsandbytes":
         raise MismatchError(
-            f"{folder / 'config.json'}: quantization_config has quant_method {in_short(method)}, which "
+            f"{folder / 'config.json'}: quantization_config has quant_method {shown(method)}, which "
             "transformers does not know; take a model in 16 bits, or serve it (teacher.server)"
         )
 
@@ -95,7 +94,7 @@ def _without_memory(path: Path, config: Any, trust_remote_code: bool) -> Any:
             return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # whatever a foreign config brings about is that config's fault
         raise MismatchError(
-            f"{path}: no model can be made of it ({type(error).__name__}: {in_short(error)}); "
+            f"{path}: no model can be made of it ({type(error).__name__}: {shown(error)}); "
             "fetch it again"
         ) from None
 
@@ -107,7 +106,7 @@ def _refuse_two_families(path: Path, config: Any, loaded: str) -> None:
     named = (getattr(config, "architectures", None) or [loaded])[0]
     if named != loaded and named in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values():
         raise MismatchError(
-            f"{path}: architectures says {in_short(named)}, and its model_type {config.model_type!r} "
+            f"{path}: architectures says {shown(named)}, and its model_type {config.model_type!r} "
             f"is a {loaded}: two families; set the one right"
         )
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.errors import DataError, MismatchError, MissingError
-from distill.models.json_files import in_short, read_json_object, require_model_values
+from distill.errors import DataError, MismatchError, MissingError, shown
+from distill.models.json_files import read_json_object, require_model_values
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -67,12 +67,12 @@ def _require_plain_name(path: Path, name: object) -> None:
     """Raise DataError unless `name` is a safetensors file beside the index `path`."""
     if not isinstance(name, str) or not name or Path(name).name != name or "\0" in name:
         raise DataError(
-            f"{path}: names {in_short(name)} as a file of weights, which is none beside it; "
+            f"{path}: names {shown(name)} as a file of weights, which is none beside it; "
             "fetch it again"
         )
     if not name.endswith(".safetensors"):
         raise DataError(
-            f"{path}: names {in_short(name)}; files other than *.safetensors can run code and are "
+            f"{path}: names {shown(name)}; files other than *.safetensors can run code and are "
             "not read: convert them"
         )
 
@@ -97,7 +97,7 @@ def stored_tensors(files: Sequence[Path]) -> dict[str, StoredTensor]:
         for name, tensor in _read_header(path).items():
             if name in stored:
                 raise DataError(
-                    f"{path}: {in_short(name)} is in {stored[name].file.name} and in {path.name}; "
+                    f"{path}: {shown(name)} is in {stored[name].file.name} and in {path.name}; "
                     "fetch the whole folder again"
                 )
             stored[name] = tensor
@@ -116,7 +116,7 @@ def _read_header(path: Path) -> dict[str, StoredTensor]:
             }
     except (SafetensorError, OSError) as error:
         raise DataError(
-            f"{path}: not a whole file of weights ({in_short(error)}); fetch it again"
+            f"{path}: not a whole file of weights ({shown(error)}); fetch it again"
         ) from None
 
 
@@ -134,7 +134,7 @@ def require_own_weights(folder: Path) -> None:
     named = read_json_object(folder / "config.json").get("transformers_weights")
     if named is not None:
         raise DataError(
-            f"{folder / 'config.json'}: transformers_weights {in_short(named)} names the file of "
+            f"{folder / 'config.json'}: transformers_weights {shown(named)} names the file of "
             f"weights; call that file {SINGLE} and remove the key"
         )
 

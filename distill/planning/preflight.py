@@ -5,9 +5,10 @@ files are not on this machine yet, the catalogue knows its widths, and the rest 
 export.
 """
 
-from distill.errors import MismatchError
+from distill.errors import DataError, MismatchError
 from distill.formats import FORMATS, W16A16
 from distill.formats.planned_student import PlannedStudent
+from distill.llama_cpp import gguf_header
 from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 
@@ -27,6 +28,19 @@ def check_formats(recipe: Recipe) -> None:
         families.setdefault(FORMATS[name].check, []).append(name)
     for family in families.values():
         FORMATS[family[0]].check(student, family)
+
+
+def check_gguf_teacher(recipe: Recipe) -> None:
+    """Raise DataError if teacher.gguf is not a whole GGUF file, as far as its header says."""
+    path = recipe.gguf_teacher
+    if path is None:
+        return
+    try:
+        tensors = gguf_header.read_tensor_infos(path)
+    except DataError as error:
+        raise DataError(f"teacher.gguf: {error}, or name another") from None
+    if not tensors:
+        raise DataError(f"teacher.gguf: {path}: holds no weights, only a vocabulary; name another")
 
 
 def wide_rows(recipe: Recipe) -> str | None:

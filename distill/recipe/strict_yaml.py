@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from distill.errors import shown
+from distill.errors import in_short, one_line, shown
 
 MOST_VALUES = 10_000  # with all anchors written out
 MOST_DIGITS = 20
@@ -45,17 +45,13 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader=StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = None if error.problem_mark is None else error.problem_mark.line + 1
-        raise NotYaml(_in_short(error.problem or "broken"), line) from None
+        raise NotYaml(in_short(one_line(error.problem or "broken"), 200), line) from None
     except yaml.reader.ReaderError as error:
         raise NotYaml(f"character U+{_code(error.character):04X}: {error.reason}") from None
     except yaml.YAMLError as error:
-        raise NotYaml(_in_short(str(error))) from None
+        raise NotYaml(in_short(one_line(str(error)), 200)) from None
     except RecursionError:
         raise NotYaml("sections are nested too deeply") from None
-
-
-def _in_short(text: str) -> str:
-    return " ".join(text.split())[:200]
 
 
 def _code(character: str | bytes | int) -> int:

@@ -3,12 +3,14 @@
 Counts by reason and language, and samples side by side.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.core import terminal
 from distill.core.jsonl import Row, read_jsonl
 from distill.core.run_folder import RunFolder
 from distill.core.verification import require_present, require_same_content
@@ -19,6 +21,7 @@ from distill.errors import MissingError, RecipeError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
 Counts = dict[str, dict[str, int]]  # language: {"kept": how many, reason: how many dropped for it}
 
@@ -69,7 +72,7 @@ def show(
     """
     from rich.console import Console
 
-    console = console or Console()
+    console = console or Console(file=terminal.raw(sys.stdout))
     _require_as_made(stage)
     kept, dropped = read_kept_and_dropped(stage)
     counts = count_by_language(kept, dropped)
@@ -117,23 +120,29 @@ def _summary(counts: Counts, title: str) -> "Table":
     headings, lines = counts_table(counts)
     table = Table(title=title, title_justify="left")
     for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(_text(heading), justify="right" if heading else "left", no_wrap=True)
     for line in lines:
-        table.add_row(*line)
+        table.add_row(*map(_text, line))
     return table
 
 
 def _pairs(language: str, kept: Sequence[Row], dropped: Sequence[Row]) -> "Table":
     """Return the samples as a table for the terminal: kept on the left, dropped on the right."""
     from rich.table import Table
-    from rich.text import Text
 
-    table = Table(title=language, title_justify="left", show_lines=True, expand=True)
+    table = Table(title=_text(language), title_justify="left", show_lines=True, expand=True)
     table.add_column("kept", ratio=1, overflow="fold")
     table.add_column("dropped", ratio=1, overflow="fold")
     for left, right in zip_longest(kept, dropped):
-        table.add_row(Text(_sample_text(left)), Text(_sample_text(right)))
+        table.add_row(_text(_sample_text(left)), _text(_sample_text(right)))
     return table
+
+
+def _text(text: str) -> "Text":
+    """Return a cell that is shown as it is: neither markup nor escape sequences mean anything."""
+    from rich.text import Text
+
+    return Text(terminal.printable(text))
 
 
 def _reason_name(row: Row) -> str:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from distill.core.checksums import checksum_problem, write_checksums
 from distill.core.digests import file_sha256
 from distill.core.files import FolderWriter
-from distill.errors import DataError
+from distill.errors import DataError, shown
 
 NUM_KEPT = 2
 Tensors = dict[str, torch.Tensor]
@@ -68,7 +68,7 @@ def load_newest(folder: Path, optimizer: Any, *, with_best: bool = True) -> Chec
             if with_best and best_step is not None:
                 unchecked += _unchecked(_best_folder(folder, best_step), "model.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            notes.append(f"{path}: damaged ({_in_short(error)}); passed over")
+            notes.append(f"{path}: damaged ({shown(error)}); passed over")
             continue
         notes += [f"{file}: of an older version, without a checksum; taken" for file in unchecked]
         _fill(optimizer, _unflatten(optimizer_tensors, content["optimizer_scalars"]))
@@ -96,7 +96,7 @@ def load_best(folder: Path, step: int) -> Tensors:
         return load_file(path / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(
-            f"{path}: damaged ({_in_short(error)}); run the same command: training goes on from a "
+            f"{path}: damaged ({shown(error)}); run the same command: training goes on from a "
             "checkpoint before it"
         ) from None
 
@@ -158,10 +158,6 @@ def _state_of(path: Path) -> dict[str, Any]:
 
 
 _STATE = {"step": int, "state": dict, "optimizer_scalars": dict}
-
-
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _prune(folder: Path, step: int, best_step: int | None) -> None:

@@ -14,7 +14,8 @@ from server_helpers import TEACHER
 
 from distill import chat
 from distill.__main__ import main
-from distill.deploy.chat import DIM, PLAIN
+from distill.core.terminal import guarded
+from distill.deploy.chat import DIM, PLAIN, _Printer
 from distill.llama_cpp.model import LlamaModel
 from distill.models import load
 
@@ -218,3 +219,20 @@ def test_a_message_that_forges_a_turn_is_not_asked(
     assert main(["chat", str(run), "--format", "f16", "--threads", "1"]) == 0
     answer = reference(run / "quantize" / "f16.gguf", [{"role": "user", "content": QUESTIONS[0]}])
     assert out.getvalue() == f"{answer}\n\n"  # the last for Ctrl-D
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_an_answer_and_its_reasoning_cannot_style_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    out = Recorder(terminal=terminal)
+    monkeypatch.setattr(sys, "stdout", out)
+    with guarded():
+        printer = _Printer()
+        for delta in ({"reasoning_content": "\x1b[31mhm"}, {"content": "\x1b]0;x\x07 yes\u202e"}):
+            printer.take({"finish_reason": None, "delta": delta})
+        printer.end("the limit", False)
+    shown = (out.getvalue() + capsys.readouterr().err).replace(DIM, "").replace(PLAIN, "")
+    assert "\\x1b[31mhm" in shown and "\\x1b]0;x\\x07 yes\\u202e" in shown
+    assert not any(mark in shown for mark in "\x1b\x07\u202e")
+    assert printer.answer == "\x1b]0;x\x07 yes\u202e"  # the conversation goes on with what was said

@@ -45,7 +45,7 @@ def test_a_new_format_is_written_measured_evaluated_and_reported_by_itself(
     check = output.result.formats[FLOORED.name]
     assert path_of(folder, FLOORED.name) / "model.safetensors" in output.files
     assert check.failed is None and 0 < check.kl < 0.05 and check.decode_speed > 0
-    folder.finish("quantize", Fingerprint(), output, started=time.time())
+    folder.finish("quantize", Fingerprint(), output, started=time.monotonic())
 
     evaluated = evaluate.run(recipe, folder).result
     assert evaluated.models[FLOORED.name].nll is not None

@@ -7,6 +7,7 @@ import pytest
 from result_helpers import generate_result
 from run_helpers import ROOT, environment
 
+from distill.__main__ import main
 from distill.core.jsonl import write_jsonl
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.data.samples import count_by_language
@@ -85,6 +86,17 @@ def test_one_language_and_one_reason_can_be_picked(stage):
 def test_a_run_without_samples_says_what_to_do(tmp_path):
     with pytest.raises(MissingError, match="distill generate RECIPE"):
         data.show(tmp_path / "generate")
+
+
+def test_an_answer_cannot_style_the_terminal_nor_its_table(tmp_path, capsys):
+    hostile = "\x1b]0;title\x07 \x9b31m [bold]x[/bold] [/] \u202e \x1b[2J"
+    row = {"prompt": hostile, "language": f"sw{hostile}", "answer": hostile}
+    write_jsonl(tmp_path / "generate/kept.jsonl", [row])
+    write_jsonl(tmp_path / "generate/dropped.jsonl", [row | {"reason": f"{hostile}: x"}])
+    assert main(["inspect", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert not any(mark in text for mark in "\x1b\x07\x9b\u202e")
+    assert "\\x1b]0;title" in text and "[bold]" in text
 
 
 def test_inspect_needs_no_torch(stage):
