@@ -12,11 +12,12 @@ import pytest
 import torch
 from hostile_helpers import Tally
 
+from distill import quantize
 from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.jsonl import row_logs
 from distill.core.leases import Leases
 from distill.core.run_folder import Fingerprint, RunFolder
-from distill.core.stored_json import read_json, write_json
+from distill.core.stored_json import write_json
 from distill.core.verification import verifying
 from distill.errors import DataError, DistillError
 from distill.evaluation.stored import read_figures
@@ -152,7 +153,7 @@ KINDS = [
     Kind("trained students that wait", lambda f: files(f / "train/student"), read_trained),
     Kind("checkpoints", lambda f: files(f / "few"), read_checkpoint),
     Kind(
-        "checks of files", lambda f: [f / "quantize/q8_0.json"], lambda _, p: read_json(p, "redo")
+        "checks of files", lambda f: [f / "quantize/q8_0.json"], lambda _, p: quantize._stored(p)[0]
     ),
     Kind(
         "figures of models",

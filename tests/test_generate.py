@@ -245,8 +245,13 @@ def thought(folder, reasoning):
     write_jsonl(
         answers,
         [
-            {"token_ids": row["token_ids"], "finish_reason": "stop", "stop_ids": [1]}
-            for row in logged_answers(folder)
+            {
+                "prompt_id": prompt.id,
+                "token_ids": row["token_ids"],
+                "finish_reason": "stop",
+                "stop_ids": [1],
+            }
+            for prompt, row in zip(prompts, logged_answers(folder), strict=True)
         ],
     )
     eval_set, own = eval_sets(recipe, prompts, tokenizers, answers, folder)

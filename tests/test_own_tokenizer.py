@@ -272,7 +272,7 @@ def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_p
     _require_own_tokens(folder, tokenizer)
     generated("of another")
     with pytest.raises(
-        MismatchError, match="--redo generate, which asks the teacher nothing again"
+        MismatchError, match="--redo generate`, which asks the teacher nothing again"
     ):
         _require_own_tokens(folder, tokenizer)
 

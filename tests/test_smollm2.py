@@ -16,7 +16,7 @@ name: smollm2
 languages: [en]
 teacher: {model: TEACHER, licence: apache-2.0, device: cpu, dtype: float32}
 student: {method: layers, model: TEACHER, num_layers: 15}
-generate: {prompts: prompts.jsonl, max_new_tokens: 24, sampling_temperature: 0.5}
+generate: {prompts: prompts.jsonl, max_new_tokens: 32, sampling_temperature: 0}
 capture: {num_draws: 20}
 train:
   max_steps: 2

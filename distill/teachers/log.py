@@ -147,10 +147,8 @@ def read_answers(log: AnswerLog) -> tuple[list[Row], list[str]]:
     return found.rows, found.torn + found.bad
 
 
-def row_problem(row: Any, num_ids: int | None) -> str | None:
+def row_problem(row: Row, num_ids: int | None) -> str | None:
     """Return why a row of a log does not count, or None; `num_ids`: see AnswerLog."""
-    if not isinstance(row, dict):
-        return "a row that is no object"
     answer = f"the answer {str(row.get('key'))[:40]!r}"
     wrong = [name for name, kind in FIELDS.items() if not isinstance(row.get(name), kind)]
     if wrong:

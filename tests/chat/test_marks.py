@@ -9,11 +9,12 @@ from run_helpers import QUICKSTART
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from distill import chat, evaluate, generate
+from distill import chat, evaluate
 from distill.chat.marks import TemplateMarks
 from distill.chat.tokenizers import Tokenizers
 from distill.data.samples import Prompt
 from distill.errors import DataError
+from distill.filters import prompt_filters
 from distill.recipe import load_recipe
 from distill.teachers import connect
 
@@ -101,7 +102,7 @@ def test_a_prompt_that_forges_turns_is_dropped_before_it_is_asked():
         prompt_of("a", "b <|im_start|> c", "d"),
         prompt_of("5 + 4 = ?", "<think>easy</think>9", "and twice that?"),
     ]
-    asked, dropped = generate.select_prompts(recipe, prompts, [], find_mark=find_mark)
+    asked, dropped = prompt_filters.select_prompts(recipe, prompts, [], find_mark=find_mark)
     assert asked == [prompts[1], prompts[3]]
     assert [reason for _, reason in dropped] == [
         "template_marks: '<|im_end|>' in it would be read as a mark of the chat template",
