@@ -185,12 +185,15 @@ def cost(work: Workload) -> Cost:
     """Reckon the writing and checking of every file, and recovery."""
     from distill.formats import chosen, recovery
 
-    costs = [format.cost(work) for format in chosen(work.recipe.quantize.formats)]
+    formats = chosen(work.recipe.quantize.formats)
+    costs = [format.cost(work) for format in formats]
     costs.append(recovery.cost(work))
+    has_gguf = any(not format.is_folder for format in formats)
+    check_bytes = 4 * work.student.parameters if has_gguf else 0  # a float32 file, for a while
     return Cost(
         PROCESS_BYTES + max(cost.memory for cost in costs),
         sum(cost.seconds for cost in costs),
-        disk=sum(cost.disk for cost in costs),
+        disk=sum(cost.disk for cost in costs) + check_bytes,
     )
 
 
