@@ -141,7 +141,7 @@ def _parquet(path: Path, source: Source) -> PlacedRows:
             refuse_twice(str(path), known, _columns_of(source))
             columns = [column for column in _columns_of(source) if column in known]
             for batch in file.iter_batches(4096, columns=list(dict.fromkeys(columns)) or None):
-                for row in _rows_of(batch, path, number):
+                for row in _rows_of(_as_written(batch), path, number):
                     number += 1
                     yield f"row {number}", row
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -151,6 +151,17 @@ def _parquet(path: Path, source: Source) -> PlacedRows:
         raise DataError(
             f"{path}: not Parquet, or damaged{after} ({_on_one_line(error)}); fetch or write it again"
         ) from None
+
+
+def _as_written(batch: Any) -> Any:
+    """Return the batch with each float32 as the decimal it was written as: 0.1, not 0.10000000149."""
+    import pyarrow
+
+    for index, field in enumerate(batch.schema):
+        if pyarrow.types.is_float32(field.type):
+            column = batch.column(index).cast("string").cast("float64")
+            batch = batch.set_column(index, field.name, column)
+    return batch
 
 
 def _check_number_of_rows(path: Path, metadata: Any) -> None:

@@ -258,3 +258,15 @@ def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_i
         .generate.prompts[0]
         .file.startswith("/")
     )
+
+
+def test_a_float32_of_parquet_is_the_decimal_that_was_written(recipe, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    references = pyarrow.array([0.1, 16777.21, -2.5e-7, 3.0, None], pyarrow.float32())
+    columns = {"prompt": [f"Sum {n}?" for n in range(5)], "language": ["en"] * 5}
+    table = pyarrow.table({**columns, "reference": references})
+    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+    found = [prompt.reference for prompt in read(recipe("./p.parquet"))]
+    assert found == [0.1, 16777.21, -2.5e-7, 3.0, None]
