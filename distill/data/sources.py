@@ -141,7 +141,7 @@ def _parquet(path: Path, source: Source) -> PlacedRows:
             refuse_twice(str(path), known, _columns_of(source))
             columns = [column for column in _columns_of(source) if column in known]
             for batch in file.iter_batches(4096, columns=list(dict.fromkeys(columns)) or None):
-                for row in _rows_of(_as_written(batch), path, number):
+                for row in _rows_of(batch, path, number):
                     number += 1
                     yield f"row {number}", row
     except (pyarrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
@@ -153,15 +153,15 @@ def _parquet(path: Path, source: Source) -> PlacedRows:
         ) from None
 
 
-def _as_written(batch: Any) -> Any:
-    """Return the batch with each float32 as the decimal it was written as: 0.1, not 0.10000000149."""
-    import pyarrow
+def _as_written(row: Row, float32_columns: list[str]) -> Row:
+    """Return the row with each float32 as the decimal that it was written as.
 
-    for index, field in enumerate(batch.schema):
-        if pyarrow.types.is_float32(field.type):
-            column = batch.column(index).cast("string").cast("float64")
-            batch = batch.set_column(index, field.name, column)
-    return batch
+    0.1, which as a float of Python's own is 0.10000000149.
+    """
+    import numpy as np
+
+    narrow = [name for name in float32_columns if row[name] is not None]
+    return row | {name: float(str(np.float32(row[name]))) for name in narrow}
 
 
 def _check_number_of_rows(path: Path, metadata: Any) -> None:
@@ -174,17 +174,22 @@ def _check_number_of_rows(path: Path, metadata: Any) -> None:
         )
 
 
-def _rows_of(batch: Any, path: Path, num_before: int) -> list[Row | BadRow]:
+def _rows_of(batch: Any, path: Path, num_before: int) -> Sequence[Row | BadRow]:
     """Return the rows of a batch; one by one where one of them cannot be had."""
     try:
-        return batch.to_pylist()
+        return _rows_as_written(batch)
     except (ValueError, OverflowError):
         return [_row_of(batch, i, f"{path}, row {num_before + i + 1}") for i in range(len(batch))]
 
 
+def _rows_as_written(batch: Any) -> list[Row]:
+    float32 = [field.name for field in batch.schema if str(field.type) == "float"]
+    return [_as_written(row, float32) for row in batch.to_pylist()]
+
+
 def _row_of(batch: Any, index: int, where: str) -> Row | BadRow:
     try:
-        return batch.slice(index, 1).to_pylist()[0]
+        return _rows_as_written(batch.slice(index, 1))[0]
     except (ValueError, OverflowError) as error:
         return BadRow("unreadable", f"{where}: cannot be read ({_on_one_line(error)})")
 
@@ -219,6 +224,8 @@ def _folder(recipe: Recipe, name: str, source: Source) -> Path | None:
 
 def _dataset(recipe: Recipe, name: str, source: Source) -> PlacedRows:
     """Read the columns that the source names, and no other: a picture or a sound is not decoded."""
+    import datasets
+
     data = _loaded(recipe, name, source)
     columns = [column for column in _columns_of(source) if column in data.column_names]
     if source.columns is not None and len(columns) < len(source.columns):
@@ -228,10 +235,11 @@ def _dataset(recipe: Recipe, name: str, source: Source) -> PlacedRows:
         )
     if columns:
         data = data.select_columns(list(dict.fromkeys(columns)))
+    float32 = [c for c in data.column_names if data.features[c] == datasets.Value("float32")]
     read = iter(data)
     for number in count(1):
         try:
-            row = dict(next(read))
+            row = _as_written(next(read), float32)
         except StopIteration:
             return
         except Exception as error:  # whatever the decoder of one of many kinds of columns raises

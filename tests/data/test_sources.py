@@ -260,13 +260,19 @@ def test_a_changed_file_is_a_changed_input_and_one_plain_file_has_the_identity_i
     )
 
 
-def test_a_float32_of_parquet_is_the_decimal_that_was_written(recipe, tmp_path):
+@pytest.mark.parametrize("kind", ["Parquet", "data set"])
+def test_a_float32_is_the_decimal_that_was_written(recipe, tmp_path, kind):
+    import datasets
     import pyarrow
     import pyarrow.parquet
 
     references = pyarrow.array([0.1, 16777.21, -2.5e-7, 3.0, None], pyarrow.float32())
     columns = {"prompt": [f"Sum {n}?" for n in range(5)], "language": ["en"] * 5}
     table = pyarrow.table({**columns, "reference": references})
-    pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
-    found = [prompt.reference for prompt in read(recipe("./p.parquet"))]
-    assert found == [0.1, 16777.21, -2.5e-7, 3.0, None]
+    if kind == "Parquet":
+        pyarrow.parquet.write_table(table, tmp_path / "p.parquet")
+        made = recipe("./p.parquet")
+    else:
+        datasets.Dataset(table).save_to_disk(tmp_path / "set")
+        made = recipe("[{dataset: ./set}]")
+    assert [prompt.reference for prompt in read(made)] == [0.1, 16777.21, -2.5e-7, 3.0, None]
