@@ -289,11 +289,13 @@ def _write(
     filtered = filtered._replace(reasons=reasons)
     kept, dropped = _kept_and_dropped(generation, requests, filtered, rows)
     dropped[:0] = [{"prompt": p.text, "language": p.language, "reason": r} for p, r in refused]
+    counts = ", ".join(f"{name} {count:,}" for name, count in _by_reason(dropped).most_common())
     if not kept:
-        counts = ", ".join(f"{name} {count}" for name, count in _by_reason(dropped).most_common())
+        way_out = f"look at {log} and relax `generate`, or raise generate.max_new_tokens"
+        if not requests:
+            way_out = "none was worth asking: look at the prompts, and at the languages they say"
         raise DataError(
-            f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); look at {log} "
-            "and relax `generate`, or raise generate.max_new_tokens"
+            f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); {way_out}"
         )
     rates = answer_filters.pass_rates(*filtered) if recipe.generate.task else {}
     files = {
@@ -303,6 +305,7 @@ def _write(
     }
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
+    print(f"generate: {len(kept):,} kept, {len(dropped):,} dropped: {counts or 'none'}")
     result = _result(generation, requests, filtered, kept, dropped, left, len(torn))
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)

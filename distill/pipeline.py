@@ -17,7 +17,7 @@ from distill.core.processes import Processes
 from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
-from distill.core.verification import RecordedFile, require_present, verifying
+from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
 from distill.errors import MismatchError
 from distill.recipe import Recipe
 
@@ -89,7 +89,7 @@ def run(
     with at_work(recipe, folder) as running:
         if running.is_main:
             folder.write_recipe(recipe)
-            _set_aside(redo, pipeline, folder)
+            _set_aside(redo, pipeline, recipe, folder)
         running.barrier()
         for stage in chosen:
             _run_stage(stage, recipe, folder, running)
@@ -154,11 +154,17 @@ def fingerprint_of(stage: Stage, recipe: Recipe, folder: RunFolder) -> Fingerpri
     return replace(fingerprint, inputs=fingerprint.inputs | earlier)
 
 
-def _set_aside(redo: str | None, pipeline: Sequence[Stage], folder: RunFolder) -> None:
-    """Set aside what the stage `redo` and those after it made."""
+def _set_aside(
+    redo: str | None, pipeline: Sequence[Stage], recipe: Recipe, folder: RunFolder
+) -> None:
+    """Set aside what the stage `redo` and those after it made, if what it reads is whole."""
     if redo is None:
         return
     names = [stage.name for stage in pipeline]
+    for file in _inputs_to_verify(pipeline[names.index(redo)], recipe, folder):
+        require_present([file])
+        require_same_content(file)
+        folder.note_read(file.path)
     for stage in pipeline[names.index(redo) :]:
         folder.set_aside(stage.name, keep_files=stage.asks_teacher)
 

@@ -127,6 +127,17 @@ def test_nothing_is_made_of_a_damaged_file_and_the_way_out_works(recipe, way):
     assert again.manifests["count"].result == good
 
 
+def test_a_redo_on_a_damaged_file_is_refused_and_what_was_made_stays(recipe):
+    run(recipe(), "generate", "count")
+    kept = RunFolder.of(recipe()).stage("generate") / "kept.jsonl"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole.replace(b"e", b"o", 1))
+    with pytest.raises(DataError, match=r"generate/kept\.jsonl: its content is not"):
+        run(recipe(), "count", redo="count")
+    kept.write_bytes(whole)
+    assert RunFolder.of(recipe()).manifest("count", CountResult) is not None
+
+
 def test_a_finished_stage_whose_file_is_gone_is_not_called_done(recipe):
     run(recipe(), "generate", "count")
     (RunFolder.of(recipe()).stage("count") / "counts.txt").unlink()

@@ -145,7 +145,12 @@ def read_prompts(
                 f"{recipe.source}: {name}: {source.name}: no prompts in it in {languages}{met}"
             )
         prompts += of_recipe
-        left.by_reason.update(by_kind(others))
+        kinds = by_kind(others)
+        left.by_reason.update(kinds)
+        if num := kinds["other_language"]:
+            left.notes.append(
+                f"{name}: {source.name}: {num:,} rows in other languages than the recipe's are left out"
+            )
         if (note := unknown_note(others)) is not None:
             left.notes.append(f"{name}: {source.name}: {note}")
     return prompts
@@ -232,6 +237,8 @@ def _check_keys(row: Row, where: str) -> None:
     if not unknown:
         return
     known = {name: name for name in PROMPT_KEYS if name in row}
+    if "conversations" in known:
+        known["messages"] = known.pop("conversations")
     if not known.keys() & set(FIELDS):
         known = {"prompt": "THEIR_NAME", **known}
     columns = ", ".join(f"{name}: {column}" for name, column in sorted(known.items()))

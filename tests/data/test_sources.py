@@ -216,6 +216,15 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
         read(recipe("./no.txt"))
 
 
+def test_the_way_out_of_an_unknown_field_of_sharegpt_works(recipe, tmp_path):
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Ho."}]
+    write_jsonl(tmp_path / "p.jsonl", [{"conversations": turns, "language": "en", "topic": "x"}])
+    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
+        read(recipe("./p.jsonl"))
+    way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
+    assert [p.text for p in read(recipe(way_out))] == ["Hi?"]
+
+
 def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
     rows = [{"prompt": f"Hi {n}?", "language": "en", "topic": "goats"} for n in range(3)]
     write_jsonl(tmp_path / "p.jsonl", rows)
@@ -233,7 +242,8 @@ def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named
     left = Left()
     assert [p.language for p in read(recipe(mapped), left=left)] == ["en", "sw"]
     assert left.by_reason == {"other_language": 1, "unknown_language": 3}
-    assert f"nobody knows: 'English' (2), '{'x' * 39} (1)" in left.notes[0]
+    assert f"nobody knows: 'English' (2), '{'x' * 39} (1)" in left.notes[1]
+    assert "1 rows in other languages" in left.notes[0]
     write_jsonl(tmp_path / "p.jsonl", rows[2:])
     words = r"no prompts in it in en, sw; its languages are 'English' \(2\), 'fra_Latn' \(1\), 'x"
     with pytest.raises(DataError, match=words):
