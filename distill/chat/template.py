@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.core.digests import canonical_json
-from distill.errors import DataError, MismatchError, MissingError
+from distill.errors import DataError, MismatchError, MissingError, shown
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -186,10 +186,10 @@ def _render(
     except TooMuch as error:
         problem = f"{error}, more than any chat template has to: {_MEND}"
     except TemplateError as error:
-        problem = f"refuses messages of roles {roles}: {_short(error)}"
+        problem = f"refuses messages of roles {roles}: {shown(error)}"
     except Exception as error:  # whatever code that came with a model can raise
         problem = (
-            f"fails on messages of roles {roles}: {type(error).__name__}: {_short(error)}: {_MEND}"
+            f"fails on messages of roles {roles}: {type(error).__name__}: {shown(error)}: {_MEND}"
         )
     else:
         if text and not LONE_SURROGATE_CHARACTER.search(text):
@@ -200,12 +200,6 @@ def _render(
 
 
 _MEND = "put a chat_template.jinja that works into the model's folder"
-
-
-def _short(error: Exception) -> str:
-    """Return an error's text in one line of at most 200 characters."""
-    text = " ".join(str(error)[:1000].split())
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def _file_of(tokenizer: Any) -> str:

@@ -265,7 +265,7 @@ def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
         return reference
     if is_needed:
         raise DataError(
-            f"{where}: reference {reference!r:.100}: a task needs it as text or as a number; "
+            f"{where}: reference {shown(reference)}: a task needs it as text or as a number; "
             "set verify: false in this source of prompts, or task to null, to go without"
         )
     return None

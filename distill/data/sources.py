@@ -149,7 +149,7 @@ def _parquet(path: Path, source: Source) -> PlacedRows:
             raise
         after = f" after row {number}" if number else ""
         raise DataError(
-            f"{path}: not Parquet, or damaged{after} ({_on_one_line(error)}); fetch or write it again"
+            f"{path}: not Parquet, or damaged{after} ({shown(error)}); fetch or write it again"
         ) from None
 
 
@@ -191,12 +191,7 @@ def _row_of(batch: Any, index: int, where: str) -> Row | BadRow:
     try:
         return _rows_as_written(batch.slice(index, 1))[0]
     except (ValueError, OverflowError) as error:
-        return BadRow("unreadable", f"{where}: cannot be read ({_on_one_line(error)})")
-
-
-def _on_one_line(error: Exception) -> str:
-    """Return a library's message, shortened."""
-    return " ".join(str(error).split())[:200]
+        return BadRow("unreadable", f"{where}: cannot be read ({shown(error)})")
 
 
 _READERS: dict[str, Callable[[Path, Source], PlacedRows]] = {
@@ -245,7 +240,7 @@ def _dataset(recipe: Recipe, name: str, source: Source) -> PlacedRows:
         except Exception as error:  # whatever the decoder of one of many kinds of columns raises
             raise DataError(
                 f"{source.name}, row {number}: cannot be read ({type(error).__name__}: "
-                f"{_on_one_line(error)}); name the columns that are meant by columns, the others "
+                f"{shown(error)}); name the columns that are meant by columns, the others "
                 "are then not read"
             ) from None
         yield f"row {number}", row
@@ -269,7 +264,7 @@ def _loaded(recipe: Recipe, name: str, source: Source) -> Any:
     ) as error:  # a broken file, a missing decoder, no network: of any library's kind
         raise MissingError(
             f"{recipe.source}: {name}: data set {source.name!r}, split {split!r} cannot be had "
-            f"({type(error).__name__}: {_on_one_line(error)}); "
+            f"({type(error).__name__}: {shown(error)}); "
             "check its name, config and split, or fetch it once where there is a network"
         ) from None
     finally:
