@@ -174,7 +174,7 @@ def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
     num_bytes = sum(
         len(chat.text_of(pair.teacher, ids).strip().encode("utf-8")) for _, ids in wrote
     )
-    teachers_nats = nats_of(QUICKSTART.parent / "quickstart/teacher", wrote, len(pair.teacher))
+    teachers_nats = nats_of(QUICKSTART.parent / "quickstart/teacher", wrote, len(pair.asked))
     num_tokens = sum(len(ids) for _, ids in wrote)
     assert evaluated["nll"] == pytest.approx(teachers_nats / num_tokens, rel=1e-3)
     assert evaluated["nll_per_byte"] == pytest.approx(teachers_nats / num_bytes, rel=1e-3)
