@@ -91,7 +91,7 @@ def eval_sets(
         0 if target is None else _num_bytes(recipe, tokenizers, ids, row["token_ids"])
         for target, ids, row in zip(targets, prompt_ids, rows, strict=True)
     ]
-    teachers = EvalSet(
+    asked = EvalSet(
         recipe,
         prompts,
         prompt_ids,
@@ -102,22 +102,19 @@ def eval_sets(
         chat.answer_marks(tokenizers.teacher, recipe.teacher.model),
     )
     if tokenizers.same:
-        return teachers, teachers
-    students = EvalSet(
-        recipe,
-        prompts,
-        [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts],
-        targets,
-        num_bytes,
-        tokenizers.student,
-        chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student))),
-        chat.answer_marks(tokenizers.student),
+        return asked, asked
+    students = replace(
+        asked,
+        prompt_ids=[tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts],
+        tokenizer=tokenizers.student,
+        stop_ids=chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student))),
+        marks=chat.answer_marks(tokenizers.student),
     )
-    return students, _in_teachers_tokens(teachers, tokenizers, rows)
+    return students, _in_teachers_tokens(asked, tokenizers, rows)
 
 
 def _in_teachers_tokens(eval_set: EvalSet, tokenizers: Tokenizers, rows: Sequence[Row]) -> EvalSet:
-    """Return the same answers in the teacher's own tokens, after its own prompts.
+    """Return the set with the answers in the teacher's own tokens, as its prompts are already.
 
     It is scored on all answers that the students are scored on or, where one of those cannot be its
     own, on none: else its figure would be of other texts than theirs.

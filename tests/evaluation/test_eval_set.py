@@ -125,8 +125,20 @@ def test_teacher_and_student_are_scored_on_the_same_text(
         assert own.num_bytes == students.num_bytes and not (opens and reasoning == "drop")
     else:
         assert reasoning == "drop" and own.scored() == [] and own.num_bytes == [0, 0, 0]
-        assert ("opens the reasoning" in own.unscored) == opens
-        assert opens or "writes another prompt" in own.unscored
+        assert opens and "opens the reasoning" in own.unscored
+
+
+def test_a_teacher_is_scored_on_all_that_its_students_are_or_on_nothing(tmp_path: Path) -> None:
+    """Its template writes another prompt before an answer, so one without its reasoning cannot be told from it."""
+    teacher, student = tokenizer_of(BY_NAME["qwen3"]), load.load_tokenizer(str(TEACHER))
+    teacher.chat_template = teacher.chat_template.replace("<|im_start|>assistant", "<|im_start|>ai")
+    said, drop = ["7", "<think>\n3 + 4\n</think>\n\n7", "7"], "generate.reasoning=drop"
+    students, own = sets_of(tmp_path / "a.jsonl", teacher, student, said, drop)
+    assert students.scored() == [0, 1, 2] and students.num_bytes == [1, 1, 1]
+    assert own.scored() == [] and own.num_bytes == [0, 0, 0]
+    assert own.unscored is not None and "writes another prompt before an answer" in own.unscored
+    own = sets_of(tmp_path / "a.jsonl", teacher, student, ["7"] * 3, drop)[1]
+    assert own.scored() == [0, 1, 2] and own.unscored is None
 
 
 def test_a_text_without_end_is_scored_for_nobody(tmp_path: Path) -> None:
