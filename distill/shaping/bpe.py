@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from distill.chat.template import name_of
@@ -138,14 +139,12 @@ class BpeVocabulary:
 
     def _parts_alone(self, number: int, token: str) -> tuple[int, ...]:
         """Return what the token's text is made of just before it would be joined to the token."""
-        spelled = (
-            [self.ids[c]] if c in self.ids else self._bytes_of_character(c) for c in token
-        )
+        spelled = ([self.ids[c]] if c in self.ids else self._bytes_of_character(c) for c in token)
         ids = [part for piece in spelled for part in piece]
         while len(ids) > 1:
             joins = [
                 (*self._joined[pair], place)
-                for place, pair in enumerate(zip(ids, ids[1:], strict=False))
+                for place, pair in enumerate(pairwise(ids))
                 if pair in self._joined
             ]
             if not joins:

@@ -104,10 +104,10 @@ class _State:
             if not self.leaves:
                 return stopped_by
             weight, _, number = heapq.heappop(self.leaves)
-            if weight > 0 and max_loss is not None:
-                if (self.loss_L + self._growth_L(number) > max_loss).any():
-                    stopped_by = "fertility"
-                    continue
+            loss_L = self.loss_L if weight == 0 else self.loss_L + self._growth_L(number)
+            if max_loss is not None and (loss_L > max_loss).any():
+                stopped_by = "fertility"
+                continue
             self._remove(number)
         return "size"
 
