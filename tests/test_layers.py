@@ -17,7 +17,7 @@ FLOORS = [
     {"evaluation"},
     {"formats", "teachers", "synthesis"},
     {"planning", "reporting"},
-    {"plan", "generate", "capture", "initialize", "train", "quantize", "evaluate", "report"},
+    {"plan", "generate", "trim", "capture", "initialize", "train", "quantize", "evaluate", "report"},
     {"pipeline", "deploy"},
     {"pilot"},
     {"__init__"},

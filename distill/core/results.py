@@ -62,6 +62,46 @@ class GenerateResult:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How a language's texts are written in tokens, by the parent's vocabulary and by the trimmed one.
+
+    Counted over all texts that decided which tokens stay. A word is a unit of text/words.py: a
+    character where no spaces are written.
+    """
+
+    language: str
+    num_words: int
+    num_bytes: int
+    tokens_before: int
+    tokens_after: int
+
+    @property
+    def loss(self) -> float:
+        """Return the share by which the texts have grown in tokens."""
+        return self.tokens_after / self.tokens_before - 1
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """The trimmed vocabulary, and the samples in it.
+
+    `stopped_by`: "size", "fertility" (a language's texts would have grown by more than they may) or
+    "required" (all that is left must stay). `format` is that of the tokenizer and its chat template,
+    which the samples are in.
+    """
+
+    parent_vocab_size: int
+    vocab_size: int
+    stopped_by: str
+    coverage: list[Coverage]
+    format: str
+    num_samples: int
+    tokens_before: int
+    tokens_after: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class CaptureResult:
     """What was stored of the teacher's distributions.
 
