@@ -8,12 +8,13 @@ the NLL, in nats a token, of the teacher's sampled answers (the logarithm of its
 well a model predicts what the teacher would say. Student and control are compared example by
 example, by a paired bootstrap.
 
-A student with a tokenizer of its own (capture.signal: none) is asked in that, and the teacher's
-answers are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats
+A student with a tokenizer of its own (capture.signal: none, or a trimmed vocabulary) is asked in
+that, and the teacher's answers are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats
 of the student's.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
@@ -34,6 +35,7 @@ from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
+from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -41,12 +43,16 @@ from distill.teachers.requests import RequestOptions
 
 @dataclass(frozen=True)
 class TeacherEval:
-    """What the teacher's evaluation takes. `student`: the trained student's folder."""
+    """What the teacher's evaluation takes.
+
+    `student`: the trained student's folder. `trimmed`: its vocabulary, where that is trimmed.
+    """
 
     teacher: Teacher
     stage: Path
     student: Path
     prompts: list[Prompt]
+    trimmed: TrimmedVocabulary | None = None
 
     @property
     def answers(self) -> Path:
@@ -70,7 +76,8 @@ def run(
     prompts = _askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
-    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
+    trimmed = trimmed_vocabulary(recipe, folder)
+    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts, trimmed)
     paths = _student_paths(recipe, folder)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
@@ -155,7 +162,9 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
             for p, (ids, why) in zip(own.prompts, answers, strict=True)
         ]
         write_jsonl(own.answers, rows)
-    students, teachers_own = eval_sets(recipe, own.prompts, tokenizers, own.answers, own.student)
+    students, teachers_own = eval_sets(
+        recipe, own.prompts, tokenizers, own.answers, own.student, own.trimmed
+    )
     if not own.figures.is_file():
         _write(own.figures, teachers_own, teacher.evaluate(teachers_own, bar))
     return students
@@ -173,6 +182,11 @@ def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> M
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
     write_figures(path, figures_of(eval_set, made))
+
+
+def reads(recipe: Recipe) -> Sequence[str]:
+    trimmed = () if recipe.student.vocabulary is None else ("trim",)
+    return (*trimmed, "train", "quantize")
 
 
 def cost(work: Workload) -> Cost:
@@ -195,6 +209,6 @@ STAGE = Stage(
     run,
     EvaluateResult,
     answers_fingerprint,
-    reads=always("train", "quantize"),
+    reads=reads,
     cost=cost,
 )

@@ -13,6 +13,8 @@ from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.models import find
 from distill.recipe import Recipe
+from distill.shaping.reencode import Reencoder
+from distill.shaping.trimmed import TrimmedVocabulary
 
 TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 
@@ -59,13 +61,19 @@ class ModelAnswers:
 
 
 def eval_sets(
-    recipe: Recipe, prompts: list[Prompt], tokenizers: Tokenizers, answers: Path, student: Path
+    recipe: Recipe,
+    prompts: list[Prompt],
+    tokenizers: Tokenizers,
+    answers: Path,
+    student: Path,
+    trimmed: TrimmedVocabulary | None = None,
 ) -> tuple[EvalSet, EvalSet]:
     """Return what the students are evaluated on, and what the teacher is.
 
     It is the same where they have one tokenizer, else each in its own, and the teacher's without
     answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
-    folder. Raises DataError if the teacher finished none, or the file is not of these prompts.
+    folder. `trimmed`: its vocabulary, where that is trimmed. Raises DataError if the teacher
+    finished none, or the file is not of these prompts.
     """
     rows = _read_answers(answers, prompts)
     stop_ids = rows[0]["stop_ids"]
@@ -80,23 +88,29 @@ def eval_sets(
             "raise generate.max_new_tokens"
         )
     marks = chat.answer_marks(tokenizers.teacher, recipe.teacher.model)
-    if tokenizers.same:
+    if tokenizers.same and trimmed is None:
         eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids, marks)
         return eval_set, eval_set
     nothing: list[list[int] | None] = [None] * len(prompts)
     teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids, marks)
-    students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
     # the end alone: reasoning that never came to an answer
     targets = [ids if ids and len(ids) > 1 else None for ids in targets]
-    stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
+    tokenizer = tokenizers.student
+    students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
+    if trimmed is not None:
+        tokenizer, reencoder = trimmed.tokenizer, Reencoder.of(tokenizer, trimmed)
+        students_prompt_ids = [
+            reencoder.prompt_ids(recipe, tokenizers, p.messages) for p in prompts
+        ]
+        targets = [ids and reencoder.answer_ids(ids) for ids in targets]
     students = EvalSet(
         recipe,
         prompts,
         students_prompt_ids,
         targets,
-        tokenizers.student,
-        stop_ids,
-        chat.answer_marks(tokenizers.student),
+        tokenizer,
+        chat.stop_ids(tokenizer, find.stop_ids_of_files(str(student))),
+        chat.answer_marks(tokenizer),
     )
     return students, teachers
 
