@@ -9,6 +9,7 @@ import torch
 
 from distill.errors import DataError, MismatchError
 from distill.signals import draws, encoding
+from distill.signals.columns import Columns
 
 
 def teacher_logits(num: int, vocab_size: int, seed: int = 0) -> torch.Tensor:
@@ -20,17 +21,17 @@ def draw(logits, seed=1, num_draws=50, vocab_size=None, first_position=0):
     target_N = torch.arange(len(logits)) % 2
     size = vocab_size or logits.shape[1]
     rows = draws.Rows.of(seed, len(logits), first_position)
-    return draws.draw(logits, target_N, rows, num_draws=num_draws, vocab_size=size)
+    return draws.draw(logits, target_N, rows, num_draws=num_draws, columns=Columns(size))
 
 
 def top_k(logits, k, vocab_size=None, first_position=0):
     rows = draws.Rows.of(0, len(logits), first_position)
-    return draws.top_k(logits, rows, k=k, vocab_size=vocab_size or logits.shape[1])
+    return draws.top_k(logits, rows, k=k, columns=Columns(vocab_size or logits.shape[1]))
 
 
 def dense(logits, vocab_size=None, first_position=0):
     rows = draws.Rows.of(0, len(logits), first_position)
-    return draws.dense(logits, rows, vocab_size=vocab_size or logits.shape[1])
+    return draws.dense(logits, rows, columns=Columns(vocab_size or logits.shape[1]))
 
 
 def same(a, b) -> bool:
@@ -154,9 +155,9 @@ def test_a_record_does_not_depend_on_the_sequences_beside_it():
     rows = draws.Rows.join(
         [draws.Rows.of(7, 10), draws.Rows.of(2**64 - 1, 15), draws.Rows.of(8, 5, first_position=3)]
     )
-    together: Any = draws.draw(logits, target_N, rows, num_draws=50, vocab_size=3001)
+    together: Any = draws.draw(logits, target_N, rows, num_draws=50, columns=Columns(3001))
     alone = [
-        draws.draw(logits[part], target_N[part], rows[part], num_draws=50, vocab_size=3001)
+        draws.draw(logits[part], target_N[part], rows[part], num_draws=50, columns=Columns(3001))
         for part in (slice(10), slice(10, 25), slice(25, 30))
     ]
     assert same(together, encoding.join(alone))
@@ -236,11 +237,15 @@ def test_an_answer_token_that_is_not_shared_is_refused():
             torch.tensor([310]),
             draws.Rows.of(0, 1),
             num_draws=5,
-            vocab_size=300,
+            columns=Columns(300),
         )
     with pytest.raises(ValueError, match="target_N has shape"):
         draws.draw(
-            torch.zeros(2, 320), torch.tensor([3]), draws.Rows.of(0, 2), num_draws=5, vocab_size=300
+            torch.zeros(2, 320),
+            torch.tensor([3]),
+            draws.Rows.of(0, 2),
+            num_draws=5,
+            columns=Columns(300),
         )
 
 
