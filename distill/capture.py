@@ -32,7 +32,7 @@ from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.data.samples import read_samples
 from distill.errors import DataError
 from distill.models import find
@@ -300,7 +300,7 @@ STAGE = Stage(
     run,
     CaptureResult,
     fingerprint,
-    reads=("generate",),
+    reads=always("generate"),
     cost=cost,
     shared=True,
     asks_teacher=True,

@@ -24,7 +24,7 @@ from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
@@ -195,6 +195,6 @@ STAGE = Stage(
     run,
     EvaluateResult,
     answers_fingerprint,
-    reads=("train", "quantize"),
+    reads=always("train", "quantize"),
     cost=cost,
 )

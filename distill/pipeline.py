@@ -18,7 +18,7 @@ from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
-from distill.errors import MismatchError
+from distill.errors import MismatchError, RecipeError
 from distill.recipe import Recipe
 
 PLANNED = (
@@ -78,6 +78,7 @@ def run(
     Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full
     disk, a stop signal.
     """
+    pipeline = _stages_of(recipe, pipeline, [*(stages or ()), *filter(None, [redo])])
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
@@ -105,7 +106,8 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
 
     Raises what `run` raises.
     """
-    stage = next(stage for stage in STAGES if stage.name == stage_name)
+    pipeline = _stages_of(recipe, STAGES, [stage_name])
+    stage = next(stage for stage in pipeline if stage.name == stage_name)
     folder = RunFolder.of(recipe)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")
@@ -150,8 +152,20 @@ def fingerprint_of(stage: Stage, recipe: Recipe, folder: RunFolder) -> Fingerpri
     Raises MissingError, naming the command to run, if one of those is not finished.
     """
     fingerprint = stage.fingerprint(recipe)
-    earlier = {name: folder.digest(name, recipe) for name in stage.reads}
+    earlier = {name: folder.digest(name, recipe) for name in stage.reads(recipe)}
     return replace(fingerprint, inputs=fingerprint.inputs | earlier)
+
+
+def _stages_of(recipe: Recipe, pipeline: Sequence[Stage], asked_for: Sequence[str]) -> list[Stage]:
+    """Return the stages that the recipe has.
+
+    Raises RecipeError where one that is asked for by name is not among them.
+    """
+    reasons = {stage.name: stage.left_out(recipe) for stage in pipeline}
+    for name in asked_for:
+        if (reason := reasons[name]) is not None:
+            raise RecipeError(f"{recipe.source}: there is no stage {name} in it: {reason}")
+    return [stage for stage in pipeline if reasons[stage.name] is None]
 
 
 def _set_aside(
@@ -221,7 +235,8 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
 
 def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:
     """Return the files of earlier stages that this process has not hashed since they last changed."""
-    files = [file for name in stage.reads for file in folder.recorded_files(name, recipe.source)]
+    earlier = stage.reads(recipe)
+    files = [file for name in earlier for file in folder.recorded_files(name, recipe.source)]
     return [file for file in files if folder.changed_since_read(file)]
 
 

@@ -30,7 +30,7 @@ from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.core.stored_json import broken, read_json, write_json
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
@@ -203,6 +203,6 @@ STAGE = Stage(
     run,
     QuantizeResult,
     fingerprint,
-    reads=("generate", "train"),
+    reads=always("generate", "train"),
     cost=cost,
 )

@@ -13,7 +13,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.reporting.results import READS, RunResults, read_results
@@ -125,7 +125,7 @@ STAGE = Stage(
     run,
     ReportResult,
     fingerprint,
-    reads=tuple(READS),
+    reads=always(*READS),
     cost=cost,
     cheap=True,
 )

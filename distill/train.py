@@ -34,7 +34,7 @@ from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
 from distill.core.results import CaptureResult, GenerateResult, TrainedModel, TrainResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import load
@@ -290,7 +290,7 @@ STAGE = Stage(
     run,
     TrainResult,
     fingerprint,
-    reads=("generate", "capture", "initialize"),
+    reads=always("generate", "capture", "initialize"),
     cost=cost,
     shared=True,
 )

@@ -13,6 +13,7 @@ FLOORS = [
     {"core"},
     {"data", "llama_cpp", "models", "signals", "tasks"},
     {"chat", "filters", "training"},
+    {"shaping"},
     {"evaluation"},
     {"formats", "teachers", "synthesis"},
     {"planning", "reporting"},
