@@ -308,7 +308,7 @@ H200 = Machine(
     flops=FLOPS,
     bandwidth=BANDWIDTH,
 )
-# recipes/qwen_to_1b.yaml as its comments change it for a GPU of so many GB: gigabytes taken on an H200, and tokens a second
+# recipes/qwen_to_1b.yaml changed for a GPU of so many GB, as scripts/measure_plan.py did: gigabytes taken on an H200, and tokens a second
 MEASURED = {
     "24": ([], {"generate": (19.7, 1171), "capture": (19.8, 18_845), "train": (21.4, None)}),
     "12": (
