@@ -20,6 +20,7 @@ from server_helpers import said
 
 from distill.core.jsonl import read_jsonl
 from distill.core.run_folder import RunFolder
+from distill.models.load import load_tokenizer
 from distill.pipeline import PLANNED
 from distill.plan import make_plan, stage_costs
 from distill.planning.costs import Workload
@@ -199,31 +200,35 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Run:
-    """A recipe's classes: `teacher` is None where nothing of it is on this machine."""
+    """A recipe's classes: `teacher` is None where nothing of it is on this machine.
+
+    `formats`: of its files; one run of each class of students writes GGUF, the others the 16-bit folder alone.
+    """
 
     recipe: str
     student: str
     teacher: str | None = None
     reasoning: str | None = None
     key: str | None = None
-    last_stage: str = "report"
+    formats: str = "[]"
     more: tuple[str, ...] = ()
 
 
 RUNS = [
-    Run("qwen_to_1b", "qwen3", "qwen3"),
+    Run("qwen_to_1b", "qwen3", "qwen3", formats="[q8_0]"),
     Run(
         "deepseek_r1_to_1.5b",
         "qwen2.5",
         reasoning="We add what is asked for.",
         key="DEEPSEEK_KEY",
+        formats="[q8_0]",
         more=("train.optimizer=adamw",),
     ),
     Run("kimi_k2_to_0.6b", "qwen3", key="KIMI_KEY"),
     Run("minimax_m2_to_0.6b", "qwen3", reasoning="The user asks something.", key="MINIMAX_KEY"),
-    Run("ernie_4_5_to_0.3b", "ernie4.5", "ernie4.5-moe"),
+    Run("ernie_4_5_to_0.3b", "ernie4.5", "ernie4.5-moe", formats="[q8_0]"),
     Run("gpt_oss_to_0.6b", "qwen3", reasoning="We need to answer."),
-    Run("llama_to_1b", "llama", "llama", more=("train.optimizer=adamw",)),
+    Run("llama_to_1b", "llama", "llama", formats="[q8_0]", more=("train.optimizer=adamw",)),
     Run("phone_4gb", "qwen3", "qwen3"),
     Run("raspberry_pi", "qwen3", "qwen3"),
 ]
@@ -233,7 +238,6 @@ SMALL = [
     "train.max_steps=2",
     "train.batch_tokens=4096",
     "train.validation_share=0.1",
-    "quantize.formats=[q8_0]",
     "quantize.num_sequences=4",
     f"evaluate.num_examples={NUM_EVALUATED}",
     "evaluate.max_new_tokens=8",
@@ -275,6 +279,7 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, a
         few_prompts(run.recipe),
         *SMALL,
         *run.more,
+        f"quantize.formats={run.formats}",
         f"teacher.server={api.url}",
         f"student.model={model_folder(run.student)}",
         "student.licence=apache-2.0",
@@ -284,7 +289,6 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, a
         overrides += [f"teacher.model={model_folder(run.teacher)}", "teacher.licence=apache-2.0"]
     keys = {run.key: "a key"} if run.key else {}
     done = run_forked(RECIPES / f"{run.recipe}.yaml", *overrides, **keys)
-    print(done.stderr, done.stdout)
     assert done.returncode == 0, done.stderr[-3000:]
 
     def result(stage: str) -> dict[str, Any]:
@@ -293,8 +297,12 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, a
     recipe = load_recipe(RECIPES / f"{run.recipe}.yaml")
     kept = [row for _, row in read_jsonl(tmp_path / "generate" / "kept.jsonl")]
     assert {row["language"] for row in kept} == set(recipe.languages)
+    tokenizer = load_tokenizer(str(model_folder(run.student)))
+    learnt = tokenizer.decode(kept[0]["answer_ids"])
+    if run.reasoning is not None:
+        assert (run.reasoning in learnt) == (recipe.generate.reasoning == "short")
     dropped = [row["reason"] for _, row in read_jsonl(tmp_path / "generate" / "dropped.jsonl")]
     assert not [reason for reason in dropped if not reason.startswith("beyond_share")]
     assert result("train")["roles"]["student"]["num_steps"] == 2
-    assert result("quantize")["formats"]["q8_0"]["top_token_agreement"] > 0.8
+    assert all(made["top_token_agreement"] > 0.8 for made in result("quantize")["formats"].values())
     assert (tmp_path / "report" / "report.html").is_file()

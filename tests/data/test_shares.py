@@ -80,7 +80,7 @@ def test_shares_that_cannot_hold_are_refused(recipe, prompts, words):
 def test_the_mix_of_the_recipe_for_1b_can_be_had():
     options = load_recipe(ROOT / "recipes" / "qwen_to_1b.yaml").generate
     kind, shares = options.mix or ("", {})
-    assert kind == "source" and list(shares.values()) == [0.014, 0.002, 0.614, 0.32, 0.05]
+    assert kind == "source" and list(shares.values()) == [0.014, 0.614, 0.32, 0.002, 0.05]
     wanted = {name: share * (options.num_prompts or 0) for name, share in shares.items()}
     there = {source.name: source.num for source in options.prompts}
     for name, num in there.items():
