@@ -6,6 +6,7 @@ position is about the student's token there.
 
     trim/tokenizer/        the tokenizer, as transformers saves it
     trim/parent_ids.json   the parent's id of each of its ids
+    trim/kept.jsonl        the samples of generate/kept.jsonl in its ids
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZER, PARENT_IDS = "tokenizer", "parent_ids.json"
+TOKENIZER, PARENT_IDS, KEPT = "tokenizer", "parent_ids.json", "kept.jsonl"
 
 
 @dataclass(frozen=True)
@@ -69,3 +70,16 @@ def trimmed_vocabulary(recipe: Recipe, folder: RunFolder) -> TrimmedVocabulary |
     if recipe.student.vocabulary is None:
         return None
     return TrimmedVocabulary.read(folder.stage("trim"))
+
+
+def kept_path(recipe: Recipe, folder: RunFolder) -> Path:
+    """Return the file of the samples in the ids that the student learns.
+
+    The stage that reads it has `samples_stage` among its `reads`.
+    """
+    return folder.stage(samples_stage(recipe)) / KEPT
+
+
+def samples_stage(recipe: Recipe) -> str:
+    """Return the stage that makes those samples: `generate`, or `trim` where the recipe trims."""
+    return "generate" if recipe.student.vocabulary is None else "trim"
