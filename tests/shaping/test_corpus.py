@@ -81,7 +81,7 @@ def test_rows_without_a_text_are_left_out_and_told_or_refused(tmp_path):
     count_tokens(made("quickstart"), corpus, 1024, BAR)
     assert "2 of 43 rows are left out" in corpus.left.notes[0]
     (tmp_path / "a.jsonl").write_text('{"words": "Habari"}\n')
-    with pytest.raises(DataError, match="no column 'text'.*there are words"):
+    with pytest.raises(DataError, match=r"no column 'text'.*there are words"):
         count_tokens(made("quickstart"), corpus, 1024, BAR)
 
 

@@ -19,7 +19,7 @@ def slowly_pruned(vocabulary, counts_VL, num):
     fixed |= {n for n, p in vocabulary.parts.items() if not p and len(vocabulary.tokens[n]) == 1}
     for _ in range(num):
         used = {part for number in kept for part in vocabulary.parts.get(number, ())}
-        leaves = [n for n in kept - used - fixed]
+        leaves = list(kept - used - fixed)
         if not leaves:
             break
         rank = vocabulary.rank

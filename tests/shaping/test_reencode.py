@@ -88,5 +88,5 @@ def test_a_prompt_is_what_the_template_writes(parent, reencoder):
     after = reencoder.prompt_ids(recipe, tokenizers, messages)
     assert after == chat.prompt_ids(reencoder.trimmed.tokenizer, messages)
     reencoder.require_same_bytes(before, after, "the prompt")
-    with pytest.raises(MismatchError, match="the prompt: .*--redo generate"):
+    with pytest.raises(MismatchError, match=r"the prompt: .*--redo generate"):
         reencoder.require_same_bytes(before, after[:-1], "the prompt")
