@@ -97,8 +97,8 @@ def _check_ids(sequences: list[SignalSequence], vocab_size: int, path: Path) -> 
         if largest >= vocab_size:
             raise DataError(
                 f"{path}: the answer {sequence.answer_key} has token id {largest}, and the "
-                f"teacher's tokenizer has {vocab_size:,} ids: run with --redo generate, which asks "
-                "for it again"
+                f"teacher's tokenizer has {vocab_size:,} ids: run `distill run RECIPE --redo "
+                "generate`, which asks for it again"
             )
 
 

@@ -4,13 +4,15 @@
     evaluate/<model>.json            the figures, and one row an example
 
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
-the NLL, in nats a token, of the teacher's sampled answers (the logarithm of its perplexity): how
-well a model predicts what the teacher would say. Student and control are compared example by
-example, by a paired bootstrap.
+the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say. It is
+told in nats a token (the logarithm of the perplexity) and in nats a byte: the nats of all that is
+scored, end token included, over the UTF-8 bytes of its text. Student and control are compared
+example by example, by a paired bootstrap.
 
-A student with a tokenizer of its own (capture.signal: none, or a trimmed vocabulary) is asked in
-that, and the teacher's answers are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats
-of the student's.
+A student with a tokenizer of its own, or a trimmed one, is asked in that, and the teacher's answers
+are scored in its tokens. The teacher is scored on the same texts in its own tokens: its NLL a byte
+can then be compared with the student's, its NLL a token cannot. One that is on a server, or would
+not write what is scored, has none, and that is said.
 """
 
 import sys
@@ -89,9 +91,12 @@ def run(
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
+    tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
     student_against_control = None
     if "control" in measured:
-        student_against_control = against(measured["student"], measured["control"], recipe.seed)
+        student_against_control = against(
+            measured["student"], measured["control"], recipe.seed, by_byte=tokenizers_differ
+        )
     result = EvaluateResult(
         models={
             name: model_figures(stage / f"{name}.json", figures)
@@ -101,6 +106,7 @@ def run(
         task=options.task,
         task_version=tasks.version(options.task),
         student_against_control=student_against_control,
+        tokenizers_differ=tokenizers_differ,
     )
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
 
@@ -148,7 +154,7 @@ def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
 def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
     """Return what the students are evaluated on, with the teacher's sampled answers.
 
-    The teacher itself is evaluated while it is loaded.
+    The teacher itself is evaluated while it is loaded; where it has no NLL, that is said.
     """
     teacher, recipe = own.teacher, own.teacher.recipe
     tokenizers = teacher.tokenizers
@@ -166,7 +172,10 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
         recipe, own.prompts, tokenizers, own.answers, own.student, own.trimmed
     )
     if not own.figures.is_file():
-        _write(own.figures, teachers_own, teacher.evaluate(teachers_own, bar))
+        figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
+        if figures["unscored"]:
+            print(f"evaluate: the teacher has no NLL: {figures['unscored']}", file=sys.stderr)
+        write_figures(own.figures, figures)
     return students
 
 

@@ -232,7 +232,11 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What evaluate measured on one model; exact match and its interval only where a task checks."""
+    """What evaluate measured on one model; exact match and its interval only where a task checks.
+
+    `nll` is in nats a token of its own tokens, `nll_per_byte` the same nats over the bytes of the
+    text (None in runs of earlier versions); `unscored` says why there is neither.
+    """
 
     runtime: str
     nll: float | None
@@ -240,6 +244,8 @@ class ModelFigures:
     cut_answers: int
     generated_tokens: int
     tokens_per_second: float
+    nll_per_byte: float | None = None
+    unscored: str | None = None
     exact_match: float | None = None
     interval: Interval | None = None
     by_language: dict[str, float] = field(default_factory=dict)
@@ -256,13 +262,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """The figures of every model; student minus control by measure, where there is a control."""
+    """The figures of every model; student minus control by measure, where there is a control.
+
+    `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
+    the byte alone.
+    """
 
     models: dict[str, ModelFigures]
     num_examples: int
     task: str | None
     task_version: int | None
     student_against_control: dict[str, Difference] | None = None
+    tokenizers_differ: bool = False
 
 
 @dataclass(frozen=True)

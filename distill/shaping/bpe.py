@@ -158,23 +158,24 @@ class BpeVocabulary:
 
 def require_bpe(tokenizer: Any) -> None:
     """Raise MismatchError, with the way out, for a tokenizer that cannot be trimmed."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    kind = "None" if backend is None else type(backend.model).__name__
-    problem = None
-    if kind != "BPE":
-        problem = f"a {kind} model" if backend is not None else "no fast tokenizer"
-    else:
-        model = backend.model
-        unknown = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
-        named = [name for name in unknown if getattr(model, name, None)]
-        if named:
-            problem = f"a BPE with {named[0]}"
+    problem = _problem(getattr(tokenizer, "backend_tokenizer", None))
     if problem is not None:
         raise MismatchError(
             f"{name_of(tokenizer)}: {problem}, and student.vocabulary can trim only a plain BPE (as "
             "of Qwen, Llama, SmolLM, Mistral, ERNIE): set student.vocabulary=null, or take another "
             "student.model"
         )
+
+
+def _problem(backend: Any | None) -> str | None:
+    """Return what makes a tokenizer another kind than a plain BPE; None if nothing does."""
+    if backend is None:
+        return "no fast tokenizer"
+    if type(backend.model).__name__ != "BPE":
+        return f"a {type(backend.model).__name__} model"
+    options = ("continuing_subword_prefix", "end_of_word_suffix", "dropout")
+    used = [name for name in options if getattr(backend.model, name, None)]
+    return f"a BPE with {used[0]}" if used else None
 
 
 def _falls_back(content: Mapping[str, Any]) -> bool:
