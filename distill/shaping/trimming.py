@@ -24,7 +24,7 @@ class Trimming:
     coverage: list[Coverage]
 
 
-def trim(recipe: Recipe, parent: Any, corpus: Corpus) -> Trimming:
+def trim(recipe: Recipe, parent: Any, corpus: Corpus, *, shown: bool = True) -> Trimming:
     """Return the tokenizer `parent` with the tokens that the corpus needs, to the recipe's limits.
 
     Raises MismatchError for a tokenizer that cannot be trimmed, DataError for a language of the
@@ -33,7 +33,7 @@ def trim(recipe: Recipe, parent: Any, corpus: Corpus) -> Trimming:
     options = recipe.student.vocabulary
     assert options is not None  # nobody trims without
     vocabulary = BpeVocabulary.of(parent)
-    with Progress("trim", 2 * corpus.num_sources, "corpora") as bar:
+    with Progress("trim", 2 * corpus.num_sources, "corpora", shown=shown) as bar:
         counts = count_tokens(parent, corpus, vocabulary.num_rows, bar)
         required = required_ids(recipe, parent, vocabulary)
         limits = Limits(options.size, options.max_fertility_loss)
