@@ -40,16 +40,14 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     prompts = {row["prompt_id"]: row for _, row in read_jsonl(generated / "prompts.jsonl")}
     samples = read_samples(generated / KEPT)
     own = _own_texts(recipe, parent, prompts.values(), split_prompts(recipe)[1], samples)
-    corpus = Corpus(recipe, own)
-    made = trim(recipe, parent, corpus)
-    notes = [*corpus.left.notes, *corpus.notes()]
-    for note in notes:
+    made = trim(recipe, parent, Corpus(recipe, own))
+    for note in made.notes:
         print(f"trim: {note}", file=sys.stderr)
     rows = _trimmed_samples(recipe, tokenizers, parent, made, samples, prompts)
     stage = folder.stage("trim")
     files = made.trimmed.write(stage)
     write_jsonl(stage / KEPT, (sample.row() for sample in rows))
-    result = _result(made, parent, samples, rows, notes)
+    result = _result(made, parent, samples, rows)
     print(f"trim: {told(result)}")
     return StageOutput(result, [*files, stage / KEPT])
 
@@ -106,9 +104,7 @@ def _trimmed_samples(
     return rows
 
 
-def _result(
-    made: Trimming, parent: Any, samples: list[Sample], rows: list[Sample], notes: list[str]
-) -> TrimResult:
+def _result(made: Trimming, parent: Any, samples: list[Sample], rows: list[Sample]) -> TrimResult:
     return TrimResult(
         parent_vocab_size=len(parent),
         vocab_size=len(made.trimmed),
@@ -118,7 +114,7 @@ def _result(
         num_samples=len(rows),
         tokens_before=sum(len(sample.ids) for sample in samples),
         tokens_after=sum(len(sample.ids) for sample in rows),
-        notes=notes,
+        notes=made.notes,
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import chain
 
 from distill.chat.tokenizers import Tokenizers
-from distill.core.results import Coverage
 from distill.data.counted_texts import FIELD
 from distill.data.samples import Prompt
 from distill.recipe import Recipe
@@ -24,13 +23,9 @@ LONGEST = 5_000_000  # bytes of each named text that a plan reads
 
 @dataclass(frozen=True)
 class PlannedVocabulary:
-    """About how many tokens a student will have, and what that makes of the texts by language.
-
-    `coverage` is empty where that cannot be tried yet. `text`: what the plan tells.
-    """
+    """About how many tokens a student will have, None if that is not known, and what the plan tells."""
 
     size: int | None
-    coverage: list[Coverage]
     text: str
 
 
@@ -72,7 +67,8 @@ def planned_vocabulary(
         f"vocabulary: about {num:,} of {num_before:,} tokens stay, by the prompts and at most "
         f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too"
     )
-    return PlannedVocabulary(num, made.coverage, "\n".join([first, *table_lines(made.coverage)]))
+    lines = [first, *table_lines(made.coverage), *made.notes]
+    return PlannedVocabulary(num, "\n".join(lines))
 
 
 def _untried(recipe: Recipe, tokenizers: Tokenizers | None) -> PlannedVocabulary:
@@ -82,6 +78,6 @@ def _untried(recipe: Recipe, tokenizers: Tokenizers | None) -> PlannedVocabulary
     size = recipe.student.vocabulary.size if recipe.student.vocabulary else None
     if size is None:
         text = f"vocabulary: how many tokens stay is not known ({why}): reckoned as if all did"
-        return PlannedVocabulary(None, [], text)
+        return PlannedVocabulary(None, text)
     size = size // MULTIPLE * MULTIPLE
-    return PlannedVocabulary(size, [], f"vocabulary: reckoned as {size:,} tokens ({why})")
+    return PlannedVocabulary(size, f"vocabulary: reckoned as {size:,} tokens ({why})")

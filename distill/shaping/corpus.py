@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 1000  # texts that are in memory at once
+LITTLE = 1_000_000  # bytes of a language's text that say little of its other words
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,18 @@ class TextCounts:
     counts_VL: "NDArray[np.float64]"
     num_words: list[int]
     num_bytes: list[int]
+
+    def notes(self) -> list[str]:
+        """Return what a person should know where a language has little text."""
+        pairs = zip(self.languages, self.num_bytes, strict=True)
+        little = [f"{code} {num / 1e6:.2f} MB" for code, num in pairs if num < LITTLE]
+        if not little:
+            return []
+        return [
+            f"student.vocabulary: little text to count tokens in ({', '.join(little)}): words that are "
+            "not in it will take more tokens; name some of the user's kind in "
+            "student.vocabulary.texts, unless the prompts are all that the student is for"
+        ]
 
     def coverage(self, tokens_after: Sequence[int]) -> list[Coverage]:
         """Return a row for each language. `tokens_after`: of its texts in the trimmed vocabulary."""

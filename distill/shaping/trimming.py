@@ -16,12 +16,16 @@ from distill.shaping.trimmed import TrimmedVocabulary
 
 @dataclass(frozen=True)
 class Trimming:
-    """A trimmed vocabulary, its parent, and what it makes of the texts that it was counted by."""
+    """A trimmed vocabulary, its parent, and what it makes of the texts that it was counted by.
+
+    `notes`: what a person should know of those.
+    """
 
     vocabulary: BpeVocabulary
     trimmed: TrimmedVocabulary
     pruned: Pruned
     coverage: list[Coverage]
+    notes: list[str]
 
 
 def trim(recipe: Recipe, parent: Any, corpus: Corpus, *, shown: bool = True) -> Trimming:
@@ -40,4 +44,5 @@ def trim(recipe: Recipe, parent: Any, corpus: Corpus, *, shown: bool = True) -> 
         pruned = prune(vocabulary, counts.counts_VL, required, limits)
         trimmed = trimmed_tokenizer(parent, vocabulary, pruned.kept)
         after = num_tokens(trimmed.tokenizer, corpus, bar)
-    return Trimming(vocabulary, trimmed, pruned, counts.coverage(after))
+    notes = [*corpus.left.notes, *corpus.notes(), *counts.notes()]
+    return Trimming(vocabulary, trimmed, pruned, counts.coverage(after), notes)
