@@ -186,3 +186,50 @@ def test_a_language_without_text_is_refused(generated):
     recipe = recipe_of(generated, "languages=[en, zh, sw, id, hi, fr]")
     with pytest.raises(DataError, match=r"no text in fr"):
         trim.run(recipe, generated)
+
+
+def test_a_stage_that_was_cut_off_is_made_whole(generated, monkeypatch):
+    recipe, _ = trimmed(generated)
+    whole = contents(generated)
+    shutil.rmtree(generated.stage("trim"))
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trim, "write_jsonl", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(recipe, stages=["trim"])
+    assert not (generated.stage("trim") / "manifest.json").exists()
+    pipeline.run(recipe, stages=["trim"])
+    for name in ("tokenizer.json", "parent_ids.json", "kept.jsonl"):
+        assert contents(generated)[name] == whole[name]
+
+
+def test_a_whole_run_with_a_trimmed_vocabulary(generated, capsys):
+    recipe = recipe_of(generated, "quantize.formats=[q8_0]", "quantize.importance_sequences=4")
+    result = pipeline.run(recipe)
+    student = load.load_tokenizer(str(generated.stage("train") / "student"))
+    vocabulary = trimmed_vocabulary(recipe, generated)
+    assert chat.same_tokenizer(student, vocabulary.tokenizer) is None
+    stages = ["plan", "generate", "trim", "capture", "initialize", "train", "quantize", "evaluate"]
+    assert list(result.manifests) == [*stages, "report"]
+    trained = result.manifests["train"]
+    assert {"trim", "capture", "initialize"} == trained.inputs.keys()
+    check = result.manifests["quantize"].result.formats["q8_0"]
+    assert check.tokenization.startswith("identical") and check.top_token_agreement > 0.9
+    asked = [
+        json.loads(line) for line in (generated.path / "evaluate/teacher_answers.jsonl").open()
+    ]
+    teacher = load.load_tokenizer(TEACHER)
+    assert all(max(row["token_ids"]) < len(teacher) for row in asked)
+    figures = result.manifests["evaluate"].result.models
+    assert figures["student"].nll is not None and figures["q8_0"].nll is not None
+    page = result.report.read_text()
+    assert "768 of 1,024 tokens stay" in page and "tokens a word before" in page
+    card = (generated.path / "report" / "MODEL_CARD.md").read_text()
+    assert "with 768 of the 1,024 tokens" in card
+    assert "about 768 of 1,024 tokens stay" in result.manifests["plan"].result.text
+    assert result.manifests["plan"].result.student["vocabulary"] == 768
+    pipeline.run(recipe)
+    assert "everything is done" in capsys.readouterr().out
