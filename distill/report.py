@@ -13,10 +13,10 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.reporting.results import READS, RunResults, read_results
+from distill.reporting.results import RunResults, read_results, reads
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -126,7 +126,7 @@ STAGE = Stage(
     run,
     ReportResult,
     fingerprint,
-    reads=always(*READS),
+    reads=reads,
     cost=cost,
     cheap=True,
 )

@@ -58,7 +58,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         num_parameters=student.num_parameters,
         teacher=recipe.teacher,
         teacher_runtime=_teacher_runtime(recipe),
-        starting_point=_starting_point(recipe, student.num_layers),
+        starting_point=_starting_point(recipe, results),
         generate=results.generate,
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
@@ -125,14 +125,17 @@ def _licence_keys(model: str, declared: str | None) -> set[str]:
     return keys if known is None else keys | {known.licence}
 
 
-def _starting_point(recipe: Recipe, num_layers: int) -> str:
-    student = recipe.student
+def _starting_point(recipe: Recipe, results: RunResults) -> str:
+    student, trim = recipe.student, results.trim
+    tokens = ""
+    if trim is not None:
+        tokens = f", with {trim.vocab_size:,} of its {trim.parent_vocab_size:,} tokens"
     if student.method == "random":
-        return "random weights of a Qwen3 shape"
+        return f"random weights of a Qwen3 shape{tokens.replace('its', 'the')}"
     model = f"{student.model} (revision {student.revision or 'not pinned'})"
     if student.method == "layers":
-        return f"{num_layers} evenly spaced layers of {model}"
-    return model
+        model = f"{results.initialize.num_layers} evenly spaced layers of {model}"
+    return model + tokens
 
 
 def _teacher_runtime(recipe: Recipe) -> str:

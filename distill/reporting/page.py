@@ -16,6 +16,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
+from distill.shaping import coverage
 from distill.text.identification import by_script_only
 
 
@@ -53,6 +54,10 @@ def page(
         counts_headings=counts_headings,
         counts_lines=counts_lines,
         train=results.train,
+        trim=results.trim,
+        coverage_headings=coverage.HEADINGS,
+        coverage_lines=coverage.cells(results.trim.coverage) if results.trim else [],
+        why_no_fewer=coverage.STOPPED[results.trim.stopped_by] if results.trim else "",
         signal=signal_sentence(results.capture, results.generate.retokenized),
         dropped=_first_of_each_reason(dropped),
         files=results.quantize.formats,
