@@ -144,7 +144,7 @@ def _measure_split(
 
     Of several jobs the first one, or the one that claims it.
     """
-    if not processes.is_main or processes.job > 0:
+    if not sequences or not processes.is_main or processes.job > 0:
         return
     sample = _split_sample(teacher, sequences, folder)
     with assigned_blocks(

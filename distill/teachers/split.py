@@ -181,8 +181,8 @@ def tell(split: Split) -> None:
     print(f"capture: {split}", flush=True)
     if split.loss > LARGEST_LOSS:
         print(
-            f"capture: warning: the teacher finds the student's tokens {split.loss:.1%} less likely, "
-            f"a byte, than its own (over {LARGEST_LOSS:.0%}): keep more of them (a larger "
+            f"capture: warning: the teacher's NLL a byte is {split.loss:.1%} higher on the student's "
+            f"tokens than on its own (over {LARGEST_LOSS:.0%}): keep more of them (a larger "
             "student.vocabulary.size, a smaller max_fertility_loss), or count them in "
             "student.vocabulary.texts of the kind that the student will read and write",
             file=sys.stderr,
