@@ -127,8 +127,8 @@ def _check_ids(samples: list[Sample], vocab_size: int, recipe: Recipe, folder: R
             whose = "teacher's" if stage == "generate" else "trimmed"
             raise DataError(
                 f"{kept_path(recipe, folder)}: the answer {sample.key} has token id {largest}, and "
-                f"the {whose} tokenizer has {vocab_size:,} ids: run with --redo {stage}, which makes "
-                "it again"
+                f"the {whose} tokenizer has {vocab_size:,} ids: run `distill run RECIPE --redo "
+                f"{stage}`, which makes it again"
             )
 
 
@@ -171,7 +171,7 @@ def _split_sample(
     if missing := [s.answer_key for s in chosen if s.answer_key not in own]:
         raise DataError(
             f"{path}: the answer {missing[0]} is not there, and it is among the trimmed samples: "
-            "run with --redo trim"
+            "run `distill run RECIPE --redo trim`"
         )
     samples = [own[s.answer_key] for s in chosen]
     tokenizer = teacher.tokenizers.asked

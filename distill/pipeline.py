@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import capture, evaluate, generate, initialize, plan, quantize, report, train
+from distill import capture, evaluate, generate, initialize, plan, quantize, report, train, trim
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
@@ -19,10 +19,11 @@ from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
 from distill.errors import MismatchError, RecipeError
-from distill.recipe import Recipe
+from distill.recipe import Recipe, advising, in_full
 
 PLANNED = (
     generate.STAGE,
+    trim.STAGE,
     capture.STAGE,
     initialize.STAGE,
     train.STAGE,
@@ -78,6 +79,13 @@ def run(
     Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full
     disk, a stop signal.
     """
+    with advising(recipe):
+        return _run(recipe, stages, redo, pipeline)
+
+
+def _run(
+    recipe: Recipe, stages: Sequence[str] | None, redo: str | None, pipeline: Sequence[Stage]
+) -> Result:
     pipeline = _stages_of(recipe, pipeline, [*(stages or ()), *filter(None, [redo])])
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
@@ -106,6 +114,11 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
 
     Raises what `run` raises.
     """
+    with advising(recipe):
+        _run_shard(recipe, stage_name, shard)
+
+
+def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:
     pipeline = _stages_of(recipe, STAGES, [stage_name])
     stage = next(stage for stage in pipeline if stage.name == stage_name)
     folder = RunFolder.of(recipe)
@@ -124,8 +137,8 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
             done = "nothing is left that no other job works on"
             if shard is not None:
                 done = f"shard {job + 1}/{num_jobs} is done"
-            command = f"distill {stage.name} {recipe.source}"
-            print(f"{stage.name}: {done}; when all jobs are done, run `{command}`")
+            advice = f"when all jobs are done, run `distill {stage.name} RECIPE`"
+            print(f"{stage.name}: {done}; {in_full(advice, recipe)}")
 
 
 @contextmanager
@@ -134,7 +147,7 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
 
     `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
     """
-    with shutdown.listening(), disk_explained(folder.path):
+    with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(recipe.num_processes)
         try:
             if running.is_main:
@@ -203,7 +216,7 @@ def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> boo
             )
         if folder.manifest(stage.name, stage.result) is None:
             return False
-        require_present(folder.recorded_files(stage.name, recipe.source))
+        require_present(folder.recorded_files(stage.name))
     return done
 
 
@@ -236,7 +249,7 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
 def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:
     """Return the files of earlier stages that this process has not hashed since they last changed."""
     earlier = stage.reads(recipe)
-    files = [file for name in earlier for file in folder.recorded_files(name, recipe.source)]
+    files = [file for name in earlier for file in folder.recorded_files(name)]
     return [file for file in files if folder.changed_since_read(file)]
 
 

@@ -67,6 +67,7 @@ class Measure:
 MEASURES = (
     Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
     Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
+    Measure("nll_per_byte", "nats a byte of NLL", 1, 5, more_is_better=False),
 )
 
 
