@@ -85,7 +85,8 @@ def run(
     header = header_of(teacher, trimmed)
     _check_ids(samples, header.vocab_size, recipe, folder)
     sequences = [_sequence(sample, trimmed) for sample in samples]
-    columns = Columns(len(teacher.tokenizers.asked), trimmed and trimmed.parent_ids)
+    kept = None if trimmed is None else trimmed.parent_ids
+    columns = Columns(len(teacher.tokenizers.asked), kept)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
@@ -378,11 +379,15 @@ def cost(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    stored = signal_bytes_per_token(recipe, teacher.vocabulary) + bytes_per_token(width)
+    trims = recipe.student.vocabulary is not None
+    vocabulary = work.student.vocabulary if trims else teacher.vocabulary
+    stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
         memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
         seconds = work.sample_tokens * 2 * teacher.parameters / work.machine.flops
+        if trims:  # both splits of a part of them, before
+            seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     download = work.teacher_download if work.on_server else 0
     return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
 

@@ -1,7 +1,7 @@
 """capture in this process: which sequences a job captures, and what a trimmed student is told."""
 
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,12 +19,15 @@ from distill.data.samples import read_samples
 from distill.errors import DataError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer
+from distill.planning.costs import Workload
+from distill.planning.machine import Machine
 from distill.recipe import load_recipe
 from distill.signals.columns import Columns
 from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import split
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
+MACHINE = Machine(cores=2, memory=1e12, disk_free=1e12, gpu=None, gpu_memory=0.0, flops=1e9)
 TRIMMED = ["student.vocabulary={size: 700}", "teacher.batch_tokens=1500"]
 
 
@@ -259,6 +262,15 @@ def test_a_broken_measurement_is_told_with_the_way_out(folder):
             captured(folder)
     path.unlink()
     assert captured(folder)[0].split_loss is not None
+
+
+def test_the_cost_of_a_trimmed_signal_is_that_of_the_ids_that_stay():
+    work = Workload.of(recipe_of("x", "capture.signal=dense"), MACHINE)
+    few = replace(work, student=replace(work.student, vocabulary=work.teacher.vocabulary // 2))
+    whole = replace(work, recipe=recipe_of("x", "capture.signal=dense", "student.vocabulary=null"))
+    trimmed, untrimmed = capture.cost(few), capture.cost(whole)
+    assert trimmed.disk == untrimmed.disk / 2
+    assert untrimmed.seconds < trimmed.seconds <= 3 * untrimmed.seconds
 
 
 def test_the_sample_is_a_tenth_in_bounds_with_the_smallest_keys():

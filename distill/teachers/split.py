@@ -83,13 +83,17 @@ class SplitSample:
         return digest(*(s.key for s in self.trimmed), *(s.key for s in self.own))
 
 
+def num_measured(num_tokens: float) -> float:
+    """Return how many of so many answer tokens are measured on: a tenth, in bounds."""
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, SHARE * num_tokens))
+
+
 def sampled(sequences: Sequence[SignalSequence]) -> list[SignalSequence]:
-    """Return those with the smallest keys: a tenth of all answer tokens, in bounds.
+    """Return those with the smallest keys, with `num_measured` answer tokens.
 
     The keys are digests, so that they are a fair sample, and the same in every job.
     """
-    total = sum(len(s.answer_ids) for s in sequences)
-    room = max(FEWEST_TOKENS, min(MOST_TOKENS, SHARE * total))
+    room = num_measured(sum(len(s.answer_ids) for s in sequences))
     chosen = []
     for sequence in sorted(sequences, key=lambda s: s.key):
         if room <= 0:
