@@ -62,7 +62,7 @@ from distill.training.student import StudentLoss, trainable_parameters
 
 HEADING = "## The plan on a GPU"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
-SIZES = {  # what the recipe's comments say
+SIZES = {  # the recipe as it stands, and two changes of it that were measured
     "24 GB": [],
     "12 GB": [
         "teacher.quantization=nf4",
