@@ -89,6 +89,12 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
         sentence += (
             f" Of {capture.num_unknown:,} tokens the server told nothing: they had no soft loss."
         )
+    if capture.removed_mass_mean is not None:
+        sentence += (
+            f" Of the teacher's mass {capture.removed_mass_mean:.2%} was on tokens that the student "
+            f"does not have (99th percentile: {capture.removed_mass_p99:.2%}); its NLL a byte on the "
+            f"student's tokens was {capture.split_loss:+.2%} against that on its own."
+        )
     return sentence
 
 
