@@ -6,9 +6,11 @@
 
 Where a signal is captured the student's tokenizer must be the teacher's, id for id: logits are
 compared id by id. A student that learns from text alone (capture.signal: none) keeps its own, and its
-own chat template.
+own chat template. Where the recipe trims the vocabulary the student has the rows of the tokens that
+are kept, and the trimmed tokenizer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from distill import chat, teachers
@@ -23,12 +25,14 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import check_student
 from distill.recipe import Recipe
 from distill.shaping.layers import evenly_spaced, keep_layers
+from distill.shaping.rows import keep_rows
+from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     out = folder.stage("initialize") / "student"
     load.quiet()
-    model, tokenizer = build(recipe)
+    model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
     with FolderWriter(out) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -46,8 +50,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files_under(out))
 
 
-def build(recipe: Recipe) -> tuple[Any, Any]:
-    """Return (student in float32 on the CPU, tokenizer).
+def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:
+    """Return (student in float32 on the CPU, tokenizer). `trimmed`: the tokens that it keeps.
 
     Raises MismatchError if the tokenizers differ.
     """
@@ -56,7 +60,8 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     tokenizers = teachers.connect(recipe).tokenizers
     torch.manual_seed(recipe.seed)
     if recipe.student.method == "random":
-        return _random(recipe, tokenizers.student), tokenizers.student
+        tokenizer = tokenizers.student if trimmed is None else trimmed.tokenizer
+        return _random(recipe, tokenizer), tokenizer
     assert recipe.student.model is not None  # the recipe's own check
     location = recipe.model_location(recipe.student.model)
     own = load_students_tokenizer(recipe)
@@ -69,6 +74,9 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     if recipe.student.method == "layers":
         num_layers = model.config.get_text_config().num_hidden_layers
         keep_layers(model, evenly_spaced(num_layers, recipe.student.layer_share))
+    if trimmed is not None:
+        keep_rows(model, trimmed.parent_ids)
+        return model, trimmed.tokenizer
     if tokenizers.same:
         # the student answers in the format that the teacher's template makes, so it carries that
         own.chat_template = tokenizers.student.chat_template
@@ -106,6 +114,10 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     return Fingerprint({"student": recipe.student.identity()}, {"student": identity}, recipe.seed)
 
 
+def reads(recipe: Recipe) -> Sequence[str]:
+    return () if recipe.student.vocabulary is None else ("trim",)
+
+
 def cost(work: Workload) -> Cost:
     source, parameters = work.student_source, work.student.parameters
     download = 2 * source.parameters if source and not source.is_local else 0
@@ -124,5 +136,6 @@ STAGE = Stage(
     run,
     InitializeResult,
     fingerprint,
+    reads=reads,
     cost=cost,
 )

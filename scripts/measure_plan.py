@@ -50,6 +50,7 @@ from distill.planning.costs import Workload
 from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.records import records_of
@@ -203,7 +204,7 @@ def signal(folder: Path, items: list[Example]) -> SignalStore:
             rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
             writer.add(
                 item.signal_key,
-                draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=151_669),
+                draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(151_669)),
             )
     return SignalStore(folder, header)
 
