@@ -1,9 +1,10 @@
 """The figures of one model, from what it made of an EvalSet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from distill import chat, tasks
-from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.intervals import paired_bootstrap, repeated_difference, wilson
 from distill.core.results import Difference
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.filters.refusals import refusal
@@ -78,18 +79,30 @@ def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any
     }
 
 
-def against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Difference]:
-    """Return student minus control with 95 % intervals, by a paired bootstrap.
+def against(
+    students: Sequence[dict[str, Any]], controls: Sequence[dict[str, Any]], seed: int
+) -> dict[str, Difference]:
+    """Return student minus control with 95 % intervals, from the figures of each, one a repeat.
 
     Exact match (positive is better), where a task checks, and NLL (negative is better).
     """
-    pairs = list(zip(student["examples"], control["examples"], strict=True))
-    result = {}
-    if "exact_match" in student:
-        differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
-        result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
-    differences = [
-        (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
+    pairs = [
+        list(zip(student["examples"], control["examples"], strict=True))
+        for student, control in zip(students, controls, strict=True)
     ]
-    result["nll"] = Difference(**paired_bootstrap(differences, seed=seed))
+    result = {}
+    if "exact_match" in students[0]:
+        differences = [[float(s["right"]) - float(c["right"]) for s, c in row] for row in pairs]
+        result["exact_match"] = _difference(differences, [1.0] * len(pairs[0]), seed)
+    scored = [[(s, c) for s, c in row if s["nll"] is not None] for row in pairs]
+    differences = [[s["nll"] - c["nll"] for s, c in row] for row in scored]
+    result["nll"] = _difference(differences, [float(s["num_tokens"]) for s, _ in scored[0]], seed)
     return result
+
+
+def _difference(rows: list[list[float]], weights: list[float], seed: int) -> Difference:
+    """Return the mean of paired differences, a row a repeat, a number an example of that weight."""
+    if len(rows) == 1:
+        return Difference(**paired_bootstrap(list(zip(rows[0], weights, strict=True)), seed=seed))
+    by_repeat = [sum(row) / sum(weights) for row in rows]
+    return Difference(**repeated_difference(rows, weights, seed=seed), by_repeat=by_repeat)

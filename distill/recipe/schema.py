@@ -9,12 +9,14 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 SHARE_ERROR = 1e-6  # how far shares that add up to 1 may be from it
 
 
-def field(default: Any, description: str, *, machine: bool = False) -> Any:
+def field(default: Any, description: str, *, machine: bool = False, later: bool = False) -> Any:
     """Return a field of a section.
 
-    `machine`: it says how a machine does the work, not what comes out.
+    `machine`: it says how a machine does the work, not what comes out. `later`: there are run
+    folders that were made before it was there, as if it had its default.
     """
-    return Field(default, description=description, json_schema_extra={"machine": machine})
+    marks: dict[str, Any] = {"machine": machine, "later": later}
+    return Field(default, description=description, json_schema_extra=marks)
 
 
 class Section(BaseModel):
@@ -44,10 +46,25 @@ class Section(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide what comes out."""
-        fields = type(self).model_fields
-        machine = {
+        machine = self._marked("machine")
+        return self._without_later(self.model_dump(mode="json", exclude=machine))
+
+    def _marked(self, mark: str) -> set[str]:
+        """Return the names of the fields that have the mark."""
+        return {
             name
-            for name, info in fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra["machine"]
+            for name, info in type(self).model_fields.items()
+            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra[mark]
         }
-        return self.model_dump(mode="json", exclude=machine)
+
+    def _without_later(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return this section's values without the later fields that are as before they were there."""
+        later = self._marked("later")
+        fields = type(self).model_fields
+        kept = {}
+        for name, value in values.items():
+            own = getattr(self, name)
+            if name in later and own == fields[name].default:
+                continue
+            kept[name] = own._without_later(value) if isinstance(own, Section) else value
+        return kept
