@@ -15,7 +15,6 @@ from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, table_text
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -47,8 +46,8 @@ class File:
     failed: str | None
 
 
-def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdict: str) -> str:
-    """Return the card: front matter for a model hub, then Markdown."""
+def model_card(recipe: Recipe, results: RunResults, table: str, verdict: str) -> str:
+    """Return the card: front matter for a model hub, then Markdown. `table`: of the figures, as text."""
     student = results.initialize
     metadata = card_metadata(recipe)
     body = render_markdown(
@@ -68,7 +67,8 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         licence=results.licence,
         needs_licence_file=metadata.license == "other",
         num_examples=results.evaluate.num_examples,
-        table=table_text(rows),
+        num_repeats=len(results.repeats),
+        table=table,
         verdict=verdict,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"

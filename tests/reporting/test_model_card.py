@@ -11,7 +11,7 @@ from run_helpers import ROOT, environment
 
 from distill.errors import RecipeError
 from distill.reporting.model_card import card_metadata, model_card
-from distill.reporting.table import model_rows
+from distill.reporting.table import model_rows, table_text
 
 QWEN = "student={method: base, model: Qwen/Qwen3-0.6B}"
 GLM = "teacher={model: zai-org/GLM-4.5-Air}"  # MIT
@@ -20,7 +20,7 @@ TEXT_ALONE = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1
 
 def card(recipe, manifests) -> str:
     results = read_results(manifests)
-    return model_card(recipe, results, model_rows(results), "KD beat the control.")
+    return model_card(recipe, results, table_text(model_rows(results)), "KD beat the control.")
 
 
 def front_matter(text: str) -> dict:
