@@ -32,7 +32,7 @@ from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.data.samples import read_samples
 from distill.errors import DataError
 from distill.models import find
@@ -97,8 +97,8 @@ def _check_ids(sequences: list[SignalSequence], vocab_size: int, path: Path) -> 
         if largest >= vocab_size:
             raise DataError(
                 f"{path}: the answer {sequence.answer_key} has token id {largest}, and the "
-                f"teacher's tokenizer has {vocab_size:,} ids: run with --redo generate, which asks "
-                "for it again"
+                f"teacher's tokenizer has {vocab_size:,} ids: run `distill run RECIPE --redo "
+                "generate`, which asks for it again"
             )
 
 
@@ -300,7 +300,7 @@ STAGE = Stage(
     run,
     CaptureResult,
     fingerprint,
-    reads=("generate",),
+    reads=always("generate"),
     cost=cost,
     shared=True,
     asks_teacher=True,

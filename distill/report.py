@@ -13,7 +13,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.reporting.results import READS, RunResults, read_results
@@ -28,13 +28,12 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     from distill.reporting.model_card import model_card
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
-    from distill.reporting.repeats import repeats_text
-    from distill.reporting.table import model_rows, table_html, table_text
+    from distill.reporting.repeats import figures_text
+    from distill.reporting.table import model_rows, table_html
 
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
-    text = "\n".join(filter(None, [table_text(rows), repeats_text(results)]))
     pictures = pictures_of(folder.stage("train"), results, rows)
     examples = read_examples(folder.stage("evaluate"), results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
@@ -42,11 +41,11 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     stage = folder.stage("report")
     page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
     write_atomic(page_path, page(recipe, results, rows, verdict, pictures, examples, dropped))
-    write_atomic(card_path, model_card(recipe, results, text, verdict))
+    write_atomic(card_path, model_card(recipe, results, rows, verdict))
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
-        text=f"{text}\n\n{verdict}",
+        text=f"{figures_text(results, rows)}\n\n{verdict}",
         verdict=verdict,
     )
     return StageOutput(result, [page_path, card_path])
@@ -69,6 +68,7 @@ class Measure:
 MEASURES = (
     Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
     Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
+    Measure("nll_per_byte", "nats a byte of NLL", 1, 5, more_is_better=False),
 )
 
 
@@ -137,7 +137,7 @@ STAGE = Stage(
     run,
     ReportResult,
     fingerprint,
-    reads=tuple(READS),
+    reads=always(*READS),
     cost=cost,
     cheap=True,
 )

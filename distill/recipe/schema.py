@@ -9,13 +9,13 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 SHARE_ERROR = 1e-6  # how far shares that add up to 1 may be from it
 
 
-def field(default: Any, description: str, *, machine: bool = False, later: bool = False) -> Any:
+def field(default: Any, description: str, *, machine: bool = False, is_newer: bool = False) -> Any:
     """Return a field of a section.
 
-    `machine`: it says how a machine does the work, not what comes out. `later`: there are run
-    folders that were made before it was there, as if it had its default.
+    `machine`: it says how a machine does the work, not what comes out. `is_newer`: there are run
+    folders that were made before it, as if it had its default; they stay valid.
     """
-    marks: dict[str, Any] = {"machine": machine, "later": later}
+    marks: dict[str, Any] = {"machine": machine, "is_newer": is_newer}
     return Field(default, description=description, json_schema_extra=marks)
 
 
@@ -45,26 +45,15 @@ class Section(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide what comes out."""
-        machine = self._marked("machine")
-        return self._without_later(self.model_dump(mode="json", exclude=machine))
+        """Return the fields that decide what comes out, newer ones only where they are used."""
+        values = self.model_dump(mode="json", exclude=self._marked("machine"))
+        for name in self._marked("is_newer"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
 
-    def _marked(self, mark: str) -> set[str]:
-        """Return the names of the fields that have the mark."""
-        return {
-            name
-            for name, info in type(self).model_fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra[mark]
-        }
-
-    def _without_later(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return this section's values without the later fields that are as before they were there."""
-        later = self._marked("later")
-        fields = type(self).model_fields
-        kept = {}
-        for name, value in values.items():
-            own = getattr(self, name)
-            if name in later and own == fields[name].default:
-                continue
-            kept[name] = own._without_later(value) if isinstance(own, Section) else value
-        return kept
+    @classmethod
+    def _marked(cls, mark: str) -> set[str]:
+        """Return the names of the fields that are marked so (see `field`)."""
+        marks = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {name for name, of in marks.items() if isinstance(of, dict) and of[mark]}

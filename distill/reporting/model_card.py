@@ -14,7 +14,9 @@ from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
+from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
+from distill.reporting.table import ModelRow, tokenizers_meet
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -46,8 +48,8 @@ class File:
     failed: str | None
 
 
-def model_card(recipe: Recipe, results: RunResults, table: str, verdict: str) -> str:
-    """Return the card: front matter for a model hub, then Markdown. `table`: of the figures, as text."""
+def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdict: str) -> str:
+    """Return the card: front matter for a model hub, then Markdown."""
     student = results.initialize
     metadata = card_metadata(recipe)
     body = render_markdown(
@@ -68,7 +70,8 @@ def model_card(recipe: Recipe, results: RunResults, table: str, verdict: str) ->
         needs_licence_file=metadata.license == "other",
         num_examples=results.evaluate.num_examples,
         num_repeats=len(results.repeats),
-        table=table,
+        table=figures_text(results, rows),
+        tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"

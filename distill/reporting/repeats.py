@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from distill.core.results import ModelFigures
 from distill.reporting.results import RunResults
+from distill.reporting.table import ModelRow, table_text
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class _Measure:
         return f"{value:{sign}.{self.decimals}f}"
 
 
-_MEASURES = (_Measure("exact match %", "exact_match", 100, 1), _Measure("NLL", "nll", 1, 4))
+_EXACT_MATCH = _Measure("exact match %", "exact_match", 100, 1)
+_NLL = _Measure("NLL", "nll", 1, 4)
+_NLL_PER_BYTE = _Measure("NLL/byte", "nll_per_byte", 1, 5)
 
 
 def repeats_table(results: RunResults) -> tuple[list[str], list[list[str]]]:
@@ -53,14 +56,15 @@ def repeats_table(results: RunResults) -> tuple[list[str], list[list[str]]]:
     return headings, [list(line) for line in zip(*columns, strict=True)]
 
 
-def repeats_text(results: RunResults) -> str:
-    """Return lines with mean and standard deviation for each model; none without repeats."""
+def figures_text(results: RunResults, rows: list[ModelRow]) -> str:
+    """Return the report's table for a terminal; below it mean and spread of repeats, if any."""
     num = len(results.repeats)
     if num == 1:
-        return ""
+        return table_text(rows)
     lines = [
+        table_text(rows),
         f"mean ± standard deviation of {num} repeats of the training "
-        "(the rows above and all files are of the first):"
+        "(the rows above and all files are of the first):",
     ]
     for role in results.repeats[0]:
         told = [_mean_and_spread(results, role, measure) for measure in _measures(results)]
@@ -69,9 +73,15 @@ def repeats_text(results: RunResults) -> str:
 
 
 def _measures(results: RunResults) -> list[_Measure]:
-    """Return those that were measured: there is no exact match without a task."""
-    student = results.repeats[0]["student"]
-    return [measure for measure in _MEASURES if getattr(student, measure.field) is not None]
+    """Return those that were measured in every repeat: no exact match without a task.
+
+    NLL a byte is among them where the teacher's tokens are others.
+    """
+    measures = [_EXACT_MATCH, _NLL]
+    if results.evaluate.tokenizers_differ:
+        measures.append(_NLL_PER_BYTE)
+    figures = [model for models in results.repeats for model in models.values()]
+    return [m for m in measures if all(getattr(f, m.field) is not None for f in figures)]
 
 
 def _values(results: RunResults, role: str, measure: _Measure) -> list[float]:

@@ -264,7 +264,8 @@ class Teacher(ABC):
             num_log_probs=0,
         )
         answers = self.answer_held_out(eval_set.prompts, eval_set.prompt_ids, options, bar)
-        return ModelAnswers(answers, {}, time.monotonic() - started, self.runtime)
+        seconds = time.monotonic() - started
+        return ModelAnswers(answers, {}, seconds, self.runtime, "where it runs, nothing is scored")
 
     def answer_held_out(
         self,

@@ -25,10 +25,12 @@ def test_fields_about_the_machine_do_not_make_a_stage_stale():
     assert other.train.identity() != slow.train.identity()
 
 
-def test_a_field_that_came_later_does_not_make_older_run_folders_stale():
-    """Where it is as before it was there, in the section and in the whole recipe."""
-    once, often = load_recipe(QUICKSTART), load_recipe(QUICKSTART, ["train.repeats=3"])
-    assert "repeats" not in once.train.identity() and "repeats" not in once.identity()["train"]
-    assert often.train.identity() == {**once.train.identity(), "repeats": 3}
-    assert often.identity()["train"]["repeats"] == 3
-    assert "checkpoint_minutes" in once.identity()["train"], "what a machine does is planned for"
+def test_a_newer_field_counts_only_where_it_is_used():
+    before = load_recipe(QUICKSTART).student.identity()
+    assert "vocabulary" not in before, "a folder that was made before the field stays valid"
+    trimmed = load_recipe(QUICKSTART, ["student.vocabulary={size: 512}"]).student.identity()
+    assert trimmed == {**before, "vocabulary": trimmed["vocabulary"]}
+    assert trimmed["vocabulary"]["size"] == 512
+    once = load_recipe(QUICKSTART).train.identity()
+    repeated = load_recipe(QUICKSTART, ["train.repeats=3"]).train.identity()
+    assert "repeats" not in once and repeated == {**once, "repeats": 3}

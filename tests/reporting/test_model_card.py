@@ -11,7 +11,7 @@ from run_helpers import ROOT, environment
 
 from distill.errors import RecipeError
 from distill.reporting.model_card import card_metadata, model_card
-from distill.reporting.table import model_rows, table_text
+from distill.reporting.table import model_rows
 
 QWEN = "student={method: base, model: Qwen/Qwen3-0.6B}"
 GLM = "teacher={model: zai-org/GLM-4.5-Air}"  # MIT
@@ -20,7 +20,7 @@ TEXT_ALONE = ["capture.signal=none", "train.soft_weight=0", "train.hard_weight=1
 
 def card(recipe, manifests) -> str:
     results = read_results(manifests)
-    return model_card(recipe, results, table_text(model_rows(results)), "KD beat the control.")
+    return model_card(recipe, results, model_rows(results), "KD beat the control.")
 
 
 def front_matter(text: str) -> dict:
@@ -140,6 +140,18 @@ def test_the_card_says_what_must_be_known_and_passed_on(recipe, manifests):
         "- Do not use it where a wrong answer can hurt somebody.\n",
     ):
         assert part in text, part
+
+
+def test_the_card_says_what_can_be_compared_with_the_teacher(recipe, manifests):
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    result["models"]["teacher"]["nll_per_byte"] = 0.1
+    text = card(recipe(), manifests)
+    assert (
+        "teacher's sampled answers. The teacher's tokens are not the student's:\nonly NLL/byte, the same "
+        "nats over the UTF-8 bytes of the answers' text, can be compared with the teacher's.\n\n```\n"
+    ) in text
+    assert "0.10000" in text and "0.1500" not in text
 
 
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):

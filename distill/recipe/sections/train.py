@@ -46,7 +46,7 @@ class Train(Section):
         1,
         "Train student and control so many times, each time with another seed, and tell the gain with "
         "the training's own noise; the files are made of the first. 5 are enough; 1 tells no noise",
-        later=True,
+        is_newer=True,
     )
     epochs: PositiveInt = field(2, "Passes over the kept samples")
     max_steps: PositiveInt | None = field(

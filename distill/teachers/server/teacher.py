@@ -207,7 +207,7 @@ class ServerTeacher(Teacher):
         if wanted:
             raise DataError(
                 f"{log}: no log-probs with {len(wanted)} of {num_wanted} kept answers; "
-                "run with --redo generate to ask for them"
+                "run `distill run RECIPE --redo generate` to ask for them"
             )
 
 
