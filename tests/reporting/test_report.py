@@ -4,7 +4,6 @@ from report_helpers import read_results
 
 from distill.report import gain
 
-
 ONCE = (
     " Each was trained once: the intervals are over the examples alone, and the training's own noise "
     "is not in them (train.repeats)."
