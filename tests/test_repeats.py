@@ -5,9 +5,12 @@ import shutil
 import signal
 
 import pytest
-from run_helpers import killed_when, made_once, run_forked, sha, small
+from run_helpers import QUICKSTART, killed_when, made_once, run_forked, sha, small
+from safetensors.numpy import load_file
 
 from distill.core.stored_json import read_json
+from distill.recipe import load_recipe
+from distill.train import _tracker_names
 
 REPEATS = ["train.repeats=2", "train.epochs=1", "quantize.formats=[q8_0]"]
 MODELS = ("student", "control", "repeat-2/student", "repeat-2/control")
@@ -91,6 +94,55 @@ def test_killed_in_any_repeat_it_goes_on_bit_for_bit(finished, repeated, tmp_pat
         for f in (folder, repeated)
     )
     assert figures == wanted
+
+
+def test_repeats_of_a_student_that_is_a_model_begin_alike_and_differ_in_order_and_lora(
+    finished, tmp_path
+):
+    """What LoRA leaves as it was is the same in both, and that of the start."""
+    words = begun(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/initialize")
+    base = f"student={{method: base, model: {QUICKSTART.parent / 'quickstart/teacher'}}}"
+    lora = ["train.lora_rank=2", "train.max_steps=2", "train.control=false", "train.keep=last"]
+    result = run_forked(*words, base, *lora, "--stages", "initialize,train")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "train student 2/2" in result.stderr
+    folders = ("initialize/student", "train/student", "train/repeat-2/student")
+    start, first, second = (
+        load_file(tmp_path / "run" / folder / "model.safetensors") for folder in folders
+    )
+    frozen = [name for name in start if "norm" in name or "embed" in name]
+    assert len(frozen) > 6
+    for name, tensor in start.items():
+        if name in frozen:
+            assert (first[name] == tensor).all() and (second[name] == tensor).all(), name
+        else:
+            assert (first[name] != second[name]).any(), name
+
+
+@pytest.mark.parametrize(
+    ("tracker", "repeats", "names"),
+    [
+        ("tensorboard", 1, ("quickstart", {})),
+        ("wandb", 1, ("quickstart", {})),
+        ("tensorboard", 3, ("quickstart-control-2", {})),
+        ("wandb", 3, ("quickstart", {"wandb": {"name": "control-2"}})),
+        ("trackio", 3, ("quickstart", {"trackio": {"name": "control-2"}})),
+    ],
+)
+def test_trackers_have_a_run_a_repeat(tracker, repeats, names):
+    recipe = load_recipe(QUICKSTART, [f"train.tracker={tracker}", f"train.repeats={repeats}"])
+    assert _tracker_names(recipe, "control", 2) == names
+
+
+def test_the_page_and_the_terminal_tell_of_the_repeats(repeated):
+    said = (repeated / "said").read_text()
+    assert "standard deviation of 2 repeats of the training" in said
+    assert "Mean of 2 repeats of the training, intervals over repeats and examples: KD " in said
+    page = (repeated / "report/report.html").read_text()
+    assert "The training's own noise" in page and "Mean of 2 repeats" in page
+    table = read_json(repeated / "report/manifest.json", "")["result"]["table"]
+    assert [row["model"] for row in table] == ["teacher", "control", "student", "w16a16", "q8_0"]
 
 
 def test_other_repeats_of_a_finished_run_are_refused_with_the_way_out(repeated):

@@ -49,7 +49,7 @@ def repeats_table(results: RunResults) -> tuple[list[str], list[list[str]]]:
             columns.append(_column(measure, of_role, ""))
         if "control" in values:
             pairs = zip(values["student"], values["control"], strict=True)
-            headings.append("difference")
+            headings.append(f"difference: {measure.heading}")
             columns.append(_column(measure, [student - control for student, control in pairs], "+"))
     if len(names) == 1:
         return headings, []
@@ -62,7 +62,7 @@ def figures_text(results: RunResults, rows: list[ModelRow]) -> str:
     if num == 1:
         return table_text(rows)
     lines = [
-        table_text(rows),
+        f"{table_text(rows)}\n",
         f"mean ± standard deviation of {num} repeats of the training "
         "(the rows above and all files are of the first):",
     ]

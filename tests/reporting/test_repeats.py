@@ -33,10 +33,10 @@ def test_each_repeat_has_a_line_and_below_are_mean_and_spread(manifests):
         "repeat",
         "student: exact match %",
         "control: exact match %",
-        "difference",
+        "difference: exact match %",
         "student: NLL",
         "control: NLL",
-        "difference",
+        "difference: NLL",
     ]
     assert lines == [
         ["1", "40.0", "30.0", "+10.0", "3.9800", "3.9900", "-0.0100"],
@@ -52,7 +52,7 @@ def test_below_the_text_table_is_a_line_a_model_and_the_table_is_of_the_first(ma
     results = read_results(manifests)
     rows = model_rows(results)
     assert figures_text(results, rows) == table_text(rows) + (
-        "\nmean ± standard deviation of 3 repeats of the training (the rows above and all files are "
+        "\n\nmean ± standard deviation of 3 repeats of the training (the rows above and all files are "
         "of the first):\n"
         "  student: exact match % 50.0 ± 10.0, NLL 3.9700 ± 0.0100\n"
         "  control: exact match % 30.0 ± 0.0, NLL 3.9900 ± 0.0000"
@@ -88,7 +88,7 @@ def test_students_of_other_tokens_are_told_by_the_byte_too(manifests):
         for role in ("student", "control"):
             models[role]["nll_per_byte"] = 0.5
     headings, lines = repeats_table(read_results(manifests))
-    assert headings[-3:] == ["student: NLL/byte", "control: NLL/byte", "difference"]
+    assert headings[-3:] == ["student: NLL/byte", "control: NLL/byte", "difference: NLL/byte"]
     assert lines[0][-3:] == ["0.50000", "0.50000", "+0.00000"]
 
 
@@ -100,9 +100,7 @@ def test_page_and_card_say_that_the_first_is_in_use(recipe, manifests):
     assert "own noise</h2>" in text and "<td>standard deviation</td><td>10.0</td>" in text
     assert "of the first repeat, which was not chosen" in text and "trained once" not in text
     card = model_card(recipe(), results, rows, "KD.")
-    assert (
-        "It was repeated 3 times, each with another seed; everything here is of the first" in card
-    )
+    assert "It was repeated 3 times, each with another seed; the files are of the first" in card
     assert "  student: exact match % 50.0 ± 10.0" in card
 
 
