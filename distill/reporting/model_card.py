@@ -14,8 +14,9 @@ from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
+from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, table_text, tokenizers_meet
+from distill.reporting.table import ModelRow, tokenizers_meet
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -68,7 +69,8 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         licence=results.licence,
         needs_licence_file=metadata.license == "other",
         num_examples=results.evaluate.num_examples,
-        table=table_text(rows),
+        num_repeats=len(results.repeats),
+        table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
     )

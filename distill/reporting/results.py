@@ -10,6 +10,7 @@ from distill.core.results import (
     EvaluateResult,
     GenerateResult,
     InitializeResult,
+    ModelFigures,
     PlanResult,
     QuantizeResult,
     TrainResult,
@@ -78,6 +79,13 @@ class RunResults:
                 for stage, manifest in manifests.items()
             ],
         )
+
+    @property
+    def repeats(self) -> list[dict[str, ModelFigures]]:
+        """Return the figures of student and control of each repeat of the training, the first's first."""
+        models = self.evaluate.models
+        first = {role: models[role] for role in ("student", "control") if role in models}
+        return [first, *self.evaluate.repeats]
 
     @property
     def training_machine(self) -> str:
