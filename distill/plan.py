@@ -25,6 +25,7 @@ from distill.models import find
 from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
+from distill.planning.cuts import deep_cut
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
@@ -82,6 +83,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
+        warnings.append(deep)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(

@@ -16,6 +16,7 @@ from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, table_text, tokenizers_meet
+from distill.shaping.cutting import told
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -59,6 +60,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         teacher=recipe.teacher,
         teacher_runtime=_teacher_runtime(recipe),
         starting_point=_starting_point(recipe, student.num_layers),
+        cuts=told(student.cuts, student.nll_before_cuts),
         generate=results.generate,
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
@@ -125,13 +127,21 @@ def _licence_keys(model: str, declared: str | None) -> set[str]:
     return keys if known is None else keys | {known.licence}
 
 
+LAYERS = {
+    "even": "{num} evenly spaced layers of {model}",
+    "last": "the first {num} layers of {model}",
+    "block_influence": "{num} layers of {model}, chosen by block influence",
+    "nll": "{num} layers of {model}, chosen greedily by NLL",
+}
+
+
 def _starting_point(recipe: Recipe, num_layers: int) -> str:
     student = recipe.student
     if student.method == "random":
         return "random weights of a Qwen3 shape"
     model = f"{student.model} (revision {student.revision or 'not pinned'})"
     if student.method == "layers":
-        return f"{num_layers} evenly spaced layers of {model}"
+        return LAYERS[student.layers_by].format(num=num_layers, model=model)
     return model
 
 

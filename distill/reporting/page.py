@@ -16,6 +16,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
+from distill.shaping.cutting import told
 from distill.text.identification import by_script_only
 
 
@@ -37,6 +38,7 @@ def page(
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         teacher=recipe.teacher.model,
         student=results.initialize,
+        cuts=told(results.initialize.cuts, results.initialize.nll_before_cuts),
         minutes=seconds / 60,
         machine=results.training_machine,
         verdict=verdict,

@@ -82,7 +82,7 @@ class Student(Section):
 
     method: Literal["base", "layers", "random"] = field(
         ...,
-        "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new "
+        "base = a model as it is; layers = some layers of a bigger one; random = a new "
         "one of a given shape",
     )
     model: PathText | None = field(None, "Folder or hub id (base, layers)")
@@ -91,6 +91,14 @@ class Student(Section):
         None, "Licence key of that model, where the catalogue does not know it"
     )
     layer_share: PositiveShare = field(0.5, "Share of the layers to keep (layers)")
+    layers_by: Literal["even", "last", "block_influence", "nll"] = field(
+        "even",
+        "Which layers to keep (layers): even = evenly spaced; last = the first ones, so that the "
+        "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
+        "after another, always the one without which the answers' NLL is least. The last two read "
+        "some of the run's samples; nll keeps most of what the model knows",
+        is_newer=True,
+    )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
     )
@@ -110,6 +118,14 @@ class Student(Section):
         if self.method == "random" and self.model is not None:
             raise ValueError(
                 "method: random takes its tokenizer from the teacher: remove student.model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cuts_fit_the_method(self) -> "Student":
+        if self.method != "layers" and self.layers_by != "even":
+            raise ValueError(
+                f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
             )
         return self
 
