@@ -9,13 +9,14 @@ told in nats a token (the logarithm of the perplexity) and in nats a byte: the n
 scored, end token included, over the UTF-8 bytes of its text. Student and control are compared
 example by example, by a paired bootstrap.
 
-A student with a tokenizer of its own is asked in that, and the teacher's answers are scored in its
-tokens. The teacher is scored on the same texts in its own tokens: its NLL a byte can then be
-compared with the student's, its NLL a token cannot. One that is on a server, or would not write
-what is scored, has none, and that is said.
+A student with a tokenizer of its own, or a trimmed one, is asked in that, and the teacher's answers
+are scored in its tokens. The teacher is scored on the same texts in its own tokens: its NLL a byte
+can then be compared with the student's, its NLL a token cannot. One that is on a server, or would
+not write what is scored, has none, and that is said.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
@@ -36,6 +37,7 @@ from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
+from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -43,12 +45,16 @@ from distill.teachers.requests import RequestOptions
 
 @dataclass(frozen=True)
 class TeacherEval:
-    """What the teacher's evaluation takes. `student`: the trained student's folder."""
+    """What the teacher's evaluation takes.
+
+    `student`: the trained student's folder. `trimmed`: its vocabulary, where that is trimmed.
+    """
 
     teacher: Teacher
     stage: Path
     student: Path
     prompts: list[Prompt]
+    trimmed: TrimmedVocabulary | None = None
 
     @property
     def answers(self) -> Path:
@@ -72,7 +78,8 @@ def run(
     prompts = _askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
-    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
+    trimmed = trimmed_vocabulary(recipe, folder)
+    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts, trimmed)
     paths = _student_paths(recipe, folder)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
@@ -84,7 +91,7 @@ def run(
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
-    tokenizers_differ = not teacher.tokenizers.same
+    tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
     student_against_control = None
     if "control" in measured:
         student_against_control = against(
@@ -161,7 +168,9 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
             for p, (ids, why) in zip(own.prompts, answers, strict=True)
         ]
         write_jsonl(own.answers, rows)
-    students, teachers_own = eval_sets(recipe, own.prompts, tokenizers, own.answers, own.student)
+    students, teachers_own = eval_sets(
+        recipe, own.prompts, tokenizers, own.answers, own.student, own.trimmed
+    )
     if not own.figures.is_file():
         figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
         if figures["unscored"]:
@@ -184,6 +193,11 @@ def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
     write_figures(path, figures_of(eval_set, made))
 
 
+def reads(recipe: Recipe) -> Sequence[str]:
+    trimmed = () if recipe.student.vocabulary is None else ("trim",)
+    return (*trimmed, "train", "quantize")
+
+
 def cost(work: Workload) -> Cost:
     """Reckon the teacher's and every model's answers, and the scoring of the teacher's."""
     recipe, num_prompts = work.recipe, work.demand.num_held_out
@@ -204,6 +218,6 @@ STAGE = Stage(
     run,
     EvaluateResult,
     answers_fingerprint,
-    reads=always("train", "quantize"),
+    reads=reads,
     cost=cost,
 )

@@ -6,7 +6,8 @@
 
 Where a signal is captured the student's tokenizer must be the teacher's, id for id: logits are
 compared id by id. A student that learns from text alone (capture.signal: none) keeps its own, and its
-own chat template.
+own chat template. Where the recipe trims the vocabulary the student has the rows of the tokens that
+are kept, and the trimmed tokenizer.
 """
 
 from collections.abc import Sequence
@@ -26,13 +27,19 @@ from distill.planning.cuts import choice_seconds
 from distill.planning.lengths import check_student
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, reads_samples, told
-from distill.shaping.trimmed import kept_path, samples_stage
+from distill.shaping.rows import keep_rows
+from distill.shaping.trimmed import (
+    TrimmedVocabulary,
+    kept_path,
+    samples_stage,
+    trimmed_vocabulary,
+)
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     out = folder.stage("initialize") / "student"
     load.quiet()
-    model, tokenizer = build(recipe)
+    model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
     samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
     cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples)
     for line in told(cuts, nll_before_cuts):
@@ -56,8 +63,10 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files_under(out))
 
 
-def build(recipe: Recipe) -> tuple[Any, Any]:
+def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:
     """Return (student before any cut, in float32 on the CPU; tokenizer).
+
+    `trimmed`: the tokens that it keeps.
 
     Raises MismatchError if the tokenizers differ.
     """
@@ -66,7 +75,8 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
     tokenizers = teachers.connect(recipe).tokenizers
     torch.manual_seed(recipe.seed)
     if recipe.student.method == "random":
-        return _random(recipe, tokenizers.student), tokenizers.student
+        tokenizer = tokenizers.student if trimmed is None else trimmed.tokenizer
+        return _random(recipe, tokenizer), tokenizer
     assert recipe.student.model is not None  # the recipe's own check
     location = recipe.model_location(recipe.student.model)
     own = load_students_tokenizer(recipe)
@@ -76,6 +86,9 @@ def build(recipe: Recipe) -> tuple[Any, Any]:
         location, load.Placement("cpu", "float32"), revision=recipe.student.revision
     )
     check_student(recipe, model.config.get_text_config().to_dict(), own)
+    if trimmed is not None:
+        keep_rows(model, trimmed.parent_ids)
+        return model, trimmed.tokenizer
     if tokenizers.same:
         # the student answers in the format that the teacher's template makes, so it carries that
         own.chat_template = tokenizers.student.chat_template
@@ -114,6 +127,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
+    if recipe.student.vocabulary is not None:
+        return ("trim",)
     return (samples_stage(recipe),) if reads_samples(recipe.student) else ()
 
 

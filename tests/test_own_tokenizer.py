@@ -304,6 +304,7 @@ def test_a_student_without_chat_template_is_said_before_anything_is_asked(studen
 
 def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_path):
     folder, tokenizer = RunFolder(tmp_path), load.load_tokenizer(str(student))
+    recipe = load_recipe(QUICKSTART, [])
     (tmp_path / "generate").mkdir()
 
     def generated(format_of: str) -> None:
@@ -311,12 +312,12 @@ def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_p
         folder.finish("generate", Fingerprint(), output, started=0.0)
 
     generated(chat.fingerprint_of_format(tokenizer))
-    _require_own_tokens(folder, tokenizer)
+    _require_own_tokens(recipe, folder, tokenizer)
     generated("of another")
     with pytest.raises(
         MismatchError, match="--redo generate`, which asks the teacher nothing again"
     ):
-        _require_own_tokens(folder, tokenizer)
+        _require_own_tokens(recipe, folder, tokenizer)
 
 
 def test_an_answer_that_holds_a_token_of_the_students_is_dropped(student):

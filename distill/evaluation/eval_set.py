@@ -13,6 +13,8 @@ from distill.data.samples import Prompt
 from distill.errors import DataError, MismatchError
 from distill.models import find
 from distill.recipe import Recipe
+from distill.shaping.reencode import Reencoder
+from distill.shaping.trimmed import TrimmedVocabulary
 
 TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 
@@ -65,13 +67,19 @@ class ModelAnswers:
 
 
 def eval_sets(
-    recipe: Recipe, prompts: list[Prompt], tokenizers: Tokenizers, answers: Path, student: Path
+    recipe: Recipe,
+    prompts: list[Prompt],
+    tokenizers: Tokenizers,
+    answers: Path,
+    student: Path,
+    trimmed: TrimmedVocabulary | None = None,
 ) -> tuple[EvalSet, EvalSet]:
     """Return what the students are evaluated on, and what the teacher is.
 
     It is the same where they have one tokenizer, else the same texts, each in its own. `answers`:
-    the file of the teacher's answers. `student`: the trained student's folder. Raises DataError if
-    the teacher finished none, or the file is not of these prompts.
+    the file of the teacher's answers. `student`: the trained student's folder. `trimmed`: its
+    vocabulary, where that is trimmed. Raises DataError if the teacher finished none, or the file is
+    not of these prompts.
     """
     rows = _read_answers(answers, prompts)
     stop_ids = rows[0]["stop_ids"]
@@ -101,16 +109,35 @@ def eval_sets(
         stop_ids,
         chat.answer_marks(tokenizers.teacher, recipe.teacher.model),
     )
-    if tokenizers.same:
+    if tokenizers.same and trimmed is None:
         return asked, asked
-    students = replace(
-        asked,
-        prompt_ids=[tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts],
-        tokenizer=tokenizers.student,
-        stop_ids=chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student))),
-        marks=chat.answer_marks(tokenizers.student),
-    )
+    students = _in_students_tokens(asked, tokenizers, trimmed, student)
+    if tokenizers.same:
+        return students, asked
     return students, _in_teachers_tokens(asked, tokenizers, rows)
+
+
+def _in_students_tokens(
+    eval_set: EvalSet, tokenizers: Tokenizers, trimmed: TrimmedVocabulary | None, student: Path
+) -> EvalSet:
+    """Return the set with prompts, answers and ends as a student with other tokens has them."""
+    recipe, prompts = eval_set.recipe, eval_set.prompts
+    tokenizer, targets = tokenizers.student, eval_set.teacher_ids
+    if trimmed is None:
+        prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
+    else:
+        reencoder = Reencoder.of(tokenizer, trimmed)
+        tokenizer = trimmed.tokenizer
+        prompt_ids = [reencoder.prompt_ids(recipe, tokenizers, p.messages) for p in prompts]
+        targets = [None if ids is None else reencoder.answer_ids(ids) for ids in targets]
+    return replace(
+        eval_set,
+        prompt_ids=prompt_ids,
+        teacher_ids=targets,
+        tokenizer=tokenizer,
+        stop_ids=chat.stop_ids(tokenizer, find.stop_ids_of_files(str(student))),
+        marks=chat.answer_marks(tokenizer),
+    )
 
 
 def _in_teachers_tokens(eval_set: EvalSet, tokenizers: Tokenizers, rows: Sequence[Row]) -> EvalSet:

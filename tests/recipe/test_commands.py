@@ -1,9 +1,11 @@
 """What an error advises is the command that its reader has to type, whatever is in the recipe."""
 
+import ast
+import re
 import shlex
 
 import pytest
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, ROOT
 
 from distill.errors import MissingError
 from distill.recipe import Recipe, advising, in_full, load_recipe, sealed_yaml
@@ -62,3 +64,25 @@ def test_the_recipe_of_a_run_folder_names_the_same_files(tmp_path):
     elsewhere = tmp_path / "mine.yaml"
     elsewhere.write_text("# resolved from /a/b.yaml\n" + QUICKSTART.read_text(), encoding="utf-8")
     assert load_recipe(elsewhere).path("x") == tmp_path / "x", "this one is no run folder's"
+
+
+# what is named and not advised, or has no recipe
+NAMED = r"distill (plan|inspect|teachers( NAME)?|explain .+|.*--help)"
+WHOLE = r"distill (\w+|\{.+?\}) RECIPE( --redo (\w+|\{.+?\}))?"
+
+
+def texts_of(path):
+    """Yield the texts of a source file but its docstrings; f-strings with {...} in them."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr | ast.Constant) and id(node) not in docstrings:
+            yield ast.unparse(node)
+
+
+def test_every_command_that_an_error_advises_can_be_written_in_full():
+    for path in sorted((ROOT / "distill").rglob("*.py")):
+        for text in texts_of(path):
+            for command in re.findall(r"`(distill [^`(]*)`", text):
+                is_known = re.fullmatch(f"{WHOLE}|{NAMED}", command)
+                assert is_known, f"{path}: `{command}`"
