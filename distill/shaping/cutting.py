@@ -13,6 +13,7 @@ from distill.models import load
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
 from distill.shaping.calibration import Calibration, mean_nll
+from distill.shaping.feed_forward import keep_strongest
 from distill.shaping.layer_choice import chosen_layers
 from distill.shaping.layers import keep_layers
 
@@ -26,7 +27,7 @@ MEASURED = ("block_influence", "nll")  # of student.layers_by: those that read c
 
 def reads_samples(student: Student) -> bool:
     """Return whether a cut is chosen by what the model makes of the run's samples."""
-    return student.layers_by in MEASURED
+    return student.layers_by in MEASURED or student.ffn_width is not None
 
 
 def cut(
@@ -52,6 +53,8 @@ def _cuts(student: Student, model: Any, calibration: Calibration | None) -> list
     cuts = []
     if student.method == "layers":
         cuts.append(_cut_layers(student, model, calibration))
+    if student.ffn_width is not None and calibration is not None:
+        cuts.append(_cut_feed_forward(student.ffn_width, model, calibration))
     return cuts
 
 
@@ -60,6 +63,13 @@ def _cut_layers(student: Student, model: Any, calibration: Calibration | None) -
     kept = chosen_layers(model, student.layer_share, student.layers_by, calibration)
     keep_layers(model, kept)
     return Cut("layers", before, len(kept), student.layers_by, kept, _nll(model, calibration))
+
+
+def _cut_feed_forward(width: int, model: Any, calibration: Calibration) -> Cut:
+    before = model.config.get_text_config().intermediate_size
+    keep_strongest(model, width, calibration)
+    nll = mean_nll(model, calibration)
+    return Cut("feed-forward", before, width, "activations", nll=nll)
 
 
 def told(cuts: Sequence[Cut], nll_before: float | None) -> list[str]:

@@ -94,12 +94,28 @@ def test_a_measured_cut_reads_the_samples_in_the_students_ids():
 
 
 @pytest.mark.parametrize("by", ["last", "block_influence", "nll"])
-def test_all_layers_kept_are_the_model(tmp_path, by):
-    _, folder = cut_student(tmp_path / "run", method="layers", layer_share=1, layers_by=by)
+def test_all_layers_and_neurons_kept_are_the_model(tmp_path, by):
+    cuts = {"layer_share": 1, "layers_by": by, "ffn_width": 512}
+    _, folder = cut_student(tmp_path / "run", method="layers", **cuts)
     assert torch.equal(logits(folder), logits(TEACHER))
 
 
 def test_a_cut_student_is_the_same_in_llama_cpp(tmp_path):
     _, folder = cut_student(tmp_path / "run", method="layers", layers_by="block_influence")
+    found = closeness_in_llama_cpp(folder, tmp_path)
+    assert found.kl < 1e-4 and found.max_logp_difference < 0.02
+
+
+def test_a_narrower_student_is_the_same_in_llama_cpp(tmp_path):
+    result, folder = cut_student(
+        tmp_path / "run", method="layers", layers_by="nll", layer_share=0.67, ffn_width=256
+    )
+    layers, feed_forward = result.cuts
+    assert (layers.after, result.num_layers) == (4, 4)
+    assert (feed_forward.before, feed_forward.after, result.intermediate_size) == (512, 256, 256)
+    assert (
+        "256 of 512 neurons of the feed-forward kept, chosen by activations"
+        in told(result.cuts, result.nll_before_cuts)[1]
+    )
     found = closeness_in_llama_cpp(folder, tmp_path)
     assert found.kl < 1e-4 and found.max_logp_difference < 0.02

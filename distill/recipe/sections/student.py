@@ -9,6 +9,8 @@ from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, Share, field
 from distill.recipe.sources import FILES, Column, Source
 
+FFN_STEP = 256  # neurons: a block of llama.cpp's k-quants
+
 
 class CountedText(Section):
     """Text of one language, in which the tokens that it needs are counted."""
@@ -99,6 +101,13 @@ class Student(Section):
         "some of the run's samples; nll keeps most of what the model knows",
         is_newer=True,
     )
+    ffn_width: PositiveInt | None = field(
+        None,
+        "Cut the feed-forward of the model to this width (base, layers), a multiple of 256: the "
+        "neurons that are strongest on some of the run's samples stay; key/value heads and the "
+        "hidden width stay whole; null = as wide as it is",
+        is_newer=True,
+    )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
     )
@@ -126,6 +135,22 @@ class Student(Section):
         if self.method != "layers" and self.layers_by != "even":
             raise ValueError(
                 f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
+            )
+        if self.method == "random" and self.ffn_width is not None:
+            raise ValueError(
+                "ffn_width cuts a model (method: base or layers); the width of a new one is "
+                f"intermediate_size: set intermediate_size: {self.ffn_width} and remove ffn_width"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _width_fits_the_files(self) -> "Student":
+        width = self.ffn_width
+        if width is not None and width % FFN_STEP:
+            near = max(FFN_STEP, width // FFN_STEP * FFN_STEP)
+            raise ValueError(
+                f"ffn_width {width} is not a multiple of {FFN_STEP}, which the k-quants of GGUF "
+                f"need: set {near} or {near + FFN_STEP}"
             )
         return self
 
