@@ -25,7 +25,7 @@ from distill.models import find
 from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
-from distill.planning.cuts import deep_cut
+from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
@@ -73,6 +73,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe)
     preflight.check_gguf_teacher(recipe)
     lengths.check_models(recipe)
+    check_cuts(recipe)
     preflight.check_formats(recipe)
     left = Left()
     prompts = split_prompts(recipe, left)

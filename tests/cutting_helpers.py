@@ -11,6 +11,15 @@ from distill.shaping.calibration import Calibration
 from distill.shaping.layers import keep_layers
 
 
+class Tokens:
+    """What is asked of a tokenizer."""
+
+    pad_token_id = 0
+
+    def __len__(self) -> int:
+        return 300
+
+
 def calibration(num: int = 5, vocab_size: int = 300, longest: int = 20) -> Calibration:
     """Random token sequences of several lengths."""
     generator = torch.Generator().manual_seed(3)

@@ -132,7 +132,7 @@ class Cut:
     `what`: "layers", "experts" or "feed-forward"; `before` and `after`: how many (neurons of the
     feed-forward, experts of a layer); `kept`: the numbers of the layers that are left, None for
     others. `nll`: after this cut, nats a token of the answers of some samples, untrained; None
-    where the choice read none.
+    where the choice read none. `note`: what else changed.
     """
 
     what: str
@@ -141,6 +141,7 @@ class Cut:
     chosen_by: str
     kept: list[int] | None = None
     nll: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)

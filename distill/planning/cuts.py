@@ -1,13 +1,31 @@
 """What a plan says of a student that is cut out of a bigger model, before anything is spent."""
 
+from distill.formats.planned_student import PlannedStudent
 from distill.planning.costs import Workload
 from distill.recipe import Recipe
 from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
 from distill.shaping.cutting import reads_samples
+from distill.shaping.experts import refuse_other_experts
+from distill.shaping.feed_forward import refuse_other_widths
 from distill.shaping.layer_choice import SEARCH_SEQUENCES
 from distill.shaping.layers import num_kept_of
 
 HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billions of tokens to heal
+
+
+def check_cuts(recipe: Recipe) -> None:
+    """Raise MismatchError for a cut that the student's model cannot have, by its config.json.
+
+    Where that is not on this machine yet, it is asked again when it is.
+    """
+    planned = PlannedStudent(recipe)
+    config, student = planned.text_config, recipe.student
+    if not config:
+        return
+    if student.num_experts is not None:
+        refuse_other_experts(planned.architecture, config, student.num_experts)
+    if student.ffn_width is not None:
+        refuse_other_widths(planned.architecture, config, student.ffn_width)
 
 
 def deep_cut(recipe: Recipe, num_layers: int) -> str | None:

@@ -10,9 +10,11 @@ from typing import Any
 from distill.core.results import Cut
 from distill.data.samples import Sample
 from distill.models import load
+from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
 from distill.shaping.calibration import Calibration, mean_nll
+from distill.shaping.experts import keep_busiest
 from distill.shaping.feed_forward import keep_strongest
 from distill.shaping.layer_choice import chosen_layers
 from distill.shaping.layers import keep_layers
@@ -27,7 +29,7 @@ MEASURED = ("block_influence", "nll")  # of student.layers_by: those that read c
 
 def reads_samples(student: Student) -> bool:
     """Return whether a cut is chosen by what the model makes of the run's samples."""
-    return student.layers_by in MEASURED or student.ffn_width is not None
+    return student.layers_by in MEASURED or bool(student.ffn_width or student.num_experts)
 
 
 def cut(
@@ -53,6 +55,8 @@ def _cuts(student: Student, model: Any, calibration: Calibration | None) -> list
     cuts = []
     if student.method == "layers":
         cuts.append(_cut_layers(student, model, calibration))
+    if student.num_experts is not None and calibration is not None:
+        cuts.append(_cut_experts(student.num_experts, model, calibration))
     if student.ffn_width is not None and calibration is not None:
         cuts.append(_cut_feed_forward(student.ffn_width, model, calibration))
     return cuts
@@ -63,6 +67,17 @@ def _cut_layers(student: Student, model: Any, calibration: Calibration | None) -
     kept = chosen_layers(model, student.layer_share, student.layers_by, calibration)
     keep_layers(model, kept)
     return Cut("layers", before, len(kept), student.layers_by, kept, _nll(model, calibration))
+
+
+def _cut_experts(num_experts: int, model: Any, calibration: Calibration) -> Cut:
+    config = model.config.get_text_config()
+    before, used = first_of(config.to_dict(), EXPERTS), config.num_experts_per_tok
+    keep_busiest(model, num_experts, calibration)
+    note = None
+    if config.num_experts_per_tok < used:
+        note = f"a token goes to {config.num_experts_per_tok} experts instead of {used}"
+    nll = mean_nll(model, calibration)
+    return Cut("experts", before, num_experts, "what they add", nll=nll, note=note)
 
 
 def _cut_feed_forward(width: int, model: Any, calibration: Calibration) -> Cut:
@@ -81,6 +96,7 @@ def told(cuts: Sequence[Cut], nll_before: float | None) -> list[str]:
         line += f", chosen by {made.chosen_by}"
         if last is not None and made.nll is not None:
             line += f"; NLL of the samples' answers {last:.3f} -> {made.nll:.3f} nats a token"
+        line += f"; {made.note}" if made.note else ""
         last = made.nll
         lines.append(line)
     return lines

@@ -5,6 +5,7 @@ A neuron counts as much as what it hands to the output projection: sqrt of the s
 layer ranks its own; the hidden width and the attention stay whole.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import MismatchError
@@ -33,7 +34,7 @@ def keep_strongest(model: Any, width: int, calibration: Calibration) -> None:
     require_config_of_its_weights(model, f"a feed-forward of {width}", WAY_OUT)
 
 
-def refuse_other_widths(family: str, config: dict[str, Any], width: int) -> int:
+def refuse_other_widths(family: str, config: Mapping[str, Any], width: int) -> int:
     """Return the feed-forward's width by a config. Raises MismatchError where it cannot be cut so."""
     if first_of(config, EXPERTS):
         raise MismatchError(

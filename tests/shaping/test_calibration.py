@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import tiny_qwen3
-from cutting_helpers import calibration, sample
+from cutting_helpers import Tokens, calibration, sample
 from run_helpers import QUICKSTART
 
 from distill.errors import DataError
@@ -13,13 +13,6 @@ from distill.recipe import load_recipe
 from distill.shaping.calibration import NUM_SEQUENCES, Calibration, mean_nll
 
 RECIPE = load_recipe(QUICKSTART, ["languages=[en, sw]"])
-
-
-class Tokens:
-    pad_token_id = 0
-
-    def __len__(self) -> int:
-        return 300
 
 
 def test_the_samples_are_the_same_whatever_their_order_and_even_over_the_languages():

@@ -108,6 +108,12 @@ class Student(Section):
         "hidden width stay whole; null = as wide as it is",
         is_newer=True,
     )
+    num_experts: PositiveInt | None = field(
+        None,
+        "Cut a mixture of experts to so many a layer (base, layers): those that add most on some of "
+        "the run's samples stay; null = all of them",
+        is_newer=True,
+    )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
     )
@@ -140,6 +146,10 @@ class Student(Section):
             raise ValueError(
                 "ffn_width cuts a model (method: base or layers); the width of a new one is "
                 f"intermediate_size: set intermediate_size: {self.ffn_width} and remove ffn_width"
+            )
+        if self.method == "random" and self.num_experts is not None:
+            raise ValueError(
+                "num_experts cuts a model (method: base or layers), and a new one is dense: remove it"
             )
         return self
 

@@ -15,6 +15,7 @@ def test_a_cut_belongs_to_a_method():
     assert "layers_by: nll belongs to method: layers, and method is random" in problem(
         "student.layers_by=nll"
     )
+    assert "a new one is dense: remove it" in problem("student.num_experts=4")
     assert "set intermediate_size: 512 and remove ffn_width" in problem("student.ffn_width=512")
 
 
