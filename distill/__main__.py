@@ -17,7 +17,7 @@ from distill import generate, pipeline
 from distill.core import terminal
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.pipeline import STAGES
-from distill.recipe import Recipe, explain, load_recipe
+from distill.recipe import Recipe, advising, explain, load_recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -250,10 +250,13 @@ def _inspect(options: argparse.Namespace) -> int:
     from distill.reporting import data
 
     place = Path(options.run).expanduser()
-    folder = RunFolder.of(load_recipe(place)) if place.is_file() else RunFolder(place)
-    data.show(
-        folder.stage("generate"), language=options.language, reason=options.reason, num=options.num
-    )
+    what = {"language": options.language, "reason": options.reason, "num": options.num}
+    if not place.is_file():
+        data.show(RunFolder(place).stage("generate"), **what)
+        return 0
+    recipe = load_recipe(place)
+    with advising(recipe):
+        data.show(RunFolder.of(recipe).stage("generate"), **what)
     return 0
 
 

@@ -4,16 +4,19 @@
     evaluate/<model>.json            the figures, and one row an example
 
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
-the NLL, in nats a token, of the teacher's sampled answers (the logarithm of its perplexity): how
-well a model predicts what the teacher would say. Student and control are compared example by
-example, by a paired bootstrap.
+the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say. It is
+told in nats a token (the logarithm of the perplexity) and in nats a byte: the nats of all that is
+scored, end token included, over the UTF-8 bytes of its text. Student and control are compared
+example by example, by a paired bootstrap.
 
-A student with a tokenizer of its own (capture.signal: none) is asked in that, and the teacher's
-answers are scored in its tokens. The teacher then has no NLL: nats of its own tokens are not nats
-of the student's.
+A student with a tokenizer of its own, or a trimmed one, is asked in that, and the teacher's answers
+are scored in its tokens. The teacher is scored on the same texts in its own tokens: its NLL a byte
+can then be compared with the student's, its NLL a token cannot. One that is on a server, or would
+not write what is scored, has none, and that is said.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +37,7 @@ from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
+from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -41,12 +45,16 @@ from distill.teachers.requests import RequestOptions
 
 @dataclass(frozen=True)
 class TeacherEval:
-    """What the teacher's evaluation takes. `student`: the trained student's folder."""
+    """What the teacher's evaluation takes.
+
+    `student`: the trained student's folder. `trimmed`: its vocabulary, where that is trimmed.
+    """
 
     teacher: Teacher
     stage: Path
     student: Path
     prompts: list[Prompt]
+    trimmed: TrimmedVocabulary | None = None
 
     @property
     def answers(self) -> Path:
@@ -70,7 +78,8 @@ def run(
     prompts = _askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
-    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts)
+    trimmed = trimmed_vocabulary(recipe, folder)
+    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts, trimmed)
     paths = _student_paths(recipe, folder)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
@@ -82,9 +91,12 @@ def run(
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
+    tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
     student_against_control = None
     if "control" in measured:
-        student_against_control = against(measured["student"], measured["control"], recipe.seed)
+        student_against_control = against(
+            measured["student"], measured["control"], recipe.seed, by_byte=tokenizers_differ
+        )
     result = EvaluateResult(
         models={
             name: model_figures(stage / f"{name}.json", figures)
@@ -94,6 +106,7 @@ def run(
         task=options.task,
         task_version=tasks.version(options.task),
         student_against_control=student_against_control,
+        tokenizers_differ=tokenizers_differ,
     )
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
 
@@ -141,7 +154,7 @@ def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
 def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
     """Return what the students are evaluated on, with the teacher's sampled answers.
 
-    The teacher itself is evaluated while it is loaded.
+    The teacher itself is evaluated while it is loaded; where it has no NLL, that is said.
     """
     teacher, recipe = own.teacher, own.teacher.recipe
     tokenizers = teacher.tokenizers
@@ -155,9 +168,14 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
             for p, (ids, why) in zip(own.prompts, answers, strict=True)
         ]
         write_jsonl(own.answers, rows)
-    students, teachers_own = eval_sets(recipe, own.prompts, tokenizers, own.answers, own.student)
+    students, teachers_own = eval_sets(
+        recipe, own.prompts, tokenizers, own.answers, own.student, own.trimmed
+    )
     if not own.figures.is_file():
-        _write(own.figures, teachers_own, teacher.evaluate(teachers_own, bar))
+        figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
+        if figures["unscored"]:
+            print(f"evaluate: the teacher has no NLL: {figures['unscored']}", file=sys.stderr)
+        write_figures(own.figures, figures)
     return students
 
 
@@ -173,6 +191,11 @@ def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> M
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
     write_figures(path, figures_of(eval_set, made))
+
+
+def reads(recipe: Recipe) -> Sequence[str]:
+    trimmed = () if recipe.student.vocabulary is None else ("trim",)
+    return (*trimmed, "train", "quantize")
 
 
 def cost(work: Workload) -> Cost:
@@ -195,6 +218,6 @@ STAGE = Stage(
     run,
     EvaluateResult,
     answers_fingerprint,
-    reads=("train", "quantize"),
+    reads=reads,
     cost=cost,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import capture, evaluate, generate, initialize, plan, quantize, report, train
+from distill import capture, evaluate, generate, initialize, plan, quantize, report, train, trim
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
@@ -18,11 +18,12 @@ from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
-from distill.errors import MismatchError
-from distill.recipe import Recipe
+from distill.errors import MismatchError, RecipeError
+from distill.recipe import Recipe, advising, in_full
 
 PLANNED = (
     generate.STAGE,
+    trim.STAGE,
     capture.STAGE,
     initialize.STAGE,
     train.STAGE,
@@ -78,6 +79,14 @@ def run(
     Raises a DistillError whose message says what to do: a changed recipe, a missing input, a full
     disk, a stop signal.
     """
+    with advising(recipe):
+        return _run(recipe, stages, redo, pipeline)
+
+
+def _run(
+    recipe: Recipe, stages: Sequence[str] | None, redo: str | None, pipeline: Sequence[Stage]
+) -> Result:
+    pipeline = _stages_of(recipe, pipeline, [*(stages or ()), *filter(None, [redo])])
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
@@ -105,7 +114,13 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
 
     Raises what `run` raises.
     """
-    stage = next(stage for stage in STAGES if stage.name == stage_name)
+    with advising(recipe):
+        _run_shard(recipe, stage_name, shard)
+
+
+def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:
+    pipeline = _stages_of(recipe, STAGES, [stage_name])
+    stage = next(stage for stage in pipeline if stage.name == stage_name)
     folder = RunFolder.of(recipe)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")
@@ -122,8 +137,8 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
             done = "nothing is left that no other job works on"
             if shard is not None:
                 done = f"shard {job + 1}/{num_jobs} is done"
-            command = f"distill {stage.name} {recipe.source}"
-            print(f"{stage.name}: {done}; when all jobs are done, run `{command}`")
+            advice = f"when all jobs are done, run `distill {stage.name} RECIPE`"
+            print(f"{stage.name}: {done}; {in_full(advice, recipe)}")
 
 
 @contextmanager
@@ -132,7 +147,7 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
 
     `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
     """
-    with shutdown.listening(), disk_explained(folder.path):
+    with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(recipe.num_processes)
         try:
             if running.is_main:
@@ -150,8 +165,20 @@ def fingerprint_of(stage: Stage, recipe: Recipe, folder: RunFolder) -> Fingerpri
     Raises MissingError, naming the command to run, if one of those is not finished.
     """
     fingerprint = stage.fingerprint(recipe)
-    earlier = {name: folder.digest(name, recipe) for name in stage.reads}
+    earlier = {name: folder.digest(name, recipe) for name in stage.reads(recipe)}
     return replace(fingerprint, inputs=fingerprint.inputs | earlier)
+
+
+def _stages_of(recipe: Recipe, pipeline: Sequence[Stage], asked_for: Sequence[str]) -> list[Stage]:
+    """Return the stages that the recipe has.
+
+    Raises RecipeError where one that is asked for by name is not among them.
+    """
+    reasons = {stage.name: stage.left_out(recipe) for stage in pipeline}
+    for name in asked_for:
+        if (reason := reasons[name]) is not None:
+            raise RecipeError(f"{recipe.source}: there is no stage {name} in it: {reason}")
+    return [stage for stage in pipeline if reasons[stage.name] is None]
 
 
 def _set_aside(
@@ -189,7 +216,7 @@ def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> boo
             )
         if folder.manifest(stage.name, stage.result) is None:
             return False
-        require_present(folder.recorded_files(stage.name, recipe.source))
+        require_present(folder.recorded_files(stage.name))
     return done
 
 
@@ -221,7 +248,8 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
 
 def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:
     """Return the files of earlier stages that this process has not hashed since they last changed."""
-    files = [file for name in stage.reads for file in folder.recorded_files(name, recipe.source)]
+    earlier = stage.reads(recipe)
+    files = [file for name in earlier for file in folder.recorded_files(name)]
     return [file for file in files if folder.changed_since_read(file)]
 
 

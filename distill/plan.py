@@ -97,8 +97,9 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
 
 
 def stage_costs(work: Workload, planned: Sequence[Stage]) -> dict[str, Cost]:
-    """Return the cost of each stage that has one, by its name."""
-    return {stage.name: stage.cost(work) for stage in planned if stage.cost is not None}
+    """Return the cost of each of the recipe's stages that has one, by its name."""
+    stages = [stage for stage in planned if stage.left_out(work.recipe) is None]
+    return {stage.name: stage.cost(work) for stage in stages if stage.cost is not None}
 
 
 def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:

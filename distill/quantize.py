@@ -36,6 +36,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe
 from distill.recipe.sections import Quantize
+from distill.shaping.trimmed import samples_stage
 
 if TYPE_CHECKING:
     from distill.formats import Format
@@ -203,6 +204,6 @@ STAGE = Stage(
     run,
     QuantizeResult,
     fingerprint,
-    reads=("generate", "train"),
+    reads=lambda recipe: (samples_stage(recipe), "train"),
     cost=cost,
 )

@@ -13,7 +13,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, always
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.reporting.results import READS, RunResults, read_results
@@ -67,6 +67,7 @@ class Measure:
 MEASURES = (
     Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
     Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
+    Measure("nll_per_byte", "nats a byte of NLL", 1, 5, more_is_better=False),
 )
 
 
@@ -125,7 +126,7 @@ STAGE = Stage(
     run,
     ReportResult,
     fingerprint,
-    reads=tuple(READS),
+    reads=always(*READS),
     cost=cost,
     cheap=True,
 )

@@ -32,7 +32,13 @@ from distill import chat
 from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
-from distill.core.results import CaptureResult, GenerateResult, TrainedModel, TrainResult
+from distill.core.results import (
+    CaptureResult,
+    GenerateResult,
+    TrainedModel,
+    TrainResult,
+    TrimResult,
+)
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
@@ -41,6 +47,7 @@ from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
+from distill.shaping.trimmed import kept_path, samples_stage
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
@@ -51,9 +58,9 @@ OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
     stage = folder.stage("train")
-    samples = read_samples(folder.stage("generate") / "kept.jsonl")
+    samples = read_samples(kept_path(recipe, folder))
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
-    _require_own_tokens(folder, tokenizer)
+    _require_own_tokens(recipe, folder, tokenizer)
     fitting = [sample for sample in samples if len(sample.ids) <= recipe.train.max_length]
     learn, validation = split_samples(fitting, recipe.train.validation_share)
     if not learn:
@@ -212,15 +219,20 @@ def _signal_key(sample: Sample) -> str:
     return sequence_key(sample.ids, len(sample.prompt_ids))
 
 
-def _require_own_tokens(folder: RunFolder, tokenizer: Any) -> None:
-    """Raise MismatchError where generate's samples are in another tokenizer or template than the
-    student's: the recipe has changed between the two."""
-    generated = folder.require("generate", GenerateResult).result
-    if generated.format == chat.fingerprint_of_format(tokenizer):
+def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> None:
+    """Raise MismatchError where the samples are in another tokenizer or template than the student's:
+    the recipe has changed between the two."""
+    stage = samples_stage(recipe)
+    made: GenerateResult | TrimResult
+    if stage == "trim":
+        made = folder.require(stage, TrimResult).result
+    else:
+        made = folder.require(stage, GenerateResult).result
+    if made.format == chat.fingerprint_of_format(tokenizer):
         return
     raise MismatchError(
-        f"{folder.stage('generate') / 'kept.jsonl'}: in another tokenizer or chat template "
-        f"({generated.vocab_size} tokens) than the student's ({len(tokenizer)}); "
+        f"{kept_path(recipe, folder)}: in another tokenizer or chat template "
+        f"({made.vocab_size} tokens) than the student's ({len(tokenizer)}); "
         "run `distill run RECIPE --redo generate`, which asks the teacher nothing again"
     )
 
@@ -290,7 +302,7 @@ STAGE = Stage(
     run,
     TrainResult,
     fingerprint,
-    reads=("generate", "capture", "initialize"),
+    reads=lambda recipe: (samples_stage(recipe), "capture", "initialize"),
     cost=cost,
     shared=True,
 )

@@ -21,7 +21,6 @@ from distill.chat.tokenizers import Tokenizers
 from distill.core.processes import Processes
 from distill.errors import MismatchError
 from distill.formats.gguf.write import write_gguf
-from distill.initialize import keep_layers
 from distill.models import find, load
 from distill.models.decode import answer
 from distill.models.head import head_of
@@ -30,6 +29,7 @@ from distill.models.score import TokenSequence, answer_hidden_states
 from distill.planning import sizes
 from distill.recipe import load_recipe
 from distill.recipe.sections import Train
+from distill.shaping.layers import keep_layers
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.records import records_of

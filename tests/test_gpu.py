@@ -15,6 +15,7 @@ from distill.models.decode import answer
 from distill.models.sampling import Sampling
 from distill.models.slots import Rolling
 from distill.signals import draws
+from distill.signals.columns import Columns
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -137,8 +138,8 @@ def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu():
     logits_NV = 3 * torch.randn(300, 2000, generator=torch.Generator().manual_seed(1))
     labels_N = torch.arange(300)
     rows = draws.Rows.of(7, 300)
-    here = draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=1900)
-    there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, vocab_size=1900)
+    here = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(1900))
+    there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, columns=Columns(1900))
     assert (
         abs(here.entropy - there.entropy).max() < 1e-3
         and abs(here.target_logp - there.target_logp).max() < 1e-3

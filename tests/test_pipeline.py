@@ -10,8 +10,8 @@ from distill import pipeline
 from distill.core.jsonl import read_jsonl
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
-from distill.errors import DataError, MismatchError, MissingError
+from distill.core.stage import Cost, Stage, always
+from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.plan import stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import Machine
@@ -41,7 +41,7 @@ COUNT = Stage(
     count,
     CountResult,
     fingerprint=lambda recipe: Fingerprint({"languages": recipe.languages}),
-    reads=("generate",),
+    reads=always("generate"),
     cost=lambda work: Cost(memory=1e6, seconds=work.num_samples / 1e3),
 )
 PLACE = [stage.name for stage in pipeline.STAGES].index("capture")
@@ -84,6 +84,20 @@ def test_what_makes_it_stale_is_told_and_it_is_made_anew_on_demand(recipe):
     again = run(recipe(), "generate", "count", redo="count").manifests["count"]
     assert again.result == first.result and (folder.path / "count.replaced-1").is_dir()
     assert not list(folder.path.glob("generate.replaced-*")), "it comes before"
+
+
+def test_a_stage_that_the_recipe_leaves_out_is_passed_over(recipe):
+    english = replace(COUNT, left_out=lambda r: None if r.languages == ["en"] else "not English")
+    stages = (*pipeline.STAGES[:PLACE], english)
+    result = pipeline.run(recipe(), stages=["generate"], pipeline=stages)
+    assert list(result.manifests) == ["generate"]
+    costs = stage_costs(Workload.of(recipe(), MACHINE), stages[1:])
+    assert "count" not in costs and "generate" in costs
+    refused = pytest.raises(RecipeError, match=r"quickstart\.yaml: .* no stage count .*not English")
+    with refused:
+        pipeline.run(recipe(), pipeline=stages, stages=["count"])
+    with refused:
+        pipeline.run(recipe(), pipeline=stages, redo="count")
 
 
 def test_the_plan_counts_what_it_costs(recipe):

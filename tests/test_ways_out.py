@@ -1,6 +1,8 @@
 """What an error of ours advises is done here to the letter, and the run then passes."""
 
+import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +12,10 @@ import pytest
 from run_helpers import call_distill, small
 
 from distill.core.checksums import CHECKSUMS, write_checksums
+from distill.core.digests import file_sha256
+from distill.core.stored_json import read_json, write_json
+from distill.deploy.choose import choose
+from distill.errors import DistillError
 from distill.pipeline import STAGES
 from distill.signals.store import SignalStore, SignalWriter
 
@@ -39,27 +45,36 @@ class Run:
         path.write_bytes(data)
 
     def start(self, words: list[str]) -> tuple[int, str]:
-        """Return (exit status, what was said of errors)."""
-        self._capsys.readouterr()
+        """Start a command on this run's recipe; return (exit status, what was said of errors)."""
         word, *options = words
-        status = call_distill([word, *map(str, small(self.folder)), *options])
+        return self.type([word, *map(str, small(self.folder)), *options])
+
+    def type(self, words: list[str]) -> tuple[int, str]:
+        """Start a command as it is typed; return (exit status, what was said of errors)."""
+        self._capsys.readouterr()
+        status = call_distill(words)
         return status, self._capsys.readouterr().err
 
-    def do(self, advice: str, words: list[str]) -> tuple[int, str]:
-        """Do what an error says; `words` are those of the command that ended in it."""
+    def do(self, advice: str, words: list[str], *, to_the_end: bool = False) -> tuple[int, str]:
+        """Do what an error says; `words` are those of the command that ended in it.
+
+        Where it says `distill run`, the stages after the one that is made anew are left to the
+        commands that need them, unless `to_the_end`.
+        """
         advice = advice.rpartition("distill: ")[2]
         if re.search(r"delete (it|that folder)|move it away", advice):
             path = Path(advice.partition(": ")[0])
             assert path.exists(), f"{path}: does not name what to delete"
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if command := re.search(r"`distill ([a-z]+) \S+( --redo [a-z]+)?`", advice):
-            words = [command[1], *(command[2] or "").split()]
-            if words[0] == "run":  # the stages after it are asked for when they are needed
-                words += ["--stages", words[-1]]
-        elif redo := re.search(r"--redo [a-z]+", advice):
+        if command := re.search(r"`distill (.+?)`", advice):
+            typed = shlex.split(command[1])
+            if typed[0] == "run" and not to_the_end:
+                typed += ["--stages", typed[-1]]
+            return self.type(typed)
+        if redo := re.search(r"--redo [a-z]+", advice):
             words = [*words, *redo[0].split()]
         else:
-            assert "run the same command" in advice, f"no way out: {advice}"
+            assert "run the same command" in advice.lower(), f"no way out: {advice}"
         return self.start(words)
 
 
@@ -86,6 +101,10 @@ def broken_after_a_kill(name: str, data: bytes) -> tuple[str, Callable[[Run], No
         run.put(name, data)
 
     return name, make, [stage]
+
+
+def unfinished(stage: str, words: list[str]) -> tuple[str, Callable[[Run], None], list[str]]:
+    return f"{stage}: not finished", lambda run: run.unfinish(stage), words
 
 
 def damaged_shard() -> tuple[str, Callable[[Run], None], list[str]]:
@@ -146,6 +165,30 @@ def damaged_answers() -> tuple[str, Callable[[Run], None], list[str]]:
     return "generate/kept.jsonl", make, ["capture"]
 
 
+def record_again(path: Path) -> None:
+    """Let the manifest say that the stage wrote this file as it is now."""
+    manifest = path.parent / "manifest.json"
+    values = read_json(manifest, "")
+    values["files"][path.name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(manifest, values, indent=1)
+
+
+def answers_in_another_tokenizer() -> tuple[str, Callable[[Run], None], list[str]]:
+    """Let one answer hold a token id that an earlier version took from a server."""
+
+    def make(run: Run) -> None:
+        run.unfinish("capture")
+        (run.folder / "capture" / "started.json").unlink()
+        kept = run.folder / "generate" / "kept.jsonl"
+        first, *others = kept.read_text(encoding="utf-8").splitlines()
+        row = json.loads(first)
+        row["answer_ids"][0] = 10**6
+        kept.write_text("\n".join([json.dumps(row), *others]) + "\n", encoding="utf-8")
+        record_again(kept)
+
+    return "generate/kept.jsonl", make, ["capture"]
+
+
 CASES = [
     *(broken_manifest(stage.name) for stage in STAGES),
     *(broken_start(name) for name in ("generate", "capture", "quantize")),
@@ -155,6 +198,9 @@ CASES = [
     broken_after_a_kill("evaluate/teacher_answers.jsonl", b"{}\n"),
     broken_training_result(),
     damaged_answers(),
+    answers_in_another_tokenizer(),
+    unfinished("generate", ["capture"]),
+    unfinished("quantize", ["evaluate"]),
     damaged_shard(),
     shard_of_another_signal(),
     damaged_student(),
@@ -172,3 +218,29 @@ def test_what_an_error_advises_ends_it(copy, capsys, name, make, words):
     assert status == 0, f"advised: {said}\nthen: {then}"
     status, then = run.start(words)
     assert status == 0, f"advised: {said}\nat last: {then}"
+
+
+def gguf_advice(folder: Path) -> str | None:
+    """Return what `distill chat` and `serve` say of this run's file, None where they take it."""
+    try:
+        choose(str(folder), "q8_0")
+    except DistillError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("way", ["flipped", "gone", "of a run that is not finished"])
+def test_what_chat_and_serve_advise_of_a_run_folder_ends_it(copy, capsys, monkeypatch, way):
+    run = Run(copy, capsys)
+    if way == "flipped":
+        run.flip("quantize/q8_0.gguf")
+    elif way == "gone":
+        (copy / "quantize" / "q8_0.gguf").unlink()
+    else:
+        run.unfinish("quantize")
+    monkeypatch.chdir(copy)
+    said = gguf_advice(copy)
+    assert said is not None
+    status, then = run.do(said, [], to_the_end=way == "flipped")
+    assert status == 0, f"advised: {said}\nthen: {then}"
+    assert gguf_advice(copy) is None

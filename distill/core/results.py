@@ -62,11 +62,53 @@ class GenerateResult:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How a language's texts are written in tokens, by the parent's vocabulary and by the trimmed one.
+
+    Counted over all texts that decided which tokens stay. A word is a unit of text/words.py: a
+    character where no spaces are written.
+    """
+
+    language: str
+    num_words: int
+    num_bytes: int
+    tokens_before: int
+    tokens_after: int
+
+    @property
+    def loss(self) -> float:
+        """Return the share by which the texts have grown in tokens."""
+        return self.tokens_after / self.tokens_before - 1
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """The trimmed vocabulary, and the samples in it.
+
+    `stopped_by`: "size", "fertility" (a language's texts would have grown by more than they may) or
+    "required" (all that is left must stay). `format` is that of the tokenizer and its chat template,
+    which the samples are in.
+    """
+
+    parent_vocab_size: int
+    vocab_size: int
+    stopped_by: str
+    coverage: list[Coverage]
+    format: str
+    num_samples: int
+    tokens_before: int
+    tokens_after: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class CaptureResult:
     """What was stored of the teacher's distributions.
 
     `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
-    no log-probs. Sizes are None where nothing was captured (signal: none).
+    no log-probs. Sizes are None where nothing was captured (signal: none). The last three are of a
+    trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
+    does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
     """
 
     signal: str
@@ -78,6 +120,9 @@ class CaptureResult:
     hidden_size: int | None = None
     folder: str | None = None
     num_unknown: int = 0
+    removed_mass_mean: float | None = None
+    removed_mass_p99: float | None = None
+    split_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +237,11 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What evaluate measured on one model; exact match and its interval only where a task checks."""
+    """What evaluate measured on one model; exact match and its interval only where a task checks.
+
+    `nll` is in nats a token of its own tokens, `nll_per_byte` the same nats over the bytes of the
+    text (None in runs of earlier versions); `unscored` says why there is neither.
+    """
 
     runtime: str
     nll: float | None
@@ -200,6 +249,8 @@ class ModelFigures:
     cut_answers: int
     generated_tokens: int
     tokens_per_second: float
+    nll_per_byte: float | None = None
+    unscored: str | None = None
     exact_match: float | None = None
     interval: Interval | None = None
     by_language: dict[str, float] = field(default_factory=dict)
@@ -216,13 +267,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """The figures of every model; student minus control by measure, where there is a control."""
+    """The figures of every model; student minus control by measure, where there is a control.
+
+    `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
+    the byte alone.
+    """
 
     models: dict[str, ModelFigures]
     num_examples: int
     task: str | None
     task_version: int | None
     student_against_control: dict[str, Difference] | None = None
+    tokenizers_differ: bool = False
 
 
 @dataclass(frozen=True)

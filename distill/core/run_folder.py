@@ -24,7 +24,7 @@ from distill.core.files import fsync_folder, write_atomic
 from distill.core.stored_json import broken, field_problem, read_json, write_json
 from distill.core.verification import RecordedFile
 from distill.errors import MismatchError, MissingError
-from distill.recipe import Recipe, sealed_yaml
+from distill.recipe import Recipe, in_full, sealed_yaml
 
 PACKAGES = (
     "distill",
@@ -115,10 +115,8 @@ class RunFolder:
         """
         manifest = self.manifest(stage, result_type)
         if manifest is None:
-            source = "RECIPE" if recipe is None else recipe.source
-            raise MissingError(
-                f"{self.stage(stage)}: not finished; run `distill {stage} {source}` first"
-            )
+            message = f"{self.stage(stage)}: not finished; run `distill {stage} RECIPE` first"
+            raise MissingError(message if recipe is None else in_full(message, recipe))
         return manifest
 
     def manifest(self, stage: str, result_type: type[Result]) -> Manifest[Result] | None:
@@ -146,15 +144,12 @@ class RunFolder:
         """Return the identity of what an earlier stage made. Raises what `require` raises."""
         return self.require(stage, dict, recipe).digest
 
-    def recorded_files(self, stage: str, source: object = "RECIPE") -> list[RecordedFile]:
-        """Return the files that a finished stage stands for; none if it is not finished.
-
-        `source`: the recipe, for the command that makes them anew.
-        """
+    def recorded_files(self, stage: str) -> list[RecordedFile]:
+        """Return the files that a finished stage stands for; none if it is not finished."""
         manifest = self.manifest(stage, dict)
         if manifest is None:
             return []
-        redo = f"`distill run {source} --redo {stage}`"
+        redo = f"`distill run RECIPE --redo {stage}`"
         return [
             RecordedFile(self.stage(stage) / name, described["bytes"], described["sha256"], redo)
             for name, described in manifest.files.items()

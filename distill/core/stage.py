@@ -1,6 +1,6 @@
 """What a stage of the pipeline is: a record that stands in the stage's own file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,21 @@ class Cost:
     download: float = 0.0
 
 
+def always(*names: str) -> Callable[[Recipe], Sequence[str]]:
+    """Return the function of a stage that reads these earlier stages, whatever the recipe."""
+    return lambda _: names
+
+
+def nothing(_: Recipe) -> Sequence[str]:
+    """Return that a stage reads no earlier one."""
+    return ()
+
+
+def never(_: Recipe) -> str | None:
+    """Return that a stage has work by every recipe."""
+    return None
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage: what it reads, what makes it stale, what it costs, and the function that runs it.
@@ -28,7 +43,7 @@ class Stage:
     process but the first, and in a job that does only a part. `result` is the type of what it
     returns otherwise. `fingerprint(recipe)` returns what decides the result beside the stages that
     it `reads`. `cost(workload)` takes a planning.costs.Workload; None: the stage costs nothing to
-    speak of.
+    speak of. `left_out(recipe)` returns why the recipe has no such stage, None where it has.
     """
 
     name: str
@@ -36,7 +51,8 @@ class Stage:
     run: Callable[[Recipe, RunFolder, Processes], StageOutput | None]
     result: type
     fingerprint: Callable[[Recipe], Fingerprint]
-    reads: tuple[str, ...] = ()
+    reads: Callable[[Recipe], Sequence[str]] = nothing
+    left_out: Callable[[Recipe], str | None] = never
     cost: Callable[[Any], Cost] | None = None
     shared: bool = False  # every process works on it; else the first works alone
     cheap: bool = False  # made again without asking when anything changed

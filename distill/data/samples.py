@@ -112,7 +112,7 @@ def read_samples(path: Path) -> list[Sample]:
             samples.append(Sample(**row))
         except TypeError as error:
             raise DataError(
-                f"{path}, line {number}: {error}; run `distill generate` with --redo generate"
+                f"{path}, line {number}: {error}; run `distill run RECIPE --redo generate`"
             ) from None
     return samples
 

@@ -14,6 +14,7 @@ from distill.deploy.bandwidth import cache_bytes, read_bandwidth
 from distill.deploy.choose import gguf_checks, known_format, open_run, require_whole
 from distill.deploy.speed import CONTEXT, PROMPT_TOKENS, REPEATS, FileSpeed, measure, thread_counts
 from distill.formats import path_of
+from distill.recipe import advising
 
 BUSY = 0.5  # load average from which timings say more of the other processes
 HEAD = (
@@ -35,11 +36,12 @@ def bench(
     """
     machine = targets.target(target_name) if target_name is not None else None
     recipe, folder = open_run(run)
-    checks = gguf_checks(folder)
-    names = list(checks) if format_name is None else [known_format(format_name, checks)]
+    with advising(recipe):
+        checks = gguf_checks(folder)
+        names = list(checks) if format_name is None else [known_format(format_name, checks)]
+        for name in names:
+            require_whole(folder, name)
     counts = thread_counts(num_threads or recipe.quantize.num_threads)
-    for name in names:
-        require_whole(folder, name)
     _warn_if_busy()
     bandwidths = {count: read_bandwidth(count) for count in counts}
     cache = cache_bytes()

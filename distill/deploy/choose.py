@@ -10,7 +10,7 @@ from distill.core.run_folder import RunFolder
 from distill.errors import DataError, MissingError, RecipeError, did_you_mean, nearest_names
 from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
-from distill.recipe import Recipe, load_recipe
+from distill.recipe import Recipe, advising, load_recipe
 
 SHOWN_RUNS = 5
 TOLD_BYTES = (
@@ -43,7 +43,9 @@ def open_run(run: str) -> tuple[Recipe, RunFolder]:
         recipe = load_recipe(path)
         return recipe, RunFolder.of(recipe)
     if (path / "recipe.yaml").is_file():
-        return load_recipe(path / "recipe.yaml"), RunFolder(path.resolve())
+        folder = RunFolder(path.resolve())
+        recipe = load_recipe(folder.path / "recipe.yaml", [f"run_folder={folder.path}"])
+        return recipe, folder
     raise MissingError(f"{path}: neither a run folder nor a recipe; {_known_runs(path)}")
 
 
@@ -72,13 +74,13 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     if not checks:
         raise MissingError(
             f"{stage}: no GGUF file, only {', '.join(formats)}; add one to quantize.formats, "
-            "e.g. q4_k_m, and run `distill quantize RECIPE --redo quantize`"
+            "e.g. q4_k_m, and run `distill run RECIPE --redo quantize`"
         )
     for name in checks:
         path = path_of(folder, name)
         if not path.is_file():
             raise MissingError(
-                f"{path}: gone; make it again by `distill quantize RECIPE --redo quantize`"
+                f"{path}: gone; make it again by `distill run RECIPE --redo quantize`"
             )
     return checks
 
@@ -90,20 +92,27 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     and DataError (the file is not the one that was checked).
     """
     recipe, folder = open_run(run)
-    checks = gguf_checks(folder)
-    name = format_name
-    if name is not None:
-        failed = checks[known_format(name, checks)].failed
-        why = f"FAILED its check: {failed}" if failed else "passed its check"
-    else:
-        name, why = smallest_passing(checks), "the smallest that passed its check"
+    with advising(recipe):
+        checks = gguf_checks(folder)
+        name, why = _named(folder, format_name, checks)
+        require_whole(folder, name)
+    return GgufChoice(recipe, path_of(folder, name), name, why)
+
+
+def _named(
+    folder: RunFolder, format_name: str | None, checks: dict[str, FileCheck]
+) -> tuple[str, str]:
+    """Return (the format, why this one)."""
+    if format_name is not None:
+        failed = checks[known_format(format_name, checks)].failed
+        return format_name, f"FAILED its check: {failed}" if failed else "passed its check"
+    name = smallest_passing(checks)
     if name is None:
         raise RecipeError(
             f"{folder.stage('quantize')}: no GGUF file passed its check; name one with --format: "
             f"{', '.join(checks)}"
         )
-    require_whole(folder, name)
-    return GgufChoice(recipe, path_of(folder, name), name, why)
+    return name, "the smallest that passed its check"
 
 
 def require_whole(folder: RunFolder, name: str) -> None:
@@ -113,12 +122,11 @@ def require_whole(folder: RunFolder, name: str) -> None:
     Raises DataError, saying the way out, if it is another.
     """
     path = path_of(folder, name)
-    source = f"{folder.path / 'recipe.yaml'} run_folder={folder.path}"
-    recorded = {file.path: file for file in folder.recorded_files("quantize", source)}
+    recorded = {file.path: file for file in folder.recorded_files("quantize")}
     if path not in recorded:
         raise DataError(
             f"{path}: not among the files of {folder.stage('quantize') / 'manifest.json'}; copy "
-            f"both again from where they are whole, or run `distill run {source} --redo quantize`"
+            "both again from where they are whole, or run `distill run RECIPE --redo quantize`"
         )
     file = recorded[path]
     verification.require_present([file])

@@ -19,7 +19,9 @@ def figures_of(eval_set: EvalSet, made: ModelAnswers) -> dict[str, Any]:
     num_tokens = sum(len(ids) for ids, _ in made.answers)
     figures: dict[str, Any] = {
         "runtime": made.runtime,
-        "nll": _nll_a_token(examples),
+        "nll": _nll_over(examples, "num_tokens", decimals=5),
+        "nll_per_byte": _nll_over(examples, "num_bytes", decimals=6),
+        "unscored": made.unscored or eval_set.unscored,
         "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
         "generated_tokens": num_tokens,
@@ -53,14 +55,15 @@ def _example(
         "finish_reason": reason,
         "nll": made.nll.get(number),
         "num_tokens": len(eval_set.teacher_ids[number] or []),
+        "num_bytes": eval_set.num_bytes[number],
     }
 
 
-def _nll_a_token(examples: list[Example]) -> float | None:
+def _nll_over(examples: list[Example], size: str, *, decimals: int) -> float | None:
+    """Return the nats of all scored answers over their `size`, num_tokens or num_bytes."""
     scored = [e for e in examples if e["nll"] is not None]
-    if not scored:
-        return None
-    return round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5)
+    total = sum(e[size] for e in scored)
+    return round(sum(e["nll"] for e in scored) / total, decimals) if total else None
 
 
 def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any]:
@@ -78,18 +81,24 @@ def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any
     }
 
 
-def against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Difference]:
+def against(
+    student: dict[str, Any], control: dict[str, Any], seed: int, *, by_byte: bool = False
+) -> dict[str, Difference]:
     """Return student minus control with 95 % intervals, by a paired bootstrap.
 
-    Exact match (positive is better), where a task checks, and NLL (negative is better).
+    Exact match (positive is better), where a task checks, and NLL (negative is better): a token and,
+    `by_byte`, a byte, where the student was evaluated by a version that counts them.
     """
     pairs = list(zip(student["examples"], control["examples"], strict=True))
     result = {}
     if "exact_match" in student:
         differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
         result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
-    differences = [
-        (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
-    ]
-    result["nll"] = Difference(**paired_bootstrap(differences, seed=seed))
+    scored = [(s["nll"] - c["nll"], s) for s, c in pairs if s["nll"] is not None]
+    sizes = {"nll": "num_tokens"}
+    if by_byte and student.get("nll_per_byte") is not None:
+        sizes["nll_per_byte"] = "num_bytes"
+    for measure, size in sizes.items():
+        differences = [(difference, float(s[size])) for difference, s in scored]
+        result[measure] = Difference(**paired_bootstrap(differences, seed=seed))
     return result

@@ -36,7 +36,7 @@ def written_config(folder: Path) -> Any:
     """Return the transformers config of a written folder. Raises MissingError if there is none."""
     if not (folder / "config.json").is_file():
         raise MissingError(
-            f"{folder}: no config.json; write the folder with `distill quantize` first"
+            f"{folder}: no config.json; write the folder with `distill quantize RECIPE` first"
         )
     return config_of(folder)
 

@@ -216,10 +216,16 @@ def pass_bytes(size: Size, num_tokens: float) -> float:
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
-    """Return the bytes on disk of the signal at one answer token, hidden states apart."""
-    signal = recipe.capture.signal
+    """Return the bytes on disk of the signal at one answer token, hidden states apart.
+
+    vocabulary: the teacher's ids; of a trimmed one no more are stored than the recipe says.
+    """
+    signal, trimmed = recipe.capture.signal, recipe.student.vocabulary
     if signal == "none":
         return 0.0
     if signal == "sampled":
         return 36.0
-    return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary
+    if signal == "top_k":
+        return 6.0 * recipe.capture.top_k + 2
+    most = None if trimmed is None else trimmed.size
+    return 2.0 * min(vocabulary, most or vocabulary)

@@ -1,5 +1,6 @@
 """How large a model is, from its config.json or the catalogue; no weights are loaded."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,7 +43,7 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
     try:
         config = find.read_config(location, revision)
     except MissingError:
-        return _size_in_catalog(recipe, model)
+        return _size_in_catalog(recipe, model, revision)
     try:
         return _size_from(config)
     except KeyError as error:
@@ -56,12 +57,14 @@ def size_of(recipe: Recipe, model: str, revision: str | None) -> Size:
         ) from None
 
 
-def _size_in_catalog(recipe: Recipe, model: str) -> Size:
+def _size_in_catalog(recipe: Recipe, model: str, revision: str | None) -> Size:
     known = catalog.find(model)
     if known is None or known.params is None or known.shape is None or None in known.shape[:2]:
+        fetch = ["hf", "download", model, "config.json"]
+        fetch += ["--revision", revision] if revision else []
         raise MissingError(
             f"{recipe.source}: model {model!r} is neither on this machine nor in the catalogue, so "
-            "its size is not known; fetch its config.json first, or run `distill run` without a plan"
+            f"its size is not known; fetch that first: `{shlex.join(fetch)}`"
         )
     layers, hidden, _, kv_heads, head_dim = known.shape
     kv_width = (kv_heads or 8) * (head_dim or 128)

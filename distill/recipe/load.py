@@ -3,9 +3,10 @@
     overrides = ["train.learning_rate=1e-3", "run_folder=/data/run1"]
     recipe = load_recipe("recipes/quickstart.yaml", overrides)
 
-Paths in a recipe are relative to the recipe's folder, paths in an override to the current folder. A
-model is a local folder if it starts with `.`, `/` or `~`, else the id of a model hub. All problems
-are reported at once, before any model is touched. The sections are described in sections/.
+Paths in a recipe are relative to the recipe's folder (in a run folder's recipe: to the folder of the
+one that it was resolved from), paths in an override to the current folder. A model is a local folder
+if it starts with `.`, `/` or `~`, else the id of a model hub. All problems are reported at once,
+before any model is touched. The sections are described in sections/.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from distill.recipe.recipe import Recipe
 from distill.recipe.strict_yaml import NotYaml, StrictDumper, parse
 
 LARGEST = 1 << 20  # bytes of a recipe
+ORIGIN = "# resolved from "
 SEAL = "# sha256 of the lines below: "
 
 
@@ -33,11 +35,11 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises RecipeError that lists every problem, one a line; MissingError if there is no such file.
     """
     path = _existing(source)
-    values = _read_yaml(path)
+    values, origin = _read_yaml(path)
     for override in overrides:
         apply_override(values, override)
     try:
-        return Recipe.from_values(values, path)
+        return Recipe.from_values(values, path, origin=origin, overrides=overrides)
     except ValidationError as error:
         raise RecipeError("\n".join(problem_lines(path, error, values))) from None
 
@@ -54,14 +56,16 @@ def _existing(source: str | Path) -> Path:
     return path
 
 
-def _read_yaml(source: Path) -> dict[str, Any]:
+def _read_yaml(source: Path) -> tuple[dict[str, Any], Path | None]:
+    """Return (values, the file that they were resolved from, if they stand in a run folder)."""
     try:
         with source.open("rb") as f:
             data = f.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RecipeError(f"{source}: more than {LARGEST:,} bytes: that is no recipe")
         _require_as_sealed(source, data)
-        values = parse(data.decode("utf-8-sig"))
+        text = data.decode("utf-8-sig")
+        values = parse(text)
     except OSError as error:
         raise RecipeError(f"{source}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -73,7 +77,13 @@ def _read_yaml(source: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{source}: expected sections such as `teacher:`, got {type(values).__name__}"
         )
-    return values
+    return values, _origin(text)
+
+
+def _origin(text: str) -> Path | None:
+    first, _, rest = text.partition("\n")
+    is_sealed = first.startswith(ORIGIN) and rest.startswith(SEAL)
+    return Path(first.removeprefix(ORIGIN)) if is_sealed else None
 
 
 def _require_as_sealed(source: Path, data: bytes) -> None:
@@ -91,7 +101,7 @@ def sealed_yaml(recipe: Recipe) -> str:
     """Return the resolved recipe as a run folder holds it: where it came from, and its checksum."""
     text = to_yaml(recipe)
     checksum = hashlib.sha256(text.encode()).hexdigest()
-    return f"# resolved from {recipe.source}\n{SEAL}{checksum}\n{text}"
+    return f"{ORIGIN}{recipe.origin}\n{SEAL}{checksum}\n{text}"
 
 
 def to_yaml(recipe: Recipe) -> str:

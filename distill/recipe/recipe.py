@@ -1,5 +1,6 @@
 """The recipe: two nouns, and a section for each stage."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -47,15 +48,29 @@ class Recipe(Section):
     report: Report = Report()
 
     _source: Path = PrivateAttr(default=Path("recipe"))
+    _origin: Path | None = PrivateAttr(default=None)
+    _overrides: tuple[str, ...] | None = PrivateAttr(default=None)
 
     @classmethod
-    def from_values(cls, values: dict[str, Any], source: Path) -> Self:
+    def from_values(
+        cls,
+        values: dict[str, Any],
+        source: Path,
+        *,
+        origin: Path | None = None,
+        overrides: Sequence[str] | None = None,
+    ) -> Self:
         """Return the recipe of these values, read from the file `source`.
+
+        `origin`: see the property; None = `source`. `overrides`: those of the command line that
+        are in the values already; None where no command line makes this recipe.
 
         Raises pydantic's ValidationError with every problem.
         """
         recipe = cls.model_validate(values)
         recipe._source = source
+        recipe._origin = origin
+        recipe._overrides = None if overrides is None else tuple(overrides)
         return recipe
 
     @model_validator(mode="after")
@@ -74,13 +89,29 @@ class Recipe(Section):
         """Return the file that the recipe was read from."""
         return self._source
 
+    @property
+    def origin(self) -> Path:
+        """Return the file whose folder paths are relative to.
+
+        It is the source, but for a run folder's recipe: that one was resolved from another.
+        """
+        return self._origin or self._source
+
+    @property
+    def typed(self) -> tuple[str, ...] | None:
+        """Return the words of a command line that name this recipe: its file, then its overrides.
+
+        None if it was made in Python.
+        """
+        return None if self._overrides is None else (str(self._source), *self._overrides)
+
     def path(self, value: str) -> Path:
-        """Return the absolute path of one that the recipe gives, relative to its own folder.
+        """Return the absolute path of one that the recipe gives, relative to its origin's folder.
 
         Raises RecipeError where there can be none.
         """
         try:
-            return absolute(self._source.parent, value)
+            return absolute(self.origin.parent, value)
         except ValueError as error:
             raise RecipeError(f"{self._source}: {error}") from None
 

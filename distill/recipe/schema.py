@@ -9,12 +9,14 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 SHARE_ERROR = 1e-6  # how far shares that add up to 1 may be from it
 
 
-def field(default: Any, description: str, *, machine: bool = False) -> Any:
+def field(default: Any, description: str, *, machine: bool = False, is_newer: bool = False) -> Any:
     """Return a field of a section.
 
-    `machine`: it says how a machine does the work, not what comes out.
+    `machine`: it says how a machine does the work, not what comes out. `is_newer`: there are run
+    folders that were made before it, as if it had its default; they stay valid.
     """
-    return Field(default, description=description, json_schema_extra={"machine": machine})
+    marks: dict[str, Any] = {"machine": machine, "is_newer": is_newer}
+    return Field(default, description=description, json_schema_extra=marks)
 
 
 class Section(BaseModel):
@@ -43,11 +45,15 @@ class Section(BaseModel):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that decide what comes out."""
-        fields = type(self).model_fields
-        machine = {
-            name
-            for name, info in fields.items()
-            if isinstance(info.json_schema_extra, dict) and info.json_schema_extra["machine"]
-        }
-        return self.model_dump(mode="json", exclude=machine)
+        """Return the fields that decide what comes out, newer ones only where they are used."""
+        values = self.model_dump(mode="json", exclude=self._marked("machine"))
+        for name in self._marked("is_newer"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                values.pop(name, None)
+        return values
+
+    @classmethod
+    def _marked(cls, mark: str) -> set[str]:
+        """Return the names of the fields that are marked so (see `field`)."""
+        marks = {name: info.json_schema_extra for name, info in cls.model_fields.items()}
+        return {name for name, of in marks.items() if isinstance(of, dict) and of[mark]}

@@ -15,7 +15,7 @@ from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, table_text
+from distill.reporting.table import ModelRow, table_text, tokenizers_meet
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -69,6 +69,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         needs_licence_file=metadata.license == "other",
         num_examples=results.evaluate.num_examples,
         table=table_text(rows),
+        tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"

@@ -15,7 +15,7 @@ from distill.reporting.data import counts_table
 from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, page_columns
+from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.text.identification import by_script_only
 
 
@@ -42,6 +42,7 @@ def page(
         verdict=verdict,
         columns=page_columns(rows),
         rows=rows,
+        tokenizers_meet=tokenizers_meet(rows),
         num_examples=results.evaluate.num_examples,
         # the only trusted markup: SVG of our own making, by matplotlib, which escapes its texts
         pictures={caption: Markup(svg) for caption, svg in pictures.items()},
@@ -72,7 +73,7 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
         if tokenizer_difference:
             own = (
                 f", in its own tokenizer ({tokenizer_difference}): "
-                "the teacher's NLL, in other tokens, cannot be compared"
+                "the teacher's NLL a token, in other tokens, cannot be compared"
             )
         return f"No signal was captured: the student learnt from the answers' text alone{own}."
     size = f"{capture.num_tokens:,} answer tokens, {capture.bytes_per_token:.1f} bytes a token"

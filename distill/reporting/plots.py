@@ -9,7 +9,7 @@ from typing import Any
 
 from distill.core.results import TrainResult
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow
+from distill.reporting.table import ModelRow, tokenizers_meet
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
 OTHER = "#7a9e7e"
@@ -54,10 +54,15 @@ def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -
 
 
 def quality(rows: Sequence[ModelRow]) -> str:
-    """Draw the exact match with its interval, or the NLL where there is no task, of every model."""
+    """Draw the exact match with its interval, or the NLL where there is no task, of every model.
+
+    That is by the byte where models of different tokenizers meet.
+    """
     if rows[0].exact_match is not None:
         return _exact_match_bars(rows)
-    return _nll_bars([row for row in rows if row.nll is not None])  # on a server a teacher has none
+    if tokenizers_meet(rows):
+        return _nll_bars([(row, row.nll_per_byte) for row in rows], "byte")
+    return _nll_bars([(row, row.nll) for row in rows], "token")
 
 
 def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
@@ -75,14 +80,15 @@ def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
     return _svg(figure)
 
 
-def _nll_bars(rows: Sequence[ModelRow]) -> str:
+def _nll_bars(nll: Sequence[tuple[ModelRow, float | None]], unit: str) -> str:
+    """Draw the NLL of the models that have one; on a server a teacher has none."""
     figure, axes = _figure()
-    for position, row in enumerate(reversed(rows)):
-        assert row.nll is not None
-        axes.barh(position, row.nll, color=_colour(row), height=0.62)
-        axes.text(row.nll + 0.005, position, f"{row.nll:.3f}", va="center", fontsize=8)
-    _name_bars(axes, [row.model for row in reversed(rows)])
-    axes.set_xlabel("NLL, nats a token (less is better)")
+    bars = [(row, nats) for row, nats in reversed(nll) if nats is not None]
+    for position, (row, nats) in enumerate(bars):
+        axes.barh(position, nats, color=_colour(row), height=0.62)
+        axes.text(nats + 0.005, position, f"{nats:.3f}", va="center", fontsize=8)
+    _name_bars(axes, [row.model for row, _ in bars])
+    axes.set_xlabel(f"NLL, nats a {unit} (less is better)")
     return _svg(figure)
 
 

@@ -86,7 +86,8 @@ def test_a_run_without_a_file_to_deploy(
         choose(str(run), None)
     manifest.unlink()
     assert main(["chat", str(run)]) == 2
-    assert "not finished; run `distill quantize RECIPE` first" in capsys.readouterr().err
+    command = f"distill quantize {run}/recipe.yaml run_folder={run}"
+    assert f"not finished; run `{command}` first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["chat", "serve", "bench"])

@@ -23,3 +23,11 @@ def test_fields_about_the_machine_do_not_make_a_stage_stale():
     assert slow.train.identity() == load_recipe(QUICKSTART).train.identity()
     other = load_recipe(QUICKSTART, ["train.learning_rate=1" + "e-5"])
     assert other.train.identity() != slow.train.identity()
+
+
+def test_a_newer_field_counts_only_where_it_is_used():
+    before = load_recipe(QUICKSTART).student.identity()
+    assert "vocabulary" not in before, "a folder that was made before the field stays valid"
+    trimmed = load_recipe(QUICKSTART, ["student.vocabulary={size: 512}"]).student.identity()
+    assert trimmed == {**before, "vocabulary": trimmed["vocabulary"]}
+    assert trimmed["vocabulary"]["size"] == 512

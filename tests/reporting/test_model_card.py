@@ -142,6 +142,18 @@ def test_the_card_says_what_must_be_known_and_passed_on(recipe, manifests):
         assert part in text, part
 
 
+def test_the_card_says_what_can_be_compared_with_the_teacher(recipe, manifests):
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    result["models"]["teacher"]["nll_per_byte"] = 0.1
+    text = card(recipe(), manifests)
+    assert (
+        "teacher's sampled answers. The teacher's tokens are not the student's:\nonly NLL/byte, the same "
+        "nats over the UTF-8 bytes of the answers' text, can be compared with the teacher's.\n\n```\n"
+    ) in text
+    assert "0.10000" in text and "0.1500" not in text
+
+
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):
     layers = "student={method: layers, model: Qwen/Qwen3-0.6B, revision: abc}"
     text = card(recipe(layers, "teacher={model: zai-org/GLM-4.5-Air, revision: d1}"), manifests)

@@ -28,6 +28,13 @@ def test_more_exact_matches_are_better_and_more_nats_are_worse(manifests):
     assert told(manifests, nll=(0.2, 0.0, 0.3)).startswith("KD did not clearly differ")
 
 
+def test_the_gain_is_told_by_the_byte_too_where_it_was_measured(manifests):
+    assert told(manifests, nll=(-0.2, -0.3, -0.1), nll_per_byte=(-0.05, -0.06, -0.04)) == (
+        "KD beat the control: -0.2000 nats a token of NLL, 95 % interval [-0.3000, -0.1000]; "
+        "KD beat the control: -0.05000 nats a byte of NLL, 95 % interval [-0.06000, -0.04000]."
+    )
+
+
 def test_without_a_control_no_gain_is_told(manifests):
     del manifests["evaluate"].result["student_against_control"]
     assert gain(read_results(manifests)) == (

@@ -9,12 +9,13 @@ from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
-from distill.recipe.sections.student import Student
+from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
     "Capture",
+    "CountedText",
     "Divergence",
     "Evaluate",
     "Format",
@@ -24,4 +25,5 @@ __all__ = [
     "Student",
     "Teacher",
     "Train",
+    "Vocabulary",
 ]

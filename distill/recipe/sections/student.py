@@ -4,8 +4,77 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from distill.errors import shown
 from distill.recipe.paths import PathText
-from distill.recipe.schema import PositiveShare, Section, field
+from distill.recipe.schema import PositiveShare, Section, Share, field
+from distill.recipe.sources import FILES, Column, Source
+
+
+class CountedText(Section):
+    """Text of one language, in which the tokens that it needs are counted."""
+
+    file: PathText | None = field(
+        None,
+        "A .txt, or .jsonl, .parquet, .csv or .tsv with a column; relative to the recipe's folder",
+    )
+    dataset: PathText | None = field(None, "Name for `datasets`, or a folder (./, / or ~)")
+    config: str | None = field(None, "dataset: its configuration, often a language")
+    split: str = field("train", "dataset: its split")
+    revision: str | None = field(None, "dataset: pin a commit to make the run repeatable")
+    column: str = field("text", "The column of the text (not of a .txt)")
+    language: str = field(..., "The text's language")
+
+    @model_validator(mode="after")
+    def _has_one_place(self) -> "CountedText":
+        if (self.file is None) == (self.dataset is None):
+            raise ValueError("give either file or dataset")
+        if self.file is None:
+            return self
+        if not self.file.lower().endswith(FILES):
+            raise ValueError(f"file {shown(self.file)} does not end in {', '.join(FILES)}")
+        for name in ("config", "split", "revision"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to a dataset, not to a file: remove it")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """Return where its rows are read from: the text is their `prompt`."""
+        columns: dict[Column, str] = {"prompt": self.column}
+        if self.file is not None:
+            is_text = self.file.lower().endswith(".txt")
+            return Source(file=self.file, columns=None if is_text else columns)
+        return Source(
+            dataset=self.dataset,
+            config=self.config,
+            split=self.split,
+            revision=self.revision,
+            columns=columns,
+        )
+
+
+class Vocabulary(Section):
+    """Trim the student's tokenizer to the tokens that its languages need."""
+
+    size: PositiveInt | None = field(
+        None, "Tokens to keep at most; null = as few as max_fertility_loss allows"
+    )
+    max_fertility_loss: Share | None = field(
+        0.01,
+        "Keep so many tokens that a text of any of the languages becomes at most this share longer "
+        "in tokens; null = size alone decides",
+    )
+    texts: list[CountedText] = field(
+        [],
+        "More text to count tokens in, beside the prompts and answers: of the kind that the student "
+        "will read and write",
+    )
+
+    @model_validator(mode="after")
+    def _something_says_how_many(self) -> "Vocabulary":
+        if self.size is None and self.max_fertility_loss is None:
+            raise ValueError("size and max_fertility_loss are both null: give one of them")
+        return self
 
 
 class Student(Section):
@@ -22,6 +91,9 @@ class Student(Section):
         None, "Licence key of that model, where the catalogue does not know it"
     )
     layer_share: PositiveShare = field(0.5, "Share of the layers to keep (layers)")
+    vocabulary: Vocabulary | None = field(
+        None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
+    )
     num_layers: PositiveInt = field(2, "random: transformer layers")
     hidden_size: PositiveInt = field(
         256, "random: width; multiples of 256 can have every GGUF type"

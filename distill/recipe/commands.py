@@ -1,0 +1,47 @@
+"""Write into an error's advice the very command that its reader has to type.
+
+An error is made far from the command line and says "run `distill capture RECIPE`". Without its
+overrides (`run_folder=...`) that command would start another run.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from distill.errors import DistillError
+from distill.recipe.recipe import Recipe
+
+_ADVISED = re.compile(r"`distill ([a-z]+) RECIPE(?: --redo ([a-z]+))?`")
+
+
+@contextmanager
+def advising(recipe: Recipe) -> Iterator[None]:
+    """Let the errors of a block advise commands for this recipe."""
+    try:
+        yield
+    except DistillError as error:
+        error.args = (in_full(str(error), recipe), *error.args[1:])
+        raise
+
+
+def in_full(advice: str, recipe: Recipe) -> str:
+    """Return a text with this recipe, and its overrides, in each "`distill ... RECIPE`"."""
+    return _ADVISED.sub(lambda found: f"`{_command(recipe, found[1], found[2])}`", advice)
+
+
+def _command(recipe: Recipe, word: str, redo: str | None) -> str:
+    """Return a command for the shell; for a recipe made in Python, which no shell can name, a call."""
+    if recipe.typed is None:
+        return _call(word, redo)
+    options = [] if redo is None else ["--redo", redo]
+    return shlex.join(["distill", word, *recipe.typed, *options])
+
+
+def _call(word: str, redo: str | None) -> str:
+    arguments = ["recipe"]
+    if word != "run":
+        arguments.append(f"stages=[{word!r}]")
+    if redo is not None:
+        arguments.append(f"redo={redo!r}")
+    return f"distill.run({', '.join(arguments)})"

@@ -1,0 +1,1 @@
+"""Making a student smaller before it learns: fewer tokens, layers, neurons, experts."""

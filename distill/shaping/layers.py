@@ -1,0 +1,73 @@
+"""Which layers of a decoder are kept, and the decoder that has only those."""
+
+from typing import Any
+
+from distill.errors import MismatchError
+
+
+def evenly_spaced(num_layers: int, share: float) -> list[int]:
+    """Return evenly spaced layer numbers, the first and the last among them (of two or more)."""
+    num_kept = max(1, round(num_layers * share))
+    if num_kept == 1:
+        return [0]
+    return [round(i * (num_layers - 1) / (num_kept - 1)) for i in range(num_kept)]
+
+
+def keep_layers(model: Any, kept: list[int]) -> None:
+    """Remove all but the layers numbered `kept` from a transformers decoder, in place.
+
+    Its config follows. Raises MismatchError where the family's config cannot say what is left: the
+    folder would load with random weights.
+    """
+    import torch
+
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise MismatchError(
+            f"{type(model).__name__}: no `layers` list to cut; use student.method: base"
+        )
+    model.base_model.layers = torch.nn.ModuleList(layers[i] for i in kept)
+    for number, layer in enumerate(model.base_model.layers):
+        for module in layer.modules():  # the number finds a layer's place in the key/value cache
+            if hasattr(module, "layer_idx"):
+                setattr(module, "layer_idx", number)  # noqa: B010 - torch types them as tensors
+    _keep_layers_in_config(model, kept)
+    _require_config_of_its_weights(model, kept)
+
+
+def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
+    config = model.config.get_text_config()
+    config.num_hidden_layers = len(kept)
+    if layer_types := getattr(config, "layer_types", None):
+        kept_types = [layer_types[i] for i in kept]
+        has_full_attention = any("full" in kind for kind in kept_types)
+        if "linear_attention" in layer_types and not has_full_attention:
+            raise MismatchError(
+                f"{type(model).__name__}: layers {kept} are all linear attention, and the family "
+                "needs one of full attention; raise student.layer_share"
+            )
+        config.layer_types = kept_types
+    # mixtures of experts begin with some dense layers, which the config counts
+    if getattr(config, "first_k_dense_replace", None):
+        config.first_k_dense_replace = sum(i < config.first_k_dense_replace for i in kept)
+    if hasattr(config, "moe_layer_start_index"):
+        config.moe_layer_end_index = sum(i <= config.moe_layer_end_index for i in kept) - 1
+        config.moe_layer_start_index = sum(i < config.moe_layer_start_index for i in kept)
+
+
+def _require_config_of_its_weights(model: Any, kept: list[int]) -> None:
+    """Raise MismatchError where a model made of the config has other weights than this one."""
+    import torch
+
+    with torch.device("meta"):
+        of_config = type(model)(model.config).state_dict()
+    expected = {name: value.shape for name, value in of_config.items()}
+    actual = {name: value.shape for name, value in model.state_dict().items()}
+    names = expected.keys() | actual.keys()
+    wrong = sorted(name for name in names if expected.get(name) != actual.get(name))
+    if wrong:
+        raise MismatchError(
+            f"{type(model).__name__}: layers {kept} cannot be told in its config ({wrong[0]} is "
+            f"{actual.get(wrong[0])}, the config says {expected.get(wrong[0])}); use another "
+            "student.layer_share, or student.method: base"
+        )
