@@ -130,7 +130,7 @@ def _mean_and_deviation(values: Sequence[float], digits: int) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("recipe", type=Path)
     parser.add_argument("run", type=Path, metavar="RUN")
@@ -138,10 +138,10 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3,4,5", help="with commas between")
     parser.add_argument("--more", type=int, default=0, help="held-out problems beside the recipe's")
     parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_intermixed_args(arguments)
     setting = " ".join(options.overrides)
     run = RunFolder(options.run.resolve())
-    own = load_recipe(options.recipe, [f"run_folder={run.path}"])
+    own = load_recipe(options.recipe, [*options.overrides, f"run_folder={run.path}"])
     eval_set = held_out(own, run, options.more)
     num_own = len(eval_set.prompts) - options.more
     for seed in map(int, options.seeds.split(",")):
