@@ -364,3 +364,12 @@ def test_prompts_that_are_left_out_are_in_the_plan(tmp_path: Path) -> None:
     plan = make_plan(recipe, RunFolder(tmp_path / "run"), PLANNED)
     assert "1 of 20 rows are left out (not_json 1)" in plan.warnings[0]
     assert f"warning: {plan.warnings[0]}" in plan.text
+
+
+def test_a_busy_machine_is_told_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside_others = replace(MACHINE, taken_cores=1.5)
+    monkeypatch.setattr("distill.plan.this_machine", lambda folder, with_gpu: beside_others)
+    plan = make_plan(load_recipe(QUICKSTART), RunFolder(tmp_path / "run"), PLANNED)
+    assert "warning: other processes kept 1.5 of 2 cores busy" in plan.text

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from core_helpers import busy_cores
 from families import BY_NAME
 from server_helpers import TEACHER
 
@@ -79,6 +80,16 @@ def test_answers_are_the_models_own_with_the_conversation_so_far(
     assert "(f16.gguf (passed its check), threads: 1)" in capsys.readouterr().err
     # token by token, and no character is torn though most of these scripts' take several tokens
     assert len(out.pieces) > 30 and not any("\ufffd" in piece for piece in out.pieces)
+
+
+def test_beside_other_processes_it_takes_the_threads_that_they_leave(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("quantize.threads=2")
+    say(monkeypatch, QUESTIONS[:1], Recorder())
+    with busy_cores():
+        assert main(["chat", str(run), "--format", "f16"]) == 0
+    assert "(f16.gguf (passed its check), threads: 1)" in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text_are_read_as_such(
