@@ -61,6 +61,7 @@ def held_out(recipe: Recipe, run: RunFolder, num_more: int) -> EvalSet:
         prompts=own.prompts + more,
         prompt_ids=own.prompt_ids + [tokenizers.prompt_ids(recipe, list(p.messages)) for p in more],
         teacher_ids=own.teacher_ids + [None] * len(more),
+        num_bytes=own.num_bytes + [0] * len(more),
     )
 
 
