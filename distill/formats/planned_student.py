@@ -57,7 +57,7 @@ class PlannedStudent:
         heads = config.get("num_attention_heads") or config["num_heads"]
         return {
             "hidden_size": hidden,
-            "intermediate_size": config["intermediate_size"],
+            "intermediate_size": self.recipe.student.ffn_width or config["intermediate_size"],
             "heads x head_dim": heads * (config.get("head_dim") or hidden // heads),
         }
 
