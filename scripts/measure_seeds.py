@@ -9,7 +9,7 @@ are taken, and nothing is written there. Overrides change the student and its tr
 `distill run`; each seed is trained by the project's own stages. `--more N` asks N problems more of the market task,
 with numbers that nobody has met: 300 answers alone have a standard error of almost 3 points. Each seed is a JSON line
 of --out and is not trained again; one that was killed is started over. The table at the end is over the seeds of each
-setting in --out.
+setting in --out. (`train.repeats` repeats the training within a run; this compares settings.)
 """
 
 import argparse
@@ -149,7 +149,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = [(line["setting"], line["seed"]) for line in lines_of(options.out)]
         if (setting, seed) in done:
             continue
-        recipe = load_recipe(options.recipe, [*options.overrides, f"seed={seed}"])
+        recipe = load_recipe(
+            options.recipe, [*options.overrides, f"seed={seed}", "train.repeats=1"]
+        )
         with tempfile.TemporaryDirectory() as work:
             trained = train_anew(recipe, run, Path(work))
             roles = {
