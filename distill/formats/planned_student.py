@@ -8,6 +8,7 @@ from typing import Any
 from distill.catalog import catalog
 from distill.errors import MissingError
 from distill.models import find
+from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 
 
@@ -40,6 +41,14 @@ class PlannedStudent:
     @property
     def architecture(self) -> str:
         return ((self.config or {}).get("architectures") or ["none"])[0]
+
+    @property
+    def is_mixture(self) -> bool:
+        """Return whether it is a mixture of experts, by config.json, or else by the catalogue."""
+        if self.config is not None:
+            return first_of(self.text_config, EXPERTS) > 0
+        known = catalog.find(self.recipe.student.model or "")
+        return known is not None and known.active is not None
 
     @property
     def row_sizes(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billion
 def check_cuts(recipe: Recipe) -> None:
     """Raise MismatchError for a cut that the student's model cannot have, by its config.json.
 
-    Where that is not on this machine yet, it is asked again when it is.
+    Where that is not on this machine yet, it is asked when it is.
     """
     planned = PlannedStudent(recipe)
     config, student = planned.text_config, recipe.student

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from cutting_helpers import sample
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, run_forked, small
 
 from distill import initialize
 from distill.core.jsonl import write_jsonl
@@ -119,3 +119,24 @@ def test_a_narrower_student_is_the_same_in_llama_cpp(tmp_path):
     )
     found = closeness_in_llama_cpp(folder, tmp_path)
     assert found.kl < 1e-4 and found.max_logp_difference < 0.02
+
+
+def test_a_student_trimmed_and_cut_twice_goes_through_the_whole_run(tmp_path):
+    student = {
+        "method": "layers",
+        "model": str(TEACHER),
+        "layer_share": 0.67,
+        "layers_by": "nll",
+        "ffn_width": 256,
+        "vocabulary": {"size": 900, "max_fertility_loss": None},
+    }
+    more = f"student={json.dumps(student)}", "train.max_steps=2", "train.control=false"
+    done = run_forked(*small(tmp_path / "run", *more))
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "run/initialize/manifest.json").read_text())["result"]
+    assert [cut["after"] for cut in result["cuts"]] == [4, 256]
+    page = (tmp_path / "run/report/report.html").read_text()
+    assert "Cut before training: 4 of 6 layers kept" in page
+    assert "neurons of the feed-forward kept, chosen by activations" in page
+    again = run_forked(*small(tmp_path / "run", *more))
+    assert again.returncode == 0 and "everything is done" in again.stdout
