@@ -2,6 +2,8 @@
 
     capture/signals/<header>/*.shard     append-only shards, a file whole or absent; the folder's
                                          name is the header's hash
+    capture/signals/<header>/split.json  where the student's tokenizer was trimmed: what that costs
+                                         the teacher (teachers/split.py)
 
 It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
 gave the log-probs with its answers, and they are taken from there.
@@ -9,6 +11,9 @@ gave the log-probs with its answers, and they are taken from there.
 A sequence is a key made of its token ids, so what an earlier or a killed run captured is never
 captured again. Batches are cut from all samples of a job, so every sequence is computed in the same
 batch.
+
+A student with a trimmed tokenizer learns tokens that are the teacher's own under other numbers. The
+teacher is shown its ids of them, and what it says of each is told in the student's.
 
 Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
 its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
@@ -32,15 +37,25 @@ from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
-from distill.data.samples import read_samples
-from distill.errors import DataError
+from distill.core.stage import Cost, Stage
+from distill.data.samples import Sample, read_samples
+from distill.errors import DataError, MismatchError, RecipeError
 from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
 from distill.recipe import Recipe
+from distill.recipe.rules import fewer_ids_problem
+from distill.shaping.trimmed import (
+    KEPT,
+    TrimmedVocabulary,
+    kept_path,
+    samples_stage,
+    trimmed_vocabulary,
+)
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
-from distill.teachers.base import SignalSequence, Teacher
+from distill.teachers import split
+from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
 
 if TYPE_CHECKING:
@@ -48,6 +63,8 @@ if TYPE_CHECKING:
 
 Batch = list[SignalSequence]
 Block = list[Batch]  # what is captured, and claimed, in one go
+
+SPLIT = "split.json"
 
 
 def run(
@@ -57,22 +74,24 @@ def run(
 
     Returns None on all processes but the first, and in a shard.
     """
-    from distill.signals.store import SignalStore, sequence_key
+    from distill.signals.store import SignalStore
 
     stage = folder.stage("capture")
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
-    sequences = [
-        SignalSequence(sequence_key(s.ids, len(s.prompt_ids)), s.key, s.prompt_ids, s.answer_ids)
-        for s in read_samples(folder.stage("generate") / "kept.jsonl")
-    ]
+    trimmed = trimmed_vocabulary(recipe, folder)
+    samples = read_samples(kept_path(recipe, folder))
     teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
-    header = header_of(teacher)
-    _check_ids(sequences, header.vocab_size, folder.stage("generate") / "kept.jsonl")
+    header = header_of(teacher, trimmed)
+    _check_ids(samples, header.vocab_size, recipe, folder)
+    sequences = [_sequence(sample, trimmed) for sample in samples]
+    columns = _columns(teacher, trimmed, folder)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
-        _capture(teacher, header, sequences, shards, stage / "leases", processes)
+        if trimmed is not None:
+            _measure_split(teacher, columns, sequences, folder, shards / SPLIT, processes)
+        _capture(teacher, header, columns, sequences, shards, stage / "leases", processes)
     processes.barrier()
     if not processes.is_main or processes.is_partial_job:
         return None
@@ -87,24 +106,101 @@ def run(
     return output
 
 
-def _check_ids(sequences: list[SignalSequence], vocab_size: int, path: Path) -> None:
-    """Raise DataError for an answer with token ids that the teacher's tokenizer does not have.
+def _columns(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunFolder) -> Columns:
+    """Return which of the teacher's ids the student has.
+
+    Raises MismatchError for ids that are not the teacher's.
+    """
+    num_ids = len(teacher.tokenizers.asked)
+    if trimmed is None:
+        return Columns(num_ids)
+    if trimmed.parent_ids[-1] >= num_ids:
+        raise MismatchError(
+            f"{folder.stage('trim')}: the trimmed vocabulary has the teacher's id "
+            f"{trimmed.parent_ids[-1]}, and the teacher's tokenizer has {num_ids:,} ids: run "
+            "`distill run RECIPE --redo trim`"
+        )
+    return Columns(num_ids, trimmed.parent_ids)
+
+
+def _sequence(sample: Sample, trimmed: TrimmedVocabulary | None = None) -> SignalSequence:
+    """Return a sample as the teacher is shown it; `trimmed`: its ids are this one's."""
+    from distill.signals.store import sequence_key
+
+    key = sequence_key(sample.ids, len(sample.prompt_ids))
+    teacher_ids = None if trimmed is None else trimmed.parents_of(sample.ids)
+    return SignalSequence(key, sample.key, sample.prompt_ids, sample.answer_ids, teacher_ids)
+
+
+def _check_ids(samples: list[Sample], vocab_size: int, recipe: Recipe, folder: RunFolder) -> None:
+    """Raise DataError for a sample with token ids that its tokenizer does not have.
 
     Earlier versions took such from a server; now their rows in the log are set aside.
     """
-    for sequence in sequences:
-        largest = max(sequence.answer_ids, default=0)
+    for sample in samples:
+        largest = max(sample.ids, default=0)
         if largest >= vocab_size:
+            stage = samples_stage(recipe)
+            whose = "teacher's" if stage == "generate" else "trimmed"
             raise DataError(
-                f"{path}: the answer {sequence.answer_key} has token id {largest}, and the "
-                f"teacher's tokenizer has {vocab_size:,} ids: run `distill run RECIPE --redo "
-                "generate`, which asks for it again"
+                f"{kept_path(recipe, folder)}: the answer {sample.key} has token id {largest}, and "
+                f"the {whose} tokenizer has {vocab_size:,} ids: run `distill run RECIPE --redo "
+                f"{stage}`, which makes it again"
             )
+
+
+def _measure_split(
+    teacher: Teacher,
+    columns: Columns,
+    sequences: list[SignalSequence],
+    folder: RunFolder,
+    path: Path,
+    processes: Processes,
+) -> None:
+    """Measure once what a trimmed tokenizer costs the teacher; the first process does it, and tells.
+
+    Of several jobs the first one, or the one that claims it.
+    """
+    if not sequences or not processes.is_main or processes.job > 0:
+        return
+    sample = _split_sample(teacher, sequences, folder)
+    with assigned_blocks(
+        processes,
+        path.parents[2] / "leases",
+        {digest(SPLIT, path.parent.name, sample.digest()): sample},
+        is_done=lambda block: split.read_split(path, block) is not None,
+        refresh=lambda: None,
+    ) as todo:
+        for block in todo:
+            teacher.load(max(block.longest, *(len(s.ids) for s in sequences)))
+            split.write_split(path, split.measure(teacher, columns, block), block)
+    if (measured := split.read_split(path, sample)) is not None:
+        split.tell(measured)
+
+
+def _split_sample(
+    teacher: Teacher, sequences: list[SignalSequence], folder: RunFolder
+) -> split.SplitSample:
+    """Return some sequences, and the same samples in the teacher's own tokens."""
+    chosen = split.sampled(sequences)
+    path = folder.stage("generate") / KEPT
+    own = {sample.key: sample for sample in read_samples(path)}
+    if missing := [s.answer_key for s in chosen if s.answer_key not in own]:
+        raise DataError(
+            f"{path}: the answer {missing[0]} is not there, and it is among the trimmed samples: "
+            "run `distill run RECIPE --redo trim`"
+        )
+    samples = [own[s.answer_key] for s in chosen]
+    tokenizer = teacher.tokenizers.asked
+    texts = [chat.text_of(tokenizer, sample.answer_ids) for sample in samples]
+    num_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    return split.SplitSample(chosen, [_sequence(sample) for sample in samples], num_bytes)
 
 
 def _capture(
     teacher: Teacher,
     header: SignalHeader,
+    columns: Columns,
     sequences: list[SignalSequence],
     shards: Path,
     leases: Path,
@@ -140,19 +236,19 @@ def _capture(
             Progress(label, num_tokens, "tokens", shown=processes.is_main) as bar,
         ):
             for block in chain([first], todo):
-                _capture_block(teacher, header, block, captured, writer, bar)
+                said = teacher.signals(header, columns, block, captured)
+                _write_block(said, block, captured, writer, bar)
 
 
-def _capture_block(
-    teacher: Teacher,
-    header: SignalHeader,
+def _write_block(
+    said: Signals,
     block: Block,
     captured: set[str],
     writer: "SignalWriter",
     bar: Progress,
 ) -> None:
     """Write what is missing of a block; it is done when it is on disk."""
-    for sequence, record, hidden_states in teacher.signals(header, block, captured):
+    for sequence, record, hidden_states in said:
         if sequence.key not in captured:
             writer.add(sequence.key, record, hidden_states)
             bar.advance(len(sequence.answer_ids))
@@ -213,25 +309,35 @@ def _writer_name(processes: Processes) -> str:
     return f"share{processes.rank}"
 
 
-def header_of(teacher: Teacher) -> SignalHeader:
-    """Return what the signal is and whose: compared field by field before anyone trains on it."""
-    options, tokenizer = teacher.recipe.capture, teacher.tokenizers.asked
+def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> SignalHeader:
+    """Return what the signal is and whose: compared field by field before anyone trains on it.
+
+    `trimmed`: what the student has of the teacher's tokenizer. Raises RecipeError where that is too
+    little for the signal.
+    """
+    options = teacher.recipe.capture
+    tokenizer = teacher.tokenizers.asked if trimmed is None else trimmed.tokenizer
     dtype, quantization = teacher.precision()
     assert options.signal != "none"
     vocab_size = len(tokenizer)
+    fingerprints = {
+        "teacher": teacher.identity,
+        "teacher_dtype": dtype,
+        "teacher_quantization": quantization,
+        "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
+        "chat_template": chat.fingerprint_of_template(tokenizer),
+    }
+    if trimmed is not None:
+        fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
+        if problem := fewer_ids_problem(options, vocab_size):
+            raise RecipeError(f"{teacher.recipe.source}: {problem}")
     return SignalHeader(
         kind=options.signal,
         vocab_size=vocab_size,
         num_draws=options.num_draws if options.signal == "sampled" else None,
         top_k=min(options.top_k, vocab_size - 1) if options.signal == "top_k" else None,
         hidden_size=_hidden_size(teacher) if options.hidden_states == "int8" else None,
-        fingerprints={
-            "teacher": teacher.identity,
-            "teacher_dtype": dtype,
-            "teacher_quantization": quantization,
-            "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
-            "chat_template": chat.fingerprint_of_template(tokenizer),
-        },
+        fingerprints=fingerprints,
     )
 
 
@@ -258,6 +364,7 @@ def _summary(
     num_unknown = 0
     if not teacher.tells_every_token:
         num_unknown = sum(from_server.num_unknown(store.read(key)) for key in sorted(keys))
+    measured = split.read_split(store.folder / SPLIT)
     result = CaptureResult(
         signal=header.kind,
         num_sequences=len(store),
@@ -268,8 +375,11 @@ def _summary(
         hidden_size=header.hidden_size,
         folder=store.folder.name,
         num_unknown=num_unknown,
+        removed_mass_mean=measured and measured.removed_mass_mean,
+        removed_mass_p99=measured and measured.removed_mass_p99,
+        split_loss=measured and measured.loss,
     )
-    return StageOutput(result, store.paths)
+    return StageOutput(result, [*store.paths, *([store.folder / SPLIT] if measured else [])])
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:
@@ -285,11 +395,15 @@ def cost(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    stored = signal_bytes_per_token(recipe, teacher.vocabulary) + bytes_per_token(width)
+    trims = recipe.student.vocabulary is not None
+    vocabulary = work.student.vocabulary if trims else teacher.vocabulary
+    stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
         memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
         seconds = work.sample_tokens * 2 * teacher.parameters / work.machine.flops
+        if trims:  # both splits of a part of them, before
+            seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     download = work.teacher_download if work.on_server else 0
     return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
 
@@ -300,7 +414,7 @@ STAGE = Stage(
     run,
     CaptureResult,
     fingerprint,
-    reads=always("generate"),
+    reads=lambda recipe: sorted({"generate", samples_stage(recipe)}),
     cost=cost,
     shared=True,
     asks_teacher=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import capture, evaluate, generate, initialize, plan, quantize, report, train
+from distill import capture, evaluate, generate, initialize, plan, quantize, report, train, trim
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
@@ -23,6 +23,7 @@ from distill.recipe import Recipe, advising, in_full
 
 PLANNED = (
     generate.STAGE,
+    trim.STAGE,
     capture.STAGE,
     initialize.STAGE,
     train.STAGE,

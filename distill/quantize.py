@@ -30,12 +30,13 @@ from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage
 from distill.core.stored_json import broken, read_json, write_json
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe
 from distill.recipe.sections import Quantize
+from distill.shaping.trimmed import samples_stage
 
 if TYPE_CHECKING:
     from distill.formats import Format
@@ -203,6 +204,6 @@ STAGE = Stage(
     run,
     QuantizeResult,
     fingerprint,
-    reads=always("generate", "train"),
+    reads=lambda recipe: (samples_stage(recipe), "train"),
     cost=cost,
 )

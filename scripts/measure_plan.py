@@ -50,6 +50,7 @@ from distill.planning.costs import Workload
 from distill.planning.machine import GB, Machine, this_machine
 from distill.recipe import Recipe, load_recipe
 from distill.signals import draws
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.records import records_of
@@ -61,7 +62,7 @@ from distill.training.student import StudentLoss, trainable_parameters
 
 HEADING = "## The plan on a GPU"
 RECIPE = ROOT / "recipes" / "qwen_to_1b.yaml"
-SIZES = {  # what the recipe's comments say
+SIZES = {  # the recipe as it stands, and two changes of it that were measured
     "24 GB": [],
     "12 GB": [
         "teacher.quantization=nf4",
@@ -203,7 +204,7 @@ def signal(folder: Path, items: list[Example]) -> SignalStore:
             rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
             writer.add(
                 item.signal_key,
-                draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=151_669),
+                draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(151_669)),
             )
     return SignalStore(folder, header)
 
@@ -274,7 +275,7 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     num_tokens = {
         "generate": answers,
         "capture": samples,
-        "train": recipe.train.num_roles * samples * recipe.train.epochs,
+        "train": (recipe.train.num_roles * recipe.train.repeats * samples * recipe.train.epochs),
     }
     return [
         [

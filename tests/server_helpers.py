@@ -263,6 +263,7 @@ def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
     from distill.models.head import head_of
     from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
     from distill.signals import draws
+    from distill.signals.columns import Columns
     from distill.signals.encoding import TopKRecord
     from distill.signals.store import SignalStore, sequence_key
 
@@ -280,7 +281,7 @@ def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
         )
         for part, logits in logit_chunks(head, hidden):
             rows_of = draws.Rows.of(0, len(hidden))[part]
-            expected = draws.top_k(logits, rows_of, k=20, vocab_size=store.header.vocab_size)
+            expected = draws.top_k(logits, rows_of, k=20, columns=Columns(store.header.vocab_size))
             known = ~np.isneginf(found.tail_logp[part])
             worst = max(
                 worst, float(np.abs(found.logp[part].max(1) - expected.logp.max(1))[known].max())

@@ -18,6 +18,7 @@ from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.signals import draws, hidden_states
 from distill.signals.collate import targets
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.training.loop import run_step
@@ -47,7 +48,7 @@ def signal(folder: Path) -> SignalStore:
                 labels_N = torch.tensor(example.ids[example.answer_start :])
                 logits_NV = 3 * torch.randn(len(labels_N), VOCAB, generator=generator)
                 rows = draws.Rows.of(draws.seed_of(example.signal_key), len(labels_N))
-                record = draws.draw(logits_NV, labels_N, rows, num_draws=50, vocab_size=VOCAB)
+                record = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(VOCAB))
                 states = hidden_states.quantize(
                     torch.randn(len(labels_N), TEACHER_WIDTH, generator=generator).numpy()
                 )

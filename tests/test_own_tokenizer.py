@@ -102,6 +102,9 @@ def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(
 
     figures = manifest(tmp_path, "evaluate")["models"]
     assert figures["teacher"]["nll"] is None and figures["teacher"]["exact_match"] > 0.5
+    assert figures["teacher"]["nll_per_byte"] is None and figures["student"]["nll_per_byte"] > 0
+    why = "the teacher has no NLL: where it runs, nothing is scored"
+    assert why in said.err and why[4:] in manifest(tmp_path, "report")["text"]
     assert figures["student"]["nll"] > 0 and figures["q8_0"]["nll"] == pytest.approx(
         figures["student"]["nll"], abs=0.05
     )
@@ -136,7 +139,7 @@ def test_a_whole_run_from_a_server_whose_tokenizer_nobody_has(
 
 
 def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
-    recipe = recipe_of(tmp_path, student)
+    recipe = recipe_of(tmp_path, student, "quantize.formats=[]")
     run(recipe, stages=["generate", "capture", "initialize", "train"])
     teacher = connect(recipe)
     pair = teacher.tokenizers
@@ -145,28 +148,67 @@ def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
         assert chat.text_of(pair.teacher, rows[kept["key"]]["token_ids"]) == kept["answer"]
         assert chat.text_of(pair.student, kept["answer_ids"]) == kept["answer"]
     prompts, trained = split_prompts(recipe)[1], tmp_path / "train/student"
-    own = evaluate.TeacherEval(teacher, tmp_path, trained, prompts)
+    (tmp_path / "evaluate").mkdir()
+    own = evaluate.TeacherEval(teacher, tmp_path / "evaluate", trained, prompts)
     with Progress("evaluate", 2 * len(prompts), "answers", shown=False) as bar:
         eval_set = evaluate.evaluate_teacher(own, bar)
         made = evaluate.evaluate_model(eval_set, "student", trained, bar)
         figures = figures_of(eval_set, made)
-    evaluated = json.loads((tmp_path / "teacher.json").read_text())
-    assert evaluated["nll"] is None and evaluated["exact_match"] > 0.5
+    evaluated = json.loads(own.figures.read_text())
+    assert evaluated["exact_match"] > 0.5
     assert eval_set.stop_ids == chat.stop_ids(pair.student, [pair.student.eos_token_id])
 
     # the teacher's answers are scored as the student would write them: its NLL by hand
-    model = load.load_model(str(trained), load.Placement("cpu", "float32"))
-    total = 0.0
-    for prompt, answer in zip(eval_set.prompt_ids, eval_set.teacher_ids, strict=True):
-        if answer is not None:
-            with torch.no_grad():  # rows of the embedding beyond the tokenizer stand for no token
-                logits = model(torch.tensor([prompt + answer])).logits[
-                    0, len(prompt) - 1 : -1, : len(pair.student)
-                ]
-            total -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
+    pairs = list(zip(eval_set.prompt_ids, eval_set.teacher_ids, strict=True))
+    total = nats_of(trained, pairs, len(pair.student))
     assert total / sum(len(a or []) for a in eval_set.teacher_ids) == pytest.approx(
         figures["nll"], rel=1e-3
     )
+
+    # and as the teacher wrote them, in its own tokens: the same texts, so the same bytes
+    wrote = [
+        (teacher.tokenizers.prompt_ids(recipe, list(prompt.messages)), row["token_ids"])
+        for prompt, (_, row) in zip(prompts, read_jsonl(own.answers), strict=True)
+        if row["finish_reason"] == "stop"
+    ]
+    num_bytes = sum(
+        len(chat.text_of(pair.teacher, ids).strip().encode("utf-8")) for _, ids in wrote
+    )
+    teachers_nats = nats_of(QUICKSTART.parent / "quickstart/teacher", wrote, len(pair.asked))
+    num_tokens = sum(len(ids) for _, ids in wrote)
+    assert evaluated["nll"] == pytest.approx(teachers_nats / num_tokens, rel=1e-3)
+    assert evaluated["nll_per_byte"] == pytest.approx(teachers_nats / num_bytes, rel=1e-3)
+    assert figures["nll_per_byte"] == pytest.approx(total / num_bytes, rel=1e-3)
+    check_report(run(recipe), tmp_path)
+
+
+def nats_of(model_folder, pairs, vocab_size):
+    """Nats of the answers after their prompts: (prompt ids, answer ids or None)."""
+    model, total = load.load_model(str(model_folder), load.Placement("cpu", "float32")), 0.0
+    for prompt, answer in pairs:
+        if answer is not None:
+            with torch.no_grad():  # rows of the embedding beyond the tokenizer stand for no token
+                logits = model(torch.tensor([prompt + answer])).logits[
+                    0, len(prompt) - 1 : -1, :vocab_size
+                ]
+            total -= float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
+    return total
+
+
+def check_report(result, folder):
+    """The teacher's NLL stands beside the student's by the byte, and by the token nowhere."""
+    rows = {row["model"]: row for row in result.table}
+    assert rows["teacher"]["nll"] is None and rows["student"]["nll"] > 0
+    assert 0 < rows["teacher"]["nll_per_byte"] < rows["student"]["nll_per_byte"]
+    heading, _, teachers, *_ = result.text.splitlines()
+    assert re.search(r"NLL +NLL/byte +KL", heading)
+    assert teachers.split()[-5:-3] == ["–", f"{rows['teacher']['nll_per_byte']:.5f}"]
+    card = (folder / "report/MODEL_CARD.md").read_text()
+    assert "only NLL/byte" in card and teachers in card
+    page = (folder / "report/report.html").read_text()
+    assert "<th>NLL/byte</th>" in page and "so only this can be compared" in page
+    nll = manifest(folder, "evaluate")["models"]["teacher"]["nll"]
+    assert f"{nll:.4f}" not in result.text + card + page
 
 
 def test_where_both_have_one_tokenizer_the_very_tokens_are_learnt(tmp_path):
@@ -262,6 +304,7 @@ def test_a_student_without_chat_template_is_said_before_anything_is_asked(studen
 
 def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_path):
     folder, tokenizer = RunFolder(tmp_path), load.load_tokenizer(str(student))
+    recipe = load_recipe(QUICKSTART, [])
     (tmp_path / "generate").mkdir()
 
     def generated(format_of: str) -> None:
@@ -269,12 +312,12 @@ def test_samples_in_other_tokens_than_the_students_are_not_learnt(student, tmp_p
         folder.finish("generate", Fingerprint(), output, started=0.0)
 
     generated(chat.fingerprint_of_format(tokenizer))
-    _require_own_tokens(folder, tokenizer)
+    _require_own_tokens(recipe, folder, tokenizer)
     generated("of another")
     with pytest.raises(
         MismatchError, match="--redo generate`, which asks the teacher nothing again"
     ):
-        _require_own_tokens(folder, tokenizer)
+        _require_own_tokens(recipe, folder, tokenizer)
 
 
 def test_an_answer_that_holds_a_token_of_the_students_is_dropped(student):

@@ -298,6 +298,21 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
     )
 
 
+def test_repeats_take_as_many_times_the_training_and_the_models_to_evaluate() -> None:
+    once, often = (
+        stage_costs(Workload.of(load_recipe(QUICKSTART, overrides), MACHINE), PLANNED)
+        for overrides in ([], ["train.repeats=3"])
+    )
+    assert often["train"].seconds == pytest.approx(3 * once["train"].seconds)
+    assert often["train"].memory == once["train"].memory, "one after the other"
+    assert often["train"].disk > once["train"].disk + 4 * 4 * 400_000, "four models more"
+    assert often["evaluate"].seconds > 1.2 * once["evaluate"].seconds
+    assert often["evaluate"].disk > once["evaluate"].disk
+    assert {name: often[name] for name in ("generate", "quantize", "report")} == {
+        name: once[name] for name in ("generate", "quantize", "report")
+    }
+
+
 FLOPS, BANDWIDTH = GPU_SPEEDS["H200"]
 H200 = Machine(
     16,
@@ -308,7 +323,7 @@ H200 = Machine(
     flops=FLOPS,
     bandwidth=BANDWIDTH,
 )
-# recipes/qwen_to_1b.yaml as its comments change it for a GPU of so many GB: gigabytes taken on an H200, and tokens a second
+# recipes/qwen_to_1b.yaml changed for a GPU of so many GB, as scripts/measure_plan.py did: gigabytes taken on an H200, and tokens a second
 MEASURED = {
     "24": ([], {"generate": (19.7, 1171), "capture": (19.8, 18_845), "train": (21.4, None)}),
     "12": (
@@ -337,7 +352,7 @@ def test_the_plan_of_a_gpu_is_what_was_measured_on_one(size: str) -> None:
     overrides, measured = MEASURED[size]
     recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", overrides)
     work = Workload.of(recipe, H200)
-    work = replace(work, demand=replace(work.demand, prompt=96, answer=300))
+    work = replace(work, demand=replace(work.demand, num_written=0, prompt=96, answer=300))
     costs = stage_costs(work, PLANNED)
     num_answers = work.demand.num_answers
     tokens = {"generate": num_answers * 300, "capture": num_answers * 0.9 * 396}
@@ -364,3 +379,19 @@ def test_prompts_that_are_left_out_are_in_the_plan(tmp_path: Path) -> None:
     plan = make_plan(recipe, RunFolder(tmp_path / "run"), PLANNED)
     assert "1 of 20 rows are left out (not_json 1)" in plan.warnings[0]
     assert f"warning: {plan.warnings[0]}" in plan.text
+
+
+def test_a_busy_machine_is_told_in_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside_others = replace(MACHINE, taken_cores=1.5)
+    monkeypatch.setattr("distill.plan.this_machine", lambda folder, with_gpu: beside_others)
+    plan = make_plan(load_recipe(QUICKSTART), RunFolder(tmp_path / "run"), PLANNED)
+    assert "warning: other processes kept 1.5 of 2 cores busy" in plan.text
+
+
+def test_a_mixture_that_is_not_here_yet_is_known_by_the_catalogue() -> None:
+    student = "student={method: base, model: Qwen/Qwen3-30B-A3B, num_experts: 64}"
+    with pytest.raises(MismatchError, match=r"is a mixture of experts, .*formats: \[\]"):
+        check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[q8_0]"]))
+    check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[]"]))

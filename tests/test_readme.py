@@ -213,7 +213,11 @@ def test_both_readmes_point_to_every_page(page):
 
 def test_the_usb_stick_carries_the_work_of_two_machines_to_a_third(tmp_path):
     asking, training = blocks(text_of("recipes/offline.md"), "sh")
-    files = ["generate/raw/{}.jsonl", "capture/signals/header/{}.shard"]
+    files = [
+        "generate/raw_prompts/{}.jsonl",
+        "generate/raw/{}.jsonl",
+        "capture/signals/header/{}.shard",
+    ]
     for machine in ("one", "two"):
         for file in files:
             path = tmp_path / machine / "runs" / "qwen_to_1b" / file.format(machine)

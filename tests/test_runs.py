@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
+import pytest
 from run_helpers import ROOT, environment, run, run_forked, sha, small
+
+from distill.core.stored_json import read_json, write_json
 
 
 def test_a_run_leaves_a_report_a_card_and_a_manifest_a_stage(finished):
@@ -145,6 +148,44 @@ def test_hidden_states_are_captured_and_matched_in_a_whole_run(tmp_path, finishe
         assert not [name for name in saved.keys() if "projection" in name]  # noqa: SIM118 - not a dict
     assert "the last hidden state in 8 bits" in (folder / "report/report.html").read_text()
     assert "hidden states (weight 0.5)" in (folder / "report/MODEL_CARD.md").read_text()
+
+
+def rows_of(folder):
+    return json.loads((folder / "report/manifest.json").read_text())["result"]["table"]
+
+
+def test_of_one_tokenizer_nll_a_byte_tells_what_nll_a_token_tells(finished):
+    rows = rows_of(finished)
+    for row in rows:
+        assert row["nll"] / rows[0]["nll"] == pytest.approx(
+            row["nll_per_byte"] / rows[0]["nll_per_byte"], rel=1e-3
+        )
+        examples = read_json(finished / "evaluate" / f"{row['model']}.json", "")["examples"]
+        assert row["nll_per_byte"] * sum(e["num_bytes"] for e in examples) == pytest.approx(
+            sum(e["nll"] or 0 for e in examples), rel=1e-3
+        )
+    text = json.loads((finished / "report/manifest.json").read_text())["result"]["text"]
+    assert "NLL/byte" not in text, "no wider for what it says already"
+    assert "<th>NLL/byte</th>" in (finished / "report/report.html").read_text()
+
+
+def test_an_evaluation_of_a_version_that_counted_no_bytes_goes_on(copy):
+    before = rows_of(copy)
+    for path in (copy / "evaluate" / f"{row['model']}.json" for row in before):
+        figures = read_json(path, "")
+        for name in ("nll_per_byte", "unscored"):
+            del figures[name]
+        for example in figures["examples"]:
+            del example["num_bytes"]
+        write_json(path, figures)
+    (copy / "evaluate/manifest.json").unlink()
+    (copy / "evaluate/q8_0.json").unlink()  # it was stopped there
+    result = run_forked(*small(copy), "--stages", "evaluate,report")
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = rows_of(copy)
+    assert [row["nll"] for row in rows] == [row["nll"] for row in before]
+    assert {row["model"] for row in rows if row["nll_per_byte"] is not None} == {"q8_0"}
+    assert "nats a token of NLL" in result.stdout and "nats a byte" not in result.stdout
 
 
 def test_another_recipe_does_not_touch_a_finished_run(copy):

@@ -176,6 +176,8 @@ def test_a_whole_run_from_a_server_that_gives_text_only(proxy, tmp_path):
     assert "text only" in result.stderr and "no gain to tell" in result.stdout
     evaluated = json.loads((folder / "evaluate/manifest.json").read_text())["result"]["models"]
     assert evaluated["teacher"]["exact_match"] > 0.5 and evaluated["teacher"]["nll"] is None
+    assert "the teacher has no NLL: where it runs, nothing is scored" in result.stderr
+    assert evaluated["teacher"]["nll_per_byte"] is None and evaluated["student"]["nll_per_byte"] > 0
     assert evaluated["student"]["nll"] > 0 and (folder / "report/report.html").is_file()
     assert not list(folder.glob("capture/signals/*"))
 

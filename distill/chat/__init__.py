@@ -22,6 +22,7 @@ from distill.chat.template import (
     thinking_of,
     thinking_switch,
     user_turn,
+    with_system_prompt,
 )
 
 __all__ = [
@@ -51,5 +52,6 @@ __all__ = [
     "thinking_of",
     "thinking_switch",
     "user_turn",
+    "with_system_prompt",
     "without_reasoning",
 ]

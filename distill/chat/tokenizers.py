@@ -81,13 +81,23 @@ class Tokenizers:
         if self.same:
             return self.prompt_ids(recipe, messages)
         options = recipe.generate
-        enable_thinking = chat.thinking_of(self.student, options.enable_thinking)
         return chat.prompt_ids(
             self.student,
             messages,
             system_prompt=options.system_prompt,
-            enable_thinking=enable_thinking,
+            enable_thinking=self._students_thinking(recipe),
         )
+
+    def students_prompt_text(self, recipe: Recipe, messages: chat.Messages) -> str:
+        """Return the same as text, with the template's marks."""
+        turns = chat.with_system_prompt(messages, recipe.generate.system_prompt)
+        thinking = self._students_thinking(recipe)
+        return chat.prompt_text(self.student, turns, enable_thinking=thinking)
+
+    def _students_thinking(self, recipe: Recipe) -> bool | None:
+        """Return the setting of its template's switch: another model's need not have one."""
+        enable_thinking = recipe.generate.enable_thinking
+        return enable_thinking if self.same else chat.thinking_of(self.student, enable_thinking)
 
     def split_answer(
         self, recipe: Recipe, prompt_ids: Sequence[int], text: str

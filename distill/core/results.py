@@ -62,11 +62,53 @@ class GenerateResult:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """How a language's texts are written in tokens, by the parent's vocabulary and by the trimmed one.
+
+    Counted over all texts that decided which tokens stay. A word is a unit of text/words.py: a
+    character where no spaces are written.
+    """
+
+    language: str
+    num_words: int
+    num_bytes: int
+    tokens_before: int
+    tokens_after: int
+
+    @property
+    def loss(self) -> float:
+        """Return the share by which the texts have grown in tokens."""
+        return self.tokens_after / self.tokens_before - 1
+
+
+@dataclass(frozen=True)
+class TrimResult:
+    """The trimmed vocabulary, and the samples in it.
+
+    `stopped_by`: "size", "fertility" (a language's texts would have grown by more than they may) or
+    "required" (all that is left must stay). `format` is that of the tokenizer and its chat template,
+    which the samples are in.
+    """
+
+    parent_vocab_size: int
+    vocab_size: int
+    stopped_by: str
+    coverage: list[Coverage]
+    format: str
+    num_samples: int
+    tokens_before: int
+    tokens_after: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class CaptureResult:
     """What was stored of the teacher's distributions.
 
     `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
-    no log-probs. Sizes are None where nothing was captured (signal: none).
+    no log-probs. Sizes are None where nothing was captured (signal: none). The last three are of a
+    trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
+    does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
     """
 
     signal: str
@@ -78,11 +120,36 @@ class CaptureResult:
     hidden_size: int | None = None
     folder: str | None = None
     num_unknown: int = 0
+    removed_mass_mean: float | None = None
+    removed_mass_p99: float | None = None
+    split_loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What was cut out of the model that the student is made of.
+
+    `what`: "layers", "experts" or "feed-forward"; `before` and `after`: how many (neurons of the
+    feed-forward, experts of a layer); `kept`: the numbers of the layers that are left, None for
+    others. `nll`: after this cut, nats a token of the answers of some samples, untrained; None
+    where the choice read none. `note`: what else changed.
+    """
+
+    what: str
+    before: int
+    after: int
+    chosen_by: str
+    kept: list[int] | None = None
+    nll: float | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True)
 class InitializeResult:
-    """The shape of the student before training."""
+    """The shape of the student before training.
+
+    `cuts`: in the order in which they were made; `nll_before_cuts`: as in Cut, of the whole model.
+    """
 
     num_parameters: int
     method: str
@@ -92,6 +159,8 @@ class InitializeResult:
     intermediate_size: int
     vocab_size: int
     architecture: str
+    cuts: list[Cut] = field(default_factory=list)
+    nll_before_cuts: float | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +178,16 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The models that were trained (`roles`: student, and control), and on how many samples."""
+    """The models that were trained (`roles`: student, and control), and on how many samples.
+
+    `repeats`: the same of each repeat after the first (train.repeats), in their order.
+    """
 
     roles: dict[str, TrainedModel]
     num_samples: int
     num_validation: int
     num_too_long: int
+    repeats: list[dict[str, TrainedModel]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -192,7 +265,11 @@ class QuantizeResult:
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What evaluate measured on one model; exact match and its interval only where a task checks."""
+    """What evaluate measured on one model; exact match and its interval only where a task checks.
+
+    `nll` is in nats a token of its own tokens, `nll_per_byte` the same nats over the bytes of the
+    text (None in runs of earlier versions); `unscored` says why there is neither.
+    """
 
     runtime: str
     nll: float | None
@@ -200,6 +277,8 @@ class ModelFigures:
     cut_answers: int
     generated_tokens: int
     tokens_per_second: float
+    nll_per_byte: float | None = None
+    unscored: str | None = None
     exact_match: float | None = None
     interval: Interval | None = None
     by_language: dict[str, float] = field(default_factory=dict)
@@ -207,22 +286,34 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its 95 % interval."""
+    """A paired difference with its 95 % interval.
+
+    `by_repeat`: that of each repeat of the training, where there are several; the difference is
+    then their mean, and the interval one over repeats and examples.
+    """
 
     difference: float
     low: float
     high: float
+    by_repeat: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
-    """The figures of every model; student minus control by measure, where there is a control."""
+    """The figures of every model; student minus control by measure, where there is a control.
+
+    `repeats`: those of student and control of each repeat of the training after the first.
+    `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
+    the byte alone.
+    """
 
     models: dict[str, ModelFigures]
     num_examples: int
     task: str | None
     task_version: int | None
     student_against_control: dict[str, Difference] | None = None
+    repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
+    tokenizers_differ: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from distill.core.jsonl import BadRow, Row
@@ -44,30 +44,44 @@ def read_rows(
     make: Callable[[Row, str], Item],
     left: Left | None = None,
 ) -> list[Item]:
-    """Return what `make(row, where)` makes of each row of a source of the recipe's field `name`.
+    """Return what `made_rows` yields."""
+    return list(made_rows(recipe, name, source, make, left))
+
+
+def made_rows(
+    recipe: Recipe,
+    name: str,
+    source: Source,
+    make: Callable[[Row, str], Item],
+    left: Left | None = None,
+) -> Iterator[Item]:
+    """Yield what `make(row, where)` makes of each row of a source of the recipe's field `name`.
 
     A row of which it makes a DataError is left out, counted and noted in `left`. Raise the first
-    such error if there are more of them than the recipe's `generate.max_bad_rows` allows.
+    such error, at the end, if there are more of them than the recipe's `generate.max_bad_rows`
+    allows.
     """
-    made: list[Item] = []
+    num_made = 0
     bad = _BadRows()
     for where, row in rows(recipe, name, source):
         try:
             if isinstance(row, BadRow):
                 raise row
-            made.append(make(row, where))
+            item = make(row, where)
         except DataError as error:
             bad.add(error)
         except RecursionError:
             bad.add(BadRow("not_json", f"{where}: nested too deeply"))
-        if not made and bad.num == _ENOUGH:
+        else:
+            num_made += 1
+            yield item
+        if not num_made and bad.num == _ENOUGH:
             break
-    num_rows = len(made) + bad.num
+    num_rows = num_made + bad.num
     bad.check(num_rows, recipe.generate.max_bad_rows)
     if bad.num and left is not None:
         left.by_reason.update(bad.by_reason)
         left.notes.append(f"{name}: {source.name}: {bad.num:,} of {num_rows:,} rows {bad}")
-    return made
 
 
 class _BadRows:

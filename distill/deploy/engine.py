@@ -110,12 +110,16 @@ def start(
     params.api_keys = [key]
     params.verbosity = verbosity
     try:
-        return Engine(xllamacpp.Server(params), key)
+        engine = Engine(xllamacpp.Server(params), key)
     except RuntimeError:
         raise DataError(
             f"{chosen.path}: llama.cpp cannot load it, or not with a context of {params.n_ctx} "
             "tokens"
         ) from None
+    # A server that is taken down before its loop runs waits for that loop for ever; what has gone
+    # through its queue shows that it does
+    engine.post("/completion", {"prompt": [0], "n_predict": 0})
+    return engine
 
 
 def _import_xllamacpp() -> Any:  # compiled, without types

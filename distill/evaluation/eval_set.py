@@ -1,7 +1,7 @@
 """What a model is evaluated on, and what it makes of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row, read_jsonl
 from distill.core.stored_json import broken, field_problem
 from distill.data.samples import Prompt
-from distill.errors import DataError
+from distill.errors import DataError, MismatchError
 from distill.models import find
 from distill.recipe import Recipe
+from distill.shaping.reencode import Reencoder
+from distill.shaping.trimmed import TrimmedVocabulary
 
 TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 
@@ -21,17 +23,21 @@ TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 class EvalSet:
     """What every model is asked: prompts as token ids, and the teacher's sampled answers to them.
 
-    An answer is None where it was cut: it is left out. `marks`: what whoever answers may write round
-    an answer (chat.answer_marks).
+    An answer is None where it was cut: it is left out. `num_bytes`: of the text of each, which is
+    the same for every model whatever its tokens (`_num_bytes`); 0 where it is left out. `marks`: what
+    whoever answers may write round an answer (chat.answer_marks). `unscored`: why all answers are
+    left out here.
     """
 
     recipe: Recipe
     prompts: list[Prompt]
     prompt_ids: list[list[int]]
     teacher_ids: list[list[int] | None]
+    num_bytes: list[int]
     tokenizer: Any
     stop_ids: list[int]
     marks: tuple[chat.Marks, ...] = ()
+    unscored: str | None = None
 
     def scored(self) -> list[int]:
         """Return the numbers of the prompts that have a teacher's answer with an end."""
@@ -49,23 +55,31 @@ class ModelAnswers:
     """What a model made of an EvalSet.
 
     `answers`: greedy, one a prompt. `nll`: nats of the teacher's whole answer, by the prompt's
-    number; empty where the model scores nothing. `runtime` is told in the report.
+    number; empty where the model scores nothing, and `unscored` says why where that is its runtime's
+    doing. `runtime` is told in the report.
     """
 
     answers: list[TokenAnswer]
     nll: dict[int, float]
     seconds: float
     runtime: str
+    unscored: str | None = None
 
 
 def eval_sets(
-    recipe: Recipe, prompts: list[Prompt], tokenizers: Tokenizers, answers: Path, student: Path
+    recipe: Recipe,
+    prompts: list[Prompt],
+    tokenizers: Tokenizers,
+    answers: Path,
+    student: Path,
+    trimmed: TrimmedVocabulary | None = None,
 ) -> tuple[EvalSet, EvalSet]:
     """Return what the students are evaluated on, and what the teacher is.
 
-    It is the same where they have one tokenizer, else each in its own, and the teacher's without
-    answers to score. `answers`: the file of the teacher's answers. `student`: the trained student's
-    folder. Raises DataError if the teacher finished none, or the file is not of these prompts.
+    It is the same where they have one tokenizer, else the same texts, each in its own. `answers`:
+    the file of the teacher's answers. `student`: the trained student's folder. `trimmed`: its
+    vocabulary, where that is trimmed. Raises DataError if the teacher finished none, or the file is
+    not of these prompts.
     """
     rows = _read_answers(answers, prompts)
     stop_ids = rows[0]["stop_ids"]
@@ -79,26 +93,108 @@ def eval_sets(
             f"{answers}: the teacher finished none of {len(rows)} answers; "
             "raise generate.max_new_tokens"
         )
-    marks = chat.answer_marks(tokenizers.teacher, recipe.teacher.model)
-    if tokenizers.same:
-        eval_set = EvalSet(recipe, prompts, prompt_ids, targets, tokenizers.asked, stop_ids, marks)
-        return eval_set, eval_set
-    nothing: list[list[int] | None] = [None] * len(prompts)
-    teachers = EvalSet(recipe, prompts, prompt_ids, nothing, tokenizers.asked, stop_ids, marks)
-    students_prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
-    # the end alone: reasoning that never came to an answer
-    targets = [ids if ids and len(ids) > 1 else None for ids in targets]
-    stop_ids = chat.stop_ids(tokenizers.student, find.stop_ids_of_files(str(student)))
-    students = EvalSet(
+    if not tokenizers.same:  # the end alone: reasoning that never came to an answer
+        targets = [ids if ids and len(ids) > 1 else None for ids in targets]
+    num_bytes = [
+        0 if target is None else _num_bytes(recipe, tokenizers, ids, row["token_ids"])
+        for target, ids, row in zip(targets, prompt_ids, rows, strict=True)
+    ]
+    asked = EvalSet(
         recipe,
         prompts,
-        students_prompt_ids,
+        prompt_ids,
         targets,
-        tokenizers.student,
+        num_bytes,
+        tokenizers.asked,
         stop_ids,
-        chat.answer_marks(tokenizers.student),
+        chat.answer_marks(tokenizers.teacher, recipe.teacher.model),
     )
-    return students, teachers
+    if tokenizers.same and trimmed is None:
+        return asked, asked
+    students = _in_students_tokens(asked, tokenizers, trimmed, student)
+    if tokenizers.same:
+        return students, asked
+    return students, _in_teachers_tokens(asked, tokenizers, rows)
+
+
+def _in_students_tokens(
+    eval_set: EvalSet, tokenizers: Tokenizers, trimmed: TrimmedVocabulary | None, student: Path
+) -> EvalSet:
+    """Return the set with prompts, answers and ends as a student with other tokens has them."""
+    recipe, prompts = eval_set.recipe, eval_set.prompts
+    tokenizer, targets = tokenizers.student, eval_set.teacher_ids
+    if trimmed is None:
+        prompt_ids = [tokenizers.students_prompt_ids(recipe, p.messages) for p in prompts]
+    else:
+        reencoder = Reencoder.of(tokenizer, trimmed)
+        tokenizer = trimmed.tokenizer
+        prompt_ids = [reencoder.prompt_ids(recipe, tokenizers, p.messages) for p in prompts]
+        targets = [None if ids is None else reencoder.answer_ids(ids) for ids in targets]
+    return replace(
+        eval_set,
+        prompt_ids=prompt_ids,
+        teacher_ids=targets,
+        tokenizer=tokenizer,
+        stop_ids=chat.stop_ids(tokenizer, find.stop_ids_of_files(str(student))),
+        marks=chat.answer_marks(tokenizer),
+    )
+
+
+def _in_teachers_tokens(eval_set: EvalSet, tokenizers: Tokenizers, rows: Sequence[Row]) -> EvalSet:
+    """Return the set with the answers in the teacher's own tokens, as its prompts are already.
+
+    It is scored on all answers that the students are scored on or, where one of those cannot be its
+    own, on none: else its figure would be of other texts than theirs.
+    """
+    nothing: list[list[int] | None] = [None] * len(rows)
+    targets = list(nothing)
+    unscored = _why_unscored(eval_set, tokenizers)
+    for number in eval_set.scored() if unscored is None else ():
+        try:
+            targets[number] = chat.target_ids(
+                eval_set.recipe,
+                tokenizers.teacher,
+                eval_set.prompts[number].messages,
+                eval_set.prompt_ids[number],
+                rows[number]["token_ids"],
+            )
+        except MismatchError as error:
+            targets, unscored = nothing, str(error)
+            break
+    num_bytes = [
+        0 if ids is None else num for ids, num in zip(targets, eval_set.num_bytes, strict=True)
+    ]
+    return replace(eval_set, teacher_ids=targets, num_bytes=num_bytes, unscored=unscored)
+
+
+def _why_unscored(eval_set: EvalSet, tokenizers: Tokenizers) -> str | None:
+    """Return why the teacher cannot be scored on what the students are, None where it can."""
+    if tokenizers.teacher is None:
+        return "it is known by its text alone"
+    if eval_set.recipe.generate.reasoning != "drop":
+        return None
+    if any(chat.opens_thinking(tokenizers.teacher, ids) for ids in eval_set.prompt_ids):
+        return (
+            "its chat template opens the reasoning, and what is scored has none "
+            "(generate.reasoning: drop)"
+        )
+    return None
+
+
+def _num_bytes(
+    recipe: Recipe, tokenizers: Tokenizers, prompt_ids: list[int], answer_ids: list[int]
+) -> int:
+    """Return the UTF-8 bytes of what the teacher said, as far as a student shall say it.
+
+    That is the answer, and its reasoning where that is kept. What a template or a family writes
+    round them (end token, marks, white space) is scored, for it is written, but counts no byte, for
+    each model writes its own.
+    """
+    text = chat.text_of(tokenizers.asked, answer_ids)
+    reasoning, answer, _ = tokenizers.split_answer(recipe, prompt_ids, text)
+    if reasoning is not None and recipe.generate.reasoning != "drop":
+        answer = reasoning + answer
+    return len(answer.encode("utf-8"))
 
 
 _ROW = {"prompt_id": str, "token_ids": list, "finish_reason": str, "stop_ids": list}

@@ -1,9 +1,10 @@
 """The figures of one model, from what it made of an EvalSet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from distill import chat, tasks
-from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.intervals import paired_bootstrap, repeated_difference, wilson
 from distill.core.results import Difference
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.filters.refusals import refusal
@@ -19,7 +20,9 @@ def figures_of(eval_set: EvalSet, made: ModelAnswers) -> dict[str, Any]:
     num_tokens = sum(len(ids) for ids, _ in made.answers)
     figures: dict[str, Any] = {
         "runtime": made.runtime,
-        "nll": _nll_a_token(examples),
+        "nll": _nll_over(examples, "num_tokens", decimals=5),
+        "nll_per_byte": _nll_over(examples, "num_bytes", decimals=6),
+        "unscored": made.unscored or eval_set.unscored,
         "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
         "generated_tokens": num_tokens,
@@ -53,14 +56,15 @@ def _example(
         "finish_reason": reason,
         "nll": made.nll.get(number),
         "num_tokens": len(eval_set.teacher_ids[number] or []),
+        "num_bytes": eval_set.num_bytes[number],
     }
 
 
-def _nll_a_token(examples: list[Example]) -> float | None:
+def _nll_over(examples: list[Example], size: str, *, decimals: int) -> float | None:
+    """Return the nats of all scored answers over their `size`, num_tokens or num_bytes."""
     scored = [e for e in examples if e["nll"] is not None]
-    if not scored:
-        return None
-    return round(sum(e["nll"] for e in scored) / sum(e["num_tokens"] for e in scored), 5)
+    total = sum(e[size] for e in scored)
+    return round(sum(e["nll"] for e in scored) / total, decimals) if total else None
 
 
 def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any]:
@@ -78,18 +82,41 @@ def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any
     }
 
 
-def against(student: dict[str, Any], control: dict[str, Any], seed: int) -> dict[str, Difference]:
-    """Return student minus control with 95 % intervals, by a paired bootstrap.
+def against(
+    students: Sequence[dict[str, Any]],
+    controls: Sequence[dict[str, Any]],
+    seed: int,
+    *,
+    by_byte: bool = False,
+) -> dict[str, Difference]:
+    """Return student minus control with 95 % intervals, from the figures of each, one a repeat.
 
-    Exact match (positive is better), where a task checks, and NLL (negative is better).
+    Exact match (positive is better), where a task checks, and NLL (negative is better): a token and,
+    `by_byte`, a byte, where the student was evaluated by a version that counts them.
     """
-    pairs = list(zip(student["examples"], control["examples"], strict=True))
-    result = {}
-    if "exact_match" in student:
-        differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
-        result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
-    differences = [
-        (s["nll"] - c["nll"], float(s["num_tokens"])) for s, c in pairs if s["nll"] is not None
+    pairs = [
+        list(zip(student["examples"], control["examples"], strict=True))
+        for student, control in zip(students, controls, strict=True)
     ]
-    result["nll"] = Difference(**paired_bootstrap(differences, seed=seed))
+    result = {}
+    if "exact_match" in students[0]:
+        differences = [[float(s["right"]) - float(c["right"]) for s, c in row] for row in pairs]
+        result["exact_match"] = _difference(differences, [1.0] * len(pairs[0]), seed)
+    scored = [[(s, c) for s, c in row if s["nll"] is not None] for row in pairs]
+    differences = [[s["nll"] - c["nll"] for s, c in row] for row in scored]
+    sizes = {"nll": "num_tokens"}
+    if by_byte and students[0].get("nll_per_byte") is not None:
+        sizes["nll_per_byte"] = "num_bytes"
+    for measure, size in sizes.items():
+        result[measure] = _difference(differences, [float(s[size]) for s, _ in scored[0]], seed)
     return result
+
+
+def _difference(rows: list[list[float]], weights: list[float], seed: int) -> Difference:
+    """Return the mean of paired differences, a row a repeat, a number an example of that weight."""
+    if len(rows) == 1:
+        found = paired_bootstrap(list(zip(rows[0], weights, strict=True)), seed=seed)
+        return Difference(found["difference"], found["low"], found["high"])
+    found = repeated_difference(rows, weights, seed=seed)
+    by_repeat = [sum(row) / sum(weights) for row in rows]
+    return Difference(found["difference"], found["low"], found["high"], by_repeat)

@@ -13,7 +13,9 @@ _EXAMPLE = {
     "answer": str,
     "num_tokens": int,
     "nll": int | float | None,
+    "num_bytes": int | None,
 }
+NOT_COUNTED = {"num_bytes": None}  # by earlier versions, whose figures are taken without
 
 
 def write_figures(path: Path, figures: dict[str, Any]) -> None:
@@ -28,7 +30,7 @@ def read_figures(path: Path) -> dict[str, Any]:
         raise broken(path, "gone", "run `distill evaluate RECIPE --redo evaluate`") from None
     if problem := _problem(figures):
         raise broken(path, problem, WAY_OUT)
-    return figures
+    return figures | {"examples": [NOT_COUNTED | example for example in figures["examples"]]}
 
 
 def model_figures(path: Path, figures: dict[str, Any]) -> ModelFigures:
@@ -45,7 +47,9 @@ def _problem(figures: dict[str, Any]) -> str | None:
     if problem := field_problem(figures, {"examples": list}):
         return problem
     for number, example in enumerate(figures["examples"]):
-        problem = field_problem(example, _EXAMPLE) if isinstance(example, dict) else "no object"
+        problem = "no object"
+        if isinstance(example, dict):
+            problem = field_problem(NOT_COUNTED | example, _EXAMPLE)
         if problem or "right" not in example:
             return f"examples.{number}: {problem or 'right: missing'}"
     return None

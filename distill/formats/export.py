@@ -14,6 +14,7 @@ from distill.formats.compare import Reference, TransformersModel, refer_to
 from distill.models import load
 from distill.models.sequences import TokenSequence
 from distill.recipe import Recipe
+from distill.shaping.trimmed import KEPT, kept_path, samples_stage
 
 OWN_PROBES = 3  # samples of each language that tokenizers are compared on
 LONGEST_PROBE = 2000  # characters of each
@@ -44,9 +45,14 @@ class Export:
         """Return the student's distributions, a file that is there while others are compared."""
         return self.stage / "student_distributions.npy"
 
+    @property
+    def samples_name(self) -> str:
+        """Return the file of the samples, as it is told in a file that is made of them."""
+        return f"{samples_stage(self.recipe)}/{KEPT}"
+
     @cached_property
     def _samples(self) -> tuple[list[Sample], list[Sample]]:
-        kept = read_samples(self.folder.stage("generate") / "kept.jsonl")
+        kept = read_samples(kept_path(self.recipe, self.folder))
         return split_samples(kept, self.recipe.train.validation_share)
 
     @property

@@ -92,10 +92,16 @@ class Workload:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, machine: Machine, prompts: SplitPrompts | None = None
+        cls,
+        recipe: Recipe,
+        machine: Machine,
+        prompts: SplitPrompts | None = None,
+        vocabulary: int | None = None,
     ) -> "Workload":
+        """Return the recipe's. `vocabulary`: tokens that the student keeps, None: all."""
         teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
-        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand)
+        student = student_size(recipe, teacher, vocabulary)
+        return cls(recipe, machine, teacher, student, demand)
 
     @cached_property
     def asked(self) -> Teacher:

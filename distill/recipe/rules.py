@@ -11,6 +11,7 @@ from distill.text.codes import base_code
 
 if TYPE_CHECKING:
     from distill.recipe.recipe import Recipe
+    from distill.recipe.sections import Capture
     from distill.recipe.sources import Source
 
 
@@ -202,6 +203,36 @@ def check_hidden_weight(recipe: "Recipe") -> None:
         )
 
 
+def check_trimmed_signal(recipe: "Recipe") -> None:
+    """Refuse a signal that a student with a trimmed vocabulary cannot have."""
+    vocabulary, capture = recipe.student.vocabulary, recipe.capture
+    if vocabulary is None:
+        return
+    if capture.from_server:
+        raise ValueError(
+            "capture.from_server with student.vocabulary: the server's log-probs are of its own "
+            "tokens, and the student's split the text otherwise: set from_server to false (the "
+            "teacher's weights are then needed here, to capture), or vocabulary to null"
+        )
+    if vocabulary.size is not None and (problem := fewer_ids_problem(capture, vocabulary.size)):
+        raise ValueError(problem)
+
+
+def fewer_ids_problem(capture: "Capture", num_ids: int) -> str | None:
+    """Return why a signal cannot be of so many ids, a trimmed vocabulary's, or None."""
+    way_out = "take fewer, capture.signal dense, or a larger student.vocabulary.size"
+    if capture.signal == "top_k" and capture.top_k >= num_ids:
+        return (
+            f"capture.top_k {capture.top_k}: the trimmed vocabulary has {num_ids:,} ids: {way_out}"
+        )
+    if capture.signal == "sampled" and capture.num_draws > num_ids:
+        return (
+            f"capture.num_draws {capture.num_draws}: the trimmed vocabulary has {num_ids:,} ids: "
+            f"{way_out}"
+        )
+    return None
+
+
 # In this order; the first that is broken is reported
 RULES = (
     check_evaluation_prompts,
@@ -216,4 +247,5 @@ RULES = (
     check_gguf_teacher,
     check_divergence_of_draws,
     check_hidden_weight,
+    check_trimmed_signal,
 )

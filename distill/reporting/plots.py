@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.core.results import TrainResult
+from distill.core.repeats import repeat_folder
+from distill.core.results import TrainedModel, TrainResult
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow
+from distill.reporting.table import ModelRow, tokenizers_meet
 
 COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
 OTHER = "#7a9e7e"
@@ -29,23 +30,43 @@ def pictures_of(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[
 
 
 def loss_curves(train: Path, result: TrainResult) -> str:
-    """Draw the validation NLL over the steps for student and control; `train` is the folder."""
-    from distill.training.metrics import read_metrics
+    """Draw the validation NLL over the steps for student and control; `train` is the folder.
 
+    Repeats after the first, whose weights are in use, are thin lines.
+    """
     figure, axes = _figure()
     for role, trained in result.roles.items():
-        colour = COLOURS[role]
-        metrics = read_metrics(train / f"{role}.metrics.jsonl")
-        points = [(m["step"], m["validation_loss"]) for m in metrics if "validation_loss" in m]
-        steps, losses = [step for step, _ in points], [loss for _, loss in points]
-        axes.plot(steps, losses, color=colour, label=role, marker=".", linewidth=1.6)
-        if trained.kept_step:
-            kept = [point for point in points if point[0] == trained.kept_step]
-            _draw_rings(axes, kept, colour)
-    axes.set_xlabel("optimizer step (ring: the weights that were kept)")
+        _draw_curve(axes, train / f"{role}.metrics.jsonl", role, trained)
+    for number, roles in enumerate(result.repeats, 2):
+        for role in roles:
+            _draw_thin_curve(axes, repeat_folder(train, number) / f"{role}.metrics.jsonl", role)
+    thin = "; thin: other repeats" if result.repeats else ""
+    axes.set_xlabel(f"optimizer step (ring: the weights that were kept{thin})")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     axes.legend(frameon=False)
     return _svg(figure)
+
+
+def _draw_curve(axes: Any, metrics: Path, role: str, trained: TrainedModel) -> None:
+    steps, losses = _validation_losses(metrics)
+    axes.plot(steps, losses, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
+    if trained.kept_step:
+        points = zip(steps, losses, strict=True)
+        _draw_rings(
+            axes, [point for point in points if point[0] == trained.kept_step], COLOURS[role]
+        )
+
+
+def _draw_thin_curve(axes: Any, metrics: Path, role: str) -> None:
+    axes.plot(*_validation_losses(metrics), color=COLOURS[role], linewidth=0.6, alpha=0.6)
+
+
+def _validation_losses(metrics: Path) -> tuple[list[int], list[float]]:
+    """Return (steps, losses) of a metrics file."""
+    from distill.training.metrics import read_metrics
+
+    rows = [row for row in read_metrics(metrics) if "validation_loss" in row]
+    return [row["step"] for row in rows], [row["validation_loss"] for row in rows]
 
 
 def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -> None:
@@ -54,10 +75,15 @@ def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -
 
 
 def quality(rows: Sequence[ModelRow]) -> str:
-    """Draw the exact match with its interval, or the NLL where there is no task, of every model."""
+    """Draw the exact match with its interval, or the NLL where there is no task, of every model.
+
+    That is by the byte where models of different tokenizers meet.
+    """
     if rows[0].exact_match is not None:
         return _exact_match_bars(rows)
-    return _nll_bars([row for row in rows if row.nll is not None])  # on a server a teacher has none
+    if tokenizers_meet(rows):
+        return _nll_bars([(row, row.nll_per_byte) for row in rows], "byte")
+    return _nll_bars([(row, row.nll) for row in rows], "token")
 
 
 def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
@@ -75,14 +101,15 @@ def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
     return _svg(figure)
 
 
-def _nll_bars(rows: Sequence[ModelRow]) -> str:
+def _nll_bars(nll: Sequence[tuple[ModelRow, float | None]], unit: str) -> str:
+    """Draw the NLL of the models that have one; on a server a teacher has none."""
     figure, axes = _figure()
-    for position, row in enumerate(reversed(rows)):
-        assert row.nll is not None
-        axes.barh(position, row.nll, color=_colour(row), height=0.62)
-        axes.text(row.nll + 0.005, position, f"{row.nll:.3f}", va="center", fontsize=8)
-    _name_bars(axes, [row.model for row in reversed(rows)])
-    axes.set_xlabel("NLL, nats a token (less is better)")
+    bars = [(row, nats) for row, nats in reversed(nll) if nats is not None]
+    for position, (row, nats) in enumerate(bars):
+        axes.barh(position, nats, color=_colour(row), height=0.62)
+        axes.text(nats + 0.005, position, f"{nats:.3f}", va="center", fontsize=8)
+    _name_bars(axes, [row.model for row, _ in bars])
+    axes.set_xlabel(f"NLL, nats a {unit} (less is better)")
     return _svg(figure)
 
 

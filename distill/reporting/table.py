@@ -16,7 +16,8 @@ class ModelRow:
     """The figures of one model. None = not measured, or not to be had of this model.
 
     `exact_match`, `interval`, `agreement`, `refused` and `by_language` are shares, `nll` and `kl`
-    nats a token, `prefill_speed` and `decode_speed` tokens a second of one sequence.
+    nats a token of the student, `nll_per_byte` nats a byte of the text, `prefill_speed` and
+    `decode_speed` tokens a second of one sequence. `unscored` says why there is no NLL.
     """
 
     model: str
@@ -25,6 +26,8 @@ class ModelRow:
     exact_match: float | None
     interval: Sequence[float] | None
     nll: float | None
+    nll_per_byte: float | None = None
+    unscored: str | None = None
     agreement: float | None = None
     kl: float | None = None
     failed: str | None = None
@@ -52,21 +55,28 @@ class Column:
     text: Callable[[ModelRow], str]
     needs_task: bool = False
     of_this_machine: bool = False  # on the page only
+    compares_tokenizers: bool = False  # on the page, and where tokenizers differ
 
 
 def model_rows(results: RunResults) -> list[ModelRow]:
-    """Return a row for each model of the evaluation, with the figures of evaluate and quantize."""
+    """Return a row for each model of the evaluation, with the figures of evaluate and quantize.
+
+    Nats a token of another tokenizer than the students' are left out.
+    """
     return [_model_row(results, name, score) for name, score in results.evaluate.models.items()]
 
 
 def _model_row(results: RunResults, name: str, score: ModelFigures) -> ModelRow:
     trained_here = name in ("student", "control")
+    in_other_tokens = name == "teacher" and results.evaluate.tokenizers_differ
     row = ModelRow(
         model=name,
         bytes=results.quantize.student_bytes if trained_here else None,
         exact_match=score.exact_match,
         interval=score.interval,
-        nll=score.nll,
+        nll=None if in_other_tokens else score.nll,
+        nll_per_byte=score.nll_per_byte,
+        unscored=score.unscored,
         refused=score.refused / results.evaluate.num_examples,
         tokens_per_second=score.tokens_per_second,
         runtime=score.runtime,
@@ -116,6 +126,7 @@ COLUMNS = (
     Column("exact match %", lambda row: _number(row.exact_match, "{:.1f}", 100), needs_task=True),
     Column("95 % interval", _interval, needs_task=True),
     Column("NLL", lambda row: _number(row.nll, "{:.4f}")),
+    Column("NLL/byte", lambda row: _number(row.nll_per_byte, "{:.5f}"), compares_tokenizers=True),
     Column("KL", lambda row: _number(row.kl, "{:.5f}")),
     Column("same top token %", lambda row: _number(row.agreement, "{:.2f}", 100)),
     Column("tokens/s", lambda row: _number(row.tokens_per_second, "{:,.0f}")),
@@ -126,6 +137,11 @@ COLUMNS = (
     Column("prefill/s", lambda row: _number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
     Column("decode/s", lambda row: _number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
 )
+
+
+def tokenizers_meet(rows: Sequence[ModelRow]) -> bool:
+    """Return whether some NLL can be compared by the byte alone, for it is of other tokens."""
+    return any(row.nll is None and row.nll_per_byte is not None for row in rows)
 
 
 def page_columns(rows: list[ModelRow]) -> list[Column]:
@@ -142,15 +158,22 @@ def table_html(rows: list[ModelRow]) -> str:
 def table_text(rows: list[ModelRow]) -> str:
     """Return the table for a terminal, without what belongs to this machine.
 
-    Below it is a line for each file that failed its check.
+    NLL a byte is left out where NLL a token says the same. Below the table is a line for each file
+    that failed its check, and for each model that has no NLL.
     """
-    columns = [column for column in page_columns(rows) if not column.of_this_machine]
+    needs_bytes = tokenizers_meet(rows)
+    columns = [
+        column
+        for column in page_columns(rows)
+        if not column.of_this_machine and (needs_bytes or not column.compares_tokenizers)
+    ]
     headings = [column.heading for column in columns]
     cells = [headings, *([column.text(row) for column in columns] for row in rows)]
     widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
     lines = [_text_line(line, widths) for line in cells]
     failed = [f"{row.model} FAILED its check: {row.failed}" for row in rows if row.failed]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed])
+    unscored = [f"{row.model} has no NLL: {row.unscored}" for row in rows if row.unscored]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed, *unscored])
 
 
 def _text_line(cells: list[str], widths: list[int]) -> str:

@@ -6,11 +6,13 @@ position is about the student's token there.
 
     trim/tokenizer/        the tokenizer, as transformers saves it
     trim/parent_ids.json   the parent's id of each of its ids
+    trim/kept.jsonl        the samples of generate/kept.jsonl in its ids
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TOKENIZER, PARENT_IDS = "tokenizer", "parent_ids.json"
+TOKENIZER, PARENT_IDS, KEPT = "tokenizer", "parent_ids.json", "kept.jsonl"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,14 @@ class TrimmedVocabulary:
         tokenizer = load.load_tokenizer(str(folder / TOKENIZER))
         if not isinstance(stored, list) or len(stored) != len(tokenizer):
             raise broken(path, f"not the {len(tokenizer):,} ids of the tokenizer", way_out)
+        if not _ascend(stored):
+            raise broken(path, "its ids are not whole numbers that ascend", way_out)
         return cls(tokenizer, tuple(stored))
+
+
+def _ascend(values: list[Any]) -> bool:
+    are_ids = all(type(value) is int and value >= 0 for value in values)
+    return are_ids and all(a < b for a, b in pairwise(values))
 
 
 def trimmed_vocabulary(recipe: Recipe, folder: RunFolder) -> TrimmedVocabulary | None:
@@ -69,3 +78,16 @@ def trimmed_vocabulary(recipe: Recipe, folder: RunFolder) -> TrimmedVocabulary |
     if recipe.student.vocabulary is None:
         return None
     return TrimmedVocabulary.read(folder.stage("trim"))
+
+
+def kept_path(recipe: Recipe, folder: RunFolder) -> Path:
+    """Return the file of the samples in the ids that the student learns.
+
+    The stage that reads it has `samples_stage` among its `reads`.
+    """
+    return folder.stage(samples_stage(recipe)) / KEPT
+
+
+def samples_stage(recipe: Recipe) -> str:
+    """Return the stage that makes those samples: `generate`, or `trim` where the recipe trims."""
+    return "generate" if recipe.student.vocabulary is None else "trim"

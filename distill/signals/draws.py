@@ -7,11 +7,14 @@ error of the shares is a third of that of independent draws, for a tenth more un
 draws are as good as 50 independent ones. The uniform numbers come from a hash of the sequence's
 seed, the position and j: the same on every device, whatever else is in the batch.
 
-Only ids below `vocab_size` take part, which cuts off a padded head; probabilities are renormalised
-over them. Logits may be of any float dtype, on any device that has float64; sums are float32 in
-blocks, float64 over blocks.
+Only ids that teacher and student share take part (`Columns`), which cuts off a padded head. Draws
+and whole distributions are renormalised over them: to draw so is to draw again until an id is
+shared. The likeliest ids keep the log-probs that they have among all of the teacher's tokens, and
+what the others have is in their tail. Ids in a record are the student's. Logits may be of any float
+dtype, on any device that has float64; sums are float32 in blocks, float64 over blocks.
 
-N: positions of one sequence, V: ids, n: draws, R: positions of a chunk, B: blocks of S ids.
+N: positions of one sequence, C: columns of the logits, V: shared ids, n: draws, R: positions of a
+chunk, B: blocks of S ids.
 """
 
 import math
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from distill.core.splitmix import splitmix
 from distill.errors import DataError, MismatchError
+from distill.signals.columns import Columns
 from distill.signals.encoding import F32, DenseRecord, SampledRecord, TopKRecord
 
 LOG2_E = math.log2(math.e)
@@ -72,22 +76,22 @@ def seed_of(key: str) -> int:
 
 @torch.no_grad()
 def draw(
-    logits_NV: Tensor, target_N: Tensor, rows: Rows, *, num_draws: int, vocab_size: int
+    logits_NC: Tensor, target_N: Tensor, rows: Rows, *, num_draws: int, columns: Columns
 ) -> SampledRecord:
     """Draw `num_draws` ids a position at T = 1; note the targets' log-probs and the entropy.
 
-    logits_NV: any float dtype, may be wider than vocab_size.
-    target_N: int64, the answer's own tokens, on the host or where the logits are (looking at them
-        there makes the host wait).
+    logits_NC: any float dtype.
+    target_N: int64, the answer's own tokens in the student's ids, on the host or where the logits
+        are (looking at them there makes the host wait).
     rows: of one sequence or of several, or of a part of one; what a row gives depends on its seed,
         its position and its logits alone.
 
     Raises MismatchError if an answer has a token that teacher and student do not share, DataError
     if logits are not finite (-inf is: it means never).
     """
-    num_rows = len(logits_NV)
+    num_rows, vocab_size = len(logits_NC), len(columns)
     _check_targets(target_N, num_rows, vocab_size)
-    device = logits_NV.device
+    device = logits_NC.device
     uniform_Nn = torch.from_numpy(_stratified_uniforms(rows, num_draws)).to(device)
     target_N = target_N.to(device)
     ids_Nn = torch.empty(num_rows, num_draws, dtype=torch.int32, device=device)
@@ -102,7 +106,7 @@ def draw(
     weights_buffer_RV = torch.empty(chunk_rows, padded_size, device=device)
     weights_buffer_RV[:, vocab_size:] = 0  # the padding stays zero: no draw falls there
     for part in _chunks(num_rows, values_per_row, device):
-        logits_RV = logits_NV[part, :vocab_size].float()
+        logits_RV = columns.shared(logits_NC[part]).float()
         centred_RV = centred_buffer_RV[: len(logits_RV)]
         padded_weights_RV = weights_buffer_RV[: len(logits_RV)]
         weights_RV = padded_weights_RV[:, :vocab_size]
@@ -125,34 +129,39 @@ def draw(
 
 
 @torch.no_grad()
-def top_k(logits_NV: Tensor, rows: Rows, *, k: int, vocab_size: int) -> TopKRecord:
-    """Return the k likeliest ids, their log-probs, and the log of the mass of all others.
+def top_k(logits_NC: Tensor, rows: Rows, *, k: int, columns: Columns) -> TopKRecord:
+    """Return the k likeliest shared ids, their log-probs, and the log of the mass of all others.
+
+    Those are among all of the teacher's tokens: what it gives to tokens that the student does not
+    have is in the tail, as what it gives to the student's others is.
 
     Raises DataError as `draw` does.
     """
-    num_rows = len(logits_NV)
+    num_rows = len(logits_NC)
     ids_NK = torch.empty(num_rows, k, dtype=torch.int32)
     logp_NK = torch.empty(num_rows, k)
     tail_N = torch.empty(num_rows)
-    for part in _chunks(num_rows, vocab_size, logits_NV.device):
-        logits_RV = logits_NV[part, :vocab_size].float()
-        log_total_R1 = logits_RV.logsumexp(-1, keepdim=True)
+    for part in _chunks(num_rows, columns.num_known, logits_NC.device):
+        known_RC = columns.known(logits_NC[part]).float()
+        log_total_R1 = known_RC.logsumexp(-1, keepdim=True)
         _check_finite(log_total_R1[:, 0].cpu().numpy(), rows[part])
-        ids_RK = logits_RV.topk(k, sorted=False).indices.sort(-1).values
+        likeliest_RK = columns.shared(known_RC).topk(k, sorted=False).indices
+        ids_RK = likeliest_RK.sort(-1).values
+        columns_RK = columns.of_ids(ids_RK)
         ids_NK[part] = ids_RK.to("cpu", torch.int32)
-        logp_NK[part] = (logits_RV.gather(1, ids_RK) - log_total_R1).cpu()
+        logp_NK[part] = (known_RC.gather(1, columns_RK) - log_total_R1).cpu()
         # Summed over the others and not log(1 - sum), which loses all digits of a small tail.
-        tail_R = logits_RV.scatter(1, ids_RK, -torch.inf).logsumexp(-1)
+        tail_R = known_RC.scatter(1, columns_RK, -torch.inf).logsumexp(-1)
         tail_N[part] = (tail_R - log_total_R1[:, 0]).cpu()
     return TopKRecord(ids_NK.numpy(), logp_NK.numpy(), tail_N.numpy())
 
 
 @torch.no_grad()
-def dense(logits_NV: Tensor, rows: Rows, *, vocab_size: int) -> DenseRecord:
-    """Return all log-probs. Raises DataError as `draw` does."""
-    logp_NV = torch.empty(len(logits_NV), vocab_size)
-    for part in _chunks(len(logits_NV), vocab_size, logits_NV.device):
-        logp_NV[part] = logits_NV[part, :vocab_size].float().log_softmax(-1).cpu()
+def dense(logits_NC: Tensor, rows: Rows, *, columns: Columns) -> DenseRecord:
+    """Return the log-probs of all shared ids. Raises DataError as `draw` does."""
+    logp_NV = torch.empty(len(logits_NC), len(columns))
+    for part in _chunks(len(logits_NC), len(columns), logits_NC.device):
+        logp_NV[part] = columns.shared(logits_NC[part]).float().log_softmax(-1).cpu()
         _check_finite(logp_NV[part].amax(-1).numpy(), rows[part])
     return DenseRecord(logp_NV.numpy())
 
@@ -228,7 +237,7 @@ def _check_targets(target_N: Tensor, num_rows: int, vocab_size: int) -> None:
     if target_N.shape != (num_rows,):
         raise ValueError(
             f"target_N has shape {tuple(target_N.shape)}, expected ({num_rows},) "
-            "as logits_NV has rows"
+            "as logits_NC has rows"
         )
     if num_rows and not 0 <= int(target_N.min()) <= int(target_N.max()) < vocab_size:
         raise MismatchError(

@@ -210,15 +210,23 @@ class _Persona:
 def _read_personas(
     recipe: Recipe, source: Source, marks: chat.TemplateMarks, left: Left | None
 ) -> list[_Persona]:
-    """Read a persona or place from every row; a line of a .txt is a persona."""
+    """Read a persona or place from every row; a line of a .txt is a persona.
 
-    def make(row: Row, where: str) -> _Persona:
+    In a source with columns of its own those for other languages than the recipe's are left out, as
+    of prompts.
+    """
+
+    names_languages = "language" in (source.columns or {})
+
+    def make(row: Row, where: str) -> _Persona | None:
         if source.file is not None and source.file.lower().endswith(".txt"):
             row = {"persona": row["prompt"]}
         kind = _kind_of(row, where)
         refuse_half_characters(where, row[kind])
         language = row.get("language")
         if language is not None and language not in recipe.languages:
+            if names_languages:
+                return None
             raise DataError(
                 f"{where}: language {shown(language)} is not in the recipe's languages "
                 f"{recipe.languages}"
@@ -231,7 +239,15 @@ def _read_personas(
             )
         return _Persona(kind, normalised(row[kind]).strip(), language)
 
-    return read_rows(recipe, "generate.prompts", source, make, left)
+    read = read_rows(recipe, "generate.prompts", source, make, left)
+    personas = [persona for persona in read if persona is not None]
+    if left is not None and (num := len(read) - len(personas)):
+        left.by_reason["other_language"] += num
+        left.notes.append(
+            f"generate.prompts: {source.name}: {num:,} rows for other languages than the recipe's "
+            "are left out"
+        )
+    return personas
 
 
 def _kind_of(row: Row, where: str) -> str:

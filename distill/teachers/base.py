@@ -23,6 +23,7 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.models import find
 from distill.models.sampling import Sampling
 from distill.recipe import Recipe
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.log import AnswerLogs
 from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
@@ -40,17 +41,25 @@ FEWEST_CLAIMS = 64  # blocks, so that the last ones end together
 class SignalSequence:
     """One sample whose answer tokens the teacher is listened to at.
 
-    `key` names it in the signal, `answer_key` in the log of answers.
+    `key` names it in the signal, `answer_key` in the log of answers. `prompt_ids` and `answer_ids`
+    are what the student reads and learns; `teacher_ids` the same tokens, prompt and answer, in the
+    teacher's ids where those are others (a trimmed vocabulary).
     """
 
     key: str
     answer_key: str
     prompt_ids: list[int]
     answer_ids: list[int]
+    teacher_ids: list[int] | None = None
 
     @property
     def ids(self) -> list[int]:
         return self.prompt_ids + self.answer_ids
+
+    @property
+    def shown_ids(self) -> list[int]:
+        """Return what the teacher is shown: as many ids as `ids`."""
+        return self.ids if self.teacher_ids is None else self.teacher_ids
 
 
 # (sequence, its record, hidden states int8 [T, H] or None)
@@ -230,26 +239,40 @@ class Teacher(ABC):
     def signals(
         self,
         header: SignalHeader,
+        columns: Columns,
         batches: Sequence[list[SignalSequence]],
         captured: Container[str],
     ) -> Signals:
         """Yield what it says at each answer token, a record a sequence.
 
-        Sequences whose key is `captured` may be left out. Here one comes after the other.
+        `columns`: those of its logits that the header's ids stand for. Sequences whose key is
+        `captured` may be left out. Here one comes after the other.
         """
         from distill.teachers.records import records_of_logits
 
         for sequence in (s for batch in batches for s in batch if s.key not in captured):
             chunks = self.logit_chunks(sequence)
-            records = records_of_logits(header, chunks, [sequence.answer_ids], [sequence.key])
+            answers, keys = [sequence.answer_ids], [sequence.key]
+            records = records_of_logits(header, chunks, answers, keys, columns)
             yield sequence, next(records), None
 
     def logit_chunks(self, sequence: SignalSequence) -> Iterator[tuple[slice, Any]]:
-        """Yield (slice of the answer tokens, float32 logits [N, V] that predict them).
+        """Yield (slice of the answer tokens, float32 logits [N, C] that predict them).
 
         Logits are valid until the next are asked for.
         """
         raise NotImplementedError(f"{self.describe()}: it gives no logits")
+
+    def logits_of_batch(self, batch: Sequence[SignalSequence]) -> Iterator[tuple[slice, Any]]:
+        """Yield the same of several sequences: slices are of all their answer tokens together.
+
+        Here one comes after the other.
+        """
+        start = 0
+        for sequence in batch:
+            for part, logits_NC in self.logit_chunks(sequence):
+                yield slice(start + part.start, start + part.stop), logits_NC
+            start += len(sequence.answer_ids)
 
     # evaluation
 
@@ -264,7 +287,8 @@ class Teacher(ABC):
             num_log_probs=0,
         )
         answers = self.answer_held_out(eval_set.prompts, eval_set.prompt_ids, options, bar)
-        return ModelAnswers(answers, {}, time.monotonic() - started, self.runtime)
+        seconds = time.monotonic() - started
+        return ModelAnswers(answers, {}, seconds, self.runtime, "where it runs, nothing is scored")
 
     def answer_held_out(
         self,

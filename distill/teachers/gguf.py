@@ -116,8 +116,8 @@ class GgufTeacher(Teacher):
 
         assert self._llama is not None, "load(longest) comes before"
         start = len(sequence.prompt_ids)
-        for first, logits_NV in self._llama.logit_blocks(sequence.ids[:-1], start - 1):
-            yield slice(first, first + len(logits_NV)), torch.from_numpy(logits_NV)
+        for first, logits_NC in self._llama.logit_blocks(sequence.shown_ids[:-1], start - 1):
+            yield slice(first, first + len(logits_NC)), torch.from_numpy(logits_NC)
 
     def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
         return evaluate_gguf(eval_set, self.path, bar)

@@ -1,6 +1,6 @@
 """A teacher that transformers loads on this machine."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from distill.models import load
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.sequences import TokenSequence
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
@@ -116,31 +117,46 @@ class LocalTeacher(Teacher):
     def signals(
         self,
         header: SignalHeader,
+        columns: Columns,
         batches: Sequence[list[SignalSequence]],
         captured: Container[str],
     ) -> Signals:
         """Yield the records of whole batches, of which some sequence is not captured."""
         for batch in batches:
             if not all(sequence.key in captured for sequence in batch):
-                yield from self._signals_of_batch(header, batch)
+                yield from self._signals_of_batch(header, columns, batch)
 
-    def _signals_of_batch(self, header: SignalHeader, batch: list[SignalSequence]) -> Signals:
-        from distill.models.score import answer_hidden_states
+    def _signals_of_batch(
+        self, header: SignalHeader, columns: Columns, batch: list[SignalSequence]
+    ) -> Signals:
         from distill.signals import hidden_states
         from distill.teachers.records import records_of
 
-        hidden = answer_hidden_states(
-            self.model_here,
-            [TokenSequence(s.ids, len(s.prompt_ids)) for s in batch],
-            self.tokenizers.asked.pad_token_id,
-        )
+        hidden = self._hidden_states(batch)
         answers, keys = [s.answer_ids for s in batch], [s.key for s in batch]
-        records = records_of(header, self.head, hidden, answers, keys)
+        records = records_of(header, self.head, hidden, answers, keys, columns)
         for sequence, record, hidden_TH in zip(batch, records, hidden, strict=True):
             states = None
             if header.hidden_size:
                 states = hidden_states.quantize(hidden_TH.float().cpu().numpy())
             yield sequence, record, states
+
+    def _hidden_states(self, batch: Sequence[SignalSequence]) -> list[Any]:
+        """Return for each sequence the states [T, H] that predict its answer tokens."""
+        from distill.models.score import answer_hidden_states
+
+        return answer_hidden_states(
+            self.model_here,
+            [TokenSequence(s.shown_ids, len(s.prompt_ids)) for s in batch],
+            self.tokenizers.asked.pad_token_id,
+        )
+
+    def logits_of_batch(self, batch: Sequence[SignalSequence]) -> Iterator[tuple[slice, Any]]:
+        import torch
+
+        from distill.models.score import logit_chunks
+
+        return logit_chunks(self.head, torch.cat(self._hidden_states(batch)))
 
     def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
         return evaluate_transformers(eval_set, self.model_here, bar)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from distill.losses.head import Head
+from distill.signals.columns import Columns
 from distill.signals.encoding import SignalRecord, regroup
 from distill.signals.header import SignalHeader
 
@@ -14,18 +15,21 @@ def records_of(
     hidden: Sequence[Any],
     answers: Sequence[Sequence[int]],
     keys: Sequence[str],
+    columns: Columns | None = None,
 ) -> Iterator[SignalRecord]:
     """Yield what the teacher says at each answer token of a batch: a record a sequence, in order.
 
-    hidden: [T, H] a sequence, what predicts its answer (token ids in `answers`). Logits are made in
-    chunks that do not stop at the end of a sequence: short answers would leave a processor idle.
-    Never more than 64 MiB of them at once.
+    hidden: [T, H] a sequence, what predicts its answer (token ids in `answers`, the student's).
+    columns: where the ids of `header` are in the logits; None: they are the first ones. Logits are
+    made in chunks that do not stop at the end of a sequence: short answers would leave a processor
+    idle. Never more than 64 MiB of them at once.
     """
     import torch
 
     from distill.models.score import logit_chunks
 
-    return records_of_logits(header, logit_chunks(head, torch.cat(list(hidden))), answers, keys)
+    chunks = logit_chunks(head, torch.cat(list(hidden)))
+    return records_of_logits(header, chunks, answers, keys, columns)
 
 
 def records_of_logits(
@@ -33,10 +37,11 @@ def records_of_logits(
     logit_chunks: Iterable[tuple[slice, Any]],
     answers: Sequence[Sequence[int]],
     keys: Sequence[str],
+    columns: Columns | None = None,
 ) -> Iterator[SignalRecord]:
     """Yield the same from logits.
 
-    logit_chunks: (slice of the answer tokens of all sequences, logits [N, V] that predict them).
+    logit_chunks: (slice of the answer tokens of all sequences, logits [N, C] that predict them).
     """
     import torch
 
@@ -51,17 +56,15 @@ def records_of_logits(
         ]
     )
 
-    def record_of(part: slice, logits_NV: Any) -> SignalRecord:
+    shared = columns or Columns(header.vocab_size)
+
+    def record_of(part: slice, logits_NC: Any) -> SignalRecord:
         if header.num_draws is not None:
             return draws.draw(
-                logits_NV,
-                labels_N[part],
-                rows[part],
-                num_draws=header.num_draws,
-                vocab_size=header.vocab_size,
+                logits_NC, labels_N[part], rows[part], num_draws=header.num_draws, columns=shared
             )
         if header.top_k is not None:
-            return draws.top_k(logits_NV, rows[part], k=header.top_k, vocab_size=header.vocab_size)
-        return draws.dense(logits_NV, rows[part], vocab_size=header.vocab_size)
+            return draws.top_k(logits_NC, rows[part], k=header.top_k, columns=shared)
+        return draws.dense(logits_NC, rows[part], columns=shared)
 
-    return regroup((record_of(part, logits_NV) for part, logits_NV in logit_chunks), lengths)
+    return regroup((record_of(part, logits_NC) for part, logits_NC in logit_chunks), lengths)

@@ -1,10 +1,8 @@
 """Shares of languages and sources, and groups that take turns."""
 
-import json
 from collections import Counter
 
 import pytest
-import yaml
 from run_helpers import ROOT
 
 from distill.core.jsonl import write_jsonl
@@ -12,6 +10,7 @@ from distill.data.samples import read_prompts, split_prompts
 from distill.data.shares import by_shares, mixed, take_turns
 from distill.errors import DataError, RecipeError
 from distill.filters import prompt_filters
+from distill.recipe import load_recipe
 
 
 def read(recipe):
@@ -78,16 +77,16 @@ def test_shares_that_cannot_hold_are_refused(recipe, prompts, words):
         recipe(prompts)
 
 
-def test_the_mix_that_the_recipe_for_1b_shows_can_be_had(recipe):
-    """The commented lines of recipes/qwen_to_1b.yaml."""
-    lines = (ROOT / "recipes/qwen_to_1b.yaml").read_text(encoding="utf-8").splitlines()
-    (first,) = [n for n, line in enumerate(lines) if line == "  # prompts:"]
-    block = yaml.safe_load(
-        "\n".join(line.removeprefix("  #") for line in lines[first + 1 : first + 6])
-    )
-    kind, shares = recipe(json.dumps(block)).generate.mix or ("", {})
-    assert kind == "source" and list(shares.values()) == [0.45, 0.35, 0.1, 0.05, 0.05]
-    assert list(shares)[3:] == ["personas of people.txt", "harmful.jsonl"]
+def test_the_mix_of_the_recipe_for_1b_can_be_had():
+    options = load_recipe(ROOT / "recipes" / "qwen_to_1b.yaml").generate
+    kind, shares = options.mix or ("", {})
+    assert kind == "source" and list(shares.values()) == [0.014, 0.614, 0.32, 0.002, 0.05]
+    wanted = {name: share * (options.num_prompts or 0) for name, share in shares.items()}
+    there = {source.name: source.num for source in options.prompts}
+    for name, num in there.items():
+        if num is None:
+            num = len((ROOT / "recipes" / name).read_text().splitlines())
+        assert num > 1.2 * wanted[name], f"{name}: a fifth may be dropped before it is the scarcest"
 
 
 def test_groups_take_turns_as_they_come_or_in_a_given_order():

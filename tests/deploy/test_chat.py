@@ -3,12 +3,14 @@
 import io
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from core_helpers import busy_cores
 from families import BY_NAME
 from server_helpers import TEACHER
 
@@ -62,6 +64,20 @@ def reference(path: Path, turns: list[dict[str, str]], system: str | None = None
     return tokenizer.decode([i for i in ids if i not in stops])
 
 
+def test_an_engine_that_is_asked_nothing_ends(make_run: MakeRun) -> None:
+    """One that was taken down before its loop ran waited for itself for ever, in one of four starts."""
+    code = (
+        "import sys\n"
+        "from distill.deploy import engine\n"
+        "from distill.deploy.choose import choose\n"
+        "chosen = choose(sys.argv[1], 'f16')\n"
+        "for _ in range(6):\n"
+        "    engine.start(chosen, num_threads=1, context_length=64)\n"
+    )
+    command = [sys.executable, "-c", code, str(make_run())]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
+
+
 def test_answers_are_the_models_own_with_the_conversation_so_far(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +95,16 @@ def test_answers_are_the_models_own_with_the_conversation_so_far(
     assert "(f16.gguf (passed its check), threads: 1)" in capsys.readouterr().err
     # token by token, and no character is torn though most of these scripts' take several tokens
     assert len(out.pieces) > 30 and not any("\ufffd" in piece for piece in out.pieces)
+
+
+def test_beside_other_processes_it_takes_the_threads_that_they_leave(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("quantize.threads=2")
+    say(monkeypatch, QUESTIONS[:1], Recorder())
+    with busy_cores():
+        assert main(["chat", str(run), "--format", "f16"]) == 0
+    assert "(f16.gguf (passed its check), threads: 1)" in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text_are_read_as_such(

@@ -29,9 +29,9 @@ def test_a_folder_that_is_not_there_yet_is_on_some_disk(tmp_path):
 def test_the_speed_is_the_machines_own_while_others_are_at_work(tmp_path):
     """One long measurement found a fiftieth of it there, and a plan of 41 hours."""
     rested = max(this_machine(tmp_path, with_gpu=False).flops for _ in range(3))
-    with busy_cores():
+    with busy_cores(), busy_cores():
         beside = max(this_machine(tmp_path, with_gpu=False).flops for _ in range(3))
-    assert beside > rested / 4
+    assert beside > rested / 2
 
 
 def test_the_plan_says_that_the_machine_was_busy(tmp_path):

@@ -142,6 +142,18 @@ def test_the_card_says_what_must_be_known_and_passed_on(recipe, manifests):
         assert part in text, part
 
 
+def test_the_card_says_what_can_be_compared_with_the_teacher(recipe, manifests):
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    result["models"]["teacher"]["nll_per_byte"] = 0.1
+    text = card(recipe(), manifests)
+    assert (
+        "teacher's sampled answers. The teacher's tokens are not the student's:\nonly NLL/byte, the same "
+        "nats over the UTF-8 bytes of the answers' text, can be compared with the teacher's.\n\n```\n"
+    ) in text
+    assert "0.10000" in text and "0.1500" not in text
+
+
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):
     layers = "student={method: layers, model: Qwen/Qwen3-0.6B, revision: abc}"
     text = card(recipe(layers, "teacher={model: zai-org/GLM-4.5-Air, revision: d1}"), manifests)
@@ -156,6 +168,26 @@ def test_lineage_names_revision_runtime_and_start(recipe, manifests):
     manifests["generate"].result["retokenized"] = "another size"
     text = card(recipe(*TEXT_ALONE), manifests)
     assert "answers, in the student's own tokenizer (another size), 1,014 steps" in text
+
+
+def test_what_was_cut_is_told_with_what_it_cost(recipe, manifests):
+    layers = {"what": "layers", "before": 30, "after": 22, "chosen_by": "nll", "nll": 2.33}
+    experts = {"what": "experts", "before": 8, "after": 4, "chosen_by": "what they add", "nll": 3.0}
+    result = manifests["initialize"].result
+    result["cuts"] = [layers | {"kept": [0, 1, 4]}, experts]
+    result["nll_before_cuts"] = 0.92
+    nll = "student={method: layers, model: Qwen/Qwen3-0.6B, layers_by: nll}"
+    text = card(recipe(nll), manifests)
+    assert "layers of Qwen/Qwen3-0.6B (revision not pinned), chosen greedily by NLL.\n" in text
+    for line in (
+        "- Cut before training: 22 of 30 layers kept (0-1, 4), chosen by nll; NLL of the samples' "
+        "answers 0.920 -> 2.330 nats a token.\n",
+        "- Cut before training: 4 of 8 experts a layer kept, chosen by what they add; NLL of the "
+        "samples' answers 2.330 -> 3.000 nats a token.\n",
+    ):
+        assert line in text
+    last = "student={method: layers, model: Qwen/Qwen3-0.6B, layers_by: last}"
+    assert "began as: the first 2 layers of Qwen" in card(recipe(last), manifests)
 
 
 def test_failed_files_and_empty_lists_are_named(recipe, manifests):

@@ -170,6 +170,22 @@ def test_rows_of_prompts_that_were_left_out_are_told(recipe, manifests):
     assert "Rows that were not taken: wrong_cells 3." in text and note in text
 
 
+def test_what_can_be_compared_with_the_teacher_is_told(recipe, manifests):
+    def text():
+        return " ".join(Elements(rendered(recipe(), manifests)).text.split())
+
+    alike = (
+        "NLL/byte: the same nats, end token included, over the UTF-8 bytes of the answers' text. KL"
+    )
+    assert alike in text() and "has no NLL" not in text()
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    result["models"]["teacher"]["nll_per_byte"] = 0.1
+    assert "answers' text: the teacher's tokens are not the student's, so only this" in text()
+    result["models"]["teacher"].update(nll_per_byte=None, unscored="it <b>cannot</b>")
+    assert "teacher has no NLL: it <b>cannot</b>" in text() and alike in text()
+
+
 def test_a_run_without_duties_drops_or_warning_says_nothing_of_them(recipe, manifests):
     assert '<p class="wrong">' not in rendered(recipe(), manifests)
     manifests["generate"].result.update(warning="too long", dropped_by_reason={})
@@ -191,13 +207,27 @@ def test_a_run_without_duties_drops_or_warning_says_nothing_of_them(recipe, mani
             CaptureResult("none"),
             "other size",
             "No signal was captured: the student learnt from the answers' text alone, in its own "
-            "tokenizer (other size): the teacher's NLL, in other tokens, cannot be compared.",
+            "tokenizer (other size): the teacher's NLL a token, in other tokens, cannot be compared.",
         ),
         (
             CaptureResult("top_k", 12345, bytes_per_token=64.04, hidden_size=128, num_unknown=1500),
             None,
             "Signal: top_k, 12,345 answer tokens, 64.0 bytes a token, the last hidden state in 8 bits "
             "among them. Of 1,500 tokens the server told nothing: they had no soft loss.",
+        ),
+        (
+            CaptureResult(
+                "sampled",
+                12345,
+                bytes_per_token=36.0,
+                removed_mass_mean=0.0041,
+                removed_mass_p99=0.052,
+                split_loss=0.0067,
+            ),
+            None,
+            "Signal: sampled, 12,345 answer tokens, 36.0 bytes a token. Of the teacher's mass 0.41% "
+            "was on tokens that the student does not have (99th percentile: 5.20%); its NLL a byte "
+            "on the student's tokens was +0.67% against that on its own.",
         ),
     ],
 )

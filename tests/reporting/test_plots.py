@@ -39,6 +39,16 @@ def test_without_a_task_bars_are_nll_of_those_that_have_one(manifests):
     assert "3.980" in shown and "teacher" not in shown
 
 
+def test_bars_of_different_tokenizers_are_nll_a_byte_of_all(manifests):
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    for figures in result["models"].values():
+        figures.update(exact_match=None, nll_per_byte=figures["nll"] / 4)
+    shown = texts(plots.quality(model_rows(read_results(manifests))))
+    assert {*MODELS, "0.995", "0.037", "NLL, nats a byte (less is better)"} <= set(shown)
+    assert "3.980" not in shown
+
+
 def test_size_against_quality_shows_what_lies_on_disk(rows):
     shown = texts(plots.size_against_quality(rows))
     assert {"control", "student", "w16a16", "q8_0"} <= set(shown) and "teacher" not in shown

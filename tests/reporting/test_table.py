@@ -2,7 +2,7 @@
 
 from report_helpers import read_results
 
-from distill.reporting.table import COLUMNS, model_rows, table_html, table_text
+from distill.reporting.table import COLUMNS, model_rows, table_html, table_text, tokenizers_meet
 
 
 def without_task(manifests):
@@ -58,6 +58,46 @@ def test_a_teacher_that_could_not_be_scored_has_a_dash(manifests):
     rows = model_rows(read_results(manifests))
     teacher = next(line for line in table_text(rows).splitlines() if line.startswith("teacher"))
     assert teacher.split()[-4:] == ["–", "–", "–", "2,404"]
+
+
+def in_other_tokens(manifests):
+    """The teacher's tokenizer is not the students'."""
+    result = manifests["evaluate"].result
+    result["tokenizers_differ"] = True
+    for figures in result["models"].values():
+        figures["nll_per_byte"] = figures["nll"] / 4
+
+
+def test_nats_of_other_tokens_are_compared_by_the_byte_alone(manifests):
+    in_other_tokens(manifests)
+    rows = model_rows(read_results(manifests))
+    assert [row.nll for row in rows] == [None, 3.99, 3.98, 3.982, 3.981]
+    assert [row.nll_per_byte for row in rows][:2] == [0.0375, 0.9975] and tokenizers_meet(rows)
+    heading, _, teacher, control, *_ = table_text(rows).splitlines()
+    assert " NLL NLL/byte KL " in " ".join(heading.split())
+    assert teacher.split()[-5:-3] == ["–", "0.03750"]
+    assert control.split()[-5:-3] == ["3.9900", "0.99750"]
+    assert "<td>–</td><td>0.03750</td>" in table_html(rows) and "0.1500" not in table_html(rows)
+
+
+def test_of_one_tokenizer_the_page_shows_both_and_the_terminal_one(manifests):
+    in_other_tokens(manifests)
+    manifests["evaluate"].result["tokenizers_differ"] = False
+    rows = model_rows(read_results(manifests))
+    assert not tokenizers_meet(rows) and "NLL/byte" not in table_text(rows)
+    assert "<td>0.1500</td><td>0.03750</td>" in table_html(rows)
+
+
+def test_a_run_of_a_version_that_counted_no_bytes_has_dashes_on_the_page(manifests):
+    rows = model_rows(read_results(manifests))
+    assert {row.nll_per_byte for row in rows} == {None} and not tokenizers_meet(rows)
+    assert "<td>0.1500</td><td>–</td>" in table_html(rows)
+
+
+def test_why_a_model_has_no_nll_stands_below_the_table(manifests):
+    manifests["evaluate"].result["models"]["teacher"].update(nll=None, unscored="no way")
+    text = table_text(model_rows(read_results(manifests)))
+    assert text.splitlines()[-1] == "teacher has no NLL: no way"
 
 
 def test_a_share_of_zero_is_a_figure(manifests):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from distill.signals import draws
+from distill.signals.columns import Columns
 from distill.signals.encoding import DenseRecord, SampledRecord, SignalRecord, TopKRecord, join
 from distill.signals.header import SignalHeader
 
@@ -41,7 +42,9 @@ def real_like_record() -> SampledRecord:
     logits_NV = logits_NV[:, torch.randperm(QWEN_VOCAB, generator=generator)]
     target_N = torch.zeros(32, dtype=torch.long)
     rows = [draws.Rows.of(seed, 32) for seed in range(8)]
-    parts = [draws.draw(logits_NV, target_N, r, num_draws=50, vocab_size=QWEN_VOCAB) for r in rows]
+    parts = [
+        draws.draw(logits_NV, target_N, r, num_draws=50, columns=Columns(QWEN_VOCAB)) for r in rows
+    ]
     record = join(parts)
     assert isinstance(record, SampledRecord)
     return record

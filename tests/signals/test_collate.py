@@ -11,6 +11,7 @@ from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, TopKTargets
 from distill.signals import draws
 from distill.signals.collate import hidden_targets, targets
+from distill.signals.columns import Columns
 from distill.signals.encoding import decode, encode
 from distill.signals.header import SignalHeader
 from distill.signals.hidden_states import quantize
@@ -39,7 +40,7 @@ def test_sampled_targets_hold_ids_and_shares_in_order(header, record_of):
 def test_top_k_targets_have_all_mass_after_rounding():
     header = SignalHeader("top_k", 3001, top_k=8)
     logits = torch.randn(20, 3001, generator=torch.Generator().manual_seed(1)) * 3
-    record = draws.top_k(logits, draws.Rows.of(0, 20), k=8, vocab_size=3001)
+    record = draws.top_k(logits, draws.Rows.of(0, 20), k=8, columns=Columns(3001))
     stored = decode(encode(record, header), header, 20)
     batch = targets([stored, stored], "cpu")
     assert isinstance(batch, TopKTargets) and len(batch) == 40
@@ -50,7 +51,11 @@ def test_top_k_targets_have_all_mass_after_rounding():
 
 def test_a_tail_without_mass_stays_one():
     batch = targets(
-        [draws.top_k(torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, vocab_size=3)],
+        [
+            draws.top_k(
+                torch.tensor([[1.0, 2.0, 3.0]]), draws.Rows.of(0, 1), k=3, columns=Columns(3)
+            )
+        ],
         "cpu",
     )
     assert isinstance(batch, TopKTargets) and batch.tail_logp_N.isneginf().all()
@@ -62,7 +67,7 @@ def test_dense_targets_have_all_mass_after_rounding_and_keep_what_is_impossible(
     logits = torch.randn(20, 301, generator=torch.Generator().manual_seed(1)) * 3
     logits[:, 7] = -torch.inf
     stored = decode(
-        encode(draws.dense(logits, draws.Rows.of(0, 20), vocab_size=301), header), header, 20
+        encode(draws.dense(logits, draws.Rows.of(0, 20), columns=Columns(301)), header), header, 20
     )
     batch = targets([stored, stored], "cpu")
     assert isinstance(batch, DenseTargets) and batch.logp_NV.shape == (40, 301)
@@ -81,7 +86,7 @@ def test_the_mean_gradient_over_seeds_is_that_of_the_dense_signal():
         torch.zeros(num, dtype=torch.long),
         draws.Rows.of(3, num),
         num_draws=10,
-        vocab_size=60,
+        columns=Columns(60),
     )
     batch = targets([record], "cpu")
     assert isinstance(batch, SampledTargets)
@@ -120,7 +125,7 @@ def test_the_gradient_by_draws_comes_nearer_to_the_dense_one_as_fast_as_independ
     errors = []
     for num_draws in (4, 16, 64, 256):
         record = draws.draw(
-            teacher_NV, labels_N, draws.Rows.of(3, 300), num_draws=num_draws, vocab_size=60
+            teacher_NV, labels_N, draws.Rows.of(3, 300), num_draws=num_draws, columns=Columns(60)
         )
         errors.append(
             (gradient(targets([record], "cpu")) - exact_NV).square().sum(-1).mean().sqrt()

@@ -10,6 +10,7 @@ from distill.errors import DataError
 from distill.losses.targets import TopKTargets
 from distill.signals import draws
 from distill.signals.collate import targets
+from distill.signals.columns import Columns
 from distill.signals.from_server import (
     num_unknown,
     packed,
@@ -36,7 +37,7 @@ def as_served(logits_NV, k=K + 1):
 
 
 def test_it_is_the_record_of_the_weights():
-    expected = draws.top_k(logits(), draws.Rows.of(0, 30), k=K, vocab_size=VOCAB)
+    expected = draws.top_k(logits(), draws.Rows.of(0, 30), k=K, columns=Columns(VOCAB))
     found = unpacked(packed(as_served(logits()), K, VOCAB), 30, K, VOCAB)
     np.testing.assert_array_equal(found.ids, expected.ids)
     np.testing.assert_allclose(found.logp, expected.logp, rtol=1e-3)
@@ -48,7 +49,9 @@ def test_it_is_the_record_of_the_weights():
 def test_ids_of_a_padded_head_count_in_nothing():
     """As if the server had them not: mass over the shared ids is 1 after `collate`."""
     shared = VOCAB - 100
-    expected = targets([draws.top_k(logits(), draws.Rows.of(0, 30), k=3, vocab_size=shared)], "cpu")
+    expected = targets(
+        [draws.top_k(logits(), draws.Rows.of(0, 30), k=3, columns=Columns(shared))], "cpu"
+    )
     found = targets([record_of(as_served(logits(), VOCAB), 3, shared)], "cpu")
     assert isinstance(found, TopKTargets) and isinstance(expected, TopKTargets)
     assert torch.equal(found.ids_NK, expected.ids_NK)

@@ -137,6 +137,19 @@ def test_people_and_places_take_turns_in_their_own_languages(recipe, tokenizer, 
     )
 
 
+def test_people_for_other_languages_are_left_out_where_a_column_names_theirs(
+    recipe, tokenizer, tmp_path
+):
+    rows = [{"persona": "A tailor", "language": "en"}, {"persona": "A judge", "language": "hi"}]
+    write_jsonl(tmp_path / "w.jsonl", rows)
+    columns = "columns: {persona: persona, language: language}"
+    made = recipe(f"{{expand: personas, file: w.jsonl, {columns}, num: 3}}", "languages=[en]")
+    left = Left()
+    requests, _ = expansion.prompt_requests(made, tokenizer, [], [], left)
+    assert {"A tailor" in w.prompt.text for w in requests} == {True}
+    assert left.by_reason == {"other_language": 1} and "1 rows for other" in left.notes[0]
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [

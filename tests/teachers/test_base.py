@@ -104,6 +104,7 @@ def test_it_is_evaluated_and_its_answers_are_what_students_are_scored_on(recipe,
     output = evaluate.run(recipe, folder, ALONE, teacher=teacher)
     figures = output.result.models
     assert figures["teacher"].exact_match == 1.0 and figures["teacher"].nll is None
+    assert figures["teacher"].unscored == "where it runs, nothing is scored"
     assert figures["teacher"].runtime == "the key of the exercises"
     assert figures["student"].nll is not None and figures["student"].nll > 0
     answers = json.loads((folder.stage("evaluate") / "student.json").read_text())["examples"]

@@ -1,4 +1,4 @@
-"""The tokens by which a vocabulary spells single bytes, and what a text loses where some are absent.
+"""What a text loses where a vocabulary has no token for some of its bytes.
 
 Text is UTF-8. The bytes 0xC0, 0xC1 and 0xF5 to 0xFF are in no text, so a vocabulary without them
 lacks nothing. Where others are absent (SmolLM2's has no token for six control characters, nor for
@@ -12,20 +12,6 @@ from collections.abc import Mapping, Sequence
 NEVER_IN_TEXT = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
 # the last characters of these first bytes; after the others any bytes may follow
 LAST_OF = {0xED: "\ud7ff", 0xF4: "\U0010ffff"}
-
-
-def byte_level_tokens() -> list[str]:
-    """Return the 256 characters by which byte-level BPE writes bytes (GPT-2's table), by byte."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    written = {byte: chr(byte) for byte in printable}
-    written |= {byte: chr(256 + number) for number, byte in enumerate(others)}
-    return [written[byte] for byte in range(256)]
-
-
-def sentencepiece_tokens() -> list[str]:
-    """Return the 256 tokens by which SentencePiece writes bytes, by byte."""
-    return [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def missing_bytes(vocab: Mapping[str, int], tokens: Sequence[str]) -> list[int]:

@@ -33,7 +33,7 @@ def importance_of(export: Export) -> Importance | None:
         if architecture is None:
             return None  # write_gguf refuses it, and says why
         sums, num_tokens = collect(model, [s.ids for s in sequences], architecture)
-        write(path, sums, num_tokens, len(sequences), "generate/kept.jsonl")
+        write(path, sums, num_tokens, len(sequences), export.samples_name)
     return read(path)
 
 

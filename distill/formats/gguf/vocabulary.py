@@ -20,14 +20,10 @@ from gguf import TokenType
 
 from distill import chat
 from distill.errors import MismatchError, MissingError
-from distill.formats.gguf.byte_tokens import (
-    byte_level_tokens,
-    lack,
-    missing_bytes,
-    sentencepiece_tokens,
-)
+from distill.formats.gguf.byte_tokens import lack, missing_bytes
 from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import load
+from distill.text.byte_tokens import byte_level_tokens, sentencepiece_tokens
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

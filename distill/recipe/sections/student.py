@@ -4,28 +4,55 @@ from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
+from distill.errors import shown
 from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, Share, field
+from distill.recipe.sources import FILES, Column, Source
+
+FFN_STEP = 256  # neurons: a block of llama.cpp's k-quants
 
 
 class CountedText(Section):
     """Text of one language, in which the tokens that it needs are counted."""
 
     file: PathText | None = field(
-        None, "A .txt, or .jsonl or .parquet with a column; relative to the recipe's folder"
+        None,
+        "A .txt, or .jsonl, .parquet, .csv or .tsv with a column; relative to the recipe's folder",
     )
     dataset: PathText | None = field(None, "Name for `datasets`, or a folder (./, / or ~)")
     config: str | None = field(None, "dataset: its configuration, often a language")
     split: str = field("train", "dataset: its split")
     revision: str | None = field(None, "dataset: pin a commit to make the run repeatable")
-    column: str = field("text", "The column of the text (.jsonl, .parquet, dataset)")
+    column: str = field("text", "The column of the text (not of a .txt)")
     language: str = field(..., "The text's language")
 
     @model_validator(mode="after")
     def _has_one_place(self) -> "CountedText":
         if (self.file is None) == (self.dataset is None):
             raise ValueError("give either file or dataset")
+        if self.file is None:
+            return self
+        if not self.file.lower().endswith(FILES):
+            raise ValueError(f"file {shown(self.file)} does not end in {', '.join(FILES)}")
+        for name in ("config", "split", "revision"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to a dataset, not to a file: remove it")
         return self
+
+    @property
+    def source(self) -> Source:
+        """Return where its rows are read from: the text is their `prompt`."""
+        columns: dict[Column, str] = {"prompt": self.column}
+        if self.file is not None:
+            is_text = self.file.lower().endswith(".txt")
+            return Source(file=self.file, columns=None if is_text else columns)
+        return Source(
+            dataset=self.dataset,
+            config=self.config,
+            split=self.split,
+            revision=self.revision,
+            columns=columns,
+        )
 
 
 class Vocabulary(Section):
@@ -57,7 +84,7 @@ class Student(Section):
 
     method: Literal["base", "layers", "random"] = field(
         ...,
-        "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new "
+        "base = a model as it is; layers = some layers of a bigger one; random = a new "
         "one of a given shape",
     )
     model: PathText | None = field(None, "Folder or hub id (base, layers)")
@@ -66,6 +93,27 @@ class Student(Section):
         None, "Licence key of that model, where the catalogue does not know it"
     )
     layer_share: PositiveShare = field(0.5, "Share of the layers to keep (layers)")
+    layers_by: Literal["even", "last", "block_influence", "nll"] = field(
+        "even",
+        "Which layers to keep (layers): even = evenly spaced; last = the first ones, so that the "
+        "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
+        "after another, always the one without which the answers' NLL is least. The last two read "
+        "some of the run's samples; nll keeps most of what the model knows",
+        is_newer=True,
+    )
+    ffn_width: PositiveInt | None = field(
+        None,
+        "Cut the feed-forward of the model to this width (base, layers), a multiple of 256: the "
+        "neurons that are strongest on some of the run's samples stay; key/value heads and the "
+        "hidden width stay whole; null = as wide as it is",
+        is_newer=True,
+    )
+    num_experts: PositiveInt | None = field(
+        None,
+        "Cut a mixture of experts to so many a layer (base, layers): those that add most on some of "
+        "the run's samples stay; null = all of them",
+        is_newer=True,
+    )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
     )
@@ -85,6 +133,34 @@ class Student(Section):
         if self.method == "random" and self.model is not None:
             raise ValueError(
                 "method: random takes its tokenizer from the teacher: remove student.model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cuts_fit_the_method(self) -> "Student":
+        if self.method != "layers" and self.layers_by != "even":
+            raise ValueError(
+                f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
+            )
+        if self.method == "random" and self.ffn_width is not None:
+            raise ValueError(
+                "ffn_width cuts a model (method: base or layers); the width of a new one is "
+                f"intermediate_size: set intermediate_size: {self.ffn_width} and remove ffn_width"
+            )
+        if self.method == "random" and self.num_experts is not None:
+            raise ValueError(
+                "num_experts cuts a model (method: base or layers), and a new one is dense: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _width_fits_the_files(self) -> "Student":
+        width = self.ffn_width
+        if width is not None and width % FFN_STEP:
+            near = max(FFN_STEP, width // FFN_STEP * FFN_STEP)
+            raise ValueError(
+                f"ffn_width {width} is not a multiple of {FFN_STEP}, which the k-quants of GGUF "
+                f"need: set {near} or {near + FFN_STEP}"
             )
         return self
 

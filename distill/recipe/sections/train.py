@@ -42,6 +42,12 @@ class Train(Section):
     control: bool = field(
         True, "Also train the same student by cross-entropy alone, so that the gain is known"
     )
+    repeats: PositiveInt = field(
+        1,
+        "Train student and control so many times, each time with another seed, and tell the gain with "
+        "the training's own noise; the files are made of the first. 5 are enough; 1 tells no noise",
+        is_newer=True,
+    )
     epochs: PositiveInt = field(2, "Passes over the kept samples")
     max_steps: PositiveInt | None = field(
         None, "Stop after so many optimizer steps; null = all epochs"
@@ -60,8 +66,10 @@ class Train(Section):
     warmup_share: Share = field(0.05, "Share of the steps for the linear warm-up")
     weight_decay: NonNegativeFloat = field(0.0, "On matrices only")
     max_grad_norm: PositiveFloat = field(1.0, "Clip the global gradient norm")
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = field(
-        "adamw", "8bit: bitsandbytes, CUDA only"
+    optimizer: Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit"] = field(
+        "adamw",
+        "muon: learns faster from random weights; hidden matrices by Muon, the rest by adamw. "
+        "8bit: bitsandbytes, CUDA only",
     )
     device: Literal["auto", "cpu", "cuda"] = field(
         "auto", "auto = cuda if there is one, else cpu", machine=True
@@ -104,6 +112,15 @@ class Train(Section):
             )
         if problem := parameter_problem(self.divergence, beta=self.beta, alpha=self.alpha):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> "Train":
+        if self.optimizer == "muon" and self.lora_rank:
+            raise ValueError(
+                f"optimizer: muon is for whole matrices, not for an adapter (lora_rank "
+                f"{self.lora_rank}): use adamw"
+            )
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from distill.errors import DataError, ServerError
 from distill.models.sampling import Sampling
 from distill.recipe import Recipe
 from distill.signals import from_server
+from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.log import LOG_PROBS, row_problem
@@ -174,6 +175,7 @@ class ServerTeacher(Teacher):
     def signals(
         self,
         header: SignalHeader,
+        columns: Columns,
         batches: Sequence[list[SignalSequence]],
         captured: Container[str],
     ) -> Signals:

@@ -13,12 +13,13 @@ from distill.errors import MismatchError
 from distill.formats import FORMATS
 from distill.formats.export import Export
 from distill.formats.gguf import write
-from distill.formats.gguf.byte_tokens import NEVER_IN_TEXT, byte_level_tokens, texts_with
+from distill.formats.gguf.byte_tokens import NEVER_IN_TEXT, texts_with
 from distill.formats.gguf.tokenizer_check import require_same_tokens
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.llama_cpp.process import LlamaProcess
 from distill.models import load
+from distill.text.byte_tokens import byte_level_tokens
 
 SMOLLM2_LACKS = (0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100))
 TEXT_BYTES = [byte for byte in range(256) if byte not in NEVER_IN_TEXT]

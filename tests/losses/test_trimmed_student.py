@@ -1,0 +1,91 @@
+"""A student with a trimmed vocabulary learns as an untrimmed one that may not say what was removed."""
+
+from typing import Any
+
+import pytest
+import torch
+from loss_helpers import CASES, HIDDEN, NUM_TOKENS, VOCAB, randn
+from torch import Tensor
+
+from distill.losses.head import Head
+from distill.losses.linear_head import linear_head_loss
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.signals import draws
+from distill.signals.collate import targets
+from distill.signals.columns import Columns
+
+KEPT = [0, 1, 4, 5, 6, 9, 13, 14, 17, 18]
+REMOVED = [i for i in range(VOCAB) if i not in KEPT]
+
+
+def targets_of_trimmed(kind: str) -> Targets:
+    """What a teacher of VOCAB ids says, in the ids of a student that has KEPT."""
+    logits_NC = (2 * randn(5, NUM_TOKENS, VOCAB)).float()
+    columns, rows = Columns(VOCAB, KEPT), draws.Rows.of(1, NUM_TOKENS)
+    labels_N = torch.zeros(NUM_TOKENS, dtype=torch.long)
+    record = {
+        "sampled": lambda: draws.draw(logits_NC, labels_N, rows, num_draws=20, columns=columns),
+        "top_k": lambda: draws.top_k(logits_NC, rows, k=4, columns=columns),
+        "dense": lambda: draws.dense(logits_NC, rows, columns=columns),
+    }[kind]()
+    return targets([record], "cpu")
+
+
+def in_parent_ids(said: Targets) -> Targets:
+    """The same targets as an untrimmed student meets them; removed ids have no mass in a dense one."""
+    parents_V = torch.tensor(KEPT)
+    if isinstance(said, DenseTargets):
+        logp_NC = torch.full((len(said), VOCAB), -torch.inf)
+        return DenseTargets(logp_NC.index_copy(1, parents_V, said.logp_NV))
+    assert isinstance(said, SampledTargets | TopKTargets)
+    ids_NK = torch.where(said.ids_NK < 0, said.ids_NK, parents_V[said.ids_NK.clamp(min=0)])
+    if isinstance(said, SampledTargets):
+        return SampledTargets(ids_NK, said.weights_NK, said.entropy_N)
+    return TopKTargets(ids_NK, said.logp_NK, said.tail_logp_N)
+
+
+def learnt(
+    hidden_NH: Tensor, head: Head, labels_N: Tensor, said: Targets, **options: Any
+) -> list[Tensor]:
+    """Loss, its two parts, and its gradients on hidden states and head."""
+    hidden_NH, weight = hidden_NH.clone().requires_grad_(), head.weight.clone().requires_grad_()
+    loss, parts = linear_head_loss(
+        hidden_NH,
+        Head(weight, head.bias),
+        labels_N,
+        said,
+        soft_weight=0.7,
+        hard_weight=0.4,
+        **options,
+    )
+    return [loss.detach(), *parts.values(), *torch.autograd.grad(loss, (hidden_NH, weight))]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("kind", "divergence", "parameters"), CASES)
+def test_loss_and_gradient_are_those_of_a_masked_untrimmed_student(
+    kind: str, divergence: str, parameters: dict[str, float], temperature: float
+) -> None:
+    hidden_NH, weight_CH = randn(1, NUM_TOKENS, HIDDEN), randn(2, VOCAB, HIDDEN)
+    labels_N = torch.arange(NUM_TOKENS) % len(KEPT)
+    mask_C = torch.zeros(VOCAB, dtype=weight_CH.dtype).index_fill(
+        0, torch.tensor(REMOVED), -torch.inf
+    )
+    said = targets_of_trimmed(kind)
+    options: dict[str, Any] = {
+        "divergence": divergence,
+        "divergence_parameters": parameters,
+        "loss_temperature": temperature,
+    }
+    trimmed = learnt(hidden_NH, Head(weight_CH[KEPT]), labels_N, said, **options)
+    masked = learnt(
+        hidden_NH,
+        Head(weight_CH, mask_C),
+        torch.tensor(KEPT)[labels_N],
+        in_parent_ids(said),
+        **options,
+    )
+    assert (masked[-1][REMOVED] == 0).all() and masked[-1].abs().max() > 0.1
+    masked[-1] = masked[-1][KEPT]
+    for ours, theirs in zip(trimmed, masked, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
