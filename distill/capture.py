@@ -145,7 +145,7 @@ def _measure_split(
 
     Of several jobs the first one, or the one that claims it.
     """
-    if not processes.is_main or processes.job > 0:
+    if not sequences or not processes.is_main or processes.job > 0:
         return
     sample = _split_sample(teacher, sequences, folder)
     with assigned_blocks(
@@ -172,7 +172,7 @@ def _split_sample(
     if missing := [s.answer_key for s in chosen if s.answer_key not in own]:
         raise DataError(
             f"{path}: the answer {missing[0]} is not there, and it is among the trimmed samples: "
-            "run with --redo trim"
+            "run `distill run RECIPE --redo trim`"
         )
     samples = [own[s.answer_key] for s in chosen]
     tokenizer = teacher.tokenizers.asked
@@ -379,11 +379,15 @@ def cost(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    stored = signal_bytes_per_token(recipe, teacher.vocabulary) + bytes_per_token(width)
+    trims = recipe.student.vocabulary is not None
+    vocabulary = work.student.vocabulary if trims else teacher.vocabulary
+    stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
         memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
         seconds = work.sample_tokens * 2 * teacher.parameters / work.machine.flops
+        if trims:  # both splits of a part of them, before
+            seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     download = work.teacher_download if work.on_server else 0
     return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
 

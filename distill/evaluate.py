@@ -2,12 +2,13 @@
 
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
     evaluate/<model>.json            the figures, and one row an example
+    evaluate/repeat-2/student.json   those of student and control of each repeat of the training
 
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
 the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say. It is
 told in nats a token (the logarithm of the perplexity) and in nats a byte: the nats of all that is
 scored, end token included, over the UTF-8 bytes of its text. Student and control are compared
-example by example, by a paired bootstrap.
+example by example, by a paired bootstrap, and where training was repeated over its repeats, too.
 
 A student with a tokenizer of its own, or a trimmed one, is asked in that, and the teacher's answers
 are scored in its tokens. The teacher is scored on the same texts in its own tokens: its NLL a byte
@@ -25,6 +26,7 @@ from distill.core import shutdown
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
+from distill.core.repeats import repeat_folder
 from distill.core.results import EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
@@ -80,7 +82,8 @@ def run(
     tasks.grader(options)  # what this machine lacks for it is said before the work
     trimmed = trimmed_vocabulary(recipe, folder)
     own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts, trimmed)
-    paths = _student_paths(recipe, folder)
+    repeats = _repeats(folder.stage("train"))
+    paths = _student_paths(recipe, folder, repeats)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
         with teacher:
@@ -94,18 +97,25 @@ def run(
     tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
     student_against_control = None
     if "control" in measured:
-        student_against_control = against(
-            measured["student"], measured["control"], recipe.seed, by_byte=tokenizers_differ
+        students, controls = (
+            [measured[names_of[role]] for names_of in repeats] for role in ("student", "control")
         )
+        student_against_control = against(
+            students, controls, recipe.seed, by_byte=tokenizers_differ
+        )
+    figures = {
+        name: model_figures(stage / f"{name}.json", values) for name, values in measured.items()
+    }
+    of_repeats = [
+        {role: figures.pop(name) for role, name in names_of.items()} for names_of in repeats[1:]
+    ]
     result = EvaluateResult(
-        models={
-            name: model_figures(stage / f"{name}.json", figures)
-            for name, figures in measured.items()
-        },
+        models=figures,
         num_examples=len(prompts),
         task=options.task,
         task_version=tasks.version(options.task),
         student_against_control=student_against_control,
+        repeats=of_repeats,
         tokenizers_differ=tokenizers_differ,
     )
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
@@ -138,17 +148,32 @@ def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
     shutdown.check()
 
 
-def _student_paths(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
+def _repeats(train: Path) -> list[dict[str, str]]:
+    """Return the names of control and student of each repeat of the training, by their roles.
+
+    They are their folders within that of the stage; the first repeat's are the roles themselves.
+    """
+    repeats: list[dict[str, str]] = []
+    place = train
+    while not repeats or (place / "student").is_dir():
+        roles = ["control", "student"] if (place / "control").is_dir() else ["student"]
+        repeats.append({role: str((place / role).relative_to(train)) for role in roles})
+        place = repeat_folder(train, len(repeats) + 1)
+    return repeats
+
+
+def _student_paths(
+    recipe: Recipe, folder: RunFolder, repeats: list[dict[str, str]]
+) -> dict[str, Path]:
     """Return the folder or file of each model but the teacher, in the order of the report."""
-    train = folder.stage("train")
-    paths: dict[str, Path] = {}
-    if (train / "control").is_dir():
-        paths["control"] = train / "control"
-    paths["student"] = train / "student"
     from distill.formats import path_of
 
+    trained = [{name: folder.stage("train") / name for name in names.values()} for names in repeats]
     formats = folder.require("quantize", QuantizeResult, recipe).result.formats
-    return paths | {name: path_of(folder, name) for name in formats}
+    paths = trained[0] | {name: path_of(folder, name) for name in formats}
+    for others in trained[1:]:
+        paths |= others
+    return paths
 
 
 def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
@@ -206,7 +231,8 @@ def reads(recipe: Recipe) -> Sequence[str]:
 def cost(work: Workload) -> Cost:
     """Reckon the teacher's and every model's answers, and the scoring of the teacher's."""
     recipe, num_prompts = work.recipe, work.demand.num_held_out
-    num_students = recipe.train.num_roles + 1 + len(recipe.quantize.formats)
+    num_trained = recipe.train.num_roles * recipe.train.repeats
+    num_students = num_trained + 1 + len(recipe.quantize.formats)
     num_models = 2 + num_students
     seconds = work.teacher_seconds(2 * num_prompts) + 3.0 * num_models  # loading and scoring
     weight_bytes = 2 * work.student.parameters

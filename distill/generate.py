@@ -43,6 +43,7 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.planning.lengths import check_models, within_context
+from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
@@ -93,6 +94,7 @@ def run(
     asked = teacher or teachers.connect(recipe, folder, processes.local_rank)
     tokenizers = asked.tokenizers
     check_models(recipe, asked)
+    check_vocabulary(recipe, tokenizers)
     if not tokenizers.same and processes.is_main:
         print(
             f"generate: the student has another tokenizer ({tokenizers.difference}): "

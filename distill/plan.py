@@ -12,14 +12,15 @@ from itertools import chain
 
 from distill import chat, teachers
 from distill.catalog.catalog import LicenceVerdict
-from distill.chat.tokenizers import load_students_tokenizer
+from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
 from distill.core.results import PlanResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
-from distill.data.samples import Prompt, split_prompts
+from distill.data.counted_texts import texts_inputs
+from distill.data.samples import split_prompts
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths
@@ -28,6 +29,7 @@ from distill.planning.costs import Workload
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
+from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
@@ -60,7 +62,7 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     model = recipe.student.model or recipe.teacher.model
     student = find.identity(recipe.model_location(model), recipe.student.revision)
     inputs = teacher_fingerprint(recipe).inputs | prompts_inputs(recipe) | {"student": student}
-    return Fingerprint(recipe.identity(), inputs)
+    return Fingerprint(recipe.identity(), inputs | texts_inputs(recipe))
 
 
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
@@ -70,17 +72,22 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     for code in recipe.languages:
         scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe)
+    tokenizers = _tokenizers_here(recipe)
+    check_vocabulary(recipe, tokenizers)
     preflight.check_gguf_teacher(recipe)
     lengths.check_models(recipe)
     preflight.check_formats(recipe)
     left = Left()
     prompts = split_prompts(recipe, left)
-    _check_conversations(recipe, prompts)
+    if tokenizers is not None:
+        check_conversations(recipe, tokenizers, chain(*prompts))
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
-    work = Workload.of(recipe, machine, prompts)
+    vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
+    work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
+    notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if machine.busy:
         warnings.append(machine.busy)
@@ -92,7 +99,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
         stages=costs,
         licence=verdict,
         warnings=warnings,
-        text=_text(work, note, costs, verdict, warnings),
+        text=_text(work, notes, costs, verdict, warnings),
     )
 
 
@@ -136,7 +143,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
 def _text(
     work: Workload,
-    note: str | None,
+    notes: Sequence[str],
     costs: Mapping[str, Cost],
     verdict: LicenceVerdict,
     warnings: list[str],
@@ -148,7 +155,7 @@ def _text(
         f"this machine: {work.machine}",
         f"teacher {teacher}, student {work.student.parameters:,}",
         str(work.demand),
-        *([note] if note else []),
+        *notes,
         "",
         *_table(costs),
         "",
@@ -185,14 +192,13 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _check_conversations(recipe: Recipe, prompts: tuple[list[Prompt], list[Prompt]]) -> None:
-    """Try the templates on every kind of conversation, if the models' files are on this machine."""
+def _tokenizers_here(recipe: Recipe) -> Tokenizers | None:
+    """Return the teacher's and the student's tokenizers; None if one is not on this machine."""
     teacher = teachers.connect(recipe)
     models: list[Teacher | Student] = [] if teacher.text_only else [recipe.teacher]
     if recipe.student.model is not None:
         models.append(recipe.student)
-    if _are_here(recipe, models):
-        check_conversations(recipe, teacher.tokenizers, chain(*prompts))
+    return teacher.tokenizers if _are_here(recipe, models) else None
 
 
 def _are_here(recipe: Recipe, models: Sequence[Teacher | Student]) -> bool:

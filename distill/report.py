@@ -13,10 +13,10 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.reporting.results import READS, RunResults, read_results
+from distill.reporting.results import RunResults, read_results, reads
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -28,7 +28,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     from distill.reporting.model_card import model_card
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
-    from distill.reporting.table import model_rows, table_html, table_text
+    from distill.reporting.repeats import figures_text
+    from distill.reporting.table import model_rows, table_html
 
     results = read_results(folder, recipe)
     rows = model_rows(results)
@@ -44,7 +45,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
-        text=f"{table_text(rows)}\n\n{verdict}",
+        text=f"{figures_text(results, rows)}\n\n{verdict}",
         verdict=verdict,
     )
     return StageOutput(result, [page_path, card_path])
@@ -72,7 +73,7 @@ MEASURES = (
 
 
 def gain(results: RunResults) -> str:
-    """Return in one sentence by how much KD beat the control, or that it did not."""
+    """Return by how much KD beat the control, or that it did not, and what the intervals are over."""
     differences = results.evaluate.student_against_control
     if differences is None:
         if results.soft_weight == 0:
@@ -88,7 +89,17 @@ def gain(results: RunResults) -> str:
         for measure in MEASURES
         if measure.key in differences
     ]
-    return "; ".join(sentences) + "."
+    told = "; ".join(sentences) + "."
+    num_repeats = len(results.repeats)
+    if num_repeats == 1:
+        return (
+            f"{told} Each was trained once: the intervals are over the examples alone, and the "
+            "training's own noise is not in them (train.repeats)."
+        )
+    return (
+        f"Mean of {num_repeats} repeats of the training, intervals over repeats and examples: "
+        f"{told} The files are those of the first repeat, not of the best."
+    )
 
 
 def _comparison(measure: Measure, student_minus_control: Difference) -> str:
@@ -126,7 +137,7 @@ STAGE = Stage(
     run,
     ReportResult,
     fingerprint,
-    reads=always(*READS),
+    reads=reads,
     cost=cost,
     cheap=True,
 )

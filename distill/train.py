@@ -2,9 +2,12 @@
 
     train/student/   train/control/     model folders like any other, with training.json
     train/*.metrics.jsonl               a row a step
-    train/checkpoints/                  while it works; removed when both are done
+    train/checkpoints/                  while it works; removed when all are done
+    train/repeat-2/, repeat-3/, ...     the same of every repeat after the first (train.repeats)
 
-Both learn the same tokens; the teacher is not in memory. This file is also what
+Both learn the same tokens; the teacher is not in memory. Repeats differ in what is random in
+training: the start of `method: random` and of LoRA, and the order of the samples. What is quantized
+and used is the first, whichever is the best: a choice would publish luck. This file is also what
 `accelerate launch distill/train.py RECIPE` starts: it then runs the whole pipeline.
 """
 
@@ -26,12 +29,14 @@ if __name__ == "__main__":
 
 import json
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill import chat
 from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import Processes
+from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import (
     CaptureResult,
     GenerateResult,
@@ -51,9 +56,25 @@ from distill.shaping.trimmed import kept_path, samples_stage
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
+    from distill.training.run import Example
 
 ROLES = ("student", "control")
 OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What every model of the stage learns from, in all repeats."""
+
+    recipe: Recipe
+    folder: RunFolder
+    processes: Processes
+    learn: list[Sample]
+    validation: list[Sample]
+
+    def place(self, repeat: int) -> Path:
+        """Return the folder of a repeat, from 1."""
+        return repeat_folder(self.folder.stage("train"), repeat)
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
@@ -68,39 +89,54 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
             f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
             "train.max_length"
         )
-    results = {}
-    for role in ROLES[: recipe.train.num_roles]:
-        if not (stage / role / "training.json").is_file():
-            _train_role(recipe, folder, processes, role, learn, validation)
-        elif processes.is_main:
-            _require_as_trained(stage, role)
-        processes.barrier()
-        results[role] = _result_of(stage / role)
+    lesson = _Lesson(recipe, folder, processes, learn, validation)
+    repeats = range(1, recipe.train.repeats + 1)
+    first, *others = [_train_repeat(lesson, repeat) for repeat in repeats]
     if not processes.is_main:
         return None
-    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    files = []
+    for repeat in repeats:
+        place = lesson.place(repeat)
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        for role in first:
+            files += [*files_under(place / role), place / f"{role}.metrics.jsonl"]
     result = TrainResult(
-        roles=results,
+        roles=first,
         num_samples=len(learn),
         num_validation=len(validation),
         num_too_long=len(samples) - len(fitting),
+        repeats=others,
     )
-    files = []
-    for role in results:
-        files += [*files_under(stage / role), stage / f"{role}.metrics.jsonl"]
     return StageOutput(result, files)
 
 
-def _checksums_of(stage: Path, role: str) -> Path:
+def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
+    """Train what of a repeat is not there yet; return how each of its models was trained."""
+    options, processes, place = lesson.recipe.train, lesson.processes, lesson.place(repeat)
+    results = {}
+    for role in ROLES[: options.num_roles]:
+        if not (place / role / "training.json").is_file():
+            _train_role(lesson, role, repeat)
+        elif processes.is_main:
+            _require_as_trained(place, role)
+        if options.repeats > 1 and processes.is_main:
+            # those of all repeats together could fill the disk
+            shutil.rmtree(place / "checkpoints" / role, ignore_errors=True)
+        processes.barrier()
+        results[role] = _result_of(place / role)
+    return results
+
+
+def _checksums_of(place: Path, role: str) -> Path:
     """Return where the checksums of a role's folder are until the stage has its manifest."""
-    return stage / "checkpoints" / f"{role}.{CHECKSUMS}"
+    return place / "checkpoints" / f"{role}.{CHECKSUMS}"
 
 
-def _require_as_trained(stage: Path, role: str) -> None:
+def _require_as_trained(place: Path, role: str) -> None:
     """Raise DataError where a model that an earlier process trained is not as it wrote it."""
-    folder = stage / role
+    folder = place / role
     try:
-        problem = checksum_problem(folder, _checksums_of(stage, role))
+        problem = checksum_problem(folder, _checksums_of(place, role))
     except FileNotFoundError:
         print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
         return
@@ -116,37 +152,32 @@ def _result_of(folder: Path) -> TrainedModel:
         raise DataError(f"{folder}: training.json is broken; {_TRAIN_AGAIN}") from None
 
 
-_TRAIN_AGAIN = "delete that folder and run the same command: it is trained from its last checkpoint"
+_TRAIN_AGAIN = (
+    "delete that folder and run the same command: it is trained again, from its last checkpoint "
+    "where there still is one"
+)
 
 
-def _train_role(
-    recipe: Recipe,
-    folder: RunFolder,
-    processes: Processes,
-    role: str,
-    learn: list[Sample],
-    validation: list[Sample],
-) -> None:
+def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
     import torch
 
     from distill.training.loop import train
     from distill.training.prepare import add_lora, can_be_packed, checkpoint_activations
-    from distill.training.run import Example, TrainingRun
+    from distill.training.run import TrainingRun
 
-    options = recipe.train
+    recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
+    options, place = recipe.train, lesson.place(repeat)
+    seed = repeat_seed(recipe.seed, repeat)
     placement = load.placement(options.device, options.precision)
-    start = str(folder.stage("initialize") / "student")
-    tokenizer = load.load_tokenizer(start)
-    # weights and optimizer are in float32, whatever the precision of the passes
-    trained_in = load.Placement(placement.device, "float32")
-    model = load.load_model(start, trained_in, local_rank=processes.local_rank)
+    tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
+    model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
     store = None
     if soft or hidden:
-        store = _open_signal(folder, tokenizer, [_signal_key(sample) for sample in learn])
-    accelerator = _accelerator(recipe, folder)
-    torch.manual_seed(recipe.seed)
+        store = _open_signal(folder, tokenizer, [_signal_key(sample) for sample in lesson.learn])
+    accelerator = _accelerator(recipe, folder, role, repeat)
+    torch.manual_seed(seed)
     adapter = add_lora(options, model) if options.lora_rank else None
     if options.gradient_checkpointing:
         checkpoint_activations(model)
@@ -157,18 +188,19 @@ def _train_role(
             options=options,
             soft_weight=soft,
             hard_weight=hard,
-            examples=[Example(s.ids, len(s.prompt_ids), _signal_key(s)) for s in learn],
-            validation=[Example(s.ids, len(s.prompt_ids), "") for s in validation],
+            examples=_examples(lesson.learn, with_signal=True),
+            validation=_examples(lesson.validation, with_signal=False),
             store=store,
             vocab_size=len(tokenizer),
             pad_id=tokenizer.pad_token_id,
-            seed=recipe.seed,
+            seed=seed,
             placement=placement,
-            folder=folder.stage("train"),
+            folder=place,
             processes=processes,
             accelerator=accelerator,
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
+            repeat=repeat,
         )
     )
     if options.tracker != "none":
@@ -177,12 +209,36 @@ def _train_role(
         model = model if adapter is None else adapter.merge_and_unload()
         if placement.dtype == "bfloat16":
             model = model.to(torch.bfloat16)
-        with FolderWriter(folder.stage("train") / role) as temporary:
+        with FolderWriter(place / role) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
             (temporary / "training.json").write_text(json.dumps(result, indent=1))
-            write_checksums(temporary, _checksums_of(folder.stage("train"), role))
+            write_checksums(temporary, _checksums_of(place, role))
     processes.barrier()
+
+
+def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
+    """Return the model that a repeat begins with: the initialized student, in float32.
+
+    Where that is random, repeats after the first begin with other random weights of its shape.
+    """
+    from distill.training.prepare import draw_weights_anew
+
+    # weights and optimizer are in float32, whatever the precision of the passes
+    trained_in = load.Placement(device, "float32")
+    folder = str(lesson.folder.stage("initialize") / "student")
+    model = load.load_model(folder, trained_in, local_rank=lesson.processes.local_rank)
+    if repeat > 1 and lesson.recipe.student.method == "random":
+        draw_weights_anew(model, seed)
+    return model
+
+
+def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:
+    from distill.training.run import Example
+
+    return [
+        Example(s.ids, len(s.prompt_ids), _signal_key(s) if with_signal else "") for s in samples
+    ]
 
 
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
@@ -192,7 +248,7 @@ def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
     return options.soft_weight, options.hard_weight, options.hidden_weight
 
 
-def _accelerator(recipe: Recipe, folder: RunFolder) -> Any:
+def _accelerator(recipe: Recipe, folder: RunFolder, role: str, repeat: int) -> Any:
     """Return an Accelerator that takes nothing of the launcher's defaults.
 
     Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
@@ -209,8 +265,20 @@ def _accelerator(recipe: Recipe, folder: RunFolder) -> Any:
         device_placement=False,
     )
     if tracker:
-        accelerator.init_trackers(recipe.name)
+        project, options = _tracker_names(recipe, role, repeat)
+        accelerator.init_trackers(project, init_kwargs=options)
     return accelerator
+
+
+def _tracker_names(recipe: Recipe, role: str, repeat: int) -> tuple[str, dict[str, Any]]:
+    """Return (project, the tracker's options by its name): the recipe's, and a run a repeat."""
+    tracker = recipe.train.tracker
+    if recipe.train.repeats == 1:
+        return recipe.name, {}
+    name = f"{role}-{repeat}"
+    if tracker == "tensorboard":  # knows no projects: this is the name of the run
+        return f"{recipe.name}-{name}", {}
+    return recipe.name, {tracker: {"name": name}}
 
 
 def _signal_key(sample: Sample) -> str:
@@ -272,11 +340,12 @@ def cost(work: Workload) -> Cost:
     if options.gradient_checkpointing:
         overhead *= 4 / 3  # the forward pass once more
     optimizer_bytes = 8 if options.optimizer == "adamw" else 2
-    flops = options.num_roles * tokens * 6 * parameters
+    num_models = options.num_roles * options.repeats
+    flops = num_models * tokens * 6 * parameters
     return Cost(
         PROCESS_BYTES + _memory(work, optimizer_bytes),
         flops / work.machine.flops * overhead,
-        disk=options.num_roles * 4 * parameters + 3 * parameters * (4 + optimizer_bytes),
+        disk=num_models * 4 * parameters + 3 * parameters * (4 + optimizer_bytes),
     )
 
 

@@ -18,15 +18,16 @@ from distill import chat, teachers
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.jsonl import Row, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
-from distill.core.results import Coverage, TrimResult
+from distill.core.results import TrimResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage, always
-from distill.data import counted_texts
+from distill.data.counted_texts import texts_inputs
 from distill.data.samples import Prompt, Sample, read_samples, split_prompts
 from distill.models import find
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.shaping.corpus import Corpus
+from distill.shaping.coverage import told
 from distill.shaping.reencode import Reencoder
 from distill.shaping.trimmed import KEPT
 from distill.shaping.trimming import Trimming, trim
@@ -39,17 +40,15 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     prompts = {row["prompt_id"]: row for _, row in read_jsonl(generated / "prompts.jsonl")}
     samples = read_samples(generated / KEPT)
     own = _own_texts(recipe, parent, prompts.values(), split_prompts(recipe)[1], samples)
-    corpus = Corpus(recipe, own)
-    made = trim(recipe, parent, corpus)
-    notes = [*corpus.left.notes, *corpus.notes()]
-    for note in notes:
+    made = trim(recipe, parent, Corpus(recipe, own))
+    for note in made.notes:
         print(f"trim: {note}", file=sys.stderr)
     rows = _trimmed_samples(recipe, tokenizers, parent, made, samples, prompts)
     stage = folder.stage("trim")
     files = made.trimmed.write(stage)
     write_jsonl(stage / KEPT, (sample.row() for sample in rows))
-    result = _result(made, parent, samples, rows, notes)
-    print(told(result))
+    result = _result(made, parent, samples, rows)
+    print(f"trim: {told(result)}")
     return StageOutput(result, [*files, stage / KEPT])
 
 
@@ -105,9 +104,7 @@ def _trimmed_samples(
     return rows
 
 
-def _result(
-    made: Trimming, parent: Any, samples: list[Sample], rows: list[Sample], notes: list[str]
-) -> TrimResult:
+def _result(made: Trimming, parent: Any, samples: list[Sample], rows: list[Sample]) -> TrimResult:
     return TrimResult(
         parent_vocab_size=len(parent),
         vocab_size=len(made.trimmed),
@@ -117,40 +114,8 @@ def _result(
         num_samples=len(rows),
         tokens_before=sum(len(sample.ids) for sample in samples),
         tokens_after=sum(len(sample.ids) for sample in rows),
-        notes=notes,
+        notes=made.notes,
     )
-
-
-STOPPED = {
-    "size": "student.vocabulary.size is reached",
-    "fertility": "a text of one language would become longer by more than max_fertility_loss",
-    "required": "all that is left must stay",
-}
-
-
-def told(result: TrimResult) -> str:
-    """Return the result as lines for a terminal: how many tokens stay, why, and for each language."""
-    share = result.vocab_size / result.parent_vocab_size
-    lines = [
-        f"trim: {result.vocab_size:,} of {result.parent_vocab_size:,} tokens stay ({share:.0%}): "
-        f"{STOPPED[result.stopped_by]}",
-        *coverage_lines(result.coverage),
-    ]
-    return "\n".join(lines)
-
-
-def coverage_lines(coverage: list[Coverage]) -> list[str]:
-    """Return a table: for each language its texts, and its tokens a word and a byte, before and after."""
-    lines = [
-        f"  {'':<10}{'MB':>8}{'tokens/word':>16}{'tokens/byte':>18}{'loss':>8}",
-    ]
-    for row in coverage:
-        words, num_bytes = max(row.num_words, 1), max(row.num_bytes, 1)
-        a_word = f"{row.tokens_before / words:.3f} {row.tokens_after / words:.3f}"
-        a_byte = f"{row.tokens_before / num_bytes:.4f} {row.tokens_after / num_bytes:.4f}"
-        megabytes = f"{row.num_bytes / 1e6:.2f}"
-        lines.append(f"  {row.language:<10}{megabytes:>8}{a_word:>16}{a_byte:>18}{row.loss:>8.2%}")
-    return lines
 
 
 def left_out(recipe: Recipe) -> str | None:
@@ -168,8 +133,7 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     if model is not None:
         location = recipe.model_location(model)
         inputs["student"] = find.identity(location, recipe.student.revision)
-    if vocabulary.texts:
-        inputs[counted_texts.FIELD] = counted_texts.identity(recipe, vocabulary.texts)
+    inputs |= texts_inputs(recipe)
     return Fingerprint({"student.vocabulary": vocabulary.identity()}, inputs)
 
 

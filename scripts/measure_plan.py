@@ -275,7 +275,7 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     num_tokens = {
         "generate": answers,
         "capture": samples,
-        "train": recipe.train.num_roles * samples * recipe.train.epochs,
+        "train": (recipe.train.num_roles * recipe.train.repeats * samples * recipe.train.epochs),
     }
     return [
         [

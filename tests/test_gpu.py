@@ -134,12 +134,14 @@ def test_the_head_gives_the_loss_and_gradients_of_the_cpu(dtype, tolerance):
     assert not found["cuda"][2][4001:].any()
 
 
-def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu():
+@pytest.mark.parametrize("kept", [None, range(0, 1900, 2)])
+def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu(kept):
+    columns = Columns(1900, kept)
     logits_NV = 3 * torch.randn(300, 2000, generator=torch.Generator().manual_seed(1))
     labels_N = torch.arange(300)
     rows = draws.Rows.of(7, 300)
-    here = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(1900))
-    there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, columns=Columns(1900))
+    here = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=columns)
+    there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, columns=columns)
     assert (
         abs(here.entropy - there.entropy).max() < 1e-3
         and abs(here.target_logp - there.target_logp).max() < 1e-3

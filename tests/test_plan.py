@@ -298,6 +298,21 @@ def test_recovery_and_mixed_types_are_in_the_plan() -> None:
     )
 
 
+def test_repeats_take_as_many_times_the_training_and_the_models_to_evaluate() -> None:
+    once, often = (
+        stage_costs(Workload.of(load_recipe(QUICKSTART, overrides), MACHINE), PLANNED)
+        for overrides in ([], ["train.repeats=3"])
+    )
+    assert often["train"].seconds == pytest.approx(3 * once["train"].seconds)
+    assert often["train"].memory == once["train"].memory, "one after the other"
+    assert often["train"].disk > once["train"].disk + 4 * 4 * 400_000, "four models more"
+    assert often["evaluate"].seconds > 1.2 * once["evaluate"].seconds
+    assert often["evaluate"].disk > once["evaluate"].disk
+    assert {name: often[name] for name in ("generate", "quantize", "report")} == {
+        name: once[name] for name in ("generate", "quantize", "report")
+    }
+
+
 FLOPS, BANDWIDTH = GPU_SPEEDS["H200"]
 H200 = Machine(
     16,

@@ -138,6 +138,17 @@ def test_the_line_for_the_users_own_prompts_can_be_switched_on(tmp_path):
     assert make_plan(recipe, RunFolder(tmp_path / "run"), PLANNED).work["num_answers"] > 0
 
 
+@pytest.mark.parametrize("name", ["qwen_to_1b", "phone_4gb", "raspberry_pi"])
+def test_the_lines_that_trim_the_vocabulary_can_be_switched_on(name, tmp_path):
+    text = re.sub(r"(?m)^  # TRIM: ", "  ", (RECIPES / f"{name}.yaml").read_text())
+    (tmp_path / "r.yaml").write_text(text)
+    vocabulary = load_recipe(tmp_path / "r.yaml").student.vocabulary
+    assert vocabulary is not None and (vocabulary.size, vocabulary.max_fertility_loss) == (
+        49_152,
+        0.01,
+    )
+
+
 # the runs
 
 LANGUAGES = {"English": "en", "Chinese": "zh", "Swahili": "sw", "Indonesian": "id", "Hindi": "hi"}

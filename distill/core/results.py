@@ -154,12 +154,16 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The models that were trained (`roles`: student, and control), and on how many samples."""
+    """The models that were trained (`roles`: student, and control), and on how many samples.
+
+    `repeats`: the same of each repeat after the first (train.repeats), in their order.
+    """
 
     roles: dict[str, TrainedModel]
     num_samples: int
     num_validation: int
     num_too_long: int
+    repeats: list[dict[str, TrainedModel]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -258,17 +262,23 @@ class ModelFigures:
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference with its 95 % interval."""
+    """A paired difference with its 95 % interval.
+
+    `by_repeat`: that of each repeat of the training, where there are several; the difference is
+    then their mean, and the interval one over repeats and examples.
+    """
 
     difference: float
     low: float
     high: float
+    by_repeat: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class EvaluateResult:
     """The figures of every model; student minus control by measure, where there is a control.
 
+    `repeats`: those of student and control of each repeat of the training after the first.
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
     the byte alone.
     """
@@ -278,6 +288,7 @@ class EvaluateResult:
     task: str | None
     task_version: int | None
     student_against_control: dict[str, Difference] | None = None
+    repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
     tokenizers_differ: bool = False
 
 

@@ -30,6 +30,9 @@ def counted_texts(recipe: Recipe, text: CountedText, left: Left) -> Iterator[str
     return (made for made in made_rows(recipe, FIELD, text.source, make, left) if made)
 
 
-def identity(recipe: Recipe, texts: list[CountedText]) -> str:
-    """Return what changes with the content of the texts."""
-    return sources.identity(recipe, FIELD, [text.source for text in texts])
+def texts_inputs(recipe: Recipe) -> dict[str, str]:
+    """Return what changes with the content of the recipe's texts, by its field; {} without any."""
+    vocabulary = recipe.student.vocabulary
+    if vocabulary is None or not vocabulary.texts:
+        return {}
+    return {FIELD: sources.identity(recipe, FIELD, [text.source for text in vocabulary.texts])}

@@ -1,9 +1,10 @@
 """The figures of one model, from what it made of an EvalSet."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from distill import chat, tasks
-from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.intervals import paired_bootstrap, repeated_difference, wilson
 from distill.core.results import Difference
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.filters.refusals import refusal
@@ -82,23 +83,38 @@ def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any
 
 
 def against(
-    student: dict[str, Any], control: dict[str, Any], seed: int, *, by_byte: bool = False
+    students: Sequence[dict[str, Any]],
+    controls: Sequence[dict[str, Any]],
+    seed: int,
+    *,
+    by_byte: bool = False,
 ) -> dict[str, Difference]:
-    """Return student minus control with 95 % intervals, by a paired bootstrap.
+    """Return student minus control with 95 % intervals, from the figures of each, one a repeat.
 
     Exact match (positive is better), where a task checks, and NLL (negative is better): a token and,
     `by_byte`, a byte, where the student was evaluated by a version that counts them.
     """
-    pairs = list(zip(student["examples"], control["examples"], strict=True))
+    pairs = [
+        list(zip(student["examples"], control["examples"], strict=True))
+        for student, control in zip(students, controls, strict=True)
+    ]
     result = {}
-    if "exact_match" in student:
-        differences = [(float(s["right"]) - float(c["right"]), 1.0) for s, c in pairs]
-        result["exact_match"] = Difference(**paired_bootstrap(differences, seed=seed))
-    scored = [(s["nll"] - c["nll"], s) for s, c in pairs if s["nll"] is not None]
+    if "exact_match" in students[0]:
+        differences = [[float(s["right"]) - float(c["right"]) for s, c in row] for row in pairs]
+        result["exact_match"] = _difference(differences, [1.0] * len(pairs[0]), seed)
+    scored = [[(s, c) for s, c in row if s["nll"] is not None] for row in pairs]
+    differences = [[s["nll"] - c["nll"] for s, c in row] for row in scored]
     sizes = {"nll": "num_tokens"}
-    if by_byte and student.get("nll_per_byte") is not None:
+    if by_byte and students[0].get("nll_per_byte") is not None:
         sizes["nll_per_byte"] = "num_bytes"
     for measure, size in sizes.items():
-        differences = [(difference, float(s[size])) for difference, s in scored]
-        result[measure] = Difference(**paired_bootstrap(differences, seed=seed))
+        result[measure] = _difference(differences, [float(s[size]) for s, _ in scored[0]], seed)
     return result
+
+
+def _difference(rows: list[list[float]], weights: list[float], seed: int) -> Difference:
+    """Return the mean of paired differences, a row a repeat, a number an example of that weight."""
+    if len(rows) == 1:
+        return Difference(**paired_bootstrap(list(zip(rows[0], weights, strict=True)), seed=seed))
+    by_repeat = [sum(row) / sum(weights) for row in rows]
+    return Difference(**repeated_difference(rows, weights, seed=seed), by_repeat=by_repeat)

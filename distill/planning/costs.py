@@ -92,10 +92,16 @@ class Workload:
 
     @classmethod
     def of(
-        cls, recipe: Recipe, machine: Machine, prompts: SplitPrompts | None = None
+        cls,
+        recipe: Recipe,
+        machine: Machine,
+        prompts: SplitPrompts | None = None,
+        vocabulary: int | None = None,
     ) -> "Workload":
+        """Return the recipe's. `vocabulary`: tokens that the student keeps, None: all."""
         teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
-        return cls(recipe, machine, teacher, student_size(recipe, teacher), demand)
+        student = student_size(recipe, teacher, vocabulary)
+        return cls(recipe, machine, teacher, student, demand)
 
     @cached_property
     def asked(self) -> Teacher:
@@ -216,16 +222,10 @@ def pass_bytes(size: Size, num_tokens: float) -> float:
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
-    """Return the bytes on disk of the signal at one answer token, hidden states apart.
-
-    vocabulary: the teacher's ids; of a trimmed one no more are stored than the recipe says.
-    """
-    signal, trimmed = recipe.capture.signal, recipe.student.vocabulary
+    """Return the bytes on disk of the signal at one answer token, hidden states apart."""
+    signal = recipe.capture.signal
     if signal == "none":
         return 0.0
     if signal == "sampled":
         return 36.0
-    if signal == "top_k":
-        return 6.0 * recipe.capture.top_k + 2
-    most = None if trimmed is None else trimmed.size
-    return 2.0 * min(vocabulary, most or vocabulary)
+    return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog import catalog
@@ -81,8 +81,33 @@ def teacher_size(recipe: Recipe) -> Size:
         raise with_way_out(recipe, error) from None
 
 
-def student_size(recipe: Recipe, teacher: Size) -> Size:
-    """Return the size of the student that `initialize` will make."""
+def student_size(recipe: Recipe, teacher: Size, vocabulary: int | None = None) -> Size:
+    """Return the size of the student that `initialize` will make.
+
+    `vocabulary`: how many tokens it keeps, None: all.
+    """
+    size = _with_all_tokens(recipe, teacher)
+    if vocabulary is None:
+        return size
+    fewer = size.vocabulary - min(vocabulary, size.vocabulary)
+    parameters = size.parameters - fewer * size.hidden * _num_tables(recipe)
+    return replace(size, parameters=parameters, vocabulary=size.vocabulary - fewer)
+
+
+def _num_tables(recipe: Recipe) -> int:
+    """Return how many rows of weights the student has for a token: embedding, and head if not tied."""
+    student = recipe.student
+    if student.model is None:
+        return 1
+    try:
+        config = find.read_config(recipe.model_location(student.model), student.revision)
+    except MissingError:
+        return 1
+    config = config.get("text_config") or config
+    return 1 if config.get("tie_word_embeddings", False) else 2
+
+
+def _with_all_tokens(recipe: Recipe, teacher: Size) -> Size:
     shape = recipe.student
     if shape.method == "random":
         config = {

@@ -14,8 +14,9 @@ from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
+from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, table_text, tokenizers_meet
+from distill.reporting.table import ModelRow, tokenizers_meet
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -58,7 +59,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         num_parameters=student.num_parameters,
         teacher=recipe.teacher,
         teacher_runtime=_teacher_runtime(recipe),
-        starting_point=_starting_point(recipe, student.num_layers),
+        starting_point=_starting_point(recipe, results),
         generate=results.generate,
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
@@ -68,7 +69,8 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         licence=results.licence,
         needs_licence_file=metadata.license == "other",
         num_examples=results.evaluate.num_examples,
-        table=table_text(rows),
+        num_repeats=len(results.repeats),
+        table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
     )
@@ -125,14 +127,17 @@ def _licence_keys(model: str, declared: str | None) -> set[str]:
     return keys if known is None else keys | {known.licence}
 
 
-def _starting_point(recipe: Recipe, num_layers: int) -> str:
-    student = recipe.student
+def _starting_point(recipe: Recipe, results: RunResults) -> str:
+    student, trim = recipe.student, results.trim
+    tokens = ""
+    if trim is not None:
+        tokens = f", with {trim.vocab_size:,} of its {trim.parent_vocab_size:,} tokens"
     if student.method == "random":
-        return "random weights of a Qwen3 shape"
+        return f"random weights of a Qwen3 shape{tokens.replace('its', 'the')}"
     model = f"{student.model} (revision {student.revision or 'not pinned'})"
     if student.method == "layers":
-        return f"{num_layers} evenly spaced layers of {model}"
-    return model
+        model = f"{results.initialize.num_layers} evenly spaced layers of {model}"
+    return model + tokens
 
 
 def _teacher_runtime(recipe: Recipe) -> str:

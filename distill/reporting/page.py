@@ -14,8 +14,10 @@ from distill.recipe import Recipe
 from distill.reporting.data import counts_table
 from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
+from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
+from distill.shaping import coverage
 from distill.text.identification import by_script_only
 
 
@@ -30,6 +32,7 @@ def page(
 ) -> str:
     """Return the page. `pictures` are SVG by caption, `dropped` the rows of dropped.jsonl."""
     seconds = sum(run.seconds for run in results.stage_runs)
+    repeats_headings, repeats_lines = repeats_table(results)
     counts_headings, counts_lines = counts_table(results.generate.by_language)
     return render_html(
         "report.html.jinja",
@@ -46,6 +49,8 @@ def page(
         num_examples=results.evaluate.num_examples,
         # the only trusted markup: SVG of our own making, by matplotlib, which escapes its texts
         pictures={caption: Markup(svg) for caption, svg in pictures.items()},
+        repeats_headings=repeats_headings,
+        repeats_lines=repeats_lines,
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
@@ -53,11 +58,15 @@ def page(
         counts_headings=counts_headings,
         counts_lines=counts_lines,
         train=results.train,
+        trim=results.trim,
+        coverage_headings=coverage.HEADINGS,
+        coverage_lines=coverage.cells(results.trim.coverage) if results.trim else [],
+        why_no_fewer=coverage.STOPPED[results.trim.stopped_by] if results.trim else "",
         signal=signal_sentence(results.capture, results.generate.retokenized),
         dropped=_first_of_each_reason(dropped),
         files=results.quantize.formats,
         licence=results.licence,
-        limits=_limits(recipe, results.evaluate.num_examples),
+        limits=_limits(recipe, results),
         stage_runs=results.stage_runs,
         versions=results.versions,
     )
@@ -84,6 +93,12 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
         sentence += (
             f" Of {capture.num_unknown:,} tokens the server told nothing: they had no soft loss."
         )
+    if capture.removed_mass_mean is not None:
+        sentence += (
+            f" Of the teacher's mass {capture.removed_mass_mean:.2%} was on tokens that the student "
+            f"does not have (99th percentile: {capture.removed_mass_p99:.2%}); its NLL a byte on the "
+            f"student's tokens was {capture.split_loss:+.2%} against that on its own."
+        )
     return sentence
 
 
@@ -100,14 +115,18 @@ def _first_of_each_reason(dropped: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
-def _limits(recipe: Recipe, num_examples: int) -> list[str]:
+def _limits(recipe: Recipe, results: RunResults) -> list[str]:
     limits = [
-        f"Quality was measured on {num_examples} prompts of the same kind as the training data: "
+        f"Quality was measured on {results.evaluate.num_examples} prompts of the same kind as the training data: "
         "it says nothing about other work.",
         "Safety, refusals and content bias were not measured; a student inherits its teacher's.",
         "Speed is that of this machine and of batched work; "
         "a phone or a single chat will be slower.",
     ]
+    if len(results.repeats) == 1:
+        limits.append(
+            "It was trained once: how far another seed would have led is not known (train.repeats)."
+        )
     if not recipe.generate.task:
         limits.insert(0, "No task checked the answers: only their likelihood was measured.")
     if unknown := by_script_only(recipe.languages):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.core.results import TrainResult
+from distill.core.repeats import repeat_folder
+from distill.core.results import TrainedModel, TrainResult
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, tokenizers_meet
 
@@ -29,23 +30,43 @@ def pictures_of(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[
 
 
 def loss_curves(train: Path, result: TrainResult) -> str:
-    """Draw the validation NLL over the steps for student and control; `train` is the folder."""
-    from distill.training.metrics import read_metrics
+    """Draw the validation NLL over the steps for student and control; `train` is the folder.
 
+    Repeats after the first, whose weights are in use, are thin lines.
+    """
     figure, axes = _figure()
     for role, trained in result.roles.items():
-        colour = COLOURS[role]
-        metrics = read_metrics(train / f"{role}.metrics.jsonl")
-        points = [(m["step"], m["validation_loss"]) for m in metrics if "validation_loss" in m]
-        steps, losses = [step for step, _ in points], [loss for _, loss in points]
-        axes.plot(steps, losses, color=colour, label=role, marker=".", linewidth=1.6)
-        if trained.kept_step:
-            kept = [point for point in points if point[0] == trained.kept_step]
-            _draw_rings(axes, kept, colour)
-    axes.set_xlabel("optimizer step (ring: the weights that were kept)")
+        _draw_curve(axes, train / f"{role}.metrics.jsonl", role, trained)
+    for number, roles in enumerate(result.repeats, 2):
+        for role in roles:
+            _draw_thin_curve(axes, repeat_folder(train, number) / f"{role}.metrics.jsonl", role)
+    thin = "; thin: other repeats" if result.repeats else ""
+    axes.set_xlabel(f"optimizer step (ring: the weights that were kept{thin})")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     axes.legend(frameon=False)
     return _svg(figure)
+
+
+def _draw_curve(axes: Any, metrics: Path, role: str, trained: TrainedModel) -> None:
+    steps, losses = _validation_losses(metrics)
+    axes.plot(steps, losses, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
+    if trained.kept_step:
+        points = zip(steps, losses, strict=True)
+        _draw_rings(
+            axes, [point for point in points if point[0] == trained.kept_step], COLOURS[role]
+        )
+
+
+def _draw_thin_curve(axes: Any, metrics: Path, role: str) -> None:
+    axes.plot(*_validation_losses(metrics), color=COLOURS[role], linewidth=0.6, alpha=0.6)
+
+
+def _validation_losses(metrics: Path) -> tuple[list[int], list[float]]:
+    """Return (steps, losses) of a metrics file."""
+    from distill.training.metrics import read_metrics
+
+    rows = [row for row in read_metrics(metrics) if "validation_loss" in row]
+    return [row["step"] for row in rows], [row["validation_loss"] for row in rows]
 
 
 def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -> None:

@@ -10,9 +10,11 @@ from distill.core.results import (
     EvaluateResult,
     GenerateResult,
     InitializeResult,
+    ModelFigures,
     PlanResult,
     QuantizeResult,
     TrainResult,
+    TrimResult,
 )
 from distill.core.run_folder import Manifest, RunFolder
 from distill.recipe import Recipe
@@ -20,6 +22,7 @@ from distill.recipe import Recipe
 READS = {
     "plan": PlanResult,
     "generate": GenerateResult,
+    "trim": TrimResult,
     "capture": CaptureResult,
     "initialize": InitializeResult,
     "train": TrainResult,
@@ -40,10 +43,14 @@ class StageRun:
 
 @dataclass(frozen=True)
 class RunResults:
-    """What the report tells of; `soft_weight` and `versions` are the training's."""
+    """What the report tells of; `soft_weight` and `versions` are the training's.
+
+    `trim` is None where the recipe trims no vocabulary.
+    """
 
     licence: LicenceVerdict
     generate: GenerateResult
+    trim: TrimResult | None
     capture: CaptureResult
     initialize: InitializeResult
     train: TrainResult
@@ -55,10 +62,11 @@ class RunResults:
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
-        """Gather the results of all stages in READS, from their manifests."""
+        """Gather the results of the recipe's stages in READS, from their manifests."""
         return cls(
             licence=manifests["plan"].result.licence,
             generate=manifests["generate"].result,
+            trim=manifests["trim"].result if "trim" in manifests else None,
             capture=manifests["capture"].result,
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
@@ -73,6 +81,13 @@ class RunResults:
         )
 
     @property
+    def repeats(self) -> list[dict[str, ModelFigures]]:
+        """Return the figures of student and control of each repeat of the training, the first's first."""
+        models = self.evaluate.models
+        first = {role: models[role] for role in ("student", "control") if role in models}
+        return [first, *self.evaluate.repeats]
+
+    @property
     def training_machine(self) -> str:
         return next(run.machine for run in self.stage_runs if run.stage == "train")
 
@@ -80,5 +95,11 @@ class RunResults:
 def read_results(folder: RunFolder, recipe: Recipe) -> RunResults:
     """Read the results of a run. Raises MissingError, naming the command, if a stage has not finished."""
     return RunResults.of(
-        {stage: folder.require(stage, kind, recipe) for stage, kind in READS.items()}
+        {stage: folder.require(stage, READS[stage], recipe) for stage in reads(recipe)}
     )
+
+
+def reads(recipe: Recipe) -> list[str]:
+    """Return the stages that the report of a recipe tells of."""
+    trims = recipe.student.vocabulary is not None
+    return [stage for stage in READS if trims or stage != "trim"]

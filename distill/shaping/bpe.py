@@ -127,7 +127,7 @@ class BpeVocabulary:
         return {character: byte for byte, character in enumerate(byte_level_tokens())}
 
     def _bytes_of_character(self, character: str) -> tuple[int, ...]:
-        if not self.falls_back_to_bytes:
+        if not self.falls_back_to_bytes or character == SPACE:  # whose bytes are no space
             return ()
         spelled = [self.ids.get(f"<0x{byte:02X}>") for byte in character.encode()]
         return tuple(number for number in spelled if number is not None)

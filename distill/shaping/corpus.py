@@ -22,15 +22,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 1000  # texts that are in memory at once
+LITTLE = 1_000_000  # bytes of a language's text that say little of its other words
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts by language: `own` are the prompts and answers, and the recipe's files are read on the way."""
+    """Texts by language: `own` are the prompts and answers, and the recipe's files are read on the way.
+
+    `most_bytes`: of each of the recipe's texts, where they are only tried.
+    """
 
     recipe: Recipe
     own: Mapping[str, Sequence[str]]
     left: Left = field(default_factory=Left)
+    most_bytes: int | None = None
 
     @cached_property
     def languages(self) -> list[str]:
@@ -45,12 +50,15 @@ class Corpus:
                 yield language, batch
         bar.advance(1)
         for text in self._texts:
-            num = 0
+            num = num_bytes = 0
             for batch in _batches(counted_texts(self.recipe, text, left)):
                 num += len(batch)
+                num_bytes += _num_bytes(batch)
                 bar.say(f"{num:,} texts of {text.source.name}")
                 shutdown.check()
                 yield self._language(text), batch
+                if self.most_bytes is not None and num_bytes > self.most_bytes:
+                    break
             bar.advance(1)
 
     @property
@@ -85,6 +93,18 @@ class TextCounts:
     num_words: list[int]
     num_bytes: list[int]
 
+    def notes(self) -> list[str]:
+        """Return what a person should know where a language has little text."""
+        pairs = zip(self.languages, self.num_bytes, strict=True)
+        little = [f"{code} {num / 1e6:.2f} MB" for code, num in pairs if num < LITTLE]
+        if not little:
+            return []
+        return [
+            f"student.vocabulary: little text to count tokens in ({', '.join(little)}): words that are "
+            "not in it will take more tokens; name some of the user's kind in "
+            "student.vocabulary.texts, unless the prompts are all that the student is for"
+        ]
+
     def coverage(self, tokens_after: Sequence[int]) -> list[Coverage]:
         """Return a row for each language. `tokens_after`: of its texts in the trimmed vocabulary."""
         totals = [int(total) for total in self.counts_VL.sum(0)]
@@ -107,7 +127,7 @@ def count_tokens(tokenizer: Any, corpus: Corpus, num_rows: int, bar: Progress) -
         ids = np.fromiter(chain.from_iterable(encoded(tokenizer, texts)), np.int64)
         counts_LV[place] += np.bincount(ids, minlength=num_rows)
         num_words[place] += sum(len(words(text)) for text in texts)
-        num_bytes[place] += sum(len(text.encode()) for text in texts)
+        num_bytes[place] += _num_bytes(texts)
     empty = [code for code, num in zip(languages, counts_LV.sum(1), strict=True) if not num]
     if empty:
         raise DataError(
@@ -130,6 +150,10 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of texts that stand alone, without what a tokenizer adds round them."""
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
+
+
+def _num_bytes(texts: Iterable[str]) -> int:
+    return sum(len(text.encode()) for text in texts)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -16,15 +16,19 @@ from distill.shaping.trimmed import TrimmedVocabulary
 
 @dataclass(frozen=True)
 class Trimming:
-    """A trimmed vocabulary, its parent, and what it makes of the texts that it was counted by."""
+    """A trimmed vocabulary, its parent, and what it makes of the texts that it was counted by.
+
+    `notes`: what a person should know of those.
+    """
 
     vocabulary: BpeVocabulary
     trimmed: TrimmedVocabulary
     pruned: Pruned
     coverage: list[Coverage]
+    notes: list[str]
 
 
-def trim(recipe: Recipe, parent: Any, corpus: Corpus) -> Trimming:
+def trim(recipe: Recipe, parent: Any, corpus: Corpus, *, shown: bool = True) -> Trimming:
     """Return the tokenizer `parent` with the tokens that the corpus needs, to the recipe's limits.
 
     Raises MismatchError for a tokenizer that cannot be trimmed, DataError for a language of the
@@ -33,11 +37,12 @@ def trim(recipe: Recipe, parent: Any, corpus: Corpus) -> Trimming:
     options = recipe.student.vocabulary
     assert options is not None  # nobody trims without
     vocabulary = BpeVocabulary.of(parent)
-    with Progress("trim", 2 * corpus.num_sources, "corpora") as bar:
+    with Progress("trim", 2 * corpus.num_sources, "corpora", shown=shown) as bar:
         counts = count_tokens(parent, corpus, vocabulary.num_rows, bar)
         required = required_ids(recipe, parent, vocabulary)
         limits = Limits(options.size, options.max_fertility_loss)
         pruned = prune(vocabulary, counts.counts_VL, required, limits)
         trimmed = trimmed_tokenizer(parent, vocabulary, pruned.kept)
         after = num_tokens(trimmed.tokenizer, corpus, bar)
-    return Trimming(vocabulary, trimmed, pruned, counts.coverage(after))
+    notes = [*corpus.left.notes, *corpus.notes(), *counts.notes()]
+    return Trimming(vocabulary, trimmed, pruned, counts.coverage(after), notes)

@@ -83,13 +83,17 @@ class SplitSample:
         return digest(*(s.key for s in self.trimmed), *(s.key for s in self.own))
 
 
+def num_measured(num_tokens: float) -> float:
+    """Return how many of so many answer tokens are measured on: a tenth, in bounds."""
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, SHARE * num_tokens))
+
+
 def sampled(sequences: Sequence[SignalSequence]) -> list[SignalSequence]:
-    """Return those with the smallest keys: a tenth of all answer tokens, in bounds.
+    """Return those with the smallest keys, with `num_measured` answer tokens.
 
     The keys are digests, so that they are a fair sample, and the same in every job.
     """
-    total = sum(len(s.answer_ids) for s in sequences)
-    room = max(FEWEST_TOKENS, min(MOST_TOKENS, SHARE * total))
+    room = num_measured(sum(len(s.answer_ids) for s in sequences))
     chosen = []
     for sequence in sorted(sequences, key=lambda s: s.key):
         if room <= 0:
@@ -181,8 +185,8 @@ def tell(split: Split) -> None:
     print(f"capture: {split}", flush=True)
     if split.loss > LARGEST_LOSS:
         print(
-            f"capture: warning: the teacher finds the student's tokens {split.loss:.1%} less likely, "
-            f"a byte, than its own (over {LARGEST_LOSS:.0%}): keep more of them (a larger "
+            f"capture: warning: the teacher's NLL a byte is {split.loss:.1%} higher on the student's "
+            f"tokens than on its own (over {LARGEST_LOSS:.0%}): keep more of them (a larger "
             "student.vocabulary.size, a smaller max_fertility_loss), or count them in "
             "student.vocabulary.texts of the kind that the student will read and write",
             file=sys.stderr,

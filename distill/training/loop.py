@@ -40,7 +40,9 @@ def train(run: TrainingRun) -> dict[str, Any]:
     """
     options = run.options
     processes = run.processes
-    student = StudentLoss(run.model, options, run.vocab_size, run.teacher_width)
+    student = StudentLoss(
+        run.model, options, run.vocab_size, run.teacher_width, projection_seed=run.repeat - 1
+    )
     module = run.accelerator.prepare_model(student)
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, options)
@@ -216,13 +218,13 @@ def _resume(
     if run.processes.is_main:
         for note in newest.notes:
             print(f"  train: {note}")
-        print(f"  train: {run.role} continues at step {newest.step}")
+        print(f"  train: {run.title} continues at step {newest.step}")
     return newest.step, _State(**newest.state)
 
 
 def _progress(run: TrainingRun, plan: list[Rows], step: int) -> Progress:
     return Progress(
-        f"train {run.role} ({run.placement})",
+        f"train {run.title} ({run.placement})",
         sum(map(run.num_tokens, plan)),
         "tokens",
         done=sum(map(run.num_tokens, plan[:step])),
@@ -234,7 +236,7 @@ def _require_finite(run: TrainingRun, step: int, loss: float, norm: float) -> No
     if math.isfinite(loss) and math.isfinite(norm):
         return
     raise TrainingError(
-        f"{run.role}, step {step + 1}: loss {loss}, gradient norm {norm}: not finite; "
+        f"{run.title}, step {step + 1}: loss {loss}, gradient norm {norm}: not finite; "
         "the last checkpoint is kept. "
         f"Lower train.learning_rate (now {run.options.learning_rate}) and use --redo train"
     )

@@ -1,10 +1,24 @@
-"""What is done to a model before it is trained: adapters, checkpointing, and whether it can be packed."""
+"""What is done to a model before it is trained: other random weights, adapters, checkpointing.
+
+And whether it can be packed.
+"""
 
 from typing import Any
 
 from distill.recipe.sections import Train
 
 LORA_TARGETS = "all-linear"
+
+
+def draw_weights_anew(model: Any, seed: int) -> None:
+    """Give `model` the random weights that a new one of its shape has with this seed, in place.
+
+    They are those of a student of `method: random` in a recipe of this seed.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    model.load_state_dict(type(model)(model.config).state_dict())
 
 
 def add_lora(options: Train, model: Any) -> Any:

@@ -33,7 +33,8 @@ class Example:
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
-    Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no `store`.
+    `repeat`: which of options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and
+    `teacher_width` (of the hidden states to match) it needs no `store`.
     """
 
     role: str
@@ -53,6 +54,14 @@ class TrainingRun:
     accelerator: Any
     packing: bool = True
     teacher_width: int | None = None
+    repeat: int = 1
+
+    @property
+    def title(self) -> str:
+        """Return what is trained, as it is told: `student`, or `student 2/5` where it is repeated."""
+        if self.options.repeats == 1:
+            return self.role
+        return f"{self.role} {self.repeat}/{self.options.repeats}"
 
     def steps(self) -> list[Rows]:
         """Return the rows of every optimizer step of the whole run."""

@@ -23,11 +23,17 @@ class StudentLoss(nn.Module):
 
     teacher_width: of the teacher's hidden states, where the student is to match them; the module
     then has a `projection` [teacher_width, H] that is trained with the student and is no part of
-    it.
+    it, random at first by `projection_seed`.
     """
 
     def __init__(
-        self, model: Any, options: Train, vocab_size: int, teacher_width: int | None = None
+        self,
+        model: Any,
+        options: Train,
+        vocab_size: int,
+        teacher_width: int | None = None,
+        *,
+        projection_seed: int = 0,
     ):
         super().__init__()
         self.model = model
@@ -38,7 +44,9 @@ class StudentLoss(nn.Module):
         self.softcap = head.softcap
         self.projection = None
         if teacher_width is not None:
-            projection = initial_projection(teacher_width, head.weight.shape[1])
+            projection = initial_projection(
+                teacher_width, head.weight.shape[1], seed=projection_seed
+            )
             self.projection = nn.Parameter(projection.to(head.weight))
 
     def head(self) -> Head:
@@ -80,14 +88,14 @@ class StudentLoss(nn.Module):
         return loss + self.options.hidden_weight * distance, parts | {"hidden": distance.detach()}
 
 
-def initial_projection(teacher_width: int, width: int) -> Tensor:
+def initial_projection(teacher_width: int, width: int, *, seed: int = 0) -> Tensor:
     """Return a projection [teacher_width, width]: the identity where both are as wide, else random.
 
-    It is the same on every rank, at every start.
+    It is the same on every rank, at every start with this seed.
     """
     if teacher_width == width:
         return torch.eye(width)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     return torch.randn(teacher_width, width, generator=generator) / math.sqrt(width)
 
 

@@ -102,7 +102,7 @@ def test_answers_without_text_have_no_nll_a_byte(tokenizer, eval_set):
 def test_two_models_are_compared_example_by_example(tokenizer, eval_set):
     better = figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={0: 1.0, 1: 3.0}))
     worse = figures_of(eval_set, answers(tokenizer, 9, 9, 9, nll={0: 2.0, 1: 6.0}))
-    difference = against(better, worse, seed=1)
+    difference = against([better], [worse], seed=1)
     assert difference["exact_match"].difference == 1.0
     assert difference["nll"].difference == pytest.approx(-4 / 40)
     assert difference["nll"].low <= difference["nll"].difference <= difference["nll"].high
@@ -113,14 +113,33 @@ def test_students_of_another_tokenizer_are_also_compared_by_the_byte(tokenizer, 
     better = figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={0: 1.0, 1: 3.0}))
     worse = figures_of(eval_set, answers(tokenizer, 9, 9, 9, nll={0: 2.0, 1: 6.0}))
     plain, difference = (
-        against(better, worse, seed=1, by_byte=by_byte) for by_byte in (False, True)
+        against([better], [worse], seed=1, by_byte=by_byte) for by_byte in (False, True)
     )
     assert difference["nll_per_byte"].difference == pytest.approx(-4 / 108)
     assert {name: difference[name] for name in plain} == plain
     for name in ("nll_per_byte", "num_bytes"):  # as an earlier version left the student's
         better.pop(name, None)
-    assert against(better, worse, seed=1, by_byte=True) == plain
+    assert against([better], [worse], seed=1, by_byte=True) == plain
 
 
 def test_the_longest_sequence_is_a_prompt_with_an_answer(eval_set):
     assert eval_set.longest() == 31 and eval_set.scored() == [0, 1]
+
+
+def test_repeats_are_compared_by_their_mean_and_one_repeat_as_before(tokenizer, eval_set):
+    good = figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={0: 1.0, 1: 3.0}))
+    fair = figures_of(eval_set, answers(tokenizer, 1, 9, 9, nll={0: 2.0, 1: 6.0}))
+    bad = figures_of(eval_set, answers(tokenizer, 9, 9, 9, nll={0: 4.0, 1: 8.0}))
+    found = against([good, fair], [bad, bad], seed=1)
+    exact_match, nll = found["exact_match"], found["nll"]
+    assert exact_match.by_repeat == pytest.approx([1, 1 / 3])
+    assert exact_match.difference == pytest.approx(2 / 3)
+    assert nll.by_repeat == pytest.approx([-8 / 40, -4 / 40])
+    assert nll.difference == pytest.approx(-6 / 40)
+    assert nll.low < -8 / 40 and nll.high > -4 / 40, "two repeats say little of a third"
+    alone = against([good], [bad], seed=1)
+    same = against([good, good], [bad, bad], seed=1)
+    for measure in ("exact_match", "nll"):
+        assert alone[measure].by_repeat == []
+        assert same[measure].low == pytest.approx(alone[measure].low)
+        assert same[measure].high == pytest.approx(alone[measure].high)

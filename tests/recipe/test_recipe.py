@@ -31,3 +31,6 @@ def test_a_newer_field_counts_only_where_it_is_used():
     trimmed = load_recipe(QUICKSTART, ["student.vocabulary={size: 512}"]).student.identity()
     assert trimmed == {**before, "vocabulary": trimmed["vocabulary"]}
     assert trimmed["vocabulary"]["size"] == 512
+    once = load_recipe(QUICKSTART).train.identity()
+    repeated = load_recipe(QUICKSTART, ["train.repeats=3"]).train.identity()
+    assert "repeats" not in once and repeated == {**once, "repeats": 3}

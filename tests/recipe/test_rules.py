@@ -60,6 +60,42 @@ def test_a_server_is_asked_for_what_it_can_give(overrides, message):
     assert message in problem(*overrides)
 
 
+TRIMMED = "student.vocabulary={size: 60}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (WITH_SERVER, "set from_server to false (the teacher's weights are then needed here"),
+        (
+            ["capture.signal=top_k", "capture.top_k=60"],
+            "capture.top_k 60: the trimmed vocabulary has 60 ids: take fewer, capture.signal dense",
+        ),
+        (
+            ["capture.num_draws=61"],
+            "capture.num_draws 61: the trimmed vocabulary has 60 ids: take fewer, capture.signal",
+        ),
+    ],
+)
+def test_a_trimmed_vocabulary_can_have_the_signal(overrides, message):
+    assert message in problem(*overrides, TRIMMED)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["capture.num_draws=60"],
+        ["capture.signal=top_k", "capture.top_k=59"],
+        ["capture.signal=dense", "capture.top_k=64", "capture.num_draws=100"],
+        ["capture.hidden_states=int8", "train.hidden_weight=0.5"],
+        ["teacher.gguf=t.gguf", "teacher.device=auto"],
+        [*TEXT_ONLY, *TEXT_ALONE, "student={method: base, model: ./x}"],
+    ],
+)
+def test_what_a_trimmed_vocabulary_goes_with_is_read(overrides):
+    assert load_recipe(QUICKSTART, [*overrides, TRIMMED]).student.vocabulary is not None
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -215,6 +215,20 @@ def test_a_run_without_duties_drops_or_warning_says_nothing_of_them(recipe, mani
             "Signal: top_k, 12,345 answer tokens, 64.0 bytes a token, the last hidden state in 8 bits "
             "among them. Of 1,500 tokens the server told nothing: they had no soft loss.",
         ),
+        (
+            CaptureResult(
+                "sampled",
+                12345,
+                bytes_per_token=36.0,
+                removed_mass_mean=0.0041,
+                removed_mass_p99=0.052,
+                split_loss=0.0067,
+            ),
+            None,
+            "Signal: sampled, 12,345 answer tokens, 36.0 bytes a token. Of the teacher's mass 0.41% "
+            "was on tokens that the student does not have (99th percentile: 5.20%); its NLL a byte "
+            "on the student's tokens was +0.67% against that on its own.",
+        ),
     ],
 )
 def test_the_signal_is_told_in_a_sentence(capture, difference, sentence):

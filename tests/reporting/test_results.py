@@ -25,6 +25,7 @@ def test_a_run_without_control_signal_or_task_has_less_to_read(manifests):
             del figures[name]
     results = read_results(manifests)
     assert results.capture.num_unknown == 0 and results.capture.hidden_size is None
+    assert results.capture.removed_mass_mean is results.capture.split_loss is None
     assert results.evaluate.student_against_control is None
     assert results.evaluate.models["student"].exact_match is None
 

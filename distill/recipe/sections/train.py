@@ -42,6 +42,12 @@ class Train(Section):
     control: bool = field(
         True, "Also train the same student by cross-entropy alone, so that the gain is known"
     )
+    repeats: PositiveInt = field(
+        1,
+        "Train student and control so many times, each time with another seed, and tell the gain with "
+        "the training's own noise; the files are made of the first. 5 are enough; 1 tells no noise",
+        is_newer=True,
+    )
     epochs: PositiveInt = field(2, "Passes over the kept samples")
     max_steps: PositiveInt | None = field(
         None, "Stop after so many optimizer steps; null = all epochs"

@@ -1,0 +1,83 @@
+"""student.vocabulary before the teacher has cost anything: what cannot be trimmed, and about how far.
+
+The answers, which count too, are not there yet: what is told is of prompts and named texts alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from distill.chat.tokenizers import Tokenizers
+from distill.data.counted_texts import FIELD
+from distill.data.samples import Prompt
+from distill.recipe import Recipe
+from distill.shaping.bpe import require_bpe
+from distill.shaping.corpus import Corpus
+from distill.shaping.coverage import table_lines
+from distill.shaping.pruning import MULTIPLE
+from distill.shaping.trimming import trim
+from distill.text.scripts import scripts_of
+
+LONGEST = 5_000_000  # bytes of each named text that a plan reads
+
+
+@dataclass(frozen=True)
+class PlannedVocabulary:
+    """About how many tokens a student will have, None if that is not known, and what the plan tells."""
+
+    size: int | None
+    text: str
+
+
+def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
+    """Raise for a vocabulary that cannot be trimmed as the recipe says.
+
+    MismatchError for a tokenizer that is no BPE (`tokenizers` None: it is not on this machine yet),
+    MissingError for a file that is not there, RecipeError for a code that is no language's.
+    """
+    options = recipe.student.vocabulary
+    if options is None:
+        return
+    if tokenizers is not None:
+        require_bpe(tokenizers.student)
+    for text in options.texts:
+        scripts_of(text.language)
+        if text.file is not None:
+            recipe.existing_file(f"{FIELD}.file", text.file)
+
+
+def planned_vocabulary(
+    recipe: Recipe, tokenizers: Tokenizers | None, prompts: Sequence[Sequence[Prompt]]
+) -> PlannedVocabulary | None:
+    """Return what trimming will come to, tried on what is there; None where nothing is trimmed."""
+    options = recipe.student.vocabulary
+    if options is None:
+        return None
+    own: dict[str, list[str]] = {code: [] for code in recipe.languages}
+    for prompt in chain(*prompts):
+        own[prompt.language] += [message["content"] for message in prompt.messages]
+    named = {text.language for text in options.texts}
+    has_all = all(texts or code in named for code, texts in own.items())
+    if tokenizers is None or not has_all:
+        return _untried(recipe, tokenizers)
+    corpus = Corpus(recipe, own, most_bytes=LONGEST)
+    made = trim(recipe, tokenizers.student, corpus, shown=False)
+    num, num_before = len(made.trimmed), len(tokenizers.student)
+    first = (
+        f"vocabulary: about {num:,} of {num_before:,} tokens stay, by the prompts and at most "
+        f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too"
+    )
+    lines = [first, *table_lines(made.coverage), *made.notes]
+    return PlannedVocabulary(num, "\n".join(lines))
+
+
+def _untried(recipe: Recipe, tokenizers: Tokenizers | None) -> PlannedVocabulary:
+    why = "the tokenizer is not on this machine yet"
+    if tokenizers is not None:
+        why = "a language has no text before the teacher has written some"
+    size = recipe.student.vocabulary.size if recipe.student.vocabulary else None
+    if size is None:
+        text = f"vocabulary: how many tokens stay is not known ({why}): reckoned as if all did"
+        return PlannedVocabulary(None, text)
+    size = size // MULTIPLE * MULTIPLE
+    return PlannedVocabulary(size, f"vocabulary: reckoned as {size:,} tokens ({why})")
