@@ -117,6 +117,9 @@ def _add_shape(commands: Any) -> None:
         metavar="MACHINE",
         help="also estimate the tokens a second there, e.g. 'Raspberry Pi 5'",
     )
+    shape.add_argument(
+        "--only", metavar="A,B", help="only these of the candidates, e.g. trimmed,trimmed+nll14"
+    )
     shape.add_argument("--plan", action="store_true", help="only say who races and how long")
     shape.add_argument("--redo", action="store_true", help="let all race anew")
     shape.add_argument(
@@ -273,7 +276,7 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _shape(options: argparse.Namespace) -> int:
-    from distill.pilot import shape_report, shape_write
+    from distill.pilot import shape_plan, shape_report, shape_write
 
     recipe = load_recipe(options.recipe, options.overrides)
     target = None
@@ -281,15 +284,15 @@ def _shape(options: argparse.Namespace) -> int:
         from distill.deploy import targets
 
         target = targets.target(options.target)
+    only = None if options.only is None else tuple(options.only.split(","))
+    wishes = shape_plan.Wishes(options.tokens, only)
     outcome = None
     if not (options.redo or options.plan):
-        outcome = shape_report.finished(recipe, options.tokens)
+        outcome = shape_report.finished(recipe, wishes)
     if outcome is None:
         from distill.pilot import shape
 
-        outcome = shape.run(
-            recipe, tokens=options.tokens, only_plan=options.plan, redo=options.redo
-        )
+        outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
     if outcome is not None:
         print(shape_report.text(outcome, target))
         if options.write:

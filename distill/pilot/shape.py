@@ -26,6 +26,7 @@ from distill.pilot import shape_plan, shape_report
 from distill.pilot.shape_candidates import Candidate, LeftOut
 from distill.pilot.shape_plan import (
     Race,
+    Wishes,
     goes_on,
     make_race,
     recipe_of_candidate,
@@ -48,14 +49,15 @@ from distill.planning.machine import GB
 from distill.recipe import Recipe
 from distill.recipe.commands import advised_instead
 
+NOTHING_MORE = Wishes()
+
 
 def run(
-    recipe: Recipe, *, tokens: int | None = None, only_plan: bool = False, redo: bool = False
+    recipe: Recipe, *, wishes: Wishes = NOTHING_MORE, only_plan: bool = False, redo: bool = False
 ) -> Outcome | None:
     """Race, as far as that is not done yet, and return what came out; None of `only_plan`.
 
-    `tokens`: that each candidate learns; None: as the race began, or so many that it takes about
-    an hour. `redo`: let all race anew.
+    `redo`: let all race anew.
 
     Raises RecipeError (no budget, nothing fits), MismatchError (the recipe has changed), DataError
     (no room on the disk), and what the stages raise.
@@ -73,7 +75,7 @@ def run(
         folders = Folders(RunFolder.of(recipe))
         if redo:
             folders.run.set_aside("shape", keep_files=False)
-        race = _race(recipe, folders, running, tokens, only_plan)
+        race = _race(recipe, folders, running, wishes, only_plan)
         print(shape_plan.told(race), flush=True)
         if only_plan:
             return None
@@ -85,7 +87,7 @@ def run(
 
 
 def _race(
-    recipe: Recipe, folders: Folders, running: Processes, tokens: int | None, only_plan: bool
+    recipe: Recipe, folders: Folders, running: Processes, wishes: Wishes, only_plan: bool
 ) -> Race:
     """Return the race that began here, or a new one, once the teacher has answered."""
     manifest = folders.run.manifest("generate", generate.STAGE.result)
@@ -100,9 +102,11 @@ def _race(
     run_stages([generate.STAGE], recipe, folders.run, running)
     began = stored_race(folders)
     answers = folders.run.digest("generate", recipe)
-    if began is not None and goes_on(began, recipe, answers, tokens):
+    if began is not None and goes_on(began, recipe, answers, wishes):
         return began
-    race = make_race(recipe, folders, running, tokens)
+    if began is not None and began.answers == answers and wishes.tokens is None:
+        wishes = replace(wishes, tokens=began.tokens)
+    race = make_race(recipe, folders, running, wishes)
     store_race(folders, race)
     return race
 
@@ -157,7 +161,7 @@ def _raced(
     _make(OF_VOCABULARY, of_candidate, vocabulary, running)
     folder.write_recipe(of_candidate)
     _make(OF_CANDIDATE, of_candidate, folder, running)
-    remove_weights(folder, race.format)
+    remove_weights(folder)
     return _row(of_candidate, folder, race, candidate)
 
 

@@ -19,7 +19,8 @@ from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost, Stage
 from distill.core.stored_json import broken, read_json, write_json
 from distill.data.samples import read_samples, split_samples
-from distill.errors import DistillError, MismatchError, RecipeError
+from distill.errors import DistillError, MismatchError, RecipeError, did_you_mean, shown
+from distill.formats import W16A16
 from distill.models import find, load
 from distill.pilot.shape_candidates import (
     Candidate,
@@ -69,6 +70,7 @@ class Race:
     format: str
     student: Values
     answers: str
+    only: tuple[str, ...] | None
     epochs: int
     candidates: list[Candidate]
     left_out: list[LeftOut]
@@ -104,7 +106,19 @@ def store_race(folders: Folders, race: Race) -> None:
     write_json(folders.path / "race.json", asdict(race), indent=1)
 
 
-def goes_on(race: Race, recipe: Recipe, answers: str | None, tokens: int | None) -> bool:
+@dataclass(frozen=True)
+class Wishes:
+    """What is said of a race beside the recipe.
+
+    `tokens`: that each candidate learns; None: as in the race before, or so many that the race takes
+    about an hour. `only`: the names of those that race; None: all.
+    """
+
+    tokens: int | None = None
+    only: tuple[str, ...] | None = None
+
+
+def goes_on(race: Race, recipe: Recipe, answers: str | None, wishes: Wishes) -> bool:
     """Return whether the recipe still asks for this race.
 
     The student may be the one that it had then, or a candidate that was written into it since.
@@ -115,7 +129,8 @@ def goes_on(race: Race, recipe: Recipe, answers: str | None, tokens: int | None)
         recipe.student.model_dump(mode="json") in students
         and deployed_format(recipe.quantize) == race.format
         and answers in (None, race.answers)
-        and tokens in (None, race.tokens)
+        and wishes.tokens in (None, race.tokens)
+        and race.only == wishes.only
     )
 
 
@@ -149,7 +164,7 @@ def recipe_of_candidate(
     }
     if "repeats" in Train.model_fields:
         train_values["repeats"] = 1
-    files = [] if race.format == "w16a16" else [race.format]
+    files = [] if race.format == W16A16.name else [race.format]
     return changed(
         recipe,
         name=f"{recipe.name}-{name.replace('+', '-')}"[:200],
@@ -174,17 +189,44 @@ def vocabulary_name(values: Values, recipe: Recipe) -> str:
     return f"{TRIMMED}-{values['model'].rpartition('/')[2]}"
 
 
-def make_race(recipe: Recipe, folders: Folders, running: Processes, tokens: int | None) -> Race:
+def make_race(recipe: Recipe, folders: Folders, running: Processes, wishes: Wishes) -> Race:
     """Plan a race: trim the vocabulary, list who fits, and reckon what it takes.
 
-    Raises RecipeError where nothing fits.
+    Raises RecipeError where nothing fits, or what is wished for is not among the candidates.
     """
     budget = Budget.of(recipe.student)
     left_out: list[LeftOut] = []
     field = _field(recipe, folders, running, budget, left_out)
     candidates = field.candidates()
     _require_one_that_fits(recipe, budget, candidates, field.left_out)
-    return _reckoned(recipe, folders, candidates, field.left_out, field.format, tokens)
+    race = Race(
+        tokens=recipe.train.batch_tokens,
+        format=field.format,
+        student=recipe.student.model_dump(mode="json"),
+        answers=folders.run.digest("generate", recipe),
+        only=wishes.only,
+        epochs=recipe.train.epochs,
+        candidates=_only(candidates, wishes),
+        left_out=field.left_out,
+        minutes=[],
+        shared_minutes=0.0,
+        kept_bytes=0.0,
+        passing_bytes=0.0,
+    )
+    return _reckoned(recipe, folders, race, wishes.tokens)
+
+
+def _only(candidates: list[Candidate], wishes: Wishes) -> list[Candidate]:
+    """Return the candidates that are wished for."""
+    if wishes.only is None:
+        return candidates
+    by_name = {candidate.name: candidate for candidate in candidates}
+    for name in wishes.only:
+        if name not in by_name:
+            hint = did_you_mean(name, by_name)
+            hint = f"{hint} " if hint else ""
+            raise RecipeError(f"--only {shown(name)}: {hint}There are {', '.join(by_name)}")
+    return [candidate for candidate in candidates if candidate.name in wishes.only]
 
 
 def _field(
@@ -314,28 +356,8 @@ def _require_one_that_fits(
     )
 
 
-def _reckoned(
-    recipe: Recipe,
-    folders: Folders,
-    candidates: list[Candidate],
-    left_out: list[LeftOut],
-    format_name: str,
-    tokens: int | None,
-) -> Race:
+def _reckoned(recipe: Recipe, folders: Folders, race: Race, tokens: int | None) -> Race:
     """Return the race with its tokens, and what it takes."""
-    race = Race(
-        tokens=recipe.train.batch_tokens,
-        format=format_name,
-        student=recipe.student.model_dump(mode="json"),
-        answers=folders.run.digest("generate", recipe),
-        epochs=recipe.train.epochs,
-        candidates=candidates,
-        left_out=left_out,
-        minutes=[],
-        shared_minutes=0.0,
-        kept_bytes=0.0,
-        passing_bytes=0.0,
-    )
     reckoner = _Reckoner.of(recipe, folders, race)
     learnt = _learnt_tokens(recipe, folders.run)
     if tokens is None:

@@ -15,7 +15,7 @@ from distill.core.run_folder import RunFolder
 from distill.core.stored_json import broken, read_json, write_json
 from distill.deploy.targets import MEMORY_BOUND, Target
 from distill.pilot.shape_candidates import Values
-from distill.pilot.shape_plan import WAY_OUT, Race, goes_on
+from distill.pilot.shape_plan import WAY_OUT, Race, Wishes, goes_on
 from distill.pilot.shape_stages import Folders, Measured
 from distill.recipe import Recipe
 
@@ -74,11 +74,11 @@ def stored_outcome(folders: Folders) -> Outcome | None:
         raise broken(path, f"{where}: {problem['msg']}", WAY_OUT) from None
 
 
-def finished(recipe: Recipe, tokens: int | None) -> Outcome | None:
+def finished(recipe: Recipe, wishes: Wishes) -> Outcome | None:
     """Return what came out of the recipe's race, if that is over and was of this recipe."""
     folders = Folders(RunFolder.of(recipe))
     outcome = stored_outcome(folders)
-    if outcome is None or not goes_on(outcome.race, recipe, None, tokens):
+    if outcome is None or not goes_on(outcome.race, recipe, None, wishes):
         return None
     return outcome
 

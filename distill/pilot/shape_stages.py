@@ -11,7 +11,7 @@ other way round.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from distill.evaluate import askable, write_answers
 from distill.evaluation.eval_set import EvalSet, eval_sets
 from distill.evaluation.figures import figures_of
 from distill.evaluation.models import evaluate_transformers, nll_of_answers
-from distill.formats import W16A16
+from distill.formats import FORMATS, W16A16
 from distill.models import load
 from distill.pipeline import fingerprint_of
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -119,6 +119,12 @@ def measure(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> 
     return StageOutput(result, files)
 
 
+def _quantize(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
+    """Write and check the one file that is compared."""
+    names = recipe.quantize.formats or [W16A16.name]
+    return quantize.run(recipe, folder, processes, formats=[FORMATS[name] for name in names])
+
+
 def _loaded(folder: Path) -> Any:
     return load.load_model(str(folder), load.placement("auto", "auto"))
 
@@ -166,7 +172,8 @@ MEASURE = Stage(
     cost=_measure_cost,
 )
 OF_VOCABULARY = (trim.STAGE, capture.STAGE)
-OF_CANDIDATE = (initialize.STAGE, train.STAGE, quantize.STAGE, MEASURE)
+QUANTIZE = replace(quantize.STAGE, run=_quantize)
+OF_CANDIDATE = (initialize.STAGE, train.STAGE, QUANTIZE, MEASURE)
 
 
 @dataclass(frozen=True)
@@ -228,10 +235,8 @@ def is_made(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:
     return True
 
 
-def remove_weights(folder: RunFolder, format_name: str) -> None:
+def remove_weights(folder: RunFolder) -> None:
     """Remove what a measured candidate is not needed for any more: all weights but its file."""
-    for place in ("initialize/student", "train/student", f"quantize/{W16A16.name}"):
-        if place.endswith(format_name):
-            continue
-        for path in (folder.path / place).glob(WEIGHTS):
+    for stage in ("initialize", "train"):
+        for path in (folder.path / stage / "student").glob(WEIGHTS):
             path.unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from distill.core.files import write_atomic
-from distill.pilot.shape_candidates import Values
+from distill.pilot.shape_candidates import Values, decided
 from distill.pilot.shape_report import Outcome
 from distill.recipe import Recipe
 from distill.recipe.load import SEAL
@@ -33,20 +33,22 @@ def write(recipe: Recipe, outcome: Outcome) -> str:
             f"{recipe.source}: not written ({error}); write this there yourself:\n"
             f"{section_text(values)}"
         )
-    overridden = [o for o in (recipe.typed or ())[1:] if o.partition("=")[0] in _names(values)]
-    note = ""
-    if overridden:
-        note = f"; leave out {' '.join(overridden)} from now on, which would undo it"
+    note = _undone(recipe, values)
     if text is None:
-        return f"{recipe.source}: it is {winner.name} already{note}"
+        return f"{recipe.source}: student is {winner.name} already{note}"
     mode = stat.S_IMODE(recipe.source.stat().st_mode)
     write_atomic(recipe.source, text)
     os.chmod(recipe.source, mode)
     return f"{recipe.source}: student is {winner.name} now{note}"
 
 
-def _names(values: Values) -> set[str]:
-    return {f"student.{name}" for name in values}
+def _undone(recipe: Recipe, values: Values) -> str:
+    """Return that overrides of the command line stand against what the file says, where some do."""
+    overrides = (recipe.typed or ())[1:]
+    against = [o for o in overrides if o.partition("=")[0] in {f"student.{n}" for n in values}]
+    if not against or decided(recipe.student) == values:
+        return ""
+    return f"; without {' '.join(against)} on the command line, which would undo it"
 
 
 def _edited(path: Path, values: Values) -> bytes | None:
