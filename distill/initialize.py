@@ -1,7 +1,7 @@
 """initialize: the student before training, as a model folder like any other.
 
     base     a model as it is
-    layers   evenly kept layers of a bigger model (first and last always), everything else shared
+    layers   some layers of a bigger model, everything else shared (shaping/layer_choice.py)
     random   a new Qwen3 of a given shape with the teacher's tokenizer
 
 Where a signal is captured the student's tokenizer must be the teacher's, id for id: logits are
@@ -20,19 +20,30 @@ from distill.core.processes import ALONE, Processes
 from distill.core.results import InitializeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
+from distill.data.samples import read_samples
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.cuts import choice_seconds
 from distill.planning.lengths import check_student
 from distill.recipe import Recipe
-from distill.shaping.layers import evenly_spaced, keep_layers
+from distill.shaping.cutting import cut, reads_samples, told
 from distill.shaping.rows import keep_rows
-from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
+from distill.shaping.trimmed import (
+    TrimmedVocabulary,
+    kept_path,
+    samples_stage,
+    trimmed_vocabulary,
+)
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
     out = folder.stage("initialize") / "student"
     load.quiet()
     model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
+    samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
+    cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples)
+    for line in told(cuts, nll_before_cuts):
+        print(f"initialize: {line}")
     with FolderWriter(out) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
@@ -46,12 +57,16 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
         intermediate_size=config.intermediate_size,
         vocab_size=config.vocab_size,
         architecture=type(model).__name__,
+        cuts=cuts,
+        nll_before_cuts=nll_before_cuts,
     )
     return StageOutput(result, files_under(out))
 
 
 def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:
-    """Return (student in float32 on the CPU, tokenizer). `trimmed`: the tokens that it keeps.
+    """Return (student before any cut, in float32 on the CPU; tokenizer).
+
+    `trimmed`: the tokens that it keeps.
 
     Raises MismatchError if the tokenizers differ.
     """
@@ -71,9 +86,6 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
         location, load.Placement("cpu", "float32"), revision=recipe.student.revision
     )
     check_student(recipe, model.config.get_text_config().to_dict(), own)
-    if recipe.student.method == "layers":
-        num_layers = model.config.get_text_config().num_hidden_layers
-        keep_layers(model, evenly_spaced(num_layers, recipe.student.layer_share))
     if trimmed is not None:
         keep_rows(model, trimmed.parent_ids)
         return model, trimmed.tokenizer
@@ -121,7 +133,9 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
-    return () if recipe.student.vocabulary is None else ("trim",)
+    if recipe.student.vocabulary is not None:
+        return ("trim",)
+    return (samples_stage(recipe),) if reads_samples(recipe.student) else ()
 
 
 def cost(work: Workload) -> Cost:
@@ -130,7 +144,7 @@ def cost(work: Workload) -> Cost:
     loaded = source.parameters if source else parameters
     return Cost(
         PROCESS_BYTES + 4 * loaded,
-        1 + 4 * parameters / 2e8,
+        1 + 4 * parameters / 2e8 + choice_seconds(work),
         disk=4 * parameters,
         download=download,
     )

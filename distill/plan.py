@@ -26,6 +26,7 @@ from distill.models import find
 from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
+from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.sizes import UNKNOWN_SIZE
@@ -76,6 +77,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     check_vocabulary(recipe, tokenizers)
     preflight.check_gguf_teacher(recipe)
     lengths.check_models(recipe)
+    check_cuts(recipe)
     preflight.check_formats(recipe)
     left = Left()
     prompts = split_prompts(recipe, left)
@@ -89,6 +91,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     verdict = licence_verdict(recipe)
     notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
+        warnings.append(deep)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(

@@ -388,3 +388,10 @@ def test_a_busy_machine_is_told_in_the_plan(
     monkeypatch.setattr("distill.plan.this_machine", lambda folder, with_gpu: beside_others)
     plan = make_plan(load_recipe(QUICKSTART), RunFolder(tmp_path / "run"), PLANNED)
     assert "warning: other processes kept 1.5 of 2 cores busy" in plan.text
+
+
+def test_a_mixture_that_is_not_here_yet_is_known_by_the_catalogue() -> None:
+    student = "student={method: base, model: Qwen/Qwen3-30B-A3B, num_experts: 64}"
+    with pytest.raises(MismatchError, match=r"is a mixture of experts, .*formats: \[\]"):
+        check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[q8_0]"]))
+    check_formats(load_recipe(QUICKSTART, [student, "quantize.formats=[]"]))

@@ -126,8 +126,30 @@ class CaptureResult:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """What was cut out of the model that the student is made of.
+
+    `what`: "layers", "experts" or "feed-forward"; `before` and `after`: how many (neurons of the
+    feed-forward, experts of a layer); `kept`: the numbers of the layers that are left, None for
+    others. `nll`: after this cut, nats a token of the answers of some samples, untrained; None
+    where the choice read none. `note`: what else changed.
+    """
+
+    what: str
+    before: int
+    after: int
+    chosen_by: str
+    kept: list[int] | None = None
+    nll: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
 class InitializeResult:
-    """The shape of the student before training."""
+    """The shape of the student before training.
+
+    `cuts`: in the order in which they were made; `nll_before_cuts`: as in Cut, of the whole model.
+    """
 
     num_parameters: int
     method: str
@@ -137,6 +159,8 @@ class InitializeResult:
     intermediate_size: int
     vocab_size: int
     architecture: str
+    cuts: list[Cut] = field(default_factory=list)
+    nll_before_cuts: float | None = None
 
 
 @dataclass(frozen=True)

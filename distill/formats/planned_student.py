@@ -8,6 +8,7 @@ from typing import Any
 from distill.catalog import catalog
 from distill.errors import MissingError
 from distill.models import find
+from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 
 
@@ -42,6 +43,14 @@ class PlannedStudent:
         return ((self.config or {}).get("architectures") or ["none"])[0]
 
     @property
+    def is_mixture(self) -> bool:
+        """Return whether it is a mixture of experts, by config.json, or else by the catalogue."""
+        if self.config is not None:
+            return first_of(self.text_config, EXPERTS) > 0
+        known = catalog.find(self.recipe.student.model or "")
+        return known is not None and known.active is not None
+
+    @property
     def row_sizes(self) -> dict[str, int]:
         """Return the row lengths of the student's matrices, which decide the GGUF types.
 
@@ -57,7 +66,7 @@ class PlannedStudent:
         heads = config.get("num_attention_heads") or config["num_heads"]
         return {
             "hidden_size": hidden,
-            "intermediate_size": config["intermediate_size"],
+            "intermediate_size": self.recipe.student.ffn_width or config["intermediate_size"],
             "heads x head_dim": heads * (config.get("head_dim") or hidden // heads),
         }
 

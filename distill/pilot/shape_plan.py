@@ -268,6 +268,9 @@ def _trimmed(
         left_out.append(LeftOut(TRIMMED, _reason(error)))
         return None
     result = folder.require("trim", TrimResult, recipe).result
+    if result.vocab_size == result.parent_vocab_size and recipe.student.vocabulary is None:
+        left_out.append(LeftOut(TRIMMED, f"all {result.vocab_size:,} tokens are needed"))
+        return None
     return folder.stage("trim") / TOKENIZER, result.vocab_size
 
 

@@ -9,7 +9,6 @@ from distill.errors import DataError, MismatchError
 from distill.formats import FORMATS, W16A16
 from distill.formats.planned_student import PlannedStudent
 from distill.llama_cpp import gguf_header
-from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 
 
@@ -80,10 +79,11 @@ def _check_widths(student: PlannedStudent) -> None:
 
 
 def _refuse_experts(student: PlannedStudent) -> None:
-    if first_of(student.text_config, EXPERTS):
+    if student.is_mixture:
         recipe = student.recipe
+        named = "" if student.config is None else f" ({student.architecture})"
         raise MismatchError(
-            f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a "
-            f"{student.architecture}, a mixture of experts, which no format here can hold: "
+            f"{recipe.source}: quantize.formats: student {recipe.student.model!r} is a mixture of "
+            f"experts{named}, which no format here can hold: "
             f"set quantize.formats: [] and deploy the folder quantize/{W16A16.name}"
         )

@@ -11,6 +11,7 @@ from distill.errors import MismatchError, MissingError
 from distill.models import find
 from distill.models.families import EXPERTS, SHARED_EXPERTS, first_of
 from distill.recipe import Recipe
+from distill.recipe.sections import Student
 from distill.teachers import connect
 
 
@@ -121,7 +122,7 @@ def _with_all_tokens(recipe: Recipe, teacher: Size) -> Size:
             "tie_word_embeddings": True,
         }
         return _size_from(config)
-    base = size_of(recipe, shape.model or "", shape.revision)
+    base = _narrowed(recipe, size_of(recipe, shape.model or "", shape.revision))
     if shape.method == "base":
         return base
     kept = max(1, round(base.layers * shape.layer_share))
@@ -129,6 +130,43 @@ def _with_all_tokens(recipe: Recipe, teacher: Size) -> Size:
     per_layer = without_embedding_and_last_norm // base.layers
     parameters = base.parameters - (base.layers - kept) * per_layer
     return Size(parameters, kept, base.hidden, base.vocabulary, base.kv_width, base.is_local)
+
+
+def _narrowed(recipe: Recipe, base: Size) -> Size:
+    """Return the size of the student's model with the feed-forward and the experts of the student."""
+    student = recipe.student
+    if student.ffn_width is None and student.num_experts is None:
+        return base
+    try:
+        config = find.read_config(recipe.model_location(student.model or ""), student.revision)
+    except MissingError:
+        return _narrowed_in_catalog(student, base)
+    config = config.get("text_config") or config
+    cut: dict[str, int] = {}
+    if student.ffn_width is not None:
+        cut["intermediate_size"] = student.ffn_width
+    if student.num_experts is not None:
+        cut |= {name: student.num_experts for name in EXPERTS if config.get(name)}
+    removed = _size_from(config).parameters - _size_from({**config, **cut}).parameters
+    return replace(base, parameters=base.parameters - removed)
+
+
+def _narrowed_in_catalog(student: Student, base: Size) -> Size:
+    """Return the same where config.json is not here: of a dense model whose width is not known.
+
+    A layer's parameters beyond its attention are its feed-forward's. How many experts a mixture has
+    the catalogue does not say; it then counts as whole.
+    """
+    known = catalog.find(student.model or "")
+    if student.ffn_width is None or known is None or known.shape is None:
+        return base
+    _, hidden, heads, kv_heads, head_dim = known.shape
+    if known.active or not (hidden and heads and kv_heads and head_dim):
+        return base
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    layer = (base.parameters - base.head) / base.layers
+    removed = max(0.0, layer - attention - 3 * hidden * student.ffn_width)
+    return replace(base, parameters=base.parameters - int(base.layers * removed))
 
 
 def _size_from(config: Mapping[str, Any]) -> Size:

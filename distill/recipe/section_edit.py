@@ -150,16 +150,25 @@ def _fields(lines: Sequence[str], start: int, end: int) -> list[_Field]:
         if found is None or (indent is not None and found["indent"] != indent):
             raise NotEdited(f"line {i + 1} is none that is understood: {line.strip()[:40]!r}")
         indent = found["indent"]
-        last = i + 1
-        for j in range(i + 1, end):
-            inside = lines[j].startswith(indent + " ") or lines[j].startswith(indent + "- ")
-            if inside and not lines[j].lstrip().startswith("#"):
-                last = j + 1
-            elif lines[j].strip() and not lines[j].lstrip().startswith("#"):
-                break
+        last = _end_of_field(lines, i, end, indent)
         fields.append(_Field(found["name"], i, last))
         i = last
     return fields
+
+
+def _end_of_field(lines: Sequence[str], start: int, end: int, indent: str) -> int:
+    """Return the number of the line after the field that begins at `start`.
+
+    Comments belong to it where more of it follows.
+    """
+    last = start + 1
+    for i in range(start + 1, end):
+        is_comment = lines[i].lstrip().startswith("#")
+        if lines[i].startswith((indent + " ", indent + "- ")) and not is_comment:
+            last = i + 1
+        elif lines[i].strip() and not is_comment:
+            break
+    return last
 
 
 def _commented(line: str, indent: str) -> str:

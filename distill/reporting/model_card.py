@@ -17,6 +17,7 @@ from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, tokenizers_meet
+from distill.shaping.cutting import told
 
 # Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
 # several licences there (llama3.1, llama3.2, ...).
@@ -60,6 +61,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         teacher=recipe.teacher,
         teacher_runtime=_teacher_runtime(recipe),
         starting_point=_starting_point(recipe, results),
+        cuts=told(student.cuts, student.nll_before_cuts),
         generate=results.generate,
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
@@ -127,6 +129,14 @@ def _licence_keys(model: str, declared: str | None) -> set[str]:
     return keys if known is None else keys | {known.licence}
 
 
+LAYERS = {
+    "even": "{num} evenly spaced layers of {model}",
+    "last": "the first {num} layers of {model}",
+    "block_influence": "{num} layers of {model}, chosen by block influence",
+    "nll": "{num} layers of {model}, chosen greedily by NLL",
+}
+
+
 def _starting_point(recipe: Recipe, results: RunResults) -> str:
     student, trim = recipe.student, results.trim
     tokens = ""
@@ -136,7 +146,8 @@ def _starting_point(recipe: Recipe, results: RunResults) -> str:
         return f"random weights of a Qwen3 shape{tokens.replace('its', 'the')}"
     model = f"{student.model} (revision {student.revision or 'not pinned'})"
     if student.method == "layers":
-        model = f"{results.initialize.num_layers} evenly spaced layers of {model}"
+        num = results.initialize.num_layers
+        model = LAYERS[student.layers_by].format(num=num, model=model)
     return model + tokens
 
 

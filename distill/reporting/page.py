@@ -18,6 +18,7 @@ from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
+from distill.shaping.cutting import told
 from distill.text.identification import by_script_only
 
 
@@ -40,6 +41,7 @@ def page(
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         teacher=recipe.teacher.model,
         student=results.initialize,
+        cuts=told(results.initialize.cuts, results.initialize.nll_before_cuts),
         minutes=seconds / 60,
         machine=results.training_machine,
         verdict=verdict,

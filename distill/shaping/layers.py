@@ -5,34 +5,45 @@ from typing import Any
 from distill.errors import MismatchError
 
 
+def num_kept_of(num_layers: int, share: float) -> int:
+    return max(1, round(num_layers * share))
+
+
 def evenly_spaced(num_layers: int, share: float) -> list[int]:
     """Return evenly spaced layer numbers, the first and the last among them (of two or more)."""
-    num_kept = max(1, round(num_layers * share))
+    num_kept = num_kept_of(num_layers, share)
     if num_kept == 1:
         return [0]
     return [round(i * (num_layers - 1) / (num_kept - 1)) for i in range(num_kept)]
 
 
+def layers_of(model: Any) -> Any:
+    """Return a decoder's list of layers. Raises MismatchError where there is none."""
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise MismatchError(
+            f"{type(model).__name__}: no `layers` list to cut; use student.method: base"
+        )
+    return layers
+
+
 def keep_layers(model: Any, kept: list[int]) -> None:
-    """Remove all but the layers numbered `kept` from a transformers decoder, in place.
+    """Remove all but the layers numbered `kept` (ascending) from a transformers decoder, in place.
 
     Its config follows. Raises MismatchError where the family's config cannot say what is left: the
     folder would load with random weights.
     """
     import torch
 
-    layers = getattr(model.base_model, "layers", None)
-    if layers is None:
-        raise MismatchError(
-            f"{type(model).__name__}: no `layers` list to cut; use student.method: base"
-        )
+    layers = layers_of(model)
     model.base_model.layers = torch.nn.ModuleList(layers[i] for i in kept)
     for number, layer in enumerate(model.base_model.layers):
         for module in layer.modules():  # the number finds a layer's place in the key/value cache
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", number)  # noqa: B010 - torch types them as tensors
     _keep_layers_in_config(model, kept)
-    _require_config_of_its_weights(model, kept)
+    way_out = "use another student.layer_share, or student.method: base"
+    require_config_of_its_weights(model, f"layers {kept}", way_out)
 
 
 def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
@@ -53,10 +64,15 @@ def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
     if hasattr(config, "moe_layer_start_index"):
         config.moe_layer_end_index = sum(i <= config.moe_layer_end_index for i in kept) - 1
         config.moe_layer_start_index = sum(i < config.moe_layer_start_index for i in kept)
+    if dense := getattr(config, "mlp_only_layers", None):
+        config.mlp_only_layers = [new for new, old in enumerate(kept) if old in dense]
 
 
-def _require_config_of_its_weights(model: Any, kept: list[int]) -> None:
-    """Raise MismatchError where a model made of the config has other weights than this one."""
+def require_config_of_its_weights(model: Any, what: str, way_out: str) -> None:
+    """Raise MismatchError where a model made of the config has other weights than this one.
+
+    `what`: what was kept of it, for the message.
+    """
     import torch
 
     with torch.device("meta"):
@@ -67,7 +83,6 @@ def _require_config_of_its_weights(model: Any, kept: list[int]) -> None:
     wrong = sorted(name for name in names if expected.get(name) != actual.get(name))
     if wrong:
         raise MismatchError(
-            f"{type(model).__name__}: layers {kept} cannot be told in its config ({wrong[0]} is "
-            f"{actual.get(wrong[0])}, the config says {expected.get(wrong[0])}); use another "
-            "student.layer_share, or student.method: base"
+            f"{type(model).__name__}: {what} cannot be told in its config ({wrong[0]} is "
+            f"{actual.get(wrong[0])}, the config says {expected.get(wrong[0])}); {way_out}"
         )

@@ -170,6 +170,26 @@ def test_lineage_names_revision_runtime_and_start(recipe, manifests):
     assert "answers, in the student's own tokenizer (another size), 1,014 steps" in text
 
 
+def test_what_was_cut_is_told_with_what_it_cost(recipe, manifests):
+    layers = {"what": "layers", "before": 30, "after": 22, "chosen_by": "nll", "nll": 2.33}
+    experts = {"what": "experts", "before": 8, "after": 4, "chosen_by": "what they add", "nll": 3.0}
+    result = manifests["initialize"].result
+    result["cuts"] = [layers | {"kept": [0, 1, 4]}, experts]
+    result["nll_before_cuts"] = 0.92
+    nll = "student={method: layers, model: Qwen/Qwen3-0.6B, layers_by: nll}"
+    text = card(recipe(nll), manifests)
+    assert "layers of Qwen/Qwen3-0.6B (revision not pinned), chosen greedily by NLL.\n" in text
+    for line in (
+        "- Cut before training: 22 of 30 layers kept (0-1, 4), chosen by nll; NLL of the samples' "
+        "answers 0.920 -> 2.330 nats a token.\n",
+        "- Cut before training: 4 of 8 experts a layer kept, chosen by what they add; NLL of the "
+        "samples' answers 2.330 -> 3.000 nats a token.\n",
+    ):
+        assert line in text
+    last = "student={method: layers, model: Qwen/Qwen3-0.6B, layers_by: last}"
+    assert "began as: the first 2 layers of Qwen" in card(recipe(last), manifests)
+
+
 def test_failed_files_and_empty_lists_are_named(recipe, manifests):
     formats = manifests["quantize"].result["formats"]
     formats["q8_0"]["failed"] = "too far"

@@ -9,6 +9,8 @@ from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, Share, field
 from distill.recipe.sources import FILES, Column, Source
 
+FFN_STEP = 256  # neurons: a block of llama.cpp's k-quants
+
 
 class CountedText(Section):
     """Text of one language, in which the tokens that it needs are counted."""
@@ -82,7 +84,7 @@ class Student(Section):
 
     method: Literal["base", "layers", "random"] = field(
         ...,
-        "base = a model as it is; layers = evenly kept layers of a bigger one; random = a new "
+        "base = a model as it is; layers = some layers of a bigger one; random = a new "
         "one of a given shape",
     )
     model: PathText | None = field(None, "Folder or hub id (base, layers)")
@@ -91,17 +93,38 @@ class Student(Section):
         None, "Licence key of that model, where the catalogue does not know it"
     )
     layer_share: PositiveShare = field(0.5, "Share of the layers to keep (layers)")
+    layers_by: Literal["even", "last", "block_influence", "nll"] = field(
+        "even",
+        "Which layers to keep (layers): even = evenly spaced; last = the first ones, so that the "
+        "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
+        "after another, always the one without which the answers' NLL is least. The last two read "
+        "some of the run's samples; nll keeps most of what the model knows",
+        is_newer=True,
+    )
+    ffn_width: PositiveInt | None = field(
+        None,
+        "Cut the feed-forward of the model to this width (base, layers), a multiple of 256: the "
+        "neurons that are strongest on some of the run's samples stay; key/value heads and the "
+        "hidden width stay whole; null = as wide as it is",
+        is_newer=True,
+    )
+    num_experts: PositiveInt | None = field(
+        None,
+        "Cut a mixture of experts to so many a layer (base, layers): those that add most on some of "
+        "the run's samples stay; null = all of them",
+        is_newer=True,
+    )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
     )
     budget_mb: PositiveFloat | None = field(
         None,
-        "`distill shape` alone: megabytes (10^6 bytes) that the student's file may have, in the "
+        "distill shape alone: megabytes (10^6 bytes) that the student's file may have, in the "
         "first 4-bit GGUF format of quantize.formats (else in the first GGUF format there)",
         machine=True,  # what a run makes does not depend on it
     )
     parameters: PositiveInt | None = field(
-        None, "`distill shape` alone: parameters that the student may have", machine=True
+        None, "distill shape alone: parameters that the student may have", machine=True
     )
     num_layers: PositiveInt = field(2, "random: transformer layers")
     hidden_size: PositiveInt = field(
@@ -119,6 +142,34 @@ class Student(Section):
         if self.method == "random" and self.model is not None:
             raise ValueError(
                 "method: random takes its tokenizer from the teacher: remove student.model"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cuts_fit_the_method(self) -> "Student":
+        if self.method != "layers" and self.layers_by != "even":
+            raise ValueError(
+                f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
+            )
+        if self.method == "random" and self.ffn_width is not None:
+            raise ValueError(
+                "ffn_width cuts a model (method: base or layers); the width of a new one is "
+                f"intermediate_size: set intermediate_size: {self.ffn_width} and remove ffn_width"
+            )
+        if self.method == "random" and self.num_experts is not None:
+            raise ValueError(
+                "num_experts cuts a model (method: base or layers), and a new one is dense: remove it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _width_fits_the_files(self) -> "Student":
+        width = self.ffn_width
+        if width is not None and width % FFN_STEP:
+            near = max(FFN_STEP, width // FFN_STEP * FFN_STEP)
+            raise ValueError(
+                f"ffn_width {width} is not a multiple of {FFN_STEP}, which the k-quants of GGUF "
+                f"need: set {near} or {near + FFN_STEP}"
             )
         return self
 

@@ -1,0 +1,72 @@
+"""What a plan says of a student that is cut out of a bigger model, before anything is spent."""
+
+from distill.formats.planned_student import PlannedStudent
+from distill.planning.costs import Workload
+from distill.recipe import Recipe
+from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
+from distill.shaping.cutting import reads_samples
+from distill.shaping.experts import refuse_other_experts
+from distill.shaping.feed_forward import refuse_other_widths
+from distill.shaping.layer_choice import SEARCH_SEQUENCES
+from distill.shaping.layers import num_kept_of
+
+HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billions of tokens to heal
+
+
+def check_cuts(recipe: Recipe) -> None:
+    """Raise MismatchError for a cut that the student's model cannot have, by its config.json.
+
+    Where that is not on this machine yet, it is asked when it is.
+    """
+    planned = PlannedStudent(recipe)
+    config, student = planned.text_config, recipe.student
+    if not config:
+        return
+    if student.num_experts is not None:
+        refuse_other_experts(planned.architecture, config, student.num_experts)
+    if student.ffn_width is not None:
+        refuse_other_widths(planned.architecture, config, student.ffn_width)
+
+
+def deep_cut(recipe: Recipe, num_layers: int) -> str | None:
+    """Return a warning where more than a third of the layers go, None elsewhere.
+
+    `num_layers`: of the model that is cut.
+    """
+    student = recipe.student
+    if student.method != "layers":
+        return None
+    kept = num_kept_of(num_layers, student.layer_share)
+    if num_layers - kept <= HEALED_SHARE * num_layers:
+        return None
+    least = -(-2 * num_layers // 3)
+    return (
+        f"student.layer_share {student.layer_share} keeps {kept} of {num_layers} layers: a cut of "
+        f"more than a third does not heal without long training. {least / num_layers:.2f} keeps "
+        f"{least}; what else is to go costs less in student.vocabulary and student.ffn_width"
+    )
+
+
+def choice_seconds(work: Workload) -> float:
+    """Return the seconds in which cuts are chosen by what the model makes of samples."""
+    student, source = work.recipe.student, work.student_source
+    if source is None or not reads_samples(student):
+        return 0.0
+    prompt = min(work.demand.prompt, PROMPT_TOKENS)
+    answer = min(work.demand.answer, ANSWER_TOKENS)
+    passes = 2 * 3 * NUM_SEQUENCES * (prompt + answer) * source.parameters
+    if student.layers_by == "nll":
+        passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
+    return passes / work.machine.flops
+
+
+def _search(work: Workload, num_tokens: float, num_answer_tokens: float) -> float:
+    """Return the arithmetic of the greedy search: each trial runs half the layers, and the head."""
+    source = work.student_source
+    assert source is not None  # layers of a model
+    kept = num_kept_of(source.layers, work.recipe.student.layer_share)
+    sizes = range(kept + 1, source.layers + 1)
+    layer = (source.parameters - source.head) / source.layers
+    layers = sum(size * size / 2 for size in sizes) * layer * num_tokens
+    heads = sum(sizes) * source.head * num_answer_tokens
+    return 2 * (layers + heads)
