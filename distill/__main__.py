@@ -60,7 +60,11 @@ def parser() -> argparse.ArgumentParser:
 def _add_recipe(command: argparse.ArgumentParser, example: str) -> None:
     command.add_argument("recipe", metavar="RECIPE.yaml")
     command.add_argument(
-        "overrides", nargs="*", metavar="dotted.path=value", help=f"e.g. {example}"
+        "overrides",
+        nargs="*",
+        default=[],  # without it argparse says that some are required
+        metavar="dotted.path=value",
+        help=f"e.g. {example}",
     )
 
 
@@ -175,7 +179,7 @@ def read(argv: Sequence[str] | None = None) -> argparse.Namespace:
             f"unknown: {' '.join(unknown)}; `distill {options.command} --help` lists the options"
         )
     if rest:
-        options.overrides += rest
+        options.overrides = [*options.overrides, *rest]
     return options
 
 

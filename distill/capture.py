@@ -39,7 +39,7 @@ from distill.core.results import CaptureResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples
-from distill.errors import DataError, RecipeError
+from distill.errors import DataError, MismatchError, RecipeError
 from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
@@ -85,8 +85,7 @@ def run(
     header = header_of(teacher, trimmed)
     _check_ids(samples, header.vocab_size, recipe, folder)
     sequences = [_sequence(sample, trimmed) for sample in samples]
-    kept = None if trimmed is None else trimmed.parent_ids
-    columns = Columns(len(teacher.tokenizers.asked), kept)
+    columns = _columns(teacher, trimmed, folder)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
@@ -105,6 +104,23 @@ def run(
             file=sys.stderr,
         )
     return output
+
+
+def _columns(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunFolder) -> Columns:
+    """Return which of the teacher's ids the student has.
+
+    Raises MismatchError for ids that are not the teacher's.
+    """
+    num_ids = len(teacher.tokenizers.asked)
+    if trimmed is None:
+        return Columns(num_ids)
+    if trimmed.parent_ids[-1] >= num_ids:
+        raise MismatchError(
+            f"{folder.stage('trim')}: the trimmed vocabulary has the teacher's id "
+            f"{trimmed.parent_ids[-1]}, and the teacher's tokenizer has {num_ids:,} ids: run "
+            "`distill run RECIPE --redo trim`"
+        )
+    return Columns(num_ids, trimmed.parent_ids)
 
 
 def _sequence(sample: Sample, trimmed: TrimmedVocabulary | None = None) -> SignalSequence:

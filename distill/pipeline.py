@@ -199,7 +199,6 @@ def _set_aside(
         return
     names = [stage.name for stage in pipeline]
     for file in _inputs_to_verify(pipeline[names.index(redo)], recipe, folder):
-        require_present([file])
         require_same_content(file)
         folder.note_read(file.path)
     for stage in pipeline[names.index(redo) :]:

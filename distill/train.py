@@ -339,7 +339,7 @@ def cost(work: Workload) -> Cost:
     overhead = GPU_OVERHEAD if work.machine.gpu else OVERHEAD
     if options.gradient_checkpointing:
         overhead *= 4 / 3  # the forward pass once more
-    optimizer_bytes = 8 if options.optimizer == "adamw" else 2
+    optimizer_bytes = 2 if "8bit" in options.optimizer else 8
     num_models = options.num_roles * options.repeats
     flops = num_models * tokens * 6 * parameters
     return Cost(

@@ -1,5 +1,6 @@
 """capture in this process: which sequences a job captures, and what a trimmed student is told."""
 
+import json
 import shutil
 from dataclasses import fields, replace
 
@@ -16,7 +17,7 @@ from distill.core.jsonl import write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import read_samples
-from distill.errors import DataError, RecipeError, Stopped
+from distill.errors import DataError, MismatchError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer
 from distill.planning.costs import Workload
@@ -248,8 +249,14 @@ def test_what_does_not_fit_a_trimmed_vocabulary_is_refused_with_the_way_out(fold
     write_jsonl(folder / "trim/kept.jsonl", [s.row() | {"key": "0"} for s in samples[:2]])
     with pytest.raises(DataError, match=r"the answer 0 is not there, .* --redo trim"):
         captured(folder)
-    (folder / "trim/parent_ids.json").write_text("{}")
-    with pytest.raises(DataError, match=r"parent_ids.json: broken .* --redo trim"):
+    ids = list(range(559))
+    for wrong in ([], ids[::-1], [*ids[:-1], 557], [*ids[:-1], 558.0], [-1, *ids[1:]]):
+        (folder / "trim/parent_ids.json").write_text(json.dumps({"parent_ids": wrong}))
+        with pytest.raises(DataError, match=r"parent_ids.json: broken .* --redo trim"):
+            captured(folder)
+    (folder / "trim/parent_ids.json").write_text(json.dumps({"parent_ids": [*ids[:-1], 1024]}))
+    write_jsonl(folder / "trim/kept.jsonl", [])
+    with pytest.raises(MismatchError, match=r"id 1024, .* tokenizer has 1,024 ids.* --redo trim"):
         captured(folder)
 
 

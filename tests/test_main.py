@@ -49,6 +49,15 @@ def test_what_is_not_known_is_refused_by_name(words, said, capsys):
     assert stopped.value.code == 2 and said in capsys.readouterr().err
 
 
+def test_a_missing_recipe_is_all_that_is_required(capsys):
+    with pytest.raises(SystemExit):
+        read(["run"])
+    assert capsys.readouterr().err.endswith("arguments are required: RECIPE.yaml\n")
+    assert read(["run", "r.yaml"]).overrides == []
+    read(["run", "r.yaml", "--redo", "train", "seed=2"])
+    assert read(["run", "r.yaml"]).overrides == [], "what another command line had is gone"
+
+
 def test_a_reader_that_has_read_enough_is_no_error():
     with subprocess.Popen(
         command(word="explain"),

@@ -44,22 +44,25 @@ def prompt_ids(
         messages = [{"role": "user", "content": prompt_or_messages}]
     else:
         messages = [dict(message) for message in prompt_or_messages]
-    if system_prompt is not None and messages[0]["role"] == "system":
-        raise DataError(
-            f"generate.system_prompt is set, and a prompt has a system message of its own "
-            f"({messages[0]['content'][:60]!r}): remove one of them"
-        )
     messages = with_system_prompt(messages, system_prompt)
     switches = {} if enable_thinking is None else thinking_switch(tokenizer, enable_thinking)
     return apply_template(tokenizer, messages, add_generation_prompt=True, **switches)
 
 
 def with_system_prompt(messages: Messages, system_prompt: str | None) -> list[dict[str, str]]:
-    """Return the messages, after the system prompt if there is one."""
+    """Return the messages, after the system prompt if there is one.
+
+    Raises DataError if the messages bring a system message too.
+    """
     turns = [dict(message) for message in messages]
-    return (
-        turns if system_prompt is None else [{"role": "system", "content": system_prompt}, *turns]
-    )
+    if system_prompt is None:
+        return turns
+    if turns[0]["role"] == "system":
+        raise DataError(
+            f"generate.system_prompt is set, and a prompt has a system message of its own "
+            f"({turns[0]['content'][:60]!r}): remove one of them"
+        )
+    return [{"role": "system", "content": system_prompt}, *turns]
 
 
 def user_turn(tokenizer: Any, system_prompt: str | None = None) -> tuple[list[int], int]:

@@ -4,6 +4,9 @@ A run folder travels on USB sticks and shared disks, where bits flip, files are 
 mixed up. Nothing is learnt, rounded or shown of a file that is not the one that was made.
 """
 
+import errno
+import os
+import stat
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,20 +34,23 @@ def require_present(files: Sequence[RecordedFile]) -> None:
     """Raise DataError, naming the first, if a file is gone or of another size. Reads none of them."""
     for file in files:
         try:
-            num_bytes = file.path.stat().st_size
+            found = file.path.stat()
         except FileNotFoundError:
             raise DataError(f"{file.path}: gone; {_way_out(file)}") from None
         except OSError as error:
             raise _unreadable(file, error) from None
-        if num_bytes != file.num_bytes:
+        if stat.S_ISDIR(found.st_mode):
+            raise _unreadable(file, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        if found.st_size != file.num_bytes:
             raise DataError(
-                f"{file.path}: {num_bytes:,} bytes, and {file.num_bytes:,} were written; "
+                f"{file.path}: {found.st_size:,} bytes, and {file.num_bytes:,} were written; "
                 f"it is damaged, or of another run: {_way_out(file)}"
             )
 
 
 def require_same_content(file: RecordedFile) -> None:
-    """Raise DataError if the file's SHA-256 is not the one that was written down."""
+    """Raise DataError if a file is gone, of another size, or its SHA-256 is not as written down."""
+    require_present([file])
     try:
         found = file_sha256(file.path)
     except OSError as error:

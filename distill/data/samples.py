@@ -11,11 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+from distill import tasks
 from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import BadRow, Row, read_jsonl
 from distill.data import translation
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
-from distill.data.conversations import FIELDS, conversation
+from distill.data.columns import without_others
+from distill.data.conversations import conversation
 from distill.data.other_languages import by_kind, commonest, unknown_note
 from distill.data.shares import take_turns
 from distill.data.sources import listed
@@ -25,7 +27,6 @@ from distill.recipe.sources import Source
 from distill.text.invisible import is_invisible
 from distill.text.scripts import same_language
 
-PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
 ROLES = ("system", "user", "assistant")
 Item = TypeVar("Item")
 
@@ -133,10 +134,11 @@ def read_prompts(
     """
     prompts: list[Prompt] = []
     left = left or Left()
+    task = recipe.generate.task if needs_reference else None
     for source in sources:
         others: Counter[str] = Counter()
         of_recipe = _read_source(
-            recipe, name, source, needs_reference and source.verify, others, left
+            recipe, name, source, task if source.verify else None, others, left
         )
         if not of_recipe:
             languages = ", ".join(recipe.languages)
@@ -160,12 +162,13 @@ def _read_source(
     recipe: Recipe,
     name: str,
     source: Source,
-    needs_reference: bool,
+    task: str | None,
     others: Counter[str],
     left: Left,
 ) -> list[Prompt]:
     """Read a source's prompts; the code of each row in another language is counted in `others`."""
     num_cut = 0
+    ignored: Counter[str] = Counter()
 
     def make(row: Row, where: str) -> list[Prompt]:
         nonlocal num_cut
@@ -173,17 +176,22 @@ def _read_source(
             pairs = _translations(source.translate, row, where, source.name, recipe.languages)
             left.by_reason.update([] if pairs else ["no_pair"])
             return pairs
-        _check_keys(row, where)
+        row, others_here = without_others(row, where, name)
+        ignored.update(others_here)
         language = _language(source, row, where, recipe.languages)
         if language is None:
             others[str(row.get("language"))] += 1
             return []
         asked = conversation(row, where)
-        prompt = _prompt(source, row, asked.turns, where, language, needs_reference)
+        prompt = _prompt(source, row, asked.turns, where, language, task)
         num_cut += asked.answer_cut
         return [prompt]
 
     read = read_rows(recipe, name, source, make, left)
+    if ignored:
+        left.notes.append(
+            f"{name}: {source.name}: columns that are none of ours are left out: {listed(ignored)}"
+        )
     if num_cut:
         left.notes.append(
             f"{name}: {source.name}: {num_cut:,} conversations end with the assistant's turn: it is "
@@ -202,6 +210,11 @@ def _language(source: Source, row: Row, where: str, languages: Sequence[str]) ->
     language = same_language(code, tuple(languages)) if isinstance(code, str) else None
     if language is not None or (source.columns is not None and "language" in source.columns):
         return language
+    if code is None:
+        raise DataError(
+            f"{where}: no language: set `language: {languages[0]}` in this source of prompts if all "
+            "are in one, or name the column that has it: `columns: {language: THEIR_NAME, ...}`"
+        )
     raise DataError(
         f"{where}: language {shown(code)} is not in the recipe's languages {list(languages)}"
     )
@@ -213,10 +226,13 @@ def _prompt(
     turns: list[dict[str, str]],
     where: str,
     language: str,
-    needs_reference: bool,
+    task: str | None,
 ) -> Prompt:
-    """Return the row's prompt. Raise DataError for a reference that is needed and not there."""
-    reference = _reference(row, where, needs_reference)
+    """Return the row's prompt. `task`: what grades its answers by its reference; None = nothing.
+
+    Raise BadRow for a reference that is needed, and not there or none for the task.
+    """
+    reference = _reference(row, where, task)
     source_id = row.get("id")
     prompt = Prompt(
         tuple({"role": turn["role"], "content": normalised(turn["content"])} for turn in turns),
@@ -232,43 +248,34 @@ def _prompt(
     return prompt
 
 
-def _check_keys(row: Row, where: str) -> None:
-    unknown = sorted(map(str, row.keys() - PROMPT_KEYS))
-    if not unknown:
-        return
-    known = {name: name for name in PROMPT_KEYS if name in row}
-    if "conversations" in known:
-        known["messages"] = known.pop("conversations")
-    if not known.keys() & set(FIELDS):
-        known = {"prompt": "THEIR_NAME", **known}
-    columns = ", ".join(f"{name}: {column}" for name, column in sorted(known.items()))
-    raise BadRow(
-        "unknown_field",
-        f"{where}: unknown field {shown(unknown[0])}; known: {', '.join(sorted(PROMPT_KEYS))}. "
-        "Name those that are meant by columns, and the others are left out: "
-        f"generate.prompts=[{{file: ..., columns: {{{columns}}}}}]",
-    )
-
-
-def _reference(row: Row, where: str, is_needed: bool) -> str | float | None:
+def _reference(row: Row, where: str, task: str | None) -> str | float | None:
     """Return the row's reference: text, also for whole numbers; a float for any other number.
 
-    1.125 as text could also be a thousand and more. Raise DataError for NaN and infinity, and for
-    what is neither text nor number, if a reference is needed.
+    1.125 as text could also be a thousand and more. What is empty is none. Raise BadRow, where there
+    is a task, for NaN and infinity, for what is neither text nor number, and for a text by which no
+    answer could be right.
     """
     reference = row.get("reference")
     if isinstance(reference, int) and not isinstance(reference, bool):
         return format(Decimal(reference), "f")  # `str` refuses 5,000 digits
     if isinstance(reference, float | Decimal) and math.isfinite(reference):
         return float(reference)
-    if isinstance(reference, str):
+    if isinstance(reference, str) and not is_invisible(reference):
+        problem = None if task is None else tasks.reference_problem(task, reference)
+        if problem is not None:
+            raise _no_reference(where, reference, f"{problem} (task {task})")
         return reference
-    if is_needed:
-        raise DataError(
-            f"{where}: reference {shown(reference)}: a task needs it as text or as a number; "
-            "set verify: false in this source of prompts, or task to null, to go without"
-        )
+    if task is not None:
+        raise _no_reference(where, reference, "a task needs it as text or as a number")
     return None
+
+
+def _no_reference(where: str, reference: object, problem: str) -> BadRow:
+    return BadRow(
+        "no_reference",
+        f"{where}: reference {shown(reference)}: {problem}; "
+        "set verify: false in this source of prompts, or task to null, to go without",
+    )
 
 
 def _translations(

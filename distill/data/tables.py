@@ -1,19 +1,21 @@
 """Rows of .csv and .tsv files: what separates their cells, and which line is the head.
 
 Spreadsheets separate by commas or, where commas are decimal, by semicolons. The mark that is meant
-is the one by which the head line has the names that are wanted.
+is the one by which the head line has the names that are wanted; where it has none of them by any
+mark, the one by which the rows have as many cells as the head.
 """
 
 import csv
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill.core.jsonl import BadRow, Row
-from distill.errors import DataError, shown
+from distill.errors import DataError, in_short, shown
 
 _MARKS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 _SAMPLED = 20  # records from which the mark of a file without a head is told
@@ -99,19 +101,63 @@ def _mark(
     path: Path, text: str, columns: Sequence[str], names: Sequence[str], has_head: bool
 ) -> str:
     """Return what separates the cells. Raise DataError where it may be one or the other."""
+    if has_head:
+        sampled = {mark: list(_first_records(path, text, mark)) for mark in _MARKS}
+        mark = _mark_of_head(path, sampled, columns or names)
+        _refuse_joined(path, sampled, mark, columns)
+        return mark
     if path.suffix.lower() == ".tsv":
         return "\t"
-    if has_head:
-        wanted = columns or names
-        return max(_MARKS, key=lambda mark: _num_found(_records(path, text, mark, 1), wanted))
     last = max(int(column) for column in columns)
-    fitting = [m for m in _MARKS if _fits(_records(path, text, m, _SAMPLED), last, m)]
+    fitting = [m for m in _MARKS if _fits(_all_records(path, text, m), last, m)]
     if len(fitting) > 1:
-        raise DataError(
-            f"{path}: {' and '.join(_MARKS[mark] for mark in fitting)} could both separate its "
-            "cells; add a head line and map its names, or put the cells in quotation marks"
-        )
+        way_out = "add a head line and map its names, or put the cells in quotation marks"
+        raise _two_marks(path, fitting, way_out)
     return fitting[0] if fitting else ","
+
+
+def _mark_of_head(path: Path, sampled: dict[str, list[list[str]]], wanted: Sequence[str]) -> str:
+    """Return the mark by which the head line has most of the wanted names, else splits the rows."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    found = {mark: _num_found(records, wanted) for mark, records in sampled.items()}
+    if not any(found.values()):
+        return max(sampled, key=lambda mark: _shape(sampled[mark]))
+    best = [mark for mark in sampled if found[mark] == max(found.values())]
+    splitting = [mark for mark in best if len(sampled[mark][0]) > 1]
+    if len(splitting) > 1:
+        raise _two_marks(
+            path, splitting, "name its columns so that one of these gives more of them"
+        )
+    return (splitting or best)[0]
+
+
+def _shape(records: list[list[str]]) -> tuple[int, int]:
+    """Return (records with as many cells as the first, these cells); zeros where it has but one."""
+    num_cells = len(records[0]) if records else 0
+    if num_cells < 2:
+        return 0, 0
+    return sum(len(cells) == num_cells for cells in records), num_cells
+
+
+def _refuse_joined(
+    path: Path, sampled: dict[str, list[list[str]]], mark: str, columns: Sequence[str]
+) -> None:
+    """Raise DataError for a wanted column that is several, where another mark splits rows better."""
+    for name in columns:
+        for other, records in sampled.items():
+            is_better = other in name and _shape(records) > _shape(sampled[mark])
+            if is_better and _num_found(sampled[mark], [name]):
+                head = in_short(", ".join(records[0]), 200)
+                raise DataError(
+                    f"{path}: the column {shown(name)} is several: its cells are separated by "
+                    f"{_MARKS[other]}; there are {head}"
+                )
+
+
+def _two_marks(path: Path, marks: Sequence[str], way_out: str) -> DataError:
+    names = " and ".join(_MARKS[mark] for mark in marks)
+    return DataError(f"{path}: {names} could both separate its cells; {way_out}")
 
 
 def _num_found(records: list[list[str]], wanted: Sequence[str]) -> int:
@@ -124,10 +170,16 @@ def _fits(records: list[list[str]], last: int, mark: str) -> bool:
     return len(lengths) == 1 and min(lengths) > max(last, mark != ",")
 
 
-def _records(path: Path, text: str, mark: str, num: int) -> list[list[str]]:
+def _first_records(path: Path, text: str, mark: str) -> Iterator[list[str]]:
+    """Yield the first records that are not empty, up to one that is no CSV with this mark."""
+    with suppress(csv.Error):
+        yield from islice(filter(None, _reader(path, text, mark)), _SAMPLED)
+
+
+def _all_records(path: Path, text: str, mark: str) -> list[list[str]]:
     """Return the first records that are not empty; none where the mark cannot be meant."""
     try:
-        return list(islice(filter(None, _reader(path, text, mark)), num))
+        return list(islice(filter(None, _reader(path, text, mark)), _SAMPLED))
     except csv.Error:
         return []
 

@@ -129,7 +129,6 @@ def require_whole(folder: RunFolder, name: str) -> None:
             "both again from where they are whole, or run `distill run RECIPE --redo quantize`"
         )
     file = recorded[path]
-    verification.require_present([file])
     if file.num_bytes > TOLD_BYTES:
         size = f"{file.num_bytes / 1e9:.1f} GB"
         print(f"{path.name}: comparing {size} with what was written", file=sys.stderr, flush=True)
@@ -150,5 +149,5 @@ def known_format(name: str, checks: dict[str, FileCheck]) -> str:
             f"there are {known}"
         )
     hint = did_you_mean(name, checks)
-    hint = f"{hint} " if hint else ""
-    raise RecipeError(f"--format {name!r}: not in this run; {hint}There are {known}")
+    there_are = f"{hint} There are" if hint else "there are"
+    raise RecipeError(f"--format {name!r}: not in this run; {there_are} {known}")

@@ -53,6 +53,23 @@ class Engine:
         finally:
             connection.close()
 
+    def context_length(self) -> int:
+        """Return the tokens that prompt and answer may have together."""
+        connection = self.connect()
+        try:
+            self.send(connection, "GET", "/props", None)
+            return json.load(connection.getresponse())["default_generation_settings"]["n_ctx"]
+        finally:
+            connection.close()
+
+    def num_tokens(self, body: dict[str, Any]) -> int:
+        """Return the tokens of a request's `messages`, as the template writes them, or `prompt`."""
+        prompt = body.get("prompt")
+        if prompt is None:
+            prompt = self.post("/apply-template", {"messages": body["messages"]})["prompt"]
+        tokenize = {"content": prompt, "add_special": True, "parse_special": True}
+        return len(self.post("/tokenize", tokenize)["tokens"])
+
     def mark_in(self, texts: Sequence[str]) -> str | None:
         """Return a mark of the chat template that stands in a text, None where there is none.
 
@@ -93,12 +110,16 @@ def start(
     params.api_keys = [key]
     params.verbosity = verbosity
     try:
-        return Engine(xllamacpp.Server(params), key)
+        engine = Engine(xllamacpp.Server(params), key)
     except RuntimeError:
         raise DataError(
             f"{chosen.path}: llama.cpp cannot load it, or not with a context of {params.n_ctx} "
             "tokens"
         ) from None
+    # A server that is taken down before its loop runs waits for that loop for ever; what has gone
+    # through its queue shows that it does
+    engine.post("/completion", {"prompt": [0], "n_predict": 0})
+    return engine
 
 
 def _import_xllamacpp() -> Any:  # compiled, without types

@@ -26,6 +26,7 @@ from distill.deploy.engine import MAX_CONNECTIONS, Engine
 from distill.deploy.request_checks import (
     CHAT,
     COMPLETION,
+    LENGTHS,
     TEMPLATE,
     TOKENIZE,
     Check,
@@ -160,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
                 passed = None if fields is None else checked(read_object(body), fields)
                 if passed is not None and "messages" in passed:
                     self._require_no_marks(passed["messages"])
+                if passed is not None:
+                    self._require_room(passed)
                 self._forward(path, passed)
             except Refusal as error:
                 self._refuse(error.status, str(error))
@@ -211,6 +214,23 @@ class _Handler(BaseHTTPRequestHandler):
                 400,
                 f"messages hold {mark!r}, a mark of the chat template, which would be read as the "
                 "end of a turn and not as text; write it another way",
+            )
+
+    def _require_room(self, body: dict[str, Any]) -> None:
+        """Raise Refusal if prompt and the longest answer asked for are beyond the context.
+
+        llama.cpp would cut the answer there without a word.
+        """
+        name = next((name for name in LENGTHS if name in body), None)
+        if name is None:
+            return
+        context, num_prompt = self._engine().context_length(), self._engine().num_tokens(body)
+        if num_prompt + body[name] > context:
+            raise Refusal(
+                400,
+                f"{name}: this server's context is {context:,} tokens, and {num_prompt + body[name]:,} "
+                f"are asked for ({num_prompt:,} of the prompt, {body[name]:,} of the answer); lower "
+                f"{name}, or leave it out",
             )
 
     def _engine(self) -> Engine:

@@ -59,7 +59,7 @@ def checked(body: Mapping[str, Any], fields: Mapping[str, Check]) -> dict[str, A
     """
     passed = {}
     for name, value in body.items():
-        if value is None:
+        if value is None or (name in EMPTY_IS_NONE and value in ([], {}, "none")):
             continue
         if name in TURNED_OFF:
             raise Refusal(400, f"{name}: {TURNED_OFF[name]}; llama.cpp's own llama-server has it")
@@ -159,6 +159,13 @@ def _stops(value: Any) -> list[str]:
     return checked_stops
 
 
+def _one(value: Any) -> int:
+    """Check the number of answers."""
+    if type(value) is not int or value != 1:
+        raise Refusal(400, f" must be 1, not {_shown(value)}: one answer a request; ask once more")
+    return value
+
+
 def _logprobs(value: Any) -> bool | int:
     """Check a flag, as chats have it, or a number, as completions have it."""
     return flag(value) if isinstance(value, bool) else whole(0, 20)(value)
@@ -200,9 +207,11 @@ def _messages(value: Any) -> list[dict[str, str]]:
 
 def _message(value: Any) -> dict[str, str]:
     message = _object(value, {"role": text, "content": _content, "reasoning_content": text})
+    if message.get("role") == "developer":  # what OpenAI calls the system prompt now
+        message["role"] = "system"
     if message.get("role") not in ROLES:
         given = _shown(message.get("role"))
-        raise Refusal(400, f".role must be one of {', '.join(ROLES)}, not {given}")
+        raise Refusal(400, f".role must be one of {', '.join((*ROLES, 'developer'))}, not {given}")
     if message["role"] == "user" and not any(map(_is_visible, message["content"])):
         raise Refusal(400, ".content is empty: there is nothing to answer")
     return message
@@ -229,12 +238,13 @@ TURNED_OFF = {
     "tool_choice": "tools are off, for the student was not trained on them",
     "chat_template_kwargs": "the switches of the template are those of training",
 }
+# clients send these empty, too, which asks for nothing
+EMPTY_IS_NONE = ("tools", "tool_choice", "functions", "logit_bias")
+LENGTHS = ("max_tokens", "max_completion_tokens", "n_predict")
 SAMPLING: dict[str, Check] = {
     "model": text,
     "user": text,
-    "max_tokens": whole(1, MAX_TOKENS),
-    "max_completion_tokens": whole(1, MAX_TOKENS),
-    "n_predict": whole(1, MAX_TOKENS),
+    **dict.fromkeys(LENGTHS, whole(1, MAX_TOKENS)),
     "temperature": number(0, 10),
     "top_p": number(0, 1),
     "top_k": whole(0, 1_000_000),
@@ -247,7 +257,7 @@ SAMPLING: dict[str, Check] = {
     "stream": flag,
     "stream_options": _stream_options,
     "response_format": _response_format,
-    "n": whole(1, 1),
+    "n": _one,
     "logprobs": _logprobs,
     "top_logprobs": whole(0, 20),
     "cache_prompt": flag,

@@ -70,7 +70,9 @@ def target(name: str) -> Target:
             return machine
     hint = did_you_mean(name, targets(), num_hints=2, cutoff=0.4)
     hint = f"{hint} " if hint else ""
-    raise RecipeError(f"--target {name!r}: not in the table; {hint}It has {', '.join(targets())}")
+    raise RecipeError(
+        f"--target {name!r}: not in the table; {hint}{'It' if hint else 'it'} has {', '.join(targets())}"
+    )
 
 
 def estimate(machine: Target, bytes_by_format: dict[str, int]) -> str:

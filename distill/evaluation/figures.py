@@ -115,6 +115,8 @@ def against(
 def _difference(rows: list[list[float]], weights: list[float], seed: int) -> Difference:
     """Return the mean of paired differences, a row a repeat, a number an example of that weight."""
     if len(rows) == 1:
-        return Difference(**paired_bootstrap(list(zip(rows[0], weights, strict=True)), seed=seed))
+        found = paired_bootstrap(list(zip(rows[0], weights, strict=True)), seed=seed)
+        return Difference(found["difference"], found["low"], found["high"])
+    found = repeated_difference(rows, weights, seed=seed)
     by_repeat = [sum(row) / sum(weights) for row in rows]
-    return Difference(**repeated_difference(rows, weights, seed=seed), by_repeat=by_repeat)
+    return Difference(found["difference"], found["low"], found["high"], by_repeat)

@@ -1,6 +1,5 @@
 """What a plan says of a student that is cut out of a bigger model, before anything is spent."""
 
-from distill.formats.planned_student import PlannedStudent
 from distill.planning.costs import Workload
 from distill.recipe import Recipe
 from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
@@ -18,6 +17,8 @@ def check_cuts(recipe: Recipe) -> None:
 
     Where that is not on this machine yet, it is asked when it is.
     """
+    from distill.formats.planned_student import PlannedStudent  # which reads numpy
+
     planned = PlannedStudent(recipe)
     config, student = planned.text_config, recipe.student
     if not config:

@@ -46,6 +46,12 @@ def fields_at(location: Sequence[str]) -> dict[str, FieldInfo]:
     return section.model_fields
 
 
+def dotted_names(name: str) -> list[str]:
+    """Return the names with their section, such as train.epochs, of the fields of this name."""
+    sections = {n: info.annotation for n, info in Recipe.model_fields.items()}
+    return [f"{n}.{name}" for n, s in sections.items() if _is_section(s) and name in s.model_fields]
+
+
 def _section_in(annotation: Any) -> type[BaseModel] | None:
     """Return the section that a type is or holds (a list of sections, or none); else None."""
     if _is_section(annotation):

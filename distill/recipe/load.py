@@ -9,6 +9,7 @@ if it starts with `.`, `/` or `~`, else the id of a model hub. All problems are 
 before any model is touched. The sections are described in sections/.
 """
 
+import codecs
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ def _read_yaml(source: Path) -> tuple[dict[str, Any], Path | None]:
             data = f.read(LARGEST + 1)
         if len(data) > LARGEST:
             raise RecipeError(f"{source}: more than {LARGEST:,} bytes: that is no recipe")
+        _require_no_utf16(source, data)
         _require_as_sealed(source, data)
         text = data.decode("utf-8-sig")
         values = parse(text)
@@ -84,6 +86,12 @@ def _origin(text: str) -> Path | None:
     first, _, rest = text.partition("\n")
     is_sealed = first.startswith(ORIGIN) and rest.startswith(SEAL)
     return Path(first.removeprefix(ORIGIN)) if is_sealed else None
+
+
+def _require_no_utf16(source: Path, data: bytes) -> None:
+    """Raise RecipeError for UTF-16, as Windows' editors save it: with its mark, or a NUL a letter."""
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in data[:2]:
+        raise RecipeError(f"{source}: UTF-16, not UTF-8; save it as UTF-8")
 
 
 def _require_as_sealed(source: Path, data: bytes) -> None:

@@ -45,7 +45,10 @@ def parse(text: str) -> Any:
         return yaml.load(text, Loader=StrictLoader)
     except yaml.MarkedYAMLError as error:
         line = None if error.problem_mark is None else error.problem_mark.line + 1
-        raise NotYaml(in_short(one_line(error.problem or "broken"), 200), line) from None
+        problem = one_line(error.problem or "broken")
+        if "'\\t'" in problem or "tab character" in problem:
+            problem = "a tab where YAML takes spaces alone: use spaces"
+        raise NotYaml(in_short(problem, 200), line) from None
     except yaml.reader.ReaderError as error:
         raise NotYaml(f"character U+{_code(error.character):04X}: {error.reason}") from None
     except yaml.YAMLError as error:

@@ -16,7 +16,7 @@ from distill.shaping.layer_passes import LayerPasses, output_of
 from distill.shaping.layers import evenly_spaced, layers_of, num_kept_of
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 # the search runs the layers hundreds of times, and as many sequences rank them well
 SEARCH_SEQUENCES = 16
@@ -51,7 +51,7 @@ def block_influences(model: Any, calibration: Calibration) -> list[float]:
     layers = layers_of(model)
     numbers = {layer: number for number, layer in enumerate(layers)}
     sums = [0.0] * len(layers)
-    mask_BT: Tensor | None = None
+    mask_BT: Any = None  # of the batch that runs
 
     def note(layer: Any, values: tuple[Any, ...], returned: Any) -> None:
         cosine_BT = cosine_similarity(values[0].float(), output_of(returned).float(), dim=-1)

@@ -25,7 +25,7 @@ class LayerPasses:
     def __init__(self, model: Any, batch: Batch):
         """Raises MismatchError for a model that is more than its layers, one after the other."""
         self.layers: list[Any] = list(model.base_model.layers)
-        self._norm = getattr(model.base_model, "norm", None)
+        self._norm: Any = getattr(model.base_model, "norm", None)
         self._calls: dict[Any, tuple[tuple[Any, ...], dict[str, Any]]] = {}
         self._inputs: list[Tensor] = []
         last_BTH = self._recorded(model, batch)

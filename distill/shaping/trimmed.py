@@ -12,6 +12,7 @@ position is about the student's token there.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,14 @@ class TrimmedVocabulary:
         tokenizer = load.load_tokenizer(str(folder / TOKENIZER))
         if not isinstance(stored, list) or len(stored) != len(tokenizer):
             raise broken(path, f"not the {len(tokenizer):,} ids of the tokenizer", way_out)
+        if not _ascend(stored):
+            raise broken(path, "its ids are not whole numbers that ascend", way_out)
         return cls(tokenizer, tuple(stored))
+
+
+def _ascend(values: list[Any]) -> bool:
+    are_ids = all(type(value) is int and value >= 0 for value in values)
+    return are_ids and all(a < b for a, b in pairwise(values))
 
 
 def trimmed_vocabulary(recipe: Recipe, folder: RunFolder) -> TrimmedVocabulary | None:

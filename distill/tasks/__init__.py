@@ -1,7 +1,8 @@
-"""Tasks whose answers can be checked: one module each, with `VERSION` and `grader(options)`.
+"""Tasks whose answers can be checked: one module each, with `VERSION` and two functions.
 
-`grader` returns `grade(answer_text, row) -> bool` and raises MissingError where this machine lacks
-what the task needs. A row has `reference` and, for who reads numbers, `language`.
+`grader(options)` returns `grade(answer_text, row) -> bool` and raises MissingError where this machine
+lacks what the task needs. A row has `reference` and, for who reads numbers, `language`.
+`reference_problem(text)` returns why no answer could be right by this reference, or None.
 """
 
 import importlib
@@ -22,6 +23,11 @@ def grader(options: Generate) -> Grade | None:
     if options.task is None:
         return None
     return importlib.import_module(f"distill.tasks.{options.task}").grader(options)
+
+
+def reference_problem(name: str, text: str) -> str | None:
+    """Return why no answer could be right by this text as reference in the task, or None."""
+    return importlib.import_module(f"distill.tasks.{name}").reference_problem(text)
 
 
 def version(name: str | None) -> int | None:

@@ -25,6 +25,14 @@ def grader(options: Generate) -> Grade:
     return grade
 
 
+def reference_problem(text: str) -> str | None:
+    """Return why no answer could equal this reference, or None."""
+    try:
+        return None if numbers(text) else "no number in it, and the task compares numbers"
+    except numerals.TooLongError:
+        return "its number is too long to be read"
+
+
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
     """Return whether the last number in `answer_text` equals `row["reference"]`.
 

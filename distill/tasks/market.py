@@ -14,6 +14,7 @@ from typing import Any
 from distill.core.digests import canonical_json, digest
 from distill.recipe.sections import Generate
 from distill.tasks import Grade, final_number
+from distill.tasks.final_number import reference_problem as reference_problem
 from distill.tasks.market_wording import WORDING, Wording
 
 VERSION = 1

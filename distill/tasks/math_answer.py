@@ -57,6 +57,12 @@ def grader(options: Generate) -> Grade:
     return grade
 
 
+def reference_problem(text: str) -> str | None:
+    """Return why no answer could mean this reference, or None."""
+    expected = _named_answer(text) or text
+    return None if clean(expected) else "nothing in it that an answer could equal"
+
+
 def grade(answer_text: str, row: dict[str, Any]) -> bool:
     """Return whether the final answer of `answer_text` equals that of `row["reference"]`.
 

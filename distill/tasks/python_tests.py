@@ -5,11 +5,12 @@ that runs in another process. This runs code that a model wrote, in a sandbox (s
 where generate.run_code says so.
 """
 
+import ast
 import re
 from functools import cache, lru_cache, partial
 from typing import Any
 
-from distill.errors import MissingError
+from distill.errors import MissingError, shown
 from distill.recipe.sections import Generate
 from distill.tasks import Grade, sandbox
 
@@ -43,6 +44,18 @@ def grader(options: Generate) -> Grade:
 @cache  # a stage asks for its grader more than once
 def _tell(missing: str) -> None:
     print(f"generate.task python_tests: code runs here without all of the sandbox: {missing}")
+
+
+def reference_problem(text: str) -> str | None:
+    """Return why these are no tests, or None: what is no Python fails all, what checks nothing none."""
+    try:
+        tests = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"no tests in Python ({shown(error)})"
+    checking = (ast.Assert, ast.Raise, ast.Call)
+    if any(isinstance(node, checking) for node in ast.walk(tests)):
+        return None
+    return "no tests: nothing in it is asserted"
 
 
 def grade(answer_text: str, row: dict[str, Any], *, strict: bool = True) -> bool:

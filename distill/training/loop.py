@@ -28,7 +28,7 @@ from distill.training.batches import Rows, collate
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
 from distill.training.run import Example, TrainingRun
-from distill.training.student import StudentLoss, trainable_parameters
+from distill.training.student import StudentLoss, outer_parameters, trainable_parameters
 
 
 def train(run: TrainingRun) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
     )
     module = run.accelerator.prepare_model(student)
     trainable = trainable_parameters(student)
-    optimizer = build_optimizer(trainable, options)
+    optimizer = build_optimizer(trainable, options, outer_parameters(student))
     plan = run.steps()
     step, state = _resume(run, trainable, optimizer)
     metrics_file = run.folder / f"{run.role}.metrics.jsonl"

@@ -108,3 +108,10 @@ def trainable_parameters(student: StudentLoss) -> dict[str, nn.Parameter]:
     if student.projection is not None:
         trainable["hidden_state_projection"] = student.projection
     return trainable
+
+
+def outer_parameters(student: StudentLoss) -> list[nn.Parameter]:
+    """Return the parameters beside the student's hidden layers: embedding, output head, projection."""
+    embedding = student.model.get_input_embeddings()
+    outer = [*embedding.parameters(), *student.model.get_output_embeddings().parameters()]
+    return outer if student.projection is None else [*outer, student.projection]

@@ -254,7 +254,8 @@ BAD_ROWS = [
     "{}",
     '{"language": "en"}',
     json.dumps({"promt": "Hi?", "language": "en"}),
-    json.dumps(ROW | {"x" * 100_000: 1}),
+    json.dumps(ROW | {"langauge": "sw"}),
+    json.dumps({"language": "en", "x" * 100_000: 1}),
     json.dumps(ROW | {"prompt": 5}),
     json.dumps(ROW | {"prompt": True}),
     json.dumps(ROW | {"prompt": {"text": "Hi?"}}),
@@ -309,8 +310,12 @@ REFUSED = [
     ("p.csv", "prompt,language\nHi, you?,en\n", "", "line 2: 3 cells, the head line has 2"),
     ("p.csv", "prompt,language\nHi?\n", "", "line 2: 1 cells"),
     ("p.csv", "question;language\nHi?;en\n", "", "unknown field 'question'"),
-    ("p.csv", "question;answer\nHi?;en\n", "", "unknown field 'question;answer'"),
-    ("p.csv", "q;a\nHi?;3\n", "language: en, columns: {prompt: question}", "there are q;a"),
+    ("p.csv", "question;answer\nHi?;en\n", "", "there are question, answer"),
+    ("p.csv", "q;a\nHi?;3\n", "language: en, columns: {prompt: question}", "there are q, a"),
+    ("p.csv", "prompt,x;language\nHi?,1;en\n", "", "commas and semicolons could both"),
+    ("p.csv", "q;l\nHi?;en\n", "language: en, columns: {prompt: 'q;l'}", "'q;l' is several: its cells are separated by semicolons"),
+    ("p.csv", "q;p, EUR;l\nHi?;1,5;en\n", "language: en, columns: {prompt: 'q;p'}", "semicolons; there are q, p, EUR, l"),
+    ("p.tsv", "q;l\nHi?;en\n", "language: en, columns: {prompt: 'q;l'}", "'q;l' is several: its cells are separated by semicolons"),
     ("p.csv", "Hi, you?;3\n", "language: en, columns: {prompt: '0', reference: '1'}", "commas and semicolons could both"),
     ("p.csv", "Hi?,3\nWho, you?,4\n", "language: en, columns: {prompt: '0', reference: '1'}", "3 cells, the first line has 2"),
     ("p.csv", b"prompt,language\nH\xe9?,en\n", "", "line 2: not UTF-8"),
@@ -389,6 +394,41 @@ def test_csv_in_any_dialect_gives_its_cells(tally, asked):
         content = dice.choice(["", BOM]) + file.getvalue()
         expected = [user(text, "sw", text) for text in texts]
         tally.must_accept(f"dialect {number}", lambda c=content: asked("d.csv", c), expected)
+
+
+# heads of people's own sheets: none of ours
+HEADS = [
+    ["Frage", "Sprache", "Antwort"],
+    ["question", "lang", "answer"],
+    ["Preis, in EUR", "Text; Frage", "x|y"],
+    ["swali", "lugha"],
+    ["题目", "语言", "答案", "来源"],
+]
+
+
+def test_a_sheet_with_a_head_of_its_own_is_split_whatever_separates_it(tally, asked):
+    """Without `columns` that is said with its columns; two cells are never taken for one."""
+    dice = random.Random(15)
+    for number in range(24):
+        mark = dice.choice(",;\t|")
+        quoting = dice.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+        head = dice.choice(HEADS)
+        texts = [dice.choice(TEXTS[:5]) + str(n) for n in range(dice.randint(2, 5))]
+        file = io.StringIO()
+        writer = csv.writer(file, delimiter=mark, quoting=quoting, lineterminator="\n")
+        writer.writerows([head, *([text, *"sw"[: len(head) - 2], "7"] for text in texts)])
+        content = file.getvalue()
+        what = f"head {number}: {head} {mark!r}"
+        message = tally.must_refuse(what, lambda c=content: asked("h.csv", c))
+        assert "columns: {" in message and f"there are {', '.join(head)}" in message, message
+        columns = f"language: sw, columns: {{prompt: {json.dumps(head[0], ensure_ascii=False)}}}"
+        expected = [user(text, "sw") for text in texts]
+        tally.must_accept(what, lambda c=content, o=columns: asked("h.csv", c, o), expected)
+        if mark == "\t":  # YAML's own quoting would be tested here
+            continue
+        joined = json.dumps(content.partition("\n")[0], ensure_ascii=False)
+        columns = f"language: sw, columns: {{prompt: {joined}}}"
+        tally.must_refuse(f"{what}, joined", lambda c=content, o=columns: asked("h.csv", c, o))
 
 
 def test_json_however_it_is_written_gives_its_rows(tally, asked):

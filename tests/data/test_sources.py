@@ -207,7 +207,7 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
         DataError, match=r"p\.csv, line 2: no column 'question' for prompt; there are q, lang, a, n"
     ):
         read(recipe("[{file: p.csv, columns: {prompt: question}}]"))
-    with pytest.raises(DataError, match=r"unknown field 'a'.*columns"):
+    with pytest.raises(DataError, match=r"unknown field 'q'.*columns"):
         read(recipe("./p.csv"))
     with pytest.raises(DataError, match="no prompts in it in en, sw"):
         (tmp_path / "f.jsonl").write_text(json.dumps(ROWS[2]))
@@ -218,20 +218,42 @@ def test_a_missing_column_file_or_language_is_named(recipe, tmp_path):
 
 def test_the_way_out_of_an_unknown_field_of_sharegpt_works(recipe, tmp_path):
     turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Ho."}]
-    write_jsonl(tmp_path / "p.jsonl", [{"conversations": turns, "language": "en", "topic": "x"}])
-    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
+    write_jsonl(tmp_path / "p.jsonl", [{"conversations": turns, "language": "en", "lang": "x"}])
+    with pytest.raises(DataError, match=r"unknown field 'lang' \(is it language\?\)") as caught:
         read(recipe("./p.jsonl"))
     way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
     assert [p.text for p in read(recipe(way_out))] == ["Hi?"]
 
 
-def test_the_way_out_of_an_unknown_field_works(recipe, tmp_path):
-    rows = [{"prompt": f"Hi {n}?", "language": "en", "topic": "goats"} for n in range(3)]
+@pytest.mark.parametrize(
+    "other",
+    ["langauge", "Language", "lang", "ID", "refrence", "answer", "prompts", "message", "system"],
+)
+def test_a_column_that_may_be_meant_is_refused_and_the_way_out_works(recipe, tmp_path, other):
+    rows = [{"prompt": f"Hi {n}?", "language": "en", other: "goats"} for n in range(3)]
     write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match="unknown field 'topic'") as caught:
+    with pytest.raises(DataError, match=f"unknown field '{other}' \\(is it ") as caught:
         read(recipe("./p.jsonl"))
     way_out = str(caught.value).partition("generate.prompts=")[2].replace("...", "p.jsonl")
     assert [p.text for p in read(recipe(way_out))] == ["Hi 0?", "Hi 1?", "Hi 2?"]
+
+
+def test_a_harmless_column_costs_one_line_and_no_sheet(recipe, tmp_path):
+    others = {"Kommentar": "gut", "difficulty": 3, "source": "web", "topic": "goats", "题目": 1}
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Hi?", "language": "en", **others}] * 3)
+    left = Left()
+    assert [p.text for p in read(recipe("./p.jsonl"), left=left)] == ["Hi?"] * 3
+    assert left.notes == [
+        "generate.prompts: ./p.jsonl: columns that are none of ours are left out: "
+        "Kommentar, difficulty, source, topic, 题目"
+    ]
+
+
+def test_a_missing_language_says_how_to_give_it_and_that_works(recipe, tmp_path):
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": "Hi?"}])
+    with pytest.raises(DataError, match=r"line 1: no language: set `language: en`.*`columns: "):
+        read(recipe("./p.jsonl"))
+    assert [p.language for p in read(recipe("[{file: p.jsonl, language: en}]"))] == ["en"]
 
 
 def test_three_letter_codes_are_the_recipes_languages_and_unknown_ones_are_named(recipe, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,20 @@ def reference(path: Path, turns: list[dict[str, str]], system: str | None = None
             0
         ]
     return tokenizer.decode([i for i in ids if i not in stops])
+
+
+def test_an_engine_that_is_asked_nothing_ends(make_run: MakeRun) -> None:
+    """One that was taken down before its loop ran waited for itself for ever, in one of four starts."""
+    code = (
+        "import sys\n"
+        "from distill.deploy import engine\n"
+        "from distill.deploy.choose import choose\n"
+        "chosen = choose(sys.argv[1], 'f16')\n"
+        "for _ in range(6):\n"
+        "    engine.start(chosen, num_threads=1, context_length=64)\n"
+    )
+    command = [sys.executable, "-c", code, str(make_run())]
+    subprocess.run(command, check=True, timeout=60, capture_output=True)
 
 
 def test_answers_are_the_models_own_with_the_conversation_so_far(

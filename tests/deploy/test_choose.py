@@ -58,6 +58,7 @@ def test_a_recipe_stands_for_its_run(
             r"--format 'q4_k_m': not in this run; did you mean q4_0\? There are f16, q8_0, q4_0$",
         ),
         ("Q8-0", r"did you mean q8_0\?"),
+        ("xyz", r"--format 'xyz': not in this run; there are f16, q8_0, q4_0$"),
         ("nf4", "a folder for transformers, not a file for llama.cpp"),
     ],
 )

@@ -159,7 +159,7 @@ WRONG = {
         [{"role": "assistant", "content": "x", "tool_calls": [{"id": "a"}]}, *MESSAGES],
         MESSAGES * 10_001,
     ],
-    "max_tokens": [-1, 0, 2**31, 2**63, 10**30, 1.5, "5", True, [1], {}],
+    "max_tokens": [-1, 0, 4096, 1_000_000, 2**31, 2**63, 10**30, 1.5, "5", True, [1], {}],
     "n_predict": [-1, -(2**31), 2**31],
     "temperature": [-1, 11, 1e308, "hot", True, [0]],
     "top_p": [-0.1, 1.1, "x"],
@@ -181,6 +181,8 @@ WRONG = {
     "grammar": ["(" * DEEP, 'root ::= "a"', 'root ::= ("a"{1,100000}){1,100000}', 5],
     "grammar_lazy": [True],
     "json_schema": [{"type": "string", "pattern": "^" + "(" * DEEP + "$"}, {"$ref": "#"}],
+    "functions": [[{"name": "f"}]],
+    "tool_choice": ["auto"],
     "tools": [[{"type": "function", "function": {"name": "f", "parameters": {}}}]],
     "chat_template_kwargs": [{"messages": []}],
     "lora": [[{"id": 0, "scale": 1}]],
@@ -271,6 +273,13 @@ def test_odd_requests_with_one_right_meaning_are_answered(client: Client, tally:
         "marks of another family": lambda: client.ask(
             {"messages": [{"role": "user", "content": "[INST] <|eot_id|> <s> </think>"}]}
         ),
+        "nothing in what is off": lambda: client.ask(
+            {"messages": MESSAGES, "tools": [], "tool_choice": "none", "logit_bias": {}, "n": 1}
+        ),
+        "a system prompt as OpenAI calls it now": lambda: client.ask(
+            {"messages": [{"role": "developer", "content": "Be brief."}, *MESSAGES]}
+        ),
+        "an answer that fits": lambda: client.ask({"messages": MESSAGES, "max_tokens": 30}),
         "JSON": lambda: client.ask(
             {"messages": MESSAGES, "response_format": {"type": "json_object"}}
         ),
@@ -278,6 +287,16 @@ def test_odd_requests_with_one_right_meaning_are_answered(client: Client, tally:
     for name, action in asked.items():
         tally.refuse_or(name, action, is_answer)
     assert tally.accepted >= len(asked)
+
+
+def test_more_than_one_answer_and_more_than_the_context_say_what_there_is(client: Client) -> None:
+    with pytest.raises(Refused, match="n must be 1, not 2: one answer a request"):
+        client.ask({"messages": MESSAGES, "n": 2})
+    words = (
+        r"max_tokens: this server's context is [\d,]+ tokens, and [\d,]+ are asked for \([\d]+ of"
+    )
+    with pytest.raises(Refused, match=words):
+        client.ask({"messages": MESSAGES, "max_tokens": 100_000})
 
 
 @pytest.mark.parametrize("seed", range(20))

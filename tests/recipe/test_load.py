@@ -50,12 +50,21 @@ def test_broken_yaml_and_double_keys_name_the_line(tmp_path):
         ("name: a\nseed: 1\nname: b\n", r"line 3: not YAML: key 'name' is given twice"),
         ("[1]: {a: 1}\n", r"line 1: not YAML: \[.*\] cannot be a key"),
         ("name: a\0\n", r"r\.yaml: not YAML: .*special characters"),
+        ("name: a\ntrain:\n\tepochs: 2\n", r"line 3: not YAML: a tab .*: use spaces"),
     ):
         path.write_text(text)
         with pytest.raises(RecipeError, match=said):
             load_recipe(path)
     with pytest.raises(MissingError, match="no such recipe"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_recipe_in_utf16_is_named_as_such(tmp_path, encoding):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(QUICKSTART.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(RecipeError, match=r"r\.yaml: UTF-16, not UTF-8; save it as UTF-8"):
+        load_recipe(path)
 
 
 def test_python_objects_in_yaml_are_not_built(tmp_path):

@@ -15,6 +15,20 @@ def test_a_misspelt_key_gets_the_nearest_name():
 
 
 @pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("epochs=2", "train.epochs"),
+        ("learning_rate=1e-4", "train.learning_rate"),
+        ("batch_tokens=512", "teacher.batch_tokens or train.batch_tokens"),
+        ("generate.epochs=2", "train.epochs"),
+        ("sed=1", "seed"),
+    ],
+)
+def test_a_field_without_its_section_gets_the_sections_that_have_it(override, meant):
+    assert f"unknown key; did you mean {meant}?" in problem(override)
+
+
+@pytest.mark.parametrize(
     ("override", "new"),
     [
         ("generate.think=drop", "reasoning"),

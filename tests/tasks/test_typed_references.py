@@ -119,7 +119,7 @@ def test_a_number_stays_one_from_the_file_to_the_samples(tmp_path):
 
 
 def test_whole_numbers_and_text_stay_the_text_that_they_were(tmp_path):
-    for typed, text in (("57", "57"), ("-3", "-3"), ('"1,000"', "1,000"), ('"x"', "x")):
+    for typed, text in (("57", "57"), ("-3", "-3"), ('"1,000"', "1,000"), ('"x = 3"', "x = 3")):
         assert read(tmp_path, line_of(typed)) == text
 
 
@@ -157,3 +157,17 @@ def _typed(rng):
 def _digits_of_exponent(value):
     """Return what was once read of 1e-05: 5."""
     return float(repr(value).rpartition("e")[2].lstrip("+-") or 0)
+
+
+@pytest.mark.parametrize("reference", ['""', '"  "', '"\\u200b"', '"seven"', '"N/A"'])
+def test_a_reference_that_grades_everything_wrong_is_refused_by_its_line(tmp_path, reference):
+    with pytest.raises(DataError, match=r"p\.jsonl, line 1: reference '.*; set verify: false"):
+        read(tmp_path, line_of(reference))
+
+
+def test_an_empty_reference_is_none_where_no_task_needs_it(tmp_path):
+    (tmp_path / "p.jsonl").write_text(line_of('""') + "\n" + line_of('"seven"') + "\n")
+    recipe = load_recipe(QUICKSTART, ["languages=[en]", f"generate.prompts={tmp_path / 'p.jsonl'}"])
+    prompts = recipe.generate.prompts
+    read_here = read_prompts(recipe, "generate.prompts", prompts, needs_reference=False)
+    assert [prompt.reference for prompt in read_here] == [None, "seven"]

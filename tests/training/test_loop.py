@@ -45,9 +45,10 @@ def training_run(folder: Path, store: Any, **options: Any) -> TrainingRun:
     return replace(run, options=settings, folder=folder, validation=helpers.examples()[:2])
 
 
-@pytest.fixture(scope="module")
-def unbroken(store, tmp_path_factory):
-    run = training_run(tmp_path_factory.mktemp("unbroken"), store, hidden_weight=0.5)
+@pytest.fixture(scope="module", params=["adamw", "muon"])
+def unbroken(request, store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    run = training_run(folder, store, hidden_weight=0.5, optimizer=request.param)
     train(run)
     return run
 
@@ -92,7 +93,7 @@ def test_a_run_that_continues_from_a_checkpoint_ends_bit_for_bit_alike_with_its_
         "it has been trained"
     )
 
-    run = training_run(tmp_path, store, hidden_weight=0.5)
+    run = training_run(tmp_path, store, hidden_weight=0.5, optimizer=unbroken.options.optimizer)
     train(run)
     for (name, one), other in zip(
         unbroken.model.state_dict().items(), run.model.state_dict().values(), strict=True

@@ -8,6 +8,7 @@ import pytest
 import step_helpers as helpers
 import torch
 import torch.nn.functional as F
+from conftest import tiny_qwen3
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from distill.recipe.sections import Train
 from distill.training.batches import collate
 from distill.training.loop import train
 from distill.training.metrics import read_metrics
-from distill.training.student import StudentLoss, initial_projection
+from distill.training.student import StudentLoss, initial_projection, outer_parameters
 
 SOFT, HARD = 0.7, 0.4
 
@@ -105,3 +106,13 @@ def test_a_projection_between_equal_widths_begins_as_the_identity_else_it_keeps_
     lengths = (states @ initial_projection(4096, 64).T).norm(dim=1) / states.norm(dim=1)
     assert torch.equal(initial_projection(96, 64), initial_projection(96, 64))
     assert (lengths - 8).abs().max() < 1, "8 = the root of 4096 / 64"
+
+
+@pytest.mark.parametrize("make", [tiny_qwen3, helpers.biased_phi], ids=["tied", "not tied"])
+def test_embedding_head_and_projection_are_beside_the_hidden_layers(make: Any) -> None:
+    student = StudentLoss(make(), Train(), helpers.VOCAB, helpers.TEACHER_WIDTH)
+    outer = set(outer_parameters(student))
+    matrices = {name: p for name, p in student.named_parameters() if p.ndim == 2}
+    for name, parameter in matrices.items():
+        assert (parameter in outer) == ("layers" not in name), name
+    assert student.projection in outer

@@ -66,8 +66,10 @@ class Train(Section):
     warmup_share: Share = field(0.05, "Share of the steps for the linear warm-up")
     weight_decay: NonNegativeFloat = field(0.0, "On matrices only")
     max_grad_norm: PositiveFloat = field(1.0, "Clip the global gradient norm")
-    optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = field(
-        "adamw", "8bit: bitsandbytes, CUDA only"
+    optimizer: Literal["adamw", "muon", "adamw_8bit", "paged_adamw_8bit"] = field(
+        "adamw",
+        "muon: learns faster from random weights; hidden matrices by Muon, the rest by adamw. "
+        "8bit: bitsandbytes, CUDA only",
     )
     device: Literal["auto", "cpu", "cuda"] = field(
         "auto", "auto = cuda if there is one, else cpu", machine=True
@@ -110,6 +112,15 @@ class Train(Section):
             )
         if problem := parameter_problem(self.divergence, beta=self.beta, alpha=self.alpha):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _muon_has_whole_matrices(self) -> "Train":
+        if self.optimizer == "muon" and self.lora_rank:
+            raise ValueError(
+                f"optimizer: muon is for whole matrices, not for an adapter (lora_rank "
+                f"{self.lora_rank}): use adamw"
+            )
         return self
 
     @model_validator(mode="after")

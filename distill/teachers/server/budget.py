@@ -61,6 +61,16 @@ class AnswerUsage(Usage):
     start: float = 0.0
     end: float = 0.0
     model: str | None = None
+    _began: float = field(default=0.0, repr=False, compare=False)  # by a clock nobody sets back
+
+    def begin(self) -> None:
+        """Note when the first try is sent."""
+        if not self.start:
+            self.start, self._began = time.time(), time.monotonic()
+
+    def finish(self) -> None:
+        """Note when a try has ended; the last one counts."""
+        self.end = self.start + time.monotonic() - self._began
 
     def row(self) -> Row:
         """Return it as a row of the log keeps it; what is not known is left out."""

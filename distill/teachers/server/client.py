@@ -7,7 +7,6 @@ it arrives.
 """
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -151,7 +150,7 @@ class Server:
 
     async def _send(self, data: bytes, sampling: Sampling, usage: AnswerUsage) -> Response:
         """Return the response. Raises ServerAway or RetryableError where none came."""
-        usage.start = usage.start or time.time()
+        usage.begin()
         self._count(usage, Usage(requests=1))
         self.budget.at_once += 1
         self.budget.most_at_once = max(self.budget.most_at_once, self.budget.at_once)
@@ -165,7 +164,7 @@ class Server:
             return await exchange(self.client, "POST", url, data, bounds, count)
         finally:
             self.budget.at_once -= 1
-            usage.end = time.time()
+            usage.finish()
 
     def _count(self, usage: AnswerUsage, more: Usage) -> None:
         more.cost = self.endpoint.prices.cost(more.prompt_tokens, more.answer_tokens)

@@ -188,3 +188,12 @@ def test_one_more_must_fit_beside_those_in_flight():
         budget.limit_reached(Usage(1, 50, 600))
         == "max_tokens (400 of 1000, and one more answer may take 650)"
     )
+
+
+def test_an_answer_takes_no_negative_time_where_the_clock_is_set_back(monkeypatch):
+    usage = AnswerUsage()
+    usage.begin()
+    monkeypatch.setattr("time.time", lambda: 1.0)
+    usage.begin()  # a second try
+    usage.finish()
+    assert usage.start > 1e9 and 0 <= usage.end - usage.start < 60

@@ -1,0 +1,66 @@
+"""Columns that a row of prompts has beside ours: harmless ones are left out, near misses are refused.
+
+A column that was misspelt, or that changes what is asked, must not be left out: prompts without
+their language or their system prompt are other prompts.
+"""
+
+from collections.abc import Sequence
+
+from distill.core.jsonl import BadRow, Row
+from distill.data.conversations import FIELDS
+from distill.data.sources import listed
+from distill.errors import nearest_names, shown
+
+PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
+# what others call a column of ours, or what they put beside it
+_MEANT = {
+    "language": ("lang", "locale", "lang_code"),
+    "reference": ("answer", "answers", "solution", "target", "label", "expected"),
+    "prompt": ("question", "query", "instruction", "input", "text"),
+    "messages": ("system", "system_prompt", "context", "history"),
+}
+_THEIRS = {name: ours for ours, names in _MEANT.items() for name in names}
+_SHORT = 3  # letters: shorter names than that are like any other
+
+
+def without_others(row: Row, where: str, field: str) -> tuple[Row, Sequence[str]]:
+    """Return (the row with our columns alone, the names of the others), which are harmless.
+
+    Raise BadRow where one of them may be meant, or the row has no prompt. `field`: of the recipe.
+    """
+    others = [name for name in row if name not in PROMPT_KEYS]
+    if not others:
+        return row, ()
+    has_prompt = any(name in row for name in FIELDS)
+    for name in others:
+        meant = _meant(str(name))
+        if meant is not None or not has_prompt:
+            raise _unknown(row, name, meant, where, field)
+    return {name: value for name, value in row.items() if name in PROMPT_KEYS}, others
+
+
+def _meant(name: str) -> str | None:
+    """Return the column of ours that another name may mean, or None."""
+    spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
+    if spelt in PROMPT_KEYS:
+        return spelt
+    if spelt in _THEIRS:
+        return _THEIRS[spelt]
+    known = [ours for ours in PROMPT_KEYS if len(ours) > _SHORT]
+    return next(iter(nearest_names(spelt, known, cutoff=0.75)), None)
+
+
+def _unknown(row: Row, name: str, meant: str | None, where: str, field: str) -> BadRow:
+    known = {ours: ours for ours in PROMPT_KEYS if ours in row}
+    if "conversations" in known:
+        known["messages"] = known.pop("conversations")
+    if not known.keys() & set(FIELDS):
+        known = {"prompt": "THEIR_NAME", **known}
+    columns = ", ".join(f"{ours}: {column}" for ours, column in sorted(known.items()))
+    hint = "" if meant is None else f" (is it {meant}?)"
+    return BadRow(
+        "unknown_field",
+        f"{where}: unknown field {shown(name)}{hint}; there are {listed(row)}; known: "
+        f"{', '.join(sorted(PROMPT_KEYS))}. Name those that are meant by columns, and the others "
+        f"are left out: {field}=[{{file: ..., columns: {{{columns}}}}}]",
+    )
