@@ -4,7 +4,7 @@ shape/race.json     written before the first candidate, so that the race goes on
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -42,8 +42,9 @@ from distill.pilot.shape_stages import (
     is_made,
 )
 from distill.pipeline import run_stages
-from distill.planning import sizes
+from distill.planning import preflight, sizes
 from distill.planning.costs import Workload, demand_of
+from distill.planning.cuts import check_cuts
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, this_machine
 from distill.recipe import Recipe
@@ -192,12 +193,14 @@ def vocabulary_name(values: Values, recipe: Recipe) -> str:
 def make_race(recipe: Recipe, folders: Folders, running: Processes, wishes: Wishes) -> Race:
     """Plan a race: trim the vocabulary, list who fits, and reckon what it takes.
 
-    Raises RecipeError where nothing fits, or what is wished for is not among the candidates.
+    Raises RecipeError where nothing fits, or what is wished for is not among the candidates, and
+    MismatchError for a student that no file can hold.
     """
+    preflight.check_formats(recipe)
     budget = Budget.of(recipe.student)
     left_out: list[LeftOut] = []
     field = _field(recipe, folders, running, budget, left_out)
-    candidates = field.candidates()
+    candidates = list(_possible(recipe, field.candidates(), left_out))
     _require_one_that_fits(recipe, budget, candidates, field.left_out)
     race = Race(
         tokens=recipe.train.batch_tokens,
@@ -214,6 +217,19 @@ def make_race(recipe: Recipe, folders: Folders, running: Processes, wishes: Wish
         passing_bytes=0.0,
     )
     return _reckoned(recipe, folders, race, wishes.tokens)
+
+
+def _possible(
+    recipe: Recipe, candidates: Sequence[Candidate], left_out: list[LeftOut]
+) -> Iterator[Candidate]:
+    """Yield the candidates that their model and the recipe allow; the others are left out."""
+    for candidate in candidates:
+        try:
+            check_cuts(changed(recipe, student=candidate.values))
+        except (MismatchError, ValidationError) as error:
+            left_out.append(LeftOut(candidate.name, _reason(error)))
+        else:
+            yield candidate
 
 
 def _only(candidates: list[Candidate], wishes: Wishes) -> list[Candidate]:

@@ -113,6 +113,12 @@ def text(outcome: Outcome, target: Target | None) -> str:
     for row in outcome.rows:
         if row.failed is not None:
             lines.append(f"{row.name}: its {race.format} file fails its check: {row.failed}")
+    worse = [r.name for r in outcome.rows if r.measured.nll_after > r.measured.nll_before]
+    if worse:
+        lines.append(
+            f"{', '.join(worse)}: worse after the distillation than before it: train.learning_rate "
+            "is too high for a student that begins so well, or there is too little to learn from"
+        )
     return "\n".join([*lines, *_verdict(outcome)])
 
 

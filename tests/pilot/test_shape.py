@@ -1,10 +1,12 @@
 """distill shape: students that fit a budget race; killed in the middle the race ends as it would have."""
 
+import json
 import os
 import shutil
 import signal
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 
@@ -208,3 +210,30 @@ def test_a_student_from_nothing_can_only_be_trimmed(finished, tmp_path, capsys):
     assert shape.run(load_recipe(QUICKSTART, overrides), only_plan=True) is None
     shown = capsys.readouterr().out
     assert "2 candidates" in shown and "random  " in shown and "random+trimmed" in shown
+
+
+def in_hub_cache(cache, model_id, **config):
+    """Put the quickstart's teacher into a hub cache as a model of this id."""
+    folder = cache / f"models--{model_id.replace('/', '--')}"
+    snapshot = folder / "snapshots" / "abc"
+    shutil.copytree(TEACHER, snapshot)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    values = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps(values | config))
+
+
+def test_a_smaller_base_of_the_family_races_where_it_is_to_be_had(
+    finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-1.7B")
+    kinds = ["full_attention"] * 3
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-0.6B", num_hidden_layers=3, layer_types=kinds)
+    shutil.copytree(finished, tmp_path / "run")
+    recipe = recipe_of(tmp_path / "run", "student.model=Qwen/Qwen3-1.7B")
+    assert shape.run(recipe, only_plan=True) is None
+    shown = capsys.readouterr().out
+    assert "\n  Qwen3-0.6B  " in shown and "\n  trimmed+even4  " in shown
+    assert "left out: Qwen2.5-1.5B: model 'Qwen/Qwen2.5-1.5B'" in shown
+    assert "the hub cannot be reached" in shown
