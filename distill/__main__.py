@@ -290,14 +290,16 @@ def _shape(options: argparse.Namespace) -> int:
         target = targets.target(options.target)
     only = None if options.only is None else tuple(options.only.split(","))
     wishes = shape_plan.Wishes(options.tokens, only)
-    outcome = None
-    if not (options.redo or options.plan):
-        outcome = shape_report.finished(recipe, wishes)
-    if outcome is None:
-        from distill.pilot import shape
+    with advising(recipe):
+        outcome = None
+        if not (options.redo or options.plan):
+            outcome = shape_report.finished(recipe, wishes)
+        if outcome is None:
+            from distill.pilot import shape
 
-        outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
-    if outcome is not None:
+            outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
+        if outcome is None:
+            return 0
         print(shape_report.text(outcome, target))
         if options.write:
             print(shape_write.write(recipe, outcome))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 
 from distill.core.run_folder import RunFolder
 from distill.deploy.choose import open_run
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.pilot import shape, shape_report
+from distill.pilot import shape, shape_report, shape_write
 from distill.pilot.shape_plan import Wishes
 from distill.pilot.shape_report import outcome_of
 from distill.pilot.shape_stages import Folders
@@ -158,6 +159,16 @@ def test_the_winner_is_written_into_the_recipe_and_the_race_still_stands(raced, 
     again = run_forked(*arguments, word="shape")
     assert table(again.stdout).startswith(table(result.stdout).rpartition("\n")[0][:500])
     assert "already" in again.stdout and path.read_text(encoding="utf-8") == written
+
+
+def test_where_a_recipe_cannot_be_written_its_section_is_printed(raced, outcome, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    shutil.copy(raced / "run/recipe.yaml", path)  # sealed by a checksum
+    before = path.read_bytes()
+    said = shape_write.write(load_recipe(path), outcome)
+    assert "not written (it is a run folder's own recipe" in said and path.read_bytes() == before
+    section = yaml.safe_load(said.partition("\n")[2])["student"]
+    assert section["method"] == "layers" and section["model"] == str(TEACHER)
 
 
 def test_the_verdict_says_when_it_may_be_chance(outcome):

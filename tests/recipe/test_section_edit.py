@@ -1,8 +1,12 @@
 """One section of a recipe's text is changed, and nothing else of it."""
 
+from pathlib import Path
+
 import pytest
 
 from distill.recipe.section_edit import NotEdited, edit_section
+from distill.recipe.sections import Student
+from distill.recipe.sections.student import Vocabulary
 from distill.recipe.strict_yaml import parse
 
 DEFAULTS = {"layer_share": 0.5, "layers_by": "even", "vocabulary": None, "revision": None}
@@ -112,3 +116,29 @@ def test_a_quoted_value_without_comment_is_replaced():
         'student:\n  method: "base"\n  model: ./teacher\n', CUT | {"revision": None}
     )
     assert section["method"] == "layers" and "model: ./teacher\n" in after
+
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FIELDS = Student.model_fields
+OURS = {name: info.default for name, info in FIELDS.items() if not info.is_required()}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_ours_can_be_written_into(path):
+    text = path.read_text(encoding="utf-8")
+    vocabulary = Vocabulary(size=4096).model_dump(mode="json")
+    whole = {"method": "base", "model": "./other", "revision": None, "licence": None}
+    for cut in (
+        {"layer_share": 0.5, "vocabulary": None},
+        {"method": "layers", "layer_share": 0.7, "vocabulary": vocabulary},
+        {"layer_share": 0.5, "vocabulary": vocabulary},
+    ):
+        values = whole | cut
+        after = edit_section(text, "student", values, OURS)
+        student = Student.model_validate(parse(after)["student"])
+        assert {name: student.model_dump(mode="json")[name] for name in values} == values
+        assert edit_section(after, "student", values, OURS) == after, "written once"
+        changed = [line for line in text.splitlines() if line not in after.splitlines()]
+        assert all(line.startswith(("  ", "student:")) for line in changed)
+        for line in changed:  # what a comment teaches stays
+            assert line.partition("#")[2] in after
