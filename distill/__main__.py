@@ -1,4 +1,4 @@
-"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `inspect`, `teachers`, `explain`, and for
+"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `shape`, `inspect`, `teachers`, `explain`, and for
 the result `chat`, `serve`, `bench`.
 
 Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal,
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
             )
         _add_redo(command)
     _add_inspection(commands)
+    _add_shape(commands)
     _add_deployment(commands)
     return top
 
@@ -101,6 +102,33 @@ def _add_inspection(commands: Any) -> None:
         "explain", help="what a recipe field means, e.g. `distill explain train.schedule`"
     )
     explain.add_argument("field", nargs="?", default="")
+
+
+def _add_shape(commands: Any) -> None:
+    shape = commands.add_parser(
+        "shape",
+        help="which student? those that fit student.budget_mb race, each distilled for a short while",
+    )
+    _add_recipe(shape, "student.budget_mb=500")
+    shape.add_argument(
+        "--tokens",
+        type=_positive,
+        metavar="N",
+        help="that each learns (default: so many that the race takes about an hour)",
+    )
+    shape.add_argument(
+        "--target",
+        metavar="MACHINE",
+        help="also estimate the tokens a second there, e.g. 'Raspberry Pi 5'",
+    )
+    shape.add_argument(
+        "--only", metavar="A,B", help="only these of the candidates, e.g. trimmed,trimmed+nll14"
+    )
+    shape.add_argument("--plan", action="store_true", help="only say who races and how long")
+    shape.add_argument("--redo", action="store_true", help="let all race anew")
+    shape.add_argument(
+        "--write", action="store_true", help="write the winner into the recipe's section student"
+    )
 
 
 def _add_deployment(commands: Any) -> None:
@@ -190,6 +218,8 @@ def _command(options: argparse.Namespace) -> int:
         return 0
     if options.command == "probe":
         return _probe(options)
+    if options.command == "shape":
+        return _shape(options)
     if options.command == "inspect":
         return _inspect(options)
     if options.command in ("chat", "serve", "bench"):
@@ -247,6 +277,33 @@ def _probe(options: argparse.Namespace) -> int:
     if verdicts:
         print(probe.text(recipe, verdicts))
     return int(any(v.word == "unfit" for v in verdicts))
+
+
+def _shape(options: argparse.Namespace) -> int:
+    from distill.pilot import shape_plan, shape_report, shape_write
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    target = None
+    if options.target is not None:
+        from distill.deploy import targets
+
+        target = targets.target(options.target)
+    only = None if options.only is None else tuple(options.only.split(","))
+    wishes = shape_plan.Wishes(options.tokens, only)
+    with advising(recipe):
+        outcome = None
+        if not (options.redo or options.plan):
+            outcome = shape_report.finished(recipe, wishes)
+        if outcome is None:
+            from distill.pilot import shape
+
+            outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
+        if outcome is None:
+            return 0
+        print(shape_report.text(outcome, target))
+        if options.write:
+            print(shape_write.write(recipe, outcome))
+    return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ def run(
     """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's."""
     stage = folder.stage("evaluate")
     teacher = teacher or teachers.connect(recipe, folder)
-    prompts = _askable(split_prompts(recipe)[1], teacher)
+    prompts = askable(split_prompts(recipe)[1], teacher)
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
     trimmed = trimmed_vocabulary(recipe, folder)
@@ -121,7 +121,7 @@ def run(
     return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
 
 
-def _askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+def askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
     """Return the prompts that hold no mark of a chat template; say how many do.
 
     Raises DataError where all do.
@@ -182,19 +182,10 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
     The teacher itself is evaluated while it is loaded; where it has no NLL, that is said.
     """
     teacher, recipe = own.teacher, own.teacher.recipe
-    tokenizers = teacher.tokenizers
     if not own.answers.is_file():
-        prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in own.prompts]
-        options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
-        answers = teacher.answer_held_out(own.prompts, prompt_ids, options, bar)
-        stop_ids = teacher.stop_ids()
-        rows = [
-            {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
-            for p, (ids, why) in zip(own.prompts, answers, strict=True)
-        ]
-        write_jsonl(own.answers, rows)
+        write_answers(teacher, own.prompts, own.answers, bar)
     students, teachers_own = eval_sets(
-        recipe, own.prompts, tokenizers, own.answers, own.student, own.trimmed
+        recipe, own.prompts, teacher.tokenizers, own.answers, own.student, own.trimmed
     )
     if not own.figures.is_file():
         figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
@@ -202,6 +193,20 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
             print(f"evaluate: the teacher has no NLL: {figures['unscored']}", file=sys.stderr)
         write_figures(own.figures, figures)
     return students
+
+
+def write_answers(teacher: Teacher, prompts: list[Prompt], path: Path, bar: Progress) -> None:
+    """Ask the teacher for an answer to each prompt, and write them to `path`."""
+    recipe, tokenizers = teacher.recipe, teacher.tokenizers
+    prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
+    options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
+    answers = teacher.answer_held_out(prompts, prompt_ids, options, bar)
+    stop_ids = teacher.stop_ids()
+    rows = [
+        {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
+        for p, (ids, why) in zip(prompts, answers, strict=True)
+    ]
+    write_jsonl(path, rows)
 
 
 def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:

@@ -96,10 +96,21 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
 
 
 def _random(recipe: Recipe, tokenizer: Any) -> Any:
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GenerationConfig, Qwen3ForCausalLM
+
+    model = Qwen3ForCausalLM(random_config(recipe, tokenizer))
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return model
+
+
+def random_config(recipe: Recipe, tokenizer: Any) -> Any:
+    """Return transformers' config of the student that `method: random` makes."""
+    from transformers import Qwen3Config
 
     shape = recipe.student
-    config = Qwen3Config(
+    return Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -113,11 +124,6 @@ def _random(recipe: Recipe, tokenizer: Any) -> Any:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = Qwen3ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return model
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:

@@ -100,9 +100,19 @@ def _run(
             folder.write_recipe(recipe)
             _set_aside(redo, pipeline, recipe, folder)
         running.barrier()
-        for stage in chosen:
-            _run_stage(stage, recipe, folder, running)
+        run_stages(chosen, recipe, folder, running)
     return _result(pipeline, folder)
+
+
+def run_stages(
+    stages: Sequence[Stage], recipe: Recipe, folder: RunFolder, running: Processes
+) -> None:
+    """Run what is not done of these stages, in a folder that is held (`at_work`).
+
+    Raises what `run` raises.
+    """
+    for stage in stages:
+        _run_stage(stage, recipe, folder, running)
 
 
 def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:

@@ -17,6 +17,7 @@ How a file is written and measured stands with its format (distill/formats).
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
 LEFTOVERS = (".*.latent", ".recovered.*", ".export.gguf", "*_distributions.npy")
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
+def run(
+    recipe: Recipe,
+    folder: RunFolder,
+    processes: Processes = ALONE,
+    *,
+    formats: "Sequence[Format] | None" = None,
+) -> StageOutput:
+    """Write and check what is not done yet; `formats`: these, and not what a run writes."""
     from distill.formats import chosen
     from distill.formats.export import Export
     from distill.formats.folders import weight_bytes
@@ -53,7 +61,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     export = Export.of(recipe, folder)
     _remove_leftovers(export.stage)
     checks: dict[str, FileCheck] = {}
-    formats = chosen(recipe.quantize.formats)
+    formats = formats or chosen(recipe.quantize.formats)
     with Progress("quantize", len(formats), "files") as bar:
         for format in formats:
             checks[format.name] = check = _check(export, format)

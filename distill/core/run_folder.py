@@ -10,6 +10,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -89,10 +90,14 @@ class Manifest(Generic[Result]):
 
 
 class RunFolder:
-    """`runs/<name>/`: `folder.stage("train")`, `folder.require("train", TrainResult, recipe)`."""
+    """`runs/<name>/`: `folder.stage("train")`, `folder.require("train", TrainResult, recipe)`.
 
-    def __init__(self, path: Path):
+    `shared`: stages that are another run's, by name. They are read there and never made here.
+    """
+
+    def __init__(self, path: Path, *, shared: Mapping[str, "RunFolder"] | None = None):
         self.path = path
+        self._shared = dict(shared or {})
         self._lock: int | None = None
         self._read_whole: dict[
             Path, tuple[int, int] | None
@@ -104,6 +109,8 @@ class RunFolder:
         return cls(Path(path).expanduser().resolve())
 
     def stage(self, name: str) -> Path:
+        if name in self._shared:
+            return self._shared[name].stage(name)
         return self.path / name
 
     def require(
@@ -166,6 +173,7 @@ class RunFolder:
 
     def start(self, stage: str, fingerprint: Fingerprint) -> None:
         """Note what an unfinished stage is made from, so that another recipe does not continue it."""
+        assert stage not in self._shared, f"{stage} is another run's"
         write_json(self.stage(stage) / "started.json", asdict(fingerprint), indent=1)
 
     def finish(
@@ -226,6 +234,7 @@ class RunFolder:
         `keep_files`: leave it where it is. Raw answers and captured signals cost teacher time and
         are keyed by content, so the new run takes what still fits.
         """
+        assert stage not in self._shared, f"{stage} is another run's"
         folder = self.stage(stage)
         if not folder.exists():
             return

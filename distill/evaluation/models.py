@@ -19,7 +19,7 @@ def evaluate_transformers(eval_set: EvalSet, model: Any, bar: Progress) -> Model
     started = time.monotonic()
     answers = _greedy_answers(eval_set, model, bar)
     seconds = time.monotonic() - started
-    nll = _nll(eval_set, model)
+    nll = nll_of_answers(eval_set, model)
     return ModelAnswers(answers, nll, seconds, f"transformers, {model.device.type}")
 
 
@@ -54,7 +54,7 @@ def _collector(
     return record
 
 
-def _nll(eval_set: EvalSet, model: Any) -> dict[int, float]:
+def nll_of_answers(eval_set: EvalSet, model: Any) -> dict[int, float]:
     """Return nats of each of the teacher's answers, by the prompt's number."""
     from distill.models.score import TokenSequence, score
 

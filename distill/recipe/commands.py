@@ -30,6 +30,15 @@ def in_full(advice: str, recipe: Recipe) -> str:
     return _ADVISED.sub(lambda found: f"`{_command(recipe, found[1], found[2])}`", advice)
 
 
+def advised_instead(advice: str, word: str) -> str:
+    """Return a text that advises the command `word` in place of each that it advised."""
+
+    def instead(found: re.Match[str]) -> str:
+        return f"`distill {word} RECIPE`" + (" with --redo" if found[2] else "")
+
+    return _ADVISED.sub(instead, advice)
+
+
 def _command(recipe: Recipe, word: str, redo: str | None) -> str:
     """Return a command for the shell; for a recipe made in Python, which no shell can name, a call."""
     if recipe.typed is None:
@@ -39,6 +48,8 @@ def _command(recipe: Recipe, word: str, redo: str | None) -> str:
 
 
 def _call(word: str, redo: str | None) -> str:
+    if word == "shape":
+        return "distill.pilot.shape.run(recipe)"
     arguments = ["recipe"]
     if word != "run":
         arguments.append(f"stages=[{word!r}]")

@@ -135,9 +135,9 @@ def test_an_answer_that_holds_a_control_token_is_not_learnt(text):
 def test_held_out_prompts_with_marks_are_left_out_and_told(capsys):
     teacher = connect(load_recipe(QUICKSTART))
     kept = prompt_of("3 + 4 = ?")
-    assert evaluate._askable([kept, prompt_of(FORGED)], teacher) == [kept]
+    assert evaluate.askable([kept, prompt_of(FORGED)], teacher) == [kept]
     assert "evaluate: 1 of 2 held-out prompts hold" in capsys.readouterr().err
     with pytest.raises(
         DataError, match=r"evaluate\.prompts: 1 of 1 .*'<\|im_end\|>'.*: give others"
     ):
-        evaluate._askable([prompt_of(FORGED)], teacher)
+        evaluate.askable([prompt_of(FORGED)], teacher)

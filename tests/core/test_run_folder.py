@@ -43,7 +43,7 @@ def test_a_broken_note_of_a_stage_is_named(tmp_path, name, data):
 def finished_note(tmp_path):
     """Return the manifest of a stage that finished with one file."""
     folder = RunFolder(tmp_path)
-    folder.stage("generate").mkdir()
+    folder.stage("generate").mkdir(parents=True)
     made = folder.stage("generate") / "kept.jsonl"
     made.write_text("x")
     folder.finish("generate", Fingerprint(), StageOutput(generate_result(), [made]), started=0.0)
@@ -200,3 +200,19 @@ def test_a_file_system_without_locks_is_worked_on_and_said(number, tmp_path, mon
 def test_a_run_folder_that_cannot_be_made_is_told(place):
     with pytest.raises(MismatchError, match=r"run_folder: .*set run_folder=PATH"):
         RunFolder(Path(place)).lock()
+
+
+def test_a_shared_stage_is_read_where_it_was_made_and_never_made_elsewhere(tmp_path):
+    made, path = finished_note(tmp_path / "run")
+    folder = RunFolder(tmp_path / "other", shared={"generate": made})
+    assert folder.stage("generate") == path.parent and folder.stage("train").parent == folder.path
+    recipe = load_recipe(QUICKSTART)
+    assert folder.digest("generate", recipe) == made.digest("generate", recipe)
+    assert folder.changes("generate", Fingerprint(seed=1)) == ["seed was 0, is now 1"]
+    for forbidden in (
+        lambda: folder.start("generate", Fingerprint()),
+        lambda: folder.set_aside("generate", keep_files=True),
+    ):
+        with pytest.raises(AssertionError):
+            forbidden()
+    assert path.is_file()

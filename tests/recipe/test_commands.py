@@ -9,6 +9,7 @@ from run_helpers import QUICKSTART, ROOT
 
 from distill.errors import MissingError
 from distill.recipe import Recipe, advising, in_full, load_recipe, sealed_yaml
+from distill.recipe.commands import advised_instead
 
 ADVICE = "a: gone; run `distill capture RECIPE`, or `distill run RECIPE --redo generate`: b"
 
@@ -86,3 +87,9 @@ def test_every_command_that_an_error_advises_can_be_written_in_full():
             for command in re.findall(r"`(distill [^`(]*)`", text):
                 is_known = re.fullmatch(f"{WHOLE}|{NAMED}", command)
                 assert is_known, f"{path}: `{command}`"
+
+
+def test_what_a_stage_advises_can_be_said_of_another_command():
+    advice = "run `distill trim RECIPE`, or `distill run RECIPE --redo capture`"
+    said = "run `distill shape RECIPE`, or `distill shape RECIPE` with --redo"
+    assert advised_instead(advice, "shape") == said

@@ -34,3 +34,9 @@ def test_a_newer_field_counts_only_where_it_is_used():
     once = load_recipe(QUICKSTART).train.identity()
     repeated = load_recipe(QUICKSTART, ["train.repeats=3"]).train.identity()
     assert "repeats" not in once and repeated == {**once, "repeats": 3}
+
+
+def test_what_a_race_may_use_changes_nothing_that_a_run_makes():
+    before = load_recipe(QUICKSTART).student.identity()
+    for override in ("student.budget_mb=500", "student.parameters=1000000"):
+        assert load_recipe(QUICKSTART, [override]).student.identity() == before

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
 from distill.errors import shown
 from distill.recipe.paths import PathText
@@ -116,6 +116,15 @@ class Student(Section):
     )
     vocabulary: Vocabulary | None = field(
         None, "Keep only the tokens that the languages need; null = all of them", is_newer=True
+    )
+    budget_mb: PositiveFloat | None = field(
+        None,
+        "distill shape alone: megabytes (10^6 bytes) that the student's file may have, in the "
+        "first 4-bit GGUF format of quantize.formats (else in the first GGUF format there)",
+        machine=True,  # what a run makes does not depend on it
+    )
+    parameters: PositiveInt | None = field(
+        None, "distill shape alone: parameters that the student may have", machine=True
     )
     num_layers: PositiveInt = field(2, "random: transformer layers")
     hidden_size: PositiveInt = field(

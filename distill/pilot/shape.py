@@ -1,0 +1,188 @@
+"""shape: a race of students that fit a budget, each distilled for a short while.
+
+    shape/race.json      what is raced, as it was planned
+    shape/<candidate>/   a run folder like any other, but for the weights: its file alone stays
+    shape/shape.json     what came out
+
+Cuts that look alike before training differ after it, and ranks flip, so each is measured after as
+many tokens of distillation. What a killed race has made is found again.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from distill import generate
+from distill.core.processes import Processes
+from distill.core.results import QuantizeResult
+from distill.core.run_folder import RunFolder
+from distill.core.stage import Stage
+from distill.deploy.speed import bytes_per_token
+from distill.errors import DataError, DistillError, MissingError, RecipeError
+from distill.formats import FORMATS, path_of
+from distill.llama_cpp.gguf_header import read_tensor_infos
+from distill.pilot import shape_plan, shape_report
+from distill.pilot.shape_candidates import Candidate, LeftOut
+from distill.pilot.shape_plan import (
+    Race,
+    Wishes,
+    goes_on,
+    make_race,
+    recipe_of_candidate,
+    store_race,
+    stored_race,
+    vocabulary_name,
+)
+from distill.pilot.shape_report import Outcome, Row, outcome_of
+from distill.pilot.shape_stages import (
+    HELD_OUT,
+    OF_CANDIDATE,
+    OF_VOCABULARY,
+    Folders,
+    Measured,
+    is_made,
+    remove_weights,
+)
+from distill.pipeline import at_work, run_stages
+from distill.planning.machine import GB
+from distill.recipe import Recipe
+from distill.recipe.commands import advised_instead
+
+NOTHING_MORE = Wishes()
+
+
+def run(
+    recipe: Recipe, *, wishes: Wishes = NOTHING_MORE, only_plan: bool = False, redo: bool = False
+) -> Outcome | None:
+    """Race, as far as that is not done yet, and return what came out; None of `only_plan`.
+
+    `redo`: let all race anew.
+
+    Raises RecipeError (no budget, nothing fits), MismatchError (the recipe has changed), DataError
+    (no room on the disk), and what the stages raise.
+    """
+    if recipe.student.budget_mb is None and recipe.student.parameters is None:
+        raise RecipeError(
+            f"{recipe.source}: student.budget_mb and student.parameters are null: say what the "
+            "student may have, e.g. student.budget_mb=500 (megabytes of its file)"
+        )
+    with at_work(recipe, RunFolder.of(recipe)) as running:
+        if running.num > 1:
+            raise RecipeError(
+                "shape: one process races: start `distill shape RECIPE` without a launcher"
+            )
+        folders = Folders(RunFolder.of(recipe))
+        if redo:
+            folders.run.set_aside("shape", keep_files=False)
+        race = _race(recipe, folders, running, wishes, only_plan)
+        print(shape_plan.told(race), flush=True)
+        if only_plan:
+            return None
+        _require_room(folders, race)
+        outcome = _run(shape_plan.as_it_began(recipe, race), folders, race, running)
+        shape_report.store(folders, outcome)
+        print(shape_report.deletable(folders))
+    return outcome
+
+
+def _race(
+    recipe: Recipe, folders: Folders, running: Processes, wishes: Wishes, only_plan: bool
+) -> Race:
+    """Return the race that began here, or a new one, once the teacher has answered."""
+    manifest = folders.run.manifest("generate", generate.STAGE.result)
+    if manifest is None and only_plan:
+        raise MissingError(
+            f"{folders.run.stage('generate')}: not finished: who fits follows from a vocabulary that "
+            "is trimmed by the answers; run `distill generate RECIPE` first"
+        )
+    folders.run.write_recipe(recipe)
+    if manifest is None:
+        print("shape: the teacher answers first: `distill plan` says how long that takes")
+    run_stages([generate.STAGE], recipe, folders.run, running)
+    began = stored_race(folders)
+    answers = folders.run.digest("generate", recipe)
+    if began is not None and goes_on(began, recipe, answers, wishes):
+        return began
+    if began is not None and began.answers == answers and wishes.tokens is None:
+        wishes = replace(wishes, tokens=began.tokens)
+    race = make_race(recipe, folders, running, wishes)
+    store_race(folders, race)
+    return race
+
+
+def _require_room(folders: Folders, race: Race) -> None:
+    """Raise DataError where the disk has no room for what is still to be made."""
+    made = sum((folders.path / c.name / "measure/manifest.json").is_file() for c in race.candidates)
+    left = 1 - made / len(race.candidates)
+    needed = race.kept_bytes * left + race.passing_bytes * (left > 0)
+    free = shutil.disk_usage(folders.run.path).free
+    if needed > free:
+        raise DataError(
+            f"{folders.path}: the race needs about {needed / GB:.1f} GB of disk, and "
+            f"{free / GB:.1f} GB is free: free some, or set run_folder=PATH on another disk"
+        )
+
+
+def _run(recipe: Recipe, folders: Folders, race: Race, running: Processes) -> Outcome:
+    run_stages([HELD_OUT], recipe, folders.home, running)
+    rows = []
+    left_out = list(race.left_out)
+    for number, candidate in enumerate(race.candidates, 1):
+        print(f"shape: {number}/{len(race.candidates)} {candidate.name}", flush=True)
+        try:
+            with _advising_the_race():
+                rows.append(_raced(recipe, folders, race, candidate, running))
+        except MissingError as error:
+            if candidate.values["model"] == recipe.student.model:
+                raise
+            left_out.append(LeftOut(candidate.name, str(error).splitlines()[0]))
+            print(f"shape: {candidate.name} is left out: {error}", flush=True)
+    return outcome_of(replace(race, left_out=left_out), rows, recipe.seed)
+
+
+@contextmanager
+def _advising_the_race() -> Iterator[None]:
+    """Let errors of a candidate's stages advise the command that runs them."""
+    try:
+        yield
+    except DistillError as error:
+        error.args = (advised_instead(str(error), "shape"), *error.args[1:])
+        raise
+
+
+def _raced(
+    recipe: Recipe, folders: Folders, race: Race, candidate: Candidate, running: Processes
+) -> Row:
+    """Make what of a candidate is not made yet, and return its row."""
+    of_candidate = recipe_of_candidate(recipe, folders, candidate.name, candidate.values, race)
+    vocabulary = folders.of_vocabulary(vocabulary_name(candidate.values, recipe))
+    folder = folders.of_candidate(candidate.name, vocabulary)
+    _make(OF_VOCABULARY, of_candidate, vocabulary, running)
+    folder.write_recipe(of_candidate)
+    _make(OF_CANDIDATE, of_candidate, folder, running)
+    remove_weights(folder)
+    return _row(of_candidate, folder, race, candidate)
+
+
+def _make(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder, running: Processes) -> None:
+    if not is_made(stages, recipe, folder):
+        run_stages([s for s in stages if s.left_out(recipe) is None], recipe, folder, running)
+
+
+def _row(recipe: Recipe, folder: RunFolder, race: Race, candidate: Candidate) -> Row:
+    measured = folder.require("measure", Measured, recipe).result
+    check = folder.require("quantize", QuantizeResult, recipe).result.formats[race.format]
+    per_token = None
+    if not FORMATS[race.format].is_folder:
+        per_token = bytes_per_token(read_tensor_infos(path_of(folder, race.format)))
+    size = replace(candidate.size, parameters=measured.num_parameters, num_bytes=check.bytes)
+    return Row(
+        name=candidate.name,
+        values=candidate.values,
+        num_bytes=check.bytes,
+        bytes_per_token=per_token,
+        fits=race.limits.use(size) <= 1,
+        failed=check.failed,
+        measured=measured,
+    )

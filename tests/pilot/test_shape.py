@@ -1,0 +1,250 @@
+"""distill shape: students that fit a budget race; killed in the middle the race ends as it would have."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import yaml
+from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
+
+from distill.core.run_folder import RunFolder
+from distill.deploy.choose import open_run
+from distill.errors import DataError, MismatchError, MissingError, RecipeError
+from distill.pilot import shape, shape_report, shape_write
+from distill.pilot.shape_plan import Wishes
+from distill.pilot.shape_report import outcome_of
+from distill.pilot.shape_stages import Folders
+from distill.recipe import load_recipe
+
+TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
+OVERRIDES = [
+    *SMALL,
+    "student.method=base",
+    f"student.model={TEACHER}",
+    "student.budget_mb=1.2",
+    "quantize.formats=[f16, q4_0]",
+]
+CUT = "trimmed+even4"
+OPTIONS = ["--tokens", "2048", "--only", f"even4,{CUT}"]
+WISHES = Wishes(2048, ("even4", CUT))
+
+
+def words(folder, *more):
+    return [QUICKSTART, *OVERRIDES, f"run_folder={folder}", *OPTIONS, *more]
+
+
+def recipe_of(folder, *more):
+    return load_recipe(QUICKSTART, [*OVERRIDES, f"run_folder={folder}", *more])
+
+
+def table(text):
+    return text[text.index("shape: student.budget_mb 1.2; ") :]
+
+
+@pytest.fixture(scope="session")
+def raced(tmp_path_factory, finished):
+    """A finished race in a run that had its answers and signals. Do not change it."""
+
+    def make(folder):
+        shutil.copytree(finished, folder / "run")
+        result = run_forked(*words(folder / "run"), word="shape")
+        assert result.returncode == 0, result.stderr[-3000:]
+        (folder / "said.txt").write_text(result.stdout, encoding="utf-8")
+
+    return made_once(tmp_path_factory, "raced", make)
+
+
+@pytest.fixture
+def said(raced):
+    return (raced / "said.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def outcome(raced):
+    found = shape_report.finished(recipe_of(raced / "run"), WISHES)
+    assert found is not None
+    return found
+
+
+def test_what_fits_is_distilled_and_the_table_says_who_won(raced, said, outcome):
+    plan, _, rest = said.partition("held_out ...")
+    assert "2 candidates, 2,048 tokens each: about" in plan and "minutes" in plan
+    assert "left out: smaller base: the catalogue knows none" in plan and "GB stay below" in plan
+    assert {row.name for row in outcome.rows} == {"even4", CUT}
+    for row in outcome.rows:
+        planned = next(c for c in outcome.race.candidates if c.name == row.name)
+        assert row.fits and row.num_bytes <= 1.2e6
+        assert row.num_bytes == pytest.approx(planned.size.num_bytes, rel=0.01)
+        assert row.measured.num_parameters == planned.size.parameters
+        assert row.measured.nll_after < row.measured.nll_before
+        nats, num_bytes = sum(row.measured.nats), sum(row.measured.num_bytes)
+        assert nats / num_bytes == pytest.approx(row.measured.nll_after, abs=1e-6)
+    healed = [row.measured.nll_after for row in outcome.rows]
+    assert healed == sorted(healed) and outcome.winner is outcome.rows[0]
+    assert f"{outcome.rows[0].name} wins: " in rest and "one training each" in rest
+
+
+def test_signals_are_shared_with_the_run_and_weights_do_not_stay(raced):
+    run = raced / "run"
+    for name in ("whole", "trimmed"):
+        assert (run / "shape/vocabulary" / name / "capture/signals").resolve() == (
+            run / "capture/signals"
+        )
+    assert "capture (" not in (raced / "said.txt").read_text().split(CUT + "\n")[0]
+    assert not list((run / "shape").rglob("*.safetensors"))
+    assert not list((run / "shape").rglob("checkpoints/*"))
+    recipe, folder = open_run(str(run / "shape" / CUT))
+    assert recipe.train.max_steps == 4 and (folder.path / "quantize/q4_0.gguf").is_file()
+
+
+def test_a_finished_race_is_printed_again_at_once(raced, said, monkeypatch, capsys):
+    monkeypatch.setattr(shape, "run", lambda *_, **__: pytest.fail("it races again"))
+    from distill.__main__ import main
+
+    assert main(["shape", *map(str, words(raced / "run"))]) == 0
+    assert capsys.readouterr().out == table(said)
+    assert main(["shape", *map(str, words(raced / "run", "--target", "raspberry pi 5"))]) == 0
+    shown = capsys.readouterr().out
+    assert "tokens/s" in shown and "ESTIMATE for Raspberry Pi 5" in shown
+
+
+@pytest.mark.parametrize("place", ["even4/train/checkpoints/student", f"{CUT}/initialize"])
+def test_killed_in_the_middle_it_ends_with_the_same_table(finished, raced, said, tmp_path, place):
+    if place.startswith("even4"):
+        shutil.copytree(finished, tmp_path / "run")
+    else:  # the first candidate is there; the second is begun anew
+        shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+        shutil.rmtree(tmp_path / "run/shape" / CUT)
+        (tmp_path / "run/shape/shape.json").unlink()
+        shutil.rmtree(tmp_path / "run/shape/vocabulary/trimmed")
+    child = start_forked(*words(tmp_path / "run"), word="shape")
+    path = tmp_path / "run/shape" / place
+    assert signal_when(child, path.exists, signal.SIGKILL) == -signal.SIGKILL
+    before = (tmp_path / "run/shape/race.json").read_bytes()
+    result = run_forked(*words(tmp_path / "run"), word="shape")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert table(result.stdout) == table(said)
+    assert (tmp_path / "run/shape/race.json").read_bytes() == before
+    if not place.startswith("even4"):
+        assert "initialize ..." not in result.stdout.split(CUT + "\n")[0], "even4 is made again"
+
+
+def test_the_winner_is_written_into_the_recipe_and_the_race_still_stands(raced, said, tmp_path):
+    (tmp_path / "quickstart").symlink_to(QUICKSTART.parent / "quickstart")
+    text = QUICKSTART.read_text(encoding="utf-8")
+    start, end = text.index("student:"), text.index("generate:")
+    section = text[start:end].replace("method: random", "method: base  ").rstrip()
+    section += f"\n  model: {TEACHER}  # the teacher\n  budget_mb: 1.2  # of the phone\n\n"
+    path = tmp_path / "mine.yaml"
+    path.write_text(text[:start] + section + text[end:], encoding="utf-8")
+    path.chmod(0o640)
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    more = ["quantize.formats=[f16, q4_0]", f"run_folder={tmp_path / 'run'}"]
+    arguments = [path, *SMALL, *more, *OPTIONS, "--write"]
+    result = run_forked(*arguments, word="shape")
+    assert result.returncode == 0, result.stderr
+    winner = shape_report.stored_outcome(Folders(RunFolder(tmp_path / "run"))).winner
+    assert f"mine.yaml: student is {winner.name} now" in result.stdout
+    written = path.read_text(encoding="utf-8")
+    assert written.startswith(text[:start]) and written.endswith(text[end:])
+    comments = [line.partition("#")[2] for line in section.splitlines() if "#" in line]
+    assert all(f"#{comment}\n" in written for comment in comments), written
+    assert path.stat().st_mode & 0o777 == 0o640
+    recipe = load_recipe(path, [*SMALL, *more])
+    assert recipe.student.method == "layers" and recipe.student.budget_mb == 1.2
+    again = run_forked(*arguments, word="shape")
+    assert table(again.stdout).startswith(table(result.stdout).rpartition("\n")[0][:500])
+    assert "already" in again.stdout and path.read_text(encoding="utf-8") == written
+
+
+def test_where_a_recipe_cannot_be_written_its_section_is_printed(raced, outcome, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    shutil.copy(raced / "run/recipe.yaml", path)  # sealed by a checksum
+    before = path.read_bytes()
+    said = shape_write.write(load_recipe(path), outcome)
+    assert "not written (it is a run folder's own recipe" in said and path.read_bytes() == before
+    section = yaml.safe_load(said.partition("\n")[2])["student"]
+    assert section["method"] == "layers" and section["model"] == str(TEACHER)
+
+
+def test_the_verdict_says_when_it_may_be_chance(outcome):
+    best, _ = outcome.rows
+    text = shape_report.text(outcome, None)
+    assert f"{best.name} wins: " in text
+    alike = outcome_of(outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], 1)
+    assert "that may be chance" in shape_report.text(alike, None)
+    alone = outcome_of(outcome.race, [best], 1)
+    assert "is the only one that fits" in shape_report.text(alone, None)
+    large = best.__class__(**{**vars(best), "fits": False})
+    nobody = outcome_of(outcome.race, [large], 1)
+    assert "no candidate's file fits" in shape_report.text(nobody, None)
+    assert "\n* " in shape_report.text(nobody, None)
+
+
+def test_what_cannot_be_raced_says_what_to_do(raced, tmp_path):
+    for values, said in [
+        (["student.budget_mb=null"], "student.budget_mb=500"),
+        (["student.budget_mb=0.2"], "no student fits; the smallest is .* MB"),
+        (["student.budget_mb=null", "student.parameters=1000"], "no student fits"),
+    ]:
+        with pytest.raises(RecipeError, match=said):
+            shape.run(recipe_of(raced / "run", *values), only_plan=True)
+    with pytest.raises(RecipeError, match=r"--only 'even5': .*There are whole, even4"):
+        shape.run(recipe_of(raced / "run"), wishes=Wishes(None, ("even5",)), only_plan=True)
+    with pytest.raises(MissingError, match=r"`distill generate .*quickstart.yaml"):
+        shape.run(recipe_of(tmp_path), only_plan=True)
+    assert shape.run(recipe_of(raced / "run"), wishes=WISHES, only_plan=True) is None
+
+
+def test_another_training_than_before_is_refused_before_any_work(raced, tmp_path):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    os.remove(tmp_path / "run/shape/shape.json")
+    with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
+        shape.run(recipe_of(tmp_path / "run", "train.learning_rate=1e-4"), wishes=WISHES)
+
+
+def test_a_disk_without_room_is_told_before_the_race(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    monkeypatch.setattr(shape.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+    with pytest.raises(DataError, match=r"needs about .* GB of disk.*run_folder=PATH"):
+        shape.run(recipe_of(tmp_path / "run"), wishes=WISHES)
+    assert not Path(tmp_path / "run/shape/even4").exists()
+
+
+def test_a_student_from_nothing_can_only_be_trimmed(finished, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    overrides = [*SMALL, "student.parameters=430000", f"run_folder={tmp_path / 'run'}"]
+    assert shape.run(load_recipe(QUICKSTART, overrides), only_plan=True) is None
+    shown = capsys.readouterr().out
+    assert "2 candidates" in shown and "random  " in shown and "random+trimmed" in shown
+
+
+def in_hub_cache(cache, model_id, **config):
+    """Put the quickstart's teacher into a hub cache as a model of this id."""
+    folder = cache / f"models--{model_id.replace('/', '--')}"
+    snapshot = folder / "snapshots" / "abc"
+    shutil.copytree(TEACHER, snapshot)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    values = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps(values | config))
+
+
+def test_a_smaller_base_of_the_family_races_where_it_is_to_be_had(
+    finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-1.7B")
+    kinds = ["full_attention"] * 3
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-0.6B", num_hidden_layers=3, layer_types=kinds)
+    shutil.copytree(finished, tmp_path / "run")
+    recipe = recipe_of(tmp_path / "run", "student.model=Qwen/Qwen3-1.7B")
+    assert shape.run(recipe, only_plan=True) is None
+    shown = capsys.readouterr().out
+    assert "\n  Qwen3-0.6B  " in shown and "\n  trimmed+even4  " in shown
+    assert "left out: Qwen2.5-1.5B: model 'Qwen/Qwen2.5-1.5B'" in shown
+    assert "the hub cannot be reached" in shown
