@@ -149,8 +149,8 @@ def _fields(lines: Sequence[str], start: int, end: int) -> list[_Field]:
         found = _KEY.match(line)
         if found is None or (indent is not None and found["indent"] != indent):
             raise NotEdited(f"line {i + 1} is none that is understood: {line.strip()[:40]!r}")
+        last = _end_of_field(lines, i, end, found["indent"])
         indent = found["indent"]
-        last = _end_of_field(lines, i, end, indent)
         fields.append(_Field(found["name"], i, last))
         i = last
     return fields
