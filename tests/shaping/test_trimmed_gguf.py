@@ -38,34 +38,13 @@ $HOME
 @me
 #1""".splitlines()
 CONTRACTIONS = [
-    "I'm",
-    "he'S",
-    "we'll",
-    "they'VE",
-    "don't",
-    "'tis",
-    "O'Neil",
-    "'d'd",
-    "'RE",
-    "rock'n'roll",
-    "it’s",
-    "'s",
-    "''s",
-    "'ll",
-]
+    "I'm", "he'S", "we'll", "they'VE", "don't", "'tis", "O'Neil",
+    "'d'd", "'RE", "rock'n'roll", "it’s", "'s", "''s", "'ll",
+]  # fmt: skip
 EMOJI = [
-    "👩\u200d👩\u200d👧\u200d👦",
-    "🏳️\u200d🌈",
-    "👍🏽",
-    "✅️",
-    "🇹🇿",
-    "1️⃣",
-    "❤️\u200d🔥",
-    "😀",
-    "🧑🏿\u200d🚀",
-    "\u200d",
-    "️",
-]
+    "👩\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "👍🏽", "✅️", "🇹🇿", "1️⃣",
+    "❤️\u200d🔥", "😀", "🧑🏿\u200d🚀", "\u200d", "\ufe0f",
+]  # fmt: skip
 SPACES = [" ", "\n", "\t", "\r\n", "\r", "\u00a0", "\u3000", "\u2009", "\u200b", "\u2028", "\x0b"]
 LETTERS = "aeonsZбकআกあ漢한ا"
 
