@@ -15,7 +15,7 @@ from distill.llama_cpp.model import LlamaModel
 from distill.shaping.pruning import Limits, prune
 from distill.shaping.rewrite import trimmed_tokenizer
 
-NUM_TEXTS = 2_500  # for each of eight tokenizers; without Qwen's there are 21,000
+NUM_TEXTS = 2_500  # for each of eight tokenizers: 20,000 with Qwen's
 NUM_PROMPTS = 400
 SIZE = 8_192  # tokens to keep at most, and at most two thirds
 
