@@ -30,15 +30,15 @@ from distill.recipe import load_recipe
 RECIPES = ROOT / "recipes"
 # name: parameters of the student, what the licences say
 PLANS = {
-    "qwen_to_1b": (1_015_870_976, "allow"),
+    "qwen_to_1b": (1_057_049_344, "allow"),
     "deepseek_r1_to_1.5b": (1_543_714_304, "allow"),
     "kimi_k2_to_0.6b": (596_049_920, "allow"),
     "minimax_m2_to_0.6b": (596_049_920, "allow"),
     "ernie_4_5_to_0.3b": (360_748_032, "allow"),
     "gpt_oss_to_0.6b": (596_049_920, "allow"),
     "llama_to_1b": (1_235_814_400, "attribution"),
-    "phone_4gb": (596_049_920, "allow"),
-    "raspberry_pi": (1_720_574_976, "allow"),
+    "phone_4gb": (490_799_104, "allow"),
+    "raspberry_pi": (1_510_073_344, "allow"),
 }
 OWN_TESTS = {"quickstart", "smollm2_laptop"}  # are run whole elsewhere
 PLAN_SECONDS = 5.0  # of this process, beside other work and with imports; a second on a quiet core
@@ -112,7 +112,8 @@ def test_the_hours_and_memory_of_a_gpu_are_the_plans(gigabytes, tmp_path):
     speeds = next((s for gpu, s in GPU_SPEEDS.items() if gpu in name), OTHER_GPU_SPEEDS)
     machine = Machine(8, 32 * GB, 500 * GB, name, gigabytes * GB, *speeds)
     recipe = load_recipe(RECIPES / "qwen_to_1b.yaml", overrides)
-    work = Workload.of(recipe, machine)
+    vocabulary = recipe.student.vocabulary
+    work = Workload.of(recipe, machine, vocabulary=vocabulary and vocabulary.size)
     costs = stage_costs(work, PLANNED).values()
     assert sum(cost.seconds for cost in costs) / 3600 == pytest.approx(hours, abs=0.5)
     assert max(cost.memory for cost in costs) / GB == pytest.approx(memory, abs=0.5)
@@ -136,17 +137,6 @@ def test_the_line_for_the_users_own_prompts_can_be_switched_on(tmp_path):
     recipe = load_recipe(tmp_path / "r.yaml", [f"run_folder={tmp_path / 'run'}"])
     assert recipe.generate.prompts[0].share == 0.2
     assert make_plan(recipe, RunFolder(tmp_path / "run"), PLANNED).work["num_answers"] > 0
-
-
-@pytest.mark.parametrize("name", ["qwen_to_1b", "phone_4gb", "raspberry_pi"])
-def test_the_lines_that_trim_the_vocabulary_can_be_switched_on(name, tmp_path):
-    text = re.sub(r"(?m)^  # TRIM: ", "  ", (RECIPES / f"{name}.yaml").read_text())
-    (tmp_path / "r.yaml").write_text(text)
-    vocabulary = load_recipe(tmp_path / "r.yaml").student.vocabulary
-    assert vocabulary is not None and (vocabulary.size, vocabulary.max_fertility_loss) == (
-        49_152,
-        0.01,
-    )
 
 
 # the runs

@@ -103,7 +103,8 @@ def test_repeats_of_a_student_that_is_a_model_begin_alike_and_differ_in_order_an
     words = begun(finished, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/initialize")
     base = f"student={{method: base, model: {QUICKSTART.parent / 'quickstart/teacher'}}}"
-    lora = ["train.lora_rank=2", "train.max_steps=2", "train.control=false", "train.keep=last"]
+    lora = ["train.lora_rank=2", "train.optimizer=adamw", "train.max_steps=2"]
+    lora += ["train.control=false", "train.keep=last"]
     result = run_forked(*words, base, *lora, "--stages", "initialize,train")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "train student 2/2" in result.stderr

@@ -147,7 +147,7 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _cuts_fit_the_method(self) -> "Student":
-        if self.method != "layers" and self.layers_by != "even":
+        if self.method == "random" and self.layers_by != "even":
             raise ValueError(
                 f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
             )
