@@ -35,16 +35,20 @@ from distill.core.digests import canonical_json, digest
 from distill.core.leases import assigned_blocks, static_share
 from distill.core.processes import Processes
 from distill.core.progress import Progress
-from distill.core.results import CaptureResult
+from distill.core.results import CaptureResult, TeacherSignal
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples
-from distill.errors import DataError, MismatchError, RecipeError
-from distill.models import find
+from distill.errors import DataError, MismatchError
 from distill.models.batching import batches_by_length
-from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
+from distill.planning.costs import (
+    PROCESS_BYTES,
+    Workload,
+    in_turn,
+    pass_bytes,
+    signal_bytes_per_token,
+)
 from distill.recipe import Recipe
-from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.trimmed import (
     KEPT,
     TrimmedVocabulary,
@@ -57,6 +61,8 @@ from distill.signals.header import SignalHeader
 from distill.teachers import split
 from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.routes import routes_of
+from distill.teachers.signals import header_of, joined, require_one_width
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore, SignalWriter
@@ -72,16 +78,61 @@ def run(
 ) -> StageOutput | None:
     """Capture what is missing; `teacher`: the one to listen to, if not the recipe's.
 
-    Returns None on all processes but the first, and in a shard.
+    Of several teachers one is listened to after the other. Returns None on all processes but the
+    first, and in a shard.
     """
-    from distill.signals.store import SignalStore
-
-    stage = folder.stage("capture")
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
     trimmed = trimmed_vocabulary(recipe, folder)
     samples = read_samples(kept_path(recipe, folder))
-    teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
+    if teacher is not None or recipe.teachers is None:
+        teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
+        return _capture_all(teacher, trimmed, samples, folder, processes)
+    return _of_several(recipe, trimmed, samples, folder, processes)
+
+
+def _of_several(
+    recipe: Recipe,
+    trimmed: TrimmedVocabulary | None,
+    samples: list[Sample],
+    folder: RunFolder,
+    processes: Processes,
+) -> StageOutput | None:
+    """Capture what each of several teachers says of its own samples; text alone is counted."""
+    routes = routes_of(recipe)
+    asked = [route.connect_to_capture(folder, processes.local_rank) for route in routes]
+    require_one_width(routes, asked)
+    outputs: dict[str, StageOutput | None] = {}
+    told: list[TeacherSignal] = []
+    for route, teacher in zip(routes, asked, strict=True):
+        own = [sample for sample in samples if sample.teacher == route.name]
+        if route.gives_signal:
+            outputs[route.name] = _capture_all(teacher, trimmed, own, folder, processes)
+            continue
+        num_tokens = sum(len(sample.answer_ids) for sample in own)
+        told.append(TeacherSignal(route.name, len(own), num_tokens, why_text=route.why_text))
+        if processes.is_main:
+            print(
+                f"capture: {route.name}: no signal of its {len(own):,} samples ({num_tokens:,} answer "
+                f"tokens): {route.why_text}; the student learns their text, by cross-entropy"
+            )
+    finished = {name: output for name, output in outputs.items() if output is not None}
+    if len(finished) < len(outputs) or not processes.is_main:
+        return None
+    return joined(recipe, finished, told)
+
+
+def _capture_all(
+    teacher: Teacher,
+    trimmed: TrimmedVocabulary | None,
+    samples: list[Sample],
+    folder: RunFolder,
+    processes: Processes,
+) -> StageOutput | None:
+    """Capture what is missing of these samples, which one teacher answered."""
+    from distill.signals.store import SignalStore
+
+    recipe, stage = teacher.recipe, folder.stage("capture")
     header = header_of(teacher, trimmed)
     _check_ids(samples, header.vocab_size, recipe, folder)
     sequences = [_sequence(sample, trimmed) for sample in samples]
@@ -309,47 +360,6 @@ def _writer_name(processes: Processes) -> str:
     return f"share{processes.rank}"
 
 
-def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> SignalHeader:
-    """Return what the signal is and whose: compared field by field before anyone trains on it.
-
-    `trimmed`: what the student has of the teacher's tokenizer. Raises RecipeError where that is too
-    little for the signal.
-    """
-    options = teacher.recipe.capture
-    tokenizer = teacher.tokenizers.asked if trimmed is None else trimmed.tokenizer
-    dtype, quantization = teacher.precision()
-    assert options.signal != "none"
-    vocab_size = len(tokenizer)
-    fingerprints = {
-        "teacher": teacher.identity,
-        "teacher_dtype": dtype,
-        "teacher_quantization": quantization,
-        "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
-        "chat_template": chat.fingerprint_of_template(tokenizer),
-    }
-    if trimmed is not None:
-        fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
-        if problem := fewer_ids_problem(options, vocab_size):
-            raise RecipeError(f"{teacher.recipe.source}: {problem}")
-    return SignalHeader(
-        kind=options.signal,
-        vocab_size=vocab_size,
-        num_draws=options.num_draws if options.signal == "sampled" else None,
-        top_k=min(options.top_k, vocab_size - 1) if options.signal == "top_k" else None,
-        hidden_size=_hidden_size(teacher) if options.hidden_states == "int8" else None,
-        fingerprints=fingerprints,
-    )
-
-
-def _hidden_size(teacher: Teacher) -> int:
-    """Return the width of the teacher's hidden states.
-
-    Where a config has parts it is that of its language model.
-    """
-    config = find.read_config(teacher.location, teacher.recipe.teacher.revision)
-    return (config.get("text_config") or config)["hidden_size"]
-
-
 def _summary(
     teacher: Teacher, header: SignalHeader, store: "SignalStore", keys: set[str]
 ) -> StageOutput:
@@ -389,7 +399,12 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def cost(work: Workload) -> Cost:
-    """Reckon one pass of the teacher over the samples, and the signal on disk."""
+    """Reckon one pass of each teacher over its samples, and the signal on disk."""
+    return in_turn([_cost_of_turn(part) for part in work.turns])
+
+
+def _cost_of_turn(work: Workload) -> Cost:
+    """Return what one teacher's pass and signal take."""
     from distill.signals.hidden_states import bytes_per_token
 
     recipe, teacher = work.recipe, work.teacher

@@ -55,6 +55,7 @@ from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
 
 if TYPE_CHECKING:
+    from distill.signals.several import SignalsOfSeveral
     from distill.signals.store import SignalStore
     from distill.training.run import Example
 
@@ -175,7 +176,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     soft, hard, hidden = _loss_weights(options, role)
     store = None
     if soft or hidden:
-        store = _open_signal(folder, tokenizer, [_signal_key(sample) for sample in lesson.learn])
+        store = _open_signal(folder, tokenizer, lesson.learn)
     accelerator = _accelerator(recipe, folder, role, repeat)
     torch.manual_seed(seed)
     adapter = add_lora(options, model) if options.lora_rank else None
@@ -188,8 +189,8 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             options=options,
             soft_weight=soft,
             hard_weight=hard,
-            examples=_examples(lesson.learn, with_signal=True),
-            validation=_examples(lesson.validation, with_signal=False),
+            examples=_examples(lesson.learn, _text_teachers(folder)),
+            validation=_examples(lesson.validation, None),
             store=store,
             vocab_size=len(tokenizer),
             pad_id=tokenizer.pad_token_id,
@@ -233,12 +234,24 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     return model
 
 
-def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:
+def _examples(samples: list[Sample], text_teachers: set[str] | None) -> list["Example"]:
+    """Return them with the keys of their signals, but for those of `text_teachers`; None: of all."""
     from distill.training.run import Example
 
     return [
-        Example(s.ids, len(s.prompt_ids), _signal_key(s) if with_signal else "") for s in samples
+        Example(
+            s.ids,
+            len(s.prompt_ids),
+            "" if text_teachers is None or s.teacher in text_teachers else _signal_key(s),
+        )
+        for s in samples
     ]
+
+
+def _text_teachers(folder: RunFolder) -> set[str]:
+    """Return the names of those of several teachers whose text alone is learnt."""
+    captured = folder.require("capture", CaptureResult).result
+    return {teacher.name for teacher in captured.teachers if teacher.folder is None}
 
 
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
@@ -305,23 +318,43 @@ def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> No
     )
 
 
-def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalStore":
-    from distill.signals.store import SignalStore
+def _open_signal(
+    folder: RunFolder, tokenizer: Any, samples: list[Sample]
+) -> "SignalStore | SignalsOfSeveral":
+    """Return the signal of the samples; of several teachers each one's of its own."""
+    from distill.signals.several import SignalsOfSeveral
 
     captured = folder.require("capture", CaptureResult).result
+    if captured.teachers:
+        stores = {
+            teacher.name: _open_store(folder, tokenizer, teacher.folder)
+            for teacher in captured.teachers
+            if teacher.folder is not None and teacher.num_sequences
+        }
+        own = [sample for sample in samples if sample.teacher in stores]
+        return SignalsOfSeveral(stores, {_signal_key(sample): sample.teacher for sample in own})
     assert captured.folder is not None  # the recipe's own check: there is a signal
-    store = SignalStore(folder.stage("capture") / "signals" / captured.folder)
+    store = _open_store(folder, tokenizer, captured.folder)
+    keys = [_signal_key(sample) for sample in samples]
+    if missing := store.missing(keys):
+        raise DataError(
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            "run `distill run RECIPE --redo capture`"
+        )
+    return store
+
+
+def _open_store(folder: RunFolder, tokenizer: Any, name: str) -> "SignalStore":
+    """Return the store in the folder `name`. Raises MismatchError where it is in other tokens."""
+    from distill.signals.store import SignalStore
+
+    store = SignalStore(folder.stage("capture") / "signals" / name)
     stored_fingerprint = store.header.fingerprints["tokenizer"]
     fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
             f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
-        )
-    if missing := store.missing(keys):
-        raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
-            "run `distill run RECIPE --redo capture`"
         )
     return store
 

@@ -43,10 +43,12 @@ from distill.pilot.shape_stages import (
 )
 from distill.pipeline import run_stages
 from distill.planning import preflight, sizes
-from distill.planning.costs import Workload, demand_of
+from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts
+from distill.planning.demands import demand_of
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, this_machine
+from distill.planning.several import without_gpu
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Vocabulary
 from distill.shaping.trimmed import KEPT, TOKENIZER
@@ -399,8 +401,7 @@ class _Reckoner:
 
     @classmethod
     def of(cls, recipe: Recipe, folders: Folders, race: Race) -> "_Reckoner":
-        without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
-        machine = this_machine(folders.path, with_gpu=not without_gpu)
+        machine = this_machine(folders.path, with_gpu=not without_gpu(recipe))
         teacher = sizes.teacher_size(recipe)
         return cls(
             recipe, folders, race, Workload(recipe, machine, teacher, teacher, demand_of(recipe))

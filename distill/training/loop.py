@@ -129,22 +129,37 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
     """Return (summed loss, its parts) of one micro-batch, which may have no rows."""
     examples = [[run.examples[i] for i in row] for row in rows]
     batch = collate([[(e.ids, e.answer_start) for e in row] for row in examples], run.pad_id)
-    keys = [e.signal_key for row in examples for e in row]
+    keys = [e.signal_key for row in examples for e in row if e.signal_key]
     device = next(module.parameters()).device
     # without loss tokens any weights give 0, with zero gradients for other ranks to average with
     soft_weight = run.soft_weight if rows else 0.0
     hard_weight = run.hard_weight if rows else 1.0
     teacher_targets = None
     teacher_states = None
-    if soft_weight:
+    if soft_weight and keys:
         assert run.store is not None
         teacher_targets = targets([run.store.read(key) for key in keys], device)
     if run.teacher_width is not None:
         assert run.store is not None
         stored = [run.store.read_hidden_states(key) for key in keys]
         teacher_states = hidden_targets(stored, run.teacher_width, device)
+    told_N = None if run.store is None else _told(examples, device)
     with run.autocast(device):
-        return module(batch.to(device), teacher_targets, soft_weight, hard_weight, teacher_states)
+        return module(
+            batch.to(device), teacher_targets, soft_weight, hard_weight, teacher_states, told_N
+        )
+
+
+def _told(examples: list[list[Example]], device: torch.device) -> Tensor | None:
+    """Return which loss tokens have a signal, bool [N]; None where all have.
+
+    Those of a teacher that gives text alone have none.
+    """
+    of_each = [(bool(e.signal_key), e.num_loss_tokens) for row in examples for e in row]
+    if all(has_signal for has_signal, _ in of_each):
+        return None
+    has_signal, num_tokens = (torch.tensor(column) for column in zip(*of_each, strict=True))
+    return has_signal.repeat_interleave(num_tokens).to(device)
 
 
 @torch.no_grad()

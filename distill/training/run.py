@@ -11,6 +11,7 @@ import torch
 from distill.core.processes import Processes
 from distill.models.load import Placement
 from distill.recipe.sections import Train
+from distill.signals.several import SignalsOfSeveral
 from distill.signals.store import SignalStore
 from distill.training.batches import Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
@@ -18,7 +19,10 @@ from distill.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: its token ids, where the answer begins, and the key of its signal."""
+    """A training example: its token ids, where the answer begins, and the key of its signal.
+
+    The key is "" where it has none, and the text alone is learnt.
+    """
 
     ids: Sequence[int]
     answer_start: int
@@ -44,7 +48,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | None
+    store: SignalStore | SignalsOfSeveral | None
     vocab_size: int
     pad_id: int
     seed: int

@@ -9,6 +9,7 @@ from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
+from distill.recipe.sections.routed_teacher import RoutedTeacher
 from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
@@ -22,6 +23,7 @@ __all__ = [
     "Generate",
     "Quantize",
     "Report",
+    "RoutedTeacher",
     "Student",
     "Teacher",
     "Train",
