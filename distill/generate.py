@@ -22,7 +22,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from distill import chat, tasks, teachers
+from distill import tasks, teachers
+from distill.chat.tokenizers import first_mark
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
 from distill.core.results import GenerateResult
@@ -129,7 +130,7 @@ def _generate(
         recipe,
         [*prompts, *written],
         generations[0].held_out,
-        find_mark=lambda messages: _mark_in(generations, messages),
+        find_mark=lambda messages: first_mark([g.tokenizers for g in generations], messages),
     )
     parts = routed(recipe, chosen)
     answered: list[Answered] = []
@@ -154,12 +155,6 @@ def _turn(generation: Generation) -> ExitStack:
     if generation.name:
         stack.enter_context(generation.teacher)
     return stack
-
-
-def _mark_in(generations: Sequence[Generation], messages: chat.Messages) -> str | None:
-    """Return a mark of a teacher or the student that a conversation holds as text, or None."""
-    found = (generation.tokenizers.mark_in(messages) for generation in generations)
-    return next(filter(None, found), None)
 
 
 def _answers(

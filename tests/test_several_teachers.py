@@ -1,12 +1,10 @@
 """Whole runs with two teachers on the quickstart's prompts: of one tokenizer, and of two."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens, words
 
-from distill.data.samples import read_samples
 from distill.pipeline import run
 from distill.recipe import load_recipe
 

@@ -131,6 +131,11 @@ class Tokenizers:
         return chat.retokenize_answer(recipe.whole, self.student, messages, reasoning, answer)
 
 
+def first_mark(of_each: Sequence[Tokenizers], messages: chat.Messages) -> str | None:
+    """Return a mark of a teacher or the student that a conversation holds as text, or None."""
+    return next(filter(None, (tokenizers.mark_in(messages) for tokenizers in of_each)), None)
+
+
 def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
     """Return the teacher's tokenizer (None: it is known by its text alone) and the student's.
 

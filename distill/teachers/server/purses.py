@@ -3,7 +3,7 @@
 from distill.recipe import Recipe
 from distill.recipe.sections import RoutedTeacher
 from distill.teachers.log import AnswerLogs
-from distill.teachers.server.budget import Budget, Prices, Purse, Whose
+from distill.teachers.server.budget import Budget, Prices, Purse, UsageLog, Whose
 
 
 def budget_of(recipe: Recipe, logs: AnswerLogs) -> Budget:
@@ -15,12 +15,21 @@ def budget_of(recipe: Recipe, logs: AnswerLogs) -> Budget:
     teacher = recipe.teacher
     if not recipe.route or not isinstance(teacher, RoutedTeacher):
         return Budget(recipe.generate, logs.usage_log())
-    prices = {_whose(view): _prices(view) for view in recipe.whole.views}
     own = None
     if teacher.own_limits:
-        used = logs.usage_log(prices, only=_whose(recipe))
-        own = Purse(teacher.name, teacher.own_limits, used)
-    return Budget(recipe.generate, logs.usage_log(prices), own)
+        own = Purse(teacher.name, teacher.own_limits, usage_log_of(recipe, logs))
+    return Budget(recipe.generate, logs.usage_log(_prices_of_all(recipe)), own)
+
+
+def usage_log_of(recipe: Recipe, logs: AnswerLogs) -> UsageLog:
+    """Return what the recipe's teacher used; of one of several what it used itself."""
+    if not recipe.route:
+        return logs.usage_log()
+    return logs.usage_log(_prices_of_all(recipe), only=_whose(recipe))
+
+
+def _prices_of_all(recipe: Recipe) -> dict[Whose, Prices]:
+    return {_whose(view): _prices(view) for view in recipe.whole.views}
 
 
 def _whose(view: Recipe) -> Whose:
