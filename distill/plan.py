@@ -139,8 +139,10 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         if cost.memory > available
     ]
     if any("generate" in warning or "capture" in warning for warning in warnings):
+        section = "teacher" if recipe.teachers is None else "teachers.NAME"
         warnings.append(
-            "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
+            f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
+            "needs less"
         )
     if any(warning.startswith("train") for warning in warnings):
         warnings.append(

@@ -236,7 +236,7 @@ def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
         return error
     return MissingError(
         f"{error}. To learn from its text alone nothing of the teacher is needed here: "
-        "set teacher.server_gives=text"
+        f"set {recipe.teacher_section}.server_gives=text"
     )
 
 

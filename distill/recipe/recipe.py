@@ -160,6 +160,11 @@ class Recipe(Section):
         return view
 
     @property
+    def teacher_section(self) -> str:
+        """Return where the teacher's fields are set: `teacher`, or `teachers.NAME` of one of several."""
+        return f"teachers.{self.route}" if self.route else "teacher"
+
+    @property
     def teachers_named(self) -> str:
         """Return the teacher's model; of several each one's, once."""
         return ", ".join(dict.fromkeys(view.teacher.model for view in self.views))

@@ -43,10 +43,12 @@ class Route:
         """Return why the student learns its text alone, although a signal is captured, or None."""
         if self.gives_signal or self.recipe.whole.capture.signal == "none":
             return None
+        if self.recipe.teacher.text_only:
+            return "it is asked for text alone (server_gives: text)"
         tokenizers = self.tokenizers
         if tokenizers is not None and tokenizers.difference is not None:
             return tokenizers.difference
-        return "gives: text"
+        return "the recipe wants its text alone (gives: text)"
 
     def connect(self, folder: RunFolder | None = None, local_rank: int = 0) -> Teacher:
         """Return the teacher; nothing is loaded."""
