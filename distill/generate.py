@@ -402,6 +402,7 @@ def filter_answers(
         recipe.languages,
         grade=tasks.grader(recipe.generate),
         eval_index=EvalIndex(p.text for p in held_out),
+        teachers=_names_of_teachers(recipe.whole),
     )
     reasons = answer_filters.filter_answers(candidates, context)
     reasons = [
@@ -409,6 +410,14 @@ def filter_answers(
         for request, answer, reason in zip(requests, candidates, reasons, strict=True)
     ]
     return Filtered(candidates, reasons)
+
+
+def _names_of_teachers(recipe: Recipe) -> tuple[str, ...]:
+    """Return what several teachers may call themselves; of one alone its family's names are known."""
+    from distill.filters.identity import names_of_model
+
+    named = [names_of_model(teacher.model) for teacher in recipe.teachers or ()]
+    return tuple(dict.fromkeys(name for names in named for name in names))
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:

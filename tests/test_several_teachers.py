@@ -16,7 +16,12 @@ from distill.pipeline import run
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore, sequence_key
 
-MORE = ("train.control=false", "quantize.formats=[]")
+MORE = (
+    "generate.num_prompts=30",
+    "train.control=false",
+    "train.epochs=1",
+    "quantize.formats=[]",
+)
 EAST = ("en", "zh")
 
 
