@@ -55,7 +55,11 @@ def test_what_cannot_be_is_refused_with_the_way_out(loaded, override):
 
 
 def test_one_model_on_two_servers_is_one_teacher(loaded):
-    more = ["teachers.qwen.server=http://g:1", "teachers.qwen.model=./u"]
+    more = [
+        "teachers.qwen.server=http://g:1",
+        "teachers.qwen.model=m/u",
+        "teachers.other.model=m/u",
+    ]
     with pytest.raises(RecipeError, match="are the same model on a server: make one"):
         loaded(*more)
     loaded(*more, "teachers.qwen.server_model=small")
