@@ -378,6 +378,7 @@ def _summary(
         removed_mass_mean=measured and measured.removed_mass_mean,
         removed_mass_p99=measured and measured.removed_mass_p99,
         split_loss=measured and measured.loss,
+        precision=teacher.type_told,
     )
     return StageOutput(result, [*store.paths, *([store.folder / SPLIT] if measured else [])])
 

@@ -403,6 +403,7 @@ def _result(
         seed=generation.recipe.seed,
         warning=long_reasoning_warning(num_long, len(kept), most),
         reading_notes=left.notes,
+        precision=generation.teacher.type_told,
     )
 
 

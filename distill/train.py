@@ -49,6 +49,7 @@ from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import load
+from distill.models.precision import Placed, Work, placed
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
@@ -71,6 +72,7 @@ class _Lesson:
     processes: Processes
     learn: list[Sample]
     validation: list[Sample]
+    placed: Placed
 
     def place(self, repeat: int) -> Path:
         """Return the folder of a repeat, from 1."""
@@ -89,7 +91,10 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
             f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
             "train.max_length"
         )
-    lesson = _Lesson(recipe, folder, processes, learn, validation)
+    where = _placed(recipe, folder)
+    if where.told is not None and processes.is_main:
+        print(f"  train: {where.told}", flush=True)
+    lesson = _Lesson(recipe, folder, processes, learn, validation, where)
     repeats = range(1, recipe.train.repeats + 1)
     first, *others = [_train_repeat(lesson, repeat) for repeat in repeats]
     if not processes.is_main:
@@ -106,8 +111,22 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         num_validation=len(validation),
         num_too_long=len(samples) - len(fitting),
         repeats=others,
+        precision=where.told,
     )
     return StageOutput(result, files)
+
+
+def _placed(recipe: Recipe, folder: RunFolder) -> Placed:
+    """Return where all models of the stage are trained, and the type of their passes."""
+    stage, options = folder.stage("train"), recipe.train
+    work = Work(
+        stage=stage,
+        began=lambda: any(stage.rglob("state.json")) or any(stage.rglob("training.json")),
+        folder=lambda: folder.stage("initialize") / "student",
+        num_rows=options.micro_batch_tokens,
+        trains=True,
+    )
+    return placed(options.device, options.precision, "none", work)
 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
@@ -169,7 +188,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
     options, place = recipe.train, lesson.place(repeat)
     seed = repeat_seed(recipe.seed, repeat)
-    placement = load.placement(options.device, options.precision)
+    placement = lesson.placed.placement
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
