@@ -19,8 +19,8 @@ from distill.signals.store import SignalStore
 SHORT = [
     "teacher.dtype=auto",
     "train.precision=auto",
-    "generate.num_prompts=12",
-    "generate.max_new_tokens=16",
+    "generate.num_prompts=16",
+    "generate.max_new_tokens=48",
     "train.max_steps=6",
     "train.batch_tokens=256",
     "train.micro_batch_tokens=256",
@@ -68,7 +68,9 @@ def test_each_stage_says_which_type_it_takes_and_that_this_machine_is_slow_with_
     assert stdout.count(f"  teacher: {TOLD}") >= 2 and f"  train: {TOLD}" in stdout
     assert "train student (cpu, bfloat16)" in stderr + stdout
     if not multiplies_bfloat16():
-        assert f"{folder / 'train/precision.json'}: this work began in bfloat16, for which" in stderr
+        assert (
+            f"{folder / 'train/precision.json'}: this work began in bfloat16, for which" in stderr
+        )
     run = RunFolder(folder)
     for stage, kind in (
         ("generate", GenerateResult),

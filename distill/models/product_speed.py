@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SECONDS = 1.0  # of measuring, both types together
-MOST_ROWS = 1024  # beyond them a product's speed is the same
+MOST_ROWS = 512  # beyond them a product's speed is the same
 MOST_NUMBERS = 48 << 20  # in the matrices: far more than a processor's cache holds
-MOST_PRODUCTS = 3e9  # multiplications in one pass: a tenth of a second on a laptop
+MOST_PRODUCTS = 1e10  # multiplications in one pass: half a second on a slow core
 LEAST_SIDE = 16  # what is smaller is no matrix to speak of
 
 # What torch.cpu.get_capabilities says of processors that multiply bfloat16: Intel's AMX, AVX512-BF16
@@ -106,7 +106,7 @@ def _seconds(work: Callable[[], None]) -> float:
 
 
 def _some_of(matrices: Matrices, products_a_number: int) -> Matrices:
-    """Return an even part of the matrices, so small that a pass over it takes a tenth of a second.
+    """Return an even part of the matrices, so small that a pass over it takes part of a second.
 
     A part of a matrix is some of its rows.
     """
