@@ -140,6 +140,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
+    if not machine.gpu and not machine.bfloat16_speedup:
+        warnings += preflight.slow_types(recipe)
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings

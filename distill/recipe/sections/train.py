@@ -75,7 +75,10 @@ class Train(Section):
         "auto", "auto = cuda if there is one, else cpu", machine=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = field(
-        "auto", "auto = bfloat16 on cuda (float32 weights), float32 on cpu"
+        "auto",
+        "Of the passes; weights stay float32. auto = bfloat16 on cuda; on cpu float32, or bfloat16 "
+        "where the processor multiplies it and a measurement at the start finds it faster (the "
+        "choice is noted in train/precision.json, and a run that goes on keeps it)",
     )
     gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
     lora_rank: NonNegativeInt = field(
