@@ -88,6 +88,8 @@ def measured_speedup(matrices: Matrices, num_rows: int, *, trains: bool) -> floa
 
     num_rows = max(1, min(num_rows, MOST_ROWS))
     few = _some_of(matrices, num_rows * (3 if trains else 1))
+    if not few.num_numbers:
+        return 1.0  # there is no matrix to speak of
     make = _training_pass if trains else _forward_pass
     passes = {dtype: make(few, num_rows, dtype) for dtype in (torch.float32, torch.bfloat16)}
     best = {dtype: _seconds(work) for dtype, work in passes.items()}
