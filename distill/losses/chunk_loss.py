@@ -56,7 +56,7 @@ class ChunkLoss:
         self, logits_nR: Tensor, labels_n1: Tensor, targets: ChunkTargets | None, grad_nR: Tensor
     ) -> tuple[Tensor, Tensor, float]:
         """Do as `__call__` says; `grad_nR` holds the student's softmax q first."""
-        q_nR = torch.softmax(logits_nR, -1, dtype=self.exact_dtype, out=grad_nR)
+        q_nR = self._softmax(logits_nR, grad_nR)
         # The largest probability is exp(largest logit − log-sum-exp): two reading passes, where
         # logsumexp makes a copy.
         largest_n1 = logits_nR.amax(-1, keepdim=True).to(self.exact_dtype)
@@ -67,6 +67,13 @@ class ChunkLoss:
             share_n1 = torch.full_like(log_sum_exp_n1, -self.hard_weight / factor)
             grad_nR.scatter_add_(1, labels_n1, share_n1)
         return soft, hard, factor
+
+    def _softmax(self, logits_nR: Tensor, out_nR: Tensor) -> Tensor:
+        """Return the softmax in the exact dtype, made in `out_nR`."""
+        if logits_nR.is_cuda or logits_nR.dtype == self.exact_dtype:
+            return torch.softmax(logits_nR, -1, dtype=self.exact_dtype, out=out_nR)
+        # elsewhere torch makes a copy in the exact dtype first: a new one, each time
+        return torch.softmax(out_nR.copy_(logits_nR), -1, out=out_nR)
 
     def _soft_part(
         self,
