@@ -22,7 +22,7 @@ SLOWER = replace(AVX2, bfloat16_speedup=0.9)
 
 
 def costs(machine, *words):
-    recipe = load_recipe(QUICKSTART, ["train.precision=auto", *words])
+    recipe = load_recipe(QUICKSTART, ["train.precision=auto", "teacher.dtype=auto", *words])
     return stage_costs(Workload.of(recipe, machine), PLANNED)
 
 

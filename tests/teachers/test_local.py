@@ -10,7 +10,12 @@ from distill.recipe import load_recipe
 from distill.teachers import connect, connect_to_capture
 
 FLOAT32, BFLOAT16 = Placement("cpu", "float32"), Placement("cpu", "bfloat16")
-WORDS = ["teacher.device=cpu", "teacher.batch_tokens=1500", "generate.max_new_tokens=100"]
+WORDS = [
+    "teacher.device=cpu",
+    "teacher.dtype=auto",
+    "teacher.batch_tokens=1500",
+    "generate.max_new_tokens=100",
+]
 
 
 @pytest.fixture
