@@ -2,8 +2,8 @@
 
 import os
 import shutil
-import socket
 from pathlib import Path
+from uuid import uuid4
 
 
 def fsync_folder(folder: Path) -> None:
@@ -35,7 +35,7 @@ def write_first(path: Path, data: str | bytes) -> None:
     Where the file system has no hard links, two that come at the same moment may each write it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
         _write_through(temporary, data)
         _link_or_move(temporary, path)
