@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from distill.chat.tokenizers import Tokenizers
-from distill.data.counted_texts import FIELD
+from distill.data.counted_texts import require_text
 from distill.data.samples import Prompt
 from distill.recipe import Recipe
 from distill.shaping.bpe import require_bpe
@@ -33,7 +33,8 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
     """Raise for a vocabulary that cannot be trimmed as the recipe says.
 
     MismatchError for a tokenizer that is no BPE (`tokenizers` None: it is not on this machine yet),
-    MissingError for a file that is not there, RecipeError for a code that is no language's.
+    MissingError for a file or data set that is not there, DataError for one without a text,
+    RecipeError for a code that is no language's.
     """
     options = recipe.student.vocabulary
     if options is None:
@@ -42,8 +43,7 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
         require_bpe(tokenizers.student)
     for text in options.texts:
         scripts_of(text.language)
-        if text.file is not None:
-            recipe.existing_file(f"{FIELD}.file", text.file)
+        require_text(recipe, text)
 
 
 def planned_vocabulary(
