@@ -42,7 +42,7 @@ from distill.planning.costs import (
     Workload,
     signal_bytes_per_token,
 )
-from distill.planning.lengths import check_models, within_context
+from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
@@ -104,6 +104,7 @@ def run(
     prompts, held_out = split_prompts(recipe, left)
     if unknown := by_script_only(recipe.languages):
         left.notes.append(f"languages: {unknown}")
+    left.notes += length_notes(asked, prompts, held_out)
     left.tell("generate", processes)
     check_conversations(recipe, tokenizers, [*prompts, *held_out])
     with asked:

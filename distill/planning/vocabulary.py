@@ -11,6 +11,7 @@ from distill.chat.tokenizers import Tokenizers
 from distill.data.counted_texts import require_text
 from distill.data.samples import Prompt
 from distill.recipe import Recipe
+from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.bpe import require_bpe
 from distill.shaping.corpus import Corpus
 from distill.shaping.coverage import table_lines
@@ -65,9 +66,12 @@ def planned_vocabulary(
     num, num_before = len(made.trimmed), len(tokenizers.student)
     first = (
         f"vocabulary: about {num:,} of {num_before:,} tokens stay, by the prompts and at most "
-        f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too"
+        f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too, and keep words of "
+        "their own"
     )
     lines = [first, *table_lines(made.coverage), *made.notes]
+    if problem := fewer_ids_problem(recipe.capture, num):
+        lines.append(f"warning: so capture would stop: {problem}")
     return PlannedVocabulary(num, "\n".join(lines))
 
 

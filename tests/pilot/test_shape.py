@@ -11,8 +11,8 @@ import pytest
 import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 
+from distill.core.named_run import open_run
 from distill.core.run_folder import RunFolder
-from distill.deploy.choose import open_run
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.pilot import shape, shape_report, shape_write
 from distill.pilot.shape_plan import Wishes
