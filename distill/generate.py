@@ -104,9 +104,9 @@ def run(
     prompts, held_out = split_prompts(recipe, left)
     if unknown := by_script_only(recipe.languages):
         left.notes.append(f"languages: {unknown}")
-    left.notes += length_notes(asked, prompts, held_out)
     left.tell("generate", processes)
     check_conversations(recipe, tokenizers, [*prompts, *held_out])
+    left.notes += length_notes(asked, [], held_out)  # of the prompts plan has told
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
         return _generate(generation, prompts, left)

@@ -119,12 +119,11 @@ def _require_room(recipe: Recipe, context: int | None) -> None:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Who reads a prompt, what it was made to read, and the prompt as it reads it.
+    """What a model was made to read, and a prompt as it reads it.
 
     `context`: tokens, those of its own answer among them; None where nobody says.
     """
 
-    role: str
     context: int | None
     prompt_ids: Callable[[Messages], list[int]]
 
@@ -133,7 +132,7 @@ class _Reader:
         recipe, context = teacher.recipe, None
         if teacher_is_here(recipe):
             context = context_of(text_config(teacher.location, recipe.teacher.revision))
-        return cls("teacher", context, partial(teacher.tokenizers.prompt_ids, recipe))
+        return cls(context, partial(teacher.tokenizers.prompt_ids, recipe))
 
     @classmethod
     def student(cls, teacher: Teacher) -> "_Reader":
@@ -145,10 +144,12 @@ class _Reader:
             context = context_of(
                 text_config(recipe.model_location(student.model), student.revision)
             )
-        return cls("student", context, partial(teacher.tokenizers.students_prompt_ids, recipe))
+        return cls(context, partial(teacher.tokenizers.students_prompt_ids, recipe))
 
-    def beyond(self, prompts: Sequence[Prompt], longest: int) -> dict[int, str]:
-        """Return why prompts leave no room for an answer of `longest` tokens, by their places.
+    def beyond(
+        self, prompts: Sequence[Prompt], longest: int, tokens_a_byte: int = TOKENS_A_BYTE
+    ) -> dict[int, int]:
+        """Return the tokens of the prompts that leave no room for `longest` more, by their places.
 
         Only prompts that are long enough in bytes are tokenized.
         """
@@ -156,18 +157,14 @@ class _Reader:
             return {}
         room = self.context - longest
         around = len(self.prompt_ids([{"role": "user", "content": "a"}]))
-        least = (room - around) // TOKENS_A_BYTE
-        reasons = {}
+        least = (room - around) // tokens_a_byte
+        beyond = {}
         for place, prompt in enumerate(prompts):
-            if _num_bytes(prompt) < least:
-                continue
-            num_tokens = len(self.prompt_ids(list(prompt.messages)))
-            if num_tokens > room:
-                reasons[place] = (
-                    f"beyond_context: {num_tokens} tokens, and an answer of up to {longest}, are "
-                    f"beyond the {self.role}'s context of {self.context}"
-                )
-        return reasons
+            if _num_bytes(prompt) >= least:
+                num_tokens = len(self.prompt_ids(list(prompt.messages)))
+                if num_tokens > room:
+                    beyond[place] = num_tokens
+        return beyond
 
 
 def within_context(
@@ -178,7 +175,7 @@ def within_context(
     Those have the reason beside them. Raises MismatchError if none fits.
     """
     recipe = teacher.recipe
-    reasons = _Reader.teacher(teacher).beyond(prompts, recipe.generate.max_new_tokens)
+    reasons = _beyond_teacher(teacher, prompts, recipe.generate.max_new_tokens)
     fitting, beyond = _divided(prompts, reasons)
     if beyond and not fitting:
         raise MismatchError(
@@ -193,19 +190,21 @@ def held_out_within_context(
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Return the held-out prompts that teacher and student can answer, and the others, as above.
 
-    The teacher answers them twice: as it answers prompts, and as the student is asked.
+    The teacher answers them twice: as it answers prompts, and as the student is asked. The student
+    must be able to begin.
     """
-    recipe = teacher.recipe
-    longest = recipe.evaluate.max_new_tokens
-    reasons = _Reader.student(teacher).beyond(held_out, longest)
-    longest = max(longest, recipe.generate.max_new_tokens)
-    reasons |= _Reader.teacher(teacher).beyond(held_out, longest)
+    recipe, student = teacher.recipe, _Reader.student(teacher)
+    longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
+    reasons = {
+        place: f"beyond_context: {num} tokens fill the student's context of {student.context}"
+        for place, num in student.beyond(held_out, 1).items()
+    } | _beyond_teacher(teacher, held_out, longest)
     fitting, beyond = _divided(held_out, reasons)
     if beyond and not fitting:
         raise MismatchError(
             f"{recipe.source}: evaluate.prompts: none of {len(beyond)} held-out prompts fits "
-            f"({beyond[0][1]}): lower evaluate.max_new_tokens and generate.max_new_tokens, or take "
-            "shorter prompts"
+            f"({beyond[0][1]}): take shorter prompts, or lower generate.max_new_tokens and "
+            "evaluate.max_new_tokens"
         )
     return fitting, beyond
 
@@ -223,7 +222,7 @@ def length_notes(
     recipe = teacher.recipe
     longest = recipe.train.max_length
     learner = replace(_Reader.student(teacher), context=longest)
-    if num := len(learner.beyond(prompts, 1)):
+    if num := len(learner.beyond(prompts, 1, tokens_a_byte=1)):
         notes.append(
             f"{num} of {len(prompts)} prompts fill train.max_length {longest} alone: their answers "
             "are paid for and not learnt: raise it, or take them out"
@@ -237,6 +236,16 @@ def left_out_note(held_out: Sequence[Prompt], beyond: Sequence[tuple[Prompt, str
         return None
     reason = beyond[0][1].removeprefix("beyond_context: ")
     return f"{len(beyond)} of {len(held_out)} held-out prompts are left out: {reason}"
+
+
+def _beyond_teacher(teacher: Teacher, prompts: Sequence[Prompt], longest: int) -> dict[int, str]:
+    """Return why the teacher has no room for answers of `longest` tokens, by the prompts' places."""
+    reader = _Reader.teacher(teacher)
+    return {
+        place: f"beyond_context: {num} tokens, and an answer of up to {longest}, are beyond the "
+        f"teacher's context of {reader.context}"
+        for place, num in reader.beyond(prompts, longest).items()
+    }
 
 
 def _divided(
