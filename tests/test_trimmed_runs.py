@@ -311,7 +311,7 @@ def test_two_processes_make_what_one_makes(whole, tmp_path):
 
 def test_it_learns_the_teachers_hidden_states_of_its_own_tokens(whole, tmp_path):
     folder = begun_again(whole, tmp_path / "run", "trim")
-    more = ["capture.hidden_states=int8", "train.hidden_weight=0.5", "train.learning_rate=1e-2"]
+    more = ["capture.hidden_states=int8", "train.hidden_weight=5", "train.learning_rate=1e-2"]
     pipeline.run(recipe_of(folder, *more), stages=["capture", "initialize", "train"])
     assert result_of(folder, "capture")["hidden_size"] == 192
     rows = [json.loads(line) for line in (folder / "train/student.metrics.jsonl").open()]
@@ -350,10 +350,8 @@ def test_a_teacher_on_a_server_teaches_it_by_its_weights_here_or_by_text(proxy, 
         if name == "text":
             shutil.copytree(tmp_path / "weights/generate/raw", folder / "generate/raw")
         num_asked = len(proxy.asked)
-        few = ["train.epochs=1", "quantize.formats=[]", "evaluate.num_examples=2"]
-        pipeline.run(recipe_of(folder, *served, *way, *few))
+        recipe = recipe_of(folder, *served, *way, "train.epochs=1")
+        pipeline.run(recipe, stages=["generate", "trim", "capture", "initialize", "train"])
         assert len(proxy.asked) == num_asked or name == "weights", "the answers are there"
         trained = load.load_tokenizer(str(folder / "train/student"))
         assert len(trained) == result_of(folder, "trim")["vocab_size"] == 896
-        figures = result_of(folder, "evaluate")["models"]
-        assert figures["student"]["nll_per_byte"] > 0 and figures["teacher"]["nll"] is None
