@@ -83,6 +83,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     prompts = split_prompts(recipe, left)
     if tokenizers is not None:
         check_conversations(recipe, tokenizers, chain(*prompts))
+        left.notes += lengths.length_notes(teachers.connect(recipe), *prompts)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)

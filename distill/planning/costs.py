@@ -9,6 +9,7 @@ what they say of a GPU was compared with an H200 (scripts/measure_plan.py), not 
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import lgamma, log
 
 from distill import teachers
 from distill.data.samples import Prompt, split_prompts
@@ -27,6 +28,7 @@ GPU_STEP_SECONDS_PER_LAYER = 1.4e-4  # the same on a GPU, in a recorded step
 GPU_PASS_SECONDS_PER_LAYER = 2.0e-3  # in a pass that is not recorded: Python starts its kernels
 EMULATED_SPEEDUP = 0.1  # of bfloat16 on a CPU that has no instructions for it
 BANDWIDTH_SHARE = 0.6  # of a GPU's memory bandwidth, in products of few rows
+DRAWN_IDS, COUNT_BITS = 14, 3  # different ids among the draws at a token, and bits of a count
 ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 KEPT_SHARE = 0.9  # of the answers
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
@@ -256,10 +258,23 @@ def pass_bytes(size: Size, num_tokens: float) -> float:
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
-    """Return the bytes on disk of the signal at one answer token, hidden states apart."""
-    signal = recipe.capture.signal
-    if signal == "none":
+    """Return the bytes on disk of the signal at one answer token, hidden states apart.
+
+    `vocabulary`: how many ids it is about. As signals/encoding.py writes them.
+    """
+    options = recipe.capture
+    if options.signal == "none":
         return 0.0
-    if signal == "sampled":
-        return 36.0
-    return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary
+    if options.signal == "dense":
+        return 2.0 * vocabulary
+    if options.signal == "top_k":
+        return 2.0 * (options.top_k + 1) + _bits_of_ids(options.top_k, vocabulary) / 8
+    num_ids = min(DRAWN_IDS, options.num_draws)
+    return 5.0 + (_bits_of_ids(num_ids, vocabulary) + COUNT_BITS * num_ids) / 8
+
+
+def _bits_of_ids(num: int, vocabulary: int) -> float:
+    """Return log2 of how many sets of `num` ids there are: what their code comes near to."""
+    num = min(num, vocabulary)
+    sets = lgamma(vocabulary + 1) - lgamma(num + 1) - lgamma(vocabulary - num + 1)
+    return sets / log(2)

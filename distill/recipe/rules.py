@@ -212,7 +212,9 @@ def check_trimmed_signal(recipe: "Recipe") -> None:
         raise ValueError(
             "capture.from_server with student.vocabulary: the server's log-probs are of its own "
             "tokens, and the student's split the text otherwise: set from_server to false (the "
-            "teacher's weights are then needed here, to capture), or vocabulary to null"
+            "teacher's weights are then needed here, to capture; without them set, too, "
+            "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, and the "
+            "student learns the answers' text), or vocabulary to null"
         )
     if vocabulary.size is not None and (problem := fewer_ids_problem(capture, vocabulary.size)):
         raise ValueError(problem)
