@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from distill.losses.divergences import Divergence, forward_kl
+from distill.losses.divergences import Divergence, DrawsDivergence, forward_kl
 from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
 
 
@@ -19,7 +19,8 @@ class ChunkLoss:
     """`soft_weight · divergence(teacher, student) + hard_weight · cross-entropy(label)`.
 
     num_ids: ids that teacher and student share. exact_dtype: of all sums here, float32 or float64.
-    temperature: divides the logits in the soft part only.
+    temperature: divides the logits in the soft part only. of_draws: the divergence's own estimate
+    from draws with log-probs, where it has one.
     """
 
     divergence: Divergence
@@ -29,6 +30,7 @@ class ChunkLoss:
     exact_dtype: torch.dtype
     with_gradient: bool
     temperature: float = 1.0
+    of_draws: DrawsDivergence | None = None
 
     def __call__(
         self, logits_nR: Tensor, labels_n1: Tensor, targets: ChunkTargets | None, grad_nR: Tensor
@@ -62,7 +64,7 @@ class ChunkLoss:
         largest_n1 = logits_nR.amax(-1, keepdim=True).to(self.exact_dtype)
         log_sum_exp_n1 = largest_n1 - q_nR.amax(-1, keepdim=True).log()
         hard = (log_sum_exp_n1 - logits_nR.gather(1, labels_n1)).sum()
-        soft, factor = self._soft_part(logits_nR, log_sum_exp_n1, targets, q_nR)
+        soft, factor = self._soft_part(logits_nR, labels_n1, log_sum_exp_n1, targets, q_nR)
         if self.with_gradient and self.hard_weight > 0:
             share_n1 = torch.full_like(log_sum_exp_n1, -self.hard_weight / factor)
             grad_nR.scatter_add_(1, labels_n1, share_n1)
@@ -71,6 +73,7 @@ class ChunkLoss:
     def _soft_part(
         self,
         logits_nR: Tensor,
+        labels_n1: Tensor,
         log_sum_exp_n1: Tensor,
         targets: ChunkTargets | None,
         grad_nR: Tensor,
@@ -81,13 +84,18 @@ class ChunkLoss:
         total_weight = self.soft_weight + self.hard_weight
         if targets is None:
             return logits_nR.new_zeros((), dtype=self.exact_dtype), total_weight
-        if isinstance(targets, SampledTargets):
+        if isinstance(targets, SampledTargets) and self.divergence is forward_kl:
             return self._sampled_part(logits_nR, log_sum_exp_n1, targets, grad_nR), total_weight
         if isinstance(targets, DenseTargets) and self.divergence is forward_kl:
             soft = self._dense_forward_kl_part(logits_nR, log_sum_exp_n1, targets, grad_nR)
             return soft, total_weight
         if isinstance(targets, DenseTargets):
             soft = self._dense_part(logits_nR, log_sum_exp_n1, targets, grad_nR)
+        elif isinstance(targets, SampledTargets) and self.of_draws is not None:
+            soft = self._scored_draws_part(logits_nR, log_sum_exp_n1, targets, grad_nR)
+        elif isinstance(targets, SampledTargets):
+            support = targets.support(labels_n1[:, 0])
+            soft = self._top_k_part(logits_nR, log_sum_exp_n1, support, grad_nR)
         else:
             soft = self._top_k_part(logits_nR, log_sum_exp_n1, targets, grad_nR)
         return soft, total_weight if self.soft_weight == 0 else 1.0
@@ -117,6 +125,29 @@ class ChunkLoss:
             grad_nR.scatter_add_(1, ids_nK, weights_nK * -self._teachers_share)
         return soft
 
+    def _scored_draws_part(
+        self, logits_nR: Tensor, log_sum_exp_n1: Tensor, targets: SampledTargets, grad_nR: Tensor
+    ) -> Tensor:
+        """Return what draws with their log-probs estimate of a divergence, without bias.
+
+        With a = d estimate / d log q of the ids drawn, the gradient on the logits is a − q·Σa.
+        """
+        assert self.of_draws is not None and targets.log_probs is not None
+        is_filler_nK = targets.ids_NK < 0
+        ids_nK = targets.ids_NK.clamp(min=0)
+        weights_nK = targets.weights_NK.to(self.exact_dtype).masked_fill(is_filler_nK, 0.0)
+        teacher_logp_nK = targets.log_probs.logp_NK.to(self.exact_dtype)
+        student_logp_nK = logits_nR.gather(1, ids_nK) - log_sum_exp_n1
+        soft, slope_nK = self._value_and_slope(
+            student_logp_nK.masked_fill(is_filler_nK, 0.0),
+            teacher_logp_nK.masked_fill(is_filler_nK, 0.0),
+            lambda student, teacher: self.of_draws(student, teacher, weights_nK),
+        )
+        if self._has_soft_gradient:
+            grad_nR.mul_(self.hard_weight - slope_nK.sum(-1, keepdim=True))
+            grad_nR.scatter_add_(1, ids_nK, slope_nK)
+        return soft
+
     def _dense_forward_kl_part(
         self, logits_nR: Tensor, log_sum_exp_n1: Tensor, targets: DenseTargets, grad_nR: Tensor
     ) -> Tensor:
@@ -136,7 +167,7 @@ class ChunkLoss:
         """
         student_logp_nI = logits_nR[:, : self.num_ids] - log_sum_exp_n1
         teacher_logp_nI = targets.logp_NV.to(self.exact_dtype)
-        soft, slope_nI = self._value_and_slope(student_logp_nI, teacher_logp_nI)
+        soft, slope_nI = self._value_and_slope(student_logp_nI, teacher_logp_nI, self.divergence)
         if self._has_soft_gradient:
             total_n1 = slope_nI.sum(-1, keepdim=True)
             grad_nR[:, : self.num_ids].mul_(self.hard_weight - total_n1).add_(slope_nI)
@@ -172,7 +203,7 @@ class ChunkLoss:
 
         student_nC = with_bucket(logits_nR.gather(1, ids_nK) - log_sum_exp_n1, rest_n1.log())
         teacher_nC = with_bucket(targets.logp_NK.to(self.exact_dtype), tail_n1)
-        soft, slope_nC = self._value_and_slope(student_nC, teacher_nC)
+        soft, slope_nC = self._value_and_slope(student_nC, teacher_nC, self.divergence)
         if self.soft_weight == 0:
             grad_nR.scatter_(1, ids_nK, q_nK)
         elif self.with_gradient:
@@ -183,17 +214,17 @@ class ChunkLoss:
         return soft
 
     def _value_and_slope(
-        self, student_logp_nC: Tensor, teacher_logp_nC: Tensor
+        self, student_logp_nC: Tensor, teacher_logp_nC: Tensor, divergence: Divergence
     ) -> tuple[Tensor, Tensor]:
         """Return the summed divergence and soft_weight · its gradient on `student_logp_nC`.
 
         By autograd, on this one tensor.
         """
         if not self._has_soft_gradient:
-            value = self.divergence(student_logp_nC, teacher_logp_nC).sum()
+            value = divergence(student_logp_nC, teacher_logp_nC).sum()
             return value, torch.zeros_like(student_logp_nC)
         with torch.enable_grad():
             leaf = student_logp_nC.detach().requires_grad_()
-            value = self.divergence(leaf, teacher_logp_nC).sum()
+            value = divergence(leaf, teacher_logp_nC).sum()
         (slope,) = torch.autograd.grad(value, leaf)
         return value.detach(), slope.mul_(self.soft_weight)

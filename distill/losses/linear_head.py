@@ -22,7 +22,8 @@ from torch.autograd.function import once_differentiable
 
 from distill.errors import MismatchError, RecipeError
 from distill.losses.chunk_loss import ChunkLoss
-from distill.losses.divergences import divergence_by_name
+from distill.losses.divergences import divergence_by_name, divergence_of_draws
+from distill.losses.estimates import signal_problem
 from distill.losses.head import Head, softcapped
 from distill.losses.head_gradients import HeadGradients
 from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
@@ -57,8 +58,9 @@ def linear_head_loss(
     labels_N: int64, the token that follows; no -100, masked positions are left out by the caller.
     targets: the teacher's for the same positions, or None.
     divergence, divergence_parameters: as `divergence_by_name` takes them (`beta`, `alpha`). Sampled
-        targets know forward_kl alone. Top-k targets are compared over K + 1 categories, the last
-        one being all other ids.
+        targets without log-probs know forward_kl alone. Top-k targets are compared over K + 1
+        categories, the last one being all other ids; so are draws with log-probs where nothing
+        better can be had of them: see `estimates.py`.
     vocab_size: ids that teacher and student share; rows of the head from there on get no mass and
         no gradient. None = all rows.
     loss_temperature: divides the logits in the soft part only. The targets must have been captured
@@ -97,6 +99,7 @@ def linear_head_loss(
         exact_dtype=exact_dtype,
         with_gradient=with_gradient and torch.is_grad_enabled(),
         temperature=temperature,
+        of_draws=divergence_of_draws(divergence, alpha=(divergence_parameters or {}).get("alpha")),
     )
     chunks = _Chunks(
         labels_N=labels_N,
@@ -281,11 +284,14 @@ def _check_objective(
         )
     if loss_temperature <= 0:
         raise RecipeError(f"loss temperature {loss_temperature} is not above 0: 1 is usual")
-    if isinstance(targets, SampledTargets) and divergence != "forward_kl":
-        raise RecipeError(
-            f"train.divergence {divergence} needs more than draws: "
-            "set capture.signal to top_k or dense, or train.divergence to forward_kl"
-        )
+    if not isinstance(targets, SampledTargets):
+        return
+    has_log_probs = targets.log_probs is not None
+    problem = signal_problem(
+        "train.divergence", divergence, "sampled", draw_log_probs=has_log_probs
+    )
+    if problem:
+        raise RecipeError(problem)
 
 
 def _check_fit(

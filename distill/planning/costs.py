@@ -227,5 +227,5 @@ def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
     if signal == "none":
         return 0.0
     if signal == "sampled":
-        return 36.0
+        return 36.0 + 26.0 * recipe.capture.draw_log_probs  # about 12 ids and a tail, 2 bytes each
     return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary

@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 from distill.losses.hidden_states import HiddenTargets
-from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
-from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord, join
+from distill.losses.targets import (
+    ChunkTargets,
+    DenseTargets,
+    DrawLogProbs,
+    SampledTargets,
+    TopKTargets,
+)
+from distill.signals.encoding import SampledRecord, ScoredDraws, SignalRecord, TopKRecord, join
 from distill.signals.hidden_states import BLOCK, HiddenStates, num_blocks
 
 
@@ -52,7 +58,14 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
     num_draws = record.counts.sum() / max(record.num_tokens, 1)  # every token has the same number
     weights_NK = np.zeros(shape, np.float32)
     weights_NK[is_id_NK] = record.counts / num_draws
-    return SampledTargets(_to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device))
+    log_probs = None
+    if isinstance(record, ScoredDraws):
+        logp_NK = np.zeros(shape, np.float32)
+        logp_NK[is_id_NK] = record.logp
+        said = (logp_NK, record.target_logp, record.tail_logp)
+        log_probs = DrawLogProbs(*(_to(values, device) for values in said))
+    drawn = (_to(values, device) for values in (ids_NK, weights_NK, record.entropy))
+    return SampledTargets(*drawn, log_probs)
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:
