@@ -48,7 +48,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
-from distill.models import load
+from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
@@ -201,6 +201,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
+            stop_ids=_stop_ids(options, folder, tokenizer),
         )
     )
     if options.tracker != "none":
@@ -231,6 +232,13 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     if repeat > 1 and lesson.recipe.student.method == "random":
         draw_weights_anew(model, seed)
     return model
+
+
+def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens that count as one: see train.stop_tokens."""
+    student = str(folder.stage("initialize") / "student")
+    config_eos = find.stop_ids_of_files(student)
+    return chat.joined_stop_ids(tokenizer, config_eos, options.stop_tokens)
 
 
 def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:

@@ -96,22 +96,24 @@ class SampledTargets:
         known_NC = torch.cat([logp_NK, target_logp_N1], 1).masked_fill(ids_NC < 0, -math.inf)
         tail_N1 = self.log_probs.tail_logp_N[:, None].to(logp_NK.dtype)
         logp_ND = torch.cat([known_NC, tail_N1], 1).log_softmax(-1)
-        return TopKTargets(ids_NC, logp_ND[:, :-1], logp_ND[:, -1])
+        return TopKTargets(ids_NC, logp_ND[:, :-1], logp_ND[:, -1], is_likeliest=False)
 
 
 @dataclass(frozen=True, eq=False)
 class TopKTargets:
-    """The teacher's likeliest ids, and one bucket for the rest.
+    """Some ids, the teacher's likeliest ones, and one bucket for the rest.
 
     ids_NK: int64, no id twice in a row; -1 fills a row that has fewer than K ids, from the end. A
         row of -1 alone, with tail_logp 0, says nothing: its loss and gradient are 0.
     logp_NK: their log-probabilities. What stands beside a -1 is not read.
     tail_logp_N: log of the mass outside the K ids; -inf if there is none.
+    is_likeliest: no other id is likelier than one of these; not so where they were drawn.
     """
 
     ids_NK: Tensor
     logp_NK: Tensor
     tail_logp_N: Tensor
+    is_likeliest: bool = True
 
     def __post_init__(self) -> None:
         _check_ids(self.ids_NK)
@@ -122,11 +124,16 @@ class TopKTargets:
         return len(self.ids_NK)
 
     def __getitem__(self, part: slice) -> "TopKTargets":
-        return TopKTargets(self.ids_NK[part], self.logp_NK[part], self.tail_logp_N[part])
+        return TopKTargets(
+            self.ids_NK[part], self.logp_NK[part], self.tail_logp_N[part], self.is_likeliest
+        )
 
     def to(self, device: torch.device | str) -> "TopKTargets":
         return TopKTargets(
-            self.ids_NK.to(device), self.logp_NK.to(device), self.tail_logp_N.to(device)
+            self.ids_NK.to(device),
+            self.logp_NK.to(device),
+            self.tail_logp_N.to(device),
+            self.is_likeliest,
         )
 
 

@@ -62,10 +62,12 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
     if isinstance(record, ScoredDraws):
         logp_NK = np.zeros(shape, np.float32)
         logp_NK[is_id_NK] = record.logp
-        said = (logp_NK, record.target_logp, record.tail_logp)
-        log_probs = DrawLogProbs(*(_to(values, device) for values in said))
-    drawn = (_to(values, device) for values in (ids_NK, weights_NK, record.entropy))
-    return SampledTargets(*drawn, log_probs)
+        log_probs = DrawLogProbs(
+            _to(logp_NK, device), _to(record.target_logp, device), _to(record.tail_logp, device)
+        )
+    return SampledTargets(
+        _to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device), log_probs
+    )
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:

@@ -194,7 +194,8 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.arguments = options, targets, labels
         ctx.save_for_backward(*tensors)
-        return loss_of_tensors(*tensors, labels, targets, **options)
+        hidden, weight, bias = tensors
+        return loss_of_tensors(hidden, weight, bias, labels, targets, **options)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
