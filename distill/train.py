@@ -235,10 +235,11 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
 
 
 def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
-    """Return the ids of the tokens that count as one: see train.stop_tokens."""
+    """Return the ids of the tokens that count as one: those at which the student stops, or none."""
+    if options.stop_tokens == "apart":
+        return []
     student = str(folder.stage("initialize") / "student")
-    config_eos = find.stop_ids_of_files(student)
-    return chat.joined_stop_ids(tokenizer, config_eos, options.stop_tokens)
+    return chat.stop_ids(tokenizer, find.stop_ids_of_files(student))
 
 
 def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:

@@ -114,6 +114,7 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     assert result.vocab_size == len(vocabulary) == dense.header.vocab_size < 700
     likeliest = captured(folder, "capture.signal=top_k", "capture.top_k=20")[1]
     draws = captured(folder)[1]
+    scored = captured(folder, "capture.draw_log_probs=true")[1]
     for sample in samples:
         key, start = key_of(sample), len(sample.prompt_ids)
         logp_TC = log_probs(teacher, vocabulary.parents_of(sample.ids), start)
@@ -128,6 +129,11 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
         np.testing.assert_allclose(np.exp(top.logp).sum(1) + np.exp(top.tail_logp), 1, atol=2e-3)
         target = logp_TV[range(len(logp_TV)), sample.answer_ids]
         np.testing.assert_allclose(draws.read(key).target_logp, target, rtol=2e-3, atol=2e-3)
+        drawn = scored.read(key)
+        assert np.array_equal(drawn.ids, draws.read(key).ids)
+        rows = np.repeat(np.arange(len(logp_TV)), np.diff(drawn.offsets))
+        said = logp_TV[rows, torch.from_numpy(drawn.ids).long()]
+        np.testing.assert_allclose(drawn.logp, said, rtol=2e-3, atol=2e-3)
         assert draws.read(key).ids.max() < len(vocabulary)
         assert dense.read_hidden_states(key).values.shape == (len(logp_TV), 192)
 

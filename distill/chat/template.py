@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.core.digests import canonical_json
-from distill.errors import DataError, MismatchError, MissingError, RecipeError, shown
+from distill.errors import DataError, MismatchError, MissingError, shown
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -272,29 +272,6 @@ def stop_ids(tokenizer: Any, generation_config_eos: int | Sequence[int] | None) 
             f"{name_of(tokenizer)}: no end-of-answer token; set eos_token in tokenizer_config.json"
         )
     return sorted(int(i) for i in ids)
-
-
-def joined_stop_ids(
-    tokenizer: Any, generation_config_eos: int | Sequence[int] | None, wanted: str | Sequence[str]
-) -> list[int]:
-    """Return the ids that count as one by train.stop_tokens: none, or two at least.
-
-    `wanted`: that field. Raises RecipeError for a token at which the student does not stop: if it
-    counted as a stop, nothing would teach the student to say one at which it does.
-    """
-    if wanted == "apart":
-        return []
-    ids = stop_ids(tokenizer, generation_config_eos)
-    if not isinstance(wanted, str):
-        stops = {tokenizer.convert_ids_to_tokens(i): i for i in ids}
-        for token in wanted:
-            if token not in stops:
-                raise RecipeError(
-                    f"train.stop_tokens: {shown(token)}: the student does not stop there; it stops "
-                    f"at {', '.join(stops)}"
-                )
-        ids = sorted({stops[token] for token in wanted})
-    return ids if len(ids) > 1 else []
 
 
 def end_of_turn(tokenizer: Any, stop_ids: Sequence[int]) -> int:

@@ -39,11 +39,11 @@ class Train(Section):
     )
     beta: Share = field(0.5, "jsd, jsd_normalised: weight of the teacher in the mixture")
     alpha: Share = field(0.1, "skew_kl, skew_reverse_kl, adaptive_kl")
-    stop_tokens: Literal["apart", "together"] | list[str] = field(
+    stop_tokens: Literal["apart", "together"] = field(
         "apart",
-        "Tokens that end an answer, in the divergence: apart = each is a token like others; together "
-        "= all at which the student stops (generation config, tokenizer, chat template) count as "
-        "one, so that it need not learn which of them the teacher says; a list: those",
+        "Tokens that end an answer, in the divergence: apart = each is one like others; together = "
+        "all at which the student stops (generation config, tokenizer, chat template) count as one, "
+        "so that it need not learn which of them the teacher says",
         is_newer=True,
     )
     soft_weight: NonNegativeFloat = field(1.0, "Weight of the divergence")
@@ -126,16 +126,6 @@ class Train(Section):
             )
         if problem := parameter_problem(self.divergence, beta=self.beta, alpha=self.alpha):
             raise ValueError(problem)
-        return self
-
-    @model_validator(mode="after")
-    def _several_stop_tokens(self) -> "Train":
-        tokens = self.stop_tokens
-        if not isinstance(tokens, str) and len(set(tokens)) < 2:
-            raise ValueError(
-                f"stop_tokens: {len(set(tokens))} of them cannot count as one: name two at least, or "
-                "take together, or apart"
-            )
         return self
 
     @model_validator(mode="after")
