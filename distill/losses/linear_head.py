@@ -93,9 +93,9 @@ def linear_head_loss(
     the global number of loss tokens. With sampled targets "soft" is an estimate of the KL
     divergence, or the cross-entropy if they have no entropy. With `own_text` "soft" is of all
     positions, "own" is what of it is of the student's text, and "hard" of the other positions. If
-    soft_weight is 0 the loss is plain
-    cross-entropy; targets are not needed and, if given, only measured. No positions give 0 and zero
-    gradients. Nothing is computed for an input that needs no gradient.
+    soft_weight is 0 the loss is plain cross-entropy; targets are not needed and, if given, only
+    measured. No positions give 0 and zero gradients. Nothing is computed for an input that needs no
+    gradient.
 
     Matrices are multiplied in the inputs' dtype, under torch.autocast in its dtype (the head is
     then copied once to it); softmax, losses and sums are float32, and gradients come back in the
