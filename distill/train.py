@@ -48,7 +48,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
-from distill.models import load
+from distill.models import find, load
 from distill.models.precision import Placed, Work, placed
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -220,6 +220,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
+            stop_ids=_stop_ids(options, folder, tokenizer),
         )
     )
     if options.tracker != "none":
@@ -250,6 +251,14 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     if repeat > 1 and lesson.recipe.student.method == "random":
         draw_weights_anew(model, seed)
     return model
+
+
+def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens that count as one: those at which the student stops, or none."""
+    if options.stop_tokens == "apart":
+        return []
+    student = str(folder.stage("initialize") / "student")
+    return chat.stop_ids(tokenizer, find.stop_ids_of_files(student))
 
 
 def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:

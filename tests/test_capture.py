@@ -127,6 +127,7 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     reckoned = signal_bytes_per_token(top_20, len(vocabulary))
     assert result.bytes_per_token == pytest.approx(reckoned, rel=0.1), "less of the shards' heads"
     draws = captured(folder)[1]
+    scored = captured(folder, "capture.draw_log_probs=true")[1]
     for sample in samples:
         key, start = key_of(sample), len(sample.prompt_ids)
         logp_TC = log_probs(teacher, vocabulary.parents_of(sample.ids), start)
@@ -141,6 +142,11 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
         np.testing.assert_allclose(np.exp(top.logp).sum(1) + np.exp(top.tail_logp), 1, atol=2e-3)
         target = logp_TV[range(len(logp_TV)), sample.answer_ids]
         np.testing.assert_allclose(draws.read(key).target_logp, target, rtol=2e-3, atol=2e-3)
+        drawn = scored.read(key)
+        assert np.array_equal(drawn.ids, draws.read(key).ids)
+        rows = np.repeat(np.arange(len(logp_TV)), np.diff(drawn.offsets))
+        said = logp_TV[rows, torch.from_numpy(drawn.ids).long()]
+        np.testing.assert_allclose(drawn.logp, said, rtol=2e-3, atol=2e-3)
         assert draws.read(key).ids.max() < len(vocabulary)
         states = hidden_targets([dense.read_hidden_states(key)], 192, "cpu")
         own_TH = hidden_states(teacher, vocabulary.parents_of(sample.ids), start)

@@ -270,7 +270,8 @@ def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
     if options.signal == "top_k":
         return 2.0 * (options.top_k + 1) + _bits_of_ids(options.top_k, vocabulary) / 8
     num_ids = min(DRAWN_IDS, options.num_draws)
-    return 5.0 + (_bits_of_ids(num_ids, vocabulary) + COUNT_BITS * num_ids) / 8
+    log_probs = 2.0 * (num_ids + 1) * options.draw_log_probs  # those and a tail
+    return 5.0 + (_bits_of_ids(num_ids, vocabulary) + COUNT_BITS * num_ids) / 8 + log_probs
 
 
 def _bits_of_ids(num: int, vocabulary: int) -> float:

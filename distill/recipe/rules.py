@@ -6,6 +6,7 @@ concerns one section alone stands in that section.
 
 from typing import TYPE_CHECKING
 
+from distill.losses.estimates import signal_problem
 from distill.recipe.schema import SHARE_ERROR
 from distill.text.codes import base_code
 
@@ -184,14 +185,18 @@ def check_gguf_teacher(recipe: "Recipe") -> None:
 
 
 def check_divergence_of_draws(recipe: "Recipe") -> None:
-    """Refuse a divergence that draws cannot estimate: they give the forward KL alone."""
-    train = recipe.train
-    draws_only = recipe.capture.signal == "sampled" and train.soft_weight
-    if draws_only and train.divergence != "forward_kl":
-        raise ValueError(
-            f"train.divergence {train.divergence} needs more than draws: set capture.signal to "
-            "top_k or dense, or train.divergence to forward_kl"
-        )
+    """Refuse a divergence that the draws of the signal cannot estimate."""
+    train, capture = recipe.train, recipe.capture
+    if capture.signal == "none" or not train.soft_weight:
+        return
+    problem = signal_problem(
+        "train.divergence",
+        train.divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
 
 
 def check_hidden_weight(recipe: "Recipe") -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ from distill.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: its token ids, where the answer begins, and the key of its signal."""
+    """A training example: its token ids, where the answer begins, and the key of its signal.
+
+    `by_student`: the student wrote the answer. It learns then what the teacher says of each token,
+    and never the text.
+    """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
+    by_student: bool = False
 
     @property
     def num_loss_tokens(self) -> int:
@@ -33,8 +39,10 @@ class Example:
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
-    `repeat`: which of options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and
-    `teacher_width` (of the hidden states to match) it needs no `store`.
+    `own_divergence`: on the student's own text, where examples have such; None:
+    options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
+    options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and `teacher_width` (of
+    the hidden states to match) it needs no `store`.
     """
 
     role: str
@@ -55,6 +63,13 @@ class TrainingRun:
     packing: bool = True
     teacher_width: int | None = None
     repeat: int = 1
+    own_divergence: str | None = None
+    stop_ids: Sequence[int] = ()
+
+    @cached_property
+    def has_own_text(self) -> bool:
+        """Return whether the student wrote any of the answers."""
+        return any(example.by_student for example in self.examples)
 
     @property
     def title(self) -> str:
