@@ -10,7 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import capture, evaluate, generate, initialize, plan, quantize, report, train, trim
+from distill import (
+    capture,
+    evaluate,
+    generate,
+    initialize,
+    plan,
+    quantize,
+    report,
+    rounds,
+    train,
+    trim,
+)
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
@@ -27,6 +38,7 @@ PLANNED = (
     capture.STAGE,
     initialize.STAGE,
     train.STAGE,
+    rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
     report.STAGE,
@@ -202,7 +214,7 @@ def _set_aside(
         require_same_content(file)
         folder.note_read(file.path)
     for stage in pipeline[names.index(redo) :]:
-        folder.set_aside(stage.name, keep_files=stage.asks_teacher)
+        folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
 
 
 def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:

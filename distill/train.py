@@ -27,14 +27,12 @@ if __name__ == "__main__":
 
     sys.exit(main(["run", *sys.argv[1:]]))
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill import chat
-from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
-from distill.core.files import FolderWriter, files_under
+from distill.core.files import files_under
 from distill.core.processes import Processes
 from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import (
@@ -56,7 +54,6 @@ from distill.shaping.trimmed import kept_path, samples_stage
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
-    from distill.training.run import Example
 
 ROLES = ("student", "control")
 OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
@@ -112,59 +109,28 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
     """Train what of a repeat is not there yet; return how each of its models was trained."""
+    from distill.training.written import require_as_trained, result_of
+
     options, processes, place = lesson.recipe.train, lesson.processes, lesson.place(repeat)
     results = {}
     for role in ROLES[: options.num_roles]:
         if not (place / role / "training.json").is_file():
             _train_role(lesson, role, repeat)
         elif processes.is_main:
-            _require_as_trained(place, role)
+            require_as_trained(place, role)
         if options.repeats > 1 and processes.is_main:
             # those of all repeats together could fill the disk
             shutil.rmtree(place / "checkpoints" / role, ignore_errors=True)
         processes.barrier()
-        results[role] = _result_of(place / role)
+        results[role] = result_of(place / role)
     return results
-
-
-def _checksums_of(place: Path, role: str) -> Path:
-    """Return where the checksums of a role's folder are until the stage has its manifest."""
-    return place / "checkpoints" / f"{role}.{CHECKSUMS}"
-
-
-def _require_as_trained(place: Path, role: str) -> None:
-    """Raise DataError where a model that an earlier process trained is not as it wrote it."""
-    folder = place / role
-    try:
-        problem = checksum_problem(folder, _checksums_of(place, role))
-    except FileNotFoundError:
-        print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
-        return
-    if problem is not None:
-        raise DataError(f"{folder}: damaged ({problem}); {_TRAIN_AGAIN}")
-
-
-def _result_of(folder: Path) -> TrainedModel:
-    """Return how the model in `folder` was trained. Raises DataError where that cannot be read."""
-    try:
-        return TrainedModel(**json.loads((folder / "training.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        raise DataError(f"{folder}: training.json is broken; {_TRAIN_AGAIN}") from None
-
-
-_TRAIN_AGAIN = (
-    "delete that folder and run the same command: it is trained again, from its last checkpoint "
-    "where there still is one"
-)
 
 
 def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
-    import torch
-
-    from distill.training.loop import train
-    from distill.training.prepare import add_lora, can_be_packed, checkpoint_activations
-    from distill.training.run import TrainingRun
+    from distill.training.prepare import can_be_packed
+    from distill.training.run import TrainingRun, examples_of
+    from distill.training.written import train_and_write
 
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
     options, place = recipe.train, lesson.place(repeat)
@@ -173,23 +139,20 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
+    learn = examples_of(lesson.learn, with_signal=True)
     store = None
     if soft or hidden:
-        store = _open_signal(folder, tokenizer, [_signal_key(sample) for sample in lesson.learn])
-    accelerator = _accelerator(recipe, folder, role, repeat)
-    torch.manual_seed(seed)
-    adapter = add_lora(options, model) if options.lora_rank else None
-    if options.gradient_checkpointing:
-        checkpoint_activations(model)
-    result = train(
+        keys = [example.signal_key for example in learn]
+        store = _open_signal(folder, tokenizer, keys)
+    train_and_write(
         TrainingRun(
             role=role,
             model=model,
             options=options,
             soft_weight=soft,
             hard_weight=hard,
-            examples=_examples(lesson.learn, with_signal=True),
-            validation=_examples(lesson.validation, with_signal=False),
+            examples=learn,
+            validation=examples_of(lesson.validation, with_signal=False),
             store=store,
             vocab_size=len(tokenizer),
             pad_id=tokenizer.pad_token_id,
@@ -197,24 +160,13 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             placement=placement,
             folder=place,
             processes=processes,
-            accelerator=accelerator,
+            accelerator=_accelerator(recipe, folder, role, repeat),
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
-        )
+        ),
+        tokenizer,
     )
-    if options.tracker != "none":
-        accelerator.end_training()
-    if processes.is_main:
-        model = model if adapter is None else adapter.merge_and_unload()
-        if placement.dtype == "bfloat16":
-            model = model.to(torch.bfloat16)
-        with FolderWriter(place / role) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / "training.json").write_text(json.dumps(result, indent=1))
-            write_checksums(temporary, _checksums_of(place, role))
-    processes.barrier()
 
 
 def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
@@ -233,14 +185,6 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     return model
 
 
-def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:
-    from distill.training.run import Example
-
-    return [
-        Example(s.ids, len(s.prompt_ids), _signal_key(s) if with_signal else "") for s in samples
-    ]
-
-
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
     """Return the weights of the soft, the hard and the hidden-state loss; the control has the hard."""
     if role == "control":
@@ -249,24 +193,13 @@ def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
 
 
 def _accelerator(recipe: Recipe, folder: RunFolder, role: str, repeat: int) -> Any:
-    """Return an Accelerator that takes nothing of the launcher's defaults.
+    from distill.training.written import accelerator_without_defaults
 
-    Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
-    recipe that says cpu is trained there, on a machine with a GPU too.
-    """
-    from accelerate import Accelerator
-
-    tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
-    accelerator = Accelerator(
-        mixed_precision="no",
-        gradient_accumulation_steps=1,
-        log_with=tracker,
-        project_dir=folder.stage("train") if tracker else None,
-        device_placement=False,
-    )
-    if tracker:
-        project, options = _tracker_names(recipe, role, repeat)
-        accelerator.init_trackers(project, init_kwargs=options)
+    if recipe.train.tracker == "none":
+        return accelerator_without_defaults()
+    accelerator = accelerator_without_defaults(recipe.train.tracker, folder.stage("train"))
+    project, options = _tracker_names(recipe, role, repeat)
+    accelerator.init_trackers(project, init_kwargs=options)
     return accelerator
 
 
@@ -279,12 +212,6 @@ def _tracker_names(recipe: Recipe, role: str, repeat: int) -> tuple[str, dict[st
     if tracker == "tensorboard":  # knows no projects: this is the name of the run
         return f"{recipe.name}-{name}", {}
     return recipe.name, {tracker: {"name": name}}
-
-
-def _signal_key(sample: Sample) -> str:
-    from distill.signals.store import sequence_key
-
-    return sequence_key(sample.ids, len(sample.prompt_ids))
 
 
 def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> None:

@@ -29,11 +29,11 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class AnswerLog:
-    """One log: an append-only folder of `generate`.
+    """One log: an append-only folder of a stage that asks.
 
-    `stage` is the folder of `generate`. `unit` is what its answers are called where progress is
-    shown, `prices` are those of the server that answers. `num_ids` returns how many token ids the
-    tokenizer of its answers has, or None where that may change.
+    `stage` is the folder of its stage, `work` that one's name. `unit` is what its answers are called
+    where progress is shown, `prices` are those of the server that answers. `num_ids` returns how many
+    token ids the tokenizer of its answers has, or None where that may change.
     """
 
     stage: Path
@@ -41,6 +41,7 @@ class AnswerLog:
     unit: str
     prices: Prices
     num_ids: Callable[[], int | None] = lambda: None
+    work: str = "generate"
 
     @property
     def folder(self) -> Path:
