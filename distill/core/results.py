@@ -379,7 +379,8 @@ class EvaluateResult:
 
     `repeats`: those of student and control of each repeat of the training after the first.
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
-    the byte alone.
+    the byte alone. `student_against_before`: the student minus what it was before the rounds, where
+    there were some.
     """
 
     models: dict[str, ModelFigures]
@@ -389,6 +390,7 @@ class EvaluateResult:
     student_against_control: dict[str, Difference] | None = None
     repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
     tokenizers_differ: bool = False
+    student_against_before: dict[str, Difference] | None = None
 
 
 @dataclass(frozen=True)

@@ -196,6 +196,6 @@ def red_of_validation(
 
 
 def _red_share(what: str, share: float, before: float, most: float, name: str) -> str | None:
-    if share <= max(most, before):
+    if share - before <= most:
         return None
     return f"{share:.1%} {what}, before the rounds {before:.1%} (rounds.guards.{name} {most:g})"

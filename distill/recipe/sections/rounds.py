@@ -26,14 +26,14 @@ class Mix(Section):
 class Guards(Section):
     """When the rounds have gone wrong.
 
-    A share is red where it is above its limit and above what it was of the trained student, before
-    any round: rounds may mend a student that loops, and must not make one.
+    A share is red where it has risen by more than its limit since round 1, whose answers are the
+    trained student's own: rounds may mend a student that loops, and must not make one.
     """
 
-    max_cut: Share = field(0.1, "Answers that were cut at max_new_tokens")
-    max_loops: Share = field(0.1, "Answers that repeat themselves endlessly")
-    max_empty: Share = field(0.1, "Answers without a text")
-    max_other_language: Share = field(0.1, "Answers in another language than their prompt's")
+    max_cut: Share = field(0.1, "Rise of the share of answers that are cut at max_new_tokens")
+    max_loops: Share = field(0.1, "... that repeat themselves endlessly")
+    max_empty: Share = field(0.1, "... that have no text")
+    max_other_language: Share = field(0.1, "... in another language than their prompt's")
     max_length_growth: Annotated[float, Field(ge=1)] = field(
         2.0, "Mean length of an answer, as a multiple of the trained student's"
     )
