@@ -29,6 +29,7 @@ from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.round_costs import rounds_warning
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
@@ -93,6 +94,9 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
+    in_all = sum(cost.seconds for cost in costs.values())
+    if (of_rounds := rounds_warning(work, in_all)) is not None:
+        warnings.append(of_rounds)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(
@@ -126,7 +130,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         warnings.append(
             "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
         )
-    if any(warning.startswith("train") for warning in warnings):
+    if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(
             "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
             "micro_batch_tokens need less"

@@ -16,6 +16,7 @@ from distill.core.processes import Processes
 from distill.core.results import RoundsResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Stage
+from distill.planning.round_costs import rounds_cost
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
 from distill.teachers.fingerprint import teacher_fingerprint
@@ -76,6 +77,7 @@ STAGE = Stage(
     fingerprint,
     reads=reads,
     left_out=left_out,
+    cost=rounds_cost,
     shared=True,
     keeps_files=True,
 )

@@ -48,6 +48,7 @@ from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from distill.signals.store import SignalStore
 
 ROLES = ("student", "control")
-OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 
 
 @dataclass(frozen=True)
@@ -263,33 +263,12 @@ def cost(work: Workload) -> Cost:
     tokens = work.sample_tokens * options.epochs
     if options.max_steps:
         tokens = min(tokens, options.max_steps * options.batch_tokens)
-    overhead = GPU_OVERHEAD if work.machine.gpu else OVERHEAD
-    if options.gradient_checkpointing:
-        overhead *= 4 / 3  # the forward pass once more
-    optimizer_bytes = 2 if "8bit" in options.optimizer else 8
     num_models = options.num_roles * options.repeats
-    flops = num_models * tokens * 6 * parameters
     return Cost(
-        PROCESS_BYTES + _memory(work, optimizer_bytes),
-        flops / work.machine.flops * overhead,
-        disk=num_models * 4 * parameters + 3 * parameters * (4 + optimizer_bytes),
+        PROCESS_BYTES + training_bytes(work),
+        training_seconds(work, num_models * tokens),
+        disk=num_models * 4 * parameters + checkpoint_bytes(work),
     )
-
-
-def _memory(work: Workload, optimizer_bytes: int) -> float:
-    """Return the bytes of weights, gradients and the optimizer's state in float32; on a GPU of a copy
-    in 16 bits; of the gradients of head and embedding before they are added up; and of the
-    activations of one micro-batch."""
-    options, student = work.recipe.train, work.student
-    trained_share = 0.02 if options.lora_rank else 1.0
-    weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes))
-    head = 0 if options.lora_rank else 8 * student.head
-    copies = 2 * student.parameters + 400 * 2**20 if work.machine.gpu else 200 * 2**20
-    kept_per_number = 70 * student.layers  # bytes of activations for each number of the width
-    if options.gradient_checkpointing:
-        kept_per_number = 4 * student.layers + 70
-    activations = options.micro_batch_tokens * student.hidden * kept_per_number
-    return weights + head + copies + activations
 
 
 STAGE = Stage(
