@@ -11,9 +11,12 @@ Round 0 is `train`'s student, and may win. The best round is found on the prompt
 validates on, never on those that `evaluate` holds out.
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from distill.core.files import files_under
 from distill.core.processes import Processes
-from distill.core.results import RoundsResult
+from distill.core.results import Round, RoundsResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Stage
 from distill.planning.round_costs import rounds_cost
@@ -21,36 +24,44 @@ from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
 from distill.teachers.fingerprint import teacher_fingerprint
 
+if TYPE_CHECKING:
+    from distill.on_policy.work import Work
+
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput | None:
     """Make what is missing of all rounds, and keep the best one's student."""
     from distill.on_policy.rounds import keep_best, make_rounds
     from distill.on_policy.selection import best_round
+    from distill.on_policy.student_as import stored_choice
     from distill.on_policy.work import Work
 
-    made, files = [], []
-    for repeat in range(1, recipe.train.repeats + 1):
-        work = Work.of(recipe, folder, processes, repeat)
+    repeats = range(1, recipe.train.repeats + 1)
+    works = [Work.of(recipe, folder, processes, repeat) for repeat in repeats]
+    made, reasons, files = [], [], []
+    for work in works:
         rounds, ended = make_rounds(work)
-        made.append((rounds, ended))
+        made.append(rounds)
+        reasons.append(ended)
         if processes.is_main:
             keep_best(work, rounds)
+            files += _files_of(work, rounds)
+            best = best_round(rounds)
+            print(f"rounds: {work.title(best)} is kept: {ended}", flush=True)
         processes.barrier()
     if not processes.is_main:
         return None
-    (first, ended), *others = made
-    best = best_round(first)
-    print(f"rounds: round {best} is kept: {ended}", flush=True)
-    stage = folder.stage("rounds")
-    files = [path for path in files_under(stage) if _stands_for_it(path.relative_to(stage).parts)]
-    result = RoundsResult(first, best, ended, "weights", [rounds for rounds, _ in others])
-    return StageOutput(result, files)
+    shards = [path for path in works[0].signals.rglob("*.shard") if path.is_file()]
+    first, *others = made
+    result = RoundsResult(first, best_round(first), reasons[0], stored_choice(works[0]), others)
+    return StageOutput(result, [*files, *shards])
 
 
-def _stands_for_it(parts: tuple[str, ...]) -> bool:
-    """Return whether a file of the stage's folder belongs to its result."""
-    is_state = parts[0] in ("answers", "leases") or parts[-1] in ("started.json", "manifest.json")
-    return not is_state and not parts[-1].endswith(".broken")
+def _files_of(work: "Work", rounds: list[Round]) -> list[Path]:
+    """Return what stands for the rounds of a repeat: each one's folder, and the best student."""
+    folders = [work.files(made.number).place for made in rounds]
+    files = [path for folder in folders for path in files_under(folder)]
+    kept = files_under(work.place / "student")
+    return [*kept, *(path for path in files if path.name != "started.json")]
 
 
 def left_out(recipe: Recipe) -> str | None:

@@ -1,21 +1,22 @@
 """Rounds in whole small runs: what they make, killed anywhere, in two processes, and done twice."""
 
-import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
 import pytest
 from log_helpers import read_row_logs
-from run_helpers import killed_when, made_once, run_forked, sha, small
+from run_helpers import ROOT, environment, killed_when, made_once, sha, small
 
 from distill import pipeline
 from distill.core.results import RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
 from distill.data.samples import read_samples, split_samples
-from distill.errors import DataError, MismatchError, RecipeError
+from distill.errors import DataError, MismatchError
 from distill.on_policy.student_answers import student_digest
 from distill.recipe import load_recipe
 
@@ -104,7 +105,10 @@ def test_prompts_of_the_validation_and_the_exam_are_never_answered(made):
     validation = split_samples(samples, recipe.train.validation_share)[1]
     answered = {row["prompt_id"] for row in answers_in(made)}
     assert answered.isdisjoint({sample.prompt_id for sample in validation})
-    rounds = [{s.prompt_id for s in read_samples(made / f"rounds/round-{n}/samples.jsonl")} for n in (1, 2)]
+    rounds = [
+        {s.prompt_id for s in read_samples(made / f"rounds/round-{n}/samples.jsonl")}
+        for n in (1, 2)
+    ]
     assert rounds[0] != rounds[1], "each round goes on where the last one ended"
 
 
@@ -190,16 +194,58 @@ def test_a_damaged_student_of_a_round_is_made_again(rounds_copy, made, capsys):
 
 def test_a_broken_record_of_a_round_is_named_with_the_way_out(rounds_copy):
     path = rounds_copy / "rounds/round-1/round.json"
-    values = read_json(path, "") | {"best": 1}
+    values = read_json(path, "") | {"guards": 3}
     write_json(path, values)
-    with pytest.raises(DataError, match=r"round-1/round\.json: broken .*delete it and run the same"):
+    with pytest.raises(
+        DataError, match=r"round-1/round\.json: broken .*delete it and run the same"
+    ):
         make(rounds_copy, redo="rounds")
 
 
 def test_a_red_guard_ends_the_rounds_and_keeps_the_last_good_student(copy, capsys):
-    make(copy, "rounds.guards.max_length_growth=1", "rounds.sampling_temperature=5")
+    """At such a learning rate the student forgets all it knew."""
+    recipe = recipe_of(copy, "rounds.learning_rate=0.5", "rounds.guards.max_length_growth=1.02")
+    guards = recipe.rounds.guards.model_copy(update={"max_cut": 0.1, "max_loops": 0.1})
+    rounds = recipe.rounds.model_copy(update={"guards": guards})
+    pipeline.run(recipe.model_copy(update={"rounds": rounds}), stages=["rounds"])
     result = result_of(copy)
-    assert "round.json" and result.ended
-    if result.rounds[-1].red:
-        assert result.best < result.rounds[-1].number
-        assert "the last good student is kept" in capsys.readouterr().err
+    last = result.rounds[-1]
+    assert last.red and result.ended == f"round {last.number} is red: {last.red}"
+    assert result.best == 0
+    assert student_digest(copy / "rounds/student") == student_digest(copy / "train/student")
+    assert "the last good student is kept" in capsys.readouterr().err
+
+
+def test_more_processes_than_one_share_a_round(made, copy):
+    """Each answers, scores and learns its part; what is drawn does not depend on how many there are."""
+    launched = launch(copy)
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    one, two = result_of(made).rounds[1], result_of(copy).rounds[1]
+    assert read_samples(made / "rounds/round-1/samples.jsonl") == read_samples(
+        copy / "rounds/round-1/samples.jsonl"
+    )
+    assert one.guards == two.guards and one.num_samples == two.num_samples
+    assert len(list(copy.glob("rounds/answers/*.jsonl"))) >= 2, "both wrote answers"
+    assert two.validation.nll_per_byte == pytest.approx(one.validation.nll_per_byte, rel=1e-3)
+
+
+def launch(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *["--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
+        *["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29577"],
+        str(ROOT / "distill/train.py"),
+        *map(str, with_rounds(folder, "rounds.num_rounds=1")),
+        *["--stages", "rounds"],
+    ]
+    return subprocess.run(
+        command,
+        env=environment(ACCELERATE_USE_CPU="true"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        check=False,
+    )

@@ -23,7 +23,8 @@ from distill.on_policy.mix import mixed
 from distill.on_policy.own_answers import OwnAnswer, own_answers
 from distill.on_policy.prompts import prompts_of_round
 from distill.on_policy.round_files import RoundFiles
-from distill.on_policy.student_answers import Student, answers_of, student_digest
+from distill.on_policy.student_answers import answers_of, student_digest
+from distill.on_policy.student_as import answering_student, remove_files
 from distill.on_policy.validation import validate
 from distill.on_policy.work import Work
 from distill.shaping.trimmed import trimmed_vocabulary
@@ -126,8 +127,10 @@ def _answers(work: Work, before: Round) -> list[OwnAnswer]:
         before.number + 1,
         work.recipe.seed,
     )
-    student = Student(work.student(before.number), before.student)
+    student = answering_student(work, before.number, before.student, prompts)
     drawn = answers_of(student, work.recipe, work.folder, work.stage, prompts, work.processes)
+    if work.processes.is_main:
+        remove_files(work)
     return own_answers(work.recipe, work.tokenizer, drawn)
 
 
@@ -146,7 +149,7 @@ def _scored(work: Work, samples: Sequence[Sample]) -> SignalStores:
                     f"{captured.folder}: {name} was {before!r} at capture, is {now!r} now, and a "
                     "round mixes both: run where the signal was captured, or use --redo capture"
                 )
-        shards = work.stage / "signals" / digest(canonical_json(header.to_json()))
+        shards = work.signals / digest(canonical_json(header.to_json()))
         shards.mkdir(parents=True, exist_ok=True)
         by_key = {sequence_key(s.ids, len(s.prompt_ids)): s for s in samples}
         new = [sample for key, sample in by_key.items() if key not in captured]

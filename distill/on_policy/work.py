@@ -60,6 +60,11 @@ class Work:
         return repeat_folder(self.stage, self.repeat)
 
     @property
+    def signals(self) -> Path:
+        """Return the folder of what the teacher says of the students' answers."""
+        return self.stage / "signals"
+
+    @property
     def seed(self) -> int:
         return repeat_seed(self.recipe.seed, self.repeat)
 

@@ -72,7 +72,7 @@ class Rounds(Section):
     guards: Guards = Guards()
     student_as: Literal["auto", "weights", "gguf"] = field(
         "auto",
-        "What the student answers with: weights, or a 16-bit GGUF file in llama.cpp; auto = the "
+        "What the student answers with: weights, or an 8-bit GGUF file in llama.cpp; auto = the "
         "faster of them here, which is measured once",
         machine=True,
     )
