@@ -10,13 +10,15 @@ from dataclasses import replace
 import pytest
 from log_helpers import read_row_logs
 from run_helpers import ROOT, environment, killed_when, made_once, sha, small
+from server_helpers import TEACHER
 
 from distill import pipeline
-from distill.core.results import RoundsResult
+from distill.core.results import EvaluateResult, ReportResult, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
 from distill.data.samples import read_samples, split_samples
 from distill.errors import DataError, MismatchError
+from distill.formats.gguf.write import write_gguf
 from distill.on_policy.student_answers import student_digest
 from distill.recipe import load_recipe
 
@@ -249,3 +251,56 @@ def launch(folder):
         cwd=ROOT,
         check=False,
     )
+
+
+def test_the_student_may_answer_as_a_gguf_file(copy, capsys):
+    make(copy, "rounds.student_as=gguf", "rounds.num_rounds=1")
+    result = result_of(copy)
+    assert result.answered_with == "gguf" and len(answers_in(copy)) == 16
+    assert result.rounds[1].guards.logp_of_teacher < 0
+    assert not list(copy.glob("rounds/*.gguf")), "it is needed no longer"
+
+
+def test_the_faster_way_to_answer_is_measured_once_told_and_kept(copy, capsys):
+    make(copy, "rounds.student_as=auto", "rounds.num_rounds=1")
+    told = capsys.readouterr().out
+    assert "rounds: the student answers with" in told and "tokens/s with its weights" in told
+    chosen = read_json(copy / "rounds/student_as.json", "")["answered_with"]
+    assert result_of(copy).answered_with == chosen
+    make(copy, "rounds.student_as=auto", "rounds.num_rounds=2", redo="rounds")
+    assert "tokens/s with its weights" not in capsys.readouterr().out
+
+
+def test_a_gguf_file_as_teacher_scores_what_the_student_wrote(tmp_path):
+    file, folder = tmp_path / "teacher.gguf", tmp_path / "run"
+    write_gguf(TEACHER, file, "q8_0", metadata={})
+    recipe = recipe_of(
+        folder,
+        f"teacher.gguf={file}",
+        "generate.num_prompts=12",
+        "generate.task=null",
+        "generate.max_new_tokens=48",
+        "train.epochs=1",
+        "train.control=false",
+        "rounds.num_rounds=1",
+        "rounds.prompts_per_round=6",
+    )
+    stages = ["generate", "capture", "initialize", "train", "rounds"]
+    pipeline.run(recipe, stages=stages)
+    made = result_of(folder).rounds[1]
+    assert made.guards.num_answers == 6 and made.guards.logp_of_teacher < 0
+    assert made.validation.exact_match is None, "there is no task"
+
+
+def test_the_report_tells_of_the_rounds(rounds_copy, capsys):
+    recipe = recipe_of(rounds_copy, "quantize.formats=[]")
+    pipeline.run(recipe, redo="quantize")
+    page = (rounds_copy / "report/report.html").read_text()
+    card = (rounds_copy / "report/MODEL_CARD.md").read_text()
+    evaluated = RunFolder(rounds_copy).manifest("evaluate", EvaluateResult).result
+    assert list(evaluated.models)[:4] == ["teacher", "control", "before_rounds", "student"]
+    assert evaluated.student_against_before is not None
+    assert "<h2>Rounds</h2>" in page and "(kept)" in page
+    assert "Rounds on its own answers" in card and "`rounds/student`" in card
+    text = RunFolder(rounds_copy).manifest("report", ReportResult).result.text
+    assert "the student before them" in text
