@@ -31,7 +31,7 @@ FLOORS = [
         "report",
     },
     {"pipeline", "deploy"},
-    {"pilot"},
+    {"pilot", "race"},
     {"__init__"},
     {"__main__"},
 ]
