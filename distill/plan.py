@@ -77,6 +77,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
     preflight.check_gguf_teacher(recipe)
+    cannot_ask = preflight.check_scoring(recipe)
     lengths.check_models(recipe)
     check_cuts(recipe)
     preflight.check_formats(recipe)
@@ -92,6 +93,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     verdict = licence_verdict(recipe)
     notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if cannot_ask is not None:
+        warnings.append(cannot_ask)
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
     in_all = sum(cost.seconds for cost in costs.values())

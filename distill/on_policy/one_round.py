@@ -141,7 +141,7 @@ def _scored(work: Work, samples: Sequence[Sample]) -> SignalStores:
     trimmed = trimmed_vocabulary(work.recipe, work.folder)
     capture = work.recipe.capture.model_copy(update={"hidden_states": "none"})
     recipe = work.recipe.model_copy(update={"capture": capture})
-    with teachers.connect_to_capture(recipe, work.folder, processes.local_rank) as teacher:
+    with teachers.connect_to_score(recipe, work.folder, processes.local_rank) as teacher:
         header = header_of(teacher, trimmed)
         for name, before, now in captured.header.differences(header):
             if name != "hidden_size":

@@ -3,7 +3,13 @@
 from dataclasses import dataclass
 
 from distill.core.stage import Cost
-from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
+from distill.planning.costs import (
+    PROCESS_BYTES,
+    SERVER_SECONDS_PER_TOKEN,
+    Workload,
+    pass_bytes,
+    signal_bytes_per_token,
+)
 from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
 from distill.recipe.sections import Rounds
 
@@ -61,7 +67,11 @@ def rounds_seconds(work: Workload, options: Rounds) -> RoundsSeconds:
         work.student, 2 * work.student.parameters, round(each), longest
     )
     scored = demand.answers * demand.sequence
-    scoring = scored * 2 * work.teacher.parameters / work.machine.flops
+    if work.captures:
+        scoring = scored * 2 * work.teacher.parameters / work.machine.flops
+    else:  # on a server: one token is written for each answer that is read
+        at_once = work.recipe.generate.concurrency
+        scoring = demand.answers * SERVER_SECONDS_PER_TOKEN / at_once
     tokens = demand.samples * demand.sequence
     if options.max_steps:
         most = demand.rounds * options.max_steps * work.recipe.train.batch_tokens

@@ -250,12 +250,6 @@ def check_rounds(recipe: "Recipe") -> None:
             "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
             "says of them, never their text: set train.soft_weight above 0, or rounds to null"
         )
-    if capture.from_server:
-        raise ValueError(
-            "rounds with capture.from_server: a server gives log-probs with its own answers, not "
-            "of the student's: set from_server to false (the teacher's weights, or teacher.gguf, then "
-            "score here), or rounds to null"
-        )
     divergence = rounds.divergence or train.divergence
     if capture.signal == "sampled" and divergence != "forward_kl":
         raise ValueError(

@@ -55,11 +55,15 @@ class AnswerLog:
 
 @dataclass(frozen=True)
 class AnswerLogs:
-    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge."""
+    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge.
+
+    `scored`: what a server took to score given tokens; it holds no answers.
+    """
 
     answers: AnswerLog
     written_prompts: AnswerLog
     verdicts: AnswerLog
+    scored: AnswerLog
 
     @classmethod
     def of(cls, recipe: Recipe, stage: Path, num_ids: Callable[[], int | None]) -> "AnswerLogs":
@@ -72,10 +76,11 @@ class AnswerLogs:
             AnswerLog(stage, "raw", "answers", teachers, num_ids),
             AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids),
             AnswerLog(stage, "judged", "verdicts", judges, num_ids),
+            AnswerLog(stage, "scored", "sequences", teachers, num_ids),
         )
 
     def usage_log(self) -> UsageLog:
-        logs = (self.answers, self.written_prompts, self.verdicts)
+        logs = (self.answers, self.written_prompts, self.verdicts, self.scored)
         return UsageLog({log.folder: log.prices for log in logs})
 
 
