@@ -18,7 +18,7 @@ from distill.recipe.sections import Train
 if TYPE_CHECKING:
     from distill.signals.stores import SignalStores
 
-LEARNING_RATE_SHARE = 0.25  # of train.learning_rate: the student has learnt most already
+LEARNING_RATE_SHARE = 0.1  # of train.learning_rate: the student has learnt most already
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Rounds(Section):
         None, "Stop a round's training after so many steps; null = all epochs"
     )
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = field(
-        None, "Peak in each round; null = a quarter of train.learning_rate"
+        None, "Peak in each round; null = a tenth of train.learning_rate"
     )
     divergence: Divergence | None = field(
         None, "Distance from the teacher's distribution; null = train.divergence"
