@@ -143,6 +143,13 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
 def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:
     pipeline = _stages_of(recipe, STAGES, [stage_name])
     stage = next(stage for stage in pipeline if stage.name == stage_name)
+    if not stage.asks_teacher:
+        dividable = ", ".join(stage.name for stage in pipeline if stage.asks_teacher)
+        raise RecipeError(
+            f"--shard: independent jobs can divide {dividable}, and not {stage_name}, each step of "
+            "which needs all of the last one: start several processes of one run instead "
+            "(`accelerate launch --num_processes N distill/train.py RECIPE`)"
+        )
     folder = RunFolder.of(recipe)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")

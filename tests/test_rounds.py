@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 from log_helpers import read_row_logs
 from run_helpers import ROOT, environment, killed_when, made_once, sha, small
 from server_helpers import TEACHER
@@ -17,10 +18,14 @@ from distill.core.results import EvaluateResult, ReportResult, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
 from distill.data.samples import read_samples, split_samples
-from distill.errors import DataError, MismatchError
+from distill.errors import DataError, MismatchError, RecipeError
 from distill.formats.gguf.write import write_gguf
+from distill.models import load
+from distill.on_policy.guards import logp_of
 from distill.on_policy.student_answers import student_digest
 from distill.recipe import load_recipe
+from distill.shaping.trimmed import trimmed_vocabulary
+from distill.signals.store import SignalStore, sequence_key
 
 ROUNDS = [
     "rounds.num_rounds=2",
@@ -271,25 +276,55 @@ def test_the_faster_way_to_answer_is_measured_once_told_and_kept(copy, capsys):
     assert "tokens/s with its weights" not in capsys.readouterr().out
 
 
-def test_a_gguf_file_as_teacher_scores_what_the_student_wrote(tmp_path):
+FROM_NOTHING = [
+    "generate.num_prompts=12",
+    "generate.task=null",
+    "generate.max_new_tokens=48",
+    "train.epochs=1",
+    "train.control=false",
+    "rounds.num_rounds=1",
+    "rounds.prompts_per_round=6",
+]
+
+
+def test_a_gguf_file_as_teacher_scores_what_each_repeats_student_wrote(tmp_path):
     file, folder = tmp_path / "teacher.gguf", tmp_path / "run"
     write_gguf(TEACHER, file, "q8_0", metadata={})
-    recipe = recipe_of(
-        folder,
-        f"teacher.gguf={file}",
-        "generate.num_prompts=12",
-        "generate.task=null",
-        "generate.max_new_tokens=48",
-        "train.epochs=1",
-        "train.control=false",
-        "rounds.num_rounds=1",
-        "rounds.prompts_per_round=6",
-    )
-    stages = ["generate", "capture", "initialize", "train", "rounds"]
-    pipeline.run(recipe, stages=stages)
-    made = result_of(folder).rounds[1]
+    recipe = recipe_of(folder, f"teacher.gguf={file}", "train.repeats=2", *FROM_NOTHING)
+    pipeline.run(recipe, stages=["generate", "capture", "initialize", "train", "rounds"])
+    result = result_of(folder)
+    made = result.rounds[1]
     assert made.guards.num_answers == 6 and made.guards.logp_of_teacher < 0
     assert made.validation.exact_match is None, "there is no task"
+    (others,) = result.repeats
+    assert others[0].student != result.rounds[0].student and others[1].trained is not None
+    assert (folder / "rounds/repeat-2/student/model.safetensors").is_file()
+    assert len(answers_in(folder)) == 12
+
+
+def test_a_trimmed_students_answers_are_shown_to_the_teacher_in_its_own_ids(tmp_path):
+    folder = tmp_path / "run"
+    recipe = recipe_of(folder, "student.vocabulary={size: 700}", *FROM_NOTHING)
+    pipeline.run(recipe, stages=["generate", "trim", "capture", "initialize", "train", "rounds"])
+    trimmed = trimmed_vocabulary(recipe, RunFolder(folder))
+    samples = read_samples(folder / "rounds/round-1/samples.jsonl")
+    assert max(max(s.ids) for s in samples) < len(trimmed)
+    (shards,) = folder.glob("rounds/signals/*")
+    store, sample = SignalStore(shards), samples[0]
+    record = store.read(sequence_key(sample.ids, len(sample.prompt_ids)))
+    with torch.no_grad():
+        shown = trimmed.parents_of(sample.ids)
+        teacher = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
+        logits_TV = teacher(torch.tensor([shown])).logits[0, :, list(trimmed.parent_ids)]
+    start = len(sample.prompt_ids) - 1
+    logp_TV = logits_TV.log_softmax(-1)[start:-1]
+    own = logp_TV[range(len(sample.answer_ids)), sample.answer_ids]
+    assert logp_of(record, sample.answer_ids) == pytest.approx(own.numpy(), abs=0.02, rel=1e-2)
+
+
+def test_independent_jobs_cannot_divide_rounds_and_are_told_what_they_can(tmp_path):
+    with pytest.raises(RecipeError, match="can divide generate, capture, and not rounds"):
+        pipeline.run_shard(recipe_of(tmp_path / "run"), "rounds", (0, 2))
 
 
 def test_the_report_tells_of_the_rounds(rounds_copy, capsys):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from distill import teachers
@@ -28,6 +29,7 @@ from distill.on_policy.student_as import answering_student, remove_files
 from distill.on_policy.validation import validate
 from distill.on_policy.work import Work
 from distill.shaping.trimmed import trimmed_vocabulary
+from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
 from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
@@ -45,40 +47,49 @@ def first_round(work: Work) -> Round:
 def next_round(work: Work, rounds: Sequence[Round]) -> Round:
     """Make the round after those that are done; what an earlier process did of it is not done again."""
     number, before = rounds[-1].number + 1, rounds[-1]
-    files = work.files(number)
-    made = Round(number, work.made_from(number, before.student), student="")
+    made = Round(number, work.made_from(number, before.student), before.student)
     if work.processes.is_main:
-        files.begin(made.made_from)
+        work.files(number).begin(made.made_from)
     work.processes.barrier()
-    seconds: dict[str, float] = {}
-    with timed(seconds, "answers"):
+    with timed(made.seconds, "answers"):
         answers = _answers(work, before)
-    guards = guarding.guards_of(answers)
-    samples = [answer.sample for answer in answers if answer.sample is not None]
-    fitting = [s for s in samples if len(s.ids) <= work.recipe.train.max_length]
-    made = replace(made, guards=guards, num_too_long=len(samples) - len(fitting), seconds=seconds)
-    red = guarding.red_of_answers(guards, first_guards(rounds, guards), work.options.guards)
-    if red is None and not fitting:
-        red = "no answer of the student can be learnt from"
+    fitting = [a for a in answers if a.sample and len(a.sample.ids) <= work.longest]
+    num_learnt = sum(answer.sample is not None for answer in answers)
+    made = replace(made, guards=guarding.guards_of(answers), num_too_long=num_learnt - len(fitting))
+    red = red_of(work, made, rounds)
+    if not fitting:
+        red = red or "no answer of the student can be learnt from"
     if red is not None:
-        return replace(made, student=before.student, red=red)
+        return replace(made, red=red)
+    return _taught(work, made, rounds, fitting)
+
+
+def _taught(
+    work: Work, made: Round, rounds: Sequence[Round], answers: Sequence[OwnAnswer]
+) -> Round:
+    """Return the round, its student trained on these answers and validated."""
+    before, files = rounds[-1], work.files(made.number)
+    samples = [answer.sample for answer in answers if answer.sample is not None]
+    assert made.guards is not None
     if work.processes.is_main:
-        write_jsonl(files.samples, (sample.row() for sample in fitting))
-    with timed(seconds, "scoring"):
-        store = _scored(work, fitting)
-        guards = _compared(work, before, guards, answers, store)
-    chosen = _chosen(work, number, fitting, store)
-    with timed(seconds, "training"):
-        _learn(work, before, number, chosen, store)
-    with timed(seconds, "validation"):
-        validation = _validated(work, number)
+        write_jsonl(files.samples, (sample.row() for sample in samples))
+    earlier = [s for n in range(1, made.number) for s in read_samples(work.files(n).samples)]
+    with timed(made.seconds, "scoring"):
+        store = _scored(work, samples, earlier)
+        guards = _compared(work, before, made.guards, answers, store)
+    of_origin = {"current": samples, "earlier": earlier, "teacher": work.learn}
+    chosen = mixed(of_origin, work.options.mix, made.number, work.seed)
+    with timed(made.seconds, "training"):
+        _learn(work, before, made.number, chosen, store)
+    with timed(made.seconds, "validation"):
+        validation = _validated(work, made.number)
     made = replace(
         made,
         student=work.broadcast(lambda: student_digest(files.student)),
         guards=guards,
         validation=validation,
         num_samples={name: len(part) for name, part in chosen.items()},
-        trained=work.broadcast(lambda: files.trained()),
+        trained=work.broadcast(files.trained),
     )
     return replace(made, red=red_of(work, made, rounds))
 
@@ -134,8 +145,8 @@ def _answers(work: Work, before: Round) -> list[OwnAnswer]:
     return own_answers(work.recipe, work.tokenizer, drawn)
 
 
-def _scored(work: Work, samples: Sequence[Sample]) -> SignalStores:
-    """Return the signals of the samples and of the teacher's own; score what has none yet."""
+def _scored(work: Work, samples: Sequence[Sample], earlier: Sequence[Sample]) -> SignalStores:
+    """Return the signals of these samples and of the teacher's own; score what has none yet."""
     processes = work.processes
     captured = SignalStore(work.captured)
     trimmed = trimmed_vocabulary(work.recipe, work.folder)
@@ -151,16 +162,26 @@ def _scored(work: Work, samples: Sequence[Sample]) -> SignalStores:
                 )
         shards = work.signals / digest(canonical_json(header.to_json()))
         shards.mkdir(parents=True, exist_ok=True)
-        by_key = {sequence_key(s.ids, len(s.prompt_ids)): s for s in samples}
-        new = [sample for key, sample in by_key.items() if key not in captured]
         columns = columns_of(teacher, trimmed, work.folder)
         listening = Listening(
             teacher, header, columns, shards, work.stage / "leases", "rounds: scoring"
         )
-        listen(listening, [sequence_of(sample, trimmed) for sample in new], processes)
+        for part in (samples, _gone(earlier, SignalStores([captured, _store(shards, header)]))):
+            by_key = {sequence_key(s.ids, len(s.prompt_ids)): s for s in part}
+            new = [sample for key, sample in by_key.items() if key not in captured]
+            processes.barrier()
+            listen(listening, [sequence_of(sample, trimmed) for sample in new], processes)
     processes.barrier()
-    stores = [SignalStore(shards, header)] if new or any(shards.iterdir()) else []
-    return SignalStores([captured, *stores])
+    return SignalStores([captured, _store(shards, header)])
+
+
+def _store(shards: Path, header: SignalHeader) -> SignalStore:
+    return SignalStore(shards, header, skip_broken=True)
+
+
+def _gone(samples: Sequence[Sample], store: SignalStores) -> list[Sample]:
+    """Return the samples of earlier rounds whose signals are not there any more."""
+    return [s for s in samples if sequence_key(s.ids, len(s.prompt_ids)) not in store]
 
 
 def _compared(
@@ -171,12 +192,11 @@ def _compared(
     store: SignalStores,
 ) -> RoundGuards:
     """Return the guards with those of teacher and student at the tokens of some answers."""
-    fitting = [a for a in answers if a.sample and len(a.sample.ids) <= work.recipe.train.max_length]
 
     def compare() -> RoundGuards:
         return guarding.with_teacher(
             guards,
-            guarding.compared(fitting),
+            guarding.compared(answers),
             store,
             _loaded(work, before.number),
             work.tokenizer,
@@ -185,16 +205,6 @@ def _compared(
         )
 
     return work.broadcast(compare)
-
-
-def _chosen(
-    work: Work, number: int, current: Sequence[Sample], store: SignalStores
-) -> dict[str, list[Sample]]:
-    """Return what the round learns from, by origin."""
-    earlier = [sample for n in range(1, number) for sample in read_samples(work.files(n).samples)]
-    known = [s for s in earlier if sequence_key(s.ids, len(s.prompt_ids)) in store]
-    samples = {"current": current, "earlier": known, "teacher": work.learn}
-    return mixed(samples, work.options.mix, number, work.seed)
 
 
 def _learn(

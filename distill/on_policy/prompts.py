@@ -6,6 +6,7 @@ from distill.core.digests import digest
 from distill.core.jsonl import Row, read_jsonl
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
+from distill.errors import DataError
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 
@@ -41,9 +42,14 @@ def prompts_of_round(
     """Return the prompts of round `number`, from 1: `num` (None: all) of those that none validates on.
 
     All are in one order that follows from the seed, and each round goes on where the last one ended.
-    `validated_on`: ids of prompts.
+    `validated_on`: ids of prompts. Raises DataError where none is left.
     """
     usable = [prompt for prompt in prompts if prompt.id not in validated_on]
+    if not usable:
+        raise DataError(
+            f"rounds: all {len(prompts)} prompts are validated on, and none is left for the student to "
+            "answer: add prompts, or lower train.validation_share"
+        )
     usable.sort(key=lambda prompt: digest("rounds", str(seed), prompt.id))
     num = min(num or len(usable), len(usable))
     first = (number - 1) * num

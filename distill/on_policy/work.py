@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from distill.core.digests import canonical_json, digest
 from distill.core.processes import Processes
@@ -39,7 +39,8 @@ class Work:
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes, repeat: int) -> "Work":
         samples = read_samples(kept_path(recipe, folder))
-        fitting = [sample for sample in samples if len(sample.ids) <= recipe.train.max_length]
+        longest = recipe.train.max_length
+        fitting = [sample for sample in samples if len(sample.ids) <= longest]
         learn, validation = split_samples(fitting, recipe.train.validation_share)
         prompts = asked_prompts(recipe, folder)
         return cls(recipe, folder, processes, learn, validation, prompts, repeat)
@@ -48,6 +49,11 @@ class Work:
     def options(self) -> Rounds:
         assert self.recipe.rounds is not None
         return self.recipe.rounds
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest sample that is learnt."""
+        return self.recipe.train.max_length
 
     @property
     def stage(self) -> Path:
@@ -127,4 +133,5 @@ class Work:
 
     def broadcast(self, made: Callable[[], T]) -> T:
         """Return what the first process makes, on all."""
-        return self.processes.broadcast(made() if self.processes.is_main else None)  # type: ignore[return-value]
+        value = made() if self.processes.is_main else None
+        return cast(T, self.processes.broadcast(value))
