@@ -32,12 +32,14 @@ def parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.summary)
         _add_recipe(command, "train.learning_rate=1e-4")
-        if stage.asks_teacher:
+        if stage.shared:
             command.add_argument(
                 "--shard",
                 metavar="I/N",
                 type=_shard,
-                help="only the I-th of N shares, for independent jobs; auto: "
+                help=argparse.SUPPRESS
+                if not stage.asks_teacher
+                else "only the I-th of N shares, for independent jobs; auto: "
                 "what no other job on this run folder has claimed, for any number of them",
             )
         if stage is generate.STAGE:

@@ -29,6 +29,7 @@ from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.round_costs import rounds_warning
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
@@ -76,6 +77,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
     preflight.check_gguf_teacher(recipe)
+    cannot_ask = preflight.check_scoring(recipe)
     lengths.check_models(recipe)
     check_cuts(recipe)
     preflight.check_formats(recipe)
@@ -92,8 +94,13 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     verdict = licence_verdict(recipe)
     notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if cannot_ask is not None:
+        warnings.append(cannot_ask)
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
+    in_all = sum(cost.seconds for cost in costs.values())
+    if (of_rounds := rounds_warning(work, in_all)) is not None:
+        warnings.append(of_rounds)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(
@@ -127,7 +134,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         warnings.append(
             "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
         )
-    if any(warning.startswith("train") for warning in warnings):
+    if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(
             "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
             "micro_batch_tokens need less"

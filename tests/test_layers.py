@@ -17,7 +17,7 @@ FLOORS = [
     {"shaping"},
     {"evaluation"},
     {"formats", "teachers", "synthesis"},
-    {"planning", "reporting"},
+    {"planning", "reporting", "on_policy"},
     {
         "plan",
         "generate",
@@ -25,6 +25,7 @@ FLOORS = [
         "capture",
         "initialize",
         "train",
+        "rounds",
         "quantize",
         "evaluate",
         "report",

@@ -197,6 +197,81 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
+class RoundGuards:
+    """What the answers of a round were like, those of the student of the round before.
+
+    Shares of all answers, lengths in tokens. The last four are of those that the teacher scored:
+    mean probability of an end where an answer ended, of teacher and student; mean log-prob of the
+    student's tokens under the teacher, nats (where the signal tells it); share of positions at which
+    both find the same token likeliest.
+    """
+
+    num_answers: int
+    num_tokens: int
+    cut: float
+    loops: float
+    empty: float
+    other_language: float
+    mean_length: float
+    p95_length: float
+    end_mass_of_teacher: float | None = None
+    end_mass_of_student: float | None = None
+    logp_of_teacher: float | None = None
+    same_likeliest: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundValidation:
+    """What the student of a round made of the validation prompts, greedily, and of their answers.
+
+    `exact_match`: None where no task checks. Shares of its answers.
+    """
+
+    num_prompts: int
+    exact_match: float | None
+    nll_per_byte: float
+    cut: float
+    loops: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the answers that it learnt from, how it was trained, and what came out.
+
+    Round 0 is the trained student itself, which has answered nothing yet. `made_from`: what decides
+    the round, `student`: what tells its student's weights from others, both digests. `num_samples`:
+    what it learnt from, by origin. `red`: the guard that stopped the rounds here; then nothing was
+    trained. `seconds`: of each part.
+    """
+
+    number: int
+    made_from: str
+    student: str
+    validation: RoundValidation | None = None
+    guards: RoundGuards | None = None
+    num_samples: dict[str, int] = field(default_factory=dict)
+    num_too_long: int = 0
+    trained: TrainedModel | None = None
+    red: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundsResult:
+    """The rounds in their order, which one's student was kept (0: the trained one), why they ended.
+
+    `answered_with`: weights or gguf. `repeats`: the rounds of each repeat of the training after the
+    first.
+    """
+
+    rounds: list[Round]
+    best: int
+    ended: str
+    answered_with: str
+    repeats: list[list[Round]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Closeness:
     """How near a file is to the student, before or after recovery."""
 
@@ -310,7 +385,8 @@ class EvaluateResult:
 
     `repeats`: those of student and control of each repeat of the training after the first.
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
-    the byte alone.
+    the byte alone. `student_against_before`: the student minus what it was before the rounds, where
+    there were some.
     """
 
     models: dict[str, ModelFigures]
@@ -320,6 +396,7 @@ class EvaluateResult:
     student_against_control: dict[str, Difference] | None = None
     repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
     tokenizers_differ: bool = False
+    student_against_before: dict[str, Difference] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ files are not on this machine yet, the catalogue knows its widths, and the rest 
 export.
 """
 
-from distill.errors import DataError, MismatchError
+from distill.errors import DataError, MismatchError, MissingError
 from distill.formats import FORMATS, W16A16
 from distill.formats.planned_student import PlannedStudent
 from distill.llama_cpp import gguf_header
@@ -38,6 +38,23 @@ def check_gguf_teacher(recipe: Recipe) -> None:
         gguf_header.read_tensor_infos(path)
     except DataError as error:
         raise DataError(f"teacher.gguf: {error}, or name another") from None
+
+
+def check_scoring(recipe: Recipe) -> str | None:
+    """Ask the server whether it scores given tokens, where rounds need that of it.
+
+    Returns a warning where it cannot be asked now. Raises ServerError, with the way out, where it
+    does not: llama.cpp's server is one of those.
+    """
+    if recipe.rounds is None or not recipe.capture.from_server:
+        return None
+    from distill.teachers.server.scoring import ScoringTeacher
+
+    try:
+        ScoringTeacher(recipe).check()
+    except MissingError as error:
+        return f"rounds: whether the server scores given tokens was not asked ({error})"
+    return None
 
 
 def wide_rows(recipe: Recipe) -> str | None:

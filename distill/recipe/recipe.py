@@ -16,6 +16,7 @@ from distill.recipe.sections import (
     Generate,
     Quantize,
     Report,
+    Rounds,
     Student,
     Teacher,
     Train,
@@ -43,6 +44,11 @@ class Recipe(Section):
     generate: Generate
     capture: Capture = Capture()
     train: Train = Train()
+    rounds: Rounds | None = field(
+        None,
+        "Go on after `train` with the student's own answers; null = no",
+        is_newer=True,
+    )
     quantize: Quantize = Quantize()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()

@@ -7,6 +7,7 @@ concerns one section alone stands in that section.
 from typing import TYPE_CHECKING
 
 from distill.losses.estimates import signal_problem
+from distill.losses.parameters import parameter_problem
 from distill.recipe.schema import SHARE_ERROR
 from distill.text.codes import base_code
 
@@ -240,6 +241,32 @@ def fewer_ids_problem(capture: "Capture", num_ids: int) -> str | None:
     return None
 
 
+def check_rounds(recipe: "Recipe") -> None:
+    """Refuse rounds where the teacher cannot say how likely the student's own tokens are."""
+    rounds, capture, train = recipe.rounds, recipe.capture, recipe.train
+    if rounds is None:
+        return
+    if capture.signal == "none":
+        raise ValueError(
+            "rounds with capture.signal none: the teacher must say how likely each token of the "
+            "student's answers is, and by its text alone it cannot: set capture.signal to sampled "
+            "(the teacher's weights or a GGUF file, and its tokenizer), or rounds to null"
+        )
+    if not train.soft_weight:
+        raise ValueError(
+            "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
+            "says of them, never their text: set train.soft_weight above 0, or rounds to null"
+        )
+    divergence = rounds.divergence or train.divergence
+    if capture.signal == "sampled" and divergence != "forward_kl":
+        raise ValueError(
+            f"rounds.divergence {divergence} needs more than draws: set capture.signal to top_k or "
+            "dense, or rounds.divergence to forward_kl"
+        )
+    if problem := parameter_problem(divergence, beta=train.beta, alpha=train.alpha):
+        raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
+
+
 # In this order; the first that is broken is reported
 RULES = (
     check_evaluation_prompts,
@@ -255,4 +282,5 @@ RULES = (
     check_divergence_of_draws,
     check_hidden_weight,
     check_trimmed_signal,
+    check_rounds,
 )

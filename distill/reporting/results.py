@@ -13,6 +13,7 @@ from distill.core.results import (
     ModelFigures,
     PlanResult,
     QuantizeResult,
+    RoundsResult,
     TrainResult,
     TrimResult,
 )
@@ -26,9 +27,11 @@ READS = {
     "capture": CaptureResult,
     "initialize": InitializeResult,
     "train": TrainResult,
+    "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
 }
+ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class StageRun:
 class RunResults:
     """What the report tells of; `soft_weight` and `versions` are the training's.
 
-    `trim` is None where the recipe trims no vocabulary.
+    `trim` is None where the recipe trims no vocabulary, `rounds` where it has none.
     """
 
     licence: LicenceVerdict
@@ -58,6 +61,7 @@ class RunResults:
     capture: CaptureResult
     initialize: InitializeResult
     train: TrainResult
+    rounds: RoundsResult | None
     quantize: QuantizeResult
     evaluate: EvaluateResult
     soft_weight: float
@@ -74,6 +78,7 @@ class RunResults:
             capture=manifests["capture"].result,
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
+            rounds=manifests["rounds"].result if "rounds" in manifests else None,
             quantize=manifests["quantize"].result,
             evaluate=manifests["evaluate"].result,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
@@ -92,9 +97,9 @@ class RunResults:
 
     @property
     def repeats(self) -> list[dict[str, ModelFigures]]:
-        """Return the figures of student and control of each repeat of the training, the first's first."""
+        """Return the figures of what was trained in each repeat of the training, the first's first."""
         models = self.evaluate.models
-        first = {role: models[role] for role in ("student", "control") if role in models}
+        first = {role: models[role] for role in ROLES if role in models}
         return [first, *self.evaluate.repeats]
 
     @property
@@ -111,5 +116,8 @@ def read_results(folder: RunFolder, recipe: Recipe) -> RunResults:
 
 def reads(recipe: Recipe) -> list[str]:
     """Return the stages that the report of a recipe tells of."""
-    trims = recipe.student.vocabulary is not None
-    return [stage for stage in READS if trims or stage != "trim"]
+    left_out = {
+        "trim": recipe.student.vocabulary is None,
+        "rounds": recipe.rounds is None,
+    }
+    return [stage for stage in READS if not left_out.get(stage)]

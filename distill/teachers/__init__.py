@@ -50,6 +50,21 @@ def connect_to_capture(
     return connect(recipe, folder, local_rank, work="capture")
 
 
+def connect_to_score(
+    recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0
+) -> Teacher:
+    """Return the teacher that says how likely tokens are that it has not written itself.
+
+    That is the one that the signal is taken from; of a server's log-probs (capture.from_server) the
+    server, which must be able to.
+    """
+    if recipe.teacher.server and recipe.capture.from_server:
+        from distill.teachers.server.scoring import ScoringTeacher
+
+        return ScoringTeacher(recipe, folder, local_rank)
+    return connect_to_capture(recipe, folder, local_rank)
+
+
 def _local(
     recipe: Recipe,
     folder: RunFolder | None,

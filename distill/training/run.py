@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from distill.core.processes import Processes
+from distill.data.samples import Sample
 from distill.models.load import Placement
 from distill.recipe.sections import Train
-from distill.signals.store import SignalStore
+from distill.signals.store import SignalStore, sequence_key
+from distill.signals.stores import SignalStores
 from distill.training.batches import Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
 
@@ -35,14 +37,25 @@ class Example:
         return len(self.ids) - self.answer_start
 
 
+def examples_of(samples: Sequence[Sample], *, with_signal: bool) -> list[Example]:
+    """Return an example for each sample."""
+    examples = []
+    for sample in samples:
+        start = len(sample.prompt_ids)
+        key = sequence_key(sample.ids, start) if with_signal else ""
+        examples.append(Example(sample.ids, start, key))
+    return examples
+
+
 @dataclass
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
     `own_divergence`: on the student's own text, where examples have such; None:
     options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
-    options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and `teacher_width` (of
-    the hidden states to match) it needs no `store`.
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of; None: by role and
+    repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
+    `store`.
     """
 
     role: str
@@ -52,7 +65,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | None
+    store: SignalStore | SignalStores | None
     vocab_size: int
     pad_id: int
     seed: int
@@ -63,6 +76,7 @@ class TrainingRun:
     packing: bool = True
     teacher_width: int | None = None
     repeat: int = 1
+    name: str | None = None
     own_divergence: str | None = None
     stop_ids: Sequence[int] = ()
 
@@ -74,6 +88,8 @@ class TrainingRun:
     @property
     def title(self) -> str:
         """Return what is trained, as it is told: `student`, or `student 2/5` where it is repeated."""
+        if self.name is not None:
+            return self.name
         if self.options.repeats == 1:
             return self.role
         return f"{self.role} {self.repeat}/{self.options.repeats}"

@@ -174,3 +174,24 @@ def test_what_goes_together_is_read():
     load_recipe(QUICKSTART, WITH_SERVER)
     load_recipe(QUICKSTART, [*TEXT_ONLY, *TEXT_ALONE, "student={method: base, model: ./x}"])
     load_recipe(QUICKSTART, [f"generate.prompts=[{{{MAGPIE}, verify: false}}]"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (TEXT_ALONE, "rounds with capture.signal none"),
+        (["train.soft_weight=0", "train.hard_weight=1"], "rounds with train.soft_weight 0"),
+        (["rounds.divergence=jsd"], "rounds.divergence jsd needs more than draws"),
+        (
+            ["capture.signal=top_k", "rounds.divergence=jsd", "train.beta=0.01"],
+            "rounds.divergence jsd: train.beta 0.01 with jsd learns ~100 times slower",
+        ),
+        (["rounds.mix.current=0.9"], "current, earlier and teacher add up to 1.4, not to 1"),
+        (
+            ["rounds.sampling_temperature=0", "rounds.answers_per_prompt=2"],
+            "they would all be the same",
+        ),
+    ],
+)
+def test_rounds_need_a_teacher_that_scores_the_students_own_tokens(overrides, message):
+    assert message in problem("rounds.num_rounds=1", *overrides)
