@@ -91,6 +91,7 @@ class ModelFacts(Row):
     sampling: Sampling | None = None
     sampling_thinking: Sampling | None = None
     note: str | None = None
+    elsewhere: str | None = None
 
 
 class LicencesFile(Row):

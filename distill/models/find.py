@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.catalog import catalog
 from distill.core.digests import digest
 from distill.errors import MissingError
 from distill.models.json_files import read_json_object, require_model_values, token_ids
@@ -36,10 +37,16 @@ def local_folder(
     except LocalEntryNotFoundError:
         raise MissingError(
             f"model {location!r} is neither a folder (write ./{location} for one) nor in the hub cache, "
-            "and the hub cannot be reached (HF_HUB_OFFLINE, no network?)"
+            f"and the hub cannot be reached (HF_HUB_OFFLINE, no network?){_elsewhere(location)}"
         ) from None
     except (HfHubHTTPError, ValueError) as error:
         raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
+
+
+def _elsewhere(model_id: str) -> str:
+    """Return the way to have a model without the hub, as the end of a sentence; "" if none is known."""
+    known = catalog.find(model_id)
+    return "" if known is None or known.elsewhere is None else f"; {known.elsewhere}"
 
 
 def identity(location: str, revision: str | None = None) -> str:
