@@ -1,5 +1,7 @@
 """Find and identify model folders and hub ids, and read what their files say; without torch."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,15 @@ def local_folder(
         ) from None
     except (HfHubHTTPError, ValueError) as error:
         raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
+
+
+def keep_off_the_hub() -> None:
+    """Let this process and its children ask no hub: models and data sets come from the disk."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # they read the environment when they are imported, which a notebook may have done
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        if name in sys.modules:
+            sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def identity(location: str, revision: str | None = None) -> str:

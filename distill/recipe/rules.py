@@ -234,6 +234,15 @@ def fewer_ids_problem(capture: "Capture", num_ids: int) -> str | None:
 
 
 # In this order; the first that is broken is reported
+def check_privacy(recipe: "Recipe") -> None:
+    """Refuse a tracker on somebody's server where nothing may leave this machine."""
+    if recipe.privacy == "local" and recipe.train.tracker == "wandb":
+        raise ValueError(
+            "train.tracker wandb sends to wandb.ai, with privacy: local: take tensorboard, or set "
+            "privacy to redact or open (a tracker gets figures, no prompts)"
+        )
+
+
 RULES = (
     check_evaluation_prompts,
     check_languages,
@@ -248,4 +257,5 @@ RULES = (
     check_divergence_of_draws,
     check_hidden_weight,
     check_trimmed_signal,
+    check_privacy,
 )
