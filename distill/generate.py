@@ -44,7 +44,7 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.planning.demands import BYTES_PER_TOKEN
-from distill.planning.lengths import check_models, within_context
+from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
@@ -97,9 +97,11 @@ def run(
         Generation(route.recipe, one, processes, stage, held_out)
         for route, one in zip(routes, asked, strict=True)
     ]
-    parts = routed(recipe, [*prompts, *held_out])
+    parts, exam = routed(recipe, [*prompts, *held_out]), routed(recipe, held_out)
     for generation in generations:
         check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
+        # of the prompts plan has told
+        left.notes += length_notes(generation.teacher, [], exam[generation.name])
     with ExitStack() as until_the_end:
         if len(generations) == 1:  # several are loaded in turn
             until_the_end.enter_context(asked[0])

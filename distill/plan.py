@@ -28,10 +28,13 @@ from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
+from distill.planning.destinations import check_destinations, text_of_destinations
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.round_costs import rounds_warning
 from distill.planning.several import (
     check_widths,
+    lengths_told,
     planned_routes,
     teacher_figures,
     teachers_told,
@@ -84,9 +87,12 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe)
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
+    check_destinations(recipe)
     routes = planned_routes(recipe, are_here=tokenizers is not None)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
+    cannot_ask = preflight.check_scoring(recipe)
+    for route in routes:
         lengths.check_models(route.recipe, route.connect())
     check_widths(routes)
     check_cuts(recipe)
@@ -97,6 +103,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     if tokenizers is not None:
         for route in routes:
             check_conversations(route.recipe, route.connect().tokenizers, parts[route.name])
+        left.notes += lengths_told(routes, recipe, prompts)
     machine = this_machine(folder.path, with_gpu=not without_gpu(recipe))
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
     views = [route.recipe for route in routes]
@@ -105,9 +112,15 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
     notes = [text for text in (note, *told, vocabulary.text if vocabulary else None) if text]
+    notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if cannot_ask is not None:
+        warnings.append(cannot_ask)
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
+    in_all = sum(cost.seconds for cost in costs.values())
+    if (of_rounds := rounds_warning(work, in_all)) is not None:
+        warnings.append(of_rounds)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(
@@ -144,7 +157,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
             f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
             "needs less"
         )
-    if any(warning.startswith("train") for warning in warnings):
+    if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(
             "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
             "micro_batch_tokens need less"
@@ -158,6 +171,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
+    if not machine.gpu and not machine.bfloat16_speedup:
+        warnings += preflight.slow_types(recipe)
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from distill.data.routes import routed
+from distill.data.samples import Prompt
 from distill.errors import MissingError
 from distill.planning.costs import Workload
+from distill.planning.lengths import length_notes
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
 from distill.teachers.routes import Route, routes_of
@@ -25,6 +28,18 @@ def check_widths(routes: Sequence[Route]) -> None:
         require_one_width(routes, [route.connect() for route in routes])
     except MissingError:
         return  # capture compares them
+
+
+def lengths_told(
+    routes: Sequence[Route], recipe: Recipe, prompts: Sequence[Sequence[Prompt]]
+) -> list[str]:
+    """Return what is to be told of prompts that are too long, for each teacher's own."""
+    learn, held_out = (routed(recipe, of_kind) for of_kind in prompts)
+    notes = []
+    for route in routes:
+        told = length_notes(route.connect(), learn[route.name], held_out[route.name])
+        notes += [f"{route.prefix}{note}" for note in told]
+    return notes
 
 
 def without_gpu(recipe: Recipe) -> bool:

@@ -15,7 +15,8 @@ from pydantic import (
 
 from distill.errors import MissingError, RecipeError, shown
 from distill.recipe.paths import PathText, absolute
-from distill.recipe.rules import RULES, RULES_OF_SEVERAL
+from distill.recipe.rules import RULES
+from distill.recipe.rules_of_several import RULES_OF_SEVERAL
 from distill.recipe.schema import Section, field
 from distill.recipe.sections import (
     Capture,
@@ -23,6 +24,7 @@ from distill.recipe.sections import (
     Generate,
     Quantize,
     Report,
+    Rounds,
     RoutedTeacher,
     Student,
     Teacher,
@@ -46,6 +48,14 @@ class Recipe(Section):
     num_processes: PositiveInt | None = field(
         None, "Refuse to start with another number of processes; null = any", machine=True
     )
+    privacy: Literal["open", "local", "redact"] = field(
+        "open",
+        "What a teacher or judge on a server may be sent: open = the prompts as they are; local = "
+        "nothing leaves this machine and its own network (nor is the hub asked); redact = e-mail "
+        "addresses, telephone, card, bank and id numbers are replaced before sending, and put back "
+        "in the answers",
+        is_newer=True,
+    )
     teacher: Teacher
     teachers: Annotated[list[RoutedTeacher], Field(min_length=1)] | None = field(
         None,
@@ -57,6 +67,11 @@ class Recipe(Section):
     generate: Generate
     capture: Capture = Capture()
     train: Train = Train()
+    rounds: Rounds | None = field(
+        None,
+        "Go on after `train` with the student's own answers; null = no",
+        is_newer=True,
+    )
     quantize: Quantize = Quantize()
     evaluate: Evaluate = Evaluate()
     report: Report = Report()

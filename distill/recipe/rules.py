@@ -6,13 +6,14 @@ concerns one section alone stands in that section.
 
 from typing import TYPE_CHECKING
 
-from distill.errors import shown
+from distill.losses.estimates import signal_problem
+from distill.losses.parameters import parameter_problem
 from distill.recipe.schema import SHARE_ERROR
 from distill.text.codes import base_code
 
 if TYPE_CHECKING:
     from distill.recipe.recipe import Recipe
-    from distill.recipe.sections import Capture, RoutedTeacher
+    from distill.recipe.sections import Capture
     from distill.recipe.sources import Source
 
 
@@ -185,14 +186,18 @@ def check_gguf_teacher(recipe: "Recipe") -> None:
 
 
 def check_divergence_of_draws(recipe: "Recipe") -> None:
-    """Refuse a divergence that draws cannot estimate: they give the forward KL alone."""
-    train = recipe.train
-    draws_only = recipe.capture.signal == "sampled" and train.soft_weight
-    if draws_only and train.divergence != "forward_kl":
-        raise ValueError(
-            f"train.divergence {train.divergence} needs more than draws: set capture.signal to "
-            "top_k or dense, or train.divergence to forward_kl"
-        )
+    """Refuse a divergence that the draws of the signal cannot estimate."""
+    train, capture = recipe.train, recipe.capture
+    if capture.signal == "none" or not train.soft_weight:
+        return
+    problem = signal_problem(
+        "train.divergence",
+        train.divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
 
 
 def check_hidden_weight(recipe: "Recipe") -> None:
@@ -213,7 +218,9 @@ def check_trimmed_signal(recipe: "Recipe") -> None:
         raise ValueError(
             "capture.from_server with student.vocabulary: the server's log-probs are of its own "
             "tokens, and the student's split the text otherwise: set from_server to false (the "
-            "teacher's weights are then needed here, to capture), or vocabulary to null"
+            "teacher's weights are then needed here, to capture; without them set, too, "
+            "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, and the "
+            "student learns the answers' text), or vocabulary to null"
         )
     if vocabulary.size is not None and (problem := fewer_ids_problem(capture, vocabulary.size)):
         raise ValueError(problem)
@@ -234,99 +241,42 @@ def fewer_ids_problem(capture: "Capture", num_ids: int) -> str | None:
     return None
 
 
-def check_names_of_teachers(recipe: "Recipe") -> None:
-    """Refuse two teachers of one name, also where only capitals differ: files are called by it."""
-    seen: set[str] = set()
-    for teacher in recipe.teachers or ():
-        if teacher.name.lower() in seen:
-            raise ValueError(f"teachers: two are called {teacher.name}: give one another name")
-        seen.add(teacher.name.lower())
-
-
-def check_reach_of_teachers(recipe: "Recipe") -> None:
-    """Refuse a teacher that no prompt can come to, and selectors that nothing can match."""
-    takes_all: str | None = None
-    for teacher in recipe.teachers or ():
-        if takes_all is not None:
-            raise ValueError(
-                f"teachers: {teacher.name} comes after {takes_all}, which has no selector and takes "
-                f"all: put {takes_all} last, or give it languages, sources or tasks"
-            )
-        if teacher.takes_all:
-            takes_all = teacher.name
-        for code in teacher.languages or ():
-            if code not in recipe.languages:
-                raise ValueError(
-                    f"teachers: {teacher.name}: language {code} is not in the recipe's languages "
-                    f"{recipe.languages}: add it there, or take it out here"
-                )
-        _check_selected_sources(recipe, teacher)
-        for task in teacher.tasks or ():
-            if task not in ("translation", "none", recipe.generate.task):
-                raise ValueError(
-                    f"teachers: {teacher.name}: tasks: {task}: generate.task is "
-                    f"{recipe.generate.task or 'null'}: take that, translation, or none"
-                )
-
-
-def _check_selected_sources(recipe: "Recipe", teacher: "RoutedTeacher") -> None:
-    sources = [*recipe.generate.prompts, *(recipe.evaluate.prompts or ())]
-    names = list(dict.fromkeys(source.name for source in sources))
-    for name in teacher.sources or ():
-        if name not in names:
-            raise ValueError(
-                f"teachers: {teacher.name}: sources: {shown(name)}: there is no such source of "
-                f"prompts; there are {shown(', '.join(names))}"
-            )
-
-
-def check_servers_of_teachers(recipe: "Recipe") -> None:
-    """Refuse two entries for one model on servers: their answers and costs could not be told apart."""
-    seen: dict[tuple[str, str | None], str] = {}
-    for teacher in recipe.teachers or ():
-        if teacher.server is None:
-            continue
-        who = (teacher.model, teacher.served_name)
-        if who in seen:
-            raise ValueError(
-                f"teachers: {seen[who]} and {teacher.name} are the same model on a server: make one "
-                "of them with the languages of both, or give each its server_model"
-            )
-        seen[who] = teacher.name
-
-
-def check_prices_of_teachers(recipe: "Recipe") -> None:
-    """Refuse a limit on the cost of a teacher that costs nothing."""
-    for teacher in recipe.teachers or ():
-        priced = {**recipe.generate.model_dump(), **teacher.asks_for}
-        if teacher.max_cost is not None and not (priced["price_prompt"] or priced["price_answer"]):
-            raise ValueError(
-                f"teachers: {teacher.name}: max_cost {teacher.max_cost:g} without prices stops "
-                "nothing: set its price_prompt and price_answer (of a million tokens), or "
-                "max_tokens instead"
-            )
-
-
-def check_signal_of_teachers(recipe: "Recipe") -> None:
-    """Refuse a signal that no teacher gives."""
-    signal = recipe.capture.signal
-    if signal == "none" or any(view.capture.signal != "none" for view in recipe.views):
+def check_rounds(recipe: "Recipe") -> None:
+    """Refuse rounds where the teacher cannot say how likely the student's own tokens are."""
+    rounds, capture, train = recipe.rounds, recipe.capture, recipe.train
+    if rounds is None:
         return
-    raise ValueError(
-        f"capture.signal {signal}, and every one of the teachers gives text alone: set capture.signal "
-        "to none, train.soft_weight to 0 and train.hard_weight to 1, or remove gives (or "
-        "server_gives) of one"
-    )
+    if capture.signal == "none":
+        raise ValueError(
+            "rounds with capture.signal none: the teacher must say how likely each token of the "
+            "student's answers is, and by its text alone it cannot: set capture.signal to sampled "
+            "(the teacher's weights or a GGUF file, and its tokenizer), or rounds to null"
+        )
+    if not train.soft_weight:
+        raise ValueError(
+            "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
+            "says of them, never their text: set train.soft_weight above 0, or rounds to null"
+        )
+    divergence = rounds.divergence or train.divergence
+    if capture.signal == "sampled" and divergence != "forward_kl":
+        raise ValueError(
+            f"rounds.divergence {divergence} needs more than draws: set capture.signal to top_k or "
+            "dense, or rounds.divergence to forward_kl"
+        )
+    if problem := parameter_problem(divergence, beta=train.beta, alpha=train.alpha):
+        raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
+
+
+def check_privacy(recipe: "Recipe") -> None:
+    """Refuse a tracker on somebody's server where nothing may leave this machine."""
+    if recipe.privacy == "local" and recipe.train.tracker == "wandb":
+        raise ValueError(
+            "train.tracker wandb sends to wandb.ai, with privacy: local: take tensorboard, or set "
+            "privacy to redact or open (a tracker gets figures, no prompts)"
+        )
 
 
 # In this order; the first that is broken is reported
-RULES_OF_SEVERAL = (
-    check_names_of_teachers,
-    check_reach_of_teachers,
-    check_servers_of_teachers,
-    check_prices_of_teachers,
-    check_signal_of_teachers,
-)
 RULES = (
     check_evaluation_prompts,
     check_languages,
@@ -341,4 +291,6 @@ RULES = (
     check_divergence_of_draws,
     check_hidden_weight,
     check_trimmed_signal,
+    check_rounds,
+    check_privacy,
 )

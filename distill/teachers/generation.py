@@ -154,8 +154,15 @@ def result_of(
         seed=recipe.seed,
         warning=long_reasoning_warning(num_long, len(kept), most),
         reading_notes=left.notes,
+        precision=_precision(one.answered.generation for one in written),
         teachers=[one.share() for one in written] if first.name else [],
     )
+
+
+def _precision(generations: Iterable[Generation]) -> str | None:
+    """Return how the types of the teachers' weights were chosen, where the machine did."""
+    told = [(g.name, g.teacher.type_told) for g in generations if g.teacher.type_told is not None]
+    return "; ".join(f"{name}: {text}" if name else text for name, text in told) or None
 
 
 def _retokenized(generations: Iterable[Generation]) -> str | None:

@@ -29,12 +29,12 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class AnswerLog:
-    """One log: an append-only folder of `generate`.
+    """One log: an append-only folder of a stage that asks.
 
-    `stage` is the folder of `generate`. `unit` is what its answers are called where progress is
-    shown, `prices` are those of the server that answers. `num_ids` returns how many token ids the
-    tokenizer of its answers has, or None where that may change. `only_of`: they are those of the
-    rows of this model alone, one of several that answer here.
+    `stage` is the folder of its stage, `work` that one's name. `unit` is what its answers are called
+    where progress is shown, `prices` are those of the server that answers. `num_ids` returns how many
+    token ids the tokenizer of its answers has, or None where that may change. `only_of`: they are
+    those of the rows of this model alone, one of several that answer here.
     """
 
     stage: Path
@@ -42,6 +42,7 @@ class AnswerLog:
     unit: str
     prices: Prices
     num_ids: Callable[[], int | None] = lambda: None
+    work: str = "generate"
     only_of: str | None = None
 
     @property
@@ -56,11 +57,15 @@ class AnswerLog:
 
 @dataclass(frozen=True)
 class AnswerLogs:
-    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge."""
+    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge.
+
+    `scored`: what a server took to score given tokens; it holds no answers.
+    """
 
     answers: AnswerLog
     written_prompts: AnswerLog
     verdicts: AnswerLog
+    scored: AnswerLog
 
     @classmethod
     def of(cls, recipe: Recipe, stage: Path, num_ids: Callable[[], int | None]) -> "AnswerLogs":
@@ -71,16 +76,17 @@ class AnswerLogs:
             judges = Prices(options.judge_price_prompt, options.judge_price_answer)
         only_of = recipe.teacher.model if recipe.route else None
         return cls(
-            AnswerLog(stage, "raw", "answers", teachers, num_ids, only_of),
-            AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids, only_of),
-            AnswerLog(stage, "judged", "verdicts", judges, num_ids, only_of),
+            AnswerLog(stage, "raw", "answers", teachers, num_ids, only_of=only_of),
+            AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids, only_of=only_of),
+            AnswerLog(stage, "judged", "verdicts", judges, num_ids, only_of=only_of),
+            AnswerLog(stage, "scored", "sequences", teachers, num_ids, only_of=only_of),
         )
 
     def usage_log(
         self, prices: Mapping[Whose, Prices] | None = None, only: Whose | None = None
     ) -> UsageLog:
         """Return what all of them say was used; `prices` and `only`: see UsageLog."""
-        logs = (self.answers, self.written_prompts, self.verdicts)
+        logs = (self.answers, self.written_prompts, self.verdicts, self.scored)
         return UsageLog({log.folder: log.prices for log in logs}, prices, only)
 
 

@@ -2,59 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from distill import chat
-from distill.core.digests import canonical_json, digest
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.core.run_folder import StageOutput
-from distill.errors import MismatchError, RecipeError
-from distill.models import find
+from distill.errors import MismatchError
 from distill.recipe import Recipe
-from distill.recipe.rules import fewer_ids_problem
-from distill.shaping.trimmed import TrimmedVocabulary
-from distill.signals.header import SignalHeader
 from distill.teachers.base import Teacher
+from distill.teachers.listening import hidden_size_of
 from distill.teachers.routes import Route
-
-
-def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> SignalHeader:
-    """Return what the signal is and whose: compared field by field before anyone trains on it.
-
-    `trimmed`: what the student has of the teacher's tokenizer. Raises RecipeError where that is too
-    little for the signal.
-    """
-    options = teacher.recipe.capture
-    tokenizer = teacher.tokenizers.asked if trimmed is None else trimmed.tokenizer
-    dtype, quantization = teacher.precision()
-    assert options.signal != "none"
-    vocab_size = len(tokenizer)
-    fingerprints = {
-        "teacher": teacher.identity,
-        "teacher_dtype": dtype,
-        "teacher_quantization": quantization,
-        "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
-        "chat_template": chat.fingerprint_of_template(tokenizer),
-    }
-    if trimmed is not None:
-        fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
-        if problem := fewer_ids_problem(options, vocab_size):
-            raise RecipeError(f"{teacher.recipe.source}: {problem}")
-    return SignalHeader(
-        kind=options.signal,
-        vocab_size=vocab_size,
-        num_draws=options.num_draws if options.signal == "sampled" else None,
-        top_k=min(options.top_k, vocab_size - 1) if options.signal == "top_k" else None,
-        hidden_size=hidden_size_of(teacher) if options.hidden_states == "int8" else None,
-        fingerprints=fingerprints,
-    )
-
-
-def hidden_size_of(teacher: Teacher) -> int:
-    """Return the width of the teacher's hidden states.
-
-    Where a config has parts it is that of its language model.
-    """
-    config = find.read_config(teacher.location, teacher.recipe.teacher.revision)
-    return (config.get("text_config") or config)["hidden_size"]
 
 
 def require_one_width(routes: Sequence[Route], teachers: Sequence[Teacher]) -> None:
@@ -108,6 +62,8 @@ def joined(
         vocab_size=first.vocab_size,
         hidden_size=first.hidden_size,
         num_unknown=sum(share.num_unknown for share in shares),
+        precision="; ".join(f"{n}: {r.precision}" for n, r in results.items() if r.precision)
+        or None,
         teachers=sorted([*shares, *text_alone], key=lambda share: order.index(share.name)),
     )
     return StageOutput(result, [path for output in outputs.values() for path in output.files])

@@ -1,7 +1,8 @@
 """One training run: what is learnt, from which examples, where; and the plan of its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import torch
 
 from distill.core.processes import Processes
+from distill.data.samples import Sample
 from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.signals.several import SignalsOfSeveral
-from distill.signals.store import SignalStore
+from distill.signals.store import SignalStore, sequence_key
+from distill.signals.stores import SignalStores
 from distill.training.batches import Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
 
@@ -21,24 +24,42 @@ from distill.training.schedule import learning_rate
 class Example:
     """A training example: its token ids, where the answer begins, and the key of its signal.
 
-    The key is "" where it has none, and the text alone is learnt.
+    The key is "" where it has none, and the text alone is learnt. `by_student`: the student wrote
+    the answer. It learns then what the teacher says of each token, and never the text.
     """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
+    by_student: bool = False
 
     @property
     def num_loss_tokens(self) -> int:
         return len(self.ids) - self.answer_start
 
 
+def examples_of(
+    samples: Sequence[Sample], *, with_signal: bool, text_of: Collection[str] = ()
+) -> list[Example]:
+    """Return an example for each sample; `text_of`: names of teachers that give no signal."""
+    examples = []
+    for sample in samples:
+        start = len(sample.prompt_ids)
+        has_signal = with_signal and sample.teacher not in text_of
+        key = sequence_key(sample.ids, start) if has_signal else ""
+        examples.append(Example(sample.ids, start, key))
+    return examples
+
+
 @dataclass
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
-    `repeat`: which of options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and
-    `teacher_width` (of the hidden states to match) it needs no `store`.
+    `own_divergence`: on the student's own text, where examples have such; None:
+    options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of; None: by role and
+    repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
+    `store`.
     """
 
     role: str
@@ -48,7 +69,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | SignalsOfSeveral | None
+    store: SignalStore | SignalStores | SignalsOfSeveral | None
     vocab_size: int
     pad_id: int
     seed: int
@@ -59,10 +80,20 @@ class TrainingRun:
     packing: bool = True
     teacher_width: int | None = None
     repeat: int = 1
+    name: str | None = None
+    own_divergence: str | None = None
+    stop_ids: Sequence[int] = ()
+
+    @cached_property
+    def has_own_text(self) -> bool:
+        """Return whether the student wrote any of the answers."""
+        return any(example.by_student for example in self.examples)
 
     @property
     def title(self) -> str:
         """Return what is trained, as it is told: `student`, or `student 2/5` where it is repeated."""
+        if self.name is not None:
+            return self.name
         if self.options.repeats == 1:
             return self.role
         return f"{self.role} {self.repeat}/{self.options.repeats}"
