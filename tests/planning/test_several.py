@@ -9,7 +9,7 @@ from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens,
 from distill.core.run_folder import RunFolder
 from distill.data.routes import routed
 from distill.data.samples import split_prompts
-from distill.errors import DataError, MismatchError
+from distill.errors import DataError, MismatchError, RecipeError
 from distill.pipeline import PLANNED
 from distill.plan import make_plan
 from distill.planning.costs import Workload
@@ -145,3 +145,17 @@ def test_a_teacher_whose_template_has_no_switch_is_asked_without(folders, tmp_pa
     recipe = recipe_of(tmp_path, folders["alike"], "generate.enable_thinking=false")
     assert [route.recipe.generate.enable_thinking for route in routes_of(recipe)] == [None, None]
     assert recipe.generate.enable_thinking is False
+
+
+def test_what_leaves_this_machine_is_what_goes_to_servers(folders, tmp_path):
+    recipe = recipe_of(tmp_path, folders["alike"], server="http://127.0.0.1:1")
+    of_south = routed(recipe, [p for part in split_prompts(recipe) for p in part])["south"]
+    line = f"leaves this machine: every prompt of south's ({len(of_south):,} conversations"
+    assert line in planned(recipe, tmp_path).text
+
+
+def test_rounds_want_one_teacher(folders, tmp_path):
+    with pytest.raises(
+        RecipeError, match="rounds with teachers: .*set rounds to null, or name one"
+    ):
+        recipe_of(tmp_path, folders["alike"], "rounds={num: 1}")
