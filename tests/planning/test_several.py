@@ -156,6 +156,6 @@ def test_what_leaves_this_machine_is_what_goes_to_servers(folders, tmp_path):
 
 def test_rounds_want_one_teacher(folders, tmp_path):
     with pytest.raises(
-        RecipeError, match="rounds with teachers: .*set rounds to null, or name one"
+        RecipeError, match=r"rounds with teachers: .*set rounds to null, or name one"
     ):
         recipe_of(tmp_path, folders["alike"], "rounds={num: 1}")
