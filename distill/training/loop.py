@@ -167,7 +167,7 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
             hard_weight,
             teacher_states,
             first_own,
-            told_N,
+            told_N=told_N,
         )
 
 

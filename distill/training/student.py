@@ -68,6 +68,7 @@ class StudentLoss(nn.Module):
         hard_weight: float,
         teacher_states: HiddenTargets | None = None,
         first_own: int | None = None,
+        *,
         told_N: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (summed loss, {"soft", "hard", "hidden", "own"} sums without gradient) of a batch.

@@ -158,4 +158,4 @@ def test_rounds_want_one_teacher(folders, tmp_path):
     with pytest.raises(
         RecipeError, match=r"rounds with teachers: .*set rounds to null, or name one"
     ):
-        recipe_of(tmp_path, folders["alike"], "rounds={num: 1}")
+        recipe_of(tmp_path, folders["alike"], "rounds={num_rounds: 1}")

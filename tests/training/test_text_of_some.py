@@ -48,7 +48,7 @@ def loss_and_gradient(rows, targets, weights, told=None, divergence="forward_kl"
     student = StudentLoss(tiny_qwen3(3), Train(divergence=divergence), VOCABULARY)
     batch = collate(rows, 0)
     mask = None if told is None else torch.tensor(told)
-    loss, parts = student(batch, targets, *weights, None, mask)
+    loss, parts = student(batch, targets, *weights, told_N=mask)
     loss.backward()
     gradient = torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
     return loss.detach(), gradient, parts
@@ -94,5 +94,5 @@ def test_hidden_states_are_compared_where_they_are():
     values = torch.randint(-127, 127, (num, 64), dtype=torch.int8, generator=_seeded())
     states = HiddenTargets(values, torch.ones(num, 1), 64)
     targets = chosen(dense(), TOLD)
-    loss, parts = student(batch, targets, 1.0, 0.0, states, told)
+    loss, parts = student(batch, targets, 1.0, 0.0, states, told_N=told)
     assert loss.isfinite() and 0 < float(parts["hidden"]) < 2 * num

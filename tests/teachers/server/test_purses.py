@@ -58,9 +58,9 @@ def test_the_recipes_limit_is_of_all_together_each_at_its_own_price(tmp_path):
     for teacher in teachers_of(tmp_path, *more):
         assert teacher.budget.limit_reached(NEXT) is None
         assert teacher.budget.usage_log.total().cost == pytest.approx(0.019)
-    answered(tmp_path, "m/b", 1_000)
+    answered(tmp_path, "m/b", 1_100)
     for teacher in teachers_of(tmp_path, *more):
-        assert teacher.budget.limit_reached(NEXT).startswith("max_cost (0.0200 of 0.02")
+        assert teacher.budget.limit_reached(NEXT).startswith("max_cost (0.0201 of 0.02)")
 
 
 def test_what_is_in_flight_counts_to_both(tmp_path):
