@@ -15,7 +15,8 @@ teacher is shown its ids of them, and what it says of each is told in the studen
 
 Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
 its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
-nothing again. The processes of a job share its batches.
+nothing again. (In folders of their own, on processors of several kinds, they may choose several
+types for the teacher, which make several signals: say teacher.dtype there.) The processes of a job share its batches.
 """
 
 import sys
@@ -180,6 +181,7 @@ def _summary(
         removed_mass_mean=measured and measured.removed_mass_mean,
         removed_mass_p99=measured and measured.removed_mass_p99,
         split_loss=measured and measured.loss,
+        precision=teacher.type_told,
     )
     return StageOutput(result, [*store.paths, *([store.folder / SPLIT] if measured else [])])
 
@@ -203,7 +205,7 @@ def cost(work: Workload) -> Cost:
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
         memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
-        seconds = work.sample_tokens * 2 * teacher.parameters / work.machine.flops
+        seconds = work.sample_tokens * 2 * teacher.parameters / work.flops(work.teacher_dtype)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     download = work.teacher_download if work.on_server else 0

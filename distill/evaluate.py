@@ -40,6 +40,7 @@ from distill.evaluation.models import evaluate_transformers
 from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
@@ -126,10 +127,18 @@ def run(
 
 
 def askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
-    """Return the prompts that hold no mark of a chat template; say how many do.
+    """Return the prompts that hold no mark of a chat template and fit into the models' contexts.
 
-    Raises DataError where all do.
+    Says how many do not. Raises DataError where all hold a mark, MismatchError where none fits.
     """
+    fitting, beyond = held_out_within_context(teacher, _without_marks(held_out, teacher))
+    if note := left_out_note(held_out, beyond):
+        print(f"evaluate: {note}", file=sys.stderr)
+    return fitting
+
+
+def _without_marks(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+    """Return the prompts that hold no mark; say how many do."""
     marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
     prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
     if len(prompts) == len(held_out):

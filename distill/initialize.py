@@ -24,7 +24,7 @@ from distill.data.samples import read_samples
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.cuts import choice_seconds
-from distill.planning.lengths import check_student
+from distill.planning.lengths import RANDOM_CONTEXT, check_student
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, reads_samples, told
 from distill.shaping.rows import keep_rows
@@ -120,7 +120,7 @@ def random_config(recipe: Recipe, tokenizer: Any) -> Any:
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         tie_word_embeddings=True,
-        max_position_embeddings=max(2048, recipe.train.max_length),
+        max_position_embeddings=max(RANDOM_CONTEXT, recipe.train.max_length),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -85,6 +85,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     prompts = split_prompts(recipe, left)
     if tokenizers is not None:
         check_conversations(recipe, tokenizers, chain(*prompts))
+        left.notes += lengths.length_notes(teachers.connect(recipe), *prompts)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
@@ -147,6 +148,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
+    if not machine.gpu and not machine.bfloat16_speedup:
+        warnings += preflight.slow_types(recipe)
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings

@@ -46,7 +46,8 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
-from distill.models import load
+from distill.models import find, load
+from distill.models.precision import Placed, Work, placed
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
 from distill.recipe import Recipe
@@ -68,6 +69,7 @@ class _Lesson:
     processes: Processes
     learn: list[Sample]
     validation: list[Sample]
+    placed: Placed
 
     def place(self, repeat: int) -> Path:
         """Return the folder of a repeat, from 1."""
@@ -86,7 +88,10 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
             f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
             "train.max_length"
         )
-    lesson = _Lesson(recipe, folder, processes, learn, validation)
+    where = _placed(recipe, folder)
+    if where.told is not None and processes.is_main:
+        print(f"  train: {where.told}", flush=True)
+    lesson = _Lesson(recipe, folder, processes, learn, validation, where)
     repeats = range(1, recipe.train.repeats + 1)
     first, *others = [_train_repeat(lesson, repeat) for repeat in repeats]
     if not processes.is_main:
@@ -103,8 +108,22 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         num_validation=len(validation),
         num_too_long=len(samples) - len(fitting),
         repeats=others,
+        precision=where.told,
     )
     return StageOutput(result, files)
+
+
+def _placed(recipe: Recipe, folder: RunFolder) -> Placed:
+    """Return where all models of the stage are trained, and the type of their passes."""
+    stage, options = folder.stage("train"), recipe.train
+    work = Work(
+        stage=stage,
+        began=lambda: any(stage.rglob("state.json")) or any(stage.rglob("training.json")),
+        folder=lambda: folder.stage("initialize") / "student",
+        num_rows=options.micro_batch_tokens,
+        trains=True,
+    )
+    return placed(options.device, options.precision, "none", work)
 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
@@ -135,7 +154,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
     options, place = recipe.train, lesson.place(repeat)
     seed = repeat_seed(recipe.seed, repeat)
-    placement = load.placement(options.device, options.precision)
+    placement = lesson.placed.placement
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
@@ -164,6 +183,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
+            stop_ids=_stop_ids(options, folder, tokenizer),
         ),
         tokenizer,
     )
@@ -183,6 +203,14 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     if repeat > 1 and lesson.recipe.student.method == "random":
         draw_weights_anew(model, seed)
     return model
+
+
+def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens that count as one: those at which the student stops, or none."""
+    if options.stop_tokens == "apart":
+        return []
+    student = str(folder.stage("initialize") / "student")
+    return chat.stop_ids(tokenizer, find.stop_ids_of_files(student))
 
 
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:

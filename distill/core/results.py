@@ -34,7 +34,8 @@ class GenerateResult:
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
     `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
     files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
-    than it stands there.
+    than it stands there. `precision`: how the type of the teacher's weights was chosen, where the
+    machine did by a measurement.
     """
 
     num_prompts: int
@@ -59,6 +60,7 @@ class GenerateResult:
     seed: int
     warning: str | None
     reading_notes: list[str] = field(default_factory=list)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,10 @@ class CaptureResult:
     """What was stored of the teacher's distributions.
 
     `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
-    no log-probs. Sizes are None where nothing was captured (signal: none). The last three are of a
+    no log-probs. Sizes are None where nothing was captured (signal: none). The next three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
     does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
+    `precision`: as in GenerateResult.
     """
 
     signal: str
@@ -123,6 +126,7 @@ class CaptureResult:
     removed_mass_mean: float | None = None
     removed_mass_p99: float | None = None
     split_loss: float | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -180,7 +184,8 @@ class TrainedModel:
 class TrainResult:
     """The models that were trained (`roles`: student, and control), and on how many samples.
 
-    `repeats`: the same of each repeat after the first (train.repeats), in their order.
+    `repeats`: the same of each repeat after the first (train.repeats), in their order. `precision`:
+    how the type of the passes was chosen, where the machine did by a measurement.
     """
 
     roles: dict[str, TrainedModel]
@@ -188,6 +193,7 @@ class TrainResult:
     num_validation: int
     num_too_long: int
     repeats: list[dict[str, TrainedModel]] = field(default_factory=list)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)

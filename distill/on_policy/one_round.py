@@ -200,7 +200,7 @@ def _compared(
             store,
             _loaded(work, before.number),
             work.tokenizer,
-            work.validation_set.eval_set.stop_ids,
+            work.stop_ids,
             work.recipe.teacher.batch_tokens,
         )
 
@@ -213,14 +213,17 @@ def _learn(
     files: RoundFiles = work.files(number)
     if work.broadcast(files.has_whole_student):
         return
-    samples = [sample for part in chosen.values() for sample in part]
-    lesson = RoundLesson(samples, work.validation, store, work.student(before.number))
+    own = [*chosen["current"], *chosen["earlier"]]
+    start = work.student(before.number)
+    lesson = RoundLesson(own, chosen["teacher"], work.validation, store, start)
     learn(
         work.recipe,
         lesson,
         files.place,
         work.tokenizer,
         work.processes,
+        placement=work.placement,
+        stop_ids=work.stop_ids,
         seed=int(digest("round", str(work.seed), str(number))[:8], 16) >> 1,
         title=work.title(number),
     )
@@ -236,9 +239,6 @@ def _validated(work: Work, number: int) -> RoundValidation:
 
 def _loaded(work: Work, number: int) -> Any:
     """Return the student of a round, as it is trained."""
-    train = work.recipe.train
     return load.load_model(
-        str(work.student(number)),
-        load.placement(train.device, train.precision),
-        local_rank=work.processes.local_rank,
+        str(work.student(number)), work.placement, local_rank=work.processes.local_rank
     )

@@ -12,7 +12,7 @@ from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import CaptureResult
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, Sample, read_samples, split_samples
-from distill.models import load
+from distill.models import load, precision
 from distill.on_policy.prompts import asked_prompts
 from distill.on_policy.round_files import RoundFiles
 from distill.on_policy.student_answers import student_digest
@@ -93,6 +93,24 @@ class Work:
     @cached_property
     def tokenizer(self) -> Any:
         return load.load_tokenizer(str(self.student(0)))
+
+    @cached_property
+    def placement(self) -> load.Placement:
+        """Return where the student runs, and the type of its passes: as in `train`."""
+        stage, train = self.folder.stage("train"), self.recipe.train
+        of_train = precision.Work(
+            stage=stage,
+            began=lambda: True,
+            folder=lambda: self.student(0),
+            num_rows=train.micro_batch_tokens,
+            trains=True,
+        )
+        return precision.placed(train.device, train.precision, "none", of_train).placement
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Return the ids that end the student's answers."""
+        return self.validation_set.eval_set.stop_ids
 
     @cached_property
     def first_digest(self) -> str:

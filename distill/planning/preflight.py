@@ -77,6 +77,19 @@ def wide_rows(recipe: Recipe) -> str | None:
     )
 
 
+def slow_types(recipe: Recipe) -> list[str]:
+    """Return a warning for each bfloat16 of the recipe, for a CPU that has no instructions for it."""
+    types = {"train.precision": recipe.train.precision}
+    if not recipe.teacher.server and not recipe.teacher.gguf:
+        types["teacher.dtype"] = recipe.teacher.dtype
+    return [
+        f"{name}: this processor has no instructions for bfloat16, which takes some ten times as long "
+        f"on it as float32 ({name}=auto takes the faster)"
+        for name, dtype in types.items()
+        if dtype == "bfloat16"
+    ]
+
+
 def _check_widths(student: PlannedStudent) -> None:
     recipe = student.recipe
     try:

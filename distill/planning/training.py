@@ -11,7 +11,7 @@ def training_seconds(work: Workload, num_tokens: float) -> float:
     if work.recipe.train.gradient_checkpointing:
         overhead *= 4 / 3  # the forward pass once more
     flops = num_tokens * 6 * work.student.parameters
-    return flops / work.machine.flops * overhead
+    return flops / work.flops(work.recipe.train.precision) * overhead
 
 
 def optimizer_bytes(work: Workload) -> int:
@@ -20,14 +20,16 @@ def optimizer_bytes(work: Workload) -> int:
 
 
 def training_bytes(work: Workload) -> float:
-    """Return the bytes of weights, gradients and the optimizer's state in float32; on a GPU of a copy
-    in 16 bits; of the gradients of head and embedding before they are added up; and of the
+    """Return the bytes of weights, gradients and the optimizer's state in float32; of a copy in 16
+    bits where passes are in them; of the gradients of head and embedding before they are added up; and of the
     activations of one micro-batch."""
     options, student = work.recipe.train, work.student
     trained_share = 0.02 if options.lora_rank else 1.0
     weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes(work)))
     head = 0 if options.lora_rank else 8 * student.head
-    copies = 2 * student.parameters + 400 * 2**20 if work.machine.gpu else 200 * 2**20
+    copies = 400 * 2**20 if work.machine.gpu else 200 * 2**20
+    if work.machine.gpu or work.in_bfloat16(options.precision):
+        copies += 2 * student.parameters
     kept_per_number = 70 * student.layers  # bytes of activations for each number of the width
     if options.gradient_checkpointing:
         kept_per_number = 4 * student.layers + 70

@@ -6,6 +6,7 @@ concerns one section alone stands in that section.
 
 from typing import TYPE_CHECKING
 
+from distill.losses.estimates import signal_problem
 from distill.losses.parameters import parameter_problem
 from distill.recipe.schema import SHARE_ERROR
 from distill.text.codes import base_code
@@ -185,14 +186,18 @@ def check_gguf_teacher(recipe: "Recipe") -> None:
 
 
 def check_divergence_of_draws(recipe: "Recipe") -> None:
-    """Refuse a divergence that draws cannot estimate: they give the forward KL alone."""
-    train = recipe.train
-    draws_only = recipe.capture.signal == "sampled" and train.soft_weight
-    if draws_only and train.divergence != "forward_kl":
-        raise ValueError(
-            f"train.divergence {train.divergence} needs more than draws: set capture.signal to "
-            "top_k or dense, or train.divergence to forward_kl"
-        )
+    """Refuse a divergence that the draws of the signal cannot estimate."""
+    train, capture = recipe.train, recipe.capture
+    if capture.signal == "none" or not train.soft_weight:
+        return
+    problem = signal_problem(
+        "train.divergence",
+        train.divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
 
 
 def check_hidden_weight(recipe: "Recipe") -> None:
@@ -213,7 +218,9 @@ def check_trimmed_signal(recipe: "Recipe") -> None:
         raise ValueError(
             "capture.from_server with student.vocabulary: the server's log-probs are of its own "
             "tokens, and the student's split the text otherwise: set from_server to false (the "
-            "teacher's weights are then needed here, to capture), or vocabulary to null"
+            "teacher's weights are then needed here, to capture; without them set, too, "
+            "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, and the "
+            "student learns the answers' text), or vocabulary to null"
         )
     if vocabulary.size is not None and (problem := fewer_ids_problem(capture, vocabulary.size)):
         raise ValueError(problem)
@@ -251,11 +258,14 @@ def check_rounds(recipe: "Recipe") -> None:
             "says of them, never their text: set train.soft_weight above 0, or rounds to null"
         )
     divergence = rounds.divergence or train.divergence
-    if capture.signal == "sampled" and divergence != "forward_kl":
-        raise ValueError(
-            f"rounds.divergence {divergence} needs more than draws: set capture.signal to top_k or "
-            "dense, or rounds.divergence to forward_kl"
-        )
+    problem = signal_problem(
+        "rounds.divergence",
+        divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
     if problem := parameter_problem(divergence, beta=train.beta, alpha=train.alpha):
         raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
 

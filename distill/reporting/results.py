@@ -36,12 +36,16 @@ ROLES = ("student", "control", "before_rounds")  # what is trained anew in each 
 
 @dataclass(frozen=True)
 class StageRun:
-    """When, where and how long a stage ran."""
+    """When, where and how long a stage ran.
+
+    `precision`: how the type of its passes was chosen, where the machine did by a measurement.
+    """
 
     stage: str
     seconds: float
     machine: str
     finished: str
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,13 @@ class RunResults:
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
             stage_runs=[
-                StageRun(stage, manifest.seconds, manifest.machine, manifest.finished)
+                StageRun(
+                    stage,
+                    manifest.seconds,
+                    manifest.machine,
+                    manifest.finished,
+                    getattr(manifest.result, "precision", None),
+                )
                 for stage, manifest in manifests.items()
             ],
         )

@@ -7,8 +7,14 @@ import torch
 from torch import Tensor
 
 from distill.losses.hidden_states import HiddenTargets
-from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
-from distill.signals.encoding import SampledRecord, SignalRecord, TopKRecord, join
+from distill.losses.targets import (
+    ChunkTargets,
+    DenseTargets,
+    DrawLogProbs,
+    SampledTargets,
+    TopKTargets,
+)
+from distill.signals.encoding import SampledRecord, ScoredDraws, SignalRecord, TopKRecord, join
 from distill.signals.hidden_states import BLOCK, HiddenStates, num_blocks
 
 
@@ -52,7 +58,16 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
     num_draws = record.counts.sum() / max(record.num_tokens, 1)  # every token has the same number
     weights_NK = np.zeros(shape, np.float32)
     weights_NK[is_id_NK] = record.counts / num_draws
-    return SampledTargets(_to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device))
+    log_probs = None
+    if isinstance(record, ScoredDraws):
+        logp_NK = np.zeros(shape, np.float32)
+        logp_NK[is_id_NK] = record.logp
+        log_probs = DrawLogProbs(
+            _to(logp_NK, device), _to(record.target_logp, device), _to(record.tail_logp, device)
+        )
+    return SampledTargets(
+        _to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device), log_probs
+    )
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:

@@ -217,6 +217,7 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         top_k=min(options.top_k, vocab_size - 1) if options.signal == "top_k" else None,
         hidden_size=_hidden_size(teacher) if options.hidden_states == "int8" else None,
         fingerprints=fingerprints,
+        draw_log_probs=options.draw_log_probs,
     )
 
 

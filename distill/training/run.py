@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,24 +21,31 @@ from distill.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: its token ids, where the answer begins, and the key of its signal."""
+    """A training example: its token ids, where the answer begins, and the key of its signal.
+
+    `by_student`: the student wrote the answer. It learns then what the teacher says of each token,
+    and never the text.
+    """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
+    by_student: bool = False
 
     @property
     def num_loss_tokens(self) -> int:
         return len(self.ids) - self.answer_start
 
 
-def examples_of(samples: Sequence[Sample], *, with_signal: bool) -> list[Example]:
-    """Return an example for each sample."""
+def examples_of(
+    samples: Sequence[Sample], *, with_signal: bool, by_student: bool = False
+) -> list[Example]:
+    """Return an example for each sample; `by_student`: the student wrote them."""
     examples = []
     for sample in samples:
         start = len(sample.prompt_ids)
         key = sequence_key(sample.ids, start) if with_signal else ""
-        examples.append(Example(sample.ids, start, key))
+        examples.append(Example(sample.ids, start, key, by_student))
     return examples
 
 
@@ -45,9 +53,11 @@ def examples_of(samples: Sequence[Sample], *, with_signal: bool) -> list[Example
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
-    `repeat`: which of options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None:
-    by role and repeat. Without `soft_weight` and
-    `teacher_width` (of the hidden states to match) it needs no `store`.
+    `own_divergence`: on the student's own text, where examples have such; None:
+    options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None: by role and
+    repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
+    `store`.
     """
 
     role: str
@@ -69,6 +79,13 @@ class TrainingRun:
     teacher_width: int | None = None
     repeat: int = 1
     name: str | None = None
+    own_divergence: str | None = None
+    stop_ids: Sequence[int] = ()
+
+    @cached_property
+    def has_own_text(self) -> bool:
+        """Return whether the student wrote any of the answers."""
+        return any(example.by_student for example in self.examples)
 
     @property
     def title(self) -> str:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 
+from distill.core.named_run import open_run
 from distill.core.run_folder import RunFolder
-from distill.deploy.choose import open_run
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.race import report, shape, write
 from distill.race.report import outcome_of
