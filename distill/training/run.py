@@ -37,13 +37,15 @@ class Example:
         return len(self.ids) - self.answer_start
 
 
-def examples_of(samples: Sequence[Sample], *, with_signal: bool) -> list[Example]:
-    """Return an example for each sample."""
+def examples_of(
+    samples: Sequence[Sample], *, with_signal: bool, by_student: bool = False
+) -> list[Example]:
+    """Return an example for each sample; `by_student`: the student wrote them."""
     examples = []
     for sample in samples:
         start = len(sample.prompt_ids)
         key = sequence_key(sample.ids, start) if with_signal else ""
-        examples.append(Example(sample.ids, start, key))
+        examples.append(Example(sample.ids, start, key, by_student))
     return examples
 
 
@@ -53,7 +55,7 @@ class TrainingRun:
 
     `own_divergence`: on the student's own text, where examples have such; None:
     options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
-    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of; None: by role and
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None: by role and
     repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
     `store`.
     """
