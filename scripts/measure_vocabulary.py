@@ -47,7 +47,7 @@ FORMAT = "q4_k_m"
 STEP = 4 * MULTIPLE  # how exactly the fewest tokens are searched for
 SMALL = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28}
 LARGE = {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28}
-SHAPES = {  # of Qwen3, and of students cut from it
+SHAPES: dict[str, Any] = {  # of Qwen3, and of students cut from it
     "0.6b": SMALL,
     "1.7b": LARGE,
     "1.7b-19": {**LARGE, "num_hidden_layers": 19},  # recipes/qwen_to_1b.yaml

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distill.core.intervals import wilson
 from distill.core.results import RoundGuards, RoundValidation
 from distill.models.sequences import TokenSequence
 from distill.on_policy.own_answers import OwnAnswer
@@ -160,20 +161,16 @@ def red_of_answers(guards: RoundGuards, first: RoundGuards, limits: Guards) -> s
 
     `first`: the figures of round 1, whose answers are the trained student's.
     """
-    shares = {
-        "cut answers": (guards.cut, first.cut, limits.max_cut, "max_cut"),
-        "answers that loop": (guards.loops, first.loops, limits.max_loops, "max_loops"),
-        "answers without text": (guards.empty, first.empty, limits.max_empty, "max_empty"),
-        "answers in another language": (
-            guards.other_language,
-            first.other_language,
-            limits.max_other_language,
-            "max_other_language",
-        ),
-    }
-    for what, (share, before, most, name) in shares.items():
-        if reason := _red_share(what, share, before, most, name):
-            return reason
+    shares = (
+        ("cut answers", "cut", "max_cut"),
+        ("answers that loop", "loops", "max_loops"),
+        ("answers without text", "empty", "max_empty"),
+        ("answers in another language", "other_language", "max_other_language"),
+    )
+    for what, name, limit in shares:
+        share, before = getattr(guards, name), getattr(first, name)
+        if red := _red_share(what, share, guards.num_answers, before, limits, limit):
+            return red
     growth = guards.mean_length / max(first.mean_length, 1.0)
     if growth > limits.max_length_growth:
         return (
@@ -188,14 +185,25 @@ def red_of_validation(
     validation: RoundValidation, first: RoundValidation, limits: Guards
 ) -> str | None:
     """Return the same of a round's greedy answers to the validation prompts."""
-    return _red_share(
-        "cut validation answers", validation.cut, first.cut, limits.max_cut, "max_cut"
-    ) or _red_share(
-        "validation answers that loop", validation.loops, first.loops, limits.max_loops, "max_loops"
-    )
+    for what, name, limit in (
+        ("cut validation answers", "cut", "max_cut"),
+        ("validation answers that loop", "loops", "max_loops"),
+    ):
+        share, before = getattr(validation, name), getattr(first, name)
+        if red := _red_share(what, share, validation.num_prompts, before, limits, limit):
+            return red
+    return None
 
 
-def _red_share(what: str, share: float, before: float, most: float, name: str) -> str | None:
-    if share - before <= most:
+def _red_share(
+    what: str, share: float, num: int, before: float, limits: Guards, limit: str
+) -> str | None:
+    """Return that a share of `num` answers is red: few answers alone must not make it so.
+
+    It is where even the low end of its 95 % interval has risen by more than the limit.
+    """
+    most = getattr(limits, limit)
+    low, _ = wilson(round(share * num), num)
+    if low - before <= most:
         return None
-    return f"{share:.1%} {what}, before the rounds {before:.1%} (rounds.guards.{name} {most:g})"
+    return f"{share:.1%} {what}, before the rounds {before:.1%} (rounds.guards.{limit} {most:g})"

@@ -1,7 +1,8 @@
 """How a round's student learns: the training of `train` goes on from the last round's weights.
 
-The loss is the divergence from the teacher alone. Cross-entropy would teach the student its own
-mistakes, and hidden states are matched in `train`, whose projection is not kept.
+Of its own answers it learns the divergence from the teacher alone: cross-entropy would teach it its
+own mistakes. The teacher's answers are learnt as in `train`, but for the hidden states, whose
+projection is not kept.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.core.processes import Processes
-from distill.core.run_folder import RunFolder
 from distill.data.samples import Sample
 from distill.models import load
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
-from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
     from distill.signals.stores import SignalStores
@@ -25,9 +24,13 @@ LEARNING_RATE_SHARE = 0.1  # of train.learning_rate: the student has learnt most
 
 @dataclass(frozen=True)
 class RoundLesson:
-    """What a round's student learns from, and where it begins: the folder `start`."""
+    """What a round's student learns from, and where it begins: the folder `start`.
 
-    samples: Sequence[Sample]
+    `own`: its own answers, of this round and earlier ones; `teachers`: the teacher's.
+    """
+
+    own: Sequence[Sample]
+    teachers: Sequence[Sample]
     validation: Sequence[Sample]
     store: "SignalStores"
     start: Path
@@ -40,6 +43,8 @@ def learn(
     tokenizer: Any,
     processes: Processes,
     *,
+    placement: load.Placement,
+    stop_ids: Sequence[int],
     seed: int,
     title: str,
 ) -> None:
@@ -48,8 +53,8 @@ def learn(
     from distill.training.run import TrainingRun, examples_of
     from distill.training.written import accelerator_without_defaults, train_and_write
 
+    assert recipe.rounds is not None
     options = options_of(recipe)
-    placement = training_placed(recipe, RunFolder.of(recipe)).placement
     # weights and optimizer are in float32, whatever the precision of the passes
     trained_in = load.Placement(placement.device, "float32")
     model = load.load_model(str(lesson.start), trained_in, local_rank=processes.local_rank)
@@ -59,8 +64,11 @@ def learn(
             model=model,
             options=options,
             soft_weight=options.soft_weight,
-            hard_weight=0.0,
-            examples=examples_of(lesson.samples, with_signal=True),
+            hard_weight=options.hard_weight,
+            examples=[
+                *examples_of(lesson.own, with_signal=True, by_student=True),
+                *examples_of(lesson.teachers, with_signal=True),
+            ],
             validation=examples_of(lesson.validation, with_signal=False),
             store=lesson.store,
             vocab_size=len(tokenizer),
@@ -72,6 +80,8 @@ def learn(
             accelerator=accelerator_without_defaults(),
             packing=can_be_packed(model),
             name=title,
+            own_divergence=recipe.rounds.divergence,
+            stop_ids=stop_ids if options.stop_tokens == "together" else [],
         ),
         tokenizer,
     )
@@ -86,8 +96,6 @@ def options_of(recipe: Recipe) -> Train:
             "epochs": options.epochs,
             "max_steps": options.max_steps,
             "learning_rate": options.learning_rate or LEARNING_RATE_SHARE * train.learning_rate,
-            "divergence": options.divergence or train.divergence,
-            "hard_weight": 0.0,
             "hidden_weight": 0.0,
             "keep": "last",  # which round is the best is found by its own validation
             "repeats": 1,

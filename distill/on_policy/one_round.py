@@ -15,7 +15,6 @@ from distill import teachers
 from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import write_jsonl
 from distill.core.results import Round, RoundGuards, RoundValidation
-from distill.core.run_folder import RunFolder
 from distill.data.samples import Sample, read_samples
 from distill.errors import MismatchError
 from distill.models import load
@@ -34,7 +33,6 @@ from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
 from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
-from distill.training.placing import training_placed
 
 
 def first_round(work: Work) -> Round:
@@ -202,7 +200,7 @@ def _compared(
             store,
             _loaded(work, before.number),
             work.tokenizer,
-            work.validation_set.eval_set.stop_ids,
+            work.stop_ids,
             work.recipe.teacher.batch_tokens,
         )
 
@@ -215,14 +213,17 @@ def _learn(
     files: RoundFiles = work.files(number)
     if work.broadcast(files.has_whole_student):
         return
-    samples = [sample for part in chosen.values() for sample in part]
-    lesson = RoundLesson(samples, work.validation, store, work.student(before.number))
+    own = [*chosen["current"], *chosen["earlier"]]
+    start = work.student(before.number)
+    lesson = RoundLesson(own, chosen["teacher"], work.validation, store, start)
     learn(
         work.recipe,
         lesson,
         files.place,
         work.tokenizer,
         work.processes,
+        placement=work.placement,
+        stop_ids=work.stop_ids,
         seed=int(digest("round", str(work.seed), str(number))[:8], 16) >> 1,
         title=work.title(number),
     )
@@ -239,7 +240,5 @@ def _validated(work: Work, number: int) -> RoundValidation:
 def _loaded(work: Work, number: int) -> Any:
     """Return the student of a round, as it is trained."""
     return load.load_model(
-        str(work.student(number)),
-        training_placed(work.recipe, RunFolder.of(work.recipe)).placement,
-        local_rank=work.processes.local_rank,
+        str(work.student(number)), work.placement, local_rank=work.processes.local_rank
     )

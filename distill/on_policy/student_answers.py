@@ -13,6 +13,7 @@ from distill.core.digests import digest, file_sha256
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
+from distill.models.load import Placement
 from distill.models.sampling import Sampling
 from distill.recipe import Recipe
 from distill.teachers.answers import ask
@@ -68,10 +69,14 @@ class StudentAsGguf(GgufTeacher):
 
 @dataclass(frozen=True)
 class Student:
-    """A student that answers: its folder, what tells it from others, and its GGUF file if it is one."""
+    """A student that answers: its folder, what tells it from others, where it runs and in which type.
+
+    `gguf`: its file, where it answers as one.
+    """
 
     folder: Path
     digest: str
+    placement: Placement
     gguf: Path | None = None
 
     def as_teacher(self, recipe: Recipe, folder: RunFolder, local_rank: int) -> Teacher:
@@ -83,7 +88,7 @@ class Student:
 
 def recipe_of_student(recipe: Recipe, student: Student) -> Recipe:
     """Return the recipe in which the student stands where the teacher does."""
-    options, train = recipe.rounds, recipe.train
+    options = recipe.rounds
     assert options is not None
     teacher = recipe.teacher.model_copy(
         update={
@@ -93,8 +98,8 @@ def recipe_of_student(recipe: Recipe, student: Student) -> Recipe:
             "licence": None,
             "server": None,
             "server_model": None,
-            "device": "cpu" if student.gguf else train.device,
-            "dtype": train.precision,
+            "device": "cpu" if student.gguf else student.placement.device,
+            "dtype": student.placement.dtype,
             "quantization": "none",
             "trust_remote_code": False,
         }

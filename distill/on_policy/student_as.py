@@ -14,7 +14,6 @@ from distill.core.processes import ALONE
 from distill.core.stored_json import broken, read_json, write_json
 from distill.data.samples import Prompt
 from distill.errors import DistillError
-from distill.models import load
 from distill.on_policy.student_answers import Student, sampling_of
 from distill.on_policy.work import Work
 from distill.teachers.keys import request_maker
@@ -27,7 +26,7 @@ WAY_OUT = "delete it and run the same command: it is measured again"
 
 def answering_student(work: Work, number: int, digest: str, prompts: Sequence[Prompt]) -> Student:
     """Return the student of a round as it answers; its GGUF file is written where it is one."""
-    student = Student(work.student(number), digest)
+    student = Student(work.student(number), digest, work.placement)
     with_gguf = replace(student, gguf=gguf_of(work, digest))
 
     def chosen() -> bool:
@@ -101,8 +100,7 @@ def _measured(
     work: Work, student: Student, with_gguf: Student, prompts: Sequence[Prompt]
 ) -> tuple[str, str]:
     """Return (what is faster, how it is told)."""
-    train = work.recipe.train
-    if load.placement(train.device, train.precision).device != "cpu":
+    if work.placement.device != "cpu":
         return "weights", "its weights, on the GPU"
     try:
         write_student(student, with_gguf)

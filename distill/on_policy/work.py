@@ -20,6 +20,7 @@ from distill.on_policy.validation import ValidationSet
 from distill.recipe import Recipe
 from distill.recipe.sections import Rounds
 from distill.shaping.trimmed import kept_path, samples_stage
+from distill.training.placing import training_placed
 
 T = TypeVar("T")
 
@@ -93,6 +94,16 @@ class Work:
     @cached_property
     def tokenizer(self) -> Any:
         return load.load_tokenizer(str(self.student(0)))
+
+    @cached_property
+    def placement(self) -> load.Placement:
+        """Return where the student runs, and the type of its passes: as in `train`."""
+        return training_placed(self.recipe, self.folder).placement
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Return the ids that end the student's answers."""
+        return self.validation_set.eval_set.stop_ids
 
     @cached_property
     def first_digest(self) -> str:

@@ -1,10 +1,11 @@
 """What the licences of the recipe's models allow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distill.catalog import catalog
 from distill.catalog.catalog import LEVELS, LicenceVerdict
+from distill.catalog.facts import Level
 from distill.recipe import Recipe
 
 
@@ -35,9 +36,9 @@ def _of_view(view: Recipe) -> LicenceVerdict:
     )
 
 
-def _decided(what: str, levels: dict[str, str]) -> str:
+def _decided(what: str, levels: Mapping[str, Level]) -> str:
     """Return which of several teachers decides on this, by the levels of their verdicts."""
-    strictest = max(levels.values(), key=list(LEVELS).index)
+    strictest = max(levels.values(), key=LEVELS.index)
     deciding = [name for name, level in levels.items() if level == strictest]
     if len(deciding) == len(levels):
         return f"of {what}: all teachers ({', '.join(levels)}) come to {strictest}"

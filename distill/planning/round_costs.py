@@ -68,7 +68,7 @@ def rounds_seconds(work: Workload, options: Rounds) -> RoundsSeconds:
     )
     scored = demand.answers * demand.sequence
     if work.captures:
-        scoring = scored * 2 * work.teacher.parameters / work.machine.flops
+        scoring = scored * 2 * work.teacher.parameters / work.flops(work.teacher_dtype)
     else:  # on a server: one token is written for each answer that is read
         at_once = work.recipe.generate.concurrency
         scoring = demand.answers * SERVER_SECONDS_PER_TOKEN / at_once

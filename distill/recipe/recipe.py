@@ -124,7 +124,7 @@ class Recipe(Section):
             return self
         for rule_of_several in RULES_OF_SEVERAL:
             rule_of_several(self)
-        self.__dict__["teacher"] = self._leading(self.teachers)
+        object.__setattr__(self, "teacher", self._leading(self.teachers))  # it is frozen
         for view in self.views:
             for rule in RULES:
                 _named(view, rule)

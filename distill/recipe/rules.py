@@ -258,11 +258,14 @@ def check_rounds(recipe: "Recipe") -> None:
             "says of them, never their text: set train.soft_weight above 0, or rounds to null"
         )
     divergence = rounds.divergence or train.divergence
-    if capture.signal == "sampled" and divergence != "forward_kl":
-        raise ValueError(
-            f"rounds.divergence {divergence} needs more than draws: set capture.signal to top_k or "
-            "dense, or rounds.divergence to forward_kl"
-        )
+    problem = signal_problem(
+        "rounds.divergence",
+        divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
     if problem := parameter_problem(divergence, beta=train.beta, alpha=train.alpha):
         raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
 

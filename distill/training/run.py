@@ -39,15 +39,22 @@ class Example:
 
 
 def examples_of(
-    samples: Sequence[Sample], *, with_signal: bool, text_of: Collection[str] = ()
+    samples: Sequence[Sample],
+    *,
+    with_signal: bool,
+    text_of: Collection[str] = (),
+    by_student: bool = False,
 ) -> list[Example]:
-    """Return an example for each sample; `text_of`: names of teachers that give no signal."""
+    """Return an example for each sample.
+
+    text_of: names of teachers that give no signal. by_student: the student wrote the answers.
+    """
     examples = []
     for sample in samples:
         start = len(sample.prompt_ids)
         has_signal = with_signal and sample.teacher not in text_of
         key = sequence_key(sample.ids, start) if has_signal else ""
-        examples.append(Example(sample.ids, start, key))
+        examples.append(Example(sample.ids, start, key, by_student))
     return examples
 
 
@@ -57,7 +64,7 @@ class TrainingRun:
 
     `own_divergence`: on the student's own text, where examples have such; None:
     options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
-    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of; None: by role and
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None: by role and
     repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
     `store`.
     """

@@ -18,7 +18,7 @@ from distill.recipe.sections import Guards
 from distill.signals import draws
 from distill.signals.columns import Columns
 
-GOOD = RoundGuards(100, 3000, 0.02, 0.0, 0.0, 0.01, 30.0, 50.0)
+GOOD = RoundGuards(1000, 30_000, 0.02, 0.0, 0.0, 0.01, 30.0, 50.0)
 VOCAB, LABELS, ENDS = 40, [3, 7, 2], [1, 2]
 
 
@@ -54,8 +54,8 @@ def test_of_few_ids_a_token_beyond_them_counts_as_all_others_together():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"cut": 0.13}, "13.0% cut answers, before the rounds 2.0%"),
-        ({"loops": 0.11}, "11.0% answers that loop"),
+        ({"cut": 0.16}, "16.0% cut answers, before the rounds 2.0%"),
+        ({"loops": 0.13}, "13.0% answers that loop"),
         ({"empty": 0.2}, "20.0% answers without text"),
         ({"other_language": 0.5}, "50.0% answers in another language"),
         ({"mean_length": 61.0}, "answers of 61 tokens, before the rounds 30"),
@@ -67,12 +67,19 @@ def test_a_figure_that_has_risen_too_far_is_red_and_told_with_its_limit(changes,
     assert red_of_answers(replace(GOOD, cut=0.12), GOOD, Guards()) is None
 
 
+def test_a_few_bad_answers_of_few_are_not_red():
+    """Three of sixteen may be luck; three hundred of sixteen hundred are not."""
+    few = replace(GOOD, num_answers=16, loops=3 / 16)
+    assert red_of_answers(few, GOOD, Guards()) is None
+    assert red_of_answers(replace(few, num_answers=1600), GOOD, Guards()) is not None
+
+
 def test_a_student_that_was_bad_before_may_stay_so_until_rounds_mend_it():
     bad = replace(GOOD, cut=0.6, loops=0.5)
     assert red_of_answers(bad, bad, Guards()) is None
 
 
 def test_the_last_student_is_judged_by_its_answers_to_the_validation_prompts():
-    good = RoundValidation(50, None, 1.0, 0.0, 0.0)
+    good = RoundValidation(200, None, 1.0, 0.0, 0.0)
     assert red_of_validation(replace(good, loops=0.2), good, Guards()) is not None
     assert red_of_validation(replace(good, cut=0.05), good, Guards()) is None

@@ -26,8 +26,8 @@ class Mix(Section):
 class Guards(Section):
     """When the rounds have gone wrong.
 
-    A share is red where it has risen by more than its limit since round 1, whose answers are the
-    trained student's own: rounds may mend a student that loops, and must not make one.
+    A share is red where it has surely (95 %) risen by more than its limit since round 1, whose answers
+    are the trained student's own: rounds may mend a student that loops, and must not make one.
     """
 
     max_cut: Share = field(0.1, "Rise of the share of answers that are cut at max_new_tokens")

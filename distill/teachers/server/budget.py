@@ -135,9 +135,9 @@ class UsageLog:
                     break  # somebody is writing it
                 self._read_to[path] = self._read_to.get(path, 0) + len(line)
                 row = row_of(line)
-                served = row.get("server") if isinstance(row, dict) else None
-                if not isinstance(served, dict):  # it was answered on this machine
-                    continue
+                if not isinstance(row, dict) or not isinstance(row.get("server"), dict):
+                    continue  # it was answered on this machine
+                served = row["server"]
                 whose = (row.get("teacher"), row.get("server_model"))
                 if self._only in (None, whose):
                     self._total.add(_usage_of_row(served, self._prices.get(whose, prices)))

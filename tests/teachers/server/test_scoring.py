@@ -23,6 +23,7 @@ SEQUENCES = [
     SignalSequence("00" * 16, "a", [1, 40, 41], [50, 51, 2]),
     SignalSequence("11" * 16, "b", [1, 42], [52, 2]),
 ]
+OWN = [sequence.ids for sequence in SEQUENCES]
 KIND = "scores of a server"
 
 
@@ -168,9 +169,9 @@ def test_what_is_no_score_of_these_tokens_is_never_learnt(server, weights, tmp_p
         for name in names:
             num_good = len(server.asked) + first_bad
 
-            def send(number, path, body, name=name, num_good=num_good):
+            def send(number, path, body, name=name, num_good=num_good, first_bad=first_bad):
                 reply = as_vllm(weights, body["prompt"], TOP_K)
-                if number >= num_good:
+                if number >= num_good and (not first_bad or body["prompt"] in OWN):
                     choice = reply["choices"][0]
                     choice.update(broken(choice)[name])
                 return http(reply)
