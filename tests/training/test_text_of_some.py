@@ -37,11 +37,12 @@ def _seeded():
 def chosen(targets, mask):
     """The targets of some positions."""
     parts = [targets[i : i + 1] for i in range(NUM) if mask[i]]
-    fields = type(targets).__dataclass_fields__
-    columns = {n: [getattr(p, n) for p in parts] for n in fields}
-    return type(targets)(
-        **{n: torch.cat(v) if v[0] is not None else None for n, v in columns.items()}
-    )
+
+    def joined(name):
+        values = [getattr(part, name) for part in parts]
+        return torch.cat(values) if isinstance(values[0], torch.Tensor) else values[0]
+
+    return type(targets)(**{name: joined(name) for name in type(targets).__dataclass_fields__})
 
 
 def loss_and_gradient(rows, targets, weights, told=None, divergence="forward_kl"):
