@@ -4,6 +4,8 @@
                                          name is the header's hash
     capture/signals/<header>/split.json  where the student's tokenizer was trimmed: what that costs
                                          the teacher (teachers/split.py)
+    capture/chunks.jsonl                 signal: chunks alone, which is of the teacher's own tokens:
+                                         which of them the student's are (teachers/byte_chunks.py)
 
 It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
 gave the log-probs with its answers, and they are taken from there.
@@ -25,6 +27,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +35,7 @@ from typing import TYPE_CHECKING
 from distill import chat, teachers
 from distill.core import shutdown
 from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import write_jsonl
 from distill.core.leases import assigned_blocks, static_share
 from distill.core.processes import Processes
 from distill.core.progress import Progress
@@ -52,9 +56,10 @@ from distill.shaping.trimmed import (
     samples_stage,
     trimmed_vocabulary,
 )
+from distill.signals.alignment import ALIGNMENT_FILE
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
-from distill.teachers import split
+from distill.teachers import byte_chunks, split
 from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
 
@@ -79,13 +84,18 @@ def run(
     stage = folder.stage("capture")
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
-    trimmed = trimmed_vocabulary(recipe, folder)
+    of_own_tokens = recipe.capture.signal == "chunks"
+    trimmed = None if of_own_tokens else trimmed_vocabulary(recipe, folder)
     samples = read_samples(kept_path(recipe, folder))
     teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
     header = header_of(teacher, trimmed)
-    _check_ids(samples, header.vocab_size, recipe, folder)
-    sequences = [_sequence(sample, trimmed) for sample in samples]
-    columns = _columns(teacher, trimmed, folder)
+    if of_own_tokens:
+        sequences = byte_chunks.own_sequences(recipe, teacher, folder, samples)
+        columns = byte_chunks.own_columns(teacher)
+    else:
+        _check_ids(samples, header.vocab_size, recipe, folder)
+        sequences = [_sequence(sample, trimmed) for sample in samples]
+        columns = _columns(teacher, trimmed, folder)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
@@ -95,7 +105,10 @@ def run(
     processes.barrier()
     if not processes.is_main or processes.is_partial_job:
         return None
-    output = _summary(teacher, header, SignalStore(shards, header), {s.key for s in sequences})
+    store = SignalStore(shards, header)
+    output = _summary(teacher, header, store, {s.key for s in sequences})
+    if of_own_tokens:
+        output = _with_chunks(output, recipe, folder, teacher, store, sequences, samples)
     if num := output.result.num_unknown:
         print(
             f"capture: warning: of {num:,} of {output.result.num_tokens:,} tokens the server told "
@@ -382,6 +395,44 @@ def _summary(
     return StageOutput(result, [*store.paths, *([store.folder / SPLIT] if measured else [])])
 
 
+def _with_chunks(
+    output: StageOutput,
+    recipe: Recipe,
+    folder: RunFolder,
+    teacher: Teacher,
+    store: "SignalStore",
+    sequences: list[SignalSequence],
+    samples: list[Sample],
+) -> StageOutput:
+    """Write which tokens of teacher and student are the same bytes; return the output with their counts."""
+    trimmed = trimmed_vocabulary(recipe, folder)
+    student = teacher.tokenizers.student if trimmed is None else trimmed.tokenizer
+    counts = byte_chunks.ChunkCounts()
+    rows = byte_chunks.aligned(
+        sequences,
+        samples,
+        byte_chunks.teachers_bytes(teacher),
+        byte_chunks.students_bytes(student),
+        store.read,
+        counts,
+    )
+    path = folder.stage("capture") / ALIGNMENT_FILE
+    write_jsonl(path, rows)
+    if not counts.chunks:
+        raise DataError(
+            f"{path}: teacher and student have no piece of any answer in common: a tokenizer that "
+            "changes the text? Learn from the text alone: capture.signal=none train.soft_weight=0 "
+            "train.hard_weight=1"
+        )
+    result = replace(
+        output.result,
+        num_chunks=counts.chunks,
+        num_split_digits=counts.split_digits,
+        num_left_out=counts.left_out,
+    )
+    return StageOutput(result, [*output.files, path])
+
+
 def fingerprint(recipe: Recipe) -> Fingerprint:
     teacher = teacher_fingerprint(recipe)
     section = teacher.section | {"capture": recipe.capture.identity()}
@@ -395,7 +446,7 @@ def cost(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    trims = recipe.student.vocabulary is not None
+    trims = recipe.student.vocabulary is not None and recipe.capture.signal != "chunks"
     vocabulary = work.student.vocabulary if trims else teacher.vocabulary
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0

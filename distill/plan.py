@@ -24,6 +24,7 @@ from distill.data.samples import split_prompts
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths
+from distill.planning.chunks import planned_chunks
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
@@ -86,10 +87,13 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
+    chunks = None
+    if recipe.capture.signal == "chunks" and tokenizers is not None:
+        chunks = planned_chunks(teachers.connect(recipe), chain(*prompts))
     work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
-    notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
+    notes = [text for text in (note, vocabulary.text if vocabulary else None, chunks) if text]
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
@@ -227,7 +231,7 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
     if not _are_here(recipe, models):
         return None  # `initialize` compares them
     tokenizers = teacher.tokenizers
-    if recipe.capture.signal != "none":
+    if recipe.capture.signal not in ("none", "chunks"):
         chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))
     if tokenizers.same:
         return None

@@ -53,6 +53,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
+from distill.signals.alignment import ALIGNMENT_FILE
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
@@ -162,9 +163,10 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
     import torch
 
+    from distill.teachers.byte_chunks import token_sets
     from distill.training.loop import train
     from distill.training.prepare import add_lora, can_be_packed, checkpoint_activations
-    from distill.training.run import TrainingRun
+    from distill.training.run import TrainingRun, chunk_examples
 
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
     options, place = recipe.train, lesson.place(repeat)
@@ -173,9 +175,14 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
-    store = None
+    store = sets_SV = None
+    examples = _examples(lesson.learn, with_signal=True)
+    if soft and recipe.capture.signal == "chunks":
+        examples = chunk_examples(folder.stage("capture") / ALIGNMENT_FILE, lesson.learn)
+        sets_SV = token_sets(tokenizer)
     if soft or hidden:
-        store = _open_signal(folder, tokenizer, [_signal_key(sample) for sample in lesson.learn])
+        own = None if sets_SV is not None else tokenizer
+        store = _open_signal(folder, own, [example.signal_key for example in examples])
     accelerator = _accelerator(recipe, folder, role, repeat)
     torch.manual_seed(seed)
     adapter = add_lora(options, model) if options.lora_rank else None
@@ -188,7 +195,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             options=options,
             soft_weight=soft,
             hard_weight=hard,
-            examples=_examples(lesson.learn, with_signal=True),
+            examples=examples,
             validation=_examples(lesson.validation, with_signal=False),
             store=store,
             vocab_size=len(tokenizer),
@@ -201,6 +208,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
+            sets_SV=sets_SV,
         )
     )
     if options.tracker != "none":
@@ -305,14 +313,17 @@ def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> No
     )
 
 
-def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalStore":
+def _open_signal(folder: RunFolder, tokenizer: Any | None, keys: list[str]) -> "SignalStore":
+    """Return the signal of `keys`. `tokenizer`: whose ids it must be about; None: the teacher's own."""
     from distill.signals.store import SignalStore
 
     captured = folder.require("capture", CaptureResult).result
     assert captured.folder is not None  # the recipe's own check: there is a signal
     store = SignalStore(folder.stage("capture") / "signals" / captured.folder)
     stored_fingerprint = store.header.fingerprints["tokenizer"]
-    fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
+    fingerprint = stored_fingerprint
+    if tokenizer is not None:
+        fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "

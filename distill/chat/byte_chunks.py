@@ -8,40 +8,14 @@ beginning, must not shift all that follows (TRL issue 5885). Linear in the numbe
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
 from operator import sub
 from typing import NamedTuple
 
-LEFT_OUT, CHUNK, SPLIT_DIGITS, END = range(4)  # kinds of segment
+from distill.signals.alignment import CHUNK, END, LEFT_OUT, SPLIT_DIGITS, Alignment
+
 _ASCII_NUMBERS = re.compile(rb"[0-9]{2,}")
-
-
-@dataclass
-class Alignment:
-    """Segments that hold all tokens of both, in order: so many of the teacher's and of the student's.
-
-    kinds: CHUNK = they are the same bytes; END = they end the answer, as one class of tokens;
-    SPLIT_DIGITS = the same bytes, but a number in them is split otherwise: nothing is learnt from
-    it; LEFT_OUT = they have no counterpart (a template's text, a special token, white space that
-    one of the two has not).
-    """
-
-    teacher: list[int] = field(default_factory=list)
-    student: list[int] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)
-
-    def add(self, teacher: int, student: int, kind: int) -> None:
-        """Add a segment; one without tokens is none."""
-        if teacher or student:
-            self.teacher.append(teacher)
-            self.student.append(student)
-            self.kinds.append(kind)
-
-    def segments(self) -> list[tuple[int, int, int]]:
-        """Return (tokens of the teacher, tokens of the student, kind) of each."""
-        return list(zip(self.teacher, self.student, self.kinds, strict=True))
 
 
 class Part(NamedTuple):

@@ -109,6 +109,8 @@ class CaptureResult:
     no log-probs. Sizes are None where nothing was captured (signal: none). The last three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
     does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
+    Of chunks alone: how many there are, how many more have numbers that the two tokenizers split
+    otherwise, and how many of the student's tokens are in none.
     """
 
     signal: str
@@ -123,6 +125,9 @@ class CaptureResult:
     removed_mass_mean: float | None = None
     removed_mass_p99: float | None = None
     split_loss: float | None = None
+    num_chunks: int = 0
+    num_split_digits: int = 0
+    num_left_out: int = 0
 
 
 @dataclass(frozen=True)

@@ -226,6 +226,8 @@ def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
     signal = recipe.capture.signal
     if signal == "none":
         return 0.0
+    if signal == "chunks":
+        return 4.0
     if signal == "sampled":
         return 36.0
     return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary

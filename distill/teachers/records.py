@@ -63,6 +63,8 @@ def records_of_logits(
             return draws.draw(
                 logits_NC, labels_N[part], rows[part], num_draws=header.num_draws, columns=shared
             )
+        if header.kind == "chunks":
+            return draws.likelihoods(logits_NC, labels_N[part], rows[part], columns=shared)
         if header.top_k is not None:
             return draws.top_k(logits_NC, rows[part], k=header.top_k, columns=shared)
         return draws.dense(logits_NC, rows[part], columns=shared)

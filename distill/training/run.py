@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 
+from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
+from distill.data.samples import Sample
+from distill.errors import DataError
 from distill.models.load import Placement
 from distill.recipe.sections import Train
+from distill.signals.alignment import PackedAlignment
 from distill.signals.store import SignalStore
 from distill.training.batches import Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
@@ -18,11 +22,15 @@ from distill.training.schedule import learning_rate
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: its token ids, where the answer begins, and the key of its signal."""
+    """A training example: its token ids, where the answer begins, and the key of its signal.
+
+    alignment: where that is of the teacher's own tokens, which of them the answer's are.
+    """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
+    alignment: PackedAlignment | None = None
 
     @property
     def num_loss_tokens(self) -> int:
@@ -55,6 +63,7 @@ class TrainingRun:
     packing: bool = True
     teacher_width: int | None = None
     repeat: int = 1
+    sets_SV: torch.Tensor | None = None  # of ByteChunkTargets, where the signal is of chunks
 
     @property
     def title(self) -> str:
@@ -116,3 +125,24 @@ class TrainingRun:
     @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints" / self.role
+
+
+def chunk_examples(path: Path, samples: Sequence[Sample]) -> list[Example]:
+    """Return examples with the alignments of `path`, which `capture` wrote.
+
+    Raises DataError for a row that is none, and for a sample that has none or another answer.
+    """
+    way_out = "run `distill run RECIPE --redo capture`"
+    found: dict[str, tuple[str, PackedAlignment]] = {}
+    for number, row in read_jsonl(path):
+        try:
+            found[row["key"]] = str(row["signal"]), PackedAlignment.of_row(row)
+        except (ValueError, TypeError, KeyError, OverflowError):
+            raise DataError(f"{path}, line {number}: no alignment of a sample; {way_out}") from None
+    examples = []
+    for sample in samples:
+        signal_key, alignment = found.get(sample.key, ("", None))
+        if alignment is None or int(alignment.student.sum()) != len(sample.answer_ids):
+            raise DataError(f"{path}: no alignment of the answer {sample.key}; {way_out}")
+        examples.append(Example(sample.ids, len(sample.prompt_ids), signal_key, alignment))
+    return examples

@@ -12,17 +12,11 @@ from shaping_helpers import made as tokenizer_of_kind
 from trimmed_helpers import trimmed_by_hand
 
 from distill import chat
-from distill.chat.byte_chunks import (
-    CHUNK,
-    END,
-    LEFT_OUT,
-    SPLIT_DIGITS,
-    align,
-    common_parts,
-)
+from distill.chat.byte_chunks import align, common_parts
 from distill.chat.token_bytes import TokenBytes
 from distill.errors import MismatchError
 from distill.models import load
+from distill.signals.alignment import CHUNK, END, LEFT_OUT, SPLIT_DIGITS
 
 NUM_TEXTS = 20_000
 PAIRS = (
