@@ -280,7 +280,8 @@ def _probe(options: argparse.Namespace) -> int:
 
 
 def _shape(options: argparse.Namespace) -> int:
-    from distill.pilot import shape_plan, shape_report, shape_write
+    from distill.race import report, write
+    from distill.race.stored import Wishes
 
     recipe = load_recipe(options.recipe, options.overrides)
     target = None
@@ -289,20 +290,20 @@ def _shape(options: argparse.Namespace) -> int:
 
         target = targets.target(options.target)
     only = None if options.only is None else tuple(options.only.split(","))
-    wishes = shape_plan.Wishes(options.tokens, only)
+    wishes = Wishes(options.tokens, only)
     with advising(recipe):
         outcome = None
         if not (options.redo or options.plan):
-            outcome = shape_report.finished(recipe, wishes)
+            outcome = report.finished(recipe, wishes)
         if outcome is None:
-            from distill.pilot import shape
+            from distill.race import shape
 
             outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
         if outcome is None:
             return 0
-        print(shape_report.text(outcome, target))
+        print(report.text(outcome, target))
         if options.write:
-            print(shape_write.write(recipe, outcome))
+            print(write.write(recipe, outcome))
     return 0
 
 

@@ -30,7 +30,7 @@ FLOORS = [
         "report",
     },
     {"pipeline", "deploy"},
-    {"pilot"},
+    {"pilot", "race"},
     {"__init__"},
     {"__main__"},
 ]

@@ -8,8 +8,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
+from distill.core.cores import own_cores
 from distill.errors import MismatchError
 
 T = TypeVar("T")
@@ -111,7 +113,8 @@ def start(num_wanted: int | None) -> Processes:
     import torch
     from accelerate import PartialState
 
-    if threads := threads_left_idle(os.environ, len(os.sched_getaffinity(0))):
+    num_cores = len(own_cores())
+    if threads := threads_left_idle(os.environ, num_cores, environment_of_launcher()):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for llama.cpp, and children
         torch.set_num_threads(threads)
     if not torch.cuda.is_available():
@@ -136,16 +139,35 @@ def start(num_wanted: int | None) -> Processes:
     )
 
 
-def threads_left_idle(environment: Mapping[str, str], num_cores: int) -> int | None:
-    """Threads for this process where `accelerate launch` allows it one although nobody asked for that; else None.
+def threads_left_idle(
+    environment: Mapping[str, str], num_cores: int, of_launcher: Mapping[str, str]
+) -> int | None:
+    """Return how many threads to take where `accelerate launch` allows one and nobody asked for that.
 
-    The launcher sets OMP_NUM_THREADS to 1 where it finds none, and half of a laptop would do nothing. `num_cores`: those
-    that this process may use; it shares them with the others of its machine. To have one thread, bind it to one core.
+    None where this process shall keep what its environment says. The launcher sets OMP_NUM_THREADS
+    to 1 where it finds none (`of_launcher`: what it found), and half of a laptop would do nothing.
+    `num_cores`: those that this process may use; it shares them with the others of its machine.
     """
-    if "ACCELERATE_MIXED_PRECISION" not in environment or environment.get("OMP_NUM_THREADS") != "1":
+    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
+    if not is_launched or environment.get("OMP_NUM_THREADS") != "1":
+        return None
+    if "OMP_NUM_THREADS" in of_launcher:
         return None
     threads = num_cores // int(environment.get("LOCAL_WORLD_SIZE", "1"))
     return threads if threads > 1 else None
+
+
+def environment_of_launcher() -> dict[str, str]:
+    """Return the environment that the process which started this one was itself started with.
+
+    Empty where the system does not tell: not Linux, or another user's process.
+    """
+    try:
+        raw = Path(f"/proc/{os.getppid()}/environ").read_bytes()
+    except OSError:
+        return {}
+    entries = (os.fsdecode(entry).partition("=") for entry in raw.split(b"\0") if entry)
+    return {name: value for name, _, value in entries}
 
 
 def finish(processes: Processes) -> None:

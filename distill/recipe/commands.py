@@ -49,7 +49,7 @@ def _command(recipe: Recipe, word: str, redo: str | None) -> str:
 
 def _call(word: str, redo: str | None) -> str:
     if word == "shape":
-        return "distill.pilot.shape.run(recipe)"
+        return "distill.race.shape.run(recipe)"
     arguments = ["recipe"]
     if word != "run":
         arguments.append(f"stages=[{word!r}]")

@@ -1,5 +1,9 @@
 """What the processes of a run are given."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from distill.core.digests import digest
@@ -21,7 +25,31 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
     ],
 )
 def test_a_launcher_that_leaves_cores_idle_is_overruled(environment, num_cores, threads):
-    assert threads_left_idle(environment, num_cores) == threads
+    assert threads_left_idle(environment, num_cores, {}) == threads
+
+
+def test_a_launcher_whose_user_asked_for_one_thread_is_obeyed():
+    assert threads_left_idle(LAUNCHED, 8, {"OMP_NUM_THREADS": "1"}) is None
+    assert threads_left_idle(LAUNCHED, 8, {"OMP_NUM_THREADS": "4"}) is None
+
+
+CHILD = "from distill.core.processes import environment_of_launcher as e; print(e().get('OMP_NUM_THREADS'))"
+LAUNCHER = f"""
+import os, subprocess, sys
+os.environ["OMP_NUM_THREADS"] = "1"  # as accelerate does where it finds none
+subprocess.run([sys.executable, "-c", {CHILD!r}], check=True)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="only Linux tells it")
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_what_the_launcher_itself_found_is_told_from_what_it_set(asked):
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    if asked:
+        environment["OMP_NUM_THREADS"] = asked
+    command = [sys.executable, "-c", LAUNCHER]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == str(asked)
 
 
 def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():

@@ -12,9 +12,9 @@ from distill.core.intervals import paired_bootstrap
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import as_type, read_json, write_json
 from distill.deploy.targets import MEMORY_BOUND, Target
-from distill.pilot.shape_candidates import Values
-from distill.pilot.shape_plan import WAY_OUT, Race, Wishes, goes_on
-from distill.pilot.shape_stages import Folders, Measured
+from distill.race.candidates import Values
+from distill.race.stages import Folders, Measured
+from distill.race.stored import WAY_OUT, Race, Wishes, goes_on
 from distill.recipe import Recipe
 
 

@@ -14,10 +14,10 @@ from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_w
 from distill.core.run_folder import RunFolder
 from distill.deploy.choose import open_run
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
-from distill.pilot import shape, shape_report, shape_write
-from distill.pilot.shape_plan import Wishes
-from distill.pilot.shape_report import outcome_of
-from distill.pilot.shape_stages import Folders
+from distill.race import report, shape, write
+from distill.race.report import outcome_of
+from distill.race.stages import Folders
+from distill.race.stored import Wishes
 from distill.recipe import load_recipe
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -65,7 +65,7 @@ def said(raced):
 
 @pytest.fixture
 def outcome(raced):
-    found = shape_report.finished(recipe_of(raced / "run"), WISHES)
+    found = report.finished(recipe_of(raced / "run"), WISHES)
     assert found is not None
     return found
 
@@ -147,7 +147,7 @@ def test_the_winner_is_written_into_the_recipe_and_the_race_still_stands(raced, 
     arguments = [path, *SMALL, *more, *OPTIONS, "--write"]
     result = run_forked(*arguments, word="shape")
     assert result.returncode == 0, result.stderr
-    winner = shape_report.stored_outcome(Folders(RunFolder(tmp_path / "run"))).winner
+    winner = report.stored_outcome(Folders(RunFolder(tmp_path / "run"))).winner
     assert f"mine.yaml: student is {winner.name} now" in result.stdout
     written = path.read_text(encoding="utf-8")
     assert written.startswith(text[:start]) and written.endswith(text[end:])
@@ -165,7 +165,7 @@ def test_where_a_recipe_cannot_be_written_its_section_is_printed(raced, outcome,
     path = tmp_path / "recipe.yaml"
     shutil.copy(raced / "run/recipe.yaml", path)  # sealed by a checksum
     before = path.read_bytes()
-    said = shape_write.write(load_recipe(path), outcome)
+    said = write.write(load_recipe(path), outcome)
     assert "not written (it is a run folder's own recipe" in said and path.read_bytes() == before
     section = yaml.safe_load(said.partition("\n")[2])["student"]
     assert section["method"] == "layers" and section["model"] == str(TEACHER)
@@ -173,16 +173,16 @@ def test_where_a_recipe_cannot_be_written_its_section_is_printed(raced, outcome,
 
 def test_the_verdict_says_when_it_may_be_chance(outcome):
     best, _ = outcome.rows
-    text = shape_report.text(outcome, None)
+    text = report.text(outcome, None)
     assert f"{best.name} wins: " in text
     alike = outcome_of(outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], 1)
-    assert "that may be chance" in shape_report.text(alike, None)
+    assert "that may be chance" in report.text(alike, None)
     alone = outcome_of(outcome.race, [best], 1)
-    assert "is the only one that fits" in shape_report.text(alone, None)
+    assert "is the only one that fits" in report.text(alone, None)
     large = best.__class__(**{**vars(best), "fits": False})
     nobody = outcome_of(outcome.race, [large], 1)
-    assert "no candidate's file fits" in shape_report.text(nobody, None)
-    assert "\n* " in shape_report.text(nobody, None)
+    assert "no candidate's file fits" in report.text(nobody, None)
+    assert "\n* " in report.text(nobody, None)
 
 
 def test_what_cannot_be_raced_says_what_to_do(raced, tmp_path):

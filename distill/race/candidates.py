@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from distill.catalog import catalog
 from distill.catalog.facts import ModelFacts
-from distill.pilot.shape_sizes import (
+from distill.race.sizes import (
     LEAST_LAYERS,
     WIDTH_STEP,
     Budget,

@@ -22,20 +22,13 @@ from distill.deploy.speed import bytes_per_token
 from distill.errors import DataError, DistillError, MissingError, RecipeError
 from distill.formats import FORMATS, path_of
 from distill.llama_cpp.gguf_header import read_tensor_infos
-from distill.pilot import shape_plan, shape_report
-from distill.pilot.shape_candidates import Candidate, LeftOut
-from distill.pilot.shape_plan import (
-    Race,
-    Wishes,
-    goes_on,
-    make_race,
-    recipe_of_candidate,
-    store_race,
-    stored_race,
-    vocabulary_name,
-)
-from distill.pilot.shape_report import Outcome, Row, outcome_of
-from distill.pilot.shape_stages import (
+from distill.pipeline import at_work, run_stages
+from distill.planning.machine import GB
+from distill.race import plan, report
+from distill.race.candidates import Candidate, LeftOut
+from distill.race.recipes import as_it_began, recipe_of_candidate, vocabulary_name
+from distill.race.report import Outcome, Row, outcome_of
+from distill.race.stages import (
     HELD_OUT,
     OF_CANDIDATE,
     OF_VOCABULARY,
@@ -44,8 +37,7 @@ from distill.pilot.shape_stages import (
     is_made,
     remove_weights,
 )
-from distill.pipeline import at_work, run_stages
-from distill.planning.machine import GB
+from distill.race.stored import Race, Wishes, goes_on, store_race, stored_race
 from distill.recipe import Recipe
 from distill.recipe.commands import advised_instead
 
@@ -76,13 +68,13 @@ def run(
         if redo:
             folders.run.set_aside("shape", keep_files=False)
         race = _race(recipe, folders, running, wishes, only_plan)
-        print(shape_plan.told(race), flush=True)
+        print(plan.told(race), flush=True)
         if only_plan:
             return None
         _require_room(folders, race)
-        outcome = _run(shape_plan.as_it_began(recipe, race), folders, race, running)
-        shape_report.store(folders, outcome)
-        print(shape_report.deletable(folders))
+        outcome = _run(as_it_began(recipe, race), folders, race, running)
+        report.store(folders, outcome)
+        print(report.deletable(folders))
     return outcome
 
 
@@ -106,7 +98,7 @@ def _race(
         return began
     if began is not None and began.answers == answers and wishes.tokens is None:
         wishes = replace(wishes, tokens=began.tokens)
-    race = make_race(recipe, folders, running, wishes)
+    race = plan.make_race(recipe, folders, running, wishes)
     store_race(folders, race)
     return race
 

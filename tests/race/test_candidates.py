@@ -6,8 +6,8 @@ import pytest
 
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import config_of
-from distill.pilot.shape_candidates import Field, Source, criteria, smaller_bases, uncut
-from distill.pilot.shape_sizes import Budget, Outline, deployed_format
+from distill.race.candidates import Field, Source, criteria, smaller_bases, uncut
+from distill.race.sizes import Budget, Outline, deployed_format
 from distill.recipe.sections import Quantize, Student
 
 TEACHER = Path(__file__).parents[2] / "recipes" / "quickstart" / "teacher"

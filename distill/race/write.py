@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 from distill.core.files import write_atomic
-from distill.pilot.shape_candidates import Values, decided
-from distill.pilot.shape_report import Outcome
+from distill.race.candidates import Values, decided
+from distill.race.report import Outcome
 from distill.recipe import Recipe
 from distill.recipe.load import SEAL
 from distill.recipe.section_edit import NotEdited, edit_section

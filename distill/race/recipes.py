@@ -1,0 +1,67 @@
+"""The recipe by which a candidate is made: the run's own, but for the student and a short training."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.formats import W16A16
+from distill.race.candidates import Values
+from distill.race.stages import Folders
+from distill.race.stored import Race
+from distill.recipe import Recipe
+
+NUM_CHECKED = 16  # samples on which a file is compared with its student
+TRIMMED, WHOLE = "trimmed", "whole"
+
+
+def as_it_began(recipe: Recipe, race: Race) -> Recipe:
+    """Return the recipe with the student that it had when the race began."""
+    return changed(recipe, student=race.student)
+
+
+def changed(recipe: Recipe, **sections: Mapping[str, Any] | str) -> Recipe:
+    """Return the recipe with other values in some sections, or other values of its own.
+
+    Raises pydantic's ValidationError where they do not go together.
+    """
+    values = recipe.model_dump(mode="json")
+    for name, section in sections.items():
+        values[name] = section if isinstance(section, str) else values[name] | dict(section)
+    overrides = None if recipe.typed is None else recipe.typed[1:]
+    return Recipe.from_values(values, recipe.source, origin=recipe.origin, overrides=overrides)
+
+
+def recipe_of_candidate(
+    recipe: Recipe, folders: Folders, name: str, values: Values, race: Race
+) -> Recipe:
+    """Return the recipe of a candidate: its student, trained briefly, in one file."""
+    steps = max(1, round(race.tokens / recipe.train.batch_tokens))
+    train_values: Values = {
+        "control": False,
+        "repeats": 1,
+        "max_steps": steps,
+        "epochs": race.epochs,
+        "tracker": "none",
+    }
+    files = [] if race.format == W16A16.name else [race.format]
+    return changed(
+        recipe,
+        name=f"{recipe.name}-{name.replace('+', '-')}"[:200],
+        run_folder=str(folders.path / name),
+        student={**values, "budget_mb": None, "parameters": None},
+        train=train_values,
+        quantize={
+            "formats": files,
+            "recover": [],
+            "budget_mb": None,
+            "num_sequences": min(NUM_CHECKED, recipe.quantize.num_sequences),
+        },
+    )
+
+
+def vocabulary_name(values: Values, recipe: Recipe) -> str:
+    """Return the name of the folder with a candidate's vocabulary."""
+    if values["vocabulary"] is None:
+        return WHOLE
+    if values["model"] == recipe.student.model:
+        return TRIMMED
+    return f"{TRIMMED}-{values['model'].rpartition('/')[2]}"
