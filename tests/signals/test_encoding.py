@@ -73,6 +73,20 @@ def test_dense_records_come_back_as_they_were_and_keep_minus_infinity(record_of)
     assert np.isneginf(back(beyond_float16, header).logp).all()
 
 
+def test_likelihoods_come_back_as_they_were_in_four_bytes_a_token_and_keep_what_is_not_known(
+    record_of,
+):
+    header = SignalHeader("chunks", 151_936)
+    for num_tokens in (0, 1, 65):
+        record = record_of(header, num_tokens, seed=3)
+        assert same(back(record, header), record)
+        assert len(encode(record, header)) == 4 * num_tokens
+    record.logp[5] = record.boundary_logp[7] = np.nan
+    found = back(record, header)
+    assert np.flatnonzero(np.isnan(found.logp)).tolist() == [5]
+    assert np.flatnonzero(np.isnan(found.boundary_logp)).tolist() == [7]
+
+
 def test_ids_above_17_bits_survive():
     header = SignalHeader("sampled", 1 << 20, num_draws=50)
     ids = [0, 1, (1 << 17) - 1, 1 << 17, 151_935, (1 << 20) - 2, (1 << 20) - 1]
@@ -162,7 +176,7 @@ def test_a_record_of_another_kind_or_shape_is_not_encoded(header, record_of):
         )
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
 def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_ids(record_of, kind):
     sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind]
     header = SignalHeader(kind, 1000, **sizes)
@@ -198,7 +212,7 @@ def test_joined_records_are_the_tokens_one_after_another(header, record_of):
         join([parts[0], DenseRecord(np.zeros((1, 1000), np.float32))])
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
 def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, kind):
     sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind]
     header = SignalHeader(kind, 1000, **sizes)
