@@ -103,7 +103,8 @@ def _chunks_of(
     is_told = is_chunk & (unknown[ends] == unknown[starts])
     # what comes after the last token is not known, and an end needs no boundary
     boundary = np.append(record.boundary_logp, np.nan)[ends]
-    has_boundary = (alignment.kinds == CHUNK) & ~np.isnan(boundary)
+    is_followed = own_ends < own_ends[-1:]  # the student's last position predicts its last token
+    has_boundary = (alignment.kinds == CHUNK) & is_followed & ~np.isnan(boundary)
     logp = summed[ends] - summed[starts] + np.where(has_boundary, boundary, 0)
     number = np.where(is_told, np.cumsum(is_told) - 1, -1)
     is_end = is_told & (alignment.kinds == END)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from loss_helpers import HIDDEN, NUM_TOKENS, VOCAB, inputs, randn
-from test_linear_head_memory import Memory
+from memory_helpers import Memory
 
 from distill.errors import MismatchError
 from distill.losses.head import Head, softcapped
@@ -80,7 +80,7 @@ def test_nothing_of_tokens_times_vocabulary_is_ever_made():
     with Memory() as memory:
         logp, masses = head_log_probs(hidden, Head(weight), labels, sets, block_size=4)
         (logp.sum() + masses.sum()).backward()
-    assert memory.largest == 1024 * 8  # the head's gradient; a block's logits are 4 * 1024
+    assert memory.largest == 1000 * 8  # the head's gradient; the logits of a block are fewer
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 

@@ -184,6 +184,15 @@ def test_chunk_targets_sum_what_is_told_of_the_teachers_tokens():
     torch.testing.assert_close(batch.teacher_logp_M, torch.tensor(expected))
 
 
+def test_a_boundary_after_the_students_last_token_is_not_looked_for_in_the_next_answer():
+    record = LikelihoodRecord(*np.full((2, 2), -1, np.float32))
+    alignment = Alignment([1, 1], [2, 0], [1, 0])
+    batch = chunk_targets(
+        [record, record], [PackedAlignment.of_row(alignment.row())] * 2, SETS, "cpu"
+    )
+    assert batch.after_M.tolist() == [-1, -1] and batch.teacher_logp_M.tolist() == [-1, -1]
+
+
 def test_chunk_targets_of_nothing_and_of_another_record_or_alignment(header, record_of):
     batch = chunk_targets([], [], SETS, "cpu")
     assert len(batch) == batch.num_chunks == 0
