@@ -194,7 +194,7 @@ def tell(lines: list[Line]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))

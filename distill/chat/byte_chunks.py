@@ -84,11 +84,10 @@ def _places(tokens: Sequence[bytes]) -> dict[int, int]:
 
 def _with_special(teacher: Sequence[bytes], student: Sequence[bytes]) -> Alignment:
     """Do it where some tokens have no bytes: those are left out, and what they stand within."""
-    both = (teacher, student)
-    numbers = [[i for i, token in enumerate(tokens) if token] for tokens in both]
+    numbers = [[i for i, token in enumerate(tokens) if token] for tokens in (teacher, student)]
     found = Alignment()
     done, at = [0, 0], [0, 0]
-    plain = _aligned(*([token for token in tokens if token] for tokens in both))
+    plain = _aligned(list(filter(None, teacher)), list(filter(None, student)))
     for *counts, kind in plain.segments():
         if 0 in counts:
             at = [start + count for start, count in zip(at, counts, strict=True)]

@@ -72,14 +72,14 @@ class StudentLoss(nn.Module):
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
-        weights = {"soft_weight": soft_weight, "hard_weight": hard_weight}
         if isinstance(teacher_targets, ByteChunkTargets):
             return byte_chunk_loss(
                 hidden_NH,
                 self.head(),
                 batch.labels_N,
                 teacher_targets,
-                **weights,
+                soft_weight=soft_weight,
+                hard_weight=hard_weight,
                 vocab_size=self.vocab_size,
             )
         loss, parts = linear_head_loss(
@@ -87,7 +87,8 @@ class StudentLoss(nn.Module):
             self.head(),
             batch.labels_N,
             teacher_targets,
-            **weights,
+            soft_weight=soft_weight,
+            hard_weight=hard_weight,
             divergence=self.options.divergence,
             divergence_parameters={"beta": self.options.beta, "alpha": self.options.alpha},
             vocab_size=self.vocab_size,
