@@ -20,7 +20,7 @@ from distill.formats.gguf.write import write_gguf
 from distill.models import load
 from distill.pipeline import run
 from distill.recipe import load_recipe
-from distill.signals.alignment import CHUNK, END, LEFT_OUT, Alignment, joined
+from distill.signals.alignment import CHUNK, CLOSED, END, LEARNT, LEFT_OUT, Alignment, joined
 from distill.signals.encoding import LikelihoodRecord
 from distill.signals.store import SignalStore
 from distill.teachers import connect
@@ -104,11 +104,11 @@ def check_alignment(folder, sequences, samples, table, own):
         row, i, j = rows[sample.key], 0, 0
         assert row["signal"] == sequence.key
         for m, n, kind in zip(row["teacher"], row["student"], row["kinds"], strict=True):
-            if kind == CHUNK:
+            if kind in (CHUNK, CLOSED):
                 mine = b"".join(table.by_id[t] for t in sequence.answer_ids[i : i + m])
                 if "\ufffd" not in mine.decode("utf-8", "replace"):
                     assert mine == own.decode(sample.answer_ids[j : j + n]).encode()
-            num_chunks += kind in (CHUNK, END)
+            num_chunks += kind in LEARNT
             i, j = i + m, j + n
         assert (i, j) == (len(sequence.answer_ids), len(sample.answer_ids)), students and row
         assert row["kinds"][-1] == END
@@ -248,8 +248,11 @@ def test_an_alignment_that_is_not_the_samples_is_not_trained_on(student, tmp_pat
 def test_chunks_are_joined_until_a_word_begins():
     alignment = Alignment([1, 2, 1, 1, 1, 1], [1, 1, 1, 2, 1, 1], [1, 1, 1, 2, 1, 3])
     sure, not_sure = 0.0, -9.0
-    found = joined(alignment, [sure, not_sure, 0, sure, sure, sure, sure])
+    no = [False] * 6
+    found = joined(alignment, [sure, not_sure, 0, sure, sure, sure, sure], no)
     assert found.segments() == [(3, 2, CHUNK), (1, 1, CHUNK), (1, 2, 2), (1, 1, CHUNK), (1, 1, END)]
-    found = joined(alignment, [sure, sure, 0, sure, not_sure, sure, not_sure])
+    found = joined(alignment, [sure, sure, 0, sure, not_sure, sure, not_sure], no)
     assert found.segments()[2] == (1, 1, LEFT_OUT) and found.segments()[-2] == (1, 1, LEFT_OUT)
-    assert joined(alignment, [float("nan")] * 7).segments() == alignment.segments()
+    assert joined(alignment, [float("nan")] * 7, no).segments() == alignment.segments()
+    found = joined(alignment, [not_sure] * 7, [True, False, True, True, True, True])
+    assert found.segments()[:2] == [(1, 1, CLOSED), (3, 2, CLOSED)]

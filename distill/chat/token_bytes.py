@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from distill.chat.reasoning import dropped_tokens
@@ -56,6 +57,20 @@ class TokenBytes:
         """Return the ids that begin a word, or end the answer."""
         begins = (i for i, token in enumerate(self.by_id) if token and token[0] in WORD_BEGINNINGS)
         return sorted({*begins, *self.stop_ids})
+
+    @cached_property
+    def closed_ids(self) -> frozenset[int]:
+        """Return the ids whose bytes no other token begins with: a digit where numbers are cut into digits.
+
+        The probability of such a token is that of its bytes, whatever comes after; of `ap` it is
+        that of no longer token, such as `apple`, and differs between vocabularies.
+        """
+        ids = sorted((i for i, token in enumerate(self.by_id) if token), key=self.by_id.__getitem__)
+        return frozenset(
+            i
+            for i, after in zip_longest(ids, ids[1:])
+            if after is None or not self.by_id[after].startswith(self.by_id[i])
+        )
 
     def of_answer(self, ids: Sequence[int]) -> tuple[list[bytes], bool]:
         """Return (the bytes of each token but the one that ends the answer, whether one does)."""

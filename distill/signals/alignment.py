@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEFT_OUT, CHUNK, SPLIT_DIGITS, END = range(4)  # kinds of segment
+LEFT_OUT, CHUNK, SPLIT_DIGITS, END, CLOSED = range(5)  # kinds of segment
+LEARNT = (CHUNK, END, CLOSED)
 # A chunk that the teacher would go on after, within the word, is joined to the next one: the two
 # tokenizers' likelihoods of a part of a word cannot be compared (arXiv 2503.20083).
 LEAST_BOUNDARY = math.log(0.1)
@@ -24,7 +25,9 @@ ALIGNMENT_FILE = "chunks.jsonl"
 class Alignment:
     """Segments that hold all tokens of both, in order: so many of the teacher's and of the student's.
 
-    kinds: CHUNK = they are the same bytes; END = they end the answer, as one class of tokens;
+    kinds: CHUNK = they are the same bytes, and a word may begin after them; CLOSED = they are the
+    same bytes, and no token of either vocabulary begins with their last one and is longer: that a
+    boundary follows is certain; END = they end the answer, as one class of tokens;
     SPLIT_DIGITS = the same bytes, but a number in them is split otherwise: nothing is learnt from
     it; LEFT_OUT = they have no counterpart (a template's text, a special token, white space that
     one of the two has not), or no word begins after them.
@@ -57,16 +60,19 @@ class Alignment:
         return {"teacher": self.teacher, "student": self.student, "kinds": self.kinds}
 
 
-def joined(alignment: Alignment, boundary_logp_T: Sequence[float]) -> Alignment:
-    """Return the same, with each chunk joined to the next where the teacher expects no boundary after it.
+def joined(
+    alignment: Alignment, boundary_logp_T: Sequence[float], is_closed: Sequence[bool]
+) -> Alignment:
+    """Return the same, with each chunk joined to the next where a boundary after it is not expected.
 
     boundary_logp_T: the teacher's log-prob that a word begins with its token t, or the answer ends;
-    NaN where that is not known: there nothing is joined. What cannot be joined, as no chunk
-    follows, is left out.
+    NaN where that is not known: there nothing is joined. is_closed: of each segment, whether its
+    last tokens are closed in both vocabularies. What cannot be joined, as no chunk follows, is left
+    out.
     """
     found = Alignment()
     teacher = student = position = 0
-    for m, n, kind in alignment.segments():
+    for (m, n, kind), closed in zip(alignment.segments(), is_closed, strict=True):
         position += m
         if kind != CHUNK:
             found.add(teacher, student, LEFT_OUT)
@@ -76,8 +82,8 @@ def joined(alignment: Alignment, boundary_logp_T: Sequence[float]) -> Alignment:
         teacher, student = teacher + m, student + n
         is_last = position == len(boundary_logp_T)
         # of NaN too
-        if is_last or not boundary_logp_T[position] < LEAST_BOUNDARY:
-            found.add(teacher, student, CHUNK)
+        if closed or is_last or not boundary_logp_T[position] < LEAST_BOUNDARY:
+            found.add(teacher, student, CLOSED if closed else CHUNK)
             teacher = student = 0
     found.add(teacher, student, LEFT_OUT)
     return found

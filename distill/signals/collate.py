@@ -9,7 +9,7 @@ from torch import Tensor
 from distill.losses.byte_chunks import ByteChunkTargets
 from distill.losses.hidden_states import HiddenTargets
 from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
-from distill.signals.alignment import CHUNK, END, PackedAlignment
+from distill.signals.alignment import CHUNK, END, LEARNT, PackedAlignment
 from distill.signals.encoding import (
     LikelihoodRecord,
     SampledRecord,
@@ -96,12 +96,12 @@ def _chunks_of(
     ends, own_ends = np.cumsum(alignment.teacher), np.cumsum(alignment.student)
     if len(ends) and ends[-1] != record.num_tokens:
         raise ValueError(f"an alignment of {ends[-1]} tokens, the record has {record.num_tokens}")
-    is_chunk = (alignment.kinds == CHUNK) | (alignment.kinds == END)
+    is_chunk = np.isin(alignment.kinds, LEARNT)
     unknown = np.concatenate([[0], np.cumsum(~np.isfinite(record.logp))])
     summed = np.concatenate([[0], np.cumsum(np.nan_to_num(record.logp).astype(np.float64))])
     starts = ends - alignment.teacher
     is_told = is_chunk & (unknown[ends] == unknown[starts])
-    # what comes after the last token is not known, and an end needs no boundary
+    # what comes after the last token is not known; an end, and what is closed, need no boundary
     boundary = np.append(record.boundary_logp, np.nan)[ends]
     is_followed = own_ends < own_ends[-1:]  # the student's last position predicts its last token
     has_boundary = (alignment.kinds == CHUNK) & is_followed & ~np.isnan(boundary)

@@ -9,6 +9,7 @@ which `capture` finds anew, and stores beside the signal:
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from distill import chat
@@ -20,7 +21,7 @@ from distill.data.samples import Sample
 from distill.errors import DataError
 from distill.models import find
 from distill.recipe import Recipe
-from distill.signals.alignment import CHUNK, END, SPLIT_DIGITS, Alignment, joined
+from distill.signals.alignment import LEARNT, SPLIT_DIGITS, Alignment, joined
 from distill.signals.columns import Columns
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.log import read_best_rows
@@ -99,7 +100,8 @@ def aligned(
     for sequence, sample in zip(sequences, samples, strict=True):
         alignment = alignment_of(sequence.answer_ids, sample.answer_ids, teacher, student)
         record = read(sequence.key)
-        alignment = joined(alignment, record.boundary_logp.tolist())
+        closed = _closed(alignment, sequence.answer_ids, sample.answer_ids, teacher, student)
+        alignment = joined(alignment, record.boundary_logp.tolist(), closed)
         add_counts(counts, alignment)
         yield {"key": sample.key, "signal": sequence.key, **alignment.row()}
 
@@ -116,8 +118,23 @@ def alignment_of(
     return align(own, others, (own_ends, others_end))
 
 
+def _closed(
+    alignment: Alignment,
+    teachers_ids: Sequence[int],
+    students_ids: Sequence[int],
+    teacher: TokenBytes,
+    student: TokenBytes,
+) -> list[bool]:
+    """Return of each segment whether no token goes on from its last ones, in both vocabularies."""
+    stops, own_stops = accumulate(alignment.teacher), accumulate(alignment.student)
+    return [
+        teachers_ids[i - 1] in teacher.closed_ids and students_ids[j - 1] in student.closed_ids
+        for i, j in zip(stops, own_stops, strict=True)
+    ]
+
+
 def add_counts(counts: ChunkCounts, alignment: Alignment) -> None:
-    counts.chunks += alignment.count(CHUNK) + alignment.count(END)
+    counts.chunks += sum(alignment.count(kind) for kind in LEARNT)
     counts.split_digits += alignment.count(SPLIT_DIGITS)
     counts.left_out += alignment.num_tokens_left_out
 

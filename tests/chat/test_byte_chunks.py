@@ -209,6 +209,19 @@ def test_a_word_begins_at_the_same_bytes_in_every_tokenizer():
         assert tokenizer.eos_token_id in boundary
 
 
+def test_closed_ids_are_those_that_no_other_token_goes_on_from():
+    for tokenizer in (train_tokenizer("qwen2"), train_tokenizer("sentencepiece")):
+        table = TokenBytes.of(tokenizer, chat.stop_ids(tokenizer, None))
+        tokens = [token for token in table.by_id if token]
+        for number, token in enumerate(table.by_id):
+            goes_on = any(other != token and other.startswith(token) for other in tokens)
+            is_double = token and tokens.count(token) > 1
+            if not is_double:
+                assert (number in table.closed_ids) == (bool(token) and not goes_on), token
+    table = TokenBytes.of(byte_level_tokenizer(), [])
+    assert len(table.closed_ids) == 256
+
+
 def test_a_tokenizer_that_is_not_made_of_bytes_is_refused_with_the_way_out():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

@@ -184,6 +184,14 @@ def test_chunk_targets_sum_what_is_told_of_the_teachers_tokens():
     torch.testing.assert_close(batch.teacher_logp_M, torch.tensor(expected))
 
 
+def test_what_is_closed_is_compared_without_a_boundary():
+    record = LikelihoodRecord(*np.full((2, 3), -1, np.float32))
+    alignment = Alignment([1, 1, 1], [1, 1, 1], [4, 1, 3])
+    batch = chunk_targets([record], [PackedAlignment.of_row(alignment.row())], SETS, "cpu")
+    assert batch.after_M.tolist() == [-1, 2, -1]
+    assert batch.teacher_logp_M.tolist() == [-1, -2, -1]
+
+
 def test_a_boundary_after_the_students_last_token_is_not_looked_for_in_the_next_answer():
     record = LikelihoodRecord(*np.full((2, 2), -1, np.float32))
     alignment = Alignment([1, 1], [2, 0], [1, 0])
