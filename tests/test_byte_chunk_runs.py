@@ -123,7 +123,6 @@ def test_from_weights_killed_in_capture_and_resumed(student, tmp_path):
     assert status in (0, -signal.SIGKILL) and before
     result = run_forked(*given)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert "it learns the answers' text in its own" in result.stdout
     recipe = load_recipe(QUICKSTART, [str(value) for value in given[1:]])
     found, known = check_signal(folder, recipe)
     assert before <= {path.name for path in folder.glob("capture/signals/*/*.shard")}
@@ -140,6 +139,7 @@ def test_from_weights_killed_in_capture_and_resumed(student, tmp_path):
     card = (folder / "report/MODEL_CARD.md").read_text()
     assert "byte-aligned chunks" in card
     text = json.loads((folder / "plan/manifest.json").read_text())["result"]["text"]
+    assert "the student learns the answers' text in its own tokenizer" in text
     assert re.search(r"capture\.signal chunks: \d\.\d\d of the student's tokens between", text)
 
 
@@ -186,7 +186,7 @@ def test_a_trimmed_student_learns_from_chunks(student, tmp_path):
     assert captured(tmp_path)["num_chunks"] > 30
     assert captured(tmp_path)["removed_mass_mean"] is None
     trained = load.load_tokenizer(str(tmp_path / "train/student"))
-    assert len(trained) <= 450
+    assert len(trained) < 600
 
 
 def test_with_the_teachers_own_tokenizer_chunks_are_its_words(tmp_path):

@@ -178,7 +178,7 @@ def test_a_record_of_another_kind_or_shape_is_not_encoded(header, record_of):
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
 def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_ids(record_of, kind):
-    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind]
+    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}}.get(kind, {})
     header = SignalHeader(kind, 1000, **sizes)
     data = encode(record_of(header, 20, seed=4), header)
     for broken in (b"", data[:-1], data[: len(data) // 2]):
@@ -214,7 +214,7 @@ def test_joined_records_are_the_tokens_one_after_another(header, record_of):
 
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
 def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, kind):
-    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}, "dense": {}}[kind]
+    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}}.get(kind, {})
     header = SignalHeader(kind, 1000, **sizes)
     chunks = [record_of(header, n, seed=n) for n in (4, 1, 7, 9)]
     whole = join(chunks)
