@@ -97,7 +97,7 @@ def _with_special(teacher: Sequence[bytes], student: Sequence[bytes]) -> Alignme
         stops = [numbers[side][at[side] - 1] + 1 for side in (0, 1)]
         found.add(starts[0] - done[0], starts[1] - done[1], LEFT_OUT)
         sizes = [stop - start for start, stop in zip(starts, stops, strict=True)]
-        found.add(*sizes, kind if sizes == counts else LEFT_OUT)
+        found.add(sizes[0], sizes[1], kind if sizes == counts else LEFT_OUT)
         done = stops
     found.add(len(teacher) - done[0], len(student) - done[1], LEFT_OUT)
     return found
