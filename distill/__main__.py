@@ -32,12 +32,14 @@ def parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         command = commands.add_parser(stage.name, help=stage.summary)
         _add_recipe(command, "train.learning_rate=1e-4")
-        if stage.asks_teacher:
+        if stage.shared:
             command.add_argument(
                 "--shard",
                 metavar="I/N",
                 type=_shard,
-                help="only the I-th of N shares, for independent jobs; auto: "
+                help=argparse.SUPPRESS
+                if not stage.asks_teacher
+                else "only the I-th of N shares, for independent jobs; auto: "
                 "what no other job on this run folder has claimed, for any number of them",
             )
         if stage is generate.STAGE:
@@ -308,17 +310,17 @@ def _shape(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from distill.core.run_folder import RunFolder
+    from distill.core.named_run import open_run
     from distill.reporting import data
 
-    place = Path(options.run).expanduser()
     what = {"language": options.language, "reason": options.reason, "num": options.num}
-    if not place.is_file():
-        data.show(RunFolder(place).stage("generate"), **what)
+    samples = Path(options.run).expanduser() / "generate"
+    if samples.is_dir() and not (samples.parent / "recipe.yaml").exists():
+        data.show(samples, **what)  # carried here without its recipe: nothing can be advised for it
         return 0
-    recipe = load_recipe(place)
+    recipe, folder = open_run(options.run)
     with advising(recipe):
-        data.show(RunFolder.of(recipe).stage("generate"), **what)
+        data.show(folder.stage("generate"), **what)
     return 0
 
 

@@ -3,6 +3,7 @@
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
     evaluate/<model>.json            the figures, and one row an example
     evaluate/repeat-2/student.json   those of student and control of each repeat of the training
+    evaluate/before_rounds.json      of the student that `train` made, where rounds came after
 
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
 the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say. It is
@@ -23,11 +24,12 @@ from pathlib import Path
 
 from distill import tasks, teachers
 from distill.core import shutdown
+from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.repeats import repeat_folder
-from distill.core.results import EvaluateResult, QuantizeResult
+from distill.core.results import Difference, EvaluateResult, QuantizeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Prompt, split_prompts
@@ -38,11 +40,14 @@ from distill.evaluation.models import evaluate_transformers
 from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
+
+BEFORE = "before_rounds"  # what the student that `train` made is called, where rounds came after
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,8 @@ def run(
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
     trimmed = trimmed_vocabulary(recipe, folder)
-    own = TeacherEval(teacher, stage, folder.stage("train") / "student", prompts, trimmed)
-    repeats = _repeats(folder.stage("train"))
+    own = TeacherEval(teacher, stage, student_folder(recipe, folder), prompts, trimmed)
+    repeats = _repeats(recipe, folder)
     paths = _student_paths(recipe, folder, repeats)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
@@ -95,14 +100,15 @@ def run(
             _advance_to(bar, number * len(prompts), name)
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
     tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
-    student_against_control = None
-    if "control" in measured:
-        students, controls = (
-            [measured[names_of[role]] for names_of in repeats] for role in ("student", "control")
+
+    def student_against(role: str) -> dict[str, Difference] | None:
+        if role not in repeats[0]:
+            return None
+        students, others = (
+            [measured[names_of[name]] for names_of in repeats] for name in ("student", role)
         )
-        student_against_control = against(
-            students, controls, recipe.seed, by_byte=tokenizers_differ
-        )
+        return against(students, others, recipe.seed, by_byte=tokenizers_differ)
+
     figures = {
         name: model_figures(stage / f"{name}.json", values) for name, values in measured.items()
     }
@@ -114,7 +120,8 @@ def run(
         num_examples=len(prompts),
         task=options.task,
         task_version=tasks.version(options.task),
-        student_against_control=student_against_control,
+        student_against_control=student_against("control"),
+        student_against_before=student_against(BEFORE),
         repeats=of_repeats,
         tokenizers_differ=tokenizers_differ,
     )
@@ -122,10 +129,18 @@ def run(
 
 
 def askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
-    """Return the prompts that hold no mark of a chat template; say how many do.
+    """Return the prompts that hold no mark of a chat template and fit into the models' contexts.
 
-    Raises DataError where all do.
+    Says how many do not. Raises DataError where all hold a mark, MismatchError where none fits.
     """
+    fitting, beyond = held_out_within_context(teacher, _without_marks(held_out, teacher))
+    if note := left_out_note(held_out, beyond):
+        print(f"evaluate: {note}", file=sys.stderr)
+    return fitting
+
+
+def _without_marks(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+    """Return the prompts that hold no mark; say how many do."""
     marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
     prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
     if len(prompts) == len(held_out):
@@ -148,16 +163,20 @@ def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
     shutdown.check()
 
 
-def _repeats(train: Path) -> list[dict[str, str]]:
-    """Return the names of control and student of each repeat of the training, by their roles.
+def _repeats(recipe: Recipe, folder: RunFolder) -> list[dict[str, str]]:
+    """Return the names of the models of each repeat of the training, by their roles.
 
-    They are their folders within that of the stage; the first repeat's are the roles themselves.
+    Those of the first repeat are the roles themselves, of the others with the repeat's folder before
+    them.
     """
+    train = folder.stage("train")
     repeats: list[dict[str, str]] = []
     place = train
     while not repeats or (place / "student").is_dir():
-        roles = ["control", "student"] if (place / "control").is_dir() else ["student"]
-        repeats.append({role: str((place / role).relative_to(train)) for role in roles})
+        roles = ["control"] if (place / "control").is_dir() else []
+        roles += [BEFORE] if recipe.rounds else []
+        within = place.relative_to(train)
+        repeats.append({role: str(within / role) for role in [*roles, "student"]})
         place = repeat_folder(train, len(repeats) + 1)
     return repeats
 
@@ -168,12 +187,26 @@ def _student_paths(
     """Return the folder or file of each model but the teacher, in the order of the report."""
     from distill.formats import path_of
 
-    trained = [{name: folder.stage("train") / name for name in names.values()} for names in repeats]
+    trained = [_paths_of(recipe, folder, n, names) for n, names in enumerate(repeats, 1)]
     formats = folder.require("quantize", QuantizeResult, recipe).result.formats
     paths = trained[0] | {name: path_of(folder, name) for name in formats}
     for others in trained[1:]:
         paths |= others
     return paths
+
+
+def _paths_of(
+    recipe: Recipe, folder: RunFolder, repeat: int, names: dict[str, str]
+) -> dict[str, Path]:
+    """Return the folder of each model of a repeat by its name."""
+    train = repeat_folder(folder.stage("train"), repeat)
+    final = repeat_folder(folder.stage(student_stage(recipe)), repeat)
+    folders = {
+        "control": train / "control",
+        BEFORE: train / "student",
+        "student": final / "student",
+    }
+    return {name: folders[role] for role, name in names.items()}
 
 
 def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
@@ -224,13 +257,16 @@ def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
-    return (*trim_stage(recipe), "train", "quantize")
+    rounds = [] if recipe.rounds is None else ["rounds"]
+    return (*trim_stage(recipe), "train", *rounds, "quantize")
 
 
 def cost(work: Workload) -> Cost:
     """Reckon the teacher's and every model's answers, and the scoring of the teacher's."""
     recipe, num_prompts = work.recipe, work.demand.num_held_out
     num_trained = recipe.train.num_roles * recipe.train.repeats
+    if recipe.rounds is not None:
+        num_trained += recipe.train.repeats
     num_students = num_trained + 1 + len(recipe.quantize.formats)
     num_models = 2 + num_students
     seconds = work.teacher_seconds(2 * num_prompts) + 3.0 * num_models  # loading and scoring

@@ -42,7 +42,7 @@ from distill.planning.costs import (
     Workload,
     signal_bytes_per_token,
 )
-from distill.planning.lengths import check_models, within_context
+from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
@@ -106,6 +106,7 @@ def run(
         left.notes.append(f"languages: {unknown}")
     left.tell("generate", processes)
     check_conversations(recipe, tokenizers, [*prompts, *held_out])
+    left.notes += length_notes(asked, [], held_out)  # of the prompts plan has told
     with asked:
         generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
         return _generate(generation, prompts, left)
@@ -403,6 +404,7 @@ def _result(
         seed=generation.recipe.seed,
         warning=long_reasoning_warning(num_long, len(kept), most),
         reading_notes=left.notes,
+        precision=generation.teacher.type_told,
     )
 
 

@@ -24,7 +24,7 @@ from distill.data.samples import read_samples
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.cuts import choice_seconds
-from distill.planning.lengths import check_student
+from distill.planning.lengths import RANDOM_CONTEXT, check_student
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, reads_samples, told
 from distill.shaping.rows import keep_rows
@@ -120,7 +120,7 @@ def random_config(recipe: Recipe, tokenizer: Any) -> Any:
         num_key_value_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
         tie_word_embeddings=True,
-        max_position_embeddings=max(2048, recipe.train.max_length),
+        max_position_embeddings=max(RANDOM_CONTEXT, recipe.train.max_length),
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -139,13 +139,12 @@ def reads(recipe: Recipe) -> Sequence[str]:
 
 def cost(work: Workload) -> Cost:
     source, parameters = work.student_source, work.student.parameters
-    download = 2 * source.parameters if source and not source.is_local else 0
     loaded = source.parameters if source else parameters
     return Cost(
         PROCESS_BYTES + 4 * loaded,
         1 + 4 * parameters / 2e8 + choice_seconds(work),
         disk=4 * parameters,
-        download=download,
+        download=work.student_download,
     )
 
 

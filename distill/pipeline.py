@@ -10,7 +10,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill import capture, evaluate, generate, initialize, plan, quantize, report, train, trim
+from distill import (
+    capture,
+    evaluate,
+    generate,
+    initialize,
+    plan,
+    quantize,
+    report,
+    rounds,
+    train,
+    trim,
+)
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
@@ -19,6 +30,7 @@ from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
 from distill.errors import MismatchError, RecipeError
+from distill.models.find import keep_off_the_hub
 from distill.recipe import Recipe, advising, in_full
 
 PLANNED = (
@@ -27,6 +39,7 @@ PLANNED = (
     capture.STAGE,
     initialize.STAGE,
     train.STAGE,
+    rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
     report.STAGE,
@@ -131,6 +144,13 @@ def run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) ->
 def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -> None:
     pipeline = _stages_of(recipe, STAGES, [stage_name])
     stage = next(stage for stage in pipeline if stage.name == stage_name)
+    if not stage.asks_teacher:
+        dividable = ", ".join(stage.name for stage in pipeline if stage.asks_teacher)
+        raise RecipeError(
+            f"--shard: independent jobs can divide {dividable}, and not {stage_name}, each step of "
+            "which needs all of the last one: start several processes of one run instead "
+            "(`accelerate launch --num_processes N distill/train.py RECIPE`)"
+        )
     folder = RunFolder.of(recipe)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")
@@ -157,6 +177,8 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
 
     `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
     """
+    if recipe.privacy == "local":
+        keep_off_the_hub()
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(recipe.num_processes)
         try:
@@ -202,7 +224,7 @@ def _set_aside(
         require_same_content(file)
         folder.note_read(file.path)
     for stage in pipeline[names.index(redo) :]:
-        folder.set_aside(stage.name, keep_files=stage.asks_teacher)
+        folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
 
 
 def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:

@@ -28,8 +28,10 @@ from distill.planning.chunks import planned_chunks
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
+from distill.planning.destinations import check_destinations, text_of_destinations
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.round_costs import rounds_warning
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
@@ -76,7 +78,9 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe)
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
+    check_destinations(recipe)
     preflight.check_gguf_teacher(recipe)
+    cannot_ask = preflight.check_scoring(recipe)
     lengths.check_models(recipe)
     check_cuts(recipe)
     preflight.check_formats(recipe)
@@ -84,6 +88,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     prompts = split_prompts(recipe, left)
     if tokenizers is not None:
         check_conversations(recipe, tokenizers, chain(*prompts))
+        left.notes += lengths.length_notes(teachers.connect(recipe), *prompts)
     without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
     machine = this_machine(folder.path, with_gpu=not without_gpu)
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
@@ -94,9 +99,15 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
     notes = [text for text in (note, vocabulary.text if vocabulary else None, chunks) if text]
+    notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
+    if cannot_ask is not None:
+        warnings.append(cannot_ask)
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
+    in_all = sum(cost.seconds for cost in costs.values())
+    if (of_rounds := rounds_warning(work, in_all)) is not None:
+        warnings.append(of_rounds)
     if machine.busy:
         warnings.append(machine.busy)
     return PlanResult(
@@ -130,7 +141,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         warnings.append(
             "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
         )
-    if any(warning.startswith("train") for warning in warnings):
+    if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(
             "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
             "micro_batch_tokens need less"
@@ -144,6 +155,8 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
 
     if wide_rows := preflight.wide_rows(recipe):
         warnings.append(wide_rows)
+    if not machine.gpu and not machine.bfloat16_speedup:
+        warnings += preflight.slow_types(recipe)
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from distill.core import shutdown
 from distill.core.digests import file_sha256
 from distill.core.files import files_under
+from distill.core.final_student import student_stage
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
@@ -206,6 +207,6 @@ STAGE = Stage(
     run,
     QuantizeResult,
     fingerprint,
-    reads=lambda recipe: (samples_stage(recipe), "train"),
+    reads=lambda recipe: (samples_stage(recipe), student_stage(recipe)),
     cost=cost,
 )

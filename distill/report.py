@@ -73,7 +73,15 @@ MEASURES = (
 
 
 def gain(results: RunResults) -> str:
-    """Return by how much KD beat the control, or that it did not, and what the intervals are over."""
+    """Return by how much KD beat the control, or that it did not, and what the intervals are over.
+
+    And the same of the rounds, against the student before them.
+    """
+    told = [_against_control(results), _against_before(results)]
+    return " ".join(text for text in told if text)
+
+
+def _against_control(results: RunResults) -> str:
     differences = results.evaluate.student_against_control
     if differences is None:
         if results.soft_weight == 0:
@@ -84,8 +92,25 @@ def gain(results: RunResults) -> str:
         return (
             "There was no control (train.control: false), so what distillation gained is not known."
         )
+    return _all_told(results, "KD", "the control", differences)
+
+
+def _against_before(results: RunResults) -> str | None:
+    """Return what the rounds brought, or None where there were none."""
+    rounds, differences = results.rounds, results.evaluate.student_against_before
+    if rounds is None or differences is None:
+        return None
+    if rounds.best == 0 and not rounds.repeats:
+        return (
+            "The rounds brought nothing better on the validation prompts: the student is the one "
+            "that was trained before them."
+        )
+    return _all_told(results, "The rounds", "the student before them", differences)
+
+
+def _all_told(results: RunResults, who: str, other: str, differences: dict[str, Difference]) -> str:
     sentences = [
-        _comparison(measure, differences[measure.key])
+        _comparison(who, other, measure, differences[measure.key])
         for measure in MEASURES
         if measure.key in differences
     ]
@@ -102,22 +127,22 @@ def gain(results: RunResults) -> str:
     )
 
 
-def _comparison(measure: Measure, student_minus_control: Difference) -> str:
+def _comparison(who: str, other: str, measure: Measure, found: Difference) -> str:
     difference, low, high = (
         measure.tell(value)
         for value in (
-            student_minus_control.difference,
-            student_minus_control.low,
-            student_minus_control.high,
+            found.difference,
+            found.low,
+            found.high,
         )
     )
-    outcome = _outcome(measure, student_minus_control)
-    return f"KD {outcome} the control: {difference} {measure.unit}, 95 % interval [{low}, {high}]"
+    outcome = _outcome(measure, found)
+    return f"{who} {outcome} {other}: {difference} {measure.unit}, 95 % interval [{low}, {high}]"
 
 
-def _outcome(measure: Measure, student_minus_control: Difference) -> str:
+def _outcome(measure: Measure, found: Difference) -> str:
     """Return who was better, which is told only where the whole interval is on one side of zero."""
-    is_more, is_less = student_minus_control.low > 0, student_minus_control.high < 0
+    is_more, is_less = found.low > 0, found.high < 0
     if not is_more and not is_less:
         return "did not clearly differ from"
     return "beat" if is_more == measure.more_is_better else "lost to"

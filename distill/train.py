@@ -27,14 +27,12 @@ if __name__ == "__main__":
 
     sys.exit(main(["run", *sys.argv[1:]]))
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distill import chat
-from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
-from distill.core.files import FolderWriter, files_under
+from distill.core.files import files_under
 from distill.core.processes import Processes
 from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import (
@@ -48,19 +46,20 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
-from distill.models import load
+from distill.models import find, load
+from distill.models.precision import Placed
 from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
 from distill.signals.alignment import ALIGNMENT_FILE
+from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
-    from distill.training.run import Example
 
 ROLES = ("student", "control")
-OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class _Lesson:
     processes: Processes
     learn: list[Sample]
     validation: list[Sample]
+    placed: Placed
 
     def place(self, repeat: int) -> Path:
         """Return the folder of a repeat, from 1."""
@@ -90,7 +90,10 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
             f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
             "train.max_length"
         )
-    lesson = _Lesson(recipe, folder, processes, learn, validation)
+    where = training_placed(recipe, folder)
+    if where.told is not None and processes.is_main:
+        print(f"  train: {where.told}", flush=True)
+    lesson = _Lesson(recipe, folder, processes, learn, validation, where)
     repeats = range(1, recipe.train.repeats + 1)
     first, *others = [_train_repeat(lesson, repeat) for repeat in repeats]
     if not processes.is_main:
@@ -107,96 +110,61 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         num_validation=len(validation),
         num_too_long=len(samples) - len(fitting),
         repeats=others,
+        precision=where.told,
     )
     return StageOutput(result, files)
 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
     """Train what of a repeat is not there yet; return how each of its models was trained."""
+    from distill.training.written import require_as_trained, result_of
+
     options, processes, place = lesson.recipe.train, lesson.processes, lesson.place(repeat)
     results = {}
     for role in ROLES[: options.num_roles]:
         if not (place / role / "training.json").is_file():
             _train_role(lesson, role, repeat)
         elif processes.is_main:
-            _require_as_trained(place, role)
+            require_as_trained(place, role)
         if options.repeats > 1 and processes.is_main:
             # those of all repeats together could fill the disk
             shutil.rmtree(place / "checkpoints" / role, ignore_errors=True)
         processes.barrier()
-        results[role] = _result_of(place / role)
+        results[role] = result_of(place / role)
     return results
-
-
-def _checksums_of(place: Path, role: str) -> Path:
-    """Return where the checksums of a role's folder are until the stage has its manifest."""
-    return place / "checkpoints" / f"{role}.{CHECKSUMS}"
-
-
-def _require_as_trained(place: Path, role: str) -> None:
-    """Raise DataError where a model that an earlier process trained is not as it wrote it."""
-    folder = place / role
-    try:
-        problem = checksum_problem(folder, _checksums_of(place, role))
-    except FileNotFoundError:
-        print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
-        return
-    if problem is not None:
-        raise DataError(f"{folder}: damaged ({problem}); {_TRAIN_AGAIN}")
-
-
-def _result_of(folder: Path) -> TrainedModel:
-    """Return how the model in `folder` was trained. Raises DataError where that cannot be read."""
-    try:
-        return TrainedModel(**json.loads((folder / "training.json").read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError):
-        raise DataError(f"{folder}: training.json is broken; {_TRAIN_AGAIN}") from None
-
-
-_TRAIN_AGAIN = (
-    "delete that folder and run the same command: it is trained again, from its last checkpoint "
-    "where there still is one"
-)
 
 
 def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
-    import torch
-
     from distill.teachers.byte_chunks import token_sets
-    from distill.training.loop import train
-    from distill.training.prepare import add_lora, can_be_packed, checkpoint_activations
-    from distill.training.run import TrainingRun, chunk_examples
+    from distill.training.prepare import can_be_packed
+    from distill.training.run import TrainingRun, chunk_examples, examples_of
+    from distill.training.written import train_and_write
 
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
     options, place = recipe.train, lesson.place(repeat)
     seed = repeat_seed(recipe.seed, repeat)
-    placement = load.placement(options.device, options.precision)
+    placement = lesson.placed.placement
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
     store = sets_SV = None
-    examples = _examples(lesson.learn, with_signal=True)
+    learn = examples_of(lesson.learn, with_signal=True)
     if soft and recipe.capture.signal == "chunks":
-        examples = chunk_examples(folder.stage("capture") / ALIGNMENT_FILE, lesson.learn)
+        learn = chunk_examples(folder.stage("capture") / ALIGNMENT_FILE, lesson.learn)
         sets_SV = token_sets(tokenizer)
     if soft or hidden:
-        own = None if sets_SV is not None else tokenizer
-        store = _open_signal(folder, own, [example.signal_key for example in examples])
-    accelerator = _accelerator(recipe, folder, role, repeat)
-    torch.manual_seed(seed)
-    adapter = add_lora(options, model) if options.lora_rank else None
-    if options.gradient_checkpointing:
-        checkpoint_activations(model)
-    result = train(
+        keys = [example.signal_key for example in learn]
+        store = _open_signal(folder, None if sets_SV is not None else tokenizer, keys)
+    train_and_write(
         TrainingRun(
             role=role,
             model=model,
             options=options,
             soft_weight=soft,
             hard_weight=hard,
-            examples=examples,
-            validation=_examples(lesson.validation, with_signal=False),
+            examples=learn,
+            validation=examples_of(lesson.validation, with_signal=False),
             store=store,
             vocab_size=len(tokenizer),
             pad_id=tokenizer.pad_token_id,
@@ -204,25 +172,15 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             placement=placement,
             folder=place,
             processes=processes,
-            accelerator=accelerator,
+            accelerator=_accelerator(recipe, folder, role, repeat),
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
             sets_SV=sets_SV,
-        )
+            stop_ids=_stop_ids(options, folder, tokenizer),
+        ),
+        tokenizer,
     )
-    if options.tracker != "none":
-        accelerator.end_training()
-    if processes.is_main:
-        model = model if adapter is None else adapter.merge_and_unload()
-        if placement.dtype == "bfloat16":
-            model = model.to(torch.bfloat16)
-        with FolderWriter(place / role) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / "training.json").write_text(json.dumps(result, indent=1))
-            write_checksums(temporary, _checksums_of(place, role))
-    processes.barrier()
 
 
 def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
@@ -241,12 +199,12 @@ def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
     return model
 
 
-def _examples(samples: list[Sample], *, with_signal: bool) -> list["Example"]:
-    from distill.training.run import Example
-
-    return [
-        Example(s.ids, len(s.prompt_ids), _signal_key(s) if with_signal else "") for s in samples
-    ]
+def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens that count as one: those at which the student stops, or none."""
+    if options.stop_tokens == "apart":
+        return []
+    student = str(folder.stage("initialize") / "student")
+    return chat.stop_ids(tokenizer, find.stop_ids_of_files(student))
 
 
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
@@ -257,24 +215,13 @@ def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
 
 
 def _accelerator(recipe: Recipe, folder: RunFolder, role: str, repeat: int) -> Any:
-    """Return an Accelerator that takes nothing of the launcher's defaults.
+    from distill.training.written import accelerator_without_defaults
 
-    Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
-    recipe that says cpu is trained there, on a machine with a GPU too.
-    """
-    from accelerate import Accelerator
-
-    tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
-    accelerator = Accelerator(
-        mixed_precision="no",
-        gradient_accumulation_steps=1,
-        log_with=tracker,
-        project_dir=folder.stage("train") if tracker else None,
-        device_placement=False,
-    )
-    if tracker:
-        project, options = _tracker_names(recipe, role, repeat)
-        accelerator.init_trackers(project, init_kwargs=options)
+    if recipe.train.tracker == "none":
+        return accelerator_without_defaults()
+    accelerator = accelerator_without_defaults(recipe.train.tracker, folder.stage("train"))
+    project, options = _tracker_names(recipe, role, repeat)
+    accelerator.init_trackers(project, init_kwargs=options)
     return accelerator
 
 
@@ -287,12 +234,6 @@ def _tracker_names(recipe: Recipe, role: str, repeat: int) -> tuple[str, dict[st
     if tracker == "tensorboard":  # knows no projects: this is the name of the run
         return f"{recipe.name}-{name}", {}
     return recipe.name, {tracker: {"name": name}}
-
-
-def _signal_key(sample: Sample) -> str:
-    from distill.signals.store import sequence_key
-
-    return sequence_key(sample.ids, len(sample.prompt_ids))
 
 
 def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> None:
@@ -347,33 +288,12 @@ def cost(work: Workload) -> Cost:
     tokens = work.sample_tokens * options.epochs
     if options.max_steps:
         tokens = min(tokens, options.max_steps * options.batch_tokens)
-    overhead = GPU_OVERHEAD if work.machine.gpu else OVERHEAD
-    if options.gradient_checkpointing:
-        overhead *= 4 / 3  # the forward pass once more
-    optimizer_bytes = 2 if "8bit" in options.optimizer else 8
     num_models = options.num_roles * options.repeats
-    flops = num_models * tokens * 6 * parameters
     return Cost(
-        PROCESS_BYTES + _memory(work, optimizer_bytes),
-        flops / work.machine.flops * overhead,
-        disk=num_models * 4 * parameters + 3 * parameters * (4 + optimizer_bytes),
+        PROCESS_BYTES + training_bytes(work),
+        training_seconds(work, num_models * tokens),
+        disk=num_models * 4 * parameters + checkpoint_bytes(work),
     )
-
-
-def _memory(work: Workload, optimizer_bytes: int) -> float:
-    """Return the bytes of weights, gradients and the optimizer's state in float32; on a GPU of a copy
-    in 16 bits; of the gradients of head and embedding before they are added up; and of the
-    activations of one micro-batch."""
-    options, student = work.recipe.train, work.student
-    trained_share = 0.02 if options.lora_rank else 1.0
-    weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes))
-    head = 0 if options.lora_rank else 8 * student.head
-    copies = 2 * student.parameters + 400 * 2**20 if work.machine.gpu else 200 * 2**20
-    kept_per_number = 70 * student.layers  # bytes of activations for each number of the width
-    if options.gradient_checkpointing:
-        kept_per_number = 4 * student.layers + 70
-    activations = options.micro_batch_tokens * student.hidden * kept_per_number
-    return weights + head + copies + activations
 
 
 STAGE = Stage(

@@ -5,6 +5,7 @@
     python scripts/bench_kd.py --no-peers --rounds 9            # ours and cross-entropy alone, a few minutes
     python scripts/bench_kd.py --write BENCHMARKS.md            # replaces its own section there
     python scripts/bench_kd.py --profile                        # where the time of our step goes, by operator
+    python scripts/bench_kd.py --dtype float32 bfloat16         # both types, each peer under the same autocast
     python scripts/bench_kd.py --device cuda --tokens 8192      # a 1.0 B student and an 8 B teacher's shape, bfloat16
 
 Every case has the same random Qwen3 student and teacher, tokens and threads. A step is forward, loss and backward, no
@@ -12,6 +13,10 @@ optimizer: that would be the same for all and only hide differences. All tokens 
 which is the worst case for a head that projects loss positions alone. All distillation is forward KL at T = 1. Ours
 reads and decodes the stored signal in each step. A teacher's forward is part of the step where the peer needs it;
 where a signal is stored, its capture is counted once, spread over 3 epochs.
+
+Types, on a CPU (--dtype): float32; bfloat16: the student's weights in float32 and every step, ours and theirs, under
+torch.autocast, the teacher's weights in bfloat16; auto: float32, and bfloat16 too where the recipes' `precision: auto`
+would take it here. A ratio is always within one type. On CUDA all weights are in bfloat16.
 
 Time: all cases in turns in one process, the order turned round every other round; ratios are taken within a round.
 Memory: a process a case, the highest resident size (VmHWM; on CUDA the allocator's peak) over two steps, above what the
@@ -25,8 +30,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +53,8 @@ from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
 from distill.models.head import head_of
+from distill.models.precision import choose_precision
+from distill.models.product_speed import Matrices, measured_speedup, multiplies_bfloat16
 from distill.models.score import TokenSequence, answer_hidden_states
 from distill.recipe.sections import Train
 from distill.signals.collate import targets
@@ -63,12 +73,20 @@ Step = Callable[[], Tensor | None]
 
 @dataclass
 class Bench:
-    """What all cases share; `teacher` is None in a process that measures a case without one."""
+    """What all cases share; `teacher` is None in a process that measures a case without one.
+
+    `autocasts`: whether steps run under torch.autocast to bfloat16.
+    """
 
     student: Any
     teacher: Any
     ids_BT: Tensor
     folder: Path
+    autocasts: bool = False
+
+    def autocast(self, enabled: bool = True) -> Any:
+        device = self.ids_BT.device.type
+        return torch.autocast(device, torch.bfloat16, enabled=enabled and self.autocasts)
 
     @property
     def labels_BT(self) -> Tensor:
@@ -105,7 +123,8 @@ def qwen3(shape: str, device: str, seed: int) -> Any:
         torch.set_default_dtype(torch.float32)
 
 
-def bench_of(options: argparse.Namespace, folder: Path, with_teacher: bool) -> Bench:
+def bench_of(options: argparse.Namespace, dtype: str, folder: Path, with_teacher: bool) -> Bench:
+    autocasts = dtype == "bfloat16" and options.device == "cpu"
     rows = max(1, options.tokens // ROW_TOKENS)
     ids_BT = torch.randint(
         QWEN_VOCAB, (rows, options.tokens // rows), generator=torch.Generator().manual_seed(2)
@@ -114,9 +133,26 @@ def bench_of(options: argparse.Namespace, folder: Path, with_teacher: bool) -> B
     if with_teacher:
         teacher = qwen3(options.teacher, options.device, 1).eval().requires_grad_(False)
         sharpen(teacher, sequences_of(ids_BT))
-    return Bench(
-        qwen3(options.student, options.device, 3), teacher, ids_BT.to(options.device), folder
+        teacher = teacher.bfloat16() if autocasts else teacher
+    student = qwen3(options.student, options.device, 3)
+    return Bench(student, teacher, ids_BT.to(options.device), folder, autocasts)
+
+
+def types_of(options: argparse.Namespace) -> list[str]:
+    """Resolve `auto`: float32, and bfloat16 beside it where a run on this CPU would take that."""
+    if options.device == "cuda":
+        return ["bfloat16"]
+    if options.dtype != ["auto"]:
+        return options.dtype
+    shapes = Counter(tuple(p.shape) for p in qwen3(options.student, "cpu", 3).parameters())
+    head = max(shape for shape in shapes if len(shape) == 2)
+    layers = Counter({s: n for s, n in shapes.items() if len(s) == 2 and s != head})
+    chosen = choose_precision(
+        multiplies_bfloat16(),
+        lambda: measured_speedup(Matrices(layers, head), options.tokens, trains=True),
     )
+    print(f"auto: {chosen}", file=sys.stderr, flush=True)
+    return list(dict.fromkeys(["float32", chosen.dtype]))
 
 
 def sequences_of(ids_BT: Tensor) -> list[TokenSequence]:
@@ -148,7 +184,7 @@ def our_capture(bench: Bench) -> Step:
     keys = [sequence_key(s.ids, s.answer_start) for s in sequences]
 
     def step() -> None:
-        with SignalWriter(bench.folder / "signal", header) as writer:
+        with bench.autocast(False), SignalWriter(bench.folder / "signal", header) as writer:
             hidden = answer_hidden_states(bench.teacher, sequences, 0)
             answers = [s.ids[s.answer_start :] for s in sequences]
             for key, record in zip(
@@ -248,10 +284,11 @@ def distillkit_capture(bench: Bench) -> Step:
 
     @torch.no_grad()
     def step() -> None:
-        parts = [
-            compressor.compress(bench.teacher(input_ids=ids_T[None]).logits.log_softmax(-1))
-            for ids_T in bench.ids_BT
-        ]
+        with bench.autocast(False):
+            parts = [
+                compressor.compress(bench.teacher(input_ids=ids_T[None]).logits.log_softmax(-1))
+                for ids_T in bench.ids_BT
+            ]
         row = {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
         torch.save(row, bench.folder / "distillkit.pt")
 
@@ -292,12 +329,19 @@ CAPTURE_OF = {"ours": "our capture", "DistillKit": "DistillKit's capture"}
 
 
 def run(bench: Bench, step: Step) -> None:
-    loss = step()
+    with bench.autocast():
+        loss = step()
     if loss is not None:
         loss.backward()
         if not loss.isfinite():
             raise RuntimeError(f"loss {loss.item()}: this is no step to be timed")
     bench.student.zero_grad(set_to_none=True)
+
+
+def cpu_seconds(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
 
 
 def times(
@@ -323,9 +367,11 @@ def times(
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(options.rounds):
         for name in list(steps) if number % 2 else reversed(steps):
-            spent[name].append(seconds(lambda name=name: run(bench, steps[name]), options.device))
-        took = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
-        print(f"round {number + 1} of {options.rounds}: {took}", file=sys.stderr, flush=True)
+            work = partial(run, bench, steps[name])
+            took = cpu_seconds(work) if options.cpu_time else seconds(work, options.device)
+            spent[name].append(took)
+        latest = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
+        print(f"round {number + 1} of {options.rounds}: {latest}", file=sys.stderr, flush=True)
     return spent, missing
 
 
@@ -351,13 +397,14 @@ def profile(bench: Bench, options: argparse.Namespace) -> str:
     )
 
 
-def memory(options: argparse.Namespace, folder: Path, case: str) -> float:
+def memory(options: argparse.Namespace, dtype: str, folder: Path, case: str) -> float:
     """MiB of the case, in a process of its own."""
     arguments = [
         f"--{key}={getattr(options, key)}"
         for key in ("student", "teacher", "tokens", "device", "threads")
     ]
-    command = [sys.executable, __file__, *arguments, "--memory-of", case, "--folder", str(folder)]
+    arguments += [f"--dtype={dtype}", "--memory-of", case, "--folder", str(folder)]
+    command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -366,7 +413,7 @@ def measure_memory(options: argparse.Namespace) -> float:
     if options.memory_of.startswith("head "):
         return head_memory(options, int(options.memory_of.split()[1]))
     make, with_teacher = CASES[options.memory_of]
-    bench = bench_of(options, options.folder, with_teacher)
+    bench = bench_of(options, options.dtype[0], options.folder, with_teacher)
     step = make(bench)
     return peak(lambda: [run(bench, step) for _ in range(2)], options.device)
 
@@ -374,18 +421,21 @@ def measure_memory(options: argparse.Namespace) -> float:
 def head_memory(options: argparse.Namespace, num_tokens: int) -> float:
     """Of linear_head_loss with gradients, above its inputs, the head's gradient taken off."""
     width, device = int(options.student.split("x")[0]), options.device
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    is_half = options.dtype == ["bfloat16"]
+    dtype = torch.bfloat16 if is_half else torch.float32
     hidden_NH = torch.randn(num_tokens, width, device=device, dtype=dtype).requires_grad_()
+    of_weight = dtype if device == "cuda" else torch.float32
     weight_VH = (
-        torch.randn(QWEN_VOCAB, width, device=device, dtype=dtype).mul_(0.05).requires_grad_()
+        torch.randn(QWEN_VOCAB, width, device=device, dtype=of_weight).mul_(0.05).requires_grad_()
     )
     ids_NK = torch.randint(QWEN_VOCAB, (num_tokens, NUM_DRAWS), device=device)
     said = SampledTargets(ids_NK, torch.full(ids_NK.shape, 1 / NUM_DRAWS, device=device))
 
     def work() -> Any:
-        return linear_head_loss(
-            hidden_NH, Head(weight_VH), ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0
-        )
+        with torch.autocast(device, torch.bfloat16, enabled=is_half and device == "cpu"):
+            return linear_head_loss(
+                hidden_NH, Head(weight_VH), ids_NK[:, 0], said, soft_weight=1.0, hard_weight=0.0
+            )
 
     return (
         peak(lambda: work()[0].backward(), device) - weight_VH.numel() * 4 / 2**20
@@ -443,38 +493,71 @@ def mebibytes(mib: dict[str, float], case: str) -> str:
     return f"{mib[case]:,.0f}" if mib else "–"
 
 
-def section(
-    options: argparse.Namespace,
-    spent: dict[str, list[float]],
-    missing: dict[str, str],
-    mib: dict[str, float],
-) -> str:
-    ours = spent["ours"]
-    steps = [
-        [f"ours, KD / {name}", ratio(ours, spent[name]), target]
-        for name, target in (
-            ("our cross-entropy", "at most 1.10"),
-            ("transformers' cross-entropy", "below 1"),
-        )
+@dataclass(frozen=True)
+class Measured:
+    """What was measured in one type: seconds of each case by round, why one is missing, MiB of each."""
+
+    spent: dict[str, list[float]]
+    missing: dict[str, str]
+    mib: dict[str, float]
+
+    def step_lines(self, dtype: str, num_tokens: int) -> list[list[str]]:
+        ours = self.spent["ours"]
+        speed = f"{num_tokens / statistics.median(ours):,.0f}"
+        return [
+            [f"{dtype}: ours, KD / {name}", ratio(ours, self.spent[name]), target, speed]
+            for name, target in (
+                ("our cross-entropy", "at most 1.10"),
+                ("transformers' cross-entropy", "below 1"),
+            )
+        ]
+
+    def peer_lines(self, dtype: str) -> list[list[str]]:
+        lines = [[f"{dtype}: ours", "1", mebibytes(self.mib, "ours"), "1"]]
+        total = with_capture(self.spent, "ours")
+        for name in PEERS:
+            title = f"{dtype}: {name}"
+            if name in self.missing:
+                lines.append([title, self.missing[name], "–", "–"])
+                continue
+            times = f"{self.mib[name] / self.mib['ours']:.1f}x" if self.mib else "–"
+            ahead = ratio(with_capture(self.spent, name), total)
+            lines.append([title, ahead, mebibytes(self.mib, name), times])
+        return lines
+
+
+def measure(options: argparse.Namespace, dtype: str) -> Measured:
+    """Measure all cases in one type."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spent, missing = times(bench_of(options, dtype, folder, with_teacher=True), options)
+        mib = {}
+        for case in () if options.no_memory else [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
+            mib[case] = memory(options, dtype, folder, case)
+            print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
+    return Measured(spent, missing, mib)
+
+
+def section(options: argparse.Namespace, measured: dict[str, Measured]) -> str:
+    steps, peers = [], []
+    for dtype, made in measured.items():
+        steps += made.step_lines(dtype, options.tokens)
+        peers += made.peer_lines(dtype)
+    heads = [
+        [f"{dtype}: {num:,}", mebibytes(made.mib, f"head {num}")]
+        for dtype, made in measured.items()
+        for num in HEAD_TOKENS
     ]
-    total = with_capture(spent, "ours")
-    peers = [["ours", "1", mebibytes(mib, "ours"), "1"]]
-    for name in PEERS:
-        if name in missing:
-            peers.append([name, missing[name], "–", "–"])
-            continue
-        times = f"{mib[name] / mib['ours']:.1f}x" if mib else "–"
-        peers.append([name, ratio(with_capture(spent, name), total), mebibytes(mib, name), times])
-    heads = [[f"{n:,}", mebibytes(mib, f"head {n}")] for n in HEAD_TOKENS]
+    multiplies = "multiplies" if multiplies_bfloat16() else "has no instructions for"
     return f"""{HEADING}
 
 `scripts/bench_kd.py`: {options.tokens:,} tokens a step, V = {QWEN_VOCAB:,}, a student of {options.student} and a
 teacher of {options.teacher} (width x layers, Qwen3, random weights), {options.rounds} rounds,
-medians with quartiles. {machine()}; {versions()}.
-What a step is, what is counted and how memory is measured stands at the top of the script. Nothing was measured on a GPU
-unless one is named here.
+medians with quartiles{" of CPU time" if options.cpu_time else ""}. {machine()}, the CPU {multiplies} bfloat16; {versions()}.
+What a step is, what is counted, what the types are and how memory is measured stands at the top of the script. Nothing was
+measured on a GPU unless one is named here.
 
-{table(["step, time", "ratio", "target"], steps)}
+{table(["step, time", "ratio", "target", "our tokens/s"], steps)}
 
 Distillation, the teacher counted (captures spread over {EPOCHS} epochs):
 
@@ -502,7 +585,19 @@ def main() -> None:
         "--profile", action="store_true", help="only the operators of our step, with their shares"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="seconds of CPU, for a machine that is at other work, too (take --threads 1)",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=["auto", "float32", "bfloat16"],
+        default=["auto"],
+        help="types of the steps on a CPU; auto: float32, and bfloat16 where it is faster",
+    )
     parser.add_argument(
         "--write", type=Path, metavar="BENCHMARKS.md", help="put the tables into this file, too"
     )
@@ -516,17 +611,12 @@ def main() -> None:
     if options.memory_of:
         print(json.dumps(measure_memory(options)))
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if options.profile:
-            print(profile(bench_of(options, folder, with_teacher=True), options))
-            return
-        spent, missing = times(bench_of(options, folder, with_teacher=True), options)
-        mib = {}
-        for case in () if options.no_memory else [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
-            mib[case] = memory(options, folder, case)
-            print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
-    text = section(options, spent, missing, mib)
+    dtypes = types_of(options)
+    if options.profile:
+        with tempfile.TemporaryDirectory() as name:
+            print(profile(bench_of(options, dtypes[-1], Path(name), with_teacher=True), options))
+        return
+    text = section(options, {dtype: measure(options, dtype) for dtype in dtypes})
     print(text)
     if options.write:
         replace_section(options.write, text)

@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.losses.targets import (
+    DenseTargets,
+    DrawLogProbs,
+    SampledTargets,
+    Targets,
+    TopKTargets,
+)
 
 NUM_TOKENS, HIDDEN, VOCAB = 13, 6, 20
 DIVERGENCES = [
@@ -17,7 +23,13 @@ DIVERGENCES = [
     ("total_variation", {}),
 ]
 CASES = [("sampled", "forward_kl", {})] + [
-    (kind, *d) for kind in ("top_k", "dense") for d in DIVERGENCES
+    (kind, *d) for kind in ("top_k", "dense", "scored") for d in DIVERGENCES
+]
+# Where student and teacher are equal these cost nothing, whatever was drawn; the others on average.
+ZERO_CASES = [
+    case
+    for case in CASES
+    if case[0] != "sampled" and not (case[0] == "scored" and case[1] in ("forward_kl", "skew_kl"))
 ]
 
 
@@ -48,11 +60,37 @@ def sampled(logp_NV: Tensor, num_draws: int = 50, seed: int = 7) -> SampledTarge
     return SampledTargets(ids_NK.masked_fill(counts_NK == 0, -1), counts_NK / num_draws, entropy_N)
 
 
-def targets_of(kind: str, logp_NV: Tensor) -> Targets:
+def scored(
+    logp_NV: Tensor, labels_N: Tensor | None = None, num_draws: int = 6, seed: int = 7
+) -> SampledTargets:
+    """A few draws with their log-probs and that of the answer's own token (as `inputs` has it)."""
+    labels_N = labels() if labels_N is None else labels_N
+    drawn = sampled(logp_NV, num_draws, seed)
+    return with_log_probs(drawn, logp_NV, labels_N)
+
+
+def with_log_probs(drawn: SampledTargets, logp_NV: Tensor, labels_N: Tensor) -> SampledTargets:
+    ids_NK, labels_N1 = drawn.ids_NK, labels_N[:, None]
+    is_filler_NK = ids_NK < 0
+    logp_NK = logp_NV.gather(1, ids_NK.clamp(min=0)).masked_fill(is_filler_NK, torch.nan)
+    ids_NC = torch.cat([ids_NK, labels_N1], 1)
+    known_NC = torch.where(ids_NC < 0, labels_N1, ids_NC)
+    tail_N = logp_NV.scatter(1, known_NC, -torch.inf).logsumexp(-1)
+    log_probs = DrawLogProbs(logp_NK, logp_NV.gather(1, labels_N1)[:, 0], tail_N)
+    return SampledTargets(ids_NK, drawn.weights_NK, drawn.entropy_N, log_probs)
+
+
+def targets_of(kind: str, logp_NV: Tensor, labels_N: Tensor | None = None) -> Targets:
+    if kind == "scored":
+        return scored(logp_NV, labels_N)
     return {"sampled": sampled, "top_k": top_k, "dense": DenseTargets}[kind](logp_NV)
 
 
+def labels() -> Tensor:
+    return torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(3))
+
+
 def inputs(dtype: torch.dtype = torch.float64, rows: int = VOCAB) -> tuple[Tensor, Tensor, Tensor]:
-    labels_N = torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(3))
+    labels_N = labels()
     hidden, weight = randn(1, NUM_TOKENS, HIDDEN, dtype=dtype), randn(2, rows, HIDDEN, dtype=dtype)
     return hidden.requires_grad_(), weight.requires_grad_(), labels_N

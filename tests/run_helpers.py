@@ -175,6 +175,40 @@ def start_fresh(*arguments: object, word: str = "run", **more: str) -> subproces
     )
 
 
+def launch(
+    *arguments: object, launcher: tuple[str, ...] = ("--multi_gpu", "--num_processes", "2")
+) -> subprocess.CompletedProcess[str]:
+    """`accelerate launch` of the file in the checkout, as the README says, without the package installed."""
+    options = [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        str(free_port()),
+    ]
+    script = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *launcher,
+        *options,
+        "distill/train.py",
+    ]
+    env = {k: v for k, v in environment(ACCELERATE_USE_CPU="true").items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [*script, *map(str, arguments)],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 def signal_when(
     child: Forked | subprocess.Popen[bytes], ready: Callable[[], bool], number: int
 ) -> int:

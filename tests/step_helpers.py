@@ -4,6 +4,7 @@
 them; each leaves a file of what it got.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,12 @@ def examples() -> list[Example]:
     ]
 
 
-def signal(folder: Path) -> SignalStore:
+DRAWS = SignalHeader("sampled", VOCAB, num_draws=50, hidden_size=TEACHER_WIDTH)
+SCORED_DRAWS = replace(DRAWS, draw_log_probs=True)
+
+
+def signal(folder: Path, header: SignalHeader = DRAWS) -> SignalStore:
     """The signal of a random teacher for the examples: 50 draws and a hidden state a token."""
-    header = SignalHeader("sampled", VOCAB, num_draws=50, hidden_size=TEACHER_WIDTH)
     if not folder.exists():
         generator = torch.Generator().manual_seed(4)
         with SignalWriter(folder, header) as writer:
@@ -48,7 +52,14 @@ def signal(folder: Path) -> SignalStore:
                 labels_N = torch.tensor(example.ids[example.answer_start :])
                 logits_NV = 3 * torch.randn(len(labels_N), VOCAB, generator=generator)
                 rows = draws.Rows.of(draws.seed_of(example.signal_key), len(labels_N))
-                record = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(VOCAB))
+                record = draws.draw(
+                    logits_NV,
+                    labels_N,
+                    rows,
+                    num_draws=50,
+                    columns=Columns(VOCAB),
+                    with_log_probs=header.draw_log_probs,
+                )
                 states = hidden_states.quantize(
                     torch.randn(len(labels_N), TEACHER_WIDTH, generator=generator).numpy()
                 )
@@ -129,7 +140,14 @@ def training_run(
 
 def one_step(run: TrainingRun, rows: list[list[int]]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Return (log row, gradients as the optimizer finds them) of `rows` of example numbers."""
-    student = StudentLoss(run.model, run.options, run.vocab_size, run.teacher_width)
+    student = StudentLoss(
+        run.model,
+        run.options,
+        run.vocab_size,
+        run.teacher_width,
+        stop_ids=run.stop_ids,
+        own_divergence=run.own_divergence,
+    )
     module = run.accelerator.prepare_model(student)
     trainable = trainable_parameters(student)
     gradients: dict[str, Tensor] = {}

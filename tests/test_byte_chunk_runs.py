@@ -202,6 +202,8 @@ def test_with_the_teachers_own_tokenizer_chunks_are_its_words(tmp_path):
     ("more", "way_out"),
     [
         (["capture.hidden_states=int8"], "set hidden_states to none"),
+        (["rounds={}"], "set rounds to null"),
+        (["train.stop_tokens=together"], r"remove train\.stop_tokens"),
         (["train.divergence=reverse_kl"], r"remove train\.divergence"),
         (["capture.from_server=true"], "name the server"),
         (

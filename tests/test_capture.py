@@ -20,10 +20,12 @@ from distill.data.samples import read_samples
 from distill.errors import DataError, MismatchError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer
-from distill.planning.costs import Workload
+from distill.planning.costs import Workload, signal_bytes_per_token
 from distill.planning.machine import Machine
 from distill.recipe import load_recipe
+from distill.signals.collate import hidden_targets
 from distill.signals.columns import Columns
+from distill.signals.hidden_states import bytes_per_token
 from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import split
 
@@ -104,6 +106,12 @@ def log_probs(teacher, ids, start):
     return logits[:, :1024].double().log_softmax(-1)
 
 
+@torch.no_grad()
+def hidden_states(teacher, ids, start):
+    """The teacher's last hidden states from which it tells the tokens from `start` on, [T, H]."""
+    return teacher.model(input_ids=torch.tensor([ids])).last_hidden_state[0, start - 1 : -1]
+
+
 def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     folder, vocabulary, teacher
 ):
@@ -112,8 +120,14 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     assert any({*s.ids} & removed for s in read_samples(folder / "generate/kept.jsonl"))
     result, dense = captured(folder, "capture.signal=dense", "capture.hidden_states=int8")
     assert result.vocab_size == len(vocabulary) == dense.header.vocab_size < 700
-    likeliest = captured(folder, "capture.signal=top_k", "capture.top_k=20")[1]
+    reckoned = signal_bytes_per_token(recipe_of(folder, "capture.signal=dense"), len(vocabulary))
+    assert result.bytes_per_token == pytest.approx(reckoned + bytes_per_token(192), rel=0.05)
+    result, likeliest = captured(folder, "capture.signal=top_k", "capture.top_k=20")
+    top_20 = recipe_of(folder, "capture.signal=top_k", "capture.top_k=20")
+    reckoned = signal_bytes_per_token(top_20, len(vocabulary))
+    assert result.bytes_per_token == pytest.approx(reckoned, rel=0.1), "less of the shards' heads"
     draws = captured(folder)[1]
+    scored = captured(folder, "capture.draw_log_probs=true")[1]
     for sample in samples:
         key, start = key_of(sample), len(sample.prompt_ids)
         logp_TC = log_probs(teacher, vocabulary.parents_of(sample.ids), start)
@@ -128,8 +142,16 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
         np.testing.assert_allclose(np.exp(top.logp).sum(1) + np.exp(top.tail_logp), 1, atol=2e-3)
         target = logp_TV[range(len(logp_TV)), sample.answer_ids]
         np.testing.assert_allclose(draws.read(key).target_logp, target, rtol=2e-3, atol=2e-3)
+        drawn = scored.read(key)
+        assert np.array_equal(drawn.ids, draws.read(key).ids)
+        rows = np.repeat(np.arange(len(logp_TV)), np.diff(drawn.offsets))
+        said = logp_TV[rows, torch.from_numpy(drawn.ids).long()]
+        np.testing.assert_allclose(drawn.logp, said, rtol=2e-3, atol=2e-3)
         assert draws.read(key).ids.max() < len(vocabulary)
-        assert dense.read_hidden_states(key).values.shape == (len(logp_TV), 192)
+        states = hidden_targets([dense.read_hidden_states(key)], 192, "cpu")
+        own_TH = hidden_states(teacher, vocabulary.parents_of(sample.ids), start)
+        difference_TH = states.dequantized(torch.float32) - own_TH
+        assert difference_TH.norm() < 0.01 * own_TH.norm()
 
 
 def test_a_gguf_teacher_says_the_same_of_the_trimmed_tokens(folder, tmp_path):

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "distill"
 FLOORS = [
     {"errors"},
     {"catalog", "losses", "text"},
+    {"privacy"},
     {"recipe"},
     {"core"},
     {"llama_cpp", "models", "signals", "tasks"},
@@ -17,7 +18,7 @@ FLOORS = [
     {"shaping"},
     {"evaluation"},
     {"formats", "teachers", "synthesis"},
-    {"planning", "reporting"},
+    {"planning", "reporting", "on_policy"},
     {
         "plan",
         "generate",
@@ -25,6 +26,7 @@ FLOORS = [
         "capture",
         "initialize",
         "train",
+        "rounds",
         "quantize",
         "evaluate",
         "report",

@@ -110,13 +110,18 @@ def test_hidden_states_are_captured_and_matched_in_a_whole_run(tmp_path, finishe
     folder = tmp_path / "run"
     for stage in ("plan", "generate"):
         shutil.copytree(finished / stage, folder / stage)
-    changes = ["capture.hidden_states=int8", "train.hidden_weight=0.5", "quantize.formats=[]"]
+    changes = [
+        "capture.hidden_states=int8",
+        "capture.draw_log_probs=true",
+        "train.hidden_weight=0.5",
+        "quantize.formats=[]",
+    ]
     result = run_forked(*small(folder, *changes))
     assert result.returncode == 0, result.stderr[-3000:]
     assert "generate: already done" in result.stdout
 
     capture = json.loads((folder / "capture/manifest.json").read_text())["result"]
-    assert capture["hidden_size"] == 192 and 198 < capture["bytes_per_token"] < 198 + 36
+    assert capture["hidden_size"] == 192 and 198 < capture["bytes_per_token"] < 198 + 62
     store = SignalStore(folder / "capture/signals" / capture["folder"])
     sample = read_samples(folder / "generate/kept.jsonl")[0]
     teacher = load.load_model(
@@ -139,7 +144,7 @@ def test_hidden_states_are_captured_and_matched_in_a_whole_run(tmp_path, finishe
     assert student[-1]["hidden"] < 0.9 * student[0]["hidden"] and "hidden" not in control[0]
     plain = json.loads((finished / "train/student.metrics.jsonl").read_text().splitlines()[0])
     assert student[0]["soft"] == plain["soft"], (
-        "the draws are the same, and so is the first step's student"
+        "the draws are the same with their log-probs, and so is the first step's student"
     )
     assert sha(folder / "train/control/model.safetensors") == sha(
         finished / "train/control/model.safetensors"

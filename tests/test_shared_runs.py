@@ -5,7 +5,17 @@ import shutil
 import subprocess
 import sys
 
-from run_helpers import QUICKSTART, ROOT, SMALL, environment, run_forked, sha, small, start_forked
+from run_helpers import (
+    QUICKSTART,
+    ROOT,
+    SMALL,
+    environment,
+    launch,
+    run_forked,
+    sha,
+    small,
+    start_forked,
+)
 
 
 def test_training_does_not_depend_on_which_shards_hold_the_signal(copy, finished, tmp_path):
@@ -98,38 +108,6 @@ def test_two_jobs_that_claim_blocks_make_what_one_run_makes(tmp_path):
     assert (
         signals[0]["num_sequences"] == signals[1]["num_sequences"]
         and signals[0]["num_tokens"] == signals[1]["num_tokens"]
-    )
-
-
-def launch(*arguments, launcher=("--multi_gpu", "--num_processes", "2")):
-    """`accelerate launch` of the file in the checkout, as the README says, without the package installed."""
-    options = [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "29555",
-    ]
-    script = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *launcher,
-        *options,
-        "distill/train.py",
-    ]
-    env = {k: v for k, v in environment(ACCELERATE_USE_CPU="true").items() if k != "PYTHONPATH"}
-    return subprocess.run(
-        [*script, *map(str, arguments)],
-        env=env,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
 
 

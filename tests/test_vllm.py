@@ -21,6 +21,11 @@ from server_helpers import TEACHER, log_probs_against_the_weights
 from distill.formats.w4a16 import write_w4a16
 from distill.formats.w16a16 import write_w16a16
 from distill.models import load
+from distill.recipe import load_recipe
+from distill.signals.columns import Columns
+from distill.signals.header import SignalHeader
+from distill.teachers import connect_to_score
+from distill.teachers.base import SignalSequence
 
 PYTHON = os.environ.get("DISTILL_VLLM")
 pytestmark = pytest.mark.skipif(
@@ -175,3 +180,31 @@ def test_vllm_opens_the_4_bit_folder_and_says_the_same_where_it_has_a_kernel(
         assert "cpu_gemm_wna16" in printed, printed[-3000:]
         pytest.skip("vLLM opened the folder; its 4-bit kernel for CPUs needs AVX-512")
     assert apart(in_transformers(load_w4a16(tmp_path)), rows) < 0.05
+
+
+def test_it_scores_given_token_ids_as_the_weights_do(vllm_server, tmp_path):
+    """What rounds ask of it: the student's own tokens, and how likely each was."""
+    recipe = load_recipe(
+        QUICKSTART,
+        [
+            f"run_folder={tmp_path}",
+            f"teacher.server={vllm_server}",
+            "teacher.server_model=teacher",
+            "capture.from_server=true",
+            "capture.signal=top_k",
+            "capture.top_k=5",
+            "rounds.num_rounds=1",
+        ],
+    )
+    teacher = connect_to_score(recipe)
+    sequences = [
+        SignalSequence(f"{n:02x}" * 16, str(n), ids[:4], ids[4:]) for n, ids in enumerate(PROMPTS)
+    ]
+    num_ids = len(teacher.tokenizers.asked)
+    header = SignalHeader("top_k", num_ids, top_k=5)
+    model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
+    for sequence, record, _ in teacher.signals(header, Columns(num_ids), [sequences], set()):
+        with torch.no_grad():
+            logp_TV = model(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
+        own = logp_TV[3:-1].gather(1, torch.tensor(record.ids, dtype=torch.int64)).numpy()
+        assert abs(own - record.logp).max() < 1e-3

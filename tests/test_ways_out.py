@@ -244,3 +244,18 @@ def test_what_chat_and_serve_advise_of_a_run_folder_ends_it(copy, capsys, monkey
     status, then = run.do(said, [], to_the_end=way == "flipped")
     assert status == 0, f"advised: {said}\nthen: {then}"
     assert gguf_advice(copy) is None
+
+
+def test_what_inspect_advises_of_a_run_folder_ends_it(copy, capsys, monkeypatch):
+    run = Run(copy, capsys)
+    monkeypatch.chdir(copy)
+    for make in (
+        lambda: run.flip("generate/kept.jsonl"),
+        lambda: shutil.rmtree(copy / "generate"),
+    ):
+        make()
+        status, said = run.type(["inspect", str(copy)])
+        assert status == 2 and "RECIPE" not in said, said
+        status, then = run.do(said, [])
+        assert status == 0, f"advised: {said}\nthen: {then}"
+        assert run.type(["inspect", str(copy)])[0] == 0

@@ -9,7 +9,14 @@ from distill.chat.fingerprints import (
 )
 from distill.chat.marks import TemplateMarks, own_mark, template_marks
 from distill.chat.probes import PROBES
-from distill.chat.reasoning import Marks, answer_marks, opens_thinking, split_thinking, text_of
+from distill.chat.reasoning import (
+    Marks,
+    answer_marks,
+    dropped_tokens,
+    opens_thinking,
+    split_thinking,
+    text_of,
+)
 from distill.chat.retokenize import retokenize_answer, target_ids, without_reasoning
 from distill.chat.template import (
     SWITCHES,
@@ -33,6 +40,7 @@ __all__ = [
     "TemplateMarks",
     "answer_marks",
     "dated",
+    "dropped_tokens",
     "end_of_turn",
     "fingerprint_of_format",
     "fingerprint_of_template",

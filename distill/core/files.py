@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 
 def fsync_folder(folder: Path) -> None:
@@ -19,16 +20,50 @@ def write_atomic(path: Path, data: str | bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as f:
-            f.write(data.encode() if isinstance(data, str) else data)
-            f.flush()
-            os.fsync(f.fileno())
+        _write_through(temporary, data)
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         error.filename = error.filename or str(path)  # a full disk is reported with the file it hit
         raise
     fsync_folder(path.parent)
+
+
+def write_first(path: Path, data: str | bytes) -> None:
+    """Write a whole file unless there is one: of several processes that try, one's stays.
+
+    Where the file system has no hard links, two that come at the same moment may each write it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        _write_through(temporary, data)
+        _link_or_move(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def _link_or_move(temporary: Path, path: Path) -> None:
+    """Give the file its name if nobody has it."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return
+    except OSError:  # no hard links there
+        if not path.exists():
+            os.replace(temporary, path)
+
+
+def _write_through(path: Path, data: str | bytes) -> None:
+    """Write a file, and wait until the disk has it."""
+    with open(path, "wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+        f.flush()
+        os.fsync(f.fileno())
 
 
 class FolderWriter:

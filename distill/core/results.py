@@ -34,7 +34,8 @@ class GenerateResult:
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
     `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
     files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
-    than it stands there.
+    than it stands there. `precision`: how the type of the teacher's weights was chosen, where the
+    machine did by a measurement.
     """
 
     num_prompts: int
@@ -59,6 +60,7 @@ class GenerateResult:
     seed: int
     warning: str | None
     reading_notes: list[str] = field(default_factory=list)
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,12 @@ class CaptureResult:
     """What was stored of the teacher's distributions.
 
     `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
-    no log-probs. Sizes are None where nothing was captured (signal: none). The last three are of a
+    no log-probs. Sizes are None where nothing was captured (signal: none). The next three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
     does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
     Of chunks alone: how many there are, how many more have numbers that the two tokenizers split
     otherwise, and how many of the student's tokens are in none.
+    `precision`: as in GenerateResult.
     """
 
     signal: str
@@ -128,6 +131,7 @@ class CaptureResult:
     num_chunks: int = 0
     num_split_digits: int = 0
     num_left_out: int = 0
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +189,8 @@ class TrainedModel:
 class TrainResult:
     """The models that were trained (`roles`: student, and control), and on how many samples.
 
-    `repeats`: the same of each repeat after the first (train.repeats), in their order.
+    `repeats`: the same of each repeat after the first (train.repeats), in their order. `precision`:
+    how the type of the passes was chosen, where the machine did by a measurement.
     """
 
     roles: dict[str, TrainedModel]
@@ -193,6 +198,82 @@ class TrainResult:
     num_validation: int
     num_too_long: int
     repeats: list[dict[str, TrainedModel]] = field(default_factory=list)
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
+class RoundGuards:
+    """What the answers of a round were like, those of the student of the round before.
+
+    Shares of all answers, lengths in tokens. The last four are of those that the teacher scored:
+    mean probability of an end where an answer ended, of teacher and student; mean log-prob of the
+    student's tokens under the teacher, nats (where the signal tells it); share of positions at which
+    both find the same token likeliest.
+    """
+
+    num_answers: int
+    num_tokens: int
+    cut: float
+    loops: float
+    empty: float
+    other_language: float
+    mean_length: float
+    p95_length: float
+    end_mass_of_teacher: float | None = None
+    end_mass_of_student: float | None = None
+    logp_of_teacher: float | None = None
+    same_likeliest: float | None = None
+
+
+@dataclass(frozen=True)
+class RoundValidation:
+    """What the student of a round made of the validation prompts, greedily, and of their answers.
+
+    `exact_match`: None where no task checks. Shares of its answers.
+    """
+
+    num_prompts: int
+    exact_match: float | None
+    nll_per_byte: float
+    cut: float
+    loops: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round: the answers that it learnt from, how it was trained, and what came out.
+
+    Round 0 is the trained student itself, which has answered nothing yet. `made_from`: what decides
+    the round, `student`: what tells its student's weights from others, both digests. `num_samples`:
+    what it learnt from, by origin. `red`: the guard that stopped the rounds here; then nothing was
+    trained. `seconds`: of each part.
+    """
+
+    number: int
+    made_from: str
+    student: str
+    validation: RoundValidation | None = None
+    guards: RoundGuards | None = None
+    num_samples: dict[str, int] = field(default_factory=dict)
+    num_too_long: int = 0
+    trained: TrainedModel | None = None
+    red: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundsResult:
+    """The rounds in their order, which one's student was kept (0: the trained one), why they ended.
+
+    `answered_with`: weights or gguf. `repeats`: the rounds of each repeat of the training after the
+    first.
+    """
+
+    rounds: list[Round]
+    best: int
+    ended: str
+    answered_with: str
+    repeats: list[list[Round]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -309,7 +390,8 @@ class EvaluateResult:
 
     `repeats`: those of student and control of each repeat of the training after the first.
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
-    the byte alone.
+    the byte alone. `student_against_before`: the student minus what it was before the rounds, where
+    there were some.
     """
 
     models: dict[str, ModelFigures]
@@ -319,6 +401,7 @@ class EvaluateResult:
     student_against_control: dict[str, Difference] | None = None
     repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
     tokenizers_differ: bool = False
+    student_against_before: dict[str, Difference] | None = None
 
 
 @dataclass(frozen=True)

@@ -57,3 +57,4 @@ class Stage:
     shared: bool = False  # every process works on it; else the first works alone
     cheap: bool = False  # made again without asking when anything changed
     asks_teacher: bool = False  # independent jobs may divide it, and its files stay on a redo
+    keeps_files: bool = False  # its files stay on a redo: it knows what of them still fits

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from distill.core.digests import bytes_sha256, canonical_json
-from distill.core.files import write_atomic
+from distill.core.files import write_atomic, write_first
 from distill.errors import DataError, in_short, one_line
 
 CHECKSUM = "sha256"  # field: that of the others' canonical JSON
@@ -24,9 +24,18 @@ Kind = TypeVar("Kind")
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = None) -> None:
     """Write an object with its checksum, whole or not at all."""
+    write_atomic(path, _with_checksum(values, indent))
+
+
+def write_json_first(path: Path, values: Mapping[str, Any]) -> None:
+    """Do the same unless the file is there: of several processes that try, one's stays."""
+    write_first(path, _with_checksum(values, None))
+
+
+def _with_checksum(values: Mapping[str, Any], indent: int | None) -> str:
     as_read = json.loads(json.dumps(values))  # keys are text then, as they will be
-    text = json.dumps({**as_read, CHECKSUM: _checksum(as_read)}, indent=indent, ensure_ascii=False)
-    write_atomic(path, text + "\n")
+    stored = {**as_read, CHECKSUM: _checksum(as_read)}
+    return json.dumps(stored, indent=indent, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, way_out: str) -> dict[str, Any]:

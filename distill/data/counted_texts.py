@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from distill.core.jsonl import BadRow, Row
 from distill.data import sources
 from distill.data.bad_rows import Left, made_rows, refuse_half_characters
-from distill.errors import shown
+from distill.errors import DataError, shown
 from distill.recipe import Recipe
 from distill.recipe.sections import CountedText
 
@@ -28,6 +28,19 @@ def counted_texts(recipe: Recipe, text: CountedText, left: Left) -> Iterator[str
         return value
 
     return (made for made in made_rows(recipe, FIELD, text.source, make, left) if made)
+
+
+def require_text(recipe: Recipe, text: CountedText) -> None:
+    """Raise what reading one of the recipe's sources raises, by its first text alone.
+
+    MissingError for a file or data set that is not there, DataError for one that cannot be read or
+    has no text.
+    """
+    if next(counted_texts(recipe, text, Left()), None) is None:
+        raise DataError(
+            f"{recipe.source}: {FIELD}: {text.source.name}: no text in it: name another file, data "
+            "set or column"
+        )
 
 
 def texts_inputs(recipe: Recipe) -> dict[str, str]:

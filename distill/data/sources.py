@@ -6,6 +6,7 @@ Files are read as they are, without a library's cache between, so that a changed
 input.
 """
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -257,18 +258,48 @@ def _loaded(recipe: Recipe, name: str, source: Source) -> Any:
         if folder is not None and _is_saved_to_disk(folder):
             loaded = datasets.load_from_disk(str(folder))
             return loaded[split] if isinstance(loaded, dict) else loaded
-        path = source.dataset if folder is None else str(folder)
-        return datasets.load_dataset(path, source.config, split=split, revision=source.revision)
+        path, cache = source.dataset, None
+        if folder is not None:
+            path, cache = str(folder), _cache_of(folder)
+        return datasets.load_dataset(
+            path, source.config, split=split, revision=source.revision, cache_dir=cache
+        )
     except (
         Exception
     ) as error:  # a broken file, a missing decoder, no network: of any library's kind
         raise MissingError(
             f"{recipe.source}: {name}: data set {source.name!r}, split {split!r} cannot be had "
             f"({type(error).__name__}: {shown(error)}); "
-            "check its name, config and split, or fetch it once where there is a network"
+            f"check its name, config and split{_way_to_carry(source, folder)}"
         ) from None
     finally:
         datasets.enable_progress_bars()
+
+
+def _cache_of(folder: Path) -> str:
+    """Return where the library keeps what it reads of a local folder: another place if that changes.
+
+    Its own place goes by the folder's name alone where a README.md names configurations, so that it
+    would give the rows of another folder, or of files that have changed since.
+    """
+    from datasets import config
+
+    files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
+    told = [[str(path), found.st_size, found.st_mtime_ns] for path, found in files]
+    return str(Path(config.HF_DATASETS_CACHE) / f"folder-{digest(canonical_json(told))}")
+
+
+def _way_to_carry(source: Source, folder: Path | None) -> str:
+    """Return how to have a hub's data set here without a network; nothing for a local folder."""
+    if folder is not None or source.dataset is None:
+        return ""
+    here = source.dataset.rpartition("/")[2]
+    command = ["hf", "download", source.dataset, "--repo-type", "dataset", "--local-dir", here]
+    command += ["--revision", source.revision] if source.revision else []
+    return (
+        f", or fetch it where there is a network by `{shlex.join(command)}`, copy that folder "
+        f"here and name it: dataset=./{here}"
+    )
 
 
 def _is_saved_to_disk(folder: Path) -> bool:

@@ -9,9 +9,10 @@ import os
 import platform
 import sys
 
+from distill.core.named_run import open_run
 from distill.deploy import targets
 from distill.deploy.bandwidth import cache_bytes, read_bandwidth
-from distill.deploy.choose import gguf_checks, known_format, open_run, require_whole
+from distill.deploy.choose import gguf_checks, known_format, require_whole
 from distill.deploy.speed import CONTEXT, PROMPT_TOKENS, REPEATS, FileSpeed, measure, thread_counts
 from distill.formats import path_of
 from distill.recipe import advising

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.core import verification
+from distill.core.named_run import open_run
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
-from distill.errors import DataError, MissingError, RecipeError, did_you_mean, nearest_names
+from distill.errors import DataError, MissingError, RecipeError, did_you_mean
 from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
-from distill.recipe import Recipe, advising, load_recipe
+from distill.recipe import Recipe, advising
 
-SHOWN_RUNS = 5
 TOLD_BYTES = (
     1 << 30
 )  # a file that takes more than a second or so to read: one is told why one waits
@@ -31,33 +31,6 @@ class GgufChoice:
     def name(self) -> str:
         """Return what the model is called by a server."""
         return f"{self.recipe.name}-{self.format}"
-
-
-def open_run(run: str) -> tuple[Recipe, RunFolder]:
-    """Return the recipe and the folder of a run, given as either.
-
-    Raises MissingError, naming what is near, where there is neither.
-    """
-    path = Path(run).expanduser()
-    if path.is_file():
-        recipe = load_recipe(path)
-        return recipe, RunFolder.of(recipe)
-    if (path / "recipe.yaml").is_file():
-        folder = RunFolder(path.resolve())
-        recipe = load_recipe(folder.path / "recipe.yaml", [f"run_folder={folder.path}"])
-        return recipe, folder
-    raise MissingError(f"{path}: neither a run folder nor a recipe; {_known_runs(path)}")
-
-
-def _known_runs(path: Path) -> str:
-    """Return the run that a path may have meant, or some that are there."""
-    recipes = (*Path("runs").glob("*/recipe.yaml"), *path.parent.glob("*/recipe.yaml"))
-    folders = {recipe.parent.name: recipe.parent for recipe in recipes}
-    near = nearest_names(path.name, folders)
-    if near:
-        return f"did you mean {folders[near[0]]}?"
-    shown = [str(folder) for folder in folders.values()][:SHOWN_RUNS]
-    return f"known: {', '.join(shown) or 'no run'}"
 
 
 def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:

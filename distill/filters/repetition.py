@@ -64,3 +64,39 @@ def _repeats_ngrams(text: Text) -> str | None:
     return (
         f"{100 * repeated:.0f} % of its n-grams came before" if repeated > _MAX_REPEATED else None
     )
+
+
+def first_repetition(text: Text) -> int | None:
+    """Return from which character on a text that loops repeats itself, None where it does not loop.
+
+    Where its end repeats itself: the end of that passage's first time. Else the first character from
+    which on most of what follows came before, in pieces of 16 characters.
+    """
+    if loop(text) is None:
+        return None
+    return _repeated_end(text.raw) or _mostly_repeated(text.raw)
+
+
+def _repeated_end(text: str) -> int | None:
+    if _loop_at_end(text) is None:
+        return None
+    text = text.rstrip()
+    before = text.rfind(text[-_TAIL_PROBE:], 0, len(text) - 1)
+    period = len(text) - _TAIL_PROBE - before
+    start = len(text) - period
+    while start > 0 and text[start - 1] == text[start - 1 + period]:
+        start -= 1
+    return start + period
+
+
+def _mostly_repeated(text: str) -> int:
+    seen: set[str] = set()
+    came_before = []
+    for start in range(max(1, len(text) - _CHARACTERS_A_GRAM + 1)):
+        piece = text[start : start + _CHARACTERS_A_GRAM]
+        came_before.append(piece in seen)
+        seen.add(piece)
+    flags = np.array(came_before)
+    share_from = np.cumsum(flags[::-1])[::-1] / np.arange(len(flags), 0, -1)
+    starts = np.flatnonzero(flags & (share_from > 0.5))
+    return int(starts[0]) if len(starts) else 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import chat
+from distill.core.final_student import student_folder
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.data.shares import take_turns
@@ -32,7 +33,7 @@ class Export:
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder) -> "Export":
         """Return the export of the student that the run has trained."""
-        student = folder.stage("train") / "student"
+        student = student_folder(recipe, folder)
         return cls(recipe, folder, student, load.load_tokenizer(str(student)))
 
     @property

@@ -19,6 +19,7 @@ from distill.errors import RecipeError, did_you_mean
 from distill.losses.parameters import parameter_problem
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
+DrawsDivergence = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 ADAPTIVE_EPSILON = 1e-10  # a student equal to the teacher: 0/0 without it
 
@@ -79,6 +80,22 @@ def skew_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, alpha: float) -> T
     return _kl_to_mixture(teacher_logp_NV, student_logp_NV, 1 - alpha)
 
 
+def skew_kl_of_draws(
+    student_logp_NK: Tensor, teacher_logp_NK: Tensor, weights_NK: Tensor, alpha: float
+) -> Tensor:
+    """Return Σ ŵ log(p / (αp + (1−α)q)) over ids drawn from p: skew_kl in expectation.
+
+    It is an average over p, so it is estimated without bias, and so is its gradient. It may be
+    negative; for equals it is 0. weights_NK: ŵ, the share of each id in the draws. The log-probs are
+    those of the K ids; what stands beside a weight of 0 must be finite.
+    """
+    _check("skew_kl", alpha=alpha)
+    log_q_over_p_NK = student_logp_NK - teacher_logp_NK
+    if alpha == 0:
+        return -(weights_NK * log_q_over_p_NK).sum(-1)
+    return -(weights_NK * _log_mixture_ratio(log_q_over_p_NK, 1 - alpha)).sum(-1)
+
+
 def skew_reverse_kl(student_logp_NV: Tensor, teacher_logp_NV: Tensor, alpha: float) -> Tensor:
     """Return KL(q ‖ (1−α)p + α·sg[q]), sg = stop-gradient.
 
@@ -134,6 +151,9 @@ DIVERGENCES: dict[str, tuple[Callable[..., Tensor], str | None]] = {
     "adaptive_kl": (adaptive_kl, "alpha"),
 }
 
+# By name: what draws whose log-probs are known estimate without bias, beside the forward KL
+OF_DRAWS: dict[str, Callable[..., Tensor]] = {"skew_kl": skew_kl_of_draws}
+
 
 def divergence_by_name(
     name: str, *, beta: float | None = None, alpha: float | None = None
@@ -153,6 +173,16 @@ def divergence_by_name(
     if value is None:
         raise RecipeError(f"train.{parameter} is missing: divergence {name} needs it")
     return partial(function, **{parameter: value})
+
+
+def divergence_of_draws(name: str, *, alpha: float | None = None) -> DrawsDivergence | None:
+    """Return the estimate of that divergence from draws whose log-probs are known.
+
+    None where there is none without bias, and for the forward KL, which needs no log-probs.
+    """
+    if name not in OF_DRAWS:
+        return None
+    return partial(OF_DRAWS[name], alpha=alpha)
 
 
 def _log_ratio(top_NV: Tensor, bottom_NV: Tensor) -> Tensor:

@@ -10,8 +10,8 @@ n: positions of a chunk, R: rows that are projected (projection.py). A chunk is 
 memory, and has nothing to do with the byte-aligned chunks of a text (byte_chunks.py).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,10 +20,12 @@ from torch.autograd.function import once_differentiable
 
 from distill.errors import MismatchError, RecipeError
 from distill.losses.chunk_loss import ChunkLoss
-from distill.losses.divergences import divergence_by_name
+from distill.losses.divergences import divergence_by_name, divergence_of_draws
+from distill.losses.estimates import signal_problem
 from distill.losses.head import Head
 from distill.losses.head_gradients import HeadGradients
 from distill.losses.projection import Projection, product_dtype
+from distill.losses.stop_class import StopClass
 from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
 # Numbers in one [n, R] buffer: 64 MiB in float32. There are two, logits and probabilities; 151,936
@@ -33,6 +35,19 @@ CHUNK_VALUES = 16 << 20
 # many positions, 384 MiB in all.
 CUDA_CHUNK_VALUES = 64 << 20
 LARGEST_CHUNK = 1024  # positions; a small vocabulary's chunk then stays near the processor's cache
+
+
+@dataclass(frozen=True)
+class OwnText:
+    """What is learnt at positions of text that the student wrote: another divergence, no labels.
+
+    first: the number of the first such position; all from there on are. As DistiLLM-2 (arXiv
+    2503.07067) pairs skew_kl on the teacher's text with skew_reverse_kl on the student's.
+    """
+
+    first: int
+    divergence: str
+    divergence_parameters: Mapping[str, float]
 
 
 def linear_head_loss(
@@ -48,6 +63,8 @@ def linear_head_loss(
     vocab_size: int | None = None,
     loss_temperature: float = 1.0,
     chunk_size: int | None = None,
+    stop_ids: Sequence[int] = (),
+    own_text: OwnText | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum `soft_weight · divergence(teacher, student) + hard_weight · cross-entropy(label)` over N.
 
@@ -55,21 +72,28 @@ def linear_head_loss(
     labels_N: int64, the token that follows; no -100, masked positions are left out by the caller.
     targets: the teacher's for the same positions, or None.
     divergence, divergence_parameters: as `divergence_by_name` takes them (`beta`, `alpha`). Sampled
-        targets know forward_kl alone. Top-k targets are compared over K + 1 categories, the last
-        one being all other ids.
+        targets without log-probs know forward_kl alone. Top-k targets are compared over K + 1
+        categories, the last one being all other ids; so are draws with log-probs where nothing
+        better can be had of them: see `estimates.py`.
     vocab_size: ids that teacher and student share; rows of the head from there on get no mass and
         no gradient. None = all rows.
     loss_temperature: divides the logits in the soft part only. The targets must have been captured
         at it. No T² is multiplied in: where it is wanted it belongs in soft_weight.
     chunk_size: positions projected at a time; None = what fits in 64 MiB of float32 logits (256 MiB
         on a GPU), at most 1,024. It changes no result.
+    stop_ids: tokens that end an answer and count as one in the soft part (`stop_class.py`); fewer
+        than two are as none.
+    own_text: which of the positions are of the student's own text, and what is learnt there; None =
+        none are. Cross-entropy to its own words is no part of the loss.
 
     Returns the weighted sum (float32; float64 for float64 inputs; differentiable once) and the
     unweighted detached sums {"soft", "hard"} over the positions. There is no mean: divide once, by
     the global number of loss tokens. With sampled targets "soft" is an estimate of the KL
-    divergence, or the cross-entropy if they have no entropy. If soft_weight is 0 the loss is plain
-    cross-entropy; targets are not needed and, if given, only measured. No positions give 0 and zero
-    gradients. Nothing is computed for an input that needs no gradient.
+    divergence, or the cross-entropy if they have no entropy. With `own_text` "soft" is of all
+    positions, "own" is what of it is of the student's text, and "hard" of the other positions. If
+    soft_weight is 0 the loss is plain cross-entropy; targets are not needed and, if given, only
+    measured. No positions give 0 and zero gradients. Nothing is computed for an input that needs no
+    gradient.
 
     Matrices are multiplied in the inputs' dtype, under torch.autocast in its dtype (the head is
     then copied once to it); softmax, losses and sums are float32, and gradients come back in the
@@ -79,14 +103,20 @@ def linear_head_loss(
     vocabulary, lengths or dtypes that differ), RuntimeError on a second backward through the same
     result.
     """
-    _check_objective(targets, divergence, soft_weight, hard_weight, loss_temperature)
+    _check_objective(targets, divergence, soft_weight, hard_weight, loss_temperature, own_text)
     compare = divergence_by_name(divergence, **(divergence_parameters or {}))
     num_ids = len(head.weight) if vocab_size is None else vocab_size
     _check_fit(hidden_NH, head.weight, labels_N, targets, num_ids)
+    _check_stop_ids(stop_ids, num_ids)
+    if own_text is not None and not 0 <= own_text.first <= len(hidden_NH):
+        raise MismatchError(f"own text begins at position {own_text.first} of {len(hidden_NH)}")
     temperature = 1.0 if targets is None else loss_temperature
     exact_dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
     inputs = (hidden_NH, head.weight, head.bias)
     with_gradient = any(t is not None and t.requires_grad for t in inputs)
+    stop_class = None
+    if len(stop_ids) > 1:
+        stop_class = StopClass(torch.tensor(list(stop_ids), device=hidden_NH.device))
     chunk_loss = ChunkLoss(
         divergence=compare,
         soft_weight=soft_weight,
@@ -95,11 +125,15 @@ def linear_head_loss(
         exact_dtype=exact_dtype,
         with_gradient=with_gradient and torch.is_grad_enabled(),
         temperature=temperature,
+        of_draws=divergence_of_draws(divergence, alpha=(divergence_parameters or {}).get("alpha")),
+        stop_class=stop_class,
     )
     chunks = _Chunks(
         labels_N=labels_N,
         targets=targets,
         loss=chunk_loss,
+        own_loss=None if own_text is None else _loss_of_own_text(chunk_loss, own_text),
+        first_own=len(hidden_NH) if own_text is None else own_text.first,
         size=chunk_size or _default_chunk_size(hidden_NH, targets, temperature, num_ids),
         projection=Projection(
             num_ids,
@@ -109,15 +143,27 @@ def linear_head_loss(
             exact_dtype,
         ),
     )
-    loss, soft, hard = _LinearHeadLoss.apply(*inputs, chunks)
-    return loss, {"soft": soft, "hard": hard}
+    loss, soft, hard, own = _LinearHeadLoss.apply(*inputs, chunks)
+    if own_text is None:
+        return loss, {"soft": soft, "hard": hard}
+    return loss, {"soft": soft + own, "hard": hard, "own": own}
+
+
+def _loss_of_own_text(loss: ChunkLoss, own_text: OwnText) -> ChunkLoss:
+    parameters = own_text.divergence_parameters
+    return replace(
+        loss,
+        divergence=divergence_by_name(own_text.divergence, **parameters),
+        of_draws=divergence_of_draws(own_text.divergence, alpha=parameters.get("alpha")),
+        hard_weight=0.0,
+    )
 
 
 class _LinearHeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, chunks: "_Chunks"
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         with_gradient = chunks.loss.with_gradient
         gradients = HeadGradients(
             hidden_NH,
@@ -127,14 +173,16 @@ class _LinearHeadLoss(torch.autograd.Function):
             exact_dtype=chunks.projection.exact_dtype,
         )
         with torch.autocast(hidden_NH.device.type, enabled=False):
-            soft, hard = chunks.sum(hidden_NH, weight_VH, bias_V, gradients)
+            soft, hard, own = chunks.sum(hidden_NH, weight_VH, bias_V, gradients)
         ctx.gradients = gradients
-        ctx.mark_non_differentiable(soft, hard)
+        ctx.mark_non_differentiable(soft, hard, own)
         # A part with weight 0 is only measured: whatever it is, it must not reach the loss, where
         # 0 · inf is NaN.
-        weighted = ((chunks.loss.soft_weight, soft), (chunks.loss.hard_weight, hard))
+        weighted = [(chunks.loss.soft_weight, soft), (chunks.loss.hard_weight, hard)]
+        if chunks.own_loss is not None:
+            weighted.append((chunks.loss.soft_weight, own))
         parts = [weight * part for weight, part in weighted if weight > 0]
-        return torch.stack(parts).sum(), soft, hard
+        return torch.stack(parts).sum(), soft, hard, own
 
     @staticmethod
     @once_differentiable
@@ -159,13 +207,15 @@ class _Chunks:
     labels_N: Tensor
     targets: Targets | None
     loss: ChunkLoss
+    own_loss: ChunkLoss | None  # at the positions from `first_own` on
+    first_own: int
     size: int
     projection: Projection
 
     def sum(
         self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, gradients: HeadGradients
-    ) -> tuple[Tensor, Tensor]:
-        """Return the (soft, hard) sums over all positions; fill `gradients`."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the sums (soft, hard) of others' text and the soft one of own; fill `gradients`."""
         projection = self.projection
         exact_dtype = projection.exact_dtype
         weight_RH = projection.aligned(weight_VH)
@@ -173,10 +223,9 @@ class _Chunks:
         buffer_shape = min(self.size, len(hidden_NH)), len(weight_RH)
         logits_buffer_nR = weight_RH.new_empty(buffer_shape)
         grad_buffer_nR = weight_RH.new_empty(buffer_shape, dtype=exact_dtype)
-        soft, hard = weight_RH.new_zeros(2, dtype=exact_dtype).unbind()
+        soft, hard, own = weight_RH.new_zeros(3, dtype=exact_dtype).unbind()
 
-        for start in range(0, len(hidden_NH), self.size):
-            part = slice(start, min(start + self.size, len(hidden_NH)))
+        for part, loss in self._parts():
             hidden_nH = hidden_NH[part].to(projection.product_dtype)
             raw_nR = logits_buffer_nR[: len(hidden_nH)]
             grad_nR = grad_buffer_nR[: len(hidden_nH)]
@@ -184,16 +233,28 @@ class _Chunks:
 
             targets = None if self.targets is None else self.targets[part].to(hidden_NH.device)
             labels_n1 = self.labels_N[part, None]
-            chunk_soft, chunk_hard, factor = self.loss(logits_nR, labels_n1, targets, grad_nR)
-            soft = soft + chunk_soft
-            hard = hard + chunk_hard
+            chunk_soft, chunk_hard, factor = loss(logits_nR, labels_n1, targets, grad_nR)
+            if loss is self.loss:
+                soft = soft + chunk_soft
+                hard = hard + chunk_hard
+            else:
+                own = own + chunk_soft
 
             if gradients.any_needed:
                 projection.go_back_through_softcap(grad_nR, logits_nR)
                 if projection.product_dtype != exact_dtype:
                     grad_nR = raw_nR.copy_(grad_nR)
                 gradients.add(part, grad_nR, factor * projection.scale, hidden_nH, weight_RH)
-        return soft, hard
+        return soft, hard, own
+
+    def _parts(self) -> Iterator[tuple[slice, ChunkLoss]]:
+        """Yield the positions of each chunk and their loss; a chunk is of one kind of text."""
+        pieces = [(0, self.first_own, self.loss)]
+        if self.own_loss is not None:
+            pieces.append((self.first_own, len(self.labels_N), self.own_loss))
+        for first, stop, loss in pieces:
+            for start in range(first, stop, self.size):
+                yield slice(start, min(start + self.size, stop)), loss
 
 
 def _default_chunk_size(
@@ -218,6 +279,7 @@ def _check_objective(
     soft_weight: float,
     hard_weight: float,
     loss_temperature: float,
+    own_text: OwnText | None,
 ) -> None:
     """Raise RecipeError for weights, a temperature or a divergence that cannot be learnt with."""
     if soft_weight < 0 or hard_weight < 0 or soft_weight + hard_weight == 0:
@@ -231,11 +293,15 @@ def _check_objective(
         )
     if loss_temperature <= 0:
         raise RecipeError(f"loss temperature {loss_temperature} is not above 0: 1 is usual")
-    if isinstance(targets, SampledTargets) and divergence != "forward_kl":
-        raise RecipeError(
-            f"train.divergence {divergence} needs more than draws: "
-            "set capture.signal to top_k or dense, or train.divergence to forward_kl"
-        )
+    if isinstance(targets, SampledTargets):
+        chosen = {"train.divergence": divergence}
+        if own_text is not None:
+            chosen["rounds.divergence"] = own_text.divergence
+        for field, name in chosen.items():
+            has_log_probs = targets.log_probs is not None
+            problem = signal_problem(field, name, "sampled", draw_log_probs=has_log_probs)
+            if problem:
+                raise RecipeError(problem)
 
 
 def _check_fit(
@@ -260,6 +326,14 @@ def _check_fit(
         )
     if len(hidden_NH) > 0:
         _check_ids(labels_N, targets, num_ids)
+
+
+def _check_stop_ids(stop_ids: Sequence[int], num_ids: int) -> None:
+    for number, token_id in enumerate(stop_ids):
+        if not 0 <= token_id < num_ids or token_id in stop_ids[:number]:
+            raise MismatchError(
+                f"stop token {token_id}: none may be outside the {num_ids} shared ids, or twice"
+            )
 
 
 def _check_shapes(hidden_NH: Tensor, weight_VH: Tensor, labels_N: Tensor) -> None:

@@ -239,6 +239,12 @@ def _notes(recipe: Recipe, estimate: Estimate) -> list[str]:
             "further draws (max_tries) are counted as if a prompt whose first answer is dropped "
             "never had a good one"
         )
+    if recipe.rounds is not None:
+        notes.append(
+            "not in these figures: the rounds, in which the teacher scores the student's answers "
+            "(up to "
+            f"{recipe.rounds.num_rounds * recipe.train.repeats} rounds; `distill plan` reckons them)"
+        )
     if options.judge_min_score is not None:
         notes.append(
             "not in these figures: the judge (judge_min_score), one short reply about each answer "

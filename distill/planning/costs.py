@@ -9,10 +9,12 @@ what they say of a GPU was compared with an H200 (scripts/measure_plan.py), not 
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import lgamma, log
 
 from distill import teachers
 from distill.data.samples import Prompt, split_prompts
 from distill.data.shares import mixed
+from distill.models.precision import LEAST_SPEEDUP
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
 from distill.recipe import Recipe
@@ -24,7 +26,9 @@ START_SECONDS = 6.0  # importing them
 STEP_SECONDS_PER_LAYER = 2.0e-3  # overhead of one decoding step on a CPU, beyond the arithmetic
 GPU_STEP_SECONDS_PER_LAYER = 1.4e-4  # the same on a GPU, in a recorded step
 GPU_PASS_SECONDS_PER_LAYER = 2.0e-3  # in a pass that is not recorded: Python starts its kernels
+EMULATED_SPEEDUP = 0.1  # of bfloat16 on a CPU that has no instructions for it
 BANDWIDTH_SHARE = 0.6  # of a GPU's memory bandwidth, in products of few rows
+DRAWN_IDS, COUNT_BITS = 14, 3  # different ids among the draws at a token, and bits of a count
 ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 KEPT_SHARE = 0.9  # of the answers
 BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
@@ -148,9 +152,28 @@ class Workload:
         if quantization != "none":  # bitsandbytes leaves the embedding and the head as they are
             layers = self.teacher.parameters * LAYER_BYTES_PER_PARAMETER[quantization]
             return layers + UNQUANTIZED_BYTES_PER_NUMBER * self.teacher.head
-        dtype = self.recipe.teacher.dtype
-        half = dtype == "bfloat16" or (dtype == "auto" and self.machine.gpu)
-        return self.teacher.parameters * (2.0 if half else 4.0)
+        return self.teacher.parameters * (2.0 if self.in_bfloat16(self.teacher_dtype) else 4.0)
+
+    @property
+    def teacher_dtype(self) -> str:
+        """Return what the recipe says of the type of the teacher's passes; float32 where that counts
+        for nothing: in llama.cpp, and quantized on a CPU."""
+        teacher = self.recipe.teacher
+        is_quantized = teacher.quantization != "none" and not self.machine.gpu
+        return teacher.dtype if self.asked.can_use_gpu and not is_quantized else "float32"
+
+    def in_bfloat16(self, dtype: str) -> bool:
+        """Return whether passes are in bfloat16, of which the recipe says `dtype`."""
+        if dtype != "auto":
+            return dtype == "bfloat16"
+        return bool(self.machine.gpu) or self.machine.bfloat16_speedup >= LEAST_SPEEDUP
+
+    def flops(self, dtype: str) -> float:
+        """Return the operations a second of such passes."""
+        machine = self.machine
+        if machine.gpu or not self.in_bfloat16(dtype):
+            return machine.flops
+        return machine.flops * (machine.bfloat16_speedup or EMULATED_SPEEDUP)
 
     @property
     def asking_bytes(self) -> float:
@@ -164,7 +187,10 @@ class Workload:
             wait = SERVER_SECONDS_PER_TOKEN * self.demand.answer / self.recipe.generate.concurrency
             return num_answers * wait
         longest = self.recipe.generate.max_new_tokens
-        return self.answer_seconds(self.teacher, self.teacher_bytes, num_answers, longest)
+        flops = self.flops(self.teacher_dtype)
+        return self.answer_seconds(
+            self.teacher, self.teacher_bytes, num_answers, longest, flops=flops
+        )
 
     @property
     def teacher_download(self) -> float:
@@ -175,13 +201,32 @@ class Workload:
             return 0
         return 2 * self.teacher.parameters
 
+    @property
+    def student_download(self) -> float:
+        """Return the bytes of weights that the student begins as and that the teacher has not fetched."""
+        source, student, teacher = self.student_source, self.recipe.student, self.recipe.teacher
+        if source is None or source.is_local:
+            return 0
+        is_teacher = (student.model, student.revision) == (teacher.model, teacher.revision)
+        return 0 if is_teacher and self.teacher_download else 2 * source.parameters
+
     def answer_seconds(
-        self, size: Size, weight_bytes: float, num_answers: int, longest: int
+        self,
+        size: Size,
+        weight_bytes: float,
+        num_answers: int,
+        longest: int,
+        *,
+        flops: float | None = None,
     ) -> float:
-        """Return the seconds of `num_answers` answers by a model that is loaded here."""
+        """Return the seconds of `num_answers` answers by a model that is loaded here.
+
+        flops: operations a second, where they are not the machine's.
+        """
         prompt, answer, machine = self.demand.prompt, self.demand.answer, self.machine
         batch_tokens = self.recipe.teacher.batch_tokens
-        arithmetic = num_answers * (prompt + answer) * 2 * size.parameters / machine.flops
+        arithmetic = num_answers * (prompt + answer) * 2 * size.parameters
+        arithmetic /= flops or machine.flops
         if not machine.gpu:
             batches = max(1.0, num_answers * (prompt + longest * 0.6) / batch_tokens)
             return arithmetic + batches * longest * 0.6 * size.layers * STEP_SECONDS_PER_LAYER
@@ -204,7 +249,7 @@ class Workload:
 
     def _decoding_bytes(self) -> float:
         """Return the bytes of all slots' keys and values, and of reading their prompts."""
-        each = 2 if self.machine.gpu and self.asked.can_use_gpu else 4
+        each = 2 if self.in_bfloat16(self.teacher_dtype) else 4
         tokens = self.recipe.teacher.batch_tokens
         kv_bytes = tokens * self.teacher.layers * self.teacher.kv_width * 2 * each
         return kv_bytes + pass_bytes(self.teacher, self._num_slots() * self.demand.prompt)
@@ -222,12 +267,26 @@ def pass_bytes(size: Size, num_tokens: float) -> float:
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
-    """Return the bytes on disk of the signal at one answer token, hidden states apart."""
-    signal = recipe.capture.signal
-    if signal == "none":
+    """Return the bytes on disk of the signal at one answer token, hidden states apart.
+
+    `vocabulary`: how many ids it is about. As signals/encoding.py writes them.
+    """
+    options = recipe.capture
+    if options.signal == "none":
         return 0.0
-    if signal == "chunks":
+    if options.signal == "chunks":
         return 4.0
-    if signal == "sampled":
-        return 36.0
-    return 6.0 * recipe.capture.top_k + 2 if signal == "top_k" else 2.0 * vocabulary
+    if options.signal == "dense":
+        return 2.0 * vocabulary
+    if options.signal == "top_k":
+        return 2.0 * (options.top_k + 1) + _bits_of_ids(options.top_k, vocabulary) / 8
+    num_ids = min(DRAWN_IDS, options.num_draws)
+    log_probs = 2.0 * (num_ids + 1) * options.draw_log_probs  # those and a tail
+    return 5.0 + (_bits_of_ids(num_ids, vocabulary) + COUNT_BITS * num_ids) / 8 + log_probs
+
+
+def _bits_of_ids(num: int, vocabulary: int) -> float:
+    """Return log2 of how many sets of `num` ids there are: what their code comes near to."""
+    num = min(num, vocabulary)
+    sets = lgamma(vocabulary + 1) - lgamma(num + 1) - lgamma(vocabulary - num + 1)
+    return sets / log(2)

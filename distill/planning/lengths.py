@@ -5,9 +5,12 @@ What a server's model has room for is the server's to say. Where a model's files
 machine yet, it is asked again when they are.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from distill.chat import Messages
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.data.samples import Prompt
 from distill.errors import MismatchError, MissingError
@@ -19,6 +22,7 @@ from distill.teachers.base import Teacher
 SHOWN = 3  # tokens in a message
 # tokens that a template may add to a message, and that normalising may make of a byte
 ADDED, TOKENS_A_BYTE = 64, 2
+RANDOM_CONTEXT = 2048  # of a new model, at least
 
 
 def check_models(recipe: Recipe, teacher: Teacher | None = None) -> None:
@@ -113,29 +117,66 @@ def _require_room(recipe: Recipe, context: int | None) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """What a model was made to read, and a prompt as it reads it.
+
+    `context`: tokens, those of its own answer among them; None where nobody says.
+    """
+
+    context: int | None
+    prompt_ids: Callable[[Messages], list[int]]
+
+    @classmethod
+    def teacher(cls, teacher: Teacher) -> "_Reader":
+        recipe, context = teacher.recipe, None
+        if teacher_is_here(recipe):
+            context = context_of(text_config(teacher.location, recipe.teacher.revision))
+        return cls(context, partial(teacher.tokenizers.prompt_ids, recipe))
+
+    @classmethod
+    def student(cls, teacher: Teacher) -> "_Reader":
+        """Return the student, in the tokens that it has before any are taken from it."""
+        recipe = teacher.recipe
+        student = recipe.student
+        context: int | None = max(RANDOM_CONTEXT, recipe.train.max_length)
+        if student.model is not None:
+            context = context_of(
+                text_config(recipe.model_location(student.model), student.revision)
+            )
+        return cls(context, partial(teacher.tokenizers.students_prompt_ids, recipe))
+
+    def beyond(
+        self, prompts: Sequence[Prompt], longest: int, tokens_a_byte: int = TOKENS_A_BYTE
+    ) -> dict[int, int]:
+        """Return the tokens of the prompts that leave no room for `longest` more, by their places.
+
+        Only prompts that are long enough in bytes are tokenized.
+        """
+        if self.context is None:
+            return {}
+        room = self.context - longest
+        around = len(self.prompt_ids([{"role": "user", "content": "a"}]))
+        least = (room - around) // tokens_a_byte
+        beyond = {}
+        for place, prompt in enumerate(prompts):
+            if _num_bytes(prompt) >= least:
+                num_tokens = len(self.prompt_ids(list(prompt.messages)))
+                if num_tokens > room:
+                    beyond[place] = num_tokens
+        return beyond
+
+
 def within_context(
     teacher: Teacher, prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Return the prompts that the teacher's context holds with a longest answer, and the others.
 
-    Those have the reason beside them. Only prompts that are long enough in bytes are tokenized.
-    Raises MismatchError if none fits.
+    Those have the reason beside them. Raises MismatchError if none fits.
     """
     recipe = teacher.recipe
-    context = None
-    if teacher_is_here(recipe):
-        context = context_of(text_config(teacher.location, recipe.teacher.revision))
-    if context is None:
-        return list(prompts), []
-    room = context - recipe.generate.max_new_tokens
-    least = _fewest_bytes(teacher, room)
-    fitting, beyond = [], []
-    for prompt in prompts:
-        reason = _too_long(teacher, prompt, room) if _num_bytes(prompt) >= least else None
-        if reason is None:
-            fitting.append(prompt)
-        else:
-            beyond.append((prompt, reason))
+    reasons = _beyond_teacher(teacher, prompts, recipe.generate.max_new_tokens)
+    fitting, beyond = _divided(prompts, reasons)
     if beyond and not fitting:
         raise MismatchError(
             f"{recipe.source}: none of {len(beyond)} prompts fits ({beyond[0][1]}): lower "
@@ -144,24 +185,76 @@ def within_context(
     return fitting, beyond
 
 
-def _fewest_bytes(teacher: Teacher, room: int) -> int:
-    """Return how many bytes a conversation must have before it may not fit."""
-    around = len(teacher.tokenizers.prompt_ids(teacher.recipe, [{"role": "user", "content": "a"}]))
-    return (room - around) // TOKENS_A_BYTE
+def held_out_within_context(
+    teacher: Teacher, held_out: Sequence[Prompt]
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    """Return the held-out prompts that teacher and student can answer, and the others, as above.
+
+    The teacher answers them twice: as it answers prompts, and as the student is asked. The student
+    must be able to begin.
+    """
+    recipe, student = teacher.recipe, _Reader.student(teacher)
+    longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
+    reasons = {
+        place: f"beyond_context: {num} tokens fill the student's context of {student.context}"
+        for place, num in student.beyond(held_out, 1).items()
+    } | _beyond_teacher(teacher, held_out, longest)
+    fitting, beyond = _divided(held_out, reasons)
+    if beyond and not fitting:
+        raise MismatchError(
+            f"{recipe.source}: evaluate.prompts: none of {len(beyond)} held-out prompts fits "
+            f"({beyond[0][1]}): take shorter prompts, or lower generate.max_new_tokens and "
+            "evaluate.max_new_tokens"
+        )
+    return fitting, beyond
+
+
+def length_notes(
+    teacher: Teacher, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> list[str]:
+    """Return what a person should know of long prompts before the teacher has cost anything.
+
+    Raises MismatchError if no held-out prompt fits into the models' contexts.
+    """
+    notes = []
+    if note := left_out_note(held_out, held_out_within_context(teacher, held_out)[1]):
+        notes.append(note)
+    recipe = teacher.recipe
+    longest = recipe.train.max_length
+    learner = replace(_Reader.student(teacher), context=longest)
+    if num := len(learner.beyond(prompts, 1, tokens_a_byte=1)):
+        notes.append(
+            f"{num} of {len(prompts)} prompts fill train.max_length {longest} alone: their answers "
+            "are paid for and not learnt: raise it, or take them out"
+        )
+    return notes
+
+
+def left_out_note(held_out: Sequence[Prompt], beyond: Sequence[tuple[Prompt, str]]) -> str | None:
+    """Return what is told of held-out prompts that are not asked, None where all are."""
+    if not beyond:
+        return None
+    reason = beyond[0][1].removeprefix("beyond_context: ")
+    return f"{len(beyond)} of {len(held_out)} held-out prompts are left out: {reason}"
+
+
+def _beyond_teacher(teacher: Teacher, prompts: Sequence[Prompt], longest: int) -> dict[int, str]:
+    """Return why the teacher has no room for answers of `longest` tokens, by the prompts' places."""
+    reader = _Reader.teacher(teacher)
+    return {
+        place: f"beyond_context: {num} tokens, and an answer of up to {longest}, are beyond the "
+        f"teacher's context of {reader.context}"
+        for place, num in reader.beyond(prompts, longest).items()
+    }
+
+
+def _divided(
+    prompts: Sequence[Prompt], reasons: Mapping[int, str]
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
+    fitting = [prompt for place, prompt in enumerate(prompts) if place not in reasons]
+    return fitting, [(prompts[place], reasons[place]) for place in sorted(reasons)]
 
 
 def _num_bytes(prompt: Prompt) -> int:
     texts = [message["content"].encode("utf-8", "replace") for message in prompt.messages]
     return sum(map(len, texts)) + ADDED * (len(texts) - 1)
-
-
-def _too_long(teacher: Teacher, prompt: Prompt, room: int) -> str | None:
-    """Return why a prompt does not fit into `room` tokens, None if it does."""
-    num_tokens = len(teacher.tokenizers.prompt_ids(teacher.recipe, list(prompt.messages)))
-    if num_tokens <= room:
-        return None
-    longest = teacher.recipe.generate.max_new_tokens
-    return (
-        f"beyond_context: {num_tokens} tokens, and an answer of up to {longest}, are beyond the "
-        f"teacher's context of {room + longest}"
-    )

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from distill.core.cores import CoreWatch
+from distill.models.product_speed import Matrices, measured_speedup, multiplies_bfloat16
 
 GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
@@ -27,6 +29,10 @@ OTHER_GPU_SPEEDS = (30e12, 0.3e12)
 # The speed of a CPU: the best of so many products of square matrices, in bursts with pauses between
 BURSTS, PRODUCTS, PRODUCT_SIZE = 10, 10, 256
 PAUSE_SECONDS, MEASURING_SECONDS = 0.02, 1.5  # before each burst; at most, in all
+# A plan asks what bfloat16 gains in training the layers of a small model: whose it is, the run measures
+USUAL_MATRICES = Matrices(Counter({(3072, 1024): 2, (1024, 3072): 1, (2048, 1024): 2}))
+CPU_INFO = Path("/proc/cpuinfo")
+CPU_FLAGS = {"amx_bf16", "avx512_bf16", "bf16", "svebf16"}
 # What is never free for a model: the system and the user's other programs; on a GPU the screen and
 # CUDA's own context
 KEPT_BYTES, KEPT_GPU_BYTES = 1.5 * GB, 0.5 * GB
@@ -35,7 +41,11 @@ BUSY_CORES = 0.3  # taken by other processes, from which one is told
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine has; bytes and operations a second."""
+    """What this machine has; bytes and operations a second.
+
+    `flops`: in half precision of a GPU, in float32 of a CPU. `bfloat16_speedup`: how many times as
+    fast the CPU is in bfloat16; 0 where it has no instructions for that, and beside a GPU.
+    """
 
     cores: int
     memory: float
@@ -45,6 +55,7 @@ class Machine:
     flops: float
     bandwidth: float = 0.0  # of the GPU's memory; where there is none it is not needed
     taken_cores: float = 0.0  # that other processes kept busy while the speed was measured
+    bfloat16_speedup: float = 0.0
 
     @property
     def busy(self) -> str | None:
@@ -60,8 +71,14 @@ class Machine:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
         return (
             f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, "
-            f"{self.disk_free / GB:.1f} GB of disk free, {self.flops / 1e9:,.0f} GFLOP/s"
+            f"{self.disk_free / GB:.1f} GB of disk free, {self.flops / 1e9:,.0f} GFLOP/s{self._bfloat16}"
         )
+
+    @property
+    def _bfloat16(self) -> str:
+        if not self.bfloat16_speedup:
+            return ""
+        return f", {self.bfloat16_speedup:.1f} times that in bfloat16"
 
 
 @dataclass(frozen=True)
@@ -113,6 +130,7 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
     gpu = _first_gpu() if with_gpu else None
     watch = CoreWatch()
     flops, bandwidth = _speeds(gpu)
+    taken_cores = 0.0 if gpu else watch.taken()
     return Machine(
         cores=watch.num_cores,
         memory=memory_bytes(),
@@ -121,7 +139,8 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
         gpu_memory=gpu.memory if gpu else 0.0,
         flops=flops,
         bandwidth=bandwidth,
-        taken_cores=0.0 if gpu else watch.taken(),
+        taken_cores=taken_cores,
+        bfloat16_speedup=0.0 if gpu else _bfloat16_speedup(),
     )
 
 
@@ -169,3 +188,16 @@ def _cpu_flops() -> float:
         if time.perf_counter() > end:
             break
     return 2 * PRODUCT_SIZE**3 / best
+
+
+def _bfloat16_speedup() -> float:
+    """Return how many times as fast this CPU trains in bfloat16 as in float32.
+
+    0 where it has no instructions for that. The system's list is read first: torch, which has the
+    last word, takes seconds to load.
+    """
+    if not CPU_INFO.is_file() or not CPU_FLAGS & set(CPU_INFO.read_text().split()):
+        return 0.0
+    if not multiplies_bfloat16():
+        return 0.0
+    return round(measured_speedup(USUAL_MATRICES, PRODUCT_SIZE, trains=True), 2)

@@ -5,7 +5,7 @@ files are not on this machine yet, the catalogue knows its widths, and the rest 
 export.
 """
 
-from distill.errors import DataError, MismatchError
+from distill.errors import DataError, MismatchError, MissingError
 from distill.formats import FORMATS, W16A16
 from distill.formats.planned_student import PlannedStudent
 from distill.llama_cpp import gguf_header
@@ -40,6 +40,23 @@ def check_gguf_teacher(recipe: Recipe) -> None:
         raise DataError(f"teacher.gguf: {error}, or name another") from None
 
 
+def check_scoring(recipe: Recipe) -> str | None:
+    """Ask the server whether it scores given tokens, where rounds need that of it.
+
+    Returns a warning where it cannot be asked now. Raises ServerError, with the way out, where it
+    does not: llama.cpp's server is one of those.
+    """
+    if recipe.rounds is None or not recipe.capture.from_server:
+        return None
+    from distill.teachers.server.scoring import ScoringTeacher
+
+    try:
+        ScoringTeacher(recipe).check()
+    except MissingError as error:
+        return f"rounds: whether the server scores given tokens was not asked ({error})"
+    return None
+
+
 def wide_rows(recipe: Recipe) -> str | None:
     """Return a warning if a format holds larger types, its blocks not fitting the rows."""
     formats = [FORMATS[name] for name in recipe.quantize.formats if FORMATS[name].block > 1]
@@ -58,6 +75,19 @@ def wide_rows(recipe: Recipe) -> str | None:
         f"{', '.join(incompatible)}: not a multiple of {block}, so {names} will hold larger types "
         "in those tensors"
     )
+
+
+def slow_types(recipe: Recipe) -> list[str]:
+    """Return a warning for each bfloat16 of the recipe, for a CPU that has no instructions for it."""
+    types = {"train.precision": recipe.train.precision}
+    if not recipe.teacher.server and not recipe.teacher.gguf:
+        types["teacher.dtype"] = recipe.teacher.dtype
+    return [
+        f"{name}: this processor has no instructions for bfloat16, which takes some ten times as long "
+        f"on it as float32 ({name}=auto takes the faster)"
+        for name, dtype in types.items()
+        if dtype == "bfloat16"
+    ]
 
 
 def _check_widths(student: PlannedStudent) -> None:

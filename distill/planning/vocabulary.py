@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from distill.chat.tokenizers import Tokenizers
-from distill.data.counted_texts import FIELD
+from distill.data.counted_texts import require_text
 from distill.data.samples import Prompt
 from distill.recipe import Recipe
+from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.bpe import require_bpe
 from distill.shaping.corpus import Corpus
 from distill.shaping.coverage import table_lines
@@ -33,7 +34,8 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
     """Raise for a vocabulary that cannot be trimmed as the recipe says.
 
     MismatchError for a tokenizer that is no BPE (`tokenizers` None: it is not on this machine yet),
-    MissingError for a file that is not there, RecipeError for a code that is no language's.
+    MissingError for a file or data set that is not there, DataError for one without a text,
+    RecipeError for a code that is no language's.
     """
     options = recipe.student.vocabulary
     if options is None:
@@ -42,8 +44,7 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
         require_bpe(tokenizers.student)
     for text in options.texts:
         scripts_of(text.language)
-        if text.file is not None:
-            recipe.existing_file(f"{FIELD}.file", text.file)
+        require_text(recipe, text)
 
 
 def planned_vocabulary(
@@ -65,9 +66,12 @@ def planned_vocabulary(
     num, num_before = len(made.trimmed), len(tokenizers.student)
     first = (
         f"vocabulary: about {num:,} of {num_before:,} tokens stay, by the prompts and at most "
-        f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too"
+        f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too, and keep words of "
+        "their own"
     )
     lines = [first, *table_lines(made.coverage), *made.notes]
+    if problem := fewer_ids_problem(recipe.capture, num):
+        lines.append(f"warning: so capture would stop: {problem}")
     return PlannedVocabulary(num, "\n".join(lines))
 
 

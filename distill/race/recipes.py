@@ -18,14 +18,19 @@ def as_it_began(recipe: Recipe, race: Race) -> Recipe:
     return changed(recipe, student=race.student)
 
 
-def changed(recipe: Recipe, **sections: Mapping[str, Any] | str) -> Recipe:
+def changed(recipe: Recipe, **sections: Mapping[str, Any] | str | None) -> Recipe:
     """Return the recipe with other values in some sections, or other values of its own.
+
+    None: without that section.
 
     Raises pydantic's ValidationError where they do not go together.
     """
     values = recipe.model_dump(mode="json")
     for name, section in sections.items():
-        values[name] = section if isinstance(section, str) else values[name] | dict(section)
+        if section is None or isinstance(section, str):
+            values[name] = section
+        else:
+            values[name] |= section
     overrides = None if recipe.typed is None else recipe.typed[1:]
     return Recipe.from_values(values, recipe.source, origin=recipe.origin, overrides=overrides)
 
@@ -49,6 +54,7 @@ def recipe_of_candidate(
         run_folder=str(folders.path / name),
         student={**values, "budget_mb": None, "parameters": None},
         train=train_values,
+        rounds=None,  # which student is the best is told before them
         quantize={
             "formats": files,
             "recover": [],

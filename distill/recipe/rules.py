@@ -6,6 +6,8 @@ concerns one section alone stands in that section.
 
 from typing import TYPE_CHECKING
 
+from distill.losses.estimates import signal_problem
+from distill.losses.parameters import parameter_problem
 from distill.recipe.schema import SHARE_ERROR
 from distill.text.codes import base_code
 
@@ -192,6 +194,16 @@ def check_chunks(recipe: "Recipe") -> None:
             f"capture.signal chunks with capture.hidden_states {recipe.capture.hidden_states}: those "
             "are of the teacher's tokens, and the student may have others; set hidden_states to none"
         )
+    if recipe.rounds is not None:
+        raise ValueError(
+            "rounds with capture.signal chunks: of its own answers the student learns what the teacher "
+            "says of each of its tokens, and the teacher has others: set rounds to null"
+        )
+    if recipe.train.stop_tokens != "apart":
+        raise ValueError(
+            f"train.stop_tokens {recipe.train.stop_tokens} with capture.signal chunks: in chunks all "
+            "tokens that end an answer count as one anyway; remove train.stop_tokens"
+        )
     if recipe.train.divergence != "forward_kl":
         raise ValueError(
             f"train.divergence {recipe.train.divergence} with capture.signal chunks: chunks are "
@@ -200,14 +212,18 @@ def check_chunks(recipe: "Recipe") -> None:
 
 
 def check_divergence_of_draws(recipe: "Recipe") -> None:
-    """Refuse a divergence that draws cannot estimate: they give the forward KL alone."""
-    train = recipe.train
-    draws_only = recipe.capture.signal == "sampled" and train.soft_weight
-    if draws_only and train.divergence != "forward_kl":
-        raise ValueError(
-            f"train.divergence {train.divergence} needs more than draws: set capture.signal to "
-            "top_k or dense, or train.divergence to forward_kl"
-        )
+    """Refuse a divergence that the draws of the signal cannot estimate."""
+    train, capture = recipe.train, recipe.capture
+    if capture.signal == "none" or not train.soft_weight:
+        return
+    problem = signal_problem(
+        "train.divergence",
+        train.divergence,
+        capture.signal,
+        draw_log_probs=capture.draw_log_probs,
+    )
+    if problem:
+        raise ValueError(problem)
 
 
 def check_hidden_weight(recipe: "Recipe") -> None:
@@ -228,7 +244,9 @@ def check_trimmed_signal(recipe: "Recipe") -> None:
         raise ValueError(
             "capture.from_server with student.vocabulary: the server's log-probs are of its own "
             "tokens, and the student's split the text otherwise: set from_server to false (the "
-            "teacher's weights are then needed here, to capture), or vocabulary to null"
+            "teacher's weights are then needed here, to capture; without them set, too, "
+            "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, and the "
+            "student learns the answers' text), or vocabulary to null"
         )
     if vocabulary.size is not None and (problem := fewer_ids_problem(capture, vocabulary.size)):
         raise ValueError(problem)
@@ -249,6 +267,41 @@ def fewer_ids_problem(capture: "Capture", num_ids: int) -> str | None:
     return None
 
 
+def check_rounds(recipe: "Recipe") -> None:
+    """Refuse rounds where the teacher cannot say how likely the student's own tokens are."""
+    rounds, capture, train = recipe.rounds, recipe.capture, recipe.train
+    if rounds is None:
+        return
+    if capture.signal == "none":
+        raise ValueError(
+            "rounds with capture.signal none: the teacher must say how likely each token of the "
+            "student's answers is, and by its text alone it cannot: set capture.signal to sampled "
+            "(the teacher's weights or a GGUF file, and its tokenizer), or rounds to null"
+        )
+    if not train.soft_weight:
+        raise ValueError(
+            "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
+            "says of them, never their text: set train.soft_weight above 0, or rounds to null"
+        )
+    divergence = rounds.divergence or train.divergence
+    if capture.signal == "sampled" and divergence != "forward_kl":
+        raise ValueError(
+            f"rounds.divergence {divergence} needs more than draws: set capture.signal to top_k or "
+            "dense, or rounds.divergence to forward_kl"
+        )
+    if problem := parameter_problem(divergence, beta=train.beta, alpha=train.alpha):
+        raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
+
+
+def check_privacy(recipe: "Recipe") -> None:
+    """Refuse a tracker on somebody's server where nothing may leave this machine."""
+    if recipe.privacy == "local" and recipe.train.tracker == "wandb":
+        raise ValueError(
+            "train.tracker wandb sends to wandb.ai, with privacy: local: take tensorboard, or set "
+            "privacy to redact or open (a tracker gets figures, no prompts)"
+        )
+
+
 # In this order; the first that is broken is reported
 RULES = (
     check_evaluation_prompts,
@@ -265,4 +318,6 @@ RULES = (
     check_divergence_of_draws,
     check_hidden_weight,
     check_trimmed_signal,
+    check_rounds,
+    check_privacy,
 )

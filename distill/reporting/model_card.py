@@ -10,12 +10,14 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from distill.catalog import catalog
+from distill.core.final_student import student_stage
 from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
+from distill.reporting.rounds import rounds_sentence
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
 
@@ -66,6 +68,8 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
         num_steps=results.train.roles["student"].num_steps,
+        rounds=rounds_sentence(results.rounds) if results.rounds else "",
+        student_stage=student_stage(recipe),
         student_bits=round(8 * results.quantize.student_bytes / student.num_parameters),
         files=[_file(name, check) for name, check in results.quantize.formats.items()],
         licence=results.licence,

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from distill.core.jsonl import Row
 from distill.core.results import CaptureResult
 from distill.recipe import Recipe
+from distill.reporting import rounds
 from distill.reporting.data import counts_table
 from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
@@ -53,6 +54,10 @@ def page(
         pictures={caption: Markup(svg) for caption, svg in pictures.items()},
         repeats_headings=repeats_headings,
         repeats_lines=repeats_lines,
+        rounds=results.rounds,
+        rounds_headings=rounds.HEADINGS,
+        rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
+        rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,

@@ -12,7 +12,12 @@ from distill.core.results import TrainedModel, TrainResult
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, tokenizers_meet
 
-COLOURS = {"teacher": "#555555", "control": "#c8553d", "student": "#2a6f97"}
+COLOURS = {
+    "teacher": "#555555",
+    "control": "#c8553d",
+    "student": "#2a6f97",
+    "before_rounds": "#89b0c4",
+}
 OTHER = "#7a9e7e"
 LABEL_WIDTH = 0.35  # of a format's name, in e-folds of size
 LABEL_HEIGHT = 10  # in points

@@ -13,6 +13,7 @@ from distill.core.results import (
     ModelFigures,
     PlanResult,
     QuantizeResult,
+    RoundsResult,
     TrainResult,
     TrimResult,
 )
@@ -26,26 +27,32 @@ READS = {
     "capture": CaptureResult,
     "initialize": InitializeResult,
     "train": TrainResult,
+    "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
 }
+ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
 
 @dataclass(frozen=True)
 class StageRun:
-    """When, where and how long a stage ran."""
+    """When, where and how long a stage ran.
+
+    `precision`: how the type of its passes was chosen, where the machine did by a measurement.
+    """
 
     stage: str
     seconds: float
     machine: str
     finished: str
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
 class RunResults:
     """What the report tells of; `soft_weight` and `versions` are the training's.
 
-    `trim` is None where the recipe trims no vocabulary.
+    `trim` is None where the recipe trims no vocabulary, `rounds` where it has none.
     """
 
     licence: LicenceVerdict
@@ -54,6 +61,7 @@ class RunResults:
     capture: CaptureResult
     initialize: InitializeResult
     train: TrainResult
+    rounds: RoundsResult | None
     quantize: QuantizeResult
     evaluate: EvaluateResult
     soft_weight: float
@@ -70,21 +78,28 @@ class RunResults:
             capture=manifests["capture"].result,
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
+            rounds=manifests["rounds"].result if "rounds" in manifests else None,
             quantize=manifests["quantize"].result,
             evaluate=manifests["evaluate"].result,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
             stage_runs=[
-                StageRun(stage, manifest.seconds, manifest.machine, manifest.finished)
+                StageRun(
+                    stage,
+                    manifest.seconds,
+                    manifest.machine,
+                    manifest.finished,
+                    getattr(manifest.result, "precision", None),
+                )
                 for stage, manifest in manifests.items()
             ],
         )
 
     @property
     def repeats(self) -> list[dict[str, ModelFigures]]:
-        """Return the figures of student and control of each repeat of the training, the first's first."""
+        """Return the figures of what was trained in each repeat of the training, the first's first."""
         models = self.evaluate.models
-        first = {role: models[role] for role in ("student", "control") if role in models}
+        first = {role: models[role] for role in ROLES if role in models}
         return [first, *self.evaluate.repeats]
 
     @property
@@ -101,5 +116,8 @@ def read_results(folder: RunFolder, recipe: Recipe) -> RunResults:
 
 def reads(recipe: Recipe) -> list[str]:
     """Return the stages that the report of a recipe tells of."""
-    trims = recipe.student.vocabulary is not None
-    return [stage for stage in READS if trims or stage != "trim"]
+    left_out = {
+        "trim": recipe.student.vocabulary is None,
+        "rounds": recipe.rounds is None,
+    }
+    return [stage for stage in READS if not left_out.get(stage)]

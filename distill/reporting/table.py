@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from distill.core.results import FileCheck, ModelFigures
 from distill.reporting.rendering import render_html
-from distill.reporting.results import RunResults
+from distill.reporting.results import ROLES, RunResults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ def model_rows(results: RunResults) -> list[ModelRow]:
 
 
 def _model_row(results: RunResults, name: str, score: ModelFigures) -> ModelRow:
-    trained_here = name in ("student", "control")
+    trained_here = name in ROLES
     in_other_tokens = name == "teacher" and results.evaluate.tokenizers_differ
     row = ModelRow(
         model=name,

@@ -8,11 +8,18 @@ from torch import Tensor
 
 from distill.losses.byte_chunks import ByteChunkTargets
 from distill.losses.hidden_states import HiddenTargets
-from distill.losses.targets import ChunkTargets, DenseTargets, SampledTargets, TopKTargets
+from distill.losses.targets import (
+    ChunkTargets,
+    DenseTargets,
+    DrawLogProbs,
+    SampledTargets,
+    TopKTargets,
+)
 from distill.signals.alignment import CHUNK, END, LEARNT, PackedAlignment
 from distill.signals.encoding import (
     LikelihoodRecord,
     SampledRecord,
+    ScoredDraws,
     SignalRecord,
     TopKRecord,
     join,
@@ -126,7 +133,16 @@ def _sampled(record: SampledRecord, device: torch.device | str) -> SampledTarget
     num_draws = record.counts.sum() / max(record.num_tokens, 1)  # every token has the same number
     weights_NK = np.zeros(shape, np.float32)
     weights_NK[is_id_NK] = record.counts / num_draws
-    return SampledTargets(_to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device))
+    log_probs = None
+    if isinstance(record, ScoredDraws):
+        logp_NK = np.zeros(shape, np.float32)
+        logp_NK[is_id_NK] = record.logp
+        log_probs = DrawLogProbs(
+            _to(logp_NK, device), _to(record.target_logp, device), _to(record.tail_logp, device)
+        )
+    return SampledTargets(
+        _to(ids_NK, device), _to(weights_NK, device), _to(record.entropy, device), log_probs
+    )
 
 
 def _top_k(record: TopKRecord, device: torch.device | str) -> TopKTargets:

@@ -29,7 +29,14 @@ from torch import Tensor
 from distill.core.splitmix import splitmix
 from distill.errors import DataError, MismatchError
 from distill.signals.columns import Columns
-from distill.signals.encoding import F32, DenseRecord, LikelihoodRecord, SampledRecord, TopKRecord
+from distill.signals.encoding import (
+    F32,
+    DenseRecord,
+    LikelihoodRecord,
+    SampledRecord,
+    ScoredDraws,
+    TopKRecord,
+)
 
 LOG2_E = math.log2(math.e)
 CACHED_VALUES = 1 << 20  # on a CPU: float32 values of a chunk that stay in its cache
@@ -76,7 +83,13 @@ def seed_of(key: str) -> int:
 
 @torch.no_grad()
 def draw(
-    logits_NC: Tensor, target_N: Tensor, rows: Rows, *, num_draws: int, columns: Columns
+    logits_NC: Tensor,
+    target_N: Tensor,
+    rows: Rows,
+    *,
+    num_draws: int,
+    columns: Columns,
+    with_log_probs: bool = False,
 ) -> SampledRecord:
     """Draw `num_draws` ids a position at T = 1; note the targets' log-probs and the entropy.
 
@@ -85,6 +98,7 @@ def draw(
         are (looking at them there makes the host wait).
     rows: of one sequence or of several, or of a part of one; what a row gives depends on its seed,
         its position and its logits alone.
+    with_log_probs: note those of the ids drawn too (`ScoredDraws`); the draws are the same.
 
     Raises MismatchError if an answer has a token that teacher and student do not share, DataError
     if logits are not finite (-inf is: it means never).
@@ -97,6 +111,7 @@ def draw(
     ids_Nn = torch.empty(num_rows, num_draws, dtype=torch.int32, device=device)
     target_logp_N = torch.empty(num_rows, device=device)
     entropy_N = torch.empty(num_rows, device=device)
+    log_probs = _LogProbs.empty(num_rows, num_draws, device) if with_log_probs else None
 
     block_size = _block_size(vocab_size, num_draws)
     padded_size = -(-vocab_size // block_size) * block_size
@@ -117,15 +132,49 @@ def draw(
         weights_RBS = padded_weights_RV.view(len(logits_RV), -1, block_size)
         ids_Nn[part], total_R = _invert(weights_RBS, uniform_Nn[part])
         log_total_R = total_R.log()
+        drawn_R = None if log_probs is None else centred_RV.gather(1, ids_Nn[part].long())
         target_R = centred_RV.gather(1, target_N[part, None])[:, 0]
         target_logp_N[part] = target_R / LOG2_E - log_total_R
         # H = log Z - sum(w x) / Z with x = logits - max. A -inf gives -inf * 0: its share in the
         # sum is 0.
         weighted_R = centred_RV.mul_(weights_RV).nansum(-1) / LOG2_E
         entropy_N[part] = (log_total_R - weighted_R / total_R).clamp(min=0)
+        if log_probs is not None and drawn_R is not None:
+            log_probs.logp_Nn[part] = drawn_R / LOG2_E - log_total_R[:, None]
+            known_RC = torch.cat([ids_Nn[part].long(), target_N[part, None]], 1)
+            # Summed over the others: see `top_k`.
+            rest_R = weights_RV.scatter_(1, known_RC, 0).sum(-1, dtype=torch.float64)
+            log_probs.tail_N[part] = rest_R.log() - log_total_R
     entropy = entropy_N.cpu().numpy()
     _check_finite(entropy, rows)
-    return _record(ids_Nn.cpu().numpy(), target_logp_N.cpu().numpy(), entropy)
+    record, is_new_Nn = _record(ids_Nn.cpu().numpy(), target_logp_N.cpu().numpy(), entropy)
+    return record if log_probs is None else log_probs.beside(record, is_new_Nn)
+
+
+@dataclass(frozen=True, eq=False)
+class _LogProbs:
+    """Log-probs of the draws [N, n], and of what is neither drawn nor the target [N]."""
+
+    logp_Nn: Tensor
+    tail_N: Tensor
+
+    @classmethod
+    def empty(cls, num_rows: int, num_draws: int, device: torch.device) -> "_LogProbs":
+        return cls(
+            torch.empty(num_rows, num_draws, device=device), torch.empty(num_rows, device=device)
+        )
+
+    def beside(self, record: SampledRecord, is_new_Nn: NDArray[np.bool_]) -> ScoredDraws:
+        logp = self.logp_Nn.cpu().numpy()[is_new_Nn]
+        return ScoredDraws(
+            record.ids,
+            record.counts,
+            record.offsets,
+            record.target_logp,
+            record.entropy,
+            logp,
+            self.tail_N.cpu().numpy(),
+        )
 
 
 @torch.no_grad()
@@ -231,8 +280,10 @@ def _just_below(values: Tensor) -> Tensor:
     return torch.nextafter(values, torch.zeros_like(values))
 
 
-def _record(ids_Nn: NDArray[np.int32], target_logp: F32, entropy: F32) -> SampledRecord:
-    """Return the record, where equal draws are one id with a count.
+def _record(
+    ids_Nn: NDArray[np.int32], target_logp: F32, entropy: F32
+) -> tuple[SampledRecord, NDArray[np.bool_]]:
+    """Return the record, where equal draws are one id with a count, and each id's first draw [N, n].
 
     They stand side by side: ids ascend with the uniform numbers.
     """
@@ -241,7 +292,8 @@ def _record(ids_Nn: NDArray[np.int32], target_logp: F32, entropy: F32) -> Sample
     first = np.flatnonzero(is_new_Nn)
     counts = np.diff(first, append=ids_Nn.size).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(is_new_Nn.sum(1))])
-    return SampledRecord(ids_Nn.reshape(-1)[first], counts, offsets, target_logp, entropy)
+    record = SampledRecord(ids_Nn.reshape(-1)[first], counts, offsets, target_logp, entropy)
+    return record, is_new_Nn
 
 
 def _stratified_uniforms(rows: Rows, num_draws: int) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@
               counts, but for a token's last one, which the draws still missing make up:
               Elias gamma code, first all bit lengths in unary (in one string with the
               ids'), then all low parts
+              with draw_log_probs also: log-probs [U], tail log-prob [T]: float16
     top_k     log-probs [T, K], tail log-prob [T]: float16; Rice parameters and ids as above
     dense     log-probs [T, V]: float16
     chunks    log-prob of the token, log-prob of a boundary before it: float16 [T] each
@@ -62,6 +63,18 @@ class SampledRecord:
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredDraws(SampledRecord):
+    """Draws with their log-probs.
+
+    logp: float32 [U], of each id drawn. tail_logp: float32 [T], of all ids that were neither drawn
+    nor are the answer's own token.
+    """
+
+    logp: F32
+    tail_logp: F32
+
+
+@dataclass(frozen=True, eq=False)
 class TopKRecord:
     """The likeliest ids: int32 [T, K], ascending.
 
@@ -112,7 +125,9 @@ def encode(record: SignalRecord, header: SignalHeader) -> bytes:
 
     Raises ValueError for a record that does not fit the header.
     """
+    is_scored = isinstance(record, ScoredDraws)
     if isinstance(record, SampledRecord) and header.kind == "sampled":
+        _check(is_scored == header.draw_log_probs, f"{type(record).__name__}: log-probs or none")
         return _encode_sampled(record, header)
     if isinstance(record, TopKRecord) and header.kind == "top_k":
         return _encode_top_k(record, header)
@@ -164,7 +179,7 @@ def join(records: Sequence[SignalRecord]) -> SignalRecord:
         return records[0]
     kind = kinds.pop()
     columns = {f.name: np.concatenate([getattr(r, f.name) for r in records]) for f in fields(kind)}
-    if kind is SampledRecord:
+    if issubclass(kind, SampledRecord):
         sizes = [np.diff(record.offsets) for record in records if isinstance(record, SampledRecord)]
         columns["offsets"] = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
     return kind(**columns)
@@ -200,14 +215,17 @@ def _slice(record: SignalRecord, start: int, stop: int) -> SignalRecord:
     """Return tokens start .. stop-1."""
     if not isinstance(record, SampledRecord):
         return type(record)(*(getattr(record, f.name)[start:stop] for f in fields(record)))
-    ids = slice(record.offsets[start], record.offsets[stop])
-    return SampledRecord(
+    ids, tokens = slice(record.offsets[start], record.offsets[stop]), slice(start, stop)
+    draws = (
         record.ids[ids],
         record.counts[ids],
         record.offsets[start : stop + 1] - record.offsets[start],
-        record.target_logp[start:stop],
-        record.entropy[start:stop],
+        record.target_logp[tokens],
+        record.entropy[tokens],
     )
+    if isinstance(record, ScoredDraws):
+        return ScoredDraws(*draws, record.logp[ids], record.tail_logp[tokens])
+    return SampledRecord(*draws)
 
 
 def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
@@ -227,6 +245,8 @@ def _encode_sampled(record: SampledRecord, header: SignalHeader) -> bytes:
         pack_unary(np.concatenate([gaps.unary, count_lengths])),
         pack_fields(coded_counts, count_lengths),
     ]
+    if isinstance(record, ScoredDraws):
+        parts += [_float16(record.logp), _float16(record.tail_logp)]
     return b"".join(parts)
 
 
@@ -241,6 +261,9 @@ def _check_sampled(record: SampledRecord, num_draws: int) -> None:
     sums = np.add.reduceat(record.counts, offsets[:-1]) if num_tokens else np.zeros(0)
     _check(bool((sums == num_draws).all()), f"not {num_draws} draws a token")
     _check(bool((record.counts > 0).all()), "a count below 1")
+    if isinstance(record, ScoredDraws):
+        has_all = len(record.logp) == len(record.ids) and len(record.tail_logp) == num_tokens
+        _check(has_all, "log-probs do not fit the draws")
 
 
 def _decode_sampled(
@@ -264,13 +287,17 @@ def _decode_sampled(
     has_possible_counts = len(count_lengths) == 0 or int(count_lengths.max()) < 16
     _check(has_possible_counts, "a count above every number of draws")
     coded_counts = np.int64(1) << count_lengths | reader.fields(count_lengths)
+    log_probs = []
+    if header.draw_log_probs:
+        log_probs = [reader.floats(num_ids), reader.floats(num_tokens)]
     reader.finish()
     counts = np.zeros(num_ids, np.int64)
     counts[_has_coded_count(offsets)] = coded_counts
     if num_tokens:
         counts[offsets[1:] - 1] = header.num_draws - np.add.reduceat(counts, offsets[:-1])
     _check(bool((counts > 0).all()), "more draws than there were")
-    return SampledRecord(ids, counts.astype(np.int32), offsets, target_logp, entropy)
+    draws = (ids, counts.astype(np.int32), offsets, target_logp, entropy)
+    return ScoredDraws(*draws, *log_probs) if log_probs else SampledRecord(*draws)
 
 
 def _has_coded_count(offsets: I64) -> NDArray[np.bool_]:

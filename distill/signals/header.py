@@ -20,6 +20,7 @@ class SignalHeader:
         over them. At most 2^20. Of chunks they are the teacher's: that signal is about its own
         tokens, and serves students of any tokenizer.
     num_draws: sampled only, draws a token (at most 65,535). top_k: top_k only, ids kept a token.
+    draw_log_probs: sampled only, the log-probs of the ids drawn are stored beside them.
     hidden_size: width of the teacher's last hidden states, if those are stored beside the signal;
         None if not.
     fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template.
@@ -33,6 +34,7 @@ class SignalHeader:
     hidden_size: int | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    draw_log_probs: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.vocab_size <= 1 << 20:
@@ -43,6 +45,8 @@ class SignalHeader:
             raise ValueError(
                 f"{self.kind}: num_draws={self.num_draws}, top_k={self.top_k} do not fit this kind"
             )
+        if self.draw_log_probs and self.kind != "sampled":
+            raise ValueError(f"{self.kind}: draw_log_probs belongs to sampled")
         if self.num_draws is not None and not 1 <= self.num_draws <= 65_535:
             raise ValueError(f"num_draws is {self.num_draws}, expected 1 to 65535")
         if self.top_k is not None and not 1 <= self.top_k <= self.vocab_size:
@@ -53,8 +57,14 @@ class SignalHeader:
             raise ValueError(f"hidden_size is {self.hidden_size}, expected at least 1")
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a shard holds; its hash names the folder of a signal, so it never changes."""
-        return asdict(self) | {"loss_temperature": LOSS_TEMPERATURE}
+        """Return what a shard holds; its hash names the folder of a signal, so it never changes.
+
+        A later field is left out where it has its default.
+        """
+        values = asdict(self) | {"loss_temperature": LOSS_TEMPERATURE}
+        if not self.draw_log_probs:
+            del values["draw_log_probs"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "SignalHeader":

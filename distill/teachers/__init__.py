@@ -4,16 +4,25 @@ Stages meet a teacher through `Teacher` (base.py) alone. Only the functions here
 there are.
 """
 
+from typing import Literal
+
 from distill.core.run_folder import RunFolder
 from distill.recipe import Recipe
 from distill.teachers.base import Teacher
 
 
-def connect(recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0) -> Teacher:
+def connect(
+    recipe: Recipe,
+    folder: RunFolder | None = None,
+    local_rank: int = 0,
+    *,
+    work: Literal["generate", "capture"] = "generate",
+) -> Teacher:
     """Return the recipe's teacher; nothing is loaded.
 
     folder: the run folder, where its answers are; None: the recipe's own.
     local_rank: of this process, whose GPU it takes.
+    work: the stage for which a type is chosen for its weights, where the recipe leaves it open.
 
     Raises MissingError if a file or folder that the recipe names for it is not there.
     """
@@ -25,7 +34,7 @@ def connect(recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0
         from distill.teachers.gguf import GgufTeacher
 
         return GgufTeacher(recipe, folder, local_rank)
-    return _local(recipe, folder, local_rank)
+    return _local(recipe, folder, local_rank, work)
 
 
 def connect_to_capture(
@@ -37,14 +46,34 @@ def connect_to_capture(
     here.
     """
     if recipe.teacher.server and not recipe.capture.from_server:
-        return _local(recipe, folder, local_rank)
-    return connect(recipe, folder, local_rank)
+        return _local(recipe, folder, local_rank, "capture")
+    return connect(recipe, folder, local_rank, work="capture")
 
 
-def _local(recipe: Recipe, folder: RunFolder | None, local_rank: int) -> Teacher:
+def connect_to_score(
+    recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0
+) -> Teacher:
+    """Return the teacher that says how likely tokens are that it has not written itself.
+
+    That is the one that the signal is taken from; of a server's log-probs (capture.from_server) the
+    server, which must be able to.
+    """
+    if recipe.teacher.server and recipe.capture.from_server:
+        from distill.teachers.server.scoring import ScoringTeacher
+
+        return ScoringTeacher(recipe, folder, local_rank)
+    return connect_to_capture(recipe, folder, local_rank)
+
+
+def _local(
+    recipe: Recipe,
+    folder: RunFolder | None,
+    local_rank: int,
+    work: Literal["generate", "capture"],
+) -> Teacher:
     from distill.teachers.local import LocalTeacher
 
-    return LocalTeacher(recipe, folder, local_rank)
+    return LocalTeacher(recipe, folder, local_rank, work=work)
 
 
 def judge_of(teacher: Teacher) -> Teacher:

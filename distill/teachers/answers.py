@@ -41,7 +41,7 @@ def ask(
     logged = read_log(log)
     if logged.bad and processes.is_main:
         print(
-            f"generate: {log.folder}: {len(logged.bad):,} rows are set aside, and asked for again "
+            f"{log.work}: {log.folder}: {len(logged.bad):,} rows are set aside, and asked for again "
             f"({logged.bad[0]})",
             file=sys.stderr,
         )
@@ -86,7 +86,7 @@ def _bar(
     """Return the bar over all requests that may be this process's."""
     keys = [request.key for block in mine for request in block.requests]
     num_done = sum(key in known for key in keys)
-    label = f"generate ({teacher.describe()})"
+    label = f"{log.work} ({teacher.describe()})"
     return Progress(label, len(keys), log.unit, done=num_done, shown=shown)
 
 

@@ -227,6 +227,11 @@ class Teacher(ABC):
         return self.recipe.teacher.dtype, self.recipe.teacher.quantization
 
     @property
+    def type_told(self) -> str | None:
+        """Return how the type of its weights was chosen, None where nothing was measured for it."""
+        return None
+
+    @property
     def signal_source(self) -> str:
         """Return where the signal comes from, as it is shown meanwhile."""
         return self.describe()

@@ -2,18 +2,21 @@
 
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from distill import chat
 from distill.core.processes import Processes
 from distill.core.progress import Progress
+from distill.core.run_folder import RunFolder
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
 from distill.losses.head import Head
-from distill.models import load
+from distill.models import find, load
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
+from distill.models.precision import Placed, Work, placed
 from distill.models.sequences import TokenSequence
+from distill.recipe import Recipe
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
@@ -30,10 +33,44 @@ class LocalTeacher(Teacher):
     _model: Any = None
     _head: Head | None = None
 
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder | None = None,
+        local_rank: int = 0,
+        *,
+        work: Literal["generate", "capture"] = "generate",
+    ):
+        super().__init__(recipe, folder, local_rank)
+        self._stage = (folder or RunFolder.of(recipe)).stage(work)
+        self._captures = work == "capture"
+
     @cached_property
-    def placement(self) -> load.Placement:
+    def _placed(self) -> Placed:
+        """Return where it runs and in which type, chosen once for its work in the run."""
         teacher = self.recipe.teacher
-        return load.placement(teacher.device, teacher.dtype, teacher.quantization)
+        return placed(teacher.device, teacher.dtype, teacher.quantization, self._work())
+
+    def _work(self) -> Work:
+        teacher = self.recipe.teacher
+        num_rows, made = teacher.batch_tokens, "signals/*/*.shard"
+        if not self._captures:  # decodes a token of each of so many answers at a time
+            num_rows //= self.recipe.generate.max_new_tokens
+            made = "*/*.jsonl"  # raw answers, written prompts, verdicts
+        return Work(
+            stage=self._stage,
+            began=lambda: any(self._stage.glob(made)),
+            folder=lambda: find.local_folder(self.location, teacher.revision),
+            num_rows=num_rows,
+        )
+
+    @property
+    def placement(self) -> load.Placement:
+        return self._placed.placement
+
+    @property
+    def type_told(self) -> str | None:
+        return self._placed.told
 
     def describe(self) -> str:
         return str(self.placement)
@@ -41,6 +78,8 @@ class LocalTeacher(Teacher):
     def load(self, longest: int = 0) -> None:
         if self._model is not None:
             return
+        if self.type_told is not None and self.local_rank == 0:
+            print(f"  teacher: {self.type_told}", flush=True)
         teacher = self.recipe.teacher
         self._model = load.load_model(
             self.location,

@@ -33,11 +33,11 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class AnswerLog:
-    """One log: an append-only folder of `generate`.
+    """One log: an append-only folder of a stage that asks.
 
-    `stage` is the folder of `generate`. `unit` is what its answers are called where progress is
-    shown, `prices` are those of the server that answers. `num_ids` returns how many token ids the
-    tokenizer of its answers has, or None where that may change.
+    `stage` is the folder of its stage, `work` that one's name. `unit` is what its answers are called
+    where progress is shown, `prices` are those of the server that answers. `num_ids` returns how many
+    token ids the tokenizer of its answers has, or None where that may change.
     """
 
     stage: Path
@@ -45,6 +45,7 @@ class AnswerLog:
     unit: str
     prices: Prices
     num_ids: Callable[[], int | None] = lambda: None
+    work: str = "generate"
 
     @property
     def folder(self) -> Path:
@@ -58,11 +59,15 @@ class AnswerLog:
 
 @dataclass(frozen=True)
 class AnswerLogs:
-    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge."""
+    """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge.
+
+    `scored`: what a server took to score given tokens; it holds no answers.
+    """
 
     answers: AnswerLog
     written_prompts: AnswerLog
     verdicts: AnswerLog
+    scored: AnswerLog
 
     @classmethod
     def of(cls, recipe: Recipe, stage: Path, num_ids: Callable[[], int | None]) -> "AnswerLogs":
@@ -75,10 +80,11 @@ class AnswerLogs:
             AnswerLog(stage, "raw", "answers", teachers, num_ids),
             AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids),
             AnswerLog(stage, "judged", "verdicts", judges, num_ids),
+            AnswerLog(stage, "scored", "sequences", teachers, num_ids),
         )
 
     def usage_log(self) -> UsageLog:
-        logs = (self.answers, self.written_prompts, self.verdicts)
+        logs = (self.answers, self.written_prompts, self.verdicts, self.scored)
         return UsageLog({log.folder: log.prices for log in logs})
 
 

@@ -61,7 +61,12 @@ def records_of_logits(
     def record_of(part: slice, logits_NC: Any) -> SignalRecord:
         if header.num_draws is not None:
             return draws.draw(
-                logits_NC, labels_N[part], rows[part], num_draws=header.num_draws, columns=shared
+                logits_NC,
+                labels_N[part],
+                rows[part],
+                num_draws=header.num_draws,
+                columns=shared,
+                with_log_probs=header.draw_log_probs,
             )
         if header.kind == "chunks":
             return draws.likelihoods(logits_NC, labels_N[part], rows[part], columns=shared)

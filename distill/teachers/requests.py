@@ -61,13 +61,22 @@ class RequestOptions:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What a server says of given ids: log-probs at each of them but the first."""
+
+    ids: list[int]
+    log_probs: list[LogProbs]
+
+
+@dataclass(frozen=True)
 class Completion:
     """What came back for a request.
 
     `finish_reason`: stop, length or error. `token_ids` is None where a server gave text only.
     `error` says that it refused this request; `raw` is then what it sent. `thinks`: it reasoned
     first. `usage` is with all tries. `log_probs` has an entry for each token, where they were asked
-    for: None for a token of which the server tells nothing.
+    for: None for a token of which the server tells nothing. `scored`: what it says of the prompt's
+    own ids, where that was asked for.
     """
 
     text: str
@@ -80,6 +89,7 @@ class Completion:
     raw: str = ""
     thinks: bool = False
     usage: AnswerUsage | None = None
+    scored: Scored | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ ranks needs no communication. Shapes: B rows, T tokens, N loss tokens.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,6 +92,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(t.to(device, non_blocking=True) for t in self.__dict__.values()))
+
+    def with_last(self, is_last_N: Tensor) -> "Batch":
+        """Return the same with these positions (bool [N]) after the others; each part in its order."""
+        order_N = is_last_N.to(torch.uint8).argsort(stable=True)
+        return replace(self, positions_N=self.positions_N[order_N], labels_N=self.labels_N[order_N])
 
 
 def collate(rows: Sequence[Sequence[tuple[Sequence[int], int]]], pad_id: int) -> Batch:

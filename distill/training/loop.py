@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
 from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.training import checkpoints
-from distill.training.batches import Rows, collate
+from distill.training.batches import Batch, Rows, collate
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
 from distill.training.run import Example, TrainingRun
@@ -41,7 +42,13 @@ def train(run: TrainingRun) -> dict[str, Any]:
     options = run.options
     processes = run.processes
     student = StudentLoss(
-        run.model, options, run.vocab_size, run.teacher_width, projection_seed=run.repeat - 1
+        run.model,
+        options,
+        run.vocab_size,
+        run.teacher_width,
+        projection_seed=run.repeat - 1,
+        stop_ids=run.stop_ids,
+        own_divergence=run.own_divergence,
     )
     module = run.accelerator.prepare_model(student)
     trainable = trainable_parameters(student)
@@ -97,7 +104,11 @@ def run_step(
     torch.manual_seed(int(digest(str(run.seed), str(step), str(processes.rank))[:8], 16))
     num_tokens = run.num_loss_tokens(rows)
     micro_batches = run.micro_batches(rows)
-    names = ("soft", "hard") if run.teacher_width is None else ("soft", "hard", "hidden")
+    names = ["soft", "hard"]
+    if run.teacher_width is not None:
+        names.append("hidden")
+    if run.has_own_text:
+        names.append("own")
     sums = torch.zeros(1 + len(names), dtype=torch.float64)
     module.train()
     for number, micro_batch in enumerate(micro_batches):
@@ -127,9 +138,13 @@ def run_step(
 
 def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (summed loss, its parts) of one micro-batch, which may have no rows."""
-    examples = [[run.examples[i] for i in row] for row in rows]
-    batch = collate([[(e.ids, e.answer_start) for e in row] for row in examples], run.pad_id)
-    keys = [e.signal_key for row in examples for e in row]
+    packed = [[run.examples[i] for i in row] for row in rows]
+    batch = collate([[(e.ids, e.answer_start) for e in row] for row in packed], run.pad_id)
+    examples = list(chain.from_iterable(packed))
+    first_own = None
+    if run.has_own_text:
+        batch, examples, first_own = _own_text_last(batch, examples)
+    keys = [e.signal_key for e in examples]
     device = next(module.parameters()).device
     # without loss tokens any weights give 0, with zero gradients for other ranks to average with
     soft_weight = run.soft_weight if rows else 0.0
@@ -142,14 +157,25 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
         if run.sets_SV is None:
             teacher_targets = targets(records, device)
         else:
-            alignments = [e.alignment for row in examples for e in row if e.alignment is not None]
+            alignments = [e.alignment for e in examples if e.alignment is not None]
             teacher_targets = chunk_targets(records, alignments, run.sets_SV, device)
     if run.teacher_width is not None:
         assert run.store is not None
         stored = [run.store.read_hidden_states(key) for key in keys]
         teacher_states = hidden_targets(stored, run.teacher_width, device)
     with run.autocast(device):
-        return module(batch.to(device), teacher_targets, soft_weight, hard_weight, teacher_states)
+        return module(
+            batch.to(device), teacher_targets, soft_weight, hard_weight, teacher_states, first_own
+        )
+
+
+def _own_text_last(batch: Batch, examples: list[Example]) -> tuple[Batch, list[Example], int]:
+    """Put what the student wrote after the rest; return also the number of its first position."""
+    counts = torch.tensor([e.num_loss_tokens for e in examples], dtype=torch.long)
+    is_own_N = torch.tensor([e.by_student for e in examples], dtype=torch.bool)
+    is_own_N = is_own_N.repeat_interleave(counts)
+    ordered = sorted(examples, key=lambda e: e.by_student)
+    return batch.with_last(is_own_N), ordered, int((~is_own_N).sum())
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from distill.errors import DataError
 from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.signals.alignment import PackedAlignment
-from distill.signals.store import SignalStore
+from distill.signals.store import SignalStore, sequence_key
+from distill.signals.stores import SignalStores
 from distill.training.batches import Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
 
@@ -25,11 +27,14 @@ class Example:
     """A training example: its token ids, where the answer begins, and the key of its signal.
 
     alignment: where that is of the teacher's own tokens, which of them the answer's are.
+    `by_student`: the student wrote the answer. It learns then what the teacher says of each token,
+    and never the text.
     """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
+    by_student: bool = False
     alignment: PackedAlignment | None = None
 
     @property
@@ -37,12 +42,25 @@ class Example:
         return len(self.ids) - self.answer_start
 
 
+def examples_of(samples: Sequence[Sample], *, with_signal: bool) -> list[Example]:
+    """Return an example for each sample."""
+    examples = []
+    for sample in samples:
+        start = len(sample.prompt_ids)
+        key = sequence_key(sample.ids, start) if with_signal else ""
+        examples.append(Example(sample.ids, start, key))
+    return examples
+
+
 @dataclass
 class TrainingRun:
     """One training: what is learnt (role: student or control), from what, where.
 
-    `repeat`: which of options.repeats it is, from 1; `seed` is its own. Without `soft_weight` and
-    `teacher_width` (of the hidden states to match) it needs no `store`.
+    `own_divergence`: on the student's own text, where examples have such; None:
+    options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
+    options.repeats it is, from 1; `seed` is its own. `name`: how it is told of; None: by role and
+    repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
+    `store`.
     """
 
     role: str
@@ -52,7 +70,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | None
+    store: SignalStore | SignalStores | None
     vocab_size: int
     pad_id: int
     seed: int
@@ -63,11 +81,21 @@ class TrainingRun:
     packing: bool = True
     teacher_width: int | None = None
     repeat: int = 1
+    name: str | None = None
+    own_divergence: str | None = None
+    stop_ids: Sequence[int] = ()
     sets_SV: torch.Tensor | None = None  # of ByteChunkTargets, where the signal is of chunks
+
+    @cached_property
+    def has_own_text(self) -> bool:
+        """Return whether the student wrote any of the answers."""
+        return any(example.by_student for example in self.examples)
 
     @property
     def title(self) -> str:
         """Return what is trained, as it is told: `student`, or `student 2/5` where it is repeated."""
+        if self.name is not None:
+            return self.name
         if self.options.repeats == 1:
             return self.role
         return f"{self.role} {self.repeat}/{self.options.repeats}"
@@ -144,5 +172,7 @@ def chunk_examples(path: Path, samples: Sequence[Sample]) -> list[Example]:
         signal_key, alignment = found.get(sample.key, ("", None))
         if alignment is None or int(alignment.student.sum()) != len(sample.answer_ids):
             raise DataError(f"{path}: no alignment of the answer {sample.key}; {way_out}")
-        examples.append(Example(sample.ids, len(sample.prompt_ids), signal_key, alignment))
+        examples.append(
+            Example(sample.ids, len(sample.prompt_ids), signal_key, alignment=alignment)
+        )
     return examples

@@ -4,6 +4,7 @@ B: rows, T: tokens, H: the student's hidden width, N: loss tokens of a batch.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from distill.losses.byte_chunks import ByteChunkTargets, byte_chunk_loss
 from distill.losses.head import Head
 from distill.losses.hidden_states import HiddenTargets, hidden_state_loss
-from distill.losses.linear_head import linear_head_loss
+from distill.losses.linear_head import OwnText, linear_head_loss
 from distill.losses.targets import Targets
 from distill.models.head import head_of
 from distill.recipe.sections import Train
@@ -24,7 +25,7 @@ class StudentLoss(nn.Module):
 
     teacher_width: of the teacher's hidden states, where the student is to match them; the module
     then has a `projection` [teacher_width, H] that is trained with the student and is no part of
-    it, random at first by `projection_seed`.
+    it, random at first by `projection_seed`. stop_ids, own_divergence: as a TrainingRun has them.
     """
 
     def __init__(
@@ -35,11 +36,15 @@ class StudentLoss(nn.Module):
         teacher_width: int | None = None,
         *,
         projection_seed: int = 0,
+        stop_ids: Sequence[int] = (),
+        own_divergence: str | None = None,
     ):
         super().__init__()
         self.model = model
         self.options = options
         self.vocab_size = vocab_size
+        self.stop_ids = stop_ids
+        self.own_divergence = own_divergence or options.divergence
         head = head_of(model)
         self.logit_scale = head.scale
         self.softcap = head.softcap
@@ -63,10 +68,13 @@ class StudentLoss(nn.Module):
         soft_weight: float,
         hard_weight: float,
         teacher_states: HiddenTargets | None = None,
+        first_own: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return (summed loss, {"soft", "hard", "hidden"} sums without gradient) of a batch.
+        """Return (summed loss, {"soft", "hard", "hidden", "own"} sums without gradient) of a batch.
 
         teacher_states: the teacher's hidden states, or None: then there is no "hidden".
+        first_own: the first of the batch's positions that are of the student's own text, all that
+        follow it are; None: none are, and there is no "own".
         """
         hidden_BTH = self.model.base_model(
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
@@ -82,6 +90,10 @@ class StudentLoss(nn.Module):
                 hard_weight=hard_weight,
                 vocab_size=self.vocab_size,
             )
+        parameters = {"beta": self.options.beta, "alpha": self.options.alpha}
+        own_text = None
+        if first_own is not None:
+            own_text = OwnText(first_own, self.own_divergence, parameters)
         loss, parts = linear_head_loss(
             hidden_NH,
             self.head(),
@@ -90,8 +102,10 @@ class StudentLoss(nn.Module):
             soft_weight=soft_weight,
             hard_weight=hard_weight,
             divergence=self.options.divergence,
-            divergence_parameters={"beta": self.options.beta, "alpha": self.options.alpha},
+            divergence_parameters=parameters,
             vocab_size=self.vocab_size,
+            stop_ids=self.stop_ids,
+            own_text=own_text,
         )
         if teacher_states is None or self.projection is None:
             return loss, parts

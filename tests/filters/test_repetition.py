@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.filters.repetition import loop
+from distill.filters.repetition import first_repetition, loop
 from distill.text.text import Text
 
 
@@ -35,3 +35,14 @@ def test_repetition_is_found_in_every_script_at_the_end_and_in_the_middle(text):
 )
 def test_tables_and_lists_are_no_loops(text):
     assert loop(Text(text)) is None
+
+
+@pytest.mark.parametrize("unit", ["So it is 12. ", "就是这样，", "यही है। ", "ab"])
+def test_a_loop_begins_to_repeat_itself_after_its_first_time(unit):
+    start = "The first sentence is one of its own, and says something else than what follows. "
+    found = first_repetition(Text(start + unit * 80))
+    assert found is not None and len(start) <= found <= len(start) + 2 * len(unit)
+
+
+def test_what_does_not_loop_has_no_place_where_it_begins_to():
+    assert first_repetition(Text("Each of these words stands here once, and no more.")) is None

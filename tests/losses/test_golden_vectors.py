@@ -1,16 +1,17 @@
-"""Fourteen losses of three tokens over five ids, in float64, computed by hand, never to change."""
+"""Losses of three tokens over five ids, in float64, computed by hand, never to change."""
 
 import math
 from typing import Any
 
 import pytest
 import torch
+from loss_helpers import with_log_probs
 from torch import Tensor
 
 from distill.losses.divergences import divergence_by_name
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
-from distill.losses.targets import DenseTargets, Targets, TopKTargets
+from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
 
 STUDENT_LOGITS = torch.tensor(
     [[2, 1, 0, -1, 0.5], [0, 0, 0, 0, 0], [-1, 3, 0.2, 0.1, -2]], dtype=torch.float64
@@ -18,6 +19,7 @@ STUDENT_LOGITS = torch.tensor(
 TEACHER_LOGITS = torch.tensor(
     [[1.5, 1.4, -0.5, 0, 0.2], [1, -1, 2, 0, 0.5], [-0.5, 2, 1, 0, -1]], dtype=torch.float64
 )
+LABELS = torch.tensor([4, 2, 3])
 STUDENT_LOGP = STUDENT_LOGITS.log_softmax(-1)
 TEACHER_LOGP = TEACHER_LOGITS.log_softmax(-1)
 
@@ -42,13 +44,12 @@ def assert_golden(loss_N: Tensor, tokens: list[float], mean: float) -> None:
 def head_loss_of_each_token(targets: Targets, **options: Any) -> Tensor:
     """Through the real head: an identity matrix makes the hidden states the logits."""
     identity = torch.eye(5, dtype=torch.float64)
-    labels = torch.zeros(1, dtype=torch.int64)
     return torch.stack(
         [
             linear_head_loss(
                 STUDENT_LOGITS[i : i + 1],
                 Head(identity),
-                labels,
+                LABELS[i : i + 1],
                 targets[i : i + 1],
                 soft_weight=1.0,
                 hard_weight=0.0,
@@ -103,3 +104,63 @@ def test_the_whole_vocabulary_as_top_k_equals_dense() -> None:
     for name, (parameters, tokens, mean) in DIVERGENCES.items():
         options = {"divergence": name.split()[0], "divergence_parameters": parameters}
         assert_golden(head_loss_of_each_token(targets, **options), tokens, mean)
+
+
+# Three draws a token: 0, 0, 1; 2, 2, 4; 1, 1, 1.
+DRAWN = SampledTargets(
+    torch.tensor([[0, 1], [2, 4], [1, -1]]),
+    torch.tensor([[2, 1], [2, 1], [3, 0]], dtype=torch.float64) / 3,
+    -(TEACHER_LOGP.exp() * TEACHER_LOGP).sum(-1),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tokens"),
+    [
+        ("forward_kl", {}, [-0.436872, 0.402949, -0.967273]),
+        ("skew_kl", {"alpha": 0.1}, [-0.059068, 0.436436, -0.329199]),
+        ("reverse_kl", {}, [0.075673, 0.279604, 0.183924]),
+        ("skew_reverse_kl", {"alpha": 0.1}, [0.061638, 0.228235, 0.154710]),
+        ("jsd", {"beta": 0.5}, [0.019285, 0.072514, 0.051508]),
+    ],
+)
+def test_draws_with_log_probs(name: str, parameters: dict[str, float], tokens: list[float]) -> None:
+    targets = with_log_probs(DRAWN, TEACHER_LOGP, LABELS)
+    loss_N = head_loss_of_each_token(targets, divergence=name, divergence_parameters=parameters)
+    assert loss_N.tolist() == pytest.approx(tokens, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "dense", "top_two"),
+    [
+        (
+            "forward_kl",
+            {},
+            [0.095894, 0.369437, 0.221773],
+            [0.059406, 0.369435, 0.244740],
+        ),
+        (
+            "reverse_kl",
+            {},
+            [0.084704, 0.361694, 0.159514],
+            [0.059439, 0.361689, 0.180647],
+        ),
+        (
+            "skew_reverse_kl",
+            {"alpha": 0.1},
+            [0.069474, 0.286124, 0.134497],
+            [0.047965, 0.286121, 0.151732],
+        ),
+    ],
+)
+def test_ids_1_and_4_as_one_stop(
+    name: str, parameters: dict[str, float], dense: list[float], top_two: list[float]
+) -> None:
+    top = TEACHER_LOGP.topk(2)
+    tail_logp_N = torch.log1p(-top.values.exp().sum(-1))
+    kept = TopKTargets(top.indices, top.values, tail_logp_N)
+    for targets, tokens in ((DenseTargets(TEACHER_LOGP), dense), (kept, top_two)):
+        loss_N = head_loss_of_each_token(
+            targets, divergence=name, divergence_parameters=parameters, stop_ids=[1, 4]
+        )
+        assert loss_N.tolist() == pytest.approx(tokens, abs=1e-6)

@@ -1,5 +1,6 @@
 """The chunked head against a plain one: value and gradient, for every kind of target."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from loss_helpers import (
 from torch import Tensor
 
 from distill.errors import MismatchError, RecipeError
-from distill.losses.divergences import divergence_by_name
+from distill.losses.divergences import divergence_by_name, skew_kl
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
@@ -55,18 +56,38 @@ def plain_loss(
             soft = soft + compare(logq_V, targets.logp_NV[n])
         elif isinstance(targets, TopKTargets):
             keep = targets.ids_NK[n] >= 0
-            ids = targets.ids_NK[n][keep]
-            rest = torch.ones_like(logq_V, dtype=torch.bool)
-            rest[ids] = False
-            student = torch.cat([logq_V[ids], logq_V[rest].logsumexp(-1, keepdim=True)])
-            soft = soft + compare(
-                student, torch.cat([targets.logp_NK[n][keep], targets.tail_logp_N[n : n + 1]])
-            )
+            known = torch.cat([targets.logp_NK[n][keep], targets.tail_logp_N[n : n + 1]])
+            soft = soft + compare(with_bucket(logq_V, targets.ids_NK[n][keep]), known)
+        elif isinstance(targets, SampledTargets) and divergence != "forward_kl":
+            soft = soft + plain_scored(logq_V, targets[n : n + 1], int(labels_N[n]), compare)
         elif isinstance(targets, SampledTargets):
             keep = targets.ids_NK[n] >= 0
             soft = soft - (targets.weights_NK[n][keep] * logq_V[targets.ids_NK[n][keep]]).sum()
             soft = soft - (0 if targets.entropy_N is None else targets.entropy_N[n])
     return soft_weight * soft + hard_weight * hard
+
+
+def with_bucket(logq_V: Tensor, ids: Tensor) -> Tensor:
+    """Log-probs of these ids, then that of all others together."""
+    rest = torch.ones_like(logq_V, dtype=torch.bool)
+    rest[ids] = False
+    return torch.cat([logq_V[ids], logq_V[rest].logsumexp(-1, keepdim=True)])
+
+
+def plain_scored(logq_V: Tensor, targets: SampledTargets, label: int, compare: Any) -> Tensor:
+    """One position of draws with log-probs: skew_kl by the draws, all others with a bucket."""
+    assert targets.log_probs is not None
+    said = targets.log_probs
+    keep = targets.ids_NK[0] >= 0
+    ids, logp, weights = (x[0][keep] for x in (targets.ids_NK, said.logp_NK, targets.weights_NK))
+    if isinstance(compare, partial) and compare.func is skew_kl:
+        alpha = compare.keywords["alpha"]
+        mixture = alpha * logp.exp() + (1 - alpha) * logq_V[ids].exp()
+        return (weights * (logp - mixture.log())).sum()
+    if label not in ids:
+        ids = torch.cat([ids, torch.tensor([label])])
+        logp = torch.cat([logp, said.target_logp_N])
+    return compare(with_bucket(logq_V, ids), torch.cat([logp, said.tail_logp_N]))
 
 
 def assert_equals_plain(
@@ -122,6 +143,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         ("top_k", "reverse_kl"),
         ("dense", "forward_kl"),
         ("dense", "total_variation"),
+        ("scored", "skew_kl"),
+        ("scored", "reverse_kl"),
     ],
 )
 def test_equals_plain_with_bias_scale_softcap_and_temperature(
@@ -136,6 +159,7 @@ def test_equals_plain_with_bias_scale_softcap_and_temperature(
         (hidden, Head(weight, bias, **of_head), labels, targets_of(kind, teacher_logp())),
         differentiable,
         divergence=divergence,
+        divergence_parameters={"alpha": 0.1},
         **(options | of_loss),
     )
 
@@ -170,7 +194,8 @@ class _Recomputed(torch.autograd.Function):
     ) -> Tensor:
         ctx.arguments = options, targets, labels
         ctx.save_for_backward(*tensors)
-        return loss_of_tensors(*tensors, labels, targets, **options)
+        hidden, weight, bias = tensors
+        return loss_of_tensors(hidden, weight, bias, labels, targets, **options)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
@@ -183,12 +208,20 @@ class _Recomputed(torch.autograd.Function):
 
 
 @pytest.mark.parametrize(
-    ("kind", "divergence"), [("sampled", "forward_kl"), ("top_k", "jsd"), ("dense", "reverse_kl")]
+    ("kind", "divergence"),
+    [
+        ("sampled", "forward_kl"),
+        ("top_k", "jsd"),
+        ("dense", "reverse_kl"),
+        ("scored", "skew_kl"),
+        ("scored", "reverse_kl"),
+        ("scored", "jsd"),
+    ],
 )
 def test_gradcheck(kind: str, divergence: str) -> None:
     options = {
         "divergence": divergence,
-        "divergence_parameters": {"beta": 0.3},
+        "divergence_parameters": {"beta": 0.3, "alpha": 0.1},
         "soft_weight": 0.7,
         "hard_weight": 0.4,
         "loss_temperature": 1.5,
@@ -199,8 +232,8 @@ def test_gradcheck(kind: str, divergence: str) -> None:
         randn(seed, *shape).requires_grad_()
         for seed, shape in ((1, (4, 3)), (2, (11, 3)), (4, (11,)))
     ]
-    targets = targets_of(kind, teacher_logp(4, 9))
     labels = torch.tensor([0, 8, 3, 3])
+    targets = targets_of(kind, teacher_logp(4, 9), labels)
     assert torch.autograd.gradcheck(
         lambda *t: _Recomputed.apply(options, targets, labels, *t), tensors
     )
@@ -238,7 +271,7 @@ def test_micro_batches_add_up(
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", None])
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "scored", None])
 def test_no_positions_give_zero_and_zero_gradients(kind: str | None) -> None:
     hidden, weight, labels = inputs(torch.float32)
     bias = torch.zeros(VOCAB, requires_grad=True)
@@ -285,7 +318,7 @@ def test_padded_rows_of_the_head_change_nothing(
     assert (results[1][2][VOCAB:] == 0).all()
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "scored"])
 def test_soft_weight_zero_is_cross_entropy_to_the_last_bit(kind: str) -> None:
     hidden, weight, labels = inputs(torch.float32)
     results = []

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from distill.losses import head_gradients
 from distill.losses.head import Head
-from distill.losses.linear_head import linear_head_loss
-from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.losses.linear_head import OwnText, linear_head_loss
+from distill.losses.targets import DenseTargets, DrawLogProbs, SampledTargets, Targets, TopKTargets
 
 MIB = 1 << 20
 REAL_VOCAB = 151_936
@@ -27,8 +27,10 @@ def problem(
     ids_NK = (torch.arange(12) * 7 + torch.arange(num_tokens)[:, None]) % vocab
     ids_NK[:, 0] = vocab - 1 - labels_N % 5
     share_NK = torch.full((num_tokens, 12), 1 / 12)
-    if kind == "sampled":
-        targets: Targets = SampledTargets(ids_NK, share_NK, torch.zeros(num_tokens))
+    if kind in ("sampled", "scored"):
+        half_N = torch.full((num_tokens,), math.log(0.5))
+        said = DrawLogProbs((share_NK / 4).log(), half_N - 1, half_N) if kind == "scored" else None
+        targets: Targets = SampledTargets(ids_NK, share_NK, torch.zeros(num_tokens), said)
     elif kind == "top_k":
         targets = TopKTargets(
             ids_NK, (share_NK / 2).log(), torch.full((num_tokens,), math.log(0.5))
@@ -57,7 +59,7 @@ def test_the_counter_sees_the_logits_of_a_plain_loss() -> None:
     assert (64, 1000) in memory.shapes
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense"])
+@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "scored"])
 @pytest.mark.parametrize(
     ("softcap", "temperature"), [(None, 1.0), (5.0, 2.0)], ids=["simple", "softcap"]
 )
@@ -90,6 +92,18 @@ def test_nothing_of_tokens_times_vocabulary_is_ever_made(
         ("sampled", 120, torch.bfloat16, 30.0, {}),
         ("sampled", 120, torch.float32, 30.0, {"loss_temperature": 2.0}),
         ("top_k", 120, torch.float32, None, {"divergence": "reverse_kl"}),
+        (
+            "scored",
+            120,
+            torch.float32,
+            None,
+            {
+                "divergence": "skew_kl",
+                "divergence_parameters": {"alpha": 0.1},
+                "stop_ids": [1, 2, 3],
+                "own_text": OwnText(60, "skew_reverse_kl", {"alpha": 0.1}),
+            },
+        ),
         (
             "dense",
             60,

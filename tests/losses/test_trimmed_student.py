@@ -1,5 +1,6 @@
 """A student with a trimmed vocabulary learns as an untrimmed one that may not say what was removed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,9 +23,12 @@ def targets_of_trimmed(kind: str) -> Targets:
     """What a teacher of VOCAB ids says, in the ids of a student that has KEPT."""
     logits_NC = (2 * randn(5, NUM_TOKENS, VOCAB)).float()
     columns, rows = Columns(VOCAB, KEPT), draws.Rows.of(1, NUM_TOKENS)
-    labels_N = torch.zeros(NUM_TOKENS, dtype=torch.long)
+    labels_N = torch.arange(NUM_TOKENS) % len(KEPT)
     record = {
         "sampled": lambda: draws.draw(logits_NC, labels_N, rows, num_draws=20, columns=columns),
+        "scored": lambda: draws.draw(
+            logits_NC, labels_N, rows, num_draws=5, columns=columns, with_log_probs=True
+        ),
         "top_k": lambda: draws.top_k(logits_NC, rows, k=4, columns=columns),
         "dense": lambda: draws.dense(logits_NC, rows, columns=columns),
     }[kind]()
@@ -40,7 +44,7 @@ def in_parent_ids(said: Targets) -> Targets:
     assert isinstance(said, SampledTargets | TopKTargets)
     ids_NK = torch.where(said.ids_NK < 0, said.ids_NK, parents_V[said.ids_NK.clamp(min=0)])
     if isinstance(said, SampledTargets):
-        return SampledTargets(ids_NK, said.weights_NK, said.entropy_N)
+        return replace(said, ids_NK=ids_NK)
     return TopKTargets(ids_NK, said.logp_NK, said.tail_logp_N)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from run_helpers import QUICKSTART
 
-from distill import generate, plan
+from distill import evaluate, generate, plan
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Prompt
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import MismatchError
 from distill.models.load import load_tokenizer
 from distill.pipeline import PLANNED
@@ -120,6 +120,51 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_dropped_with_the_reason(m
     assert reason.startswith(f"beyond_context: {sizes[1]} tokens") and "context of 200" in reason
     with pytest.raises(MismatchError, match=r"none of 1 prompts fits .*generate\.max_new_tokens"):
         lengths.within_context(teacher, [prompts[1]])
+
+
+def recipe_with_long_prompts(model, tmp_path, *overrides):
+    """Two held-out prompts and two to learn from, of which one is beyond a context of 200 each."""
+    files = {}
+    for name in ("learn", "held_out"):
+        files[name] = tmp_path / f"{name}.jsonl"
+        texts = [f"How many goats has {name}?", f"{name}: one two three " * 50]
+        rows = [{"prompt": text, "language": "en", "reference": "3"} for text in texts]
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = [f"generate.prompts={files['learn']}", f"evaluate.prompts={files['held_out']}"]
+    lengths_ = ["generate.max_new_tokens=64", "evaluate.max_new_tokens=64", "train.max_length=100"]
+    return recipe_of(model, *prompts, *lengths_, "languages=[en]", *overrides)
+
+
+def test_a_held_out_prompt_beyond_a_context_is_told_before_anything_is_asked(
+    model, tmp_path, capsys
+):
+    """And it is left out when the time comes, whichever of the two models it is too long for."""
+    student = Path(shutil.copytree(model, tmp_path / "student"))
+    edit_config(student, max_position_embeddings=200)
+    for recipe, reason in (
+        (
+            recipe_with_long_prompts(model, tmp_path, f"student.model={student}"),
+            "tokens fill the student's context of 200",
+        ),
+        (
+            recipe_with_long_prompts(student, tmp_path, f"student.model={model}"),
+            "an answer of up to 64, are beyond the teacher's context of 200",
+        ),
+    ):
+        told = "1 of 2 held-out prompts are left out: "
+        planned = plan.make_plan(recipe, RunFolder.of(recipe), PLANNED)
+        (warning,) = [text for text in planned.warnings if text.startswith(told)]
+        assert warning.endswith(reason)
+        (unlearnt,) = [text for text in planned.warnings if "train.max_length 100" in text]
+        assert unlearnt.startswith("1 of 2 prompts fill")
+        prompts, held_out = split_prompts(recipe)
+        assert lengths.length_notes(connect(recipe), prompts, held_out) == [warning, unlearnt]
+        capsys.readouterr()
+        assert evaluate.askable(held_out, connect(recipe)) == held_out[:1]
+        assert capsys.readouterr().err == f"evaluate: {warning}\n"
+    with pytest.raises(MismatchError, match=r"evaluate\.prompts: none of 1 held-out prompts fits"):
+        lengths.length_notes(connect(recipe), prompts, held_out[1:])
+    assert lengths.length_notes(connect(recipe), prompts[:1], held_out[:1]) == []
 
 
 def test_a_model_on_a_server_has_the_room_that_the_server_gives_it(model):

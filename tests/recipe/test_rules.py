@@ -15,7 +15,15 @@ MAGPIE = "expand: magpie, num: 3"
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["train.divergence=reverse_kl"], "set capture.signal to top_k or dense"),
+        (
+            ["train.divergence=reverse_kl"],
+            "train.divergence reverse_kl needs more than draws: set capture.draw_log_probs to true, "
+            "capture.signal to top_k or dense, or train.divergence to forward_kl",
+        ),
+        (
+            ["capture.signal=top_k", "capture.draw_log_probs=true"],
+            "draw_log_probs with signal top_k: they are those of draws; remove it, or set signal to",
+        ),
         (
             ["train.hidden_weight=0.5"],
             "train.hidden_weight 0.5 needs the teacher's hidden states: "
@@ -34,6 +42,19 @@ MAGPIE = "expand: magpie, num: 3"
 )
 def test_what_the_student_learns_is_captured(overrides, message):
     assert message in problem(*overrides)
+
+
+@pytest.mark.parametrize("divergence", ["skew_kl", "reverse_kl", "jsd", "adaptive_kl"])
+def test_each_way_out_of_draws_that_say_too_little_is_one(divergence):
+    chosen = f"train.divergence={divergence}"
+    for way_out in ("capture.draw_log_probs=true", "capture.signal=top_k", "capture.signal=dense"):
+        assert load_recipe(QUICKSTART, [chosen, way_out]).train.divergence == divergence
+
+
+def test_whether_log_probs_of_draws_are_stored_is_told_apart_only_where_they_are():
+    assert "draw_log_probs" not in load_recipe(QUICKSTART).capture.identity()
+    scored = load_recipe(QUICKSTART, ["capture.draw_log_probs=true"])
+    assert scored.capture.identity()["draw_log_probs"] is True
 
 
 @pytest.mark.parametrize(
@@ -153,3 +174,24 @@ def test_what_goes_together_is_read():
     load_recipe(QUICKSTART, WITH_SERVER)
     load_recipe(QUICKSTART, [*TEXT_ONLY, *TEXT_ALONE, "student={method: base, model: ./x}"])
     load_recipe(QUICKSTART, [f"generate.prompts=[{{{MAGPIE}, verify: false}}]"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (TEXT_ALONE, "rounds with capture.signal none"),
+        (["train.soft_weight=0", "train.hard_weight=1"], "rounds with train.soft_weight 0"),
+        (["rounds.divergence=jsd"], "rounds.divergence jsd needs more than draws"),
+        (
+            ["capture.signal=top_k", "rounds.divergence=jsd", "train.beta=0.01"],
+            "rounds.divergence jsd: train.beta 0.01 with jsd learns ~100 times slower",
+        ),
+        (["rounds.mix.current=0.9"], "current, earlier and teacher add up to 1.4, not to 1"),
+        (
+            ["rounds.sampling_temperature=0", "rounds.answers_per_prompt=2"],
+            "they would all be the same",
+        ),
+    ],
+)
+def test_rounds_need_a_teacher_that_scores_the_students_own_tokens(overrides, message):
+    assert message in problem("rounds.num_rounds=1", *overrides)

@@ -88,6 +88,12 @@ def test_a_run_without_samples_says_what_to_do(tmp_path):
         data.show(tmp_path / "generate")
 
 
+def test_a_folder_that_is_no_run_is_told_apart_from_one_without_samples(tmp_path, capsys):
+    (tmp_path / "runs/mango").mkdir(parents=True)
+    assert main(["inspect", str(tmp_path / "runs/mango")]) == 2
+    assert "neither a run folder nor a recipe" in capsys.readouterr().err
+
+
 def test_an_answer_cannot_style_the_terminal_nor_its_table(tmp_path, capsys):
     hostile = "\x1b]0;title\x07 \x9b31m [bold]x[/bold] [/] \u202e \x1b[2J"
     row = {"prompt": hostile, "language": f"sw{hostile}", "answer": hostile}

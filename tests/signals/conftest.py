@@ -13,6 +13,7 @@ from distill.signals.encoding import (
     DenseRecord,
     LikelihoodRecord,
     SampledRecord,
+    ScoredDraws,
     SignalRecord,
     TopKRecord,
     join,
@@ -78,13 +79,16 @@ def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord
     ]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     empty = np.zeros(0, np.int32)
-    return SampledRecord(
+    draws = (
         np.concatenate([empty, *ids]).astype(np.int32),
         np.concatenate([empty, *counts]).astype(np.int32),
         offsets,
         _halves(rng, (num_tokens,)),
         np.abs(_halves(rng, (num_tokens,))),
     )
+    if not header.draw_log_probs:
+        return SampledRecord(*draws)
+    return ScoredDraws(*draws, _halves(rng, (int(offsets[-1]),)), _halves(rng, (num_tokens,)))
 
 
 def _ids(rng: np.random.Generator, vocab_size: int, size: int) -> np.ndarray:

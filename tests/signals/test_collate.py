@@ -38,6 +38,31 @@ def test_sampled_targets_hold_ids_and_shares_in_order(header, record_of):
             n += 1
 
 
+def test_draws_with_log_probs_become_a_support_that_has_all_mass_after_rounding():
+    header = SignalHeader("sampled", 3001, num_draws=20, draw_log_probs=True)
+    logits = torch.randn(40, 3001, generator=torch.Generator().manual_seed(1)) * 3
+    labels_N = torch.where(torch.arange(40) < 20, logits.argmax(-1), logits.argmin(-1))
+    record = draws.draw(
+        logits,
+        labels_N,
+        draws.Rows.of(0, 40),
+        num_draws=20,
+        columns=Columns(3001),
+        with_log_probs=True,
+    )
+    batch = targets([decode(encode(record, header), header, 40)], "cpu")
+    assert isinstance(batch, SampledTargets)
+    support = batch[5:].to("cpu").support(labels_N[5:])
+    mass_N = support.logp_NK.exp().sum(1) + support.tail_logp_N.exp()
+    torch.testing.assert_close(mass_N, torch.ones(35))
+    logp_NV = logits.log_softmax(-1)
+    for n, (ids, said) in enumerate(zip(support.ids_NK, support.logp_NK, strict=True), start=5):
+        kept = ids[ids >= 0]
+        assert int(labels_N[n]) in kept and len(set(kept.tolist())) == len(kept)
+        torch.testing.assert_close(said[ids >= 0], logp_NV[n, kept], rtol=1e-3, atol=1e-3)
+        assert said[ids < 0].isneginf().all()
+
+
 def test_top_k_targets_have_all_mass_after_rounding():
     header = SignalHeader("top_k", 3001, top_k=8)
     logits = torch.randn(20, 3001, generator=torch.Generator().manual_seed(1)) * 3

@@ -46,6 +46,28 @@ def shares_of(record, num_draws: int, vocab_size: int) -> np.ndarray:
     return shares
 
 
+def test_log_probs_of_the_draws_are_the_teachers_and_change_no_draw():
+    logits = teacher_logits(60, 3001)
+    logits[0] *= 30  # a tail that 1 - sum would lose
+    logits[1, 100:] = -torch.inf
+    target_N = torch.arange(60) % 200
+    rows, columns = draws.Rows.of(1, 60), Columns(3000)
+    plain = draws.draw(logits, target_N, rows, num_draws=50, columns=columns)
+    record = draws.draw(logits, target_N, rows, num_draws=50, columns=columns, with_log_probs=True)
+    assert isinstance(record, encoding.ScoredDraws)
+    assert all(
+        np.array_equal(getattr(record, f.name), getattr(plain, f.name)) for f in fields(plain)
+    )
+    logp_NV = logits[:, :3000].double().log_softmax(-1)
+    for t in range(60):
+        ids = torch.from_numpy(record.ids[record.offsets[t] : record.offsets[t + 1]]).long()
+        said = record.logp[record.offsets[t] : record.offsets[t + 1]]
+        np.testing.assert_allclose(said, logp_NV[t, ids], rtol=1e-5, atol=1e-5)
+        known = torch.cat([ids, target_N[t : t + 1]])
+        tail = logp_NV[t].index_fill(0, known, -torch.inf).logsumexp(-1)
+        np.testing.assert_allclose(record.tail_logp[t], tail, rtol=1e-4, atol=1e-4)
+
+
 def test_a_record_keeps_the_laws():
     record = draw(teacher_logits(40, 3001))
     assert record.ids.dtype == np.int32 and record.offsets[-1] == len(record.ids) == len(

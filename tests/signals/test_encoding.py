@@ -1,7 +1,7 @@
 """Every record comes back as it was, in few bytes; bytes that are no record are refused."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,20 @@ def one_token(ids, counts) -> SampledRecord:
         floats,
         -floats,
     )
+
+
+SCORED = SignalHeader("sampled", 1000, num_draws=50, draw_log_probs=True)
+every_header = pytest.mark.parametrize(
+    "header",
+    [
+        SignalHeader("sampled", 1000, num_draws=50),
+        SCORED,
+        SignalHeader("top_k", 1000, top_k=8),
+        SignalHeader("dense", 1000),
+        SignalHeader("chunks", 1000),
+    ],
+    ids=["sampled", "scored", "top_k", "dense", "chunks"],
+)
 
 
 @pytest.mark.parametrize("vocab_size", [1, 2, 3, 64, 1000, 151_936, 1 << 20])
@@ -176,10 +190,10 @@ def test_a_record_of_another_kind_or_shape_is_not_encoded(header, record_of):
         )
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
-def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_ids(record_of, kind):
-    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}}.get(kind, {})
-    header = SignalHeader(kind, 1000, **sizes)
+@every_header
+def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_ids(
+    record_of, header
+):
     data = encode(record_of(header, 20, seed=4), header)
     for broken in (b"", data[:-1], data[: len(data) // 2]):
         with pytest.raises(DataError, match="not a"):
@@ -194,6 +208,22 @@ def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_id
         assert record.num_tokens == 20
         if isinstance(record, SampledRecord | TopKRecord):
             assert record.ids.min() >= 0 and record.ids.max() < 1000
+
+
+def test_draws_with_log_probs_come_back_and_do_not_pass_for_draws_without(header, record_of):
+    record = record_of(SCORED, 20, seed=4)
+    data = encode(record, SCORED)
+    assert same(decode(data, SCORED, 20), record)
+    plain = record_of(header, 20, seed=4)
+    num_ids = len(record.ids)
+    assert len(data) == len(encode(plain, header)) + 2 * (num_ids + 20)
+    for wrong, of in ((record, header), (plain, SCORED)):
+        with pytest.raises(ValueError, match="log-probs or none"):
+            encode(wrong, of)
+    with pytest.raises(ValueError, match="log-probs do not fit the draws"):
+        encode(replace(record, logp=record.logp[1:]), SCORED)
+    with pytest.raises(ValueError, match="draw_log_probs belongs to sampled"):
+        SignalHeader("dense", 1000, draw_log_probs=True)
 
 
 def test_joined_records_are_the_tokens_one_after_another(header, record_of):
@@ -212,10 +242,8 @@ def test_joined_records_are_the_tokens_one_after_another(header, record_of):
         join([parts[0], DenseRecord(np.zeros((1, 1000), np.float32))])
 
 
-@pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "chunks"])
-def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, kind):
-    sizes = {"sampled": {"num_draws": 50}, "top_k": {"top_k": 8}}.get(kind, {})
-    header = SignalHeader(kind, 1000, **sizes)
+@every_header
+def test_tokens_are_regrouped_whatever_the_chunks_were(record_of, header):
     chunks = [record_of(header, n, seed=n) for n in (4, 1, 7, 9)]
     whole = join(chunks)
     for lengths in ([21], [4, 1, 7, 9], [1] * 21, [3, 10, 0, 8], [0, 13, 8, 0], [20, 1]):

@@ -1,5 +1,7 @@
 """The header of a signal: what cannot be, and the JSON whose hash names a signal's folder."""
 
+from dataclasses import replace
+
 import pytest
 
 from distill.core.digests import canonical_json, digest
@@ -35,6 +37,10 @@ def test_the_json_of_a_header_never_changes_because_its_hash_names_the_folder():
         '"loss_temperature":1.0,"num_draws":50,"top_k":null,"vocab_size":300}'
     )
     assert digest(text) == "04ff85c03e649765c6cf5068e3f18d87"
+    scored = replace(header, draw_log_probs=True)
+    assert scored.to_json() == header.to_json() | {"draw_log_probs": True}
+    assert SignalHeader.from_json(scored.to_json()) == scored
+    assert list(header.differences(scored)) == [("draw_log_probs", False, True)]
 
 
 def test_differences_are_named_with_both_values_fields_before_fingerprints():

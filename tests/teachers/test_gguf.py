@@ -20,6 +20,7 @@ from distill.recipe import load_recipe
 from distill.signals.store import SignalStore
 from distill.teachers import connect
 from distill.teachers.keys import request_maker
+from distill.teachers.listening import header_of
 from distill.teachers.requests import RequestOptions
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -110,7 +111,7 @@ def test_another_file_is_another_teacher(tmp_path, file):
         for teacher in teachers
     }
     assert len(keys) == 3
-    headers = [capture.header_of(teacher).fingerprints for teacher in teachers[1:]]
+    headers = [header_of(teacher).fingerprints for teacher in teachers[1:]]
     assert [h["teacher_quantization"] for h in headers] == ["F32", "Q8_0"] and headers[0][
         "teacher"
     ] != headers[1]["teacher"]

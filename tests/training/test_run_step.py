@@ -213,8 +213,24 @@ def test_a_padded_vocabulary_changes_nothing_and_gets_no_gradient(store, referen
     assert_same((row, gradients), reference)
 
 
+STOPS = [5, 9, 40]
+
+
 @pytest.mark.parametrize("late", [0, 1])
-def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(tmp_path, late):
+@pytest.mark.parametrize("stop_ids", [[], STOPS])
+@pytest.mark.parametrize(
+    ("header", "divergence"),
+    [
+        (SignalHeader("dense", VOCAB), "forward_kl"),
+        (SignalHeader("dense", VOCAB), "skew_reverse_kl"),
+        (SignalHeader("top_k", VOCAB, top_k=100), "jsd"),
+        (SignalHeader("sampled", VOCAB, num_draws=20, draw_log_probs=True), "reverse_kl"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else x.kind,
+)
+def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(
+    tmp_path, header, divergence, stop_ids, late
+):
     """From hidden states to shards to a packed step.
 
     Capture and training mean the same position by a token.
@@ -223,17 +239,18 @@ def test_a_students_own_signal_costs_nothing_and_one_that_is_a_token_late_does(t
     sequences = [TokenSequence(examples()[i].ids, examples()[i].answer_start) for i in chosen]
     keys = [examples()[i].signal_key for i in chosen]
     hidden = [h_TH.roll(late, 0) for h_TH in answer_hidden_states(student, sequences, 0)]
-    header = SignalHeader("dense", VOCAB)
     with SignalWriter(tmp_path, header) as writer:
         answers = [s.ids[s.answer_start :] for s in sequences]
         for key, record in zip(
             keys, records_of(header, head_of(student), hidden, answers, keys), strict=True
         ):
             writer.add(key, record)
-    row, _ = one_step(
-        training_run(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0), ROWS
-    )
+    run = training_run(student, SignalStore(tmp_path, header), soft_weight=1.0, hard_weight=0.0)
+    options = run.options.model_copy(update={"divergence": divergence})
+    row, _ = one_step(replace(run, options=options, stop_ids=stop_ids), ROWS)
     assert (abs(row["soft"]) < 1e-6) if late == 0 else (row["soft"] > 1e-3)
+    # a thousandth is what float16 on disk leaves
+    assert (row["grad_norm"] < 1e-3) if late == 0 else (row["grad_norm"] > 1e-2)
 
 
 def test_positions_without_loss_get_no_gradient(store):

@@ -9,6 +9,7 @@ from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
+from distill.recipe.sections.rounds import Guards, Mix, Rounds
 from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
@@ -20,8 +21,11 @@ __all__ = [
     "Evaluate",
     "Format",
     "Generate",
+    "Guards",
+    "Mix",
     "Quantize",
     "Report",
+    "Rounds",
     "Student",
     "Teacher",
     "Train",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from distill.recipe.schema import Section, field
 
@@ -20,6 +20,12 @@ class Capture(Section):
         "that both cut alike, 4 bytes a token; best with train.hard_weight 1",
     )
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
+    draw_log_probs: bool = field(
+        False,
+        "sampled: also the teacher's log-prob of each id drawn, 2 bytes an id, for every "
+        "train.divergence but forward_kl, which needs none",
+        is_newer=True,
+    )
     top_k: Annotated[int, Field(gt=0, le=1024)] = field(
         64, "top_k: ids a token; the rest is one tail bucket"
     )
@@ -37,3 +43,12 @@ class Capture(Section):
     shard_tokens: PositiveInt = field(
         200_000, "Tokens in one file; a kill loses at most one", machine=True
     )
+
+    @model_validator(mode="after")
+    def _log_probs_are_of_draws(self) -> "Capture":
+        if self.draw_log_probs and self.signal != "sampled":
+            raise ValueError(
+                f"draw_log_probs with signal {self.signal}: they are those of draws; remove it, or "
+                "set signal to sampled"
+            )
+        return self

@@ -19,7 +19,10 @@ class Teacher(Section):
         "auto", "auto = cuda if there is one, else cpu", machine=True
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
-        "auto", "auto = bfloat16 on cuda, float32 on cpu"
+        "auto",
+        "Of its weights, for answers and capture. auto = bfloat16 on cuda; on cpu float32, or "
+        "bfloat16 where the processor multiplies it and a measurement at the start finds it faster "
+        "(the choice is noted in generate/ and capture/precision.json, and a run that goes on keeps it)",
     )
     quantization: Literal["none", "nf4", "int8"] = field(
         "none", "bitsandbytes, when the GPU is small"

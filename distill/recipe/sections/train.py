@@ -29,9 +29,23 @@ Divergence = Literal[
 class Train(Section):
     """Knowledge distillation, and the supervised control on the same tokens."""
 
-    divergence: Divergence = field("forward_kl", "Distance from the teacher's distribution")
+    divergence: Divergence = field(
+        "forward_kl",
+        "Distance from the teacher's distribution. capture.signal dense: each as it is. top_k: over "
+        "the ids kept and one bucket of all others, at most as large; 0 for equals; what differs "
+        "within the bucket is not seen. sampled: forward_kl alone, without bias; with "
+        "capture.draw_log_probs also skew_kl, without bias, and the others over the ids drawn, the "
+        "answer's own token and a bucket",
+    )
     beta: Share = field(0.5, "jsd, jsd_normalised: weight of the teacher in the mixture")
     alpha: Share = field(0.1, "skew_kl, skew_reverse_kl, adaptive_kl")
+    stop_tokens: Literal["apart", "together"] = field(
+        "apart",
+        "Tokens that end an answer, in the divergence: apart = each is one like others; together = "
+        "all at which the student stops (generation config, tokenizer, chat template) count as one, "
+        "so that it need not learn which of them the teacher says",
+        is_newer=True,
+    )
     soft_weight: NonNegativeFloat = field(1.0, "Weight of the divergence")
     hard_weight: NonNegativeFloat = field(0.0, "Weight of cross-entropy on the teacher's answer")
     hidden_weight: NonNegativeFloat = field(
@@ -75,7 +89,10 @@ class Train(Section):
         "auto", "auto = cuda if there is one, else cpu", machine=True
     )
     precision: Literal["auto", "float32", "bfloat16"] = field(
-        "auto", "auto = bfloat16 on cuda (float32 weights), float32 on cpu"
+        "auto",
+        "Of the passes; weights stay float32. auto = bfloat16 on cuda; on cpu float32, or bfloat16 "
+        "where the processor multiplies it and a measurement at the start finds it faster (the "
+        "choice is noted in train/precision.json, and a run that goes on keeps it)",
     )
     gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
     lora_rank: NonNegativeInt = field(

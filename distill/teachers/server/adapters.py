@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.models.sampling import Sampling
-from distill.teachers.requests import Completion, LogProbs
+from distill.teachers.requests import Completion, LogProbs, Scored
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 UNKNOWN_REASON = "untold"  # finish reason of an answer that came without one
@@ -177,8 +177,56 @@ class LlamaCpp:
         return Completion(text, reason, ids, *token_counts(reply), log_probs=log_probs)
 
 
+@dataclass(frozen=True)
+class PromptScores:
+    """/v1/completions of vLLM, which tells how likely the ids of the prompt itself are.
+
+    `num`: of how many of the likeliest ids it gives the log-prob at each; that of the prompt's own
+    comes with them. One token is written, which is no concern of ours.
+    """
+
+    num: int
+    path = "v1/completions"
+    exact_ids = True
+
+    def body(
+        self,
+        model: str,
+        request: CompletionRequest,
+        sampling: Sampling,
+        switch: str = FIRST_SWITCH,
+    ) -> dict[str, Any]:
+        return {
+            "model": model,
+            "prompt": request.prompt_ids,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": self.num,
+            "return_token_ids": True,
+            "skip_special_tokens": False,
+        }
+
+    def read(self, reply: dict[str, Any]) -> Completion:
+        choice = reply["choices"][0]
+        ids = choice["prompt_token_ids"]
+        if not _are_ids(ids):
+            raise KeyError("prompt_token_ids")
+        first, *rows = choice["prompt_logprobs"]
+        if first is not None:
+            raise ValueError("log-probs of the first token, before which there is nothing")
+        scored = Scored(ids, [_of_prompt(row) for row in rows])
+        reason = _reason(choice.get("finish_reason"))
+        written = _text(choice["text"])
+        return Completion(written, reason, None, *token_counts(reply), scored=scored)
+
+
 ADAPTERS = (Completions, LlamaCpp, Chat)  # exact ids first
-ServerAdapter = type[Completions] | type[LlamaCpp] | type[Chat]
+ServerAdapter = type[Completions] | type[LlamaCpp] | type[Chat] | PromptScores
+
+
+def _of_prompt(row: dict[str, dict[str, Any]]) -> LogProbs:
+    """Return the log-probs by id: vLLM names a token by its number, {"17": {"logprob": -0.1}}."""
+    return {int(name): float(entry["logprob"]) for name, entry in row.items()}
 
 
 def _ids_of_names(row: dict[str, float]) -> LogProbs:

@@ -22,6 +22,7 @@ from distill.teachers.server.adapters import (
     UNKNOWN_REASON,
     UNREADABLE,
     CompletionRequest,
+    PromptScores,
     ServerAdapter,
     token_counts,
 )
@@ -59,13 +60,17 @@ FEWER_ELSEWHERE = 4
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model on a server: `model` is its name there, `timeout` is in seconds."""
+    """A model on a server: `model` is its name there, `timeout` is in seconds.
+
+    `local_only`: it must be on this machine or its own network.
+    """
 
     url: str
     model: str
     api_key_env: str | None = None
     timeout: float = 600.0
     prices: Prices = FREE
+    local_only: bool = False
 
 
 @dataclass
@@ -154,7 +159,10 @@ class Server:
         self._count(usage, Usage(requests=1))
         self.budget.at_once += 1
         self.budget.most_at_once = max(self.budget.most_at_once, self.budget.at_once)
-        bounds = Bounds(most_bytes(len(data), sampling), self.endpoint.timeout)
+        most = most_bytes(len(data), sampling)
+        if isinstance(self.adapter, PromptScores):  # an id that is sent takes two bytes at least
+            most += BYTES_PER_TOKEN * (1 + self.adapter.num) * len(data) // 2
+        bounds = Bounds(most, self.endpoint.timeout)
         url = join_url(self.url, self.adapter.path)
 
         def count(num_bytes: int) -> None:

@@ -1,0 +1,91 @@
+"""Train one model and write its folder: what every training here ends with.
+
+The folder is one like any other model's, with `training.json` beside the weights: how it was made.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
+from distill.core.files import FolderWriter
+from distill.core.results import TrainedModel
+from distill.errors import DataError
+from distill.training.loop import train
+from distill.training.prepare import add_lora, checkpoint_activations
+from distill.training.run import TrainingRun
+
+TRAINING = "training.json"
+TRAIN_AGAIN = (
+    "delete that folder and run the same command: it is trained again, from its last checkpoint "
+    "where there still is one"
+)
+
+
+def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
+    """Train `run.model`, which is used up, and write it to the folder of `run.role`.
+
+    An adapter is merged. In bfloat16 where its passes were.
+    """
+    options, model, processes = run.options, run.model, run.processes
+    torch.manual_seed(run.seed)
+    adapter = add_lora(options, model) if options.lora_rank else None
+    if options.gradient_checkpointing:
+        checkpoint_activations(model)
+    result = train(run)
+    if options.tracker != "none":
+        run.accelerator.end_training()
+    if processes.is_main:
+        model = model if adapter is None else adapter.merge_and_unload()
+        if run.placement.dtype == "bfloat16":
+            model = model.to(torch.bfloat16)
+        with FolderWriter(run.folder / run.role) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            (temporary / TRAINING).write_text(json.dumps(result, indent=1))
+            write_checksums(temporary, checksums_of(run.folder, run.role))
+    processes.barrier()
+
+
+def checksums_of(place: Path, role: str) -> Path:
+    """Return where the checksums of a role's folder are until the stage has its manifest."""
+    return place / "checkpoints" / f"{role}.{CHECKSUMS}"
+
+
+def require_as_trained(place: Path, role: str) -> None:
+    """Raise DataError where a model that an earlier process trained is not as it wrote it."""
+    folder = place / role
+    try:
+        problem = checksum_problem(folder, checksums_of(place, role))
+    except FileNotFoundError:
+        print(f"  train: {folder}: there are no checksums to compare it with; taken as it is")
+        return
+    if problem is not None:
+        raise DataError(f"{folder}: damaged ({problem}); {TRAIN_AGAIN}")
+
+
+def result_of(folder: Path) -> TrainedModel:
+    """Return how the model in `folder` was trained. Raises DataError where that cannot be read."""
+    try:
+        return TrainedModel(**json.loads((folder / TRAINING).read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError):
+        raise DataError(f"{folder}: {TRAINING} is broken; {TRAIN_AGAIN}") from None
+
+
+def accelerator_without_defaults(tracker: str | None = None, folder: Path | None = None) -> Any:
+    """Return an Accelerator that takes nothing of the launcher's defaults.
+
+    Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
+    recipe that says cpu is trained there, on a machine with a GPU too. `tracker` writes to `folder`.
+    """
+    from accelerate import Accelerator
+
+    return Accelerator(
+        mixed_precision="no",
+        gradient_accumulation_steps=1,
+        log_with=tracker,
+        project_dir=folder if tracker else None,
+        device_placement=False,
+    )

@@ -1,0 +1,74 @@
+"""How fast a model's matrices are multiplied in bfloat16: which ones, how many, and for how long."""
+
+import time
+from pathlib import Path
+
+import pytest
+from families import BY_NAME, save
+from run_helpers import QUICKSTART
+
+from distill.models import product_speed
+from distill.models.product_speed import (
+    MOST_NUMBERS,
+    MOST_PRODUCTS,
+    Matrices,
+    matrices_of,
+    measured_speedup,
+    multiplies_bfloat16,
+)
+
+TEACHER = QUICKSTART.parent / "quickstart" / "teacher"
+CPU = Path("/proc/cpuinfo")
+
+
+def test_the_matrices_are_those_that_a_token_goes_through():
+    matrices = matrices_of(TEACHER)
+    assert matrices.head == (1024, 192)  # tied to the embedding
+    assert matrices.layers[192, 512] == 6, "one a layer leads back from the feed-forward"
+    assert matrices.num_numbers == pytest.approx(2.63e6, rel=0.01)
+
+
+def test_a_head_of_its_own_counts_once_and_every_expert_counts(tmp_path):
+    for name in ("llama", "qwen3-moe"):
+        model = save(BY_NAME[name], tmp_path / name)
+        vocabulary, width = model.get_output_embeddings().weight.shape
+        matrices = matrices_of(tmp_path / name)
+        assert matrices.head == (vocabulary, width) and matrices.head not in matrices.layers
+        inner = [p for n, p in model.named_parameters() if p.ndim > 1 and len(p) != vocabulary]
+        assert matrices.num_numbers == vocabulary * width + sum(
+            p.numel() for p in inner if min(p.shape[-2:]) >= 16
+        )
+
+
+@pytest.mark.parametrize("rows", [1, 16, 1536])
+def test_an_even_part_of_a_large_model_is_measured(rows):
+    large = Matrices({(4096, 4096): 64, (12288, 4096): 72, (1024, 4096): 72}, (151936, 4096))  # pyright: ignore[reportArgumentType]
+    some = product_speed._some_of(large, rows)
+    room = min(MOST_NUMBERS, MOST_PRODUCTS / rows)
+    assert 0.5 * room < some.num_numbers < 1.2 * room
+    assert some.head is not None
+    share = some.head[0] * some.head[1] / some.num_numbers
+    assert share == pytest.approx(151936 * 4096 / large.num_numbers, abs=0.05)
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_a_measurement_is_a_ratio_and_takes_no_longer_than_it_may(monkeypatch, trains):
+    monkeypatch.setattr(product_speed, "SECONDS", 0.1)
+    small = Matrices({(64, 32): 2, (32, 64): 1}, (256, 32))  # pyright: ignore[reportArgumentType]
+    start = time.perf_counter()
+    assert 0.001 < measured_speedup(small, 64, trains=trains) < 100
+    assert time.perf_counter() - start < 5
+
+
+def test_torch_knows_whether_this_processor_multiplies_bfloat16():
+    if not CPU.is_file() or "flags" not in CPU.read_text():
+        pytest.skip("no x86 with Linux: nothing else here says what this processor can do")
+    flags = CPU.read_text().partition("flags")[2].partition("\n")[0].split()
+    assert multiplies_bfloat16() == bool({"avx512_bf16", "amx_bf16"} & set(flags))
+
+
+def test_a_torch_that_cannot_say_it_counts_as_no(monkeypatch):
+    import torch
+
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not multiplies_bfloat16()
