@@ -104,8 +104,10 @@ def run(
     def student_against(role: str) -> dict[str, Difference] | None:
         if role not in repeats[0]:
             return None
-        pair = ([measured[names_of[name]] for names_of in repeats] for name in ("student", role))
-        return against(*pair, recipe.seed, by_byte=tokenizers_differ)
+        students, others = (
+            [measured[names_of[name]] for names_of in repeats] for name in ("student", role)
+        )
+        return against(students, others, recipe.seed, by_byte=tokenizers_differ)
 
     figures = {
         name: model_figures(stage / f"{name}.json", values) for name, values in measured.items()

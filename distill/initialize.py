@@ -139,13 +139,12 @@ def reads(recipe: Recipe) -> Sequence[str]:
 
 def cost(work: Workload) -> Cost:
     source, parameters = work.student_source, work.student.parameters
-    download = 2 * source.parameters if source and not source.is_local else 0
     loaded = source.parameters if source else parameters
     return Cost(
         PROCESS_BYTES + 4 * loaded,
         1 + 4 * parameters / 2e8 + choice_seconds(work),
         disk=4 * parameters,
-        download=download,
+        download=work.student_download,
     )
 
 

@@ -30,6 +30,7 @@ from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
 from distill.errors import MismatchError, RecipeError
+from distill.models.find import keep_off_the_hub
 from distill.recipe import Recipe, advising, in_full
 
 PLANNED = (
@@ -176,6 +177,8 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
 
     `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
     """
+    if recipe.privacy == "local":
+        keep_off_the_hub()
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(recipe.num_processes)
         try:

@@ -27,6 +27,7 @@ from distill.planning import lengths
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
+from distill.planning.destinations import check_destinations, text_of_destinations
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
@@ -76,6 +77,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe)
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
+    check_destinations(recipe)
     preflight.check_gguf_teacher(recipe)
     cannot_ask = preflight.check_scoring(recipe)
     lengths.check_models(recipe)
@@ -93,6 +95,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe)
     notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
+    notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if cannot_ask is not None:
         warnings.append(cannot_ask)

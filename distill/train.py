@@ -47,12 +47,13 @@ from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import find, load
-from distill.models.precision import Placed, Work, placed
+from distill.models.precision import Placed
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
+from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
@@ -88,7 +89,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
             f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
             "train.max_length"
         )
-    where = _placed(recipe, folder)
+    where = training_placed(recipe, folder)
     if where.told is not None and processes.is_main:
         print(f"  train: {where.told}", flush=True)
     lesson = _Lesson(recipe, folder, processes, learn, validation, where)
@@ -111,19 +112,6 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
         precision=where.told,
     )
     return StageOutput(result, files)
-
-
-def _placed(recipe: Recipe, folder: RunFolder) -> Placed:
-    """Return where all models of the stage are trained, and the type of their passes."""
-    stage, options = folder.stage("train"), recipe.train
-    work = Work(
-        stage=stage,
-        began=lambda: any(stage.rglob("state.json")) or any(stage.rglob("training.json")),
-        folder=lambda: folder.stage("initialize") / "student",
-        num_rows=options.micro_batch_tokens,
-        trains=True,
-    )
-    return placed(options.device, options.precision, "none", work)
 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:

@@ -30,9 +30,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +338,12 @@ def run(bench: Bench, step: Step) -> None:
     bench.student.zero_grad(set_to_none=True)
 
 
+def cpu_seconds(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
 def times(
     bench: Bench, options: argparse.Namespace
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
@@ -359,9 +367,11 @@ def times(
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(options.rounds):
         for name in list(steps) if number % 2 else reversed(steps):
-            spent[name].append(seconds(lambda name=name: run(bench, steps[name]), options.device))
-        took = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
-        print(f"round {number + 1} of {options.rounds}: {took}", file=sys.stderr, flush=True)
+            work = partial(run, bench, steps[name])
+            took = cpu_seconds(work) if options.cpu_time else seconds(work, options.device)
+            spent[name].append(took)
+        latest = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
+        print(f"round {number + 1} of {options.rounds}: {latest}", file=sys.stderr, flush=True)
     return spent, missing
 
 
@@ -543,7 +553,7 @@ def section(options: argparse.Namespace, measured: dict[str, Measured]) -> str:
 
 `scripts/bench_kd.py`: {options.tokens:,} tokens a step, V = {QWEN_VOCAB:,}, a student of {options.student} and a
 teacher of {options.teacher} (width x layers, Qwen3, random weights), {options.rounds} rounds,
-medians with quartiles. {machine()}, the CPU {multiplies} bfloat16; {versions()}.
+medians with quartiles{" of CPU time" if options.cpu_time else ""}. {machine()}, the CPU {multiplies} bfloat16; {versions()}.
 What a step is, what is counted, what the types are and how memory is measured stands at the top of the script. Nothing was
 measured on a GPU unless one is named here.
 
@@ -575,6 +585,11 @@ def main() -> None:
         "--profile", action="store_true", help="only the operators of our step, with their shares"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="seconds of CPU, for a machine that is at other work, too (take --threads 1)",
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
         "--dtype",

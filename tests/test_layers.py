@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "distill"
 FLOORS = [
     {"errors"},
     {"catalog", "losses", "text"},
+    {"privacy"},
     {"recipe"},
     {"core"},
     {"llama_cpp", "models", "signals", "tasks"},

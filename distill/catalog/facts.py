@@ -91,6 +91,7 @@ class ModelFacts(Row):
     sampling: Sampling | None = None
     sampling_thinking: Sampling | None = None
     note: str | None = None
+    elsewhere: str | None = None
 
 
 class LicencesFile(Row):
@@ -112,7 +113,7 @@ class TeachersFile(Row):
 @cache
 def licences() -> dict[str, Licence]:
     """Return the licences by key."""
-    content = checked_row(LicencesFile, _read(LICENCES), str(LICENCES))
+    content = checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
     return {
         key: checked_row(Licence, {"key": key, **values}, f"{LICENCES}: {key}")
         for key, values in content.licences.items()
@@ -122,7 +123,7 @@ def licences() -> dict[str, Licence]:
 @cache
 def teachers_file() -> TeachersFile:
     """Return teachers.yaml, its rows not checked yet."""
-    return checked_row(TeachersFile, _read(TEACHERS), str(TEACHERS))
+    return checked_row(TeachersFile, read_yaml(TEACHERS), str(TEACHERS))
 
 
 @cache
@@ -161,7 +162,8 @@ def _check_references(model: ModelFacts, where: str) -> None:
             raise DataError(f"{where}: {field} {value!r} is not one of {', '.join(known)}")
 
 
-def _read(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Return what a file of the catalogue holds, not checked yet."""
     # libyaml's safe loader where PyYAML has it: ten times as fast, the same types
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)

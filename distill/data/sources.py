@@ -282,11 +282,11 @@ def _cache_of(folder: Path) -> str:
     Its own place goes by the folder's name alone where a README.md names configurations, so that it
     would give the rows of another folder, or of files that have changed since.
     """
-    import datasets
+    from datasets import config
 
     files = [(path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file()]
     told = [[str(path), found.st_size, found.st_mtime_ns] for path, found in files]
-    return str(Path(datasets.config.HF_DATASETS_CACHE) / f"folder-{digest(canonical_json(told))}")
+    return str(Path(config.HF_DATASETS_CACHE) / f"folder-{digest(canonical_json(told))}")
 
 
 def _way_to_carry(source: Source, folder: Path | None) -> str:

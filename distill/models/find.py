@@ -1,9 +1,12 @@
 """Find and identify model folders and hub ids, and read what their files say; without torch."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.catalog import catalog
 from distill.core.digests import digest
 from distill.errors import MissingError
 from distill.models.json_files import read_json_object, require_model_values, token_ids
@@ -36,10 +39,25 @@ def local_folder(
     except LocalEntryNotFoundError:
         raise MissingError(
             f"model {location!r} is neither a folder (write ./{location} for one) nor in the hub cache, "
-            "and the hub cannot be reached (HF_HUB_OFFLINE, no network?)"
+            f"and the hub cannot be reached (HF_HUB_OFFLINE, no network?){_elsewhere(location)}"
         ) from None
     except (HfHubHTTPError, ValueError) as error:
         raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
+
+
+def _elsewhere(model_id: str) -> str:
+    """Return the way to have a model without the hub, as the end of a sentence; "" if none is known."""
+    known = catalog.find(model_id)
+    return "" if known is None or known.elsewhere is None else f"; {known.elsewhere}"
+
+
+def keep_off_the_hub() -> None:
+    """Let this process and its children ask no hub: models and data sets come from the disk."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # they read the environment when they are imported, which a notebook may have done
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        if name in sys.modules:
+            sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
 def identity(location: str, revision: str | None = None) -> str:

@@ -12,7 +12,7 @@ from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import CaptureResult
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, Sample, read_samples, split_samples
-from distill.models import load, precision
+from distill.models import load
 from distill.on_policy.prompts import asked_prompts
 from distill.on_policy.round_files import RoundFiles
 from distill.on_policy.student_answers import student_digest
@@ -20,6 +20,7 @@ from distill.on_policy.validation import ValidationSet
 from distill.recipe import Recipe
 from distill.recipe.sections import Rounds
 from distill.shaping.trimmed import kept_path, samples_stage
+from distill.training.placing import training_placed
 
 T = TypeVar("T")
 
@@ -97,15 +98,7 @@ class Work:
     @cached_property
     def placement(self) -> load.Placement:
         """Return where the student runs, and the type of its passes: as in `train`."""
-        stage, train = self.folder.stage("train"), self.recipe.train
-        of_train = precision.Work(
-            stage=stage,
-            began=lambda: True,
-            folder=lambda: self.student(0),
-            num_rows=train.micro_batch_tokens,
-            trains=True,
-        )
-        return precision.placed(train.device, train.precision, "none", of_train).placement
+        return training_placed(self.recipe, self.folder).placement
 
     @property
     def stop_ids(self) -> list[int]:

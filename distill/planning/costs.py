@@ -201,6 +201,15 @@ class Workload:
             return 0
         return 2 * self.teacher.parameters
 
+    @property
+    def student_download(self) -> float:
+        """Return the bytes of weights that the student begins as and that the teacher has not fetched."""
+        source, student, teacher = self.student_source, self.recipe.student, self.recipe.teacher
+        if source is None or source.is_local:
+            return 0
+        is_teacher = (student.model, student.revision) == (teacher.model, teacher.revision)
+        return 0 if is_teacher and self.teacher_download else 2 * source.parameters
+
     def answer_seconds(
         self,
         size: Size,

@@ -14,8 +14,11 @@ from distill.race.sizes import (
     LEAST_LAYERS,
     WIDTH_STEP,
     Budget,
+    Fits,
     Outline,
     Size,
+    expert_counts,
+    most_experts,
     most_layers,
     widest,
 )
@@ -126,11 +129,11 @@ class Field:
             yield self._candidate(source, cut, outline.with_layers(kept))
 
     def _by_width(self, source: Source, values: Values, outline: Outline) -> Iterator[Candidate]:
-        name, width = name_of(source, values), widest(outline, self._fits)
-        if width is None:
-            self._leave_out(f"{name} cut in width", outline.with_width(WIDTH_STEP))
+        narrow = _narrowed(outline, self._fits)
+        if narrow is None:
+            self._leave_out(f"{name_of(source, values)} cut in width", _narrowest(outline))
             return
-        yield self._candidate(source, values | {"ffn_width": width}, outline.with_width(width))
+        yield self._candidate(source, values | narrow.values, narrow.outline)
 
     def _by_both(self, source: Source, values: Values, outline: Outline) -> Iterator[Candidate]:
         """Yield the student that gives half of what is too much in layers, the rest in width."""
@@ -139,11 +142,11 @@ class Field:
         if kept is None:
             return
         fewer = outline.with_layers(kept)
-        width = widest(fewer, self._fits)
-        if width is None or self._fits(fewer):
+        narrow = _narrowed(fewer, self._fits)
+        if narrow is None or self._fits(fewer):
             return
-        cut = values | _layer_values(outline, kept, BOTH_BY) | {"ffn_width": width}
-        yield self._candidate(source, cut, fewer.with_width(width))
+        cut = values | _layer_values(outline, kept, BOTH_BY) | narrow.values
+        yield self._candidate(source, cut, narrow.outline)
 
     def _candidate(self, source: Source, values: Values, outline: Outline) -> Candidate:
         return Candidate(name_of(source, values), dict(values), outline.size(self.format))
@@ -157,6 +160,8 @@ class Field:
         if student.method == "layers":
             kept = num_kept_of(outline.num_layers, student.layer_share)
             outline = outline.with_layers(kept)
+        if student.num_experts is not None and outline.num_experts:
+            outline = outline.with_experts(min(student.num_experts, outline.num_experts))
         width = student.ffn_width
         return outline if width is None else outline.with_width(width)
 
@@ -169,6 +174,34 @@ class Field:
     def _leave_out(self, name: str, outline: Outline) -> None:
         size = outline.size(self.format)
         self.left_out.append(LeftOut(name, f"{size}: beyond {self.budget}", size))
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A model cut in width: a dense one in its feed-forward, a mixture in the number of experts."""
+
+    values: Values
+    outline: Outline
+
+
+def _narrowed(outline: Outline, fits: Fits) -> Narrowed | None:
+    """Return the widest cut that fits; None where none does."""
+    if outline.num_experts:
+        experts = most_experts(outline, fits)
+        if experts is None:
+            return None
+        return Narrowed({"num_experts": experts}, outline.with_experts(experts))
+    width = widest(outline, fits)
+    if width is None:
+        return None
+    return Narrowed({"ffn_width": width}, outline.with_width(width))
+
+
+def _narrowest(outline: Outline) -> Outline:
+    """Return the outline with the narrowest cut that a race makes."""
+    if outline.num_experts:
+        return outline.with_experts(min([*expert_counts(outline), outline.num_experts]))
+    return outline.with_width(WIDTH_STEP)
 
 
 def criteria() -> tuple[str, ...]:

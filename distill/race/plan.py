@@ -37,6 +37,11 @@ from distill.recipe import Recipe
 from distill.recipe.sections import Vocabulary
 from distill.shaping.trimmed import TOKENIZER
 
+MIXTURE = (
+    "no such file here holds a mixture of experts: MB are of the folder quantize/w16a16, which "
+    "transformers and vLLM read"
+)
+
 
 def make_race(recipe: Recipe, folders: Folders, running: Processes, wishes: Wishes) -> Race:
     """Plan a race: trim the vocabulary, list who fits, and reckon what it takes.
@@ -106,6 +111,8 @@ def _field(
     whole = uncut(recipe.student)
     trimmed = _trimmed(recipe, folders, running, whole | {"vocabulary": options}, left_out)
     source = _source(recipe, whole, trimmed)
+    if source.whole.num_experts:
+        left_out.append(LeftOut("GGUF", MIXTURE))
     format_name = deployed_format(recipe.quantize)
     bases = list(_bases(recipe, trimmed, budget, format_name, left_out))
     return Field(recipe.student, source, bases, options, budget, format_name, left_out)

@@ -27,8 +27,10 @@ def changed(recipe: Recipe, **sections: Mapping[str, Any] | str | None) -> Recip
     """
     values = recipe.model_dump(mode="json")
     for name, section in sections.items():
-        is_whole = section is None or isinstance(section, str)
-        values[name] = section if is_whole else values[name] | dict(section)
+        if section is None or isinstance(section, str):
+            values[name] = section
+        else:
+            values[name] |= section
     overrides = None if recipe.typed is None else recipe.typed[1:]
     return Recipe.from_values(values, recipe.source, origin=recipe.origin, overrides=overrides)
 

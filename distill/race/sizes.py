@@ -4,6 +4,7 @@ The sizes are those of the file's tensors, each in the type that it will have th
 be chosen to fit. No weights are loaded.
 """
 
+import bisect
 import copy
 import json
 import math
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.formats import FORMATS, W16A16
+from distill.models.families import EXPERTS, first_of
 from distill.recipe.sections import Quantize, Student
 from distill.shaping.layers import evenly_spaced
 
 FOUR_BITS = ("q4_k_m", "q4_0", "iq4_nl")
 LEAST_LAYERS = 2
 WIDTH_STEP = 256  # the blocks of the k-quants
+NUM_EXPERT_STEPS = 16
 KEYS_BYTES = 4000  # of a file's keys beside its vocabulary
 TENSOR_BYTES = 64  # what the header says of one tensor, with its name
 ALIGNMENT = 32
@@ -90,17 +93,8 @@ class Outline:
     @classmethod
     def of(cls, config: Any, tokenizer: Path) -> "Outline":
         """Return the outline of a config. `tokenizer`: a folder with its tokenizer.json."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
         config = copy.deepcopy(config.get_text_config())
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        config.architectures = [type(model).__name__]
-        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-        if config.tie_word_embeddings:
-            shapes.pop("lm_head.weight", None)
-        return cls(config, shapes, vocabulary_bytes(tokenizer))
+        return cls(config, _shapes(config), vocabulary_bytes(tokenizer))
 
     @property
     def num_layers(self) -> int:
@@ -110,6 +104,11 @@ class Outline:
     def width(self) -> int:
         """Return the width of the feed-forward."""
         return self.config.intermediate_size
+
+    @property
+    def num_experts(self) -> int:
+        """Return the experts of a layer; 0 of a dense model."""
+        return first_of(self.config.to_dict(), EXPERTS)
 
     def with_layers(self, num_kept: int) -> "Outline":
         """Return it with so many layers, evenly spaced: in most families all are alike."""
@@ -138,6 +137,14 @@ class Outline:
         config.intermediate_size = width
         return replace(self, config=config, shapes=shapes)
 
+    def with_experts(self, num_kept: int) -> "Outline":
+        """Return a mixture with fewer experts a layer."""
+        config = copy.deepcopy(self.config)
+        name = next(name for name in EXPERTS if getattr(config, name, None))
+        setattr(config, name, num_kept)
+        config.num_experts_per_tok = min(config.num_experts_per_tok, num_kept)
+        return replace(self, config=config, shapes=_shapes(config))
+
     def with_vocabulary(self, tokenizer: Path, num_ids: int) -> "Outline":
         """Return it with the tokens of another tokenizer, in the folder `tokenizer`."""
         tables = ("model.embed_tokens.weight", "lm_head.weight")
@@ -160,6 +167,20 @@ class Outline:
             num_bytes = KEYS_BYTES + self.vocabulary_bytes + TENSOR_BYTES * len(self.shapes)
             num_bytes += sum(-(-n // ALIGNMENT) * ALIGNMENT for n in tensors)
         return Size(parameters, num_bytes, self.num_layers, config.hidden_size, config.vocab_size)
+
+
+def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's tensors by its config, and note its class there."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    if config.tie_word_embeddings:
+        shapes.pop("lm_head.weight", None)
+    return shapes
 
 
 def _exchanged(shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
@@ -191,7 +212,7 @@ def vocabulary_bytes(folder: Path) -> int:
     return sum(8 + len(text.encode("utf-8")) for text in texts) + 4 * len(tokens)
 
 
-Fits = Callable[[Outline], bool]
+Fits = Callable[[Outline], bool]  # whether a student may be so large
 
 
 def most_layers(outline: Outline, fits: Fits) -> int | None:
@@ -209,3 +230,23 @@ def widest(outline: Outline, fits: Fits) -> int | None:
         if fits(outline.with_width(width)):
             return width
     return None
+
+
+def expert_counts(outline: Outline) -> list[int]:
+    """Return how many experts a layer of a mixture may be cut to, ascending.
+
+    Sixteenths of them, so that they share out evenly over processors; no fewer than a token goes to,
+    and as many of each of the router's groups, two at least.
+    """
+    config = outline.config
+    groups = getattr(config, "n_group", None) or 1
+    step = math.lcm(groups, max(1, outline.num_experts // NUM_EXPERT_STEPS))
+    least = max(config.num_experts_per_tok, 2 * groups if groups > 1 else 1)
+    return [count for count in range(step, outline.num_experts, step) if count >= least]
+
+
+def most_experts(outline: Outline, fits: Fits) -> int | None:
+    """Return the most experts a layer that fit, fewer than there are; None where none do."""
+    counts = expert_counts(outline)
+    num_fit = bisect.bisect_left(counts, True, key=lambda n: not fits(outline.with_experts(n)))
+    return counts[num_fit - 1] if num_fit else None

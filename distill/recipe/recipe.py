@@ -39,6 +39,14 @@ class Recipe(Section):
     num_processes: PositiveInt | None = field(
         None, "Refuse to start with another number of processes; null = any", machine=True
     )
+    privacy: Literal["open", "local", "redact"] = field(
+        "open",
+        "What a teacher or judge on a server may be sent: open = the prompts as they are; local = "
+        "nothing leaves this machine and its own network (nor is the hub asked); redact = e-mail "
+        "addresses, telephone, card, bank and id numbers are replaced before sending, and put back "
+        "in the answers",
+        is_newer=True,
+    )
     teacher: Teacher
     student: Student
     generate: Generate

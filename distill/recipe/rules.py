@@ -270,6 +270,15 @@ def check_rounds(recipe: "Recipe") -> None:
         raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
 
 
+def check_privacy(recipe: "Recipe") -> None:
+    """Refuse a tracker on somebody's server where nothing may leave this machine."""
+    if recipe.privacy == "local" and recipe.train.tracker == "wandb":
+        raise ValueError(
+            "train.tracker wandb sends to wandb.ai, with privacy: local: take tensorboard, or set "
+            "privacy to redact or open (a tracker gets figures, no prompts)"
+        )
+
+
 # In this order; the first that is broken is reported
 RULES = (
     check_evaluation_prompts,
@@ -286,4 +295,5 @@ RULES = (
     check_hidden_weight,
     check_trimmed_signal,
     check_rounds,
+    check_privacy,
 )

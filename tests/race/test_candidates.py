@@ -3,15 +3,17 @@
 from pathlib import Path
 
 import pytest
+from cutting_helpers import calibration
+from families import BY_NAME, model_of, save, tokenizer_of
 
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import config_of
 from distill.race.candidates import Field, Source, criteria, smaller_bases, uncut
-from distill.race.sizes import Budget, Outline, deployed_format
+from distill.race.sizes import Budget, Outline, deployed_format, expert_counts
 from distill.recipe.sections import Quantize, Student
+from distill.shaping.experts import keep_busiest
 
 TEACHER = Path(__file__).parents[2] / "recipes" / "quickstart" / "teacher"
-HAS_WIDTH = "ffn_width" in Student.model_fields
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +58,65 @@ def test_each_criterion_and_each_combination_races_once(whole):
     names = {c.name for c in field_of(whole, budget_mb=1.05).candidates()}
     wanted = {"whole", *(f"{name}3" for name in criteria())}
     wanted |= {f"trimmed+{name}3" for name in criteria()}
-    if HAS_WIDTH:
-        assert criteria() == ("even", "last", "block_influence", "nll")
-        wanted |= {"trimmed+nll4+ffn256"}
+    assert criteria() == ("even", "last", "block_influence", "nll")
+    wanted |= {"trimmed+nll4+ffn256"}
     assert names - {"ffn256"} == wanted
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory):
+    """Return a mixture of 8 experts in each of 6 layers."""
+    folder = tmp_path_factory.mktemp("mixture")
+    save(BY_NAME["qwen3-moe"], folder)
+    config = config_of(folder)
+    config.num_hidden_layers = 6
+    return Outline.of(config, folder)
+
+
+MIXTURES = ["qwen3-moe", "ernie4.5-moe", "deepseek-r1", "glm4.5", "gpt-oss", "minimax-m2"]
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_a_mixture_with_fewer_experts_is_as_large_as_planned(name, tmp_path):
+    save(BY_NAME[name], tmp_path)
+    model = model_of(BY_NAME[name], tokenizer_of(BY_NAME[name]))
+    planned = Outline.of(config_of(tmp_path), tmp_path)
+    fewer = planned.with_experts(4)
+    assert (planned.num_experts, fewer.num_experts) == (8, 4)
+    numbers = [planned.size("w16a16").parameters]
+    made = [model.num_parameters()]
+    keep_busiest(model, 4, calibration())
+    numbers.append(fewer.size("w16a16").parameters)
+    made.append(model.num_parameters())
+    assert numbers == pytest.approx(made, abs=16)  # which has the router's corrections, too
+
+
+def test_experts_go_in_equal_groups_and_no_fewer_stay_than_a_token_goes_to(mixture, tmp_path):
+    assert expert_counts(mixture) == [2, 3, 4, 5, 6, 7]
+    save(BY_NAME["deepseek-r1"], tmp_path)
+    assert expert_counts(Outline.of(config_of(tmp_path), tmp_path)) == [4, 6]
+
+
+def test_a_mixture_races_with_fewer_experts_alone_trimmed_and_with_fewer_layers(mixture):
+    most = mixture.size("w16a16").parameters
+    values = {"method": "base", "model": "./teacher", "parameters": round(0.6 * most)}
+    student = Student.model_validate(values)
+    source = Source(uncut(student), mixture, mixture.with_vocabulary(TEACHER, 320))
+    field = Field(student, source, [], {"size": 320}, Budget.of(student), "w16a16")
+    own, *others = field.candidates()
+    names = [candidate.name for candidate in others]
+    assert own.name == "whole"
+    assert [name for name in names if "experts" in name] == [
+        "experts3",
+        "trimmed+experts3",
+        "trimmed+nll4+experts6",
+    ]
+    assert {f"{by}{kept}" for by in criteria() for kept in range(2, 6)} & set(names)
+    assert any(n.startswith("trimmed+nll") and "experts" not in n for n in names)
+    assert not any("ffn" in name for name in names)
+    assert all(field.budget.use(candidate.size) <= 1 for candidate in others)
+    for candidate in others:
+        Student.model_validate(values | candidate.values)
 
 
 def test_what_fits_is_not_cut(whole):

@@ -10,10 +10,13 @@ import huggingface_hub
 import pytest
 import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from distill.core.named_run import open_run
 from distill.core.run_folder import RunFolder
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
+from distill.models import load
+from distill.models.load import config_of
 from distill.race import report, shape, write
 from distill.race.report import outcome_of
 from distill.race.stages import Folders
@@ -221,6 +224,32 @@ def test_a_student_from_nothing_can_only_be_trimmed(finished, tmp_path, capsys):
     assert shape.run(load_recipe(QUICKSTART, overrides), only_plan=True) is None
     shown = capsys.readouterr().out
     assert "2 candidates" in shown and "random  " in shown and "random+trimmed" in shown
+
+
+def test_a_mixture_is_planned_with_fewer_experts_in_16_bits(finished, tmp_path, capsys):
+    load.load_tokenizer(str(TEACHER)).save_pretrained(tmp_path / "mixture")
+    config = Qwen3MoeConfig(
+        vocab_size=config_of(TEACHER).vocab_size,
+        hidden_size=64,
+        moe_intermediate_size=64,
+        num_experts=8,
+        num_experts_per_tok=2,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path / "mixture")
+    shutil.copytree(finished, tmp_path / "run")
+    mixture = [f"student.model={tmp_path / 'mixture'}", "student.licence=apache-2.0"]
+    with pytest.raises(MismatchError, match=r"a mixture of experts .*set quantize.formats: \[\]"):
+        shape.run(recipe_of(tmp_path / "run", *mixture), only_plan=True)
+    limits = ["student.budget_mb=0.7", "quantize.formats=[]"]
+    recipe = recipe_of(tmp_path / "run", *mixture, *limits)
+    assert shape.run(recipe, only_plan=True) is None
+    shown = capsys.readouterr().out
+    assert "\n  experts6  " in shown and "\n  trimmed+experts6  " in shown
+    assert "left out: GGUF: no such file here holds a mixture" in shown
 
 
 def in_hub_cache(cache, model_id, **config):

@@ -1,10 +1,14 @@
 """Which layers stay, by each criterion."""
 
+import signal
+
 import pytest
 import torch
 from conftest import tiny_qwen3
 from cutting_helpers import calibration, with_layers
 
+from distill.core import shutdown
+from distill.errors import Stopped
 from distill.shaping.calibration import mean_nll
 from distill.shaping.layer_choice import block_influences, chosen_layers, least_nll
 
@@ -62,6 +66,15 @@ def test_influences_are_means_over_the_tokens_alone():
     cosine = torch.nn.functional.cosine_similarity(states[1], states[2], dim=-1)
     assert alone[0][1] == pytest.approx(1 - cosine.mean().item(), abs=1e-6)
     assert alone[0] != alone[1]
+
+
+def test_a_search_of_many_minutes_ends_at_a_signal():
+    with shutdown.listening():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            least_nll(model_of_six(), calibration(), 2)
+    with shutdown.listening():
+        assert not shutdown.requested()  # it is forgotten when work begins anew
 
 
 def test_the_greedy_search_finds_what_trying_everything_finds():

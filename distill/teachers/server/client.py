@@ -60,13 +60,17 @@ FEWER_ELSEWHERE = 4
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A model on a server: `model` is its name there, `timeout` is in seconds."""
+    """A model on a server: `model` is its name there, `timeout` is in seconds.
+
+    `local_only`: it must be on this machine or its own network.
+    """
 
     url: str
     model: str
     api_key_env: str | None = None
     timeout: float = 600.0
     prices: Prices = FREE
+    local_only: bool = False
 
 
 @dataclass

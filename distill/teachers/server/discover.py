@@ -75,7 +75,7 @@ async def connect(
     is refused.
     """
     key = key_from_environment(endpoint.api_key_env)
-    client = new_client(key, endpoint.timeout)
+    client = new_client(key, endpoint.timeout, local_only=endpoint.local_only)
     # whether a field is sent, not its value, is what a server may refuse
     sent = (
         sampling.top_p < 1,

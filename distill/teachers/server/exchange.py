@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+from distill.errors import ServerError
+from distill.privacy.local_addresses import addresses_of, foreign
 from distill.teachers.server.replies import RetryableError, ServerAway, shown
 
 CONNECT_SECONDS = 20.0
 ACCEPTED_ENCODING = "gzip"  # one that is unpacked here, to the byte that is allowed
 ZLIB_OF_GZIP = zlib.MAX_WBITS | 16
+
+
+class NotLocal(ServerError):
+    """A request that `privacy: local` forbids."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +46,53 @@ class Response:
         return self.content.decode("utf-8", "replace")
 
 
-def new_client(key: str | None, seconds: float) -> Any:
-    """Return the HTTP client of a server; `seconds`: of one answer."""
+def new_client(key: str | None, seconds: float, *, local_only: bool = False) -> Any:
+    """Return the HTTP client of a server; `seconds`: of one answer.
+
+    `local_only`: it sends nothing to an address that is not of this machine or its own network.
+    """
     import httpx2
 
     headers = {"Content-Type": "application/json", "Accept-Encoding": ACCEPTED_ENCODING}
     if key:
         headers["Authorization"] = f"Bearer {key}"
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    # a little less, so that an address without a server is told from a slow answer
+    timeout = httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, 0.9 * seconds))
+    if not local_only:
+        return httpx2.AsyncClient(
+            headers=headers, verify=_certificates(), timeout=timeout, limits=limits
+        )
+    # trust_env: a proxy that the environment names would be asked in the server's place
     return httpx2.AsyncClient(
-        headers=headers,
-        verify=_certificates(),
-        # a little less, so that an address without a server is told from a slow answer
-        timeout=httpx2.Timeout(seconds, connect=min(CONNECT_SECONDS, 0.9 * seconds)),
-        limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
+        headers=headers, transport=_local_transport(limits), timeout=timeout, trust_env=False
     )
+
+
+def _local_transport(limits: Any) -> Any:
+    """Return a transport that looks up each request's host itself, and goes to local addresses only."""
+    import httpx2
+
+    class LocalTransport(httpx2.AsyncHTTPTransport):
+        async def handle_async_request(self, request: Any) -> Any:
+            host = request.url.host
+            try:
+                # in a thread: a resolver may take seconds
+                addresses = await asyncio.to_thread(addresses_of, host)
+            except OSError as error:
+                raise httpx2.ConnectError(f"{host}: {error.strerror or error}") from None
+            if outside := foreign(addresses):
+                raise NotLocal(
+                    f"privacy: local, and {host} is {outside[0]}, a public address: nothing was "
+                    "sent. Name a server of this machine or its own network, or set privacy to "
+                    "redact or open"
+                )
+            # the very address that was looked at; the name stays what TLS and the server see
+            request.extensions["sni_hostname"] = host
+            request.url = request.url.copy_with(host=str(addresses[0]))
+            return await super().handle_async_request(request)
+
+    return LocalTransport(verify=_certificates(), limits=limits)
 
 
 @cache

@@ -30,6 +30,7 @@ from distill.teachers.server.checks import Vocabulary
 from distill.teachers.server.client import Endpoint, Server
 from distill.teachers.server.discover import FIRST_DELAY, PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
+from distill.teachers.server.redaction import Redaction
 from distill.teachers.server.token_ids import other_vocabulary, with_token_ids
 
 FROM_SERVER = "server"  # in place of dtype and quantization, which a server does not tell
@@ -59,7 +60,9 @@ class ServerTeacher(Teacher):
             teacher.api_key_env,
             recipe.generate.request_timeout,
             self.logs.answers.prices,
+            local_only=recipe.privacy == "local",
         )
+        self.redaction = Redaction.of(recipe)
 
     @property
     def runtime(self) -> str:
@@ -90,9 +93,14 @@ class ServerTeacher(Teacher):
                     in_flight[request.key] = request
                     yield self._completion_request(request, job.options)
 
-        def deliver(sent: CompletionRequest, completion: Completion) -> None:
+        def deliver(sent: CompletionRequest, came: Completion) -> None:
             tokenizer = self.tokenizers.asked
-            completion = with_token_ids(completion, tokenizer, sent.prompt_ids, sampling.stop_ids)
+            restored = self.redaction.restored(sent.key, came, tokenizer, sampling)
+            completion = with_token_ids(restored, tokenizer, sent.prompt_ids, sampling.stop_ids)
+            if restored is not came and sampling.num_log_probs:
+                # those that came are of the placeholders
+                nothing_known = [None] * len(completion.token_ids or ())
+                completion = replace(completion, log_probs=nothing_known)
             job.on_answer(in_flight.pop(sent.key), completion)
 
         async def ask() -> None:
@@ -116,6 +124,7 @@ class ServerTeacher(Teacher):
                 )
                 await pool.run(requests())
             finally:
+                self.redaction.tell(job.say)
                 await server.client.aclose()
 
         asyncio.run(ask())
@@ -125,7 +134,29 @@ class ServerTeacher(Teacher):
         messages = list(request.prompt.messages)
         if options.system_prompt:
             messages.insert(0, {"role": "system", "content": options.system_prompt})
-        return CompletionRequest(request.key, messages, request.prompt_ids, request.seed)
+        prompt_ids = request.prompt_ids
+        redacted = self.redaction.redacted(request.key, messages)
+        if redacted != messages:
+            prompt_ids = self._ids_of_redacted(request, redacted, options)
+        return CompletionRequest(request.key, redacted, prompt_ids, request.seed)
+
+    def _ids_of_redacted(
+        self, request: Request, messages: list[dict[str, str]], options: RequestOptions
+    ) -> list[int]:
+        """Return the prompt as token ids, rendered anew.
+
+        Raises DataError for ids that go on from the middle of a template (magpie).
+        """
+        if not request.is_conversation:
+            raise DataError(
+                "privacy: redact: the system prompt of expand: magpie holds what looks like "
+                "personal data, and stands in the middle of a template: take it out"
+            )
+        if not self.takes_ids:
+            return []
+        return chat.prompt_ids(
+            self.tokenizers.asked, messages, enable_thinking=options.sampling.enable_thinking
+        )
 
     async def _connect(self, sampling: Sampling, say: Callable[[str], None]) -> Server:
         tokenizer = self.tokenizers.asked
@@ -252,7 +283,9 @@ class JudgeOnServer(ServerTeacher):
             options.judge_api_key_env,
             options.request_timeout,
             self.logs.verdicts.prices,
+            local_only=teacher.recipe.privacy == "local",
         )
+        self.redaction = Redaction.of(teacher.recipe)
 
     @property
     def model(self) -> str:

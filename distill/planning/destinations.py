@@ -1,0 +1,138 @@
+"""What leaves this machine: which servers are asked, where they are, how much they get."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from urllib.parse import urlsplit
+
+from distill.catalog.servers import known_servers
+from distill.data.samples import Prompt
+from distill.errors import RecipeError
+from distill.privacy import local_addresses
+from distill.privacy.countries import countries_of
+from distill.privacy.personal_data import find
+from distill.recipe import Recipe
+
+MOST_READ = 5_000  # prompts in which personal data is looked for: a quarter of a millisecond each
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A server that the recipe asks. `field` names its address in the recipe."""
+
+    field: str
+    url: str
+    what: str
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or self.url
+
+
+def destinations(recipe: Recipe) -> list[Destination]:
+    """Return the servers that are sent prompts or answers."""
+    found = []
+    if recipe.teacher.server is not None:
+        found.append(Destination("teacher.server", recipe.teacher.server, "every prompt"))
+    if recipe.generate.judge_server is not None:
+        url = recipe.generate.judge_server
+        found.append(Destination("generate.judge_server", url, "every prompt with its answer"))
+    return found
+
+
+def check_destinations(recipe: Recipe) -> None:
+    """Raise RecipeError where `privacy: local` is to keep everything here, and a server is not."""
+    if recipe.privacy != "local":
+        return
+    for destination in destinations(recipe):
+        if problem := local_addresses.problem_of(destination.url):
+            raise RecipeError(
+                f"{recipe.source}: privacy: local, and {destination.field}: {problem}: name a "
+                "server of this machine or its own network, or set privacy to redact or open"
+            )
+
+
+def text_of_destinations(
+    recipe: Recipe, prompts: Sequence[Prompt], held_out: Sequence[Prompt]
+) -> list[str]:
+    """Return the plan's lines on what leaves this machine."""
+    asked = destinations(recipe)
+    if not asked:
+        return ["leaves this machine: no prompt and no answer (no server is asked)"]
+    everything = [*prompts, *held_out]
+    size = sum(len(prompt.full_text.encode()) for prompt in everything)
+    lines = []
+    for destination in asked:
+        lines.append(
+            f"leaves this machine: {destination.what} ({len(everything):,} conversations, "
+            f"{_megabytes(size)}) to {destination.host}: {_whereabouts(destination)}"
+        )
+    lines.append(_personal_data(recipe, everything))
+    return lines
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def _whereabouts(destination: Destination) -> str:
+    """Return whose a host is and where it keeps what it gets, as far as the catalogue knows."""
+    known = known_servers()
+    row = known.by_host.get(destination.host)
+    if row is None:
+        if _is_here(destination):
+            return "this machine or its own network"
+        return "whose that is, in which country, and under which terms is not known to distill"
+    kept = f"kept in {row.kept_in}" if row.kept_in else "where it keeps them is not known"
+    passed = "; hands requests on to other firms" if row.passes_on else ""
+    return f"{row.operator}, {kept}{passed} ({row.checked}, {known.as_of}; read its terms)"
+
+
+def _is_here(destination: Destination) -> bool:
+    try:
+        addresses = local_addresses.addresses_of(destination.host)
+    except OSError:
+        return False
+    return not local_addresses.foreign(addresses)
+
+
+def _personal_data(recipe: Recipe, prompts: Sequence[Prompt]) -> str:
+    """Return what was found in the prompts, and what becomes of it."""
+    countries = countries_of(recipe.languages)
+    kinds: Counter[str] = Counter()
+    num_prompts = 0
+    read = list(islice(_spread(prompts), MOST_READ))
+    for prompt in read:
+        findings = find(prompt.full_text, countries)
+        kinds.update(finding.kind for finding in findings)
+        num_prompts += bool(findings)
+    looked_at = f"{len(read):,} of {len(prompts):,}" if len(read) < len(prompts) else "all"
+    if not num_prompts:
+        return f"personal data: none found in {looked_at} prompts, by patterns and check digits"
+    counts = ", ".join(f"{count:,} {_NAMES[kind]}" for kind, count in kinds.most_common())
+    becomes = {
+        "open": "it is sent as it is: privacy=redact replaces it before sending, privacy=local "
+        "sends nothing outside",
+        "redact": "replaced before sending, and put back in the answers",
+        "local": "it stays on this machine and its network",
+    }[recipe.privacy]
+    return (
+        f"personal data: what looks like it in {num_prompts:,} prompts ({looked_at} were read): "
+        f"{counts}; {becomes}"
+    )
+
+
+_NAMES = {
+    "email": "e-mail addresses",
+    "phone": "telephone numbers",
+    "card": "card numbers",
+    "iban": "bank accounts",
+    "id": "identity numbers",
+}
+
+
+def _spread(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
+    """Yield prompts from all over the list."""
+    step = max(1, len(prompts) // MOST_READ)
+    yield from prompts[::step]
