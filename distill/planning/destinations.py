@@ -34,7 +34,10 @@ def destinations(recipe: Recipe) -> list[Destination]:
     """Return the servers that are sent prompts or answers."""
     found = []
     if recipe.teacher.server is not None:
-        found.append(Destination("teacher.server", recipe.teacher.server, "every prompt"))
+        what = "every prompt"
+        if recipe.rounds is not None and recipe.capture.from_server:
+            what = f"{what}, and every answer of the student to be scored"
+        found.append(Destination("teacher.server", recipe.teacher.server, what))
     if recipe.generate.judge_server is not None:
         url = recipe.generate.judge_server
         found.append(Destination("generate.judge_server", url, "every prompt with its answer"))
