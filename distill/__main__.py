@@ -266,8 +266,8 @@ def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
         raise RecipeError("--estimate runs no stage: give it without --shard and --redo")
     from distill.pilot import estimate
 
-    if (found := estimate.run(recipe, num=options.estimate)) is not None:
-        print(estimate.text(recipe, found))
+    if found := estimate.run(recipe, num=options.estimate):
+        print(estimate.text_of_all(recipe, found))
     return 0
 
 

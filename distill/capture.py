@@ -27,20 +27,34 @@ from distill import chat, teachers
 from distill.core.digests import canonical_json, digest
 from distill.core.leases import assigned_blocks
 from distill.core.processes import Processes
-from distill.core.results import CaptureResult
+from distill.core.results import CaptureResult, TeacherSignal
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample, read_samples
 from distill.errors import DataError
-from distill.planning.costs import PROCESS_BYTES, Workload, pass_bytes, signal_bytes_per_token
+from distill.planning.costs import (
+    PROCESS_BYTES,
+    Workload,
+    in_turn,
+    pass_bytes,
+    signal_bytes_per_token,
+)
 from distill.recipe import Recipe
-from distill.shaping.trimmed import KEPT, kept_path, samples_stage, trimmed_vocabulary
+from distill.shaping.trimmed import (
+    KEPT,
+    TrimmedVocabulary,
+    kept_path,
+    samples_stage,
+    trimmed_vocabulary,
+)
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers import split
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
 from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
+from distill.teachers.routes import routes_of
+from distill.teachers.signals import joined, require_one_width
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
@@ -53,16 +67,61 @@ def run(
 ) -> StageOutput | None:
     """Capture what is missing; `teacher`: the one to listen to, if not the recipe's.
 
-    Returns None on all processes but the first, and in a shard.
+    Of several teachers one is listened to after the other. Returns None on all processes but the
+    first, and in a shard.
     """
-    from distill.signals.store import SignalStore
-
-    stage = folder.stage("capture")
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
     trimmed = trimmed_vocabulary(recipe, folder)
     samples = read_samples(kept_path(recipe, folder))
-    teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
+    if teacher is not None or recipe.teachers is None:
+        teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
+        return _capture_all(teacher, trimmed, samples, folder, processes)
+    return _of_several(recipe, trimmed, samples, folder, processes)
+
+
+def _of_several(
+    recipe: Recipe,
+    trimmed: TrimmedVocabulary | None,
+    samples: list[Sample],
+    folder: RunFolder,
+    processes: Processes,
+) -> StageOutput | None:
+    """Capture what each of several teachers says of its own samples; text alone is counted."""
+    routes = routes_of(recipe)
+    asked = [route.connect_to_capture(folder, processes.local_rank) for route in routes]
+    require_one_width(routes, asked)
+    outputs: dict[str, StageOutput | None] = {}
+    told: list[TeacherSignal] = []
+    for route, teacher in zip(routes, asked, strict=True):
+        own = [sample for sample in samples if sample.teacher == route.name]
+        if route.gives_signal:
+            outputs[route.name] = _capture_all(teacher, trimmed, own, folder, processes)
+            continue
+        num_tokens = sum(len(sample.answer_ids) for sample in own)
+        told.append(TeacherSignal(route.name, len(own), num_tokens, why_text=route.why_text))
+        if processes.is_main:
+            print(
+                f"capture: {route.name}: no signal of its {len(own):,} samples ({num_tokens:,} answer "
+                f"tokens): {route.why_text}; the student learns their text, by cross-entropy"
+            )
+    finished = {name: output for name, output in outputs.items() if output is not None}
+    if len(finished) < len(outputs) or not processes.is_main:
+        return None
+    return joined(recipe, finished, told)
+
+
+def _capture_all(
+    teacher: Teacher,
+    trimmed: TrimmedVocabulary | None,
+    samples: list[Sample],
+    folder: RunFolder,
+    processes: Processes,
+) -> StageOutput | None:
+    """Capture what is missing of these samples, which one teacher answered."""
+    from distill.signals.store import SignalStore
+
+    recipe, stage = teacher.recipe, folder.stage("capture")
     header = header_of(teacher, trimmed)
     _check_ids(samples, header.vocab_size, recipe, folder)
     sequences = [sequence_of(sample, trimmed) for sample in samples]
@@ -193,7 +252,12 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def cost(work: Workload) -> Cost:
-    """Reckon one pass of the teacher over the samples, and the signal on disk."""
+    """Reckon one pass of each teacher over its samples, and the signal on disk."""
+    return in_turn([_cost_of_turn(part) for part in work.turns])
+
+
+def _cost_of_turn(work: Workload) -> Cost:
+    """Return what one teacher's pass and signal take."""
     from distill.signals.hidden_states import bytes_per_token
 
     recipe, teacher = work.recipe, work.teacher

@@ -2,6 +2,7 @@
 
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
     evaluate/<model>.json            the figures, and one row an example
+    evaluate/teacher-<name>.json     those of each of several teachers; their answers likewise
     evaluate/repeat-2/student.json   those of student and control of each repeat of the training
     evaluate/before_rounds.json      of the student that `train` made, where rounds came after
 
@@ -22,21 +23,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill import tasks, teachers
+from distill import tasks
 from distill.core import shutdown
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.repeats import repeat_folder
-from distill.core.results import Difference, EvaluateResult, QuantizeResult
+from distill.core.results import Difference, EvaluateResult, QuantizeResult, TeacherFigures
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
+from distill.data.routes import routed
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.models import evaluate_transformers
+from distill.evaluation.several import joined_figures, joined_sets
 from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -46,6 +49,7 @@ from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocab
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
+from distill.teachers.routes import routes_of
 
 BEFORE = "before_rounds"  # what the student that `train` made is called, where rounds came after
 
@@ -64,12 +68,21 @@ class TeacherEval:
     trimmed: TrimmedVocabulary | None = None
 
     @property
+    def name(self) -> str:
+        """Return the teacher's name; "" where it is the only one."""
+        return self.teacher.recipe.route
+
+    @property
+    def _suffix(self) -> str:
+        return f"-{self.name}" if self.name else ""
+
+    @property
     def answers(self) -> Path:
-        return self.stage / "teacher_answers.jsonl"
+        return self.stage / f"teacher_answers{self._suffix}.jsonl"
 
     @property
     def figures(self) -> Path:
-        return self.stage / "teacher.json"
+        return self.stage / f"teacher{self._suffix}.json"
 
 
 def run(
@@ -79,27 +92,31 @@ def run(
     *,
     teacher: Teacher | None = None,
 ) -> StageOutput:
-    """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's."""
+    """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's.
+
+    Of several teachers one is asked after the other.
+    """
     stage = folder.stage("evaluate")
-    teacher = teacher or teachers.connect(recipe, folder)
-    prompts = askable(split_prompts(recipe)[1], teacher)
+    asked = [teacher] if teacher else [route.connect(folder) for route in routes_of(recipe)]
     options = recipe.generate
     tasks.grader(options)  # what this machine lacks for it is said before the work
     trimmed = trimmed_vocabulary(recipe, folder)
-    own = TeacherEval(teacher, stage, student_folder(recipe, folder), prompts, trimmed)
+    held_out = split_prompts(recipe)[1]
+    own = _teacher_evals(recipe, asked, held_out, folder, trimmed)
+    ids = {prompt.id for one in own for prompt in one.prompts}
+    prompts = [prompt for prompt in held_out if prompt.id in ids]
     repeats = _repeats(recipe, folder)
     paths = _student_paths(recipe, folder, repeats)
     names = ["teacher", *paths]
     with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
-        with teacher:
-            eval_set = evaluate_teacher(own, bar)
+        eval_set = _evaluate_teachers(recipe, own, prompts, stage, bar)
         _advance_to(bar, len(prompts), "teacher")
         for number, (name, path) in enumerate(paths.items(), 2):
             if not (stage / f"{name}.json").is_file():
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
             _advance_to(bar, number * len(prompts), name)
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
-    tokenizers_differ = trimmed is not None or not teacher.tokenizers.same
+    tokenizers_differ = trimmed is not None or not all(one.tokenizers.same for one in asked)
 
     def student_against(role: str) -> dict[str, Difference] | None:
         if role not in repeats[0]:
@@ -124,8 +141,55 @@ def run(
         student_against_before=student_against(BEFORE),
         repeats=of_repeats,
         tokenizers_differ=tokenizers_differ,
+        teachers={one.name: _own_figures(one) for one in own if one.name},
     )
-    return StageOutput(result, [own.answers, *(stage / f"{name}.json" for name in names)])
+    files = [*(one.answers for one in own), *(one.figures for one in own if one.name)]
+    return StageOutput(result, [*files, *(stage / f"{name}.json" for name in names)])
+
+
+def _teacher_evals(
+    recipe: Recipe,
+    asked: Sequence[Teacher],
+    held_out: list[Prompt],
+    folder: RunFolder,
+    trimmed: TrimmedVocabulary | None,
+) -> list[TeacherEval]:
+    """Return what each teacher's evaluation takes; one that no held-out prompt comes to has none."""
+    stage, student = folder.stage("evaluate"), student_folder(recipe, folder)
+    parts = routed(recipe, held_out)
+    evals = []
+    for teacher in asked:
+        prompts = askable(parts[teacher.recipe.route], teacher)
+        if prompts or len(asked) == 1:
+            evals.append(TeacherEval(teacher, stage, student, prompts, trimmed))
+    return evals
+
+
+def _evaluate_teachers(
+    recipe: Recipe, own: Sequence[TeacherEval], prompts: list[Prompt], stage: Path, bar: Progress
+) -> EvalSet:
+    """Evaluate the teacher, or each of several in turn, and return what the students are asked."""
+    sets = []
+    for one in own:
+        with one.teacher:
+            sets.append(evaluate_teacher(one, bar))
+    if not own[0].name:
+        return sets[0]
+    path = stage / "teacher.json"
+    if not path.is_file():
+        of_each = {one.name: read_figures(one.figures) for one in own}
+        write_figures(path, joined_figures(recipe, prompts, of_each))
+    return joined_sets(recipe, prompts, sets)
+
+
+def _own_figures(own: TeacherEval) -> TeacherFigures:
+    """Return the figures of one of several teachers, on its own prompts."""
+    figures = model_figures(own.figures, read_figures(own.figures))
+    return TeacherFigures(
+        **vars(figures),
+        num_examples=len(own.prompts),
+        tokenizers_differ=own.trimmed is not None or not own.teacher.tokenizers.same,
+    )
 
 
 def askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
@@ -223,7 +287,8 @@ def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
     if not own.figures.is_file():
         figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
         if figures["unscored"]:
-            print(f"evaluate: the teacher has no NLL: {figures['unscored']}", file=sys.stderr)
+            who = f"the teacher {own.name}" if own.name else "the teacher"
+            print(f"evaluate: {who} has no NLL: {figures['unscored']}", file=sys.stderr)
         write_figures(own.figures, figures)
     return students
 
@@ -269,12 +334,13 @@ def cost(work: Workload) -> Cost:
         num_trained += recipe.train.repeats
     num_students = num_trained + 1 + len(recipe.quantize.formats)
     num_models = 2 + num_students
-    seconds = work.teacher_seconds(2 * num_prompts) + 3.0 * num_models  # loading and scoring
+    asking = sum(part.teacher_seconds(2 * part.demand.num_held_out) for part in work.turns)
+    seconds = asking + 3.0 * num_models  # loading and scoring
     weight_bytes = 2 * work.student.parameters
     seconds += num_students * work.answer_seconds(
         work.student, weight_bytes, num_prompts, recipe.evaluate.max_new_tokens
     )
-    memory = PROCESS_BYTES + work.asking_bytes
+    memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
     return Cost(memory, seconds, disk=num_models * num_prompts * 1000)
 
 

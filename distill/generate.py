@@ -17,31 +17,33 @@ An answer's key holds the prompt, the teacher and the sampling values; its seed 
 
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from distill import chat, tasks, teachers
-from distill.chat.tokenizers import Tokenizers
+from distill import tasks, teachers
+from distill.chat.tokenizers import first_mark
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
-from distill.data.samples import Prompt, Sample, count_by_language, split_prompts
+from distill.data.routes import route_of_written, routed
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
-from distill.filters.base import Answer, FilterContext
+from distill.filters.base import FilterContext
 from distill.filters.contamination import EvalIndex
-from distill.filters.long_reasoning import long_reasoning_warning
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import (
-    BYTES_PER_TOKEN,
     PROCESS_BYTES,
     START_SECONDS,
     Workload,
+    in_turn,
     signal_bytes_per_token,
 )
+from distill.planning.demands import BYTES_PER_TOKEN
 from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
@@ -49,38 +51,24 @@ from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
-from distill.teachers.keys import num_of_other_seeds, request_maker
-from distill.teachers.log import AnswerLogs, best_rows, read_answers, read_best_rows
+from distill.teachers.generation import (
+    Answered,
+    Generation,
+    num_by_reason,
+    result_of,
+    sorted_out,
+)
+from distill.teachers.kept import Filtered, candidate, unlearnable
+from distill.teachers.keys import request_maker
+from distill.teachers.log import read_best_rows
 from distill.teachers.requests import Request, RequestOptions
+from distill.teachers.routes import Route, routes_of
 from distill.text.identification import by_script_only
 
+if TYPE_CHECKING:
+    pass
+
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
-
-
-class Filtered(NamedTuple):
-    """Each answer as the filters see it, and why it is dropped (None: kept)."""
-
-    answers: list[Answer]
-    reasons: list[str | None]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What every step of generate needs. `held_out`: the prompts that are evaluated on."""
-
-    recipe: Recipe
-    teacher: Teacher
-    processes: Processes
-    stage: Path
-    held_out: list[Prompt]
-
-    @property
-    def tokenizers(self) -> Tokenizers:
-        return self.teacher.tokenizers
-
-    @property
-    def logs(self) -> AnswerLogs:
-        return self.teacher.logs
 
 
 def run(
@@ -88,43 +76,99 @@ def run(
 ) -> StageOutput | None:
     """Ask for what is missing and filter it; `teacher`: the one to ask, if not the recipe's.
 
-    Returns None on all processes but the first, and in a shard.
+    Of several teachers one is asked after the other. Returns None on all processes but the first,
+    and in a shard.
     """
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
-    asked = teacher or teachers.connect(recipe, folder, processes.local_rank)
-    tokenizers = asked.tokenizers
-    check_models(recipe, asked)
-    check_vocabulary(recipe, tokenizers)
-    if not tokenizers.same and processes.is_main:
-        print(
-            f"generate: the student has another tokenizer ({tokenizers.difference}): "
-            "it learns the answers' text in its own"
-        )
+    routes = [Route(recipe)] if teacher is not None else routes_of(recipe)
+    asked = [teacher or route.connect(folder, processes.local_rank) for route in routes]
+    for route, one in zip(routes, asked, strict=True):
+        check_models(route.recipe, one)
+    check_vocabulary(recipe, asked[0].tokenizers)
+    if processes.is_main:
+        _tell_tokenizers(routes, asked)
     left = Left()
     prompts, held_out = split_prompts(recipe, left)
     if unknown := by_script_only(recipe.languages):
         left.notes.append(f"languages: {unknown}")
     left.tell("generate", processes)
-    check_conversations(recipe, tokenizers, [*prompts, *held_out])
-    left.notes += length_notes(asked, [], held_out)  # of the prompts plan has told
-    with asked:
-        generation = Generation(recipe, asked, processes, folder.stage("generate"), held_out)
-        return _generate(generation, prompts, left)
+    stage = folder.stage("generate")
+    generations = [
+        Generation(route.recipe, one, processes, stage, held_out)
+        for route, one in zip(routes, asked, strict=True)
+    ]
+    parts, exam = routed(recipe, [*prompts, *held_out]), routed(recipe, held_out)
+    for generation in generations:
+        check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
+        # of the prompts plan has told
+        left.notes += length_notes(generation.teacher, [], exam[generation.name])
+    with ExitStack() as until_the_end:
+        if len(generations) == 1:  # several are loaded in turn
+            until_the_end.enter_context(asked[0])
+        return _generate(recipe, generations, prompts, left)
 
 
-def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> StageOutput | None:
+def _tell_tokenizers(routes: Sequence[Route], asked: Sequence[Teacher]) -> None:
+    for route, teacher in zip(routes, asked, strict=True):
+        if not teacher.tokenizers.same:
+            print(
+                f"generate: {route.prefix}the student has another tokenizer "
+                f"({teacher.tokenizers.difference}): it learns the answers' text in its own"
+            )
+
+
+def _generate(
+    recipe: Recipe, generations: Sequence[Generation], prompts: list[Prompt], left: Left
+) -> StageOutput | None:
     from distill.filters.prompt_filters import select_prompts
 
-    recipe, processes = generation.recipe, generation.processes
-    expanded = expand(generation, prompts, left)
+    processes = generations[0].processes
+    expanded = _expand_all(recipe, generations, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
     # those of people first: of two that repeat each other theirs stays
     chosen, refused = select_prompts(
-        recipe, [*prompts, *written], generation.held_out, find_mark=generation.tokenizers.mark_in
+        recipe,
+        [*prompts, *written],
+        generations[0].held_out,
+        find_mark=lambda messages: first_mark([g.tokenizers for g in generations], messages),
     )
-    chosen, beyond = within_context(generation.teacher, chosen)
+    parts = routed(recipe, chosen)
+    answered: list[Answered] = []
+    beyond: list[tuple[Prompt, str]] = []
+    for generation in generations:
+        with _turn(generation):
+            of_route = _answers(generation, parts[generation.name], beyond)
+        if of_route is not None:
+            answered.append(of_route)
+    if processes.is_partial_job:
+        return None
+    output = None
+    if processes.is_main:
+        output = _write(recipe, answered, [*unfit, *refused, *beyond], left)
+    processes.barrier()
+    return output
+
+
+def _turn(generation: Generation) -> ExitStack:
+    """Return what unloads one of several teachers at its end: the next one may need its memory."""
+    stack = ExitStack()
+    if generation.name:
+        stack.enter_context(generation.teacher)
+    return stack
+
+
+def _answers(
+    generation: Generation, prompts: list[Prompt], beyond: list[tuple[Prompt, str]]
+) -> Answered | None:
+    """Ask a teacher its prompts and filter its answers; None in a shard.
+
+    What its context does not hold is added to `beyond`.
+    """
+    recipe, processes = generation.recipe, generation.processes
+    chosen, too_long = within_context(generation.teacher, prompts)
+    beyond += too_long
     requests = _draw(generation, chosen)
     if processes.is_partial_job:
         return None
@@ -134,11 +178,29 @@ def _generate(generation: Generation, prompts: list[Prompt], left: Left) -> Stag
         filtered = filter_answers(generation, requests, rows)
     if recipe.generate.judge_min_score is not None:
         filtered = _judge(generation, processes.broadcast(filtered))
-    output = None
-    if processes.is_main:
-        output = _write(generation, requests, filtered, [*unfit, *refused, *beyond], left)
-    processes.barrier()
-    return output
+    return Answered(generation, requests, filtered)
+
+
+def _expand_all(
+    recipe: Recipe, generations: Sequence[Generation], prompts: list[Prompt], left: Left
+) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
+    """Do what `expand` does with each teacher in turn, before any is asked for answers.
+
+    Which prompts are worth asking is told from those of all.
+    """
+    written: list[Prompt] = []
+    unfit: list[tuple[Prompt, str]] = []
+    is_missing = False
+    for number, generation in enumerate(generations):
+        with _turn(generation):
+            # what is left out of files is counted once
+            expanded = expand(generation, prompts, Left() if number else left)
+        if expanded is None:
+            is_missing = True
+            continue
+        written += expanded[0]
+        unfit += expanded[1]
+    return None if is_missing else (written, unfit)
 
 
 def expand(
@@ -157,6 +219,10 @@ def expand(
     wanted, stop_ids = expansion.prompt_requests(
         recipe, tokenizer, prompts, generation.held_out, left
     )
+    if generation.name:
+        whole = recipe.whole
+        writers = [route_of_written(whole, w.source, w.prompt.language) for w in wanted]
+        wanted = [w for w, name in zip(wanted, writers, strict=True) if name == generation.name]
     left.tell("generate", processes)
     if not wanted:
         return [], []
@@ -244,10 +310,15 @@ def _too_few(
     return [i for i in tries if num_kept[i] < wanted and i not in refused]
 
 
+def _is_first(recipe: Recipe) -> bool:
+    """Return whether this is the first teacher of the recipe, for what is told once."""
+    return recipe.route in ("", recipe.whole.views[0].route)
+
+
 def _judge(generation: Generation, filtered: Filtered) -> Filtered:
     """Return the same, with the reasons of the judge, which is asked into a log of its own."""
     recipe, processes, log = generation.recipe, generation.processes, generation.logs.verdicts
-    if processes.is_main and llm_judge.counts_as_free(recipe.generate):
+    if processes.is_main and _is_first(recipe) and llm_judge.counts_as_free(recipe.generate):
         print(
             "generate: the judge's server counts as free towards max_cost: where it is not, set "
             "generate.judge_price_prompt and generate.judge_price_answer"
@@ -269,30 +340,25 @@ def _judge(generation: Generation, filtered: Filtered) -> Filtered:
 
 
 def _write(
-    generation: Generation,
-    requests: list[Request],
-    filtered: Filtered,
+    recipe: Recipe,
+    answered: Sequence[Answered],
     refused: list[tuple[Prompt, str]],
     left: Left,
 ) -> StageOutput:
     """Write kept and dropped; a pure function of the raw logs and the recipe."""
-    from distill.filters import answer_filters
-
-    recipe, stage = generation.recipe, generation.stage
-    log = generation.logs.answers.folder
-    all_rows, torn = read_answers(generation.logs.answers)
-    rows = best_rows(all_rows)
-    num_others = num_of_other_seeds(requests, rows)
-    if num_others:
+    stage = answered[0].generation.stage
+    log = answered[0].generation.logs.answers.folder
+    written = [sorted_out(of_teacher) for of_teacher in answered]
+    if num_others := sum(one.num_of_other_seeds for one in written):
         print(
             f"generate: {num_others:,} answers on disk were drawn with another seed and stay; "
             "generate.resample=true asks anew"
         )
-    reasons = answer_filters.choose_shortest(*filtered, recipe.generate.keep_per_prompt)
-    filtered = filtered._replace(reasons=reasons)
-    kept, dropped = _kept_and_dropped(generation, requests, filtered, rows)
-    dropped[:0] = [{"prompt": p.text, "language": p.language, "reason": r} for p, r in refused]
-    counts = ", ".join(f"{name} {count:,}" for name, count in _by_reason(dropped).most_common())
+    requests = [request for one in answered for request in one.requests]
+    kept = [row for one in written for row in one.kept]
+    dropped = [{"prompt": p.text, "language": p.language, "reason": r} for p, r in refused]
+    dropped += [row for one in written for row in one.dropped]
+    counts = ", ".join(f"{name} {count:,}" for name, count in num_by_reason(dropped).most_common())
     if not kept:
         way_out = f"look at {log} and relax `generate`, or raise generate.max_new_tokens"
         if not requests:
@@ -300,7 +366,7 @@ def _write(
         raise DataError(
             f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); {way_out}"
         )
-    rates = answer_filters.pass_rates(*filtered) if recipe.generate.task else {}
+    rates = {name: rate for one in written for name, rate in one.pass_rates.items()}
     files = {
         "prompts.jsonl": _prompt_rows(requests, rates),
         "kept.jsonl": kept,
@@ -309,7 +375,9 @@ def _write(
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
     print(f"generate: {len(kept):,} kept, {len(dropped):,} dropped: {counts or 'none'}")
-    result = _result(generation, requests, filtered, kept, dropped, left, len(torn))
+    result = result_of(recipe, written, kept, dropped, left)
+    for share in result.teachers:
+        print(f"generate: {share.name}: {share.num_kept:,} kept of {share.num_asked:,} answers")
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
@@ -323,91 +391,6 @@ def _prompt_rows(requests: list[Request], rates: dict[str, float]) -> list[Row]:
     return list(rows.values())
 
 
-def _kept_and_dropped(
-    generation: Generation, requests: list[Request], filtered: Filtered, rows: dict[str, Row]
-) -> tuple[list[Row], list[Row]]:
-    """Return the samples, as the student learns them, and the others with their reasons."""
-    kept, dropped = [], []
-    for request, answer, reason in zip(requests, *filtered, strict=True):
-        prompt, row = request.prompt, rows[request.key]
-        if reason is not None:
-            dropped.append(
-                {
-                    "key": request.key,
-                    "prompt": prompt.text,
-                    "language": prompt.language,
-                    "answer": row["text"],
-                    "reason": reason,
-                }
-            )
-            continue
-        prompt_ids, answer_ids = generation.tokenizers.training_ids(
-            generation.recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
-        )
-        sample = Sample(
-            request.key,
-            prompt.id,
-            prompt.text,
-            prompt.language,
-            prompt.reference,
-            answer.answer_text,
-            prompt_ids,
-            answer_ids,
-        )
-        kept.append(sample.row())
-    return kept, dropped
-
-
-def _by_reason(dropped: list[Row]) -> Counter[str]:
-    return Counter(row["reason"].partition(":")[0] for row in dropped)
-
-
-def _result(
-    generation: Generation,
-    requests: list[Request],
-    filtered: Filtered,
-    kept: list[Row],
-    dropped: list[Row],
-    left: Left,
-    num_broken_log_lines: int,
-) -> GenerateResult:
-    """Return what was asked, kept and dropped."""
-    tokenizers, most = generation.tokenizers, generation.recipe.generate.max_reasoning_tokens
-    prompts = {r.prompt.id: r.prompt for r in requests}
-    tries = Counter(r.prompt.id for r in requests)
-    num_refused = sum("key" not in row for row in dropped)
-    num_long = sum(
-        answer.num_reasoning_tokens > most
-        for answer, reason in zip(*filtered, strict=True)
-        if reason is None
-    )
-    return GenerateResult(
-        num_prompts=len(prompts) + num_refused,
-        num_asked=len(requests),
-        num_kept=len(kept),
-        num_dropped=len(dropped),
-        dropped_by_reason=dict(_by_reason(dropped)),
-        kept_by_language=dict(Counter(row["language"] for row in kept)),
-        num_held_out=len(generation.held_out),
-        num_answer_tokens=sum(len(row["answer_ids"]) for row in kept),
-        num_broken_log_lines=num_broken_log_lines,
-        vocab_size=len(tokenizers.student),
-        format=chat.fingerprint_of_format(tokenizers.student),
-        retokenized=tokenizers.difference,
-        num_skipped=dict(left.by_reason),
-        prompts_by_language=dict(Counter(p.language for p in prompts.values())),
-        by_language=count_by_language(kept, dropped),
-        prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
-        num_prompts_without_answer=len(prompts.keys() - {row["prompt_id"] for row in kept}),
-        prompts_by_source=dict(Counter(p.source for p in prompts.values())),
-        num_long_reasoning=num_long,
-        seed=generation.recipe.seed,
-        warning=long_reasoning_warning(num_long, len(kept), most),
-        reading_notes=left.notes,
-        precision=generation.teacher.type_told,
-    )
-
-
 def filter_answers(
     generation: Generation, requests: list[Request], rows: dict[str, Row]
 ) -> Filtered:
@@ -415,51 +398,28 @@ def filter_answers(
     from distill.filters import answer_filters
 
     recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
-    candidates = [
-        _candidate(recipe, request, rows[request.key], tokenizers) for request in requests
-    ]
+    candidates = [candidate(recipe, request, rows[request.key], tokenizers) for request in requests]
     context = FilterContext(
         recipe.generate,
         recipe.languages,
         grade=tasks.grader(recipe.generate),
         eval_index=EvalIndex(p.text for p in held_out),
+        teachers=_names_of_teachers(recipe.whole),
     )
     reasons = answer_filters.filter_answers(candidates, context)
     reasons = [
-        reason or _unlearnable(tokenizers, candidate, rows[request.key])
-        for request, candidate, reason in zip(requests, candidates, reasons, strict=True)
+        reason or unlearnable(tokenizers, answer, rows[request.key])
+        for request, answer, reason in zip(requests, candidates, reasons, strict=True)
     ]
     return Filtered(candidates, reasons)
 
 
-def _unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | None:
-    """Return that an answer holds a control token of a model, if so: it could end the answer."""
-    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}"
-    mark = tokenizers.mark_in_answer(text, row["token_ids"][:-1])  # a cut answer is dropped anyway
-    return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
+def _names_of_teachers(recipe: Recipe) -> tuple[str, ...]:
+    """Return what several teachers may call themselves; of one alone its family's names are known."""
+    from distill.filters.identity import names_of_model
 
-
-def _candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
-    reasoning, answer, complete = tokenizers.split_answer(recipe, request.prompt_ids, row["text"])
-    if recipe.generate.reasoning == "drop":
-        reasoning = None  # nobody learns it, so nothing in it can be wrong
-    num_reasoning_tokens = 0
-    if reasoning:
-        ids = tokenizers.student(reasoning, add_special_tokens=False).input_ids
-        num_reasoning_tokens = len(ids)
-    return Answer(
-        prompt=request.prompt.text,
-        prompt_id=request.prompt.id,
-        answer_text=answer,
-        reasoning=reasoning,
-        num_reasoning_tokens=num_reasoning_tokens,
-        finish_reason=row["finish_reason"] if complete else "length",
-        language=request.prompt.language,
-        reference=request.prompt.reference,
-        is_translation=request.prompt.is_translation,
-        verify=request.prompt.verify,
-        refusals=request.prompt.refusals,
-    )
+    named = [names_of_model(teacher.model) for teacher in recipe.teachers or ()]
+    return tuple(dict.fromkeys(name for names in named for name in names))
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:
@@ -468,7 +428,13 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def cost(work: Workload) -> Cost:
-    """Reckon the asking: what the teacher takes to answer here, or what goes over the network."""
+    """Reckon the asking: what the teachers take to answer here, or what goes over the network."""
+    asking = in_turn([_cost_of_turn(part) for part in work.turns])
+    return replace(asking, seconds=START_SECONDS + asking.seconds)
+
+
+def _cost_of_turn(work: Workload) -> Cost:
+    """Return what asking one teacher takes."""
     demand, capture = work.demand, work.recipe.capture
     tokens = work.num_requests * (demand.prompt + demand.answer)
     answer_bytes = 2 * BYTES_PER_TOKEN
@@ -483,7 +449,7 @@ def cost(work: Workload) -> Cost:
         download = work.num_requests * demand.answer * answer_bytes
     return Cost(
         PROCESS_BYTES + work.asking_bytes,
-        START_SECONDS + work.teacher_seconds(work.num_requests),
+        work.teacher_seconds(work.num_requests),
         disk=tokens * 12 + demand.num_answers * demand.answer * logged_bytes,
         download=download,
     )

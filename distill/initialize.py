@@ -13,7 +13,7 @@ are kept, and the trimmed tokenizer.
 from collections.abc import Sequence
 from typing import Any
 
-from distill import chat, teachers
+from distill import chat
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import ALONE, Processes
@@ -35,6 +35,7 @@ from distill.shaping.trimmed import (
     trim_stage,
     trimmed_vocabulary,
 )
+from distill.teachers.routes import students_tokenizers
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -73,7 +74,7 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     """
     import torch
 
-    tokenizers = teachers.connect(recipe).tokenizers
+    tokenizers = students_tokenizers(recipe)
     torch.manual_seed(recipe.seed)
     if recipe.student.method == "random":
         tokenizer = tokenizers.student if trimmed is None else trimmed.tokenizer

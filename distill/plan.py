@@ -20,6 +20,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.counted_texts import texts_inputs
+from distill.data.routes import routed
 from distill.data.samples import split_prompts
 from distill.errors import MissingError
 from distill.models import find
@@ -31,11 +32,20 @@ from distill.planning.destinations import check_destinations, text_of_destinatio
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
+from distill.planning.several import (
+    check_widths,
+    lengths_told,
+    planned_routes,
+    teacher_figures,
+    teachers_told,
+    without_gpu,
+)
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
+from distill.teachers.routes import students_tokenizers
 from distill.text.identification import by_script_only
 from distill.text.scripts import scripts_of
 
@@ -78,23 +88,30 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)
-    preflight.check_gguf_teacher(recipe)
+    routes = planned_routes(recipe, are_here=tokenizers is not None)
+    for route in routes:
+        preflight.check_gguf_teacher(route.recipe)
     cannot_ask = preflight.check_scoring(recipe)
-    lengths.check_models(recipe)
+    for route in routes:
+        lengths.check_models(route.recipe, route.connect())
+    check_widths(routes)
     check_cuts(recipe)
     preflight.check_formats(recipe)
     left = Left()
     prompts = split_prompts(recipe, left)
+    parts = routed(recipe, [*chain(*prompts)])
     if tokenizers is not None:
-        check_conversations(recipe, tokenizers, chain(*prompts))
-        left.notes += lengths.length_notes(teachers.connect(recipe), *prompts)
-    without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
-    machine = this_machine(folder.path, with_gpu=not without_gpu)
+        for route in routes:
+            check_conversations(route.recipe, route.connect().tokenizers, parts[route.name])
+        left.notes += lengths_told(routes, recipe, prompts)
+    machine = this_machine(folder.path, with_gpu=not without_gpu(recipe))
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
-    work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None)
+    views = [route.recipe for route in routes]
+    work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None, views)
     costs = stage_costs(work, planned)
-    verdict = licence_verdict(recipe)
-    notes = [text for text in (note, vocabulary.text if vocabulary else None) if text]
+    verdict = licence_verdict(recipe, views)
+    told = teachers_told(routes, work)
+    notes = [text for text in (note, *told, vocabulary.text if vocabulary else None) if text]
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if cannot_ask is not None:
@@ -115,6 +132,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
         licence=verdict,
         warnings=warnings,
         text=_text(work, notes, costs, verdict, warnings),
+        teachers=teacher_figures(routes, work),
     )
 
 
@@ -134,8 +152,10 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         if cost.memory > available
     ]
     if any("generate" in warning or "capture" in warning for warning in warnings):
+        section = "teacher" if recipe.teachers is None else "teachers.NAME"
         warnings.append(
-            "a smaller teacher, teacher.quantization=nf4 or a smaller teacher.batch_tokens needs less"
+            f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
+            "needs less"
         )
     if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(
@@ -168,9 +188,12 @@ def _text(
     teacher = f"{work.teacher.parameters:,} parameters"
     if work.teacher == UNKNOWN_SIZE:
         teacher = "of unknown size, on a server"
+    who = f"teacher {teacher}"
+    if work.parts:
+        who = f"{len(work.parts)} teachers, one after the other"
     lines = [
         f"this machine: {work.machine}",
-        f"teacher {teacher}, student {work.student.parameters:,}",
+        f"{who}, student {work.student.parameters:,}",
         str(work.demand),
         *notes,
         "",
@@ -211,11 +234,12 @@ def _duration(seconds: float) -> str:
 
 def _tokenizers_here(recipe: Recipe) -> Tokenizers | None:
     """Return the teacher's and the student's tokenizers; None if one is not on this machine."""
-    teacher = teachers.connect(recipe)
-    models: list[Teacher | Student] = [] if teacher.text_only else [recipe.teacher]
+    models: list[Teacher | Student] = [
+        view.teacher for view in recipe.views if not view.teacher.text_only
+    ]
     if recipe.student.model is not None:
         models.append(recipe.student)
-    return teacher.tokenizers if _are_here(recipe, models) else None
+    return students_tokenizers(recipe) if _are_here(recipe, models) else None
 
 
 def _are_here(recipe: Recipe, models: Sequence[Teacher | Student]) -> bool:
@@ -231,9 +255,9 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
     """Return what is to be said about two tokenizers, if anything; both must be on this machine.
 
     Raises MismatchError for different ones where a signal is captured, before the teacher has cost
-    anything.
+    anything. What is to be said of several teachers `teachers_told` says.
     """
-    if recipe.student.model is None:
+    if recipe.student.model is None or recipe.teachers is not None:
         return None
     teacher = teachers.connect(recipe)
     models = [recipe.student] if teacher.text_only else [recipe.student, recipe.teacher]

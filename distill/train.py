@@ -56,6 +56,7 @@ from distill.shaping.trimmed import kept_path, samples_stage
 from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
+    from distill.signals.several import SignalsOfSeveral
     from distill.signals.store import SignalStore
 
 ROLES = ("student", "control")
@@ -146,11 +147,12 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
-    learn = examples_of(lesson.learn, with_signal=True)
+    learn = examples_of(
+        lesson.learn, with_signal=True, text_of=_text_teachers(folder) if soft or hidden else ()
+    )
     store = None
     if soft or hidden:
-        keys = [example.signal_key for example in learn]
-        store = _open_signal(folder, tokenizer, keys)
+        store = _open_signal(folder, tokenizer, lesson.learn)
     train_and_write(
         TrainingRun(
             role=role,
@@ -201,6 +203,12 @@ def _stop_ids(options: Train, folder: RunFolder, tokenizer: Any) -> list[int]:
     return chat.stop_ids(tokenizer, find.stop_ids_of_files(student))
 
 
+def _text_teachers(folder: RunFolder) -> set[str]:
+    """Return the names of those of several teachers whose text alone is learnt."""
+    captured = folder.require("capture", CaptureResult).result
+    return {teacher.name for teacher in captured.teachers if teacher.folder is None}
+
+
 def _loss_weights(options: Train, role: str) -> tuple[float, float, float]:
     """Return the weights of the soft, the hard and the hidden-state loss; the control has the hard."""
     if role == "control":
@@ -248,23 +256,49 @@ def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> No
     )
 
 
-def _open_signal(folder: RunFolder, tokenizer: Any, keys: list[str]) -> "SignalStore":
-    from distill.signals.store import SignalStore
+def _open_signal(
+    folder: RunFolder, tokenizer: Any, samples: list[Sample]
+) -> "SignalStore | SignalsOfSeveral":
+    """Return the signal of the samples; of several teachers each one's of its own."""
+    from distill.signals.several import SignalsOfSeveral
 
     captured = folder.require("capture", CaptureResult).result
+    if captured.teachers:
+        stores = {
+            teacher.name: _open_store(folder, tokenizer, teacher.folder)
+            for teacher in captured.teachers
+            if teacher.folder is not None and teacher.num_sequences
+        }
+        own = [sample for sample in samples if sample.teacher in stores]
+        return SignalsOfSeveral(stores, {_signal_key(sample): sample.teacher for sample in own})
     assert captured.folder is not None  # the recipe's own check: there is a signal
-    store = SignalStore(folder.stage("capture") / "signals" / captured.folder)
+    store = _open_store(folder, tokenizer, captured.folder)
+    keys = [_signal_key(sample) for sample in samples]
+    if missing := store.missing(keys):
+        raise DataError(
+            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            "run `distill run RECIPE --redo capture`"
+        )
+    return store
+
+
+def _signal_key(sample: Sample) -> str:
+    from distill.signals.store import sequence_key
+
+    return sequence_key(sample.ids, len(sample.prompt_ids))
+
+
+def _open_store(folder: RunFolder, tokenizer: Any, name: str) -> "SignalStore":
+    """Return the store in the folder `name`. Raises MismatchError where it is in other tokens."""
+    from distill.signals.store import SignalStore
+
+    store = SignalStore(folder.stage("capture") / "signals" / name)
     stored_fingerprint = store.header.fingerprints["tokenizer"]
     fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
             f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
-        )
-    if missing := store.missing(keys):
-        raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
-            "run `distill run RECIPE --redo capture`"
         )
     return store
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from distill import chat, teachers
+from distill import chat
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.jsonl import Row, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
@@ -31,10 +31,11 @@ from distill.shaping.coverage import told
 from distill.shaping.reencode import Reencoder
 from distill.shaping.trimmed import KEPT
 from distill.shaping.trimming import Trimming, trim
+from distill.teachers.routes import routes_of, students_tokenizers
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
-    tokenizers = teachers.connect(recipe).tokenizers
+    tokenizers = students_tokenizers(recipe)
     parent = students_tokenizer(recipe, tokenizers)
     generated = folder.stage("generate")
     prompts = {row["prompt_id"]: row for _, row in read_jsonl(generated / "prompts.jsonl")}
@@ -93,10 +94,11 @@ def _trimmed_samples(
 ) -> list[Sample]:
     """Return the samples in the trimmed ids. Raises MismatchError where they are not the same text."""
     reencoder = Reencoder.of(parent, made.trimmed, made.vocabulary)
+    formats = {r.name: (r.recipe, r.tokenizers or tokenizers) for r in routes_of(recipe)}
     rows = []
     for sample in samples:
         messages = prompts[sample.prompt_id]["messages"]
-        prompt_ids = reencoder.prompt_ids(recipe, tokenizers, messages)
+        prompt_ids = reencoder.prompt_ids(*formats[sample.teacher], messages)
         answer_ids = reencoder.answer_ids(sample.answer_ids)
         reencoder.require_same_bytes(sample.prompt_ids, prompt_ids, f"the prompt of {sample.key}")
         reencoder.require_same_bytes(sample.answer_ids, answer_ids, f"the answer {sample.key}")

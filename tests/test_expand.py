@@ -16,7 +16,7 @@ from distill.core.run_folder import RunFolder
 from distill.data.samples import split_prompts
 from distill.errors import MissingError, ServerError, Stopped
 from distill.formats.gguf.write import write_gguf
-from distill.planning.costs import demand_of
+from distill.planning.demands import demand_of
 from distill.recipe import load_recipe
 
 QUESTIONS = QUICKSTART.parent / "quickstart" / "prompts.jsonl"

@@ -236,7 +236,8 @@ def thought(folder, reasoning):
     generation = generate.Generation(recipe, teacher, ALONE, folder / "generate", [])
     rows = {row["key"]: row for row in logged_answers(folder)}
     filtered = generate.filter_answers(generation, requests, rows)
-    output = generate._write(generation, requests, filtered, [], Left())
+    answered = generate.Answered(generation, requests, filtered)
+    output = generate._write(recipe, [answered], [], Left())
     rows = [row for _, row in read_jsonl(folder / "generate/kept.jsonl")]
     assert all(row["prompt_ids"] == requests[int(row["key"])].prompt_ids for row in rows)
     kept = {int(row["key"]): tokenizer.decode(row["answer_ids"]) for row in rows}

@@ -40,6 +40,7 @@ PLANS = {
     "phone_4gb": (490_799_104, "allow"),
     "raspberry_pi": (1_510_073_344, "allow"),
     "smollm2_laptop": (66_945_104, "allow"),
+    "two_teachers": (596_049_920, "allow"),
 }
 OWN_TESTS = {"quickstart", "smollm2_laptop"}  # are run whole elsewhere
 RUN_HERE = [name for name in PLANS if name not in OWN_TESTS]
@@ -215,6 +216,12 @@ class Run:
     key: str | None = None
     formats: str = "[]"
     more: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # of several teachers; `teacher` is then the first one's class
+
+    @property
+    def sections(self) -> list[str]:
+        """Return where the fields of the teachers are."""
+        return [f"teachers.{name}" for name in self.names] or ["teacher"]
 
 
 RUNS = [
@@ -234,6 +241,7 @@ RUNS = [
     Run("llama_to_1b", "llama", "llama", formats="[q8_0]", more=("train.optimizer=adamw",)),
     Run("phone_4gb", "qwen3", "qwen3"),
     Run("raspberry_pi", "qwen3", "qwen3"),
+    Run("two_teachers", "qwen3", "qwen3", key="KIMI_KEY", names=("qwen", "kimi")),
 ]
 NUM_EVALUATED = 5
 SMALL = [
@@ -283,13 +291,14 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, a
         *SMALL,
         *run.more,
         f"quantize.formats={run.formats}",
-        f"teacher.server={api.url}",
+        *(f"{section}.server={api.url}" for section in run.sections),
         f"student.model={model_folder(run.student)}",
         "student.licence=apache-2.0",
         f"run_folder={tmp_path}",
     ]
     if run.teacher is not None:
-        overrides += [f"teacher.model={model_folder(run.teacher)}", "teacher.licence=apache-2.0"]
+        first = run.sections[0]
+        overrides += [f"{first}.model={model_folder(run.teacher)}", f"{first}.licence=apache-2.0"]
     keys = {run.key: "a key"} if run.key else {}
     done = run_forked(RECIPES / f"{run.recipe}.yaml", *overrides, **keys)
     assert done.returncode == 0, done.stderr[-3000:]

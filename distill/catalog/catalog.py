@@ -3,6 +3,7 @@
 The facts are in the YAML files beside this one, which facts.py reads. Not legal advice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -126,6 +127,11 @@ def verdict(
     parts = _verdicts("teacher", teacher_id, declared_teacher, use, related)
     if student_base_id is not None:
         parts += _verdicts("student", student_base_id, declared_base, "weights", related)
+    return strictest(parts)
+
+
+def strictest(parts: Sequence[LicenceVerdict]) -> LicenceVerdict:
+    """Return what several verdicts allow together: the strictest level, all sentences and duties."""
     return LicenceVerdict(
         level=_strictest([part.level for part in parts]),
         commercial=_strictest([part.commercial for part in parts]),

@@ -5,6 +5,7 @@ from distill.chat.fingerprints import (
     fingerprint_of_template,
     fingerprint_of_tokenizer,
     require_same_tokenizer,
+    same_template,
     same_tokenizer,
 )
 from distill.chat.marks import TemplateMarks, own_mark, template_marks
@@ -51,6 +52,7 @@ __all__ = [
     "prompt_text",
     "require_same_tokenizer",
     "retokenize_answer",
+    "same_template",
     "same_tokenizer",
     "split_thinking",
     "stop_ids",

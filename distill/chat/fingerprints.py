@@ -74,6 +74,11 @@ def same_tokenizer(a: Any, b: Any, probes: Mapping[str, str] = PROBES) -> str | 
     return None
 
 
+def same_template(a: Any, b: Any) -> bool:
+    """Return whether two tokenizers write conversations by the same chat template."""
+    return template_of(a) == template_of(b)
+
+
 def _first_difference(vocabulary_a: dict[str, int], vocabulary_b: dict[str, int]) -> str:
     """Return the token of lowest id that the other vocabulary has not, or has another id for."""
     differing = [

@@ -5,7 +5,7 @@ tokenizer and by its own chat template; where that tokenizer is the teacher's, i
 that the teacher wrote.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,8 +96,9 @@ class Tokenizers:
 
     def _students_thinking(self, recipe: Recipe) -> bool | None:
         """Return the setting of its template's switch: another model's need not have one."""
-        enable_thinking = recipe.generate.enable_thinking
-        return enable_thinking if self.same else chat.thinking_of(self.student, enable_thinking)
+        if self.same:
+            return recipe.generate.enable_thinking
+        return chat.thinking_of(self.student, recipe.whole.generate.enable_thinking)
 
     def split_answer(
         self, recipe: Recipe, prompt_ids: Sequence[int], text: str
@@ -127,15 +128,23 @@ class Tokenizers:
         reasoning, answer, _ = self.split_answer(recipe, prompt_ids, text)
         if recipe.generate.reasoning == "drop":
             reasoning = None
-        return chat.retokenize_answer(recipe, self.student, messages, reasoning, answer)
+        return chat.retokenize_answer(recipe.whole, self.student, messages, reasoning, answer)
+
+
+def first_mark(of_each: Sequence[Tokenizers], messages: chat.Messages) -> str | None:
+    """Return a mark of a teacher or the student that a conversation holds as text, or None."""
+    return next(filter(None, (tokenizers.mark_in(messages) for tokenizers in of_each)), None)
 
 
 def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
     """Return the teacher's tokenizer (None: it is known by its text alone) and the student's.
 
     Raises MissingError where the student's is not there, or has no chat template to learn by. That
-    a signal's student has the teacher's tokenizer is proved by `initialize`, which has both.
+    a signal's student has the teacher's tokenizer is proved by `initialize`, which has both. Of one
+    of several teachers see `tokenizers_of_several`.
     """
+    if recipe.route:
+        return tokenizers_of_several(recipe.whole)[recipe.route]
     if recipe.capture.signal != "none" or recipe.student.model is None:
         return Tokenizers(teacher, teacher)
     own = load_students_tokenizer(recipe)
@@ -146,6 +155,65 @@ def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
         return Tokenizers(teacher, teacher)
     chat.prompt_ids(own, "hi")
     return Tokenizers(teacher, own, difference)
+
+
+def tokenizers_of_several(recipe: Recipe) -> dict[str, Tokenizers]:
+    """Return the tokenizers of each of several teachers, by its name, and the student's.
+
+    The student learns in one tokenizer and chat template: those of the leading teacher, the first
+    that has its tokenizer (a new student takes recipe.teacher's), or its own, where none has. A
+    teacher with another tokenizer or template is learnt from as text, written anew.
+
+    Raises MissingError where a tokenizer is not there, MismatchError where a signal is captured and
+    no teacher has the student's.
+    """
+    own = {view.route: _own_tokenizer(view) for view in recipe.views}
+    leading = leading_teacher(recipe, own)
+    if leading is not None:
+        student = own[leading]
+    else:
+        student = load_students_tokenizer(recipe)
+        chat.prompt_ids(student, "hi")
+    return {name: _beside_others(teacher, student) for name, teacher in own.items()}
+
+
+def _own_tokenizer(view: Recipe) -> Any | None:
+    if view.teacher.text_only:
+        return None
+    return load_teachers_tokenizer(view, view.model_location(view.teacher.model))
+
+
+def leading_teacher(recipe: Recipe, own: Mapping[str, Any | None]) -> str | None:
+    """Return the name of the first of several teachers that has the student's tokenizer, or None.
+
+    Where a signal is captured it is one that gives it. `own`: their tokenizers by name.
+
+    Raises MismatchError where a signal is captured and no teacher has it.
+    """
+    captures = recipe.capture.signal != "none"
+    able = [v for v in recipe.views if own[v.route] is not None]
+    able = [v for v in able if not captures or v.capture.signal != "none"]
+    if recipe.student.model is None:
+        return next(view.route for view in able if view.teacher is recipe.teacher)
+    student = load_students_tokenizer(recipe)
+    for view in able:
+        if chat.same_tokenizer(own[view.route], student) is None:
+            return view.route
+    if captures:
+        chat.require_same_tokenizer(able[0], own[able[0].route], student)
+    return None
+
+
+def _beside_others(teacher: Any | None, student: Any) -> Tokenizers:
+    """Return one teacher's tokenizer beside the student's; the same object, where they are alike."""
+    if teacher is None:
+        return Tokenizers(None, student, "the teacher's is not known")
+    if teacher is student:
+        return Tokenizers(teacher, teacher)
+    difference = chat.same_tokenizer(teacher, student)
+    if difference is None and not chat.same_template(teacher, student):
+        difference = "another chat template"
+    return Tokenizers(teacher, teacher if difference is None else student, difference)
 
 
 def load_teachers_tokenizer(recipe: Recipe, location: str) -> Any:
@@ -168,7 +236,7 @@ def with_way_out(recipe: Recipe, error: MissingError) -> MissingError:
         return error
     return MissingError(
         f"{error}. To learn from its text alone nothing of the teacher is needed here: "
-        "set teacher.server_gives=text"
+        f"set {recipe.teacher_section}.server_gives=text"
     )
 
 

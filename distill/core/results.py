@@ -14,7 +14,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a run will cost on this machine, and what the licences allow; `text` is shown."""
+    """What a run will cost on this machine, and what the licences allow; `text` is shown.
+
+    `teachers`: what each of several is asked and takes.
+    """
 
     machine: dict[str, Any]
     teacher: dict[str, Any]
@@ -24,6 +27,23 @@ class PlanResult:
     licence: LicenceVerdict
     warnings: list[str]
     text: str
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class TeacherShare:
+    """What one of several teachers answered (recipe.teachers).
+
+    `retokenized`: why its answers are not in its own tokens, None where they are.
+    """
+
+    name: str
+    model: str
+    num_prompts: int
+    num_asked: int
+    num_kept: int
+    num_answer_tokens: int
+    retokenized: str | None
 
 
 @dataclass(frozen=True)
@@ -34,8 +54,8 @@ class GenerateResult:
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
     `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
     files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
-    than it stands there. `precision`: how the type of the teacher's weights was chosen, where the
-    machine did by a measurement.
+    than it stands there. `teachers`: the share of each, where there are several. `precision`: how the
+    type of the teacher's weights was chosen, where the machine did by a measurement.
     """
 
     num_prompts: int
@@ -60,6 +80,7 @@ class GenerateResult:
     seed: int
     warning: str | None
     reading_notes: list[str] = field(default_factory=list)
+    teachers: list[TeacherShare] = field(default_factory=list)
     precision: str | None = None
 
 
@@ -104,6 +125,25 @@ class TrimResult:
 
 
 @dataclass(frozen=True)
+class TeacherSignal:
+    """What was stored of one of several teachers; `folder` is None where the student learns its text.
+
+    `why_text` says why that is. Sequences and tokens are those of its samples.
+    """
+
+    name: str
+    num_sequences: int
+    num_tokens: int
+    num_bytes: int = 0
+    folder: str | None = None
+    num_unknown: int = 0
+    why_text: str | None = None
+    removed_mass_mean: float | None = None
+    removed_mass_p99: float | None = None
+    split_loss: float | None = None
+
+
+@dataclass(frozen=True)
 class CaptureResult:
     """What was stored of the teacher's distributions.
 
@@ -111,7 +151,8 @@ class CaptureResult:
     no log-probs. Sizes are None where nothing was captured (signal: none). The next three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
     does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
-    `precision`: as in GenerateResult.
+    `precision`: as in GenerateResult. `teachers`: the same of each of several, which have a folder
+    each; the figures above are then of all that give a signal, and none of those folders is `folder`.
     """
 
     signal: str
@@ -126,6 +167,7 @@ class CaptureResult:
     removed_mass_mean: float | None = None
     removed_mass_p99: float | None = None
     split_loss: float | None = None
+    teachers: list[TeacherSignal] = field(default_factory=list)
     precision: str | None = None
 
 
@@ -366,6 +408,17 @@ class ModelFigures:
 
 
 @dataclass(frozen=True)
+class TeacherFigures(ModelFigures):
+    """What evaluate measured on one of several teachers, on the prompts that it answers.
+
+    `tokenizers_differ`: its tokens are not the students'.
+    """
+
+    num_examples: int = 0
+    tokenizers_differ: bool = False
+
+
+@dataclass(frozen=True)
 class Difference:
     """A paired difference with its 95 % interval.
 
@@ -386,7 +439,8 @@ class EvaluateResult:
     `repeats`: those of student and control of each repeat of the training after the first.
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
     the byte alone. `student_against_before`: the student minus what it was before the rounds, where
-    there were some.
+    there were some. `teachers`: the figures of each of several, by its name; in `models` they are
+    together `teacher`.
     """
 
     models: dict[str, ModelFigures]
@@ -396,6 +450,7 @@ class EvaluateResult:
     student_against_control: dict[str, Difference] | None = None
     repeats: list[dict[str, ModelFigures]] = field(default_factory=list)
     tokenizers_differ: bool = False
+    teachers: dict[str, TeacherFigures] = field(default_factory=dict)
     student_against_before: dict[str, Difference] | None = None
 
 

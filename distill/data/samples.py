@@ -83,7 +83,8 @@ class Prompt:
 class Sample:
     """One kept answer, as the exact token ids that the teacher read and wrote.
 
-    `answer_ids` end with the stop token.
+    `answer_ids` end with the stop token. `teacher`: the name of the one of several that answered
+    (recipe.teachers).
     """
 
     key: str
@@ -94,10 +95,14 @@ class Sample:
     answer: str
     prompt_ids: list[int]
     answer_ids: list[int]
+    teacher: str = ""
 
     def row(self) -> Row:
         """Return the row of kept.jsonl."""
-        return asdict(self)
+        row = asdict(self)
+        if not self.teacher:
+            del row["teacher"]
+        return row
 
     @property
     def ids(self) -> list[int]:

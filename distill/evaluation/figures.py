@@ -17,20 +17,39 @@ def figures_of(eval_set: EvalSet, made: ModelAnswers) -> dict[str, Any]:
     """Return the figures of one model, and a row an example."""
     grade = tasks.grader(eval_set.recipe.generate)
     examples = [_example(eval_set, made, i, grade) for i in range(len(eval_set.prompts))]
-    num_tokens = sum(len(ids) for ids, _ in made.answers)
+    return figures_of_examples(
+        examples,
+        runtime=made.runtime,
+        unscored=made.unscored or eval_set.unscored,
+        num_tokens=sum(len(ids) for ids, _ in made.answers),
+        seconds=made.seconds,
+        languages=None if grade is None else eval_set.recipe.languages,
+    )
+
+
+def figures_of_examples(
+    examples: list[Example],
+    *,
+    runtime: str,
+    unscored: str | None,
+    num_tokens: int,
+    seconds: float,
+    languages: list[str] | None,
+) -> dict[str, Any]:
+    """Return the figures of these examples, and the rows; `languages` is None where no task checks."""
     figures: dict[str, Any] = {
-        "runtime": made.runtime,
+        "runtime": runtime,
         "nll": _nll_over(examples, "num_tokens", decimals=5),
         "nll_per_byte": _nll_over(examples, "num_bytes", decimals=6),
-        "unscored": made.unscored or eval_set.unscored,
+        "unscored": unscored,
         "refused": sum(refusal(Text(e["answer"]), e["language"]) is not None for e in examples),
         "cut_answers": sum(e["finish_reason"] == "length" for e in examples),
         "generated_tokens": num_tokens,
-        "tokens_per_second": round(num_tokens / max(made.seconds, 1e-9), 1),
+        "tokens_per_second": round(num_tokens / max(seconds, 1e-9), 1),
         "examples": examples,
     }
-    if grade is not None:
-        figures |= _exact_match(examples, eval_set.recipe.languages)
+    if languages is not None:
+        figures |= _exact_match(examples, languages)
     return figures
 
 

@@ -63,6 +63,11 @@ def anywhere(check: Callable[[Text], str | None]) -> AnswerCheck:
     return check_both
 
 
+def speaks_of_itself(answer: Answer, context: FilterContext) -> str | None:
+    """Return where a teacher, any of several, says who it is, or None."""
+    return anywhere(lambda text: identity(text, context.teachers))(answer, context)
+
+
 VERIFIER = "wrong_answer"
 # From cheap to dear; the first reason counts. Answers that get past the VERIFIER count as verified,
 # whatever a later filter says.
@@ -78,7 +83,7 @@ ANSWER_FILTERS: tuple[AnswerFilter, ...] = (
     AnswerFilter("wrong_reasoning_language", wrong_reasoning_language),
     AnswerFilter("refusal", refusals.unwanted_refusal),
     AnswerFilter("no_refusal", refusals.missing_refusal),
-    AnswerFilter("identity", anywhere(identity)),
+    AnswerFilter("identity", speaks_of_itself),
     AnswerFilter("format", answer_form.bad_format),
     AnswerFilter(VERIFIER, wrong_answer),
     AnswerFilter("contaminated", contaminated),

@@ -57,7 +57,8 @@ class FilterContext:
 
     `options`: the recipe's `generate`. `languages`: the recipe's. `grade`: the task's verifier.
     `eval_index`: the prompts that are held out. `find_mark`: returns what of a conversation would be
-    read as a control token of a model or a mark of its template, or None.
+    read as a control token of a model or a mark of its template, or None. `teachers`: what the
+    teachers may call themselves, where there are several.
     """
 
     options: Generate
@@ -65,6 +66,7 @@ class FilterContext:
     grade: Grade | None = None
     eval_index: EvalIndex | None = None
     find_mark: FindMark | None = None
+    teachers: tuple[str, ...] = ()
 
 
 AnswerCheck = Callable[[Answer, FilterContext], str | None]

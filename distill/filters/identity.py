@@ -1,6 +1,7 @@
 """A teacher that speaks of itself: the student is another model, and must not be called Qwen."""
 
 import re
+from functools import cache
 
 from distill.text.text import Text
 from distill.text.words import APOSTROPHES
@@ -113,9 +114,13 @@ _FIRST_PERSON = (
 )
 _LITERAL_NAMES = (*_OWN_NAMES, *_COMMON_NAMES)
 # Latin names as whole words (metal is not Meta); Chinese has no word boundaries
-_ANY_NAME = re.compile(
-    "|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in _LITERAL_NAMES)
-)
+
+
+@cache
+def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in names))
+
+
 _SAYS_I, _SAYS_AI = re.compile(_FIRST_PERSON), re.compile(_ARTIFICIAL)
 _MADE_ME = re.compile(
     r"\b(?:created|made|developed|trained|built|designed) me\b"
@@ -126,19 +131,25 @@ _BETWEEN = 60  # characters between "I am" and the name
 _SENTENCE_STOP = re.compile(r"[!?。！？।॥።\n]|\.\s")
 
 
-def identity(text: Text) -> str | None:
+def names_of_model(model: str) -> tuple[str, ...]:
+    """Return what a model may call itself, by its id: `aya` of CohereLabs/aya-expanse-8b."""
+    found = re.match(r"[a-z]{3,}", model.rstrip("/").rpartition("/")[2].lower())
+    return () if found is None else (found[0],)
+
+
+def identity(text: Text, more_names: tuple[str, ...] = ()) -> str | None:
     """Return the passage in which the teacher speaks of itself, or None.
 
     "I am Qwen", 我是通义千问, "As Kimi, I ...", "Alibaba Cloud developed me": a name must stand
     within 60 characters after a first person, or before "made me", in the same sentence, so that
     facts about models stay. A name that people and other firms bear too (Claude, Meta, Yi) needs
-    "AI", "model" or the like beside it.
+    "AI", "model" or the like beside it; so does each of `more_names`, in small letters.
     """
-    folded = text.folded
-    if not any(name in folded for name in _LITERAL_NAMES):
+    folded, names = text.folded, _LITERAL_NAMES + more_names
+    if not any(name in folded for name in names):
         return None  # nearly every answer ends here, ten times as fast as by the pattern
     for sentence in _SENTENCE_STOP.split(folded.translate(APOSTROPHES)):
-        for name in _ANY_NAME.finditer(sentence):
+        for name in _any_of(names).finditer(sentence):
             is_own_name = name[0] in _OWN_NAMES or _SAYS_AI.search(sentence)
             if is_own_name and _speaks_of_itself(sentence, name):
                 return repr(sentence[max(0, name.start() - 30) : name.end() + 10].strip())

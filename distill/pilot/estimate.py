@@ -6,7 +6,9 @@ the token. They go where generate keeps its answers; no manifest is written.
 """
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from distill.teachers.answers import answer_lengths
 from distill.teachers.keys import request_maker
 from distill.teachers.requests import RequestOptions
 from distill.teachers.server.budget import Usage
+from distill.teachers.server.purses import usage_log_of
 
 NUM_PROMPTS = 8
 SHOWN = ("requests", "prompt tokens", "answer tokens", "cost", "megabytes", "hours")
@@ -56,25 +59,41 @@ class Estimate:
     warning: str | None = None
 
 
-def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> Estimate | None:
+def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[tuple[Recipe, Estimate]]:
     """Ask for the answers to `num` prompts that are not on disk, and reckon.
 
-    Returns None on all processes but the first. Raises DataError where there is no prompt yet, and
-    what generate raises (Stopped: a limit is reached by these alone).
+    Returns each teacher's estimate, with the recipe as if it were the only one; nothing on all
+    processes but the first. Raises DataError where there is no prompt yet, and what generate raises
+    (Stopped: a limit is reached by these alone).
     """
     with pilot_sample.working(recipe) as (folder, processes):
-        return estimate(recipe, folder, num, processes)
+        return estimates(recipe, folder, num, processes)
 
 
-def estimate(recipe: Recipe, folder: RunFolder, num: int, processes: Processes) -> Estimate | None:
-    """Do the same where the run folder is ours."""
-    sample = PilotSample.of(recipe, folder, processes)
-    chosen = spread(sample.prompts, num)
-    if not chosen:
+def estimates(
+    recipe: Recipe, folder: RunFolder, num: int, processes: Processes
+) -> list[tuple[Recipe, Estimate]]:
+    """Do the same where the run folder is ours; each of several teachers is asked `num` prompts."""
+    samples = PilotSample.of(recipe, folder, processes)
+    askable = [sample for sample in samples if sample.prompts]
+    if not askable:
         raise DataError(
             f"{recipe.source}: generate.prompts: none can be asked before the teacher has written some "
             "(expand): name a file of prompts beside it, or see `distill plan`"
         )
+    found = [(sample.generation.recipe, _estimate(sample, num, processes)) for sample in askable]
+    return [(view, of_teacher) for view, of_teacher in found if of_teacher is not None]
+
+
+def estimate(recipe: Recipe, folder: RunFolder, num: int, processes: Processes) -> Estimate | None:
+    """Do the same for a recipe's only teacher; None on all processes but the first."""
+    found = estimates(recipe, folder, num, processes)
+    return found[0][1] if found else None
+
+
+def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate | None:
+    recipe = sample.generation.recipe
+    chosen = spread(sample.prompts, num)
     requests = sample.ask(chosen)
     if not processes.is_main:
         return None
@@ -84,7 +103,7 @@ def estimate(recipe: Recipe, folder: RunFolder, num: int, processes: Processes) 
     left = _left_to_ask(sample, reasons.count(None), len(requests))
     answer_tokens = left.num_requests * mean_interval(lengths, 0, recipe.generate.max_new_tokens)
     dropped = Counter(reason.partition(":")[0] for reason in reasons if reason is not None)
-    usage_log = sample.teacher.logs.usage_log()
+    usage_log = usage_log_of(recipe, sample.teacher.logs)
     return Estimate(
         left.num_wanted,
         left.num_on_disk,
@@ -205,7 +224,7 @@ def text(recipe: Recipe, estimate: Estimate) -> str:
     num_cut, num_others = estimate.reasons.get("truncated", 0), sum(others.values())
     dropped = ", ".join(f"{name} {count}" for name, count in others.items()) or "none"
     lines = [
-        f"teacher {recipe.teacher.model}: {estimate.num_wanted:,} answers wanted, "
+        f"teacher {_named(recipe)}: {estimate.num_wanted:,} answers wanted, "
         f"{estimate.num_on_disk:,} of them on disk",
         f"told from {num} answers ({languages}), with 95 % intervals; "
         f"more answers (--estimate {4 * num}) make them narrower",
@@ -218,9 +237,39 @@ def text(recipe: Recipe, estimate: Estimate) -> str:
         if name in estimate.usage:
             lines.append(f"  {name:<14} {_range_text(estimate.usage[name])}")
     lines += _notes(recipe, estimate)
-    if estimate.on_server:
-        lines += _limits(options, estimate)
+    if estimate.on_server and not recipe.route:
+        lines += _limits("generate", vars(options), estimate.used, estimate.usage)
+    elif estimate.on_server:
+        own = {name: getattr(recipe.teacher, f"max_{name}", None) for name in LIMITS}
+        limits = {f"max_{name}": most for name, most in own.items()}
+        lines += _limits(f"teachers.{recipe.route}", limits, estimate.used, estimate.usage)
     return "\n".join(lines)
+
+
+def text_of_all(recipe: Recipe, found: Sequence[tuple[Recipe, Estimate]]) -> str:
+    """Return the text of each teacher's estimate; of several also what all take together."""
+    texts = [text(view, of_teacher) for view, of_teacher in found]
+    if recipe.teachers is None:
+        return texts[0]
+    usage = _sum([of_teacher for _, of_teacher in found])
+    lines = ["all teachers together, one after the other:"]
+    lines += [f"  {name:<14} {_range_text(usage[name])}" for name in SHOWN if name in usage]
+    if on_servers := [of_teacher for _, of_teacher in found if of_teacher.on_server]:
+        used = Usage()
+        for of_teacher in on_servers:
+            used.add(of_teacher.used)
+        lines += _limits("generate", vars(recipe.generate), used, _sum(on_servers))
+    return "\n\n".join([*texts, "\n".join(lines)])
+
+
+def _sum(found: Sequence[Estimate]) -> dict[str, Range]:
+    """Return what several teachers take together; what is not known of one is not known of all."""
+    names = [name for name in found[0].usage if all(name in one.usage for one in found)]
+    return {name: np.sum([one.usage[name] for one in found], axis=0) for name in names}
+
+
+def _named(recipe: Recipe) -> str:
+    return f"{recipe.route} ({recipe.teacher.model})" if recipe.route else recipe.teacher.model
 
 
 def _notes(recipe: Recipe, estimate: Estimate) -> list[str]:
@@ -287,20 +336,22 @@ def _server_notes(estimate: Estimate) -> list[str]:
     return notes
 
 
-def _limits(options: Generate, estimate: Estimate) -> list[str]:
-    """Return whether each limit would stop the run, with what is used of it already."""
+def _limits(
+    section: str, limits: Mapping[str, Any], total: Usage, usage: Mapping[str, Range]
+) -> list[str]:
+    """Return whether each limit would stop the run, with what is used of it already (`total`)."""
     used = {
-        "requests": estimate.used.requests,
-        "tokens": estimate.used.tokens,
-        "cost": estimate.used.cost,
-        "megabytes": estimate.used.num_bytes / 1e6,
+        "requests": total.requests,
+        "tokens": total.tokens,
+        "cost": total.cost,
+        "megabytes": total.num_bytes / 1e6,
     }
     lines = []
     for name in LIMITS:
-        most = getattr(options, f"max_{name}")
-        if most is not None and name in estimate.usage:
+        most = limits.get(f"max_{name}")
+        if most is not None and name in usage:
             left = max(0, most - used.get(name, 0))
-            lines.append(f"generate.max_{name} {most:,} {_verdict(left, estimate.usage[name])}")
+            lines.append(f"{section}.max_{name} {most:,} {_verdict(left, usage[name])}")
     return lines
 
 

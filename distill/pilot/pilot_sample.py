@@ -12,24 +12,28 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distill import generate, tasks, teachers
+from distill import generate, tasks
+from distill.chat.tokenizers import first_mark
 from distill.core.digests import digest
 from distill.core.jsonl import Row
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
+from distill.data.routes import routed
 from distill.data.samples import Prompt, split_prompts
 from distill.filters import prompt_filters
-from distill.generate import Filtered, Generation
 from distill.pipeline import at_work
 from distill.planning.conversations import check_conversations
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
+from distill.teachers.generation import Generation
+from distill.teachers.kept import Filtered
 from distill.teachers.keys import request_maker
 from distill.teachers.log import PILOT, PILOT_WAY_OUT, read_best_rows, read_pilot
 from distill.teachers.requests import Request, RequestOptions
+from distill.teachers.routes import routes_of
 
 
 @dataclass(frozen=True)
@@ -59,24 +63,31 @@ class PilotSample:
     prompts: list[Prompt]
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "PilotSample":
+    def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "list[PilotSample]":
+        """Return the sample of each teacher, in the recipe's order; one where there is one."""
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
-        teacher = teachers.connect(recipe, folder, processes.local_rank)
-        tokenizers = teacher.tokenizers  # as is a tokenizer that is not there
+        routes = routes_of(recipe)
+        asked = [route.connect(folder, processes.local_rank) for route in routes]
+        tokenizers = [teacher.tokenizers for teacher in asked]  # as is one that is not there
         left = Left()
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
-        check_conversations(recipe, tokenizers, [*prompts, *held_out])
+        parts = routed(recipe, [*prompts, *held_out])
+        for route, own in zip(routes, tokenizers, strict=True):
+            check_conversations(route.recipe, own, parts[route.name])
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
         worth_asking, _ = prompt_filters.select_prompts(
             recipe,
             prompts,
             held_out,
             are_all=not teacher_writes_some,
-            find_mark=tokenizers.mark_in,
+            find_mark=lambda messages: first_mark(tokenizers, messages),
         )
-        generation = Generation(recipe, teacher, processes, folder.stage("generate"), held_out)
-        return cls(generation, worth_asking)
+        stage, chosen = folder.stage("generate"), routed(recipe, worth_asking)
+        return [
+            cls(Generation(route.recipe, teacher, processes, stage, held_out), chosen[route.name])
+            for route, teacher in zip(routes, asked, strict=True)
+        ]
 
     @property
     def stage(self) -> Path:
@@ -100,7 +111,7 @@ class PilotSample:
         asked = [request for request in requests if request.key not in before]
         if processes.is_main and asked:
             measured = self._measured(asked, seconds)
-            write(self.stage, notes | {"taken": asdict(measured)})
+            write(self.stage, notes | {self._taken: asdict(measured)})
         return requests
 
     def _with_group(self, prompt_ids: list[str]) -> dict[str, Any]:
@@ -147,11 +158,16 @@ class PilotSample:
 
     def measured(self) -> Measured | None:
         """Return what the last answers that were asked took."""
-        measured = read(self.stage).get("taken")
+        measured = read(self.stage).get(self._taken)
         try:
             return Measured(**measured) if measured else None
         except TypeError as error:
-            raise broken(self.stage / PILOT, f"taken: {error}", PILOT_WAY_OUT) from None
+            raise broken(self.stage / PILOT, f"{self._taken}: {error}", PILOT_WAY_OUT) from None
+
+    @property
+    def _taken(self) -> str:
+        """Return the note of what the last answers took; each of several teachers has its own."""
+        return f"taken by {self.generation.name}" if self.generation.name else "taken"
 
 
 def num_prompt_tokens(request: Request, tokenizer: Any) -> int:

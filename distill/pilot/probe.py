@@ -90,24 +90,28 @@ def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[Verdict]:
 
 def probe(recipe: Recipe, folder: RunFolder, num: int, processes: Processes) -> list[Verdict]:
     """Do the same where the run folder is ours."""
-    sample = PilotSample.of(recipe, folder, processes)
-    requests = sample.ask(choose(sample.prompts, num))
+    samples = PilotSample.of(recipe, folder, processes)
+    requests = [sample.ask(choose(sample.prompts, num)) for sample in samples]
     if not processes.is_main:
         return []
-    answers, reasons = sample.filter(requests)
+    filtered = [sample.filter(own) for sample, own in zip(samples, requests, strict=True)]
+    answers = [answer for own in filtered for answer in own.answers]
+    reasons = [reason for own in filtered for reason in own.reasons]
     pairs = list(zip(answers, reasons, strict=True))
     verdicts = [
         verdict_on(recipe, language, [pair for pair in pairs if pair[0].language == language])
         for language in recipe.languages
     ]
-    num_wanted = len(sample.prompts) * recipe.generate.samples_per_prompt
+    num_prompts = sum(len(sample.prompts) for sample in samples)
+    num_wanted = num_prompts * recipe.generate.samples_per_prompt
     warning = long_reasoning_ahead(
         answers, reasons, num_wanted, recipe.generate.max_reasoning_tokens
     )
     if warning:
         print(f"probe: warning: {warning}", file=sys.stderr)
     rows = {v.language: {**asdict(v), "verdict": v.sentence(recipe)} for v in verdicts}
-    pilot_sample.write(sample.stage, pilot_sample.read(sample.stage) | {"verdicts": rows})
+    stage = samples[0].stage
+    pilot_sample.write(stage, pilot_sample.read(stage) | {"verdicts": rows})
     return verdicts
 
 
@@ -140,7 +144,7 @@ def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | 
 
 def text(recipe: Recipe, verdicts: list[Verdict]) -> str:
     """Return what `distill probe` prints: a line of figures and a verdict for each language."""
-    lines = [f"teacher {recipe.teacher.model}; shares with 95 % intervals (Wilson)", ""]
+    lines = [f"teacher {recipe.teachers_named}; shares with 95 % intervals (Wilson)", ""]
     for v in verdicts:
         verified = "not verified"
         if v.num_verified is not None:

@@ -7,14 +7,16 @@ forward, 6 x forward and backward. They are estimates: within a factor of two on
 what they say of a GPU was compared with an H200 (scripts/measure_plan.py), not with small cards.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import lgamma, log
 
 from distill import teachers
-from distill.data.samples import Prompt, split_prompts
-from distill.data.shares import mixed
+from distill.core.stage import Cost
+from distill.data.samples import split_prompts
 from distill.models.precision import LEAST_SPEEDUP
+from distill.planning.demands import Demand, SplitPrompts, demand_of, demands_of
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
 from distill.recipe import Recipe
@@ -29,70 +31,37 @@ GPU_PASS_SECONDS_PER_LAYER = 2.0e-3  # in a pass that is not recorded: Python st
 EMULATED_SPEEDUP = 0.1  # of bfloat16 on a CPU that has no instructions for it
 BANDWIDTH_SHARE = 0.6  # of a GPU's memory bandwidth, in products of few rows
 DRAWN_IDS, COUNT_BITS = 14, 3  # different ids among the draws at a token, and bits of a count
-ANSWER_SHARE = 0.3  # a usual answer, of max_new_tokens
 KEPT_SHARE = 0.9  # of the answers
-BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 BYTES_PER_PARAMETER = {"bfloat16": 2.0, "int8": 1.1, "nf4": 0.65}  # of a whole model
 # embedding and head, two bytes each, where they are not tied; less what the line below has counted
 UNQUANTIZED_BYTES_PER_NUMBER = 2.8
 LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # embedding and head stay in 16 bits
 
 
-@dataclass(frozen=True)
-class Demand:
-    """What the teacher is asked: prompts to write, answers, held-out prompts.
-
-    `prompt` and `answer`: mean tokens of one.
-    """
-
-    num_written: int
-    num_answers: int
-    num_held_out: int
-    prompt: float
-    answer: float
-
-    def __str__(self) -> str:
-        written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
-        tokens = (self.num_written + self.num_answers) * (self.prompt + self.answer)
-        return (
-            f"the teacher is asked for {written}{self.num_answers:,} answers, "
-            f"about {tokens / 1000:,.0f} thousand tokens in all"
-        )
-
-
-SplitPrompts = tuple[list[Prompt], list[Prompt]]
-
-
-def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
-    """Count what the teacher is asked. `prompts`: (to learn from, held out), read here if not given.
-
-    As if every prompt that it writes were worth asking and cost as much as an answer.
-    """
-    learn, held_out = prompts or split_prompts(recipe)
-    options = recipe.generate
-    num_written = sum(source.num or 0 for source in options.prompts)
-    num_prompts = len(learn) + num_written
-    if options.mix is not None:
-        if num_written:  # what prompts that are not written yet will be is not known
-            num_prompts = min(num_prompts, options.num_prompts or num_prompts)
-        else:
-            num_prompts = len(mixed(options, learn))
-    known = learn or held_out
-    prompt = sum(len(p.text.encode()) for p in known) / len(known) / BYTES_PER_TOKEN + 12
-    answer = ANSWER_SHARE * options.max_new_tokens
-    num_answers = num_prompts * options.samples_per_prompt
-    return Demand(num_written, num_answers, len(held_out), prompt, answer)
+def in_turn(costs: Sequence[Cost]) -> Cost:
+    """Return the cost of several pieces of work of which one is done after the other."""
+    return Cost(
+        memory=max(cost.memory for cost in costs),
+        seconds=sum(cost.seconds for cost in costs),
+        disk=sum(cost.disk for cost in costs),
+        download=sum(cost.download for cost in costs),
+    )
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A recipe on a machine: what every stage's cost follows from."""
+    """A recipe on a machine: what every stage's cost follows from.
+
+    `parts`: where there are several teachers, the workload of each by itself. `teacher` is then the
+    leading one's size.
+    """
 
     recipe: Recipe
     machine: Machine
     teacher: Size
     student: Size
     demand: Demand
+    parts: tuple["Workload", ...] = ()
 
     @classmethod
     def of(
@@ -101,11 +70,33 @@ class Workload:
         machine: Machine,
         prompts: SplitPrompts | None = None,
         vocabulary: int | None = None,
+        views: Sequence[Recipe] | None = None,
     ) -> "Workload":
-        """Return the recipe's. `vocabulary`: tokens that the student keeps, None: all."""
-        teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
-        student = student_size(recipe, teacher, vocabulary)
-        return cls(recipe, machine, teacher, student, demand)
+        """Return the recipe's.
+
+        `vocabulary`: tokens that the student keeps, None: all. `views`: of several teachers, where
+        it is known which give text alone.
+        """
+        if recipe.teachers is None:
+            teacher, demand = teacher_size(recipe), demand_of(recipe, prompts)
+            student = student_size(recipe, teacher, vocabulary)
+            return cls(recipe, machine, teacher, student, demand)
+        prompts = prompts or split_prompts(recipe)
+        views = views or recipe.views
+        sizes = {view.route: teacher_size(view) for view in views}
+        leading = next(sizes[v.route] for v in views if v.teacher is recipe.teacher)
+        student = student_size(recipe, leading, vocabulary)
+        demands = demands_of(recipe, prompts)
+        parts = [
+            cls(view, machine, sizes[view.route], student, demands[view.route]) for view in views
+        ]
+        demand = demand_of(recipe, prompts)
+        return cls(recipe, machine, leading, student, demand, tuple(parts))
+
+    @property
+    def turns(self) -> "tuple[Workload, ...]":
+        """Return the workload of each teacher, which take turns; itself where there is one."""
+        return self.parts or (self,)
 
     @cached_property
     def asked(self) -> Teacher:

@@ -7,6 +7,7 @@ from itertools import islice
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
+from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import RecipeError
 from distill.privacy import local_addresses
@@ -19,11 +20,15 @@ MOST_READ = 5_000  # prompts in which personal data is looked for: a quarter of 
 
 @dataclass(frozen=True)
 class Destination:
-    """A server that the recipe asks. `field` names its address in the recipe."""
+    """A server that the recipe asks. `field` names its address in the recipe.
+
+    `route`: the name of the one of several teachers that it is; None: it is sent all prompts.
+    """
 
     field: str
     url: str
     what: str
+    route: str | None = None
 
     @property
     def host(self) -> str:
@@ -33,11 +38,13 @@ class Destination:
 def destinations(recipe: Recipe) -> list[Destination]:
     """Return the servers that are sent prompts or answers."""
     found = []
-    if recipe.teacher.server is not None:
-        what = "every prompt"
-        if recipe.rounds is not None and recipe.capture.from_server:
-            what = f"{what}, and every answer of the student to be scored"
-        found.append(Destination("teacher.server", recipe.teacher.server, what))
+    for view in recipe.views:
+        if view.teacher.server is not None:
+            what = f"every prompt of {view.route}'s" if view.route else "every prompt"
+            if recipe.rounds is not None and recipe.capture.from_server:
+                what = f"{what}, and every answer of the student to be scored"
+            field = f"{view.teacher_section}.server"
+            found.append(Destination(field, view.teacher.server, what, view.route or None))
     if recipe.generate.judge_server is not None:
         url = recipe.generate.judge_server
         found.append(Destination("generate.judge_server", url, "every prompt with its answer"))
@@ -64,13 +71,17 @@ def text_of_destinations(
     if not asked:
         return ["leaves this machine: no prompt and no answer (no server is asked)"]
     everything = [*prompts, *held_out]
-    size = sum(len(prompt.full_text.encode()) for prompt in everything)
+    parts = {None: everything, **routed(recipe, everything)}
     lines = []
     for destination in asked:
+        sent = parts[destination.route]
+        size = sum(len(prompt.full_text.encode()) for prompt in sent)
         lines.append(
-            f"leaves this machine: {destination.what} ({len(everything):,} conversations, "
+            f"leaves this machine: {destination.what} ({len(sent):,} conversations, "
             f"{_megabytes(size)}) to {destination.host}: {_whereabouts(destination)}"
         )
+    if all(destination.route is not None for destination in asked):
+        everything = [p for destination in asked for p in parts[destination.route]]
     lines.append(_personal_data(recipe, everything))
     return lines
 

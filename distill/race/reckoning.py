@@ -9,7 +9,8 @@ from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost, Stage
 from distill.data.samples import read_samples, split_samples
 from distill.planning import sizes
-from distill.planning.costs import Workload, demand_of
+from distill.planning.costs import Workload
+from distill.planning.demands import demand_of
 from distill.planning.machine import this_machine
 from distill.race.candidates import Candidate
 from distill.race.recipes import recipe_of_candidate, vocabulary_name

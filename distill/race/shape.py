@@ -59,6 +59,11 @@ def run(
             f"{recipe.source}: student.budget_mb and student.parameters are null: say what the "
             "student may have, e.g. student.budget_mb=500 (megabytes of its file)"
         )
+    if recipe.teachers is not None:
+        raise RecipeError(
+            f"{recipe.source}: teachers: shape races students with one teacher: give it a recipe with "
+            "`teacher:` and that one's languages, and write the student that won into this one"
+        )
     with at_work(recipe, RunFolder.of(recipe)) as running:
         if running.num > 1:
             raise RecipeError(

@@ -8,6 +8,7 @@ from distill.recipe.paths import absolute, path_problem
 from distill.recipe.strict_yaml import NotYaml, parse
 
 PATHS = ("prompts", "run_folder", "file", "gguf")
+OF_SECTIONS = ("prompts", "teachers")  # lists of sections, whose fields may be paths
 IDS_OR_PATHS = ("model", "dataset")  # a path, if it looks like one
 
 
@@ -29,19 +30,37 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     except NotYaml as error:
         reason = "" if is_secret else f" ({error})"
         raise RecipeError(f"override {name}: the value is not YAML{reason}") from None
-    section = values
+    section: Any = values
     for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
+        if isinstance(section, list):
+            section = _entry(section, parent, name)
+        else:
+            section = section.setdefault(parent, {})
+        if not isinstance(section, dict) and (
+            parent != "teachers" or not isinstance(section, list)
+        ):
             raise RecipeError(f"override {name}: {shown(parent)} is a value, not a section")
+    if isinstance(section, list):
+        raise RecipeError(f"override {name}: write teachers.NAME.field=value")
     section[last] = _from_here(last, value)
+
+
+def _entry(entries: list[Any], name: str, override: str) -> Any:
+    """Return the entry of this name of a list (`teachers.NAME.field=value`)."""
+    named = {
+        e["name"]: e for e in entries if isinstance(e, dict) and isinstance(e.get("name"), str)
+    }
+    if name not in named:
+        known = ", ".join(named) or "none with a name"
+        raise RecipeError(f"override {override}: no {shown(name)} among them; there are {known}")
+    return named[name]
 
 
 def _from_here(name: str, value: Any) -> Any:
     """Return the value of a field; paths in an override are relative to the current folder."""
-    if isinstance(value, list) and name == "prompts":
+    if isinstance(value, list) and name in OF_SECTIONS:
         return [_from_here(name, part) for part in value]
-    if isinstance(value, dict) and name == "prompts":
+    if isinstance(value, dict) and name in OF_SECTIONS:
         return {key: _from_here(key, part) for key, part in value.items()}
     if isinstance(value, str) and _is_path(name, value) and path_problem(value) is None:
         try:

@@ -1,14 +1,22 @@
 """The recipe: two nouns, and a section for each stage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, PrivateAttr, model_validator
+from pydantic import (
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from distill.errors import MissingError, RecipeError, shown
 from distill.recipe.paths import PathText, absolute
 from distill.recipe.rules import RULES
+from distill.recipe.rules_of_several import RULES_OF_SEVERAL
 from distill.recipe.schema import Section, field
 from distill.recipe.sections import (
     Capture,
@@ -17,6 +25,7 @@ from distill.recipe.sections import (
     Quantize,
     Report,
     Rounds,
+    RoutedTeacher,
     Student,
     Teacher,
     Train,
@@ -48,6 +57,12 @@ class Recipe(Section):
         is_newer=True,
     )
     teacher: Teacher
+    teachers: Annotated[list[RoutedTeacher], Field(min_length=1)] | None = field(
+        None,
+        "In place of `teacher`: several, each with the prompts that it answers; one is loaded at a "
+        "time. null = the one of `teacher`",
+        is_newer=True,
+    )
     student: Student
     generate: Generate
     capture: Capture = Capture()
@@ -64,6 +79,7 @@ class Recipe(Section):
     _source: Path = PrivateAttr(default=Path("recipe"))
     _origin: Path | None = PrivateAttr(default=None)
     _overrides: tuple[str, ...] | None = PrivateAttr(default=None)
+    _whole: "Recipe | None" = PrivateAttr(default=None)
 
     @classmethod
     def from_values(
@@ -87,11 +103,96 @@ class Recipe(Section):
         recipe._overrides = None if overrides is None else tuple(overrides)
         return recipe
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_teacher_or_teachers(cls, values: Any) -> Any:
+        """Let `teacher` be missing where there are `teachers`: it is then the leading one of them."""
+        if not isinstance(values, dict) or values.get("teachers") is None:
+            return values
+        if values.get("teacher") is not None:
+            raise ValueError(
+                "teacher and teachers: give one of them (a field of one of several is set as "
+                "teachers.NAME.field)"
+            )
+        return {**values, "teacher": Teacher(model="one of teachers")}
+
     @model_validator(mode="after")
     def _sections_go_together(self) -> Self:
-        for rule in RULES:
-            rule(self)
+        if self.teachers is None:
+            for rule in RULES:
+                rule(self)
+            return self
+        for rule_of_several in RULES_OF_SEVERAL:
+            rule_of_several(self)
+        self.__dict__["teacher"] = self._leading(self.teachers)
+        for view in self.views:
+            for rule in RULES:
+                _named(view, rule)
         return self
+
+    def _leading(self, teachers: Sequence[RoutedTeacher]) -> RoutedTeacher:
+        """Return the first that gives more than text, else the first: a new student has its tokens."""
+        return next((t for t in teachers if not (t.gives or t.text_only)), teachers[0])
+
+    @model_serializer(mode="wrap")
+    def _without_the_leading_teacher(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values = write(self)
+        if self.teachers is not None:
+            values.pop("teacher", None)
+        return values
+
+    @property
+    def views(self) -> list["Recipe"]:
+        """Return for each of several teachers the recipe as if it were the only one.
+
+        One that gives text alone has no signal there. Of one teacher: the recipe itself.
+        """
+        if self.teachers is None:
+            return [self]
+        switch = self.generate.enable_thinking
+        return [
+            self.view_of(t, text=bool(t.gives or t.text_only), enable_thinking=switch)
+            for t in self.teachers
+        ]
+
+    def view_of(
+        self, teacher: Teacher, *, text: bool, enable_thinking: bool | None = None
+    ) -> "Recipe":
+        """Return the recipe as if this were its only teacher.
+
+        `text`: it gives no signal. `enable_thinking`: None where its template has no such switch.
+        """
+        changes: dict[str, Any] = {"teacher": teacher, "teachers": None}
+        if isinstance(teacher, RoutedTeacher):
+            asked = {**teacher.asks_for, "enable_thinking": enable_thinking}
+            changes["generate"] = self.generate.model_copy(update=asked)
+        if text and self.capture.signal != "none":
+            changes["capture"] = Capture(signal="none")
+            learning = {"soft_weight": 0.0, "hard_weight": 1.0, "hidden_weight": 0.0}
+            changes["train"] = self.train.model_copy(update=learning)
+        view = self.model_copy(update=changes)
+        view._whole = self
+        return view
+
+    @property
+    def teacher_section(self) -> str:
+        """Return where the teacher's fields are set: `teacher`, or `teachers.NAME` of one of several."""
+        return f"teachers.{self.route}" if self.route else "teacher"
+
+    @property
+    def teachers_named(self) -> str:
+        """Return the teacher's model; of several each one's, once."""
+        return ", ".join(dict.fromkeys(view.teacher.model for view in self.views))
+
+    @property
+    def whole(self) -> "Recipe":
+        """Return the recipe that this one is a teacher's view of; itself, if it is none."""
+        return self._whole or self
+
+    @property
+    def route(self) -> str:
+        """Return the name of the teacher whose view this is; "" where there is only one."""
+        return self.teacher.name if self._whole and isinstance(self.teacher, RoutedTeacher) else ""
 
     @property
     def learns(self) -> Literal["outputs", "logits"]:
@@ -169,6 +270,14 @@ class Recipe(Section):
                 "give a model folder or a hub id"
             )
         return str(folder)
+
+
+def _named(view: Recipe, rule: Callable[[Recipe], None]) -> None:
+    """Check one teacher's view by a rule; its error says whose it is."""
+    try:
+        rule(view)
+    except ValueError as error:
+        raise ValueError(f"teachers: {view.route}: {error}") from None
 
 
 def _begins_with(path: Path, magic: bytes) -> bool:

@@ -144,7 +144,7 @@ def check_text_only_teacher(recipe: "Recipe") -> None:
             "about the teacher's tokens. Set capture.signal to none, train.soft_weight to 0 and "
             "train.hard_weight to 1, or remove server_gives"
         )
-    if recipe.student.model is None:
+    if recipe.student.model is None and recipe.whole.teacher is recipe.teacher:
         raise ValueError(
             f"teacher.server_gives text with student.method {recipe.student.method}: a new model "
             "takes the teacher's tokenizer, and there is none. Take method base or layers, or "
@@ -246,6 +246,11 @@ def check_rounds(recipe: "Recipe") -> None:
     rounds, capture, train = recipe.rounds, recipe.capture, recipe.train
     if rounds is None:
         return
+    if recipe.teachers is not None:
+        raise ValueError(
+            "rounds with teachers: which of several teachers scores an answer of the student is not "
+            "there yet: name one in teacher, or set rounds to null"
+        )
     if capture.signal == "none":
         raise ValueError(
             "rounds with capture.signal none: the teacher must say how likely each token of the "

@@ -41,6 +41,16 @@ class HubLicence:
 
 
 @dataclass(frozen=True)
+class TeacherLine:
+    """A teacher as the card names it. `taught`: of several, how much, and whether its text alone."""
+
+    model: str
+    revision: str | None
+    runtime: str
+    taught: str
+
+
+@dataclass(frozen=True)
 class File:
     """A quantized file as the card lists it; `path` is relative to the run folder."""
 
@@ -60,8 +70,8 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         title=recipe.report.title or recipe.name,
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         num_parameters=student.num_parameters,
-        teacher=recipe.teacher,
-        teacher_runtime=_teacher_runtime(recipe),
+        teachers_named=recipe.teachers_named,
+        teachers=[_teacher(view, results) for view in recipe.views],
         starting_point=_starting_point(recipe, results),
         cuts=told(student.cuts, student.nll_before_cuts),
         generate=results.generate,
@@ -115,7 +125,8 @@ def _hub_licence(recipe: Recipe) -> HubLicence:
     Where one of the two models has a licence that neither catalogue nor recipe knows, nothing is
     told: it is never guessed. Raise RecipeError for a declared one that is not in the catalogue.
     """
-    licences = [_licence_keys(recipe.teacher.model, recipe.teacher.licence)]
+    teachers = [view.teacher for view in recipe.views]
+    licences = [_licence_keys(teacher.model, teacher.licence) for teacher in teachers]
     if recipe.student.model is not None:
         licences.append(_licence_keys(recipe.student.model, recipe.student.licence))
     if not all(licences):
@@ -153,6 +164,17 @@ def _starting_point(recipe: Recipe, results: RunResults) -> str:
         num = results.initialize.num_layers
         model = LAYERS[student.layers_by].format(num=num, model=model)
     return model + tokens
+
+
+def _teacher(view: Recipe, results: RunResults) -> TeacherLine:
+    teacher, taught = view.teacher, ""
+    for share in results.generate.teachers:
+        if share.name == view.route:
+            taught = f": {share.num_kept:,} of the answers"
+    for signal in results.capture.teachers:
+        if signal.name == view.route and signal.why_text is not None:
+            taught += f", learnt from their text alone ({signal.why_text})"
+    return TeacherLine(teacher.model, teacher.revision, _teacher_runtime(view), taught)
 
 
 def _teacher_runtime(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from markupsafe import Markup
 
 from distill.core.jsonl import Row
-from distill.core.results import CaptureResult
+from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
 from distill.reporting.data import counts_table
@@ -40,7 +40,7 @@ def page(
         "report.html.jinja",
         title=recipe.report.title or recipe.name,
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
-        teacher=recipe.teacher.model,
+        teacher=recipe.teachers_named,
         student=results.initialize,
         cuts=told(results.initialize.cuts, results.initialize.nll_before_cuts),
         minutes=seconds / 60,
@@ -105,6 +105,23 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
             f" Of the teacher's mass {capture.removed_mass_mean:.2%} was on tokens that the student "
             f"does not have (99th percentile: {capture.removed_mass_p99:.2%}); its NLL a byte on the "
             f"student's tokens was {capture.split_loss:+.2%} against that on its own."
+        )
+    return " ".join([sentence, *map(_teacher_sentence, capture.teachers)])
+
+
+def _teacher_sentence(teacher: TeacherSignal) -> str:
+    """Return what the student learnt from one of several teachers."""
+    samples = f"{teacher.num_sequences:,} samples, {teacher.num_tokens:,} answer tokens"
+    if teacher.why_text is not None:
+        return (
+            f"Of {teacher.name} ({samples}) it learnt the text alone, by cross-entropy and without a "
+            f"soft loss: {teacher.why_text}."
+        )
+    sentence = f"Of {teacher.name} ({samples}) it learnt the signal."
+    if teacher.removed_mass_mean is not None:
+        sentence += (
+            f" Of its mass {teacher.removed_mass_mean:.2%} was on tokens that the student does not "
+            f"have; its NLL a byte on the student's tokens was {teacher.split_loss:+.2%}."
         )
     return sentence
 

@@ -6,7 +6,7 @@ As HTML for the page and the notebook, as text for the terminal and the model ca
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from distill.core.results import FileCheck, ModelFigures
+from distill.core.results import FileCheck, ModelFigures, TeacherFigures
 from distill.reporting.rendering import render_html
 from distill.reporting.results import ROLES, RunResults
 
@@ -63,7 +63,29 @@ def model_rows(results: RunResults) -> list[ModelRow]:
 
     Nats a token of another tokenizer than the students' are left out.
     """
-    return [_model_row(results, name, score) for name, score in results.evaluate.models.items()]
+    rows = []
+    for name, score in results.evaluate.models.items():
+        rows.append(_model_row(results, name, score))
+        if name == "teacher":
+            rows += [_teacher_row(n, own) for n, own in results.evaluate.teachers.items()]
+    return rows
+
+
+def _teacher_row(name: str, own: TeacherFigures) -> ModelRow:
+    """Return the row of one of several teachers: its figures on the prompts that it answers."""
+    return ModelRow(
+        model=f"teacher {name}",
+        bytes=None,
+        exact_match=own.exact_match,
+        interval=own.interval,
+        nll=None if own.tokenizers_differ else own.nll,
+        nll_per_byte=own.nll_per_byte,
+        unscored=own.unscored,
+        refused=own.refused / own.num_examples,
+        tokens_per_second=own.tokens_per_second,
+        runtime=own.runtime,
+        by_language=own.by_language,
+    )
 
 
 def _model_row(results: RunResults, name: str, score: ModelFigures) -> ModelRow:

@@ -27,7 +27,7 @@ from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.log import AnswerLogs
 from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
-from distill.teachers.server.budget import Budget
+from distill.teachers.server.purses import budget_of
 
 if TYPE_CHECKING:
     from distill.signals.encoding import SignalRecord
@@ -87,7 +87,7 @@ class Teacher(ABC):
         self.location = recipe.model_location(recipe.teacher.model)
         stage = (folder or RunFolder.of(recipe)).stage("generate")
         self.logs = AnswerLogs.of(recipe, stage, self._num_ids)
-        self.budget = Budget(recipe.generate, self.logs.usage_log())
+        self.budget = budget_of(recipe, self.logs)
 
     # who it is
 

@@ -215,13 +215,13 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         vocab_size=vocab_size,
         num_draws=options.num_draws if options.signal == "sampled" else None,
         top_k=min(options.top_k, vocab_size - 1) if options.signal == "top_k" else None,
-        hidden_size=_hidden_size(teacher) if options.hidden_states == "int8" else None,
+        hidden_size=hidden_size_of(teacher) if options.hidden_states == "int8" else None,
         fingerprints=fingerprints,
         draw_log_probs=options.draw_log_probs,
     )
 
 
-def _hidden_size(teacher: Teacher) -> int:
+def hidden_size_of(teacher: Teacher) -> int:
     """Return the width of the teacher's hidden states.
 
     Where a config has parts it is that of its language model.

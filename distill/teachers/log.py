@@ -1,6 +1,6 @@
 """The logs of a teacher's answers, and which of their rows counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from distill.core.jsonl import Row, row_logs
 from distill.core.stored_json import broken, field_problem, read_json
 from distill.recipe import Recipe
-from distill.teachers.server.budget import Prices, UsageLog
+from distill.teachers.server.budget import Prices, UsageLog, Whose
 
 # Field of a row: what the server said about each token (capture.from_server), base64 of the record
 LOG_PROBS = "top_k"
@@ -33,7 +33,8 @@ class AnswerLog:
 
     `stage` is the folder of its stage, `work` that one's name. `unit` is what its answers are called
     where progress is shown, `prices` are those of the server that answers. `num_ids` returns how many
-    token ids the tokenizer of its answers has, or None where that may change.
+    token ids the tokenizer of its answers has, or None where that may change. `only_of`: they are
+    those of the rows of this model alone, one of several that answer here.
     """
 
     stage: Path
@@ -42,6 +43,7 @@ class AnswerLog:
     prices: Prices
     num_ids: Callable[[], int | None] = lambda: None
     work: str = "generate"
+    only_of: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -72,16 +74,20 @@ class AnswerLogs:
         teachers = judges = Prices(options.price_prompt, options.price_answer)
         if options.judge_server is not None:  # else the teacher judges
             judges = Prices(options.judge_price_prompt, options.judge_price_answer)
+        only_of = recipe.teacher.model if recipe.route else None
         return cls(
-            AnswerLog(stage, "raw", "answers", teachers, num_ids),
-            AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids),
-            AnswerLog(stage, "judged", "verdicts", judges, num_ids),
-            AnswerLog(stage, "scored", "sequences", teachers, num_ids),
+            AnswerLog(stage, "raw", "answers", teachers, num_ids, only_of=only_of),
+            AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids, only_of=only_of),
+            AnswerLog(stage, "judged", "verdicts", judges, num_ids, only_of=only_of),
+            AnswerLog(stage, "scored", "sequences", teachers, num_ids, only_of=only_of),
         )
 
-    def usage_log(self) -> UsageLog:
+    def usage_log(
+        self, prices: Mapping[Whose, Prices] | None = None, only: Whose | None = None
+    ) -> UsageLog:
+        """Return what all of them say was used; `prices` and `only`: see UsageLog."""
         logs = (self.answers, self.written_prompts, self.verdicts, self.scored)
-        return UsageLog({log.folder: log.prices for log in logs})
+        return UsageLog({log.folder: log.prices for log in logs}, prices, only)
 
 
 def pilot_groups(stage: Path) -> list[list[str]]:
@@ -139,7 +145,8 @@ def read_log(log: AnswerLog) -> LoggedAnswers:
     num_ids: int | None = None
     for row in row_logs(log.folder, found.torn):
         num_ids = num_ids or log.num_ids()
-        problem = row_problem(row, num_ids)
+        is_of_log = log.only_of in (None, row.get("teacher"))
+        problem = row_problem(row, num_ids if is_of_log else None)
         if problem is None:
             found.rows.append(_without_bulk(row))
         else:

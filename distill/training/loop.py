@@ -8,7 +8,7 @@ bit-identical to an unbroken one on a CPU.
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -144,24 +144,43 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
     first_own = None
     if run.has_own_text:
         batch, examples, first_own = _own_text_last(batch, examples)
-    keys = [e.signal_key for e in examples]
+    keys = [e.signal_key for e in examples if e.signal_key]
     device = next(module.parameters()).device
     # without loss tokens any weights give 0, with zero gradients for other ranks to average with
     soft_weight = run.soft_weight if rows else 0.0
     hard_weight = run.hard_weight if rows else 1.0
     teacher_targets = None
     teacher_states = None
-    if soft_weight:
+    if soft_weight and keys:
         assert run.store is not None
         teacher_targets = targets([run.store.read(key) for key in keys], device)
     if run.teacher_width is not None:
         assert run.store is not None
         stored = [run.store.read_hidden_states(key) for key in keys]
         teacher_states = hidden_targets(stored, run.teacher_width, device)
+    told_N = None if run.store is None else _told(examples, device)
     with run.autocast(device):
         return module(
-            batch.to(device), teacher_targets, soft_weight, hard_weight, teacher_states, first_own
+            batch.to(device),
+            teacher_targets,
+            soft_weight,
+            hard_weight,
+            teacher_states,
+            first_own,
+            told_N,
         )
+
+
+def _told(examples: Sequence[Example], device: torch.device) -> Tensor | None:
+    """Return which loss tokens have a signal, bool [N]; None where all have.
+
+    Those of a teacher that gives text alone have none.
+    """
+    if all(e.signal_key for e in examples):
+        return None
+    has_signal = torch.tensor([bool(e.signal_key) for e in examples])
+    num_tokens = torch.tensor([e.num_loss_tokens for e in examples])
+    return has_signal.repeat_interleave(num_tokens).to(device)
 
 
 def _own_text_last(batch: Batch, examples: list[Example]) -> tuple[Batch, list[Example], int]:

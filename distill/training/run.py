@@ -1,6 +1,6 @@
 """One training run: what is learnt, from which examples, where; and the plan of its steps."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -13,6 +13,7 @@ from distill.core.processes import Processes
 from distill.data.samples import Sample
 from distill.models.load import Placement
 from distill.recipe.sections import Train
+from distill.signals.several import SignalsOfSeveral
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
 from distill.training.batches import Rows, plan_epoch, share_of_rank
@@ -23,8 +24,8 @@ from distill.training.schedule import learning_rate
 class Example:
     """A training example: its token ids, where the answer begins, and the key of its signal.
 
-    `by_student`: the student wrote the answer. It learns then what the teacher says of each token,
-    and never the text.
+    The key is "" where it has none, and the text alone is learnt. `by_student`: the student wrote
+    the answer. It learns then what the teacher says of each token, and never the text.
     """
 
     ids: Sequence[int]
@@ -38,13 +39,21 @@ class Example:
 
 
 def examples_of(
-    samples: Sequence[Sample], *, with_signal: bool, by_student: bool = False
+    samples: Sequence[Sample],
+    *,
+    with_signal: bool,
+    text_of: Collection[str] = (),
+    by_student: bool = False,
 ) -> list[Example]:
-    """Return an example for each sample; `by_student`: the student wrote them."""
+    """Return an example for each sample.
+
+    text_of: names of teachers that give no signal. by_student: the student wrote the answers.
+    """
     examples = []
     for sample in samples:
         start = len(sample.prompt_ids)
-        key = sequence_key(sample.ids, start) if with_signal else ""
+        has_signal = with_signal and sample.teacher not in text_of
+        key = sequence_key(sample.ids, start) if has_signal else ""
         examples.append(Example(sample.ids, start, key, by_student))
     return examples
 
@@ -67,7 +76,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | SignalStores | None
+    store: SignalStore | SignalStores | SignalsOfSeveral | None
     vocab_size: int
     pad_id: int
     seed: int

@@ -68,38 +68,63 @@ class StudentLoss(nn.Module):
         hard_weight: float,
         teacher_states: HiddenTargets | None = None,
         first_own: int | None = None,
+        told_N: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return (summed loss, {"soft", "hard", "hidden", "own"} sums without gradient) of a batch.
 
         teacher_states: the teacher's hidden states, or None: then there is no "hidden".
         first_own: the first of the batch's positions that are of the student's own text, all that
-        follow it are; None: none are, and there is no "own".
+        follow it are; None: none are, and there is no "own". told_N: bool, the positions that the
+        teacher's targets and states are of; None: all. Of the others the text alone is learnt: by
+        cross-entropy, with both weights (there is then no text of the student's own).
         """
         hidden_BTH = self.model.base_model(
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
+        labels_N = batch.labels_N
+        of_text = None
+        both_hard = (0.0, soft_weight + hard_weight)
+        if told_N is not None:
+            assert first_own is None, "rounds have one teacher"
+            of_text = self._head_loss(hidden_NH[~told_N], labels_N[~told_N], None, both_hard)
+            hidden_NH, labels_N = hidden_NH[told_N], labels_N[told_N]
+        weights = (soft_weight, hard_weight) if len(labels_N) else both_hard
+        loss, parts = self._head_loss(hidden_NH, labels_N, teacher_targets, weights, first_own)
+        if of_text is not None:
+            loss = loss + of_text[0]
+            parts = {name: value + of_text[1][name] for name, value in parts.items()}
+        if teacher_states is None or self.projection is None:
+            return loss, parts
+        distance = hidden_state_loss(hidden_NH, self.projection, teacher_states)
+        return loss + self.options.hidden_weight * distance, parts | {"hidden": distance.detach()}
+
+    def _head_loss(
+        self,
+        hidden_NH: Tensor,
+        labels_N: Tensor,
+        teacher_targets: Targets | None,
+        weights: tuple[float, float],
+        first_own: int | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return (summed loss, its parts) of these positions; `weights`: soft and hard."""
         parameters = {"beta": self.options.beta, "alpha": self.options.alpha}
         own_text = None
         if first_own is not None:
             own_text = OwnText(first_own, self.own_divergence, parameters)
-        loss, parts = linear_head_loss(
+        return linear_head_loss(
             hidden_NH,
             self.head(),
-            batch.labels_N,
+            labels_N,
             teacher_targets,
-            soft_weight=soft_weight,
-            hard_weight=hard_weight,
+            soft_weight=weights[0],
+            hard_weight=weights[1],
             divergence=self.options.divergence,
             divergence_parameters=parameters,
             vocab_size=self.vocab_size,
             stop_ids=self.stop_ids,
             own_text=own_text,
         )
-        if teacher_states is None or self.projection is None:
-            return loss, parts
-        distance = hidden_state_loss(hidden_NH, self.projection, teacher_states)
-        return loss + self.options.hidden_weight * distance, parts | {"hidden": distance.detach()}
 
 
 def initial_projection(teacher_width: int, width: int, *, seed: int = 0) -> Tensor:

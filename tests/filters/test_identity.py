@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.filters.identity import identity
+from distill.filters.identity import identity, names_of_model
 from distill.text.text import Text
 
 
@@ -58,3 +58,13 @@ def test_a_teacher_that_speaks_of_itself_is_found(text):
 )
 def test_facts_about_models_and_people_called_claude_pass(text):
     assert identity(Text(text)) is None
+
+
+def test_the_names_of_several_teachers_count_where_it_says_what_it_is():
+    names = names_of_model("CohereLabs/aya-expanse-8b")
+    assert names == ("aya",)
+    says = "I am Aya, an AI assistant made by Cohere."
+    assert identity(Text(says)) is None and identity(Text(says), names)
+    for fact in ("I am Aya, and I live in Moroni.", "This aya is read at dawn by the assistant."):
+        assert identity(Text(fact), names) is None
+    assert names_of_model("./7b") == ()

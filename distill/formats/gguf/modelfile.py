@@ -284,5 +284,5 @@ def _one_line(text: str) -> str:
 
 
 def _licence_text(recipe: Recipe, licence: LicenceVerdict) -> str:
-    lines = [f"A student of {recipe.teacher.model}.", *licence.sentences, *licence.duties]
+    lines = [f"A student of {recipe.teachers_named}.", *licence.sentences, *licence.duties]
     return "\n".join(map(_one_line, lines)).replace('"', "'")

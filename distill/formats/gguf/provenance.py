@@ -15,14 +15,15 @@ def provenance(recipe: Recipe) -> Metadata:
     A licence that neither knows is left out, never guessed. The teacher is in the description:
     `base_model` is the model whose weights the student began with, if any.
     """
-    teacher, base = recipe.teacher, recipe.student
+    teachers, base = [view.teacher for view in recipe.views], recipe.student
+    names = dict.fromkeys(_name(teacher.model) for teacher in teachers)
     keys: Metadata = {
         "general.name": recipe.name,
-        "general.description": f"distilled from {_name(teacher.model)}",
+        "general.description": f"distilled from {' and '.join(names)}",
         "general.languages": list(recipe.languages),
         "general.tags": ["distillation", "text-generation"],
     }
-    parts = [catalog.spdx(teacher.model, teacher.licence)]
+    parts = [catalog.spdx(teacher.model, teacher.licence) for teacher in teachers]
     if base.model is not None:
         parts.append(catalog.spdx(base.model, base.licence))
         keys["general.base_model.count"] = 1

@@ -10,6 +10,7 @@ from distill.recipe.sections.generate import Generate
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.rounds import Guards, Mix, Rounds
+from distill.recipe.sections.routed_teacher import RoutedTeacher
 from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
@@ -26,6 +27,7 @@ __all__ = [
     "Quantize",
     "Report",
     "Rounds",
+    "RoutedTeacher",
     "Student",
     "Teacher",
     "Train",

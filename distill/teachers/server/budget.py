@@ -6,7 +6,7 @@ for what those have in flight: each learns of the others' answers some seconds a
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,25 @@ class AnswerUsage(Usage):
         return row
 
 
+Whose = tuple[str | None, str | None]  # a row's `teacher` and `server_model`
+
+
 class UsageLog:
     """What the answer logs of a run folder say was used, read on as they grow.
 
-    `logs`: each log's folder, with the prices of the server that answers there.
+    `logs`: each log's folder, with the prices of the server that answers there. `prices`: where
+    several teachers answer there, those of each. `only`: count the rows of this one alone.
     """
 
-    def __init__(self, logs: Mapping[Path, Prices]):
+    def __init__(
+        self,
+        logs: Mapping[Path, Prices],
+        prices: Mapping[Whose, Prices] | None = None,
+        only: Whose | None = None,
+    ):
         self._logs = logs
+        self._prices = prices or {}
+        self._only = only
         self._read_to: dict[Path, int] = {}
         self._own: set[Path] = set()
         self._next_look = float("-inf")
@@ -125,8 +136,11 @@ class UsageLog:
                 self._read_to[path] = self._read_to.get(path, 0) + len(line)
                 row = row_of(line)
                 served = row.get("server") if isinstance(row, dict) else None
-                if isinstance(served, dict):  # else it was answered on this machine
-                    self._total.add(_usage_of_row(served, prices))
+                if not isinstance(served, dict):  # it was answered on this machine
+                    continue
+                whose = (row.get("teacher"), row.get("server_model"))
+                if self._only in (None, whose):
+                    self._total.add(_usage_of_row(served, self._prices.get(whose, prices)))
 
 
 def _usage_of_row(served: dict[str, Any], prices: Prices) -> Usage:
@@ -177,11 +191,13 @@ class Budget:
 
     `own` is what this process used, `in_flight` what its requests that are out may take at most.
     `has_answered`: whether anything was answered well, now or before. `known_servers` is what was
-    found out about servers, which are asked once a run.
+    found out about servers, which are asked once a run. `purse`: what the teacher, one of several,
+    may use by itself.
     """
 
     limits: Generate
     usage_log: UsageLog | None = None
+    purse: "Purse | None" = None
     own: Usage = field(default_factory=Usage)
     in_flight: Usage = field(default_factory=Usage)
     at_once: int = 0
@@ -197,6 +213,8 @@ class Budget:
         """Leave a file that this process writes out of what the logs say."""
         if self.usage_log is not None:
             self.usage_log.leave_out(path)
+        if self.purse is not None:
+            self.purse.usage_log.leave_out(path)
 
     def need(self, prompt_tokens: int, answer_tokens: int, prices: Prices) -> Usage:
         """Return what one more request takes at most; of its traffic only the mean is known."""
@@ -223,25 +241,50 @@ class Budget:
         return (time.monotonic() - self.started) / 3600
 
     def _limit_reached(self, need: Usage, in_flight: Usage) -> str | None:
-        limits = self._limits()
-        if not limits:
-            return None
-        used = Usage()
-        used.add(self.own)
-        used.add(in_flight)
-        if self.usage_log is not None:
-            used.add(self.usage_log.total())
-        reached = (limit.reached(used, need) for limit in limits)
-        return next((text for text in reached if text is not None), None)
+        reached = _reached(vars(self.limits), self.usage_log, (self.own, in_flight), need)
+        if reached is not None or self.purse is None:
+            return reached
+        purse = self.purse
+        reached = _reached(purse.limits, purse.usage_log, (self.own, in_flight), need)
+        return None if reached is None else f"{purse.name}: {reached}"
 
-    def _limits(self) -> list[_Limit]:
-        limits = []
-        if (most := self.limits.max_requests) is not None:
-            limits.append(_Limit("max_requests", most, "requests"))
-        if (most := self.limits.max_tokens) is not None:
-            limits.append(_Limit("max_tokens", most, "tokens"))
-        if (most := self.limits.max_cost) is not None:
-            limits.append(_Limit("max_cost", most, "cost", digits=4))
-        if (most := self.limits.max_megabytes) is not None:
-            limits.append(_Limit("max_megabytes", most, "num_bytes", unit=1e6, digits=2))
-        return limits
+
+@dataclass(frozen=True)
+class Purse:
+    """The limits on one of several teachers alone, and what it has used in all runs and jobs."""
+
+    name: str
+    limits: Mapping[str, Any]
+    usage_log: UsageLog
+
+
+def _reached(
+    limits: Mapping[str, Any], usage_log: UsageLog | None, others: Sequence[Usage], need: Usage
+) -> str | None:
+    """Return the limit that is used up, or too near for `need` more, in words.
+
+    Used is what the log says, and `others`.
+    """
+    given = _limits(limits)
+    if not given:
+        return None
+    used = Usage()
+    for usage in others:
+        used.add(usage)
+    if usage_log is not None:
+        used.add(usage_log.total())
+    reached = (limit.reached(used, need) for limit in given)
+    return next((text for text in reached if text is not None), None)
+
+
+def _limits(limits: Mapping[str, Any]) -> list[_Limit]:
+    given = []
+    if (most := limits.get("max_requests")) is not None:
+        given.append(_Limit("max_requests", most, "requests"))
+    if (most := limits.get("max_tokens")) is not None:
+        given.append(_Limit("max_tokens", most, "tokens"))
+    if (most := limits.get("max_cost")) is not None:
+        given.append(_Limit("max_cost", most, "cost", digits=4))
+    if (most := limits.get("max_megabytes")) is not None:
+        given.append(_Limit("max_megabytes", most, "num_bytes", unit=1e6, digits=2))
+    return given

@@ -27,6 +27,7 @@ from distill.recipe import load_recipe
 from distill.signals.from_server import packed
 from distill.teachers import connect as connect_teacher
 from distill.teachers.answers import raw_row
+from distill.teachers.kept import candidate
 from distill.teachers.requests import AnswerJob, Block, Request, RequestOptions
 
 
@@ -66,11 +67,11 @@ def test_an_answer_whose_reasoning_the_server_keeps_to_itself_is_whole(api, tmp_
 
     def candidate_of(completion):
         row = raw_row(teacher, request, completion, options)
-        return generate._candidate(recipe, request, row, teacher.tokenizers)
+        return candidate(recipe, request, row, teacher.tokenizers)
 
-    candidate = candidate_of(full)
-    assert (candidate.finish_reason, candidate.answer_text) == ("stop", "They are seven apples.")
-    assert candidate.reasoning == shows.get("reasoning_content")
+    whole = candidate_of(full)
+    assert (whole.finish_reason, whole.answer_text) == ("stop", "They are seven apples.")
+    assert whole.reasoning == shows.get("reasoning_content")
     learnt = tokenizer.decode([*request.prompt_ids, *full.token_ids])
     assert (
         learnt.count("<think>") == learnt.count("</think>") == 1

@@ -1,0 +1,117 @@
+"""What does not go together in a recipe with several teachers: one function a subject.
+
+Each takes the recipe and raises ValueError with what is wrong, the values, and the way out.
+"""
+
+from typing import TYPE_CHECKING
+
+from distill.errors import shown
+
+if TYPE_CHECKING:
+    from distill.recipe.recipe import Recipe
+    from distill.recipe.sections import RoutedTeacher
+
+
+def check_names_of_teachers(recipe: "Recipe") -> None:
+    """Refuse two teachers of one name, also where only capitals differ: files are called by it."""
+    seen: set[str] = set()
+    for teacher in recipe.teachers or ():
+        if teacher.name.lower() in seen:
+            raise ValueError(f"teachers: two are called {teacher.name}: give one another name")
+        seen.add(teacher.name.lower())
+
+
+def check_reach_of_teachers(recipe: "Recipe") -> None:
+    """Refuse a teacher that no prompt can come to, and selectors that nothing can match."""
+    takes_all: str | None = None
+    for teacher in recipe.teachers or ():
+        if takes_all is not None:
+            raise ValueError(
+                f"teachers: {teacher.name} comes after {takes_all}, which has no selector and takes "
+                f"all: put {takes_all} last, or give it languages, sources or tasks"
+            )
+        if teacher.takes_all:
+            takes_all = teacher.name
+        for code in teacher.languages or ():
+            if code not in recipe.languages:
+                raise ValueError(
+                    f"teachers: {teacher.name}: language {code} is not in the recipe's languages "
+                    f"{recipe.languages}: add it there, or take it out here"
+                )
+        _check_selected_sources(recipe, teacher)
+        for task in teacher.tasks or ():
+            if task not in ("translation", "none", recipe.generate.task):
+                raise ValueError(
+                    f"teachers: {teacher.name}: tasks: {task}: generate.task is "
+                    f"{recipe.generate.task or 'null'}: take that, translation, or none"
+                )
+
+
+def _check_selected_sources(recipe: "Recipe", teacher: "RoutedTeacher") -> None:
+    sources = [*recipe.generate.prompts, *(recipe.evaluate.prompts or ())]
+    names = list(dict.fromkeys(source.name for source in sources))
+    for name in teacher.sources or ():
+        if name not in names:
+            raise ValueError(
+                f"teachers: {teacher.name}: sources: {shown(name)}: there is no such source of "
+                f"prompts; there are {shown(', '.join(names))}"
+            )
+
+
+def check_servers_of_teachers(recipe: "Recipe") -> None:
+    """Refuse two entries for one model on servers: their answers and costs could not be told apart."""
+    seen: dict[tuple[str, str | None], str] = {}
+    for teacher in recipe.teachers or ():
+        if teacher.server is None:
+            continue
+        who = (teacher.model, teacher.served_name)
+        if who in seen:
+            raise ValueError(
+                f"teachers: {seen[who]} and {teacher.name} are the same model on a server: make one "
+                "of them with the languages of both, or give each its server_model"
+            )
+        seen[who] = teacher.name
+
+
+def check_prices_of_teachers(recipe: "Recipe") -> None:
+    """Refuse a limit on the cost of a teacher that costs nothing."""
+    for teacher in recipe.teachers or ():
+        priced = {**recipe.generate.model_dump(), **teacher.asks_for}
+        if teacher.max_cost is not None and not (priced["price_prompt"] or priced["price_answer"]):
+            raise ValueError(
+                f"teachers: {teacher.name}: max_cost {teacher.max_cost:g} without prices stops "
+                "nothing: set its price_prompt and price_answer (of a million tokens), or "
+                "max_tokens instead"
+            )
+
+
+def check_signal_of_teachers(recipe: "Recipe") -> None:
+    """Refuse a signal that no teacher gives."""
+    signal = recipe.capture.signal
+    if signal == "none" or any(view.capture.signal != "none" for view in recipe.views):
+        return
+    raise ValueError(
+        f"capture.signal {signal}, and every one of the teachers gives text alone: set capture.signal "
+        "to none, train.soft_weight to 0 and train.hard_weight to 1, or remove gives (or "
+        "server_gives) of one"
+    )
+
+
+def check_rounds_of_teachers(recipe: "Recipe") -> None:
+    """Refuse rounds: one teacher scores what the student writes."""
+    if recipe.rounds is not None:
+        raise ValueError(
+            "rounds with teachers: one teacher scores the student's own answers: set rounds to null, "
+            "or name one teacher (teacher: in place of teachers:)"
+        )
+
+
+# In this order; the first that is broken is reported
+RULES_OF_SEVERAL = (
+    check_names_of_teachers,
+    check_reach_of_teachers,
+    check_servers_of_teachers,
+    check_prices_of_teachers,
+    check_signal_of_teachers,
+    check_rounds_of_teachers,
+)
