@@ -246,11 +246,6 @@ def check_rounds(recipe: "Recipe") -> None:
     rounds, capture, train = recipe.rounds, recipe.capture, recipe.train
     if rounds is None:
         return
-    if recipe.teachers is not None:
-        raise ValueError(
-            "rounds with teachers: which of several teachers scores an answer of the student is not "
-            "there yet: name one in teacher, or set rounds to null"
-        )
     if capture.signal == "none":
         raise ValueError(
             "rounds with capture.signal none: the teacher must say how likely each token of the "
