@@ -283,6 +283,12 @@ def check_rounds(recipe: "Recipe") -> None:
             "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
             "says of them, never their text: set train.soft_weight above 0, or rounds to null"
         )
+    if capture.from_server and recipe.privacy == "redact":
+        raise ValueError(
+            "rounds with capture.from_server and privacy: redact: the server scores the student's "
+            "very tokens, in which nothing can be replaced: set from_server to false (the teacher's "
+            "weights, or teacher.gguf, then score here), or rounds to null"
+        )
     divergence = rounds.divergence or train.divergence
     problem = signal_problem(
         "rounds.divergence",
