@@ -4,6 +4,8 @@
                                          name is the header's hash
     capture/signals/<header>/split.json  where the student's tokenizer was trimmed: what that costs
                                          the teacher (teachers/split.py)
+    capture/chunks.jsonl                 signal: chunks alone, which is of the teacher's own tokens:
+                                         which of them the student's are (teachers/byte_chunks.py)
 
 It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
 gave the log-probs with its answers, and they are taken from there.
@@ -20,11 +22,13 @@ types for the teacher, which make several signals: say teacher.dtype there.) The
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import chat, teachers
 from distill.core.digests import canonical_json, digest
+from distill.core.jsonl import write_jsonl
 from distill.core.leases import assigned_blocks
 from distill.core.processes import Processes
 from distill.core.results import CaptureResult, TeacherSignal
@@ -47,9 +51,10 @@ from distill.shaping.trimmed import (
     samples_stage,
     trimmed_vocabulary,
 )
+from distill.signals.alignment import ALIGNMENT_FILE
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
-from distill.teachers import split
+from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
 from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
@@ -72,7 +77,8 @@ def run(
     """
     if recipe.capture.signal == "none":
         return StageOutput(CaptureResult("none"), [])
-    trimmed = trimmed_vocabulary(recipe, folder)
+    of_own_tokens = recipe.capture.signal == "chunks"
+    trimmed = None if of_own_tokens else trimmed_vocabulary(recipe, folder)
     samples = read_samples(kept_path(recipe, folder))
     if teacher is not None or recipe.teachers is None:
         teacher = teacher or teachers.connect_to_capture(recipe, folder, processes.local_rank)
@@ -122,10 +128,15 @@ def _capture_all(
     from distill.signals.store import SignalStore
 
     recipe, stage = teacher.recipe, folder.stage("capture")
+    of_own_tokens = recipe.capture.signal == "chunks"
     header = header_of(teacher, trimmed)
-    _check_ids(samples, header.vocab_size, recipe, folder)
-    sequences = [sequence_of(sample, trimmed) for sample in samples]
-    columns = columns_of(teacher, trimmed, folder)
+    if of_own_tokens:
+        sequences = byte_chunks.own_sequences(recipe, teacher, folder, samples)
+        columns = byte_chunks.own_columns(teacher)
+    else:
+        _check_ids(samples, header.vocab_size, recipe, folder)
+        sequences = [sequence_of(sample, trimmed) for sample in samples]
+        columns = columns_of(teacher, trimmed, folder)
     shards = stage / "signals" / digest(canonical_json(header.to_json()))
     shards.mkdir(parents=True, exist_ok=True)
     with teacher:
@@ -136,7 +147,10 @@ def _capture_all(
     processes.barrier()
     if not processes.is_main or processes.is_partial_job:
         return None
-    output = _summary(teacher, header, SignalStore(shards, header), {s.key for s in sequences})
+    store = SignalStore(shards, header)
+    output = _summary(teacher, header, store, {s.key for s in sequences})
+    if of_own_tokens:
+        output = _with_chunks(output, recipe, folder, teacher, store, sequences, samples)
     if num := output.result.num_unknown:
         print(
             f"capture: warning: of {num:,} of {output.result.num_tokens:,} tokens the server told "
@@ -245,6 +259,44 @@ def _summary(
     return StageOutput(result, [*store.paths, *([store.folder / SPLIT] if measured else [])])
 
 
+def _with_chunks(
+    output: StageOutput,
+    recipe: Recipe,
+    folder: RunFolder,
+    teacher: Teacher,
+    store: "SignalStore",
+    sequences: list[SignalSequence],
+    samples: list[Sample],
+) -> StageOutput:
+    """Write which tokens of teacher and student are the same bytes; return the output with their counts."""
+    trimmed = trimmed_vocabulary(recipe, folder)
+    student = teacher.tokenizers.student if trimmed is None else trimmed.tokenizer
+    counts = byte_chunks.ChunkCounts()
+    rows = byte_chunks.aligned(
+        sequences,
+        samples,
+        byte_chunks.teachers_bytes(teacher),
+        byte_chunks.students_bytes(student),
+        store.read,
+        counts,
+    )
+    path = folder.stage("capture") / ALIGNMENT_FILE
+    write_jsonl(path, rows)
+    if not counts.chunks:
+        raise DataError(
+            f"{path}: teacher and student have no piece of any answer in common: a tokenizer that "
+            "changes the text? Learn from the text alone: capture.signal=none train.soft_weight=0 "
+            "train.hard_weight=1"
+        )
+    result = replace(
+        output.result,
+        num_chunks=counts.chunks,
+        num_split_digits=counts.split_digits,
+        num_left_out=counts.left_out,
+    )
+    return StageOutput(result, [*output.files, path])
+
+
 def fingerprint(recipe: Recipe) -> Fingerprint:
     teacher = teacher_fingerprint(recipe)
     section = teacher.section | {"capture": recipe.capture.identity()}
@@ -263,7 +315,7 @@ def _cost_of_turn(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    trims = recipe.student.vocabulary is not None
+    trims = recipe.student.vocabulary is not None and recipe.capture.signal != "chunks"
     vocabulary = work.student.vocabulary if trims else teacher.vocabulary
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0

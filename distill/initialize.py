@@ -5,9 +5,9 @@
     random   a new Qwen3 of a given shape with the teacher's tokenizer
 
 Where a signal is captured the student's tokenizer must be the teacher's, id for id: logits are
-compared id by id. A student that learns from text alone (capture.signal: none) keeps its own, and its
-own chat template. Where the recipe trims the vocabulary the student has the rows of the tokens that
-are kept, and the trimmed tokenizer.
+compared id by id. A student that learns from text alone, or from chunks of bytes (capture.signal:
+none, chunks), keeps its own, and its own chat template. Where the recipe trims the vocabulary the
+student has the rows of the tokens that are kept, and the trimmed tokenizer.
 """
 
 from collections.abc import Sequence

@@ -25,6 +25,7 @@ from distill.data.samples import split_prompts
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths
+from distill.planning.chunks import planned_chunks
 from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
@@ -107,11 +108,15 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     machine = this_machine(folder.path, with_gpu=not without_gpu(recipe))
     vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
     views = [route.recipe for route in routes]
+    chunks = None
+    if recipe.capture.signal == "chunks" and tokenizers is not None:
+        chunks = planned_chunks(teachers.connect(recipe), chain(*prompts))
     work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None, views)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
-    notes = [text for text in (note, *told, vocabulary.text if vocabulary else None) if text]
+    found = (note, *told, vocabulary.text if vocabulary else None, chunks)
+    notes = [text for text in found if text]
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     if cannot_ask is not None:
@@ -264,7 +269,7 @@ def _check_tokenizers(recipe: Recipe) -> str | None:
     if not _are_here(recipe, models):
         return None  # `initialize` compares them
     tokenizers = teacher.tokenizers
-    if recipe.capture.signal != "none":
+    if recipe.capture.signal not in ("none", "chunks"):
         chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))
     if tokenizers.same:
         return None

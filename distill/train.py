@@ -53,11 +53,13 @@ from distill.planning.training import checkpoint_bytes, training_bytes, training
 from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
+from distill.signals.alignment import ALIGNMENT_FILE
 from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
     from distill.signals.several import SignalsOfSeveral
     from distill.signals.store import SignalStore
+    from distill.training.run import Example
 
 ROLES = ("student", "control")
 
@@ -136,8 +138,9 @@ def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
 
 def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
+    from distill.teachers.byte_chunks import token_sets
     from distill.training.prepare import can_be_packed
-    from distill.training.run import TrainingRun, examples_of
+    from distill.training.run import TrainingRun, chunk_examples, examples_of
     from distill.training.written import train_and_write
 
     recipe, folder, processes = lesson.recipe, lesson.folder, lesson.processes
@@ -147,12 +150,17 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
+    store = sets_SV = None
+    is_signalled = bool(soft or hidden)
     learn = examples_of(
-        lesson.learn, with_signal=True, text_of=_text_teachers(folder) if soft or hidden else ()
+        lesson.learn, with_signal=True, text_of=_text_teachers(folder) if is_signalled else ()
     )
-    store = None
-    if soft or hidden:
-        store = _open_signal(folder, tokenizer, lesson.learn)
+    if soft and recipe.capture.signal == "chunks":
+        learn = chunk_examples(folder.stage("capture") / ALIGNMENT_FILE, lesson.learn)
+        sets_SV = token_sets(tokenizer)
+    if is_signalled:
+        own_tokenizer = None if sets_SV is not None else tokenizer
+        store = _open_signal(folder, own_tokenizer, learn, lesson.learn)
     train_and_write(
         TrainingRun(
             role=role,
@@ -173,6 +181,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             packing=can_be_packed(model),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
+            sets_SV=sets_SV,
             stop_ids=_stop_ids(options, folder, tokenizer),
         ),
         tokenizer,
@@ -257,23 +266,29 @@ def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> No
 
 
 def _open_signal(
-    folder: RunFolder, tokenizer: Any, samples: list[Sample]
+    folder: RunFolder, tokenizer: Any | None, learn: list["Example"], samples: list[Sample]
 ) -> "SignalStore | SignalsOfSeveral":
-    """Return the signal of the samples; of several teachers each one's of its own."""
+    """Return the signal of what is learnt, an example of each sample; of several teachers each
+    one's of its own.
+
+    `tokenizer`: whose ids it must be about; None: the teacher's own.
+    """
     from distill.signals.several import SignalsOfSeveral
 
     captured = folder.require("capture", CaptureResult).result
+    keys = [example.signal_key for example in learn]
     if captured.teachers:
         stores = {
             teacher.name: _open_store(folder, tokenizer, teacher.folder)
             for teacher in captured.teachers
             if teacher.folder is not None and teacher.num_sequences
         }
-        own = [sample for sample in samples if sample.teacher in stores]
-        return SignalsOfSeveral(stores, {_signal_key(sample): sample.teacher for sample in own})
+        names = {
+            key: s.teacher for key, s in zip(keys, samples, strict=True) if s.teacher in stores
+        }
+        return SignalsOfSeveral(stores, names)
     assert captured.folder is not None  # the recipe's own check: there is a signal
     store = _open_store(folder, tokenizer, captured.folder)
-    keys = [_signal_key(sample) for sample in samples]
     if missing := store.missing(keys):
         raise DataError(
             f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
@@ -282,19 +297,15 @@ def _open_signal(
     return store
 
 
-def _signal_key(sample: Sample) -> str:
-    from distill.signals.store import sequence_key
-
-    return sequence_key(sample.ids, len(sample.prompt_ids))
-
-
-def _open_store(folder: RunFolder, tokenizer: Any, name: str) -> "SignalStore":
+def _open_store(folder: RunFolder, tokenizer: Any | None, name: str) -> "SignalStore":
     """Return the store in the folder `name`. Raises MismatchError where it is in other tokens."""
     from distill.signals.store import SignalStore
 
     store = SignalStore(folder.stage("capture") / "signals" / name)
     stored_fingerprint = store.header.fingerprints["tokenizer"]
-    fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
+    fingerprint = stored_fingerprint
+    if tokenizer is not None:
+        fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
     if stored_fingerprint != fingerprint:
         raise MismatchError(
             f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "

@@ -223,20 +223,25 @@ def test_a_red_guard_ends_the_rounds_and_keeps_the_last_good_student(copy, capsy
     assert "the last good student is kept" in capsys.readouterr().err
 
 
-def test_more_processes_than_one_share_a_round(made, copy):
+def test_two_processes_share_a_round_and_end_alike(copy, tmp_path):
     """Each answers, scores and learns its part; what is drawn does not depend on how many there are."""
-    launched = launch(copy)
+    alone = tmp_path / "alone"
+    shutil.copytree(copy, alone)
+    more = ["rounds.num_rounds=1", "rounds.prompts_per_round=null"]
+    make(alone, *more)
+    launched = launch(copy, *more)
     assert launched.returncode == 0, launched.stderr[-3000:]
-    one, two = result_of(made).rounds[1], result_of(copy).rounds[1]
-    assert read_samples(made / "rounds/round-1/samples.jsonl") == read_samples(
+    one, two = result_of(alone).rounds[1], result_of(copy).rounds[1]
+    assert read_samples(alone / "rounds/round-1/samples.jsonl") == read_samples(
         copy / "rounds/round-1/samples.jsonl"
     )
     assert one.guards == two.guards and one.num_samples == two.num_samples
-    assert len(list(copy.glob("rounds/answers/*.jsonl"))) >= 2, "both wrote answers"
+    assert len(list(copy.glob("rounds/answers/*.jsonl"))) == 2, "each wrote its own answers"
+    assert {path.name.split("-")[1] for path in scored_in(copy)} == {"share0", "share1"}
     assert two.validation.nll_per_byte == pytest.approx(one.validation.nll_per_byte, rel=1e-3)
 
 
-def launch(folder):
+def launch(folder, *more):
     command = [
         sys.executable,
         "-m",
@@ -244,7 +249,7 @@ def launch(folder):
         *["--multi_gpu", "--num_processes", "2", "--num_machines", "1"],
         *["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29577"],
         str(ROOT / "distill/train.py"),
-        *map(str, with_rounds(folder, "rounds.num_rounds=1")),
+        *map(str, with_rounds(folder, *more)),
         *["--stages", "rounds"],
     ]
     return subprocess.run(

@@ -105,5 +105,6 @@ def require_same_tokenizer(recipe: Recipe, teacher: Any, student: Any) -> None:
         f"{recipe.source}: teacher {recipe.teacher.model!r} and student {recipe.student.model!r} have "
         f"different tokenizers ({difference}), and capture.signal {recipe.capture.signal} is about the "
         "teacher's tokens: take a student of the teacher's family, or student.method: random, or learn "
+        "from the pieces that both cut alike: capture.signal=chunks train.hard_weight=1, or "
         "from its text alone: capture.signal=none train.soft_weight=0 train.hard_weight=1"
     )

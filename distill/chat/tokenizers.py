@@ -1,7 +1,7 @@
 """The tokenizer that the teacher is asked in, and the one that the student learns in.
 
-A signal is about the teacher's tokens, so the student has those. Of text alone it learns in its own
-tokenizer and by its own chat template; where that tokenizer is the teacher's, in the very tokens
+A signal is about the teacher's tokens, so the student has those. Of text alone, and of chunks of bytes,
+it learns in its own tokenizer and by its own chat template; where that tokenizer is the teacher's, in the very tokens
 that the teacher wrote.
 """
 
@@ -145,7 +145,8 @@ def tokenizers_of(recipe: Recipe, teacher: Any | None) -> Tokenizers:
     """
     if recipe.route:
         return tokenizers_of_several(recipe.whole)[recipe.route]
-    if recipe.capture.signal != "none" or recipe.student.model is None:
+    has_own = recipe.capture.signal in ("none", "chunks")
+    if not has_own or recipe.student.model is None:
         return Tokenizers(teacher, teacher)
     own = load_students_tokenizer(recipe)
     difference: str | None = "the teacher's is not known"

@@ -151,6 +151,8 @@ class CaptureResult:
     no log-probs. Sizes are None where nothing was captured (signal: none). The next three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
     does not have, and how much its NLL a byte rises on the student's split of a text, as a share.
+    Of chunks alone: how many there are, how many more have numbers that the two tokenizers split
+    otherwise, and how many of the student's tokens are in none.
     `precision`: as in GenerateResult. `teachers`: the same of each of several, which have a folder
     each; the figures above are then of all that give a signal, and none of those folders is `folder`.
     """
@@ -168,6 +170,9 @@ class CaptureResult:
     removed_mass_p99: float | None = None
     split_loss: float | None = None
     teachers: list[TeacherSignal] = field(default_factory=list)
+    num_chunks: int = 0
+    num_split_digits: int = 0
+    num_left_out: int = 0
     precision: str | None = None
 
 

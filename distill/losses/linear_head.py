@@ -6,12 +6,10 @@ states and of the head, before the next chunk comes. Hence forward does all the 
 only scales. Pure torch: CPU, CUDA, ROCm, XPU and NPU alike.
 
 N: positions that carry loss, H: hidden width, V: rows of the head, K: ids kept for a position,
-n: positions of a chunk, R: rows that are projected. They are the real, shared ids (`num_ids` <= V)
-and some more up to a multiple of ALIGNMENT, whose logits are -inf: with Qwen3's 151,669 ids, an odd
-number, no GPU's fast matrix kernels could read the rows of a chunk.
+n: positions of a chunk, R: rows that are projected (projection.py). A chunk is a piece of the
+memory, and has nothing to do with the byte-aligned chunks of a text (byte_chunks.py).
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +22,9 @@ from distill.errors import MismatchError, RecipeError
 from distill.losses.chunk_loss import ChunkLoss
 from distill.losses.divergences import divergence_by_name, divergence_of_draws
 from distill.losses.estimates import signal_problem
-from distill.losses.head import Head, softcapped
+from distill.losses.head import Head
 from distill.losses.head_gradients import HeadGradients
+from distill.losses.projection import Projection, product_dtype
 from distill.losses.stop_class import StopClass
 from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
@@ -35,7 +34,6 @@ CHUNK_VALUES = 16 << 20
 # On a GPU the head's gradient, read and written once a chunk, is what takes time: four times as
 # many positions, 384 MiB in all.
 CUDA_CHUNK_VALUES = 64 << 20
-ALIGNMENT = 64  # of a row, in numbers
 LARGEST_CHUNK = 1024  # positions; a small vocabulary's chunk then stays near the processor's cache
 
 
@@ -137,11 +135,13 @@ def linear_head_loss(
         own_loss=None if own_text is None else _loss_of_own_text(chunk_loss, own_text),
         first_own=len(hidden_NH) if own_text is None else own_text.first,
         size=chunk_size or _default_chunk_size(hidden_NH, targets, temperature, num_ids),
-        num_ids=num_ids,
-        scale=head.scale,
-        softcap=head.softcap,
-        product_dtype=_product_dtype(hidden_NH, head.weight),
-        exact_dtype=exact_dtype,
+        projection=Projection(
+            num_ids,
+            head.scale,
+            head.softcap,
+            product_dtype(hidden_NH, head.weight),
+            exact_dtype,
+        ),
     )
     loss, soft, hard, own = _LinearHeadLoss.apply(*inputs, chunks)
     if own_text is None:
@@ -170,7 +170,7 @@ class _LinearHeadLoss(torch.autograd.Function):
             weight_VH,
             bias_V,
             needed=[with_gradient and needed for needed in ctx.needs_input_grad[:3]],
-            exact_dtype=chunks.exact_dtype,
+            exact_dtype=chunks.projection.exact_dtype,
         )
         with torch.autocast(hidden_NH.device.type, enabled=False):
             soft, hard, own = chunks.sum(hidden_NH, weight_VH, bias_V, gradients)
@@ -210,28 +210,26 @@ class _Chunks:
     own_loss: ChunkLoss | None  # at the positions from `first_own` on
     first_own: int
     size: int
-    num_ids: int
-    scale: float
-    softcap: float | None
-    product_dtype: torch.dtype  # of the matrix products
-    exact_dtype: torch.dtype  # of everything else: float32, or float64
+    projection: Projection
 
     def sum(
         self, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, gradients: HeadGradients
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sums (soft, hard) of others' text and the soft one of own; fill `gradients`."""
-        weight_RH = self._aligned(weight_VH)
-        bias_R = None if bias_V is None else self._aligned(bias_V)
+        projection = self.projection
+        exact_dtype = projection.exact_dtype
+        weight_RH = projection.aligned(weight_VH)
+        bias_R = None if bias_V is None else projection.aligned(bias_V)
         buffer_shape = min(self.size, len(hidden_NH)), len(weight_RH)
         logits_buffer_nR = weight_RH.new_empty(buffer_shape)
-        grad_buffer_nR = weight_RH.new_empty(buffer_shape, dtype=self.exact_dtype)
-        soft, hard, own = weight_RH.new_zeros(3, dtype=self.exact_dtype).unbind()
+        grad_buffer_nR = weight_RH.new_empty(buffer_shape, dtype=exact_dtype)
+        soft, hard, own = weight_RH.new_zeros(3, dtype=exact_dtype).unbind()
 
         for part, loss in self._parts():
-            hidden_nH = hidden_NH[part].to(self.product_dtype)
+            hidden_nH = hidden_NH[part].to(projection.product_dtype)
             raw_nR = logits_buffer_nR[: len(hidden_nH)]
             grad_nR = grad_buffer_nR[: len(hidden_nH)]
-            logits_nR = self._logits(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
+            logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
 
             targets = None if self.targets is None else self.targets[part].to(hidden_NH.device)
             labels_n1 = self.labels_N[part, None]
@@ -243,10 +241,10 @@ class _Chunks:
                 own = own + chunk_soft
 
             if gradients.any_needed:
-                self._go_back_through_softcap(grad_nR, logits_nR)
-                if self.product_dtype != self.exact_dtype:
+                projection.go_back_through_softcap(grad_nR, logits_nR)
+                if projection.product_dtype != exact_dtype:
                     grad_nR = raw_nR.copy_(grad_nR)
-                gradients.add(part, grad_nR, factor * self.scale, hidden_nH, weight_RH)
+                gradients.add(part, grad_nR, factor * projection.scale, hidden_nH, weight_RH)
         return soft, hard, own
 
     def _parts(self) -> Iterator[tuple[slice, ChunkLoss]]:
@@ -257,41 +255,6 @@ class _Chunks:
         for first, stop, loss in pieces:
             for start in range(first, stop, self.size):
                 yield slice(start, min(start + self.size, stop)), loss
-
-    def _aligned(self, rows_V: Tensor) -> Tensor:
-        """Return the rows of the shared ids, and more up to a multiple of ALIGNMENT.
-
-        Those are what the head has, or zeros where it is copied anyway.
-        """
-        num_aligned = -(-self.num_ids // ALIGNMENT) * ALIGNMENT
-        rows_R = rows_V[:num_aligned]
-        if rows_V.dtype == self.product_dtype:
-            return rows_R
-        copy_R = rows_R.new_zeros((num_aligned, *rows_V.shape[1:]), dtype=self.product_dtype)
-        copy_R[: len(rows_R)] = rows_R
-        return copy_R
-
-    def _logits(
-        self, hidden_nH: Tensor, weight_RH: Tensor, bias_R: Tensor | None, out_nR: Tensor
-    ) -> Tensor:
-        """Return a chunk's logits, made in `out_nR`; in a copy if a softcap needs it more exact."""
-        scale = self.scale
-        if bias_R is None:
-            out_nR.addmm_(hidden_nH, weight_RH.T, beta=0, alpha=scale)
-        else:
-            torch.addmm(bias_R, hidden_nH, weight_RH.T, beta=scale, alpha=scale, out=out_nR)
-        logits_nR = out_nR
-        if self.softcap is not None:
-            logits_nR = out_nR.to(self.exact_dtype)  # float32: the buffer itself
-            softcapped(logits_nR, self.softcap, out=logits_nR)
-        logits_nR[:, self.num_ids :] = -math.inf
-        return logits_nR
-
-    def _go_back_through_softcap(self, grad_nR: Tensor, logits_nR: Tensor) -> None:
-        """Multiply the gradient by d softcap(x) / dx = 1 − tanh², in place; use the logits up."""
-        if self.softcap is not None:
-            logits_nR[:, self.num_ids :] = 0
-            grad_nR.mul_(logits_nR.div_(self.softcap).square_().neg_().add_(1))
 
 
 def _default_chunk_size(
@@ -308,19 +271,6 @@ def _default_chunk_size(
     elif temperature != 1:
         values //= 2
     return min(LARGEST_CHUNK, max(1, values // num_ids))
-
-
-def _product_dtype(hidden_NH: Tensor, weight_VH: Tensor) -> torch.dtype:
-    """Return the dtype of the matrix products: autocast's, or the one that both inputs have."""
-    device = hidden_NH.device.type
-    if torch.is_autocast_enabled(device) and hidden_NH.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    if hidden_NH.dtype != weight_VH.dtype:
-        raise MismatchError(
-            f"hidden states are {hidden_NH.dtype}, the head is {weight_VH.dtype}: "
-            "use one dtype, or autocast"
-        )
-    return hidden_NH.dtype
 
 
 def _check_objective(

@@ -139,6 +139,7 @@ def logp_of(record: SignalRecord, answer_ids: Sequence[int]) -> np.ndarray | Non
         return record.target_logp
     if isinstance(record, DenseRecord):
         return record.logp[np.arange(record.num_tokens), answer_ids]
+    assert isinstance(record, TopKRecord), "rounds and chunks do not go together"
     is_it_TK = record.ids == np.asarray(answer_ids)[:, None]
     own_T = np.where(is_it_TK, record.logp, -np.inf).max(1)
     return np.where(is_it_TK.any(1), own_T, record.tail_logp)

@@ -265,6 +265,8 @@ def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:
     options = recipe.capture
     if options.signal == "none":
         return 0.0
+    if options.signal == "chunks":
+        return 4.0
     if options.signal == "dense":
         return 2.0 * vocabulary
     if options.signal == "top_k":

@@ -41,6 +41,8 @@ def destinations(recipe: Recipe) -> list[Destination]:
     for view in recipe.views:
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
+            if recipe.rounds is not None and recipe.capture.from_server:
+                what = f"{what}, and every answer of the student to be scored"
             field = f"{view.teacher_section}.server"
             found.append(Destination(field, view.teacher.server, what, view.route or None))
     if recipe.generate.judge_server is not None:

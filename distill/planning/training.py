@@ -21,8 +21,8 @@ def optimizer_bytes(work: Workload) -> int:
 
 def training_bytes(work: Workload) -> float:
     """Return the bytes of weights, gradients and the optimizer's state in float32; of a copy in 16
-    bits where passes are in them; of the gradients of head and embedding before they are added up; and of the
-    activations of one micro-batch."""
+    bits where passes are in them; of the gradients of head and embedding before they are added up;
+    and of the activations of one micro-batch."""
     options, student = work.recipe.train, work.student
     trained_share = 0.02 if options.lora_rank else 1.0
     weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes(work)))

@@ -117,10 +117,10 @@ def check_log_probs_of_a_server(recipe: "Recipe") -> None:
             "capture.from_server without teacher.server: name the server, or set from_server "
             "to false"
         )
-    if capture.signal != "top_k":
+    if capture.signal not in ("top_k", "chunks"):
         raise ValueError(
             f"capture.from_server with capture.signal {capture.signal}: servers give the "
-            "likeliest tokens; set signal to top_k"
+            "likeliest tokens; set signal to top_k, or to chunks for a student of another tokenizer"
         )
     if capture.hidden_states != "none":
         raise ValueError(
@@ -185,6 +185,32 @@ def check_gguf_teacher(recipe: "Recipe") -> None:
         )
 
 
+def check_chunks(recipe: "Recipe") -> None:
+    """Refuse what a signal about the teacher's own tokens cannot be used for."""
+    if recipe.capture.signal != "chunks":
+        return
+    if recipe.capture.hidden_states != "none":
+        raise ValueError(
+            f"capture.signal chunks with capture.hidden_states {recipe.capture.hidden_states}: those "
+            "are of the teacher's tokens, and the student may have others; set hidden_states to none"
+        )
+    if recipe.rounds is not None:
+        raise ValueError(
+            "rounds with capture.signal chunks: of its own answers the student learns what the teacher "
+            "says of each of its tokens, and the teacher has others: set rounds to null"
+        )
+    if recipe.train.stop_tokens != "apart":
+        raise ValueError(
+            f"train.stop_tokens {recipe.train.stop_tokens} with capture.signal chunks: in chunks all "
+            "tokens that end an answer count as one anyway; remove train.stop_tokens"
+        )
+    if recipe.train.divergence != "forward_kl":
+        raise ValueError(
+            f"train.divergence {recipe.train.divergence} with capture.signal chunks: chunks are "
+            "compared by their likelihood alone; remove train.divergence, or take another signal"
+        )
+
+
 def check_divergence_of_draws(recipe: "Recipe") -> None:
     """Refuse a divergence that the draws of the signal cannot estimate."""
     train, capture = recipe.train, recipe.capture
@@ -212,7 +238,7 @@ def check_hidden_weight(recipe: "Recipe") -> None:
 def check_trimmed_signal(recipe: "Recipe") -> None:
     """Refuse a signal that a student with a trimmed vocabulary cannot have."""
     vocabulary, capture = recipe.student.vocabulary, recipe.capture
-    if vocabulary is None:
+    if vocabulary is None or capture.signal == "chunks":
         return
     if capture.from_server:
         raise ValueError(
@@ -257,6 +283,12 @@ def check_rounds(recipe: "Recipe") -> None:
             "rounds with train.soft_weight 0: of its own answers the student learns what the teacher "
             "says of them, never their text: set train.soft_weight above 0, or rounds to null"
         )
+    if capture.from_server and recipe.privacy == "redact":
+        raise ValueError(
+            "rounds with capture.from_server and privacy: redact: the server scores the student's "
+            "very tokens, in which nothing can be replaced: set from_server to false (the teacher's "
+            "weights, or teacher.gguf, then score here), or rounds to null"
+        )
     divergence = rounds.divergence or train.divergence
     problem = signal_problem(
         "rounds.divergence",
@@ -291,6 +323,7 @@ RULES = (
     check_text_only_teacher,
     check_learning_without_a_signal,
     check_gguf_teacher,
+    check_chunks,
     check_divergence_of_draws,
     check_hidden_weight,
     check_trimmed_signal,

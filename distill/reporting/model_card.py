@@ -194,6 +194,14 @@ def _training(recipe: Recipe, tokenizer_difference: str | None) -> str:
         if tokenizer_difference:
             own = f", in the student's own tokenizer ({tokenizer_difference})"
         return f"cross-entropy on the text of the answers{own}"
+    if recipe.capture.signal == "chunks":
+        own = f", in the student's own tokenizer ({tokenizer_difference})" * bool(
+            tokenizer_difference
+        )
+        return (
+            f"likelihood of byte-aligned chunks (ALM, weight {train.soft_weight}), cross-entropy\n"
+            f"  (weight {train.hard_weight}){own}"
+        )
     return (
         f"{train.divergence} on the {recipe.capture.signal} signal (weight {train.soft_weight}), "
         f"cross-entropy\n  (weight {train.hard_weight}), "

@@ -100,6 +100,8 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
         sentence += (
             f" Of {capture.num_unknown:,} tokens the server told nothing: they had no soft loss."
         )
+    if capture.signal == "chunks":
+        sentence += _chunks_sentence(capture)
     if capture.removed_mass_mean is not None:
         sentence += (
             f" Of the teacher's mass {capture.removed_mass_mean:.2%} was on tokens that the student "
@@ -124,6 +126,17 @@ def _teacher_sentence(teacher: TeacherSignal) -> str:
             f"have; its NLL a byte on the student's tokens was {teacher.split_loss:+.2%}."
         )
     return sentence
+
+
+def _chunks_sentence(capture: CaptureResult) -> str:
+    """Return how much of the answers both tokenizers cut alike."""
+    return (
+        f" It is about the teacher's own tokens: the student matched the likelihood of "
+        f"{capture.num_chunks:,} pieces that both tokenizers cut alike. {capture.num_split_digits:,} "
+        f"more have numbers that the two split otherwise, and {capture.num_left_out:,} of the student's "
+        "tokens are in none: they had no soft loss. The teacher's NLL a token, in other tokens, cannot "
+        "be compared."
+    )
 
 
 def _commonest_first(counts: Mapping[str, int]) -> dict[str, int]:

@@ -19,12 +19,16 @@ class Columns:
         columns, which are nobody's.
     kept: where the student has only some of the teacher's tokens (a trimmed vocabulary), the
         teacher's id of each of its own, ascending; None: it has them all.
+    boundary_ids, end_ids: the teacher's ids that begin a word or end an answer, and that end one;
+        for the signal `chunks` alone.
 
     Raises ValueError for ids that the teacher's tokenizer does not have, or that do not ascend.
     """
 
     num_known: int
     kept: Sequence[int] | None = None
+    boundary_ids: Sequence[int] = ()
+    end_ids: Sequence[int] = ()
     _on_device: dict[Any, "Tensor"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:

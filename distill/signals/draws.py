@@ -32,6 +32,7 @@ from distill.signals.columns import Columns
 from distill.signals.encoding import (
     F32,
     DenseRecord,
+    LikelihoodRecord,
     SampledRecord,
     ScoredDraws,
     TopKRecord,
@@ -212,6 +213,36 @@ def dense(logits_NC: Tensor, rows: Rows, *, columns: Columns) -> DenseRecord:
         logp_NV[part] = columns.shared(logits_NC[part]).float().log_softmax(-1).cpu()
         _check_finite(logp_NV[part].amax(-1).numpy(), rows[part])
     return DenseRecord(logp_NV.numpy())
+
+
+@torch.no_grad()
+def likelihoods(
+    logits_NC: Tensor, target_N: Tensor, rows: Rows, *, columns: Columns
+) -> LikelihoodRecord:
+    """Return the log-probs of the answer's tokens, and of a boundary before each, over all ids.
+
+    Raises DataError as `draw` does, and MismatchError for a token that the teacher does not have.
+    """
+    num_ids, device = columns.num_known, logits_NC.device
+    _check_targets(target_N, len(logits_NC), num_ids)
+    boundary_ids, end_ids = (
+        torch.tensor(ids, dtype=torch.int64, device=device)
+        for ids in (columns.boundary_ids, columns.end_ids)
+    )
+    target_N = target_N.to(device)
+    logp_N, boundary_N = torch.empty(2, len(logits_NC)).unbind()
+    for part in _chunks(len(logits_NC), num_ids, device):
+        known_RC = columns.known(logits_NC[part]).float()
+        total_R = known_RC.logsumexp(-1)
+        target_R1 = target_N[part, None]
+        target_R = known_RC.gather(1, target_R1)[:, 0]
+        end_R = known_RC[:, end_ids].logsumexp(-1)
+        is_end_R = torch.isin(target_R1[:, 0], end_ids)
+        logp_N[part] = (torch.where(is_end_R, end_R, target_R) - total_R).clamp(max=0).cpu()
+        boundary_R = known_RC[:, boundary_ids].logsumexp(-1) - total_R
+        boundary_N[part] = boundary_R.clamp(max=0).cpu()
+        _check_finite(total_R.cpu().numpy(), rows[part])
+    return LikelihoodRecord(logp_N.numpy(), boundary_N.numpy())
 
 
 def _invert(weights_RBS: Tensor, uniform_Rn: Tensor) -> tuple[Tensor, Tensor]:

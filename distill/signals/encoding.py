@@ -1,4 +1,4 @@
-"""The three kinds of record, one for each sequence, and their bytes.
+"""The four kinds of record, one for each sequence, and their bytes.
 
     sampled   target log-prob, entropy: float16 [T] each
               per token: ids - 1 (bit length of num_draws), Rice parameter (2 bits)
@@ -9,6 +9,7 @@
               with draw_log_probs also: log-probs [U], tail log-prob [T]: float16
     top_k     log-probs [T, K], tail log-prob [T]: float16; Rice parameters and ids as above
     dense     log-probs [T, V]: float16
+    chunks    log-prob of the token, log-prob of a boundary before it: float16 [T] each
 
 These are the teacher's soft targets. A part ends on a whole byte; its length follows from the parts
 before it, so none is stored. Ids of 50 draws at V = 151,936 cost 2 % more than
@@ -100,7 +101,23 @@ class DenseRecord:
         return len(self.logp)
 
 
-SignalRecord = SampledRecord | TopKRecord | DenseRecord
+@dataclass(frozen=True, eq=False)
+class LikelihoodRecord:
+    """What the teacher says of its own tokens of an answer; NaN where a server did not tell.
+
+    logp: float32 [T], of each token; of one that ends the answer, of any that does. boundary_logp:
+    float32 [T], of a token in its place that begins a word, or ends the answer.
+    """
+
+    logp: F32
+    boundary_logp: F32
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.logp)
+
+
+SignalRecord = SampledRecord | TopKRecord | DenseRecord | LikelihoodRecord
 
 
 def encode(record: SignalRecord, header: SignalHeader) -> bytes:
@@ -118,6 +135,9 @@ def encode(record: SignalRecord, header: SignalHeader) -> bytes:
         num_ids = record.logp.shape[1]
         _check(num_ids == header.vocab_size, f"{num_ids} ids, expected {header.vocab_size}")
         return _float16(record.logp)
+    if isinstance(record, LikelihoodRecord) and header.kind == "chunks":
+        _check(len(record.boundary_logp) == record.num_tokens, "arrays of different lengths")
+        return _float16(record.logp) + _float16(record.boundary_logp)
     raise ValueError(
         f"a {type(record).__name__} does not belong under a header of kind {header.kind}"
     )
@@ -133,6 +153,11 @@ def decode(data: bytes | memoryview, header: SignalHeader, num_tokens: int) -> S
             return _decode_sampled(data, header, num_tokens)
         if header.kind == "top_k":
             return _decode_top_k(data, header, num_tokens)
+        if header.kind == "chunks":
+            reader = _Reader(data)
+            likelihoods = LikelihoodRecord(reader.floats(num_tokens), reader.floats(num_tokens))
+            reader.finish()
+            return likelihoods
         num_values = num_tokens * header.vocab_size
         _check(len(data) == 2 * num_values, f"{len(data)} bytes")
         logp = _Reader(data).floats(num_values)

@@ -14,7 +14,14 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from distill.signals.encoding import SignalRecord, TopKRecord, decode, encode
+from distill.errors import DataError
+from distill.signals.encoding import (
+    LikelihoodRecord,
+    SignalRecord,
+    TopKRecord,
+    decode,
+    encode,
+)
 from distill.signals.header import SignalHeader
 
 SMALLEST_TAIL = 2.0**-23  # what k float32 log-probs leave of 1 is known to about that
@@ -22,6 +29,8 @@ SMALLEST_TAIL = 2.0**-23  # what k float32 log-probs leave of 1 is known to abou
 ROUNDING = 0.01
 LEAST_HEAD = 1024  # ids that a model has at least, padding of its vocabulary among them
 TINY = 1e-30  # a mass that no likely ids have
+LARGEST_REST = 0.05  # mass beyond the likeliest ids, of which it is not known whether a word begins
+LEAST_LOGP = -30.0  # of a boundary that none of the likeliest is
 
 LogProbs = Mapping[int, float]  # by token id, at T = 1
 
@@ -69,6 +78,59 @@ def record_of(log_probs: Sequence[LogProbs | None], k: int, vocab_size: int) -> 
     return TopKRecord(ids_TK, logp_TK, tail_T)
 
 
+def packed_own(log_probs: Sequence[LogProbs | None], token_ids: Sequence[int]) -> str:
+    """Return the log-prob of each token of an answer, float16 in base64; NaN where it was not told."""
+    told = [
+        math.nan if given is None else given.get(token, math.nan)
+        for given, token in zip(log_probs, token_ids, strict=True)
+    ]
+    return base64.b64encode(np.minimum(told, 0).astype("<f2").tobytes()).decode()
+
+
+def likelihoods_of(
+    record: TopKRecord,
+    own_T: NDArray[np.floating] | None,
+    answer_ids: Sequence[int],
+    boundary_ids: Sequence[int],
+    end_ids: Sequence[int],
+) -> LikelihoodRecord:
+    """Return what the likeliest ids tell of an answer's tokens, and of a boundary before each.
+
+    own_T: the tokens' own log-probs; None (an earlier version's log): a token's is known where it is
+    among the likeliest. A boundary's is known where they leave at most LARGEST_REST, which is taken to
+    be shared as they are.
+    """
+    ids_T = np.asarray(answer_ids)
+    mass_TK = np.exp(record.logp.astype(np.float64))
+    is_told_T = ~np.isneginf(record.tail_logp)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        listed_T = np.log((mass_TK * (record.ids == ids_T[:, None])).sum(1))
+        end_T = np.log((mass_TK * np.isin(record.ids, end_ids)).sum(1))
+        boundary_T = np.log((mass_TK * np.isin(record.ids, boundary_ids)).sum(1) / mass_TK.sum(1))
+    logp_T = np.where(np.isneginf(listed_T), np.nan, listed_T)
+    if own_T is not None:
+        logp_T = np.where(np.isnan(own_T), logp_T, own_T)
+    is_end_T = np.isin(ids_T, end_ids) & ~np.isneginf(end_T)
+    logp_T = np.where(is_end_T, end_T, logp_T)
+    knows_boundary_T = is_told_T & (np.exp(record.tail_logp) <= LARGEST_REST)
+    boundary_T = np.maximum(boundary_T, LEAST_LOGP)
+    return LikelihoodRecord(
+        np.minimum(np.where(is_told_T, logp_T, np.nan), 0).astype(np.float32),
+        np.where(knows_boundary_T, boundary_T, np.nan).astype(np.float32),
+    )
+
+
+def unpacked_own(text: str, num_tokens: int) -> NDArray[np.floating]:
+    """Do the inverse of `packed_own`. Raises DataError for what it did not make of `num_tokens` tokens."""
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f2")
+    except ValueError:
+        values = np.zeros(0)
+    if len(values) != num_tokens or (values > 0).any():
+        raise DataError(f"not the log-probs of {num_tokens} tokens")
+    return values.astype(np.float64)
+
+
 def unknown_record(num_tokens: int, k: int, vocab_size: int) -> TopKRecord:
     """Return the record of an answer of which nothing is known: it gets no soft loss."""
     return record_of([None] * num_tokens, k, vocab_size)
@@ -76,6 +138,8 @@ def unknown_record(num_tokens: int, k: int, vocab_size: int) -> TopKRecord:
 
 def num_unknown(record: SignalRecord) -> int:
     """Return the number of tokens of which the server told nothing."""
+    if isinstance(record, LikelihoodRecord):
+        return int(np.isnan(record.logp).sum())
     return int(np.isneginf(record.tail_logp).sum()) if isinstance(record, TopKRecord) else 0
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-Kind = Literal["sampled", "top_k", "dense"]
+Kind = Literal["sampled", "top_k", "dense", "chunks"]
 FORMAT = 1
 # The temperature at which every signal is captured. A stored one cannot be tempered afterwards, so
 # it stands in each shard, and a shard of another is refused.
@@ -15,9 +15,10 @@ LOSS_TEMPERATURE = 1.0
 class SignalHeader:
     """Equal headers mean interchangeable signals.
 
-    kind: sampled, top_k or dense.
+    kind: sampled, top_k, dense or chunks.
     vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised
-        over them. At most 2^20.
+        over them. At most 2^20. Of chunks they are the teacher's: that signal is about its own
+        tokens, and serves students of any tokenizer.
     num_draws: sampled only, draws a token (at most 65,535). top_k: top_k only, ids kept a token.
     draw_log_probs: sampled only, the log-probs of the ids drawn are stored beside them.
     hidden_size: width of the teacher's last hidden states, if those are stored beside the signal;

@@ -17,6 +17,7 @@ from distill.recipe import Recipe
 from distill.teachers.base import Teacher
 from distill.teachers.log import (
     LOG_PROBS,
+    OWN_LOG_PROBS,
     RAW,
     AnswerLog,
     LoggedAnswers,
@@ -164,4 +165,7 @@ def raw_row(
         from distill.signals import from_server
 
         row[LOG_PROBS] = from_server.packed(completion.log_probs, num, vocab_size)
+        if teacher.recipe.capture.signal == "chunks":
+            token_ids = completion.token_ids or []
+            row[OWN_LOG_PROBS] = from_server.packed_own(completion.log_probs, token_ids)
     return row

@@ -12,9 +12,13 @@ from distill.teachers.server.budget import Prices, UsageLog, Whose
 
 # Field of a row: what the server said about each token (capture.from_server), base64 of the record
 LOG_PROBS = "top_k"
+OWN_LOG_PROBS = (
+    "logp"  # the same of the tokens themselves (capture.signal: chunks), float16 in base64
+)
 PILOT = "probe.json"
 PILOT_WAY_OUT = "delete it and run the same command: answers that are on disk are not asked again"
 RAW = "raw"  # field of a row: what the server sent where it was no answer
+BULK = frozenset({LOG_PROBS, OWN_LOG_PROBS, RAW})
 MOST_IDS = 2**31  # of any tokenizer
 # what every reader of a row relies on
 FIELDS = {
@@ -178,7 +182,7 @@ def row_problem(row: Row, num_ids: int | None) -> str | None:
 
 
 def _without_bulk(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in (LOG_PROBS, RAW)}
+    return {name: value for name, value in row.items() if name not in BULK}
 
 
 def is_final(row: Row, recipe: Recipe) -> bool:

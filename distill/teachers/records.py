@@ -68,6 +68,8 @@ def records_of_logits(
                 columns=shared,
                 with_log_probs=header.draw_log_probs,
             )
+        if header.kind == "chunks":
+            return draws.likelihoods(logits_NC, labels_N[part], rows[part], columns=shared)
         if header.top_k is not None:
             return draws.top_k(logits_NC, rows[part], k=header.top_k, columns=shared)
         return draws.dense(logits_NC, rows[part], columns=shared)

@@ -23,7 +23,7 @@ from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
-from distill.signals.collate import hidden_targets, targets
+from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.training import checkpoints
 from distill.training.batches import Batch, Rows, collate
 from distill.training.metrics import Metrics
@@ -153,7 +153,12 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
     teacher_states = None
     if soft_weight and keys:
         assert run.store is not None
-        teacher_targets = targets([run.store.read(key) for key in keys], device)
+        records = [run.store.read(key) for key in keys]
+        if run.sets_SV is None:
+            teacher_targets = targets(records, device)
+        else:
+            alignments = [e.alignment for e in examples if e.alignment is not None]
+            teacher_targets = chunk_targets(records, alignments, run.sets_SV, device)
     if run.teacher_width is not None:
         assert run.store is not None
         stored = [run.store.read_hidden_states(key) for key in keys]

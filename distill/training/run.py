@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 
+from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.data.samples import Sample
+from distill.errors import DataError
 from distill.models.load import Placement
 from distill.recipe.sections import Train
+from distill.signals.alignment import PackedAlignment
 from distill.signals.several import SignalsOfSeveral
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
@@ -24,14 +27,16 @@ from distill.training.schedule import learning_rate
 class Example:
     """A training example: its token ids, where the answer begins, and the key of its signal.
 
-    The key is "" where it has none, and the text alone is learnt. `by_student`: the student wrote
-    the answer. It learns then what the teacher says of each token, and never the text.
+    The key is "" where it has none, and the text alone is learnt. alignment: where the signal is of
+    the teacher's own tokens, which of them the answer's are. `by_student`: the student wrote the
+    answer. It learns then what the teacher says of each token, and never the text.
     """
 
     ids: Sequence[int]
     answer_start: int
     signal_key: str
     by_student: bool = False
+    alignment: PackedAlignment | None = None
 
     @property
     def num_loss_tokens(self) -> int:
@@ -90,6 +95,7 @@ class TrainingRun:
     name: str | None = None
     own_divergence: str | None = None
     stop_ids: Sequence[int] = ()
+    sets_SV: torch.Tensor | None = None  # of ByteChunkTargets, where the signal is of chunks
 
     @cached_property
     def has_own_text(self) -> bool:
@@ -158,3 +164,26 @@ class TrainingRun:
     @property
     def checkpoint_folder(self) -> Path:
         return self.folder / "checkpoints" / self.role
+
+
+def chunk_examples(path: Path, samples: Sequence[Sample]) -> list[Example]:
+    """Return examples with the alignments of `path`, which `capture` wrote.
+
+    Raises DataError for a row that is none, and for a sample that has none or another answer.
+    """
+    way_out = "run `distill run RECIPE --redo capture`"
+    found: dict[str, tuple[str, PackedAlignment]] = {}
+    for number, row in read_jsonl(path):
+        try:
+            found[row["key"]] = str(row["signal"]), PackedAlignment.of_row(row)
+        except (ValueError, TypeError, KeyError, OverflowError):
+            raise DataError(f"{path}, line {number}: no alignment of a sample; {way_out}") from None
+    examples = []
+    for sample in samples:
+        signal_key, alignment = found.get(sample.key, ("", None))
+        if alignment is None or int(alignment.student.sum()) != len(sample.answer_ids):
+            raise DataError(f"{path}: no alignment of the answer {sample.key}; {way_out}")
+        examples.append(
+            Example(sample.ids, len(sample.prompt_ids), signal_key, alignment=alignment)
+        )
+    return examples

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distill.losses.byte_chunks import ByteChunkTargets, byte_chunk_loss
 from distill.losses.head import Head
 from distill.losses.hidden_states import HiddenTargets, hidden_state_loss
 from distill.losses.linear_head import OwnText, linear_head_loss
@@ -63,7 +64,7 @@ class StudentLoss(nn.Module):
     def forward(
         self,
         batch: Batch,
-        teacher_targets: Targets | None,
+        teacher_targets: Targets | ByteChunkTargets | None,
         soft_weight: float,
         hard_weight: float,
         teacher_states: HiddenTargets | None = None,
@@ -83,6 +84,16 @@ class StudentLoss(nn.Module):
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
+        if isinstance(teacher_targets, ByteChunkTargets):
+            return byte_chunk_loss(
+                hidden_NH,
+                self.head(),
+                batch.labels_N,
+                teacher_targets,
+                soft_weight=soft_weight,
+                hard_weight=hard_weight,
+                vocab_size=self.vocab_size,
+            )
         labels_N = batch.labels_N
         of_text = None
         both_hard = (0.0, soft_weight + hard_weight)

@@ -1,13 +1,12 @@
 """What the chunked head holds in memory, tensor by tensor, at the size of a real vocabulary."""
 
 import math
-import weakref
 from typing import Any
 
 import pytest
 import torch
+from memory_helpers import Memory
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill.losses import head_gradients
 from distill.losses.head import Head
@@ -16,45 +15,6 @@ from distill.losses.targets import DenseTargets, DrawLogProbs, SampledTargets, T
 
 MIB = 1 << 20
 REAL_VOCAB = 151_936
-
-
-class Memory(TorchDispatchMode):
-    """Records every tensor that an operation makes.
-
-    `shapes`, and the `peak` of bytes that were alive together.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: set[tuple[int, ...]] = set()
-        self.alive = self.peak = 0
-        self._seen: dict[int, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        inputs = [
-            x.untyped_storage() for x in (*args, *(kwargs or {}).values()) if isinstance(x, Tensor)
-        ]
-        known = {storage.data_ptr() for storage in inputs}
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage().data_ptr() not in known:
-                self._add(tensor)
-        return result
-
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        size = storage.nbytes()
-        self.shapes.add(tuple(tensor.shape))
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-        weakref.finalize(storage, self._free, size)
-
-    def _free(self, size: int) -> None:
-        self.alive -= size
-
-    @property
-    def largest(self) -> int:
-        return max(math.prod(shape) for shape in self.shapes)
 
 
 def problem(

@@ -181,6 +181,7 @@ def test_what_goes_together_is_read():
     [
         (TEXT_ALONE, "rounds with capture.signal none"),
         (["train.soft_weight=0", "train.hard_weight=1"], "rounds with train.soft_weight 0"),
+        ([*WITH_SERVER, "privacy=redact"], "the server scores the student's very tokens"),
         (["rounds.divergence=jsd"], "rounds.divergence jsd needs more than draws"),
         (
             ["capture.signal=top_k", "rounds.divergence=jsd", "train.beta=0.01"],

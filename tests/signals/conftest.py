@@ -11,6 +11,7 @@ from distill.signals import draws
 from distill.signals.columns import Columns
 from distill.signals.encoding import (
     DenseRecord,
+    LikelihoodRecord,
     SampledRecord,
     ScoredDraws,
     SignalRecord,
@@ -61,6 +62,8 @@ def _record_of(header: SignalHeader, num_tokens: int, seed: int) -> SignalRecord
     rng = np.random.default_rng(seed)
     if header.kind == "dense":
         return DenseRecord(_halves(rng, (num_tokens, header.vocab_size)))
+    if header.kind == "chunks":
+        return LikelihoodRecord(_halves(rng, (num_tokens,)), _halves(rng, (num_tokens,)))
     if header.top_k is not None:
         ids = [_ids(rng, header.vocab_size, header.top_k) for _ in range(num_tokens)]
         shape = (num_tokens, header.top_k)

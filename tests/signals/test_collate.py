@@ -10,9 +10,10 @@ from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, TopKTargets
 from distill.signals import draws
-from distill.signals.collate import hidden_targets, targets
+from distill.signals.alignment import Alignment, PackedAlignment
+from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.signals.columns import Columns
-from distill.signals.encoding import decode, encode
+from distill.signals.encoding import LikelihoodRecord, decode, encode
 from distill.signals.header import SignalHeader
 from distill.signals.hidden_states import quantize
 
@@ -183,3 +184,56 @@ def test_hidden_targets_are_the_tokens_of_the_sequences_one_after_another():
         batch.dequantized(torch.float32), torch.from_numpy(np.concatenate(parts)), rtol=0, atol=0.02
     )
     assert len(hidden_targets([], 100, "cpu")) == 0
+
+
+SETS = torch.zeros(2, 9, dtype=torch.bool)
+
+
+def test_chunk_targets_sum_what_is_told_of_the_teachers_tokens():
+    """Two answers of three chunks, of numbers split otherwise, and an end; one token is not known."""
+    logp = np.array([-1, -2, -3, -4, -5, -6], np.float32)
+    boundary = np.array([-0.1, -0.2, -0.3, -0.4, np.nan, -0.6], np.float32)
+    alignment = Alignment([2, 1, 1, 1, 1], [1, 3, 1, 1, 1], [1, 2, 1, 1, 3])
+    untold = logp.copy()
+    untold[3] = np.nan
+    batch = chunk_targets(
+        [LikelihoodRecord(logp, boundary), LikelihoodRecord(untold, boundary)],
+        [PackedAlignment.of_row(alignment.row())] * 2,
+        SETS,
+        "cpu",
+    )
+    assert batch.chunk_N.tolist() == [0, -1, -1, -1, 1, 2, 3, 4, -1, -1, -1, -1, 5, 6]
+    assert batch.is_end_N.nonzero()[:, 0].tolist() == [6, 13]
+    assert batch.after_M.tolist() == [1, -1, 6, -1, 8, 13, -1]
+    expected = [-3.3, -4, -5.6, -6, -3.3, -5.6, -6]
+    torch.testing.assert_close(batch.teacher_logp_M, torch.tensor(expected))
+
+
+def test_what_is_closed_is_compared_without_a_boundary():
+    record = LikelihoodRecord(*np.full((2, 3), -1, np.float32))
+    alignment = Alignment([1, 1, 1], [1, 1, 1], [4, 1, 3])
+    batch = chunk_targets([record], [PackedAlignment.of_row(alignment.row())], SETS, "cpu")
+    assert batch.after_M.tolist() == [-1, 2, -1]
+    assert batch.teacher_logp_M.tolist() == [-1, -2, -1]
+
+
+def test_a_boundary_after_the_students_last_token_is_not_looked_for_in_the_next_answer():
+    record = LikelihoodRecord(*np.full((2, 2), -1, np.float32))
+    alignment = Alignment([1, 1], [2, 0], [1, 0])
+    batch = chunk_targets(
+        [record, record], [PackedAlignment.of_row(alignment.row())] * 2, SETS, "cpu"
+    )
+    assert batch.after_M.tolist() == [-1, -1] and batch.teacher_logp_M.tolist() == [-1, -1]
+
+
+def test_chunk_targets_of_nothing_and_of_another_record_or_alignment(header, record_of):
+    batch = chunk_targets([], [], SETS, "cpu")
+    assert len(batch) == batch.num_chunks == 0
+    packed = PackedAlignment.of_row(Alignment([1], [1], [1]).row())
+    with pytest.raises(ValueError, match="expected likelihoods"):
+        chunk_targets([record_of(header, 1, seed=0)], [packed], SETS, "cpu")
+    two = LikelihoodRecord(*np.zeros((2, 2), np.float32))
+    with pytest.raises(ValueError, match="an alignment of 1 tokens"):
+        chunk_targets([two], [packed], SETS, "cpu")
+    with pytest.raises(ValueError, match="teacher's tokens"):
+        targets([two], "cpu")

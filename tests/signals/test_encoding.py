@@ -52,8 +52,9 @@ every_header = pytest.mark.parametrize(
         SCORED,
         SignalHeader("top_k", 1000, top_k=8),
         SignalHeader("dense", 1000),
+        SignalHeader("chunks", 1000),
     ],
-    ids=["sampled", "scored", "top_k", "dense"],
+    ids=["sampled", "scored", "top_k", "dense", "chunks"],
 )
 
 
@@ -84,6 +85,20 @@ def test_dense_records_come_back_as_they_were_and_keep_minus_infinity(record_of)
         assert same(back(record, header), record)
     beyond_float16 = DenseRecord(np.full((1, 37), -1e6, np.float32))
     assert np.isneginf(back(beyond_float16, header).logp).all()
+
+
+def test_likelihoods_come_back_as_they_were_in_four_bytes_a_token_and_keep_what_is_not_known(
+    record_of,
+):
+    header = SignalHeader("chunks", 151_936)
+    for num_tokens in (0, 1, 65):
+        record = record_of(header, num_tokens, seed=3)
+        assert same(back(record, header), record)
+        assert len(encode(record, header)) == 4 * num_tokens
+    record.logp[5] = record.boundary_logp[7] = np.nan
+    found = back(record, header)
+    assert np.flatnonzero(np.isnan(found.logp)).tolist() == [5]
+    assert np.flatnonzero(np.isnan(found.boundary_logp)).tolist() == [7]
 
 
 def test_ids_above_17_bits_survive():
@@ -191,7 +206,7 @@ def test_bytes_that_are_no_record_never_give_one_of_another_size_or_with_wild_id
         except DataError:
             continue
         assert record.num_tokens == 20
-        if not isinstance(record, DenseRecord):
+        if isinstance(record, SampledRecord | TopKRecord):
             assert record.ids.min() >= 0 and record.ids.max() < 1000
 
 

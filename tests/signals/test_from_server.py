@@ -12,13 +12,16 @@ from distill.signals import draws
 from distill.signals.collate import targets
 from distill.signals.columns import Columns
 from distill.signals.from_server import (
+    likelihoods_of,
     num_unknown,
     packed,
+    packed_own,
     problem_of,
     problem_of_record,
     record_of,
     unknown_record,
     unpacked,
+    unpacked_own,
 )
 
 K, VOCAB = 6, 501
@@ -142,3 +145,53 @@ def test_a_stored_record_of_no_log_probs_is_known():
 def test_a_record_of_which_nothing_is_known_has_the_form_of_others():
     found = unknown_record(7, K, VOCAB)
     assert num_unknown(found) == 7 and found.ids.shape == (7, K)
+
+
+BEGINS, ENDS = [1, 5, 8, *range(20, 60), 500], [500]
+
+
+def test_the_likelihoods_of_an_answer_are_those_of_the_weights_where_they_are_told():
+    sharp = logits() * 4
+    answer = sharp.argmax(-1).tolist()
+    answer[3], answer[-1] = 7, 500  # unlikely ones: told all the same
+    columns = Columns(VOCAB, None, BEGINS, ENDS)
+    expected = draws.likelihoods(sharp, torch.tensor(answer), draws.Rows.of(0, 30), columns=columns)
+    served = as_served(sharp)
+    all_logp = sharp.log_softmax(-1)
+    for row, token, logp in zip(served, answer, all_logp, strict=True):
+        row[token] = float(logp[token])
+    own = unpacked_own(packed_own(served, answer), 30)
+    record = unpacked(packed(served, K, VOCAB), 30, K, VOCAB)
+    found = likelihoods_of(record, own, answer, BEGINS, ENDS)
+    np.testing.assert_allclose(found.logp, expected.logp, rtol=2e-3, atol=1e-3)
+    is_known = ~np.isnan(found.boundary_logp)
+    assert (np.exp(record.tail_logp[is_known]) <= 0.05).all() and is_known.sum() > 10
+    gap = np.exp(found.boundary_logp) - np.exp(expected.boundary_logp)
+    assert np.abs(gap[is_known]).max() < 0.06
+
+    # an earlier version's log does not have the tokens' own: those beyond the likeliest are not known
+    found = likelihoods_of(record, None, answer, BEGINS, ENDS)
+    assert 3 in np.flatnonzero(np.isnan(found.logp)) and num_unknown(found) <= 2
+
+
+def test_what_the_server_did_not_tell_is_nan_in_both():
+    found = likelihoods_of(unknown_record(4, K, VOCAB), None, [1, 2, 3, 500], BEGINS, ENDS)
+    assert np.isnan(found.logp).all() and np.isnan(found.boundary_logp).all()
+    assert num_unknown(found) == 4
+    assert np.isnan(unpacked_own(packed_own([None, {3: -1.0}], [1, 2]), 2)).all()
+
+
+@pytest.mark.parametrize("text", ["", "%%", "AAAA", packed_own([{1: -1.0}] * 3, [1, 1, 1])])
+def test_own_log_probs_that_are_none_are_refused(text):
+    with pytest.raises(DataError, match="log-probs of 2 tokens"):
+        unpacked_own(text, 2)
+
+
+def test_the_likelihoods_of_the_weights_take_the_ends_as_one_class_and_ids_of_a_padding_as_nothing():
+    columns = Columns(VOCAB - 1, None, [1, 2, 7, 9], [7, 9])
+    answer = torch.tensor([3, 7, 9])
+    found = draws.likelihoods(logits(3), answer, draws.Rows.of(0, 3), columns=columns)
+    logp = logits(3)[:, : VOCAB - 1].log_softmax(-1)
+    ends = logp[:, [7, 9]].logsumexp(-1)
+    np.testing.assert_allclose(found.logp, [logp[0, 3], ends[1], ends[2]], rtol=1e-5)
+    np.testing.assert_allclose(found.boundary_logp, logp[:, [1, 2, 7, 9]].logsumexp(-1), rtol=1e-5)

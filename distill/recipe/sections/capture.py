@@ -10,12 +10,14 @@ from distill.recipe.schema import Section, field
 class Capture(Section):
     """The teacher's distribution at each answer token, stored."""
 
-    signal: Literal["sampled", "top_k", "dense", "none"] = field(
+    signal: Literal["sampled", "top_k", "dense", "chunks", "none"] = field(
         "sampled",
         "sampled = random-sampling KD: unbiased and small; none = learn from the text alone (a "
         "teacher that is only on a server). A signal is about the teacher's tokens, so the "
-        "student must have them; with none it keeps its own tokenizer and chat template, "
-        "whatever the teacher's are",
+        "student must have them; with none and with chunks it keeps its own tokenizer and chat "
+        "template, whatever the teacher's are. chunks = how likely the teacher's tokens of the "
+        "answer were, for a student of another tokenizer: it matches the likelihood of the pieces "
+        "that both cut alike, 4 bytes a token; best with train.hard_weight 1",
     )
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
     draw_log_probs: bool = field(
@@ -30,7 +32,7 @@ class Capture(Section):
     from_server: bool = field(
         False,
         "The log-probs come from teacher.server with each answer, so that its weights are "
-        "needed nowhere else: top_k only, and a server that gives them with exact token ids "
+        "needed nowhere else: top_k or chunks, and a server that gives them with exact token ids "
         "(vLLM: top_k up to its --max-logprobs, 20 by default; llama.cpp)",
     )
     hidden_states: Literal["none", "int8"] = field(

@@ -243,8 +243,11 @@ def _aligned(ids: Sequence[int], entries: Sequence[dict[str, Any]]) -> list[LogP
     left = list(entries)
     for position in range(len(ids) - 1, -1, -1):
         if left and left[-1]["id"] == ids[position]:
-            rivals = left.pop()["top_logprobs"]
-            log_probs[position] = {int(e["id"]): float(e["logprob"]) for e in rivals}
+            told = left.pop()
+            rivals = {int(e["id"]): float(e["logprob"]) for e in told["top_logprobs"]}
+            # its own, where it is not among the likeliest
+            own = {} if told.get("logprob") is None else {told["id"]: float(told["logprob"])}
+            log_probs[position] = own | rivals
     if left:
         raise ValueError(
             f"log-probs of token {left[-1]['id']}, which is not among the tokens there"

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill import chat
 from distill.core.jsonl import row_logs
@@ -16,7 +16,7 @@ from distill.signals import from_server
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
-from distill.teachers.log import LOG_PROBS, row_problem
+from distill.teachers.log import LOG_PROBS, OWN_LOG_PROBS, row_problem
 from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
 from distill.teachers.server.adapters import (
     ADAPTERS,
@@ -32,6 +32,9 @@ from distill.teachers.server.discover import FIRST_DELAY, PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
 from distill.teachers.server.redaction import Redaction
 from distill.teachers.server.token_ids import other_vocabulary, with_token_ids
+
+if TYPE_CHECKING:
+    from distill.signals.encoding import SignalRecord
 
 FROM_SERVER = "server"  # in place of dtype and quantization, which a server does not tell
 
@@ -215,7 +218,6 @@ class ServerTeacher(Teacher):
         Where some are none, which earlier versions took as they came, nothing is known of that
         answer's tokens, and that is said. Raises DataError where some are not there.
         """
-        assert header.top_k is not None
         wanted = {
             (sequence.answer_key, tuple(sequence.answer_ids)): sequence
             for batch in batches
@@ -230,7 +232,7 @@ class ServerTeacher(Teacher):
                 continue
             sequence = wanted.pop((row["key"], tuple(row["token_ids"])), None)
             if sequence is not None:
-                yield sequence, _record(row, sequence, header, bad), None
+                yield sequence, self._record(row, sequence, header, columns, bad), None
         if bad:
             print(
                 f"capture: {log}: what came as log-probs with {len(bad):,} of {num_wanted:,} "
@@ -243,22 +245,33 @@ class ServerTeacher(Teacher):
                 "run `distill run RECIPE --redo generate` to ask for them"
             )
 
-
-def _record(
-    row: dict[str, Any], sequence: SignalSequence, header: SignalHeader, bad: list[str]
-) -> from_server.TopKRecord:
-    """Return a row's record; for one that is none the record that knows nothing, and a note."""
-    assert header.top_k is not None
-    num_tokens, k, vocab_size = len(sequence.answer_ids), header.top_k, header.vocab_size
-    try:
-        record = from_server.unpacked(str(row[LOG_PROBS]), num_tokens, k, vocab_size)
-        problem = from_server.problem_of_record(record, vocab_size)
-    except DataError as error:
-        record, problem = None, str(error)
-    if record is not None and problem is None:
-        return record
-    bad.append(f"{sequence.answer_key[:40]}: {problem}")
-    return from_server.unknown_record(num_tokens, k, vocab_size)
+    def _record(
+        self,
+        row: dict[str, Any],
+        sequence: SignalSequence,
+        header: SignalHeader,
+        columns: Columns,
+        bad: list[str],
+    ) -> "SignalRecord":
+        """Return a row's record; for one that is none the record that knows nothing, and a note."""
+        num_tokens, vocab_size = len(sequence.answer_ids), header.vocab_size
+        k = header.top_k or self.num_log_probs(RequestOptions.of(self.recipe))
+        own_T = None
+        try:
+            record = from_server.unpacked(str(row[LOG_PROBS]), num_tokens, k, vocab_size)
+            problem = from_server.problem_of_record(record, vocab_size)
+            if header.kind == "chunks" and OWN_LOG_PROBS in row:
+                own_T = from_server.unpacked_own(str(row[OWN_LOG_PROBS]), num_tokens)
+        except DataError as error:
+            record, problem = None, str(error)
+        if record is None or problem is not None:
+            bad.append(f"{sequence.answer_key[:40]}: {problem}")
+            record, own_T = from_server.unknown_record(num_tokens, k, vocab_size), None
+        if header.kind == "top_k":
+            return record
+        return from_server.likelihoods_of(
+            record, own_T, sequence.answer_ids, columns.boundary_ids, columns.end_ids
+        )
 
 
 class JudgeOnServer(ServerTeacher):

@@ -1,0 +1,160 @@
+"""The student's log-prob of each label, and of sets of ids, straight from hidden states and a head.
+
+A loss that compares sums over several positions needs these before it has a gradient. So the
+logits, made a block of positions at a time, are thrown away and made again in the backward pass:
+one matrix product in four, and never [N, V].
+
+N: positions, H: hidden width, V: rows of the head, S: sets, n: positions of a block, R: rows that
+are projected (projection.py).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from distill.errors import MismatchError
+from distill.losses.head import Head
+from distill.losses.head_gradients import HeadGradients
+from distill.losses.projection import Projection, product_dtype
+
+BLOCK_VALUES = 8 << 20  # numbers in one [n, R] buffer, of which there are three
+CUDA_BLOCK_VALUES = 32 << 20
+LARGEST_BLOCK = 1024  # positions
+
+
+def head_log_probs(
+    hidden_NH: Tensor,
+    head: Head,
+    labels_N: Tensor,
+    sets_SV: Tensor,
+    *,
+    vocab_size: int | None = None,
+    block_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return (log-probs [N] of the labels, log-probs [N, S] of any id of a set).
+
+    hidden_NH, the head's weight and bias: one floating dtype. labels_N: int64. sets_SV: bool,
+    whether an id is in a set; a set without ids has the log of the smallest float32.
+    vocab_size: ids that have mass; None = all rows of the head. block_size: positions projected at
+    a time; it changes no result.
+
+    The results are float32 (float64 for float64 inputs) and differentiable once. Raises
+    MismatchError for shapes, dtypes and ids that do not fit.
+    """
+    num_ids = len(head.weight) if vocab_size is None else vocab_size
+    _check_fit(hidden_NH, head, labels_N, sets_SV, num_ids)
+    exact_dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
+    dtype = product_dtype(hidden_NH, head.weight)
+    values = CUDA_BLOCK_VALUES if hidden_NH.is_cuda else BLOCK_VALUES
+    blocks = _Blocks(
+        labels_N,
+        sets_SV[:, :num_ids],
+        Projection(num_ids, head.scale, head.softcap, dtype, exact_dtype),
+        block_size or min(LARGEST_BLOCK, max(1, values // num_ids)),
+    )
+    logp_N, mass_NS = _HeadLogProbs.apply(hidden_NH, head.weight, head.bias, blocks)
+    return logp_N, mass_NS
+
+
+def _check_fit(
+    hidden_NH: Tensor, head: Head, labels_N: Tensor, sets_SV: Tensor, num_ids: int
+) -> None:
+    if not 0 < num_ids <= min(len(head.weight), sets_SV.shape[1]):
+        raise MismatchError(
+            f"vocab_size {num_ids} is not within the head's {len(head.weight)} rows and the "
+            f"{sets_SV.shape[1]} ids of the sets"
+        )
+    if labels_N.shape != hidden_NH.shape[:1]:
+        raise MismatchError(f"{len(labels_N)} labels, {len(hidden_NH)} hidden states")
+    if len(labels_N) and not 0 <= int(labels_N.min()) <= int(labels_N.max()) < num_ids:
+        raise MismatchError(f"a label is outside the {num_ids} ids of the vocabulary")
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """All that gets no gradient."""
+
+    labels_N: Tensor
+    sets_SV: Tensor
+    projection: Projection
+    size: int
+
+    def parts(self) -> list[slice]:
+        num = len(self.labels_N)
+        return [slice(start, min(start + self.size, num)) for start in range(0, num, self.size)]
+
+    def sets(self, num_rows: int) -> Tensor:
+        """Return the sets as numbers [S, R]."""
+        sets_SR = self.sets_SV.new_zeros(
+            (len(self.sets_SV), num_rows), dtype=self.projection.exact_dtype
+        )
+        sets_SR[:, : self.sets_SV.shape[1]] = self.sets_SV
+        return sets_SR
+
+
+class _HeadLogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, blocks: _Blocks
+    ) -> tuple[Tensor, Tensor]:
+        projection, dtype = blocks.projection, blocks.projection.exact_dtype
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            weight_RH = projection.aligned(weight_VH)
+            bias_R = None if bias_V is None else projection.aligned(bias_V)
+            sets_SR = blocks.sets(len(weight_RH))
+            total_N = hidden_NH.new_empty(len(hidden_NH), dtype=dtype)  # log-sum-exp
+            logp_N, mass_NS = (
+                torch.empty_like(total_N),
+                total_N.new_empty(len(hidden_NH), len(sets_SR)),
+            )
+            buffer_nR = weight_RH.new_empty(min(blocks.size, len(hidden_NH)), len(weight_RH))
+            for part in blocks.parts():
+                hidden_nH = hidden_NH[part].to(projection.product_dtype)
+                raw_nR = buffer_nR[: len(hidden_nH)]
+                logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, raw_nR).to(dtype)
+                total_N[part] = logits_nR.logsumexp(-1)
+                labels_n1 = blocks.labels_N[part, None]
+                logp_N[part] = logits_nR.gather(1, labels_n1)[:, 0] - total_N[part]
+                q_nR = logits_nR.sub_(total_N[part, None]).exp_()
+                mass_NS[part] = q_nR @ sets_SR.T
+        mass_NS.clamp_(min=torch.finfo(torch.float32).tiny)
+        ctx.save_for_backward(hidden_NH, weight_VH, bias_V, total_N, mass_NS)
+        ctx.blocks = blocks
+        return logp_N, mass_NS.log()
+
+    @staticmethod
+    @once_differentiable
+    # once_differentiable hides the names
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden_NH, weight_VH, bias_V, total_N, mass_NS = ctx.saved_tensors
+        blocks: _Blocks = ctx.blocks
+        projection, dtype = blocks.projection, blocks.projection.exact_dtype
+        slope_N, slope_NS = grad_outputs
+        gradients = HeadGradients(
+            hidden_NH, weight_VH, bias_V, needed=ctx.needs_input_grad[:3], exact_dtype=dtype
+        )
+        # of a label: its own entry − q; of a set: q within it / its mass − q
+        share_NS = slope_NS / mass_NS
+        all_N1 = (slope_N + slope_NS.sum(-1))[:, None]
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            weight_RH = projection.aligned(weight_VH)
+            bias_R = None if bias_V is None else projection.aligned(bias_V)
+            sets_SR = blocks.sets(len(weight_RH))
+            buffer_nR = weight_RH.new_empty(min(blocks.size, len(hidden_NH)), len(weight_RH))
+            for part in blocks.parts():
+                hidden_nH = hidden_NH[part].to(projection.product_dtype)
+                raw_nR = buffer_nR[: len(hidden_nH)]
+                logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, raw_nR)
+                grad_nR = (logits_nR - total_N[part, None]).exp_()
+                grad_nR.mul_((share_NS[part] @ sets_SR).sub_(all_N1[part]))
+                grad_nR.scatter_add_(1, blocks.labels_N[part, None], slope_N[part, None])
+                projection.go_back_through_softcap(grad_nR, logits_nR)
+                if projection.product_dtype != dtype:
+                    grad_nR = raw_nR.copy_(grad_nR)
+                gradients.add(part, grad_nR, projection.scale, hidden_nH, weight_RH)
+        return (*gradients.scaled(torch.ones((), dtype=dtype)), None)
