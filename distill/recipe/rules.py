@@ -194,11 +194,6 @@ def check_chunks(recipe: "Recipe") -> None:
             f"capture.signal chunks with capture.hidden_states {recipe.capture.hidden_states}: those "
             "are of the teacher's tokens, and the student may have others; set hidden_states to none"
         )
-    if recipe.teachers is not None:
-        raise ValueError(
-            "teachers with capture.signal chunks: chunks are of one teacher; name one as `teacher`, or "
-            "set capture.signal to sampled (teachers of other tokenizers then give text)"
-        )
     if recipe.rounds is not None:
         raise ValueError(
             "rounds with capture.signal chunks: of its own answers the student learns what the teacher "
