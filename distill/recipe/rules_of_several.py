@@ -116,6 +116,16 @@ def check_rounds_of_teachers(recipe: "Recipe") -> None:
         )
 
 
+def check_chunks_of_teachers(recipe: "Recipe") -> None:
+    """Refuse chunks: a student learns them of one teacher."""
+    if recipe.capture.signal == "chunks":
+        raise ValueError(
+            "capture.signal chunks with teachers: chunks are of one teacher: set capture.signal to "
+            "sampled (whoever has the student's tokenizer gives it, the others their text), or name "
+            "one teacher (teacher: in place of teachers:)"
+        )
+
+
 # In this order; the first that is broken is reported
 RULES_OF_SEVERAL = (
     check_names_of_teachers,
@@ -125,4 +135,5 @@ RULES_OF_SEVERAL = (
     check_signal_of_teachers,
     check_chunks_of_teachers,
     check_rounds_of_teachers,
+    check_chunks_of_teachers,
 )
