@@ -97,16 +97,6 @@ def check_signal_of_teachers(recipe: "Recipe") -> None:
     )
 
 
-def check_chunks_of_teachers(recipe: "Recipe") -> None:
-    """Refuse chunks: each teacher's alignment would be written over the other's."""
-    if recipe.capture.signal == "chunks":
-        raise ValueError(
-            "capture.signal chunks with teachers: chunks are of one teacher: name one (teacher: in "
-            "place of teachers:), or set capture.signal to sampled, and a teacher of another tokenizer "
-            "gives its text"
-        )
-
-
 def check_rounds_of_teachers(recipe: "Recipe") -> None:
     """Refuse rounds: one teacher scores what the student writes."""
     if recipe.rounds is not None:
@@ -133,7 +123,6 @@ RULES_OF_SEVERAL = (
     check_servers_of_teachers,
     check_prices_of_teachers,
     check_signal_of_teachers,
-    check_chunks_of_teachers,
     check_rounds_of_teachers,
     check_chunks_of_teachers,
 )
