@@ -18,7 +18,8 @@ teacher is shown its ids of them, and what it says of each is told in the studen
 Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
 its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
 nothing again. (In folders of their own, on processors of several kinds, they may choose several
-types for the teacher, which make several signals: say teacher.dtype there.) The processes of a job share its batches.
+types for the teacher, which make several signals: say teacher.dtype there.) The processes of a job
+share its batches.
 """
 
 import sys

@@ -3,10 +3,11 @@
 Raw answers are never deleted; what is kept of them is decided anew whenever a filter changes.
 
     generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in
-    raw/ generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing
-    is asked twice generate/judged/         what the judge replied about each answer
-    (judge_min_score), as in raw/ generate/prompts.jsonl   the prompts that were asked, where each
-    came from, and the share of its
+                             raw/
+    generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is
+                             asked twice
+    generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
+    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
                              draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason

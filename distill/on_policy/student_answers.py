@@ -35,8 +35,8 @@ def student_digest(student: Path) -> str:
     return digest(*(f"{path.name} {file_sha256(path)}" for path in sorted(paths)))
 
 
-class StudentHere(LocalTeacher):
-    """The student with its weights; `digest` tells it from others."""
+class _AsTeacher(Teacher):
+    """The student, asked as a teacher is; `digest` tells its weights from others."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, local_rank: int, digest: str):
         super().__init__(recipe, folder, local_rank)
@@ -51,16 +51,12 @@ class StudentHere(LocalTeacher):
         return self._digest
 
 
-class StudentAsGguf(GgufTeacher):
-    """The student as a GGUF file in llama.cpp; `digest` is that of the weights it was made from."""
+class StudentHere(_AsTeacher, LocalTeacher):
+    """The student with its weights."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, local_rank: int, digest: str):
-        super().__init__(recipe, folder, local_rank)
-        self._digest = digest
 
-    @property
-    def model(self) -> str:
-        return "student"
+class StudentAsGguf(_AsTeacher, GgufTeacher):
+    """The student as a GGUF file in llama.cpp, which was made from the weights of `digest`."""
 
     @cached_property
     def identity(self) -> str:

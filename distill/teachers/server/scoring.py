@@ -15,10 +15,9 @@ from distill.signals import from_server
 from distill.signals.columns import Columns
 from distill.signals.encoding import TopKRecord
 from distill.signals.header import SignalHeader
-from distill.teachers.base import Signals, SignalSequence
+from distill.teachers.base import Signals, SignalSequence, Teacher
 from distill.teachers.requests import Completion, LogProbs
 from distill.teachers.server.adapters import CompletionRequest, PromptScores
-from distill.teachers.server.checks import Vocabulary
 from distill.teachers.server.client import Server
 from distill.teachers.server.discover import PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
@@ -36,13 +35,9 @@ WAY_OUT = (
 class ScoringTeacher(ServerTeacher):
     """It is sent the student's own tokens, and says its likeliest ids at each of them."""
 
-    @property
-    def signal_source(self) -> str:
-        return self.describe()
-
-    @property
-    def tokens_a_block(self) -> int:
-        return self.recipe.capture.shard_tokens
+    # unlike its base it is asked for the signal, as any other teacher is
+    signal_source = Teacher.signal_source
+    tokens_a_block = Teacher.tokens_a_block
 
     def check(self, say: Callable[[str], None] = print) -> None:
         """Ask the server to score a few tokens.
@@ -114,11 +109,7 @@ class ScoringTeacher(ServerTeacher):
         return found
 
     async def _connected(self, num: int, say: Callable[[str], None]) -> Server:
-        tokenizer = self.tokenizers.asked
-        probe_ids = chat.prompt_ids(tokenizer, PROBE_TEXT)
-        vocabulary = Vocabulary(
-            lambda text: len(tokenizer(text, add_special_tokens=False).input_ids), len(tokenizer)
-        )
+        probe_ids = chat.prompt_ids(self.tokenizers.asked, PROBE_TEXT)
         try:
             return await connect(
                 self.endpoint,
@@ -126,7 +117,7 @@ class ScoringTeacher(ServerTeacher):
                 self.budget,
                 sampling=SAMPLING,
                 adapters=(PromptScores(num),),
-                vocabulary=vocabulary,
+                vocabulary=self.vocabulary(),
                 disagreement=lambda completion: self._problem(completion, probe_ids, num),
                 say=say,
                 first_delay=self.first_delay,
