@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from distill import tasks, teachers
 from distill.chat.tokenizers import first_mark
@@ -65,9 +64,6 @@ from distill.teachers.log import read_best_rows
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.routes import Route, routes_of
 from distill.text.identification import by_script_only
-
-if TYPE_CHECKING:
-    pass
 
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
@@ -124,7 +120,7 @@ def _generate(
     from distill.filters.prompt_filters import select_prompts
 
     processes = generations[0].processes
-    expanded = _expand_all(recipe, generations, prompts, left)
+    expanded = _expand_all(generations, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
@@ -183,7 +179,7 @@ def _answers(
 
 
 def _expand_all(
-    recipe: Recipe, generations: Sequence[Generation], prompts: list[Prompt], left: Left
+    generations: Sequence[Generation], prompts: list[Prompt], left: Left
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """Do what `expand` does with each teacher in turn, before any is asked for answers.
 

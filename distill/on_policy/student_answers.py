@@ -106,16 +106,17 @@ def recipe_of_student(recipe: Recipe, student: Student) -> Recipe:
     return recipe.model_copy(update={"teacher": teacher, "generate": generate, "capture": capture})
 
 
-def sampling_of(recipe: Recipe) -> Sampling:
-    """Return how the student's answers are drawn."""
+def request_options(recipe: Recipe) -> RequestOptions:
+    """Return how the student is asked, and its answers are drawn."""
     options = recipe.rounds
     assert options is not None
-    return Sampling(
+    sampling = Sampling(
         options.sampling_temperature,
         options.top_p,
         max_new_tokens=options.max_new_tokens or recipe.generate.max_new_tokens,
         enable_thinking=recipe.generate.enable_thinking,
     )
+    return RequestOptions(sampling, recipe.generate.system_prompt)
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def answers_of(
     All processes share the work, and all get all answers.
     """
     assert recipe.rounds is not None
-    options = RequestOptions(sampling_of(recipe), recipe.generate.system_prompt)
+    options = request_options(recipe)
     with student.as_teacher(recipe, folder, processes.local_rank) as asked:
         log = AnswerLog(
             place, ANSWERS, "answers", FREE, lambda: len(asked.tokenizers.asked), "rounds"

@@ -15,7 +15,7 @@ from distill.signals import from_server
 from distill.signals.columns import Columns
 from distill.signals.encoding import TopKRecord
 from distill.signals.header import SignalHeader
-from distill.teachers.base import Signals, SignalSequence, Teacher
+from distill.teachers.base import Signals, SignalSequence
 from distill.teachers.requests import Completion, LogProbs
 from distill.teachers.server.adapters import CompletionRequest, PromptScores
 from distill.teachers.server.client import Server
@@ -35,9 +35,13 @@ WAY_OUT = (
 class ScoringTeacher(ServerTeacher):
     """It is sent the student's own tokens, and says its likeliest ids at each of them."""
 
-    # unlike its base it is asked for the signal, as any other teacher is
-    signal_source = Teacher.signal_source
-    tokens_a_block = Teacher.tokens_a_block
+    @property
+    def signal_source(self) -> str:
+        return self.describe()
+
+    @property
+    def tokens_a_block(self) -> int:
+        return self.recipe.capture.shard_tokens
 
     def check(self, say: Callable[[str], None] = print) -> None:
         """Ask the server to score a few tokens.
