@@ -5,7 +5,6 @@ The library keeps what it made of the files (Arrow) under <cache>/owner___name/<
 the one of the revision.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -46,9 +45,7 @@ def paths_of(source: Source, commit: str) -> list[str]:
     """
     import datasets
 
-    builder = datasets.load_dataset_builder(
-        str(source.dataset), source.config, revision=source.revision or commit
-    )
+    builder = datasets.load_dataset_builder(str(source.dataset), source.config, revision=commit)
     files = builder.config.data_files or {}
     before = f"hf://datasets/{source.dataset}@{commit}/"
     return [
@@ -106,7 +103,7 @@ def _rows_in(folder: Path, source: Source) -> Any:
     config, version, commit = folder.parts[-3:]
     builder = Cache(
         cache_dir=str(folder.parents[3]),
-        dataset_name=re.split("/", str(source.dataset))[-1],
+        dataset_name=str(source.dataset).rpartition("/")[2],
         config_name=config,
         version=version,
         hash=commit,

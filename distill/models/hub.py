@@ -110,7 +110,7 @@ class Listing:
     @property
     def missing(self) -> int:
         """Return how many bytes of it have still to come."""
-        return sum(file.size - self._here(file) for file in self.files)
+        return sum(file.size - self.here(file) for file in self.files)
 
     def blob(self, file: HubFile) -> Path:
         return self.repository.folder / "blobs" / file.hash
@@ -121,7 +121,8 @@ class Listing:
     def link(self, file: HubFile) -> Path:
         return self.repository.folder / "snapshots" / self.commit / file.path
 
-    def _here(self, file: HubFile) -> int:
+    def here(self, file: HubFile) -> int:
+        """Return how many bytes of a file have come."""
         if self.blob(file).exists() or self.link(file).exists():
             return file.size
         part = self.part(file)
@@ -136,7 +137,8 @@ def listing(repository: Repository) -> Listing:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-    api, where = HfApi(), dict[str, Any](repo_type=repository.kind)
+    api = HfApi()
+    where: dict[str, Any] = {"repo_type": repository.kind}
     with explained(repository):
         commit = api.repo_info(repository.id, revision=repository.revision, **where).sha
         if not re.fullmatch(SHA1, commit or ""):
@@ -308,6 +310,12 @@ def link(brought: Listing) -> None:
             revision=brought.commit,
             allow_patterns=[glob.escape(file.path) for file in brought.files],
         )
+    refer(brought)
+
+
+def refer(brought: Listing) -> None:
+    """Note in the cache which commit the repository's branch or tag is, for runs without a network."""
+    repository = brought.repository
     if not re.fullmatch(SHA1, repository.revision or ""):
         write_atomic(repository.folder / "refs" / (repository.revision or "main"), brought.commit)
 
@@ -344,7 +352,10 @@ def explained(repository: Repository, path: str | None = None) -> Iterator[None]
             "`hf auth login` (or set HF_TOKEN)"
         ) from None
     except Exception as error:
-        raise _of_network_or_disk(what, error) or error from None
+        told = _of_network_or_disk(what, error)
+        if told is None:
+            raise
+        raise told from None
 
 
 def _of_network_or_disk(what: str, error: Exception) -> DistillError | None:

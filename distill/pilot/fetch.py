@@ -55,8 +55,10 @@ def run(recipe: Recipe, *, only_plan: bool = False) -> None:
             return
         _require_room(found)
         _bring(found)
-        for brought in found[:num_models]:
-            hub.link(brought)
+        for model in found[:num_models]:
+            hub.link(model)
+        for data_set in found[num_models:]:
+            hub.refer(data_set)
         for name, source in sets:
             sources.prepare(recipe, name, source)
         print("all is here and compared with the hub's hashes: set HF_HUB_OFFLINE=1 for the run")
@@ -133,9 +135,20 @@ def text(found: Sequence[Listing]) -> str:
             f"  {one.repository} ({at}): {len(one.files)} files, {_megabytes(one.size)}, "
             f"of which {_megabytes(one.size - one.missing)} are here"
         )
-    missing = sum(one.missing for one in found)
+    missing = sum(one.missing for one in _each_once(found))
     lines.append(f"to fetch: {_megabytes(missing)}; free there: {_megabytes(_free())}")
     return "\n".join(lines)
+
+
+def _each_once(found: Sequence[Listing]) -> list[Listing]:
+    """Return the same without files that one before has, too: another split or revision of it."""
+    before: set[Path] = set()
+    once = []
+    for one in found:
+        new = [file for file in one.files if one.blob(file) not in before]
+        before |= {one.blob(file) for file in new}
+        once.append(one.only(file.path for file in new))
+    return once
 
 
 def _megabytes(size: int) -> str:
@@ -154,7 +167,8 @@ def _free() -> int:
 def _require_room(found: Sequence[Listing]) -> None:
     from huggingface_hub import constants
 
-    missing, free = sum(one.missing for one in found), _free()
+    missing = sum(one.missing for one in _each_once(found))
+    free = _free()
     if missing > free:
         raise DataError(
             f"{constants.HF_HUB_CACHE}: {_megabytes(missing)} are to be fetched, {_megabytes(free)} are "
@@ -166,11 +180,12 @@ def _bring(found: Sequence[Listing]) -> None:
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # ours counts all files together
-    size = sum(one.size for one in found)
-    done = sum(one.size - one.missing for one in found)
+    once = _each_once(found)
+    size = sum(one.size for one in once)
+    done = size - sum(one.missing for one in once)
     with Progress("fetch", size // MB, "MB", done=done // MB) as bar:
         counter = _Counter(bar, done)
-        for one in found:
+        for one in once:
             bar.say(str(one.repository))
             hub.bring(one, counter.advance, _say)
 

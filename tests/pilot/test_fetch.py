@@ -8,7 +8,7 @@ import time
 
 import pytest
 from hub_helpers import hash_of
-from run_helpers import ROOT, command
+from run_helpers import ROOT, call_distill, command, small
 
 from distill.data.samples import split_prompts
 from distill.errors import DataError, MismatchError, MissingError
@@ -164,6 +164,17 @@ def test_a_teacher_on_a_server_needs_no_weights_and_one_of_text_nothing(
     )
 
 
+def test_of_several_teachers_each_comes_with_what_is_read_of_it():
+    two = ROOT / "recipes" / "two_teachers.yaml"  # Kimi, behind an API, gives text
+    wanted = {one.id: what for one, what in fetch.wanted_models(load_recipe(two)).items()}
+    whole = fetch.Wanted(weights=True, code=False)
+    assert wanted == {"Qwen/Qwen3-8B": whole, "Qwen/Qwen3-0.6B": whole}
+    pinned = load_recipe(two, ["teachers.kimi.server_gives=null", "teachers.qwen.revision=v1"])
+    wanted = {(one.id, one.revision): what for one, what in fetch.wanted_models(pinned).items()}
+    assert wanted["Qwen/Qwen3-8B", "v1"] == whole
+    assert wanted["moonshotai/Kimi-K2-Instruct-0905", None] == fetch.Wanted(False, False)
+
+
 @pytest.mark.parametrize("place", ["blobs", "incomplete"])
 def test_a_flipped_byte_is_found_told_and_mended(hub, asking, model, recipe, capsys, place):
     weights = (TEACHER / "model.safetensors").read_bytes()
@@ -307,6 +318,7 @@ def test_a_data_set_comes_and_is_read_without_the_hub(hub, asking, offline, mode
     asked = len(hub.asked)
     assert split_prompts(recipe(PROMPTS)) == online
     assert len(hub.asked) == asked
+    assert sum("train-0.parquet" in path for path, _ in hub.downloads) == 1
     assert not any("big.bin" in path for path, _ in hub.downloads)
     assert (asking / "datasets--us--prompts" / "snapshots" / commit).is_dir()
 
@@ -326,6 +338,47 @@ def test_a_data_set_is_read_at_its_revision_whatever_came_last(hub, asking, offl
     assert num_of(split_prompts(pinned(new))) == 20
     with pytest.raises(MissingError, match=r"revision 'aaaa.* not on this machine.*distill fetch"):
         split_prompts(pinned("a" * 40))
+
+
+@pytest.mark.parametrize("more", [{}, {"README.md": b"# A card"}])
+def test_a_data_set_of_a_branch_is_found_without_the_hub(hub, asking, offline, model, recipe, more):
+    hub.commit("datasets", "us/prompts", {"train.parquet": parquet(ROWS[:7]), **more}, branch="v1")
+    data_set(hub)
+    of_branch = recipe(PROMPTS.replace("us/prompts,", "us/prompts, revision: v1,"))
+    fetch.run(of_branch)
+    fetch.run(recipe(PROMPTS))
+    offline()
+    assert num_of(split_prompts(of_branch)) == 7
+    assert num_of(split_prompts(recipe(PROMPTS))) == 20
+
+
+def test_two_splits_of_a_data_set_are_counted_and_fetched_once(
+    hub, asking, model, recipe, capsys, monkeypatch
+):
+    files = {"train.parquet": parquet(ROWS), "test.parquet": parquet(ROWS[:5])}
+    hub.commit("datasets", "us/prompts", files)
+    both = recipe(
+        PROMPTS,
+        "evaluate.prompts=[{dataset: us/prompts, split: test, columns: {prompt: question}}]",
+        f"teacher.model={TEACHER}",
+    )
+    size = sum(map(len, files.values()))
+    monkeypatch.setattr(fetch, "_free", lambda: size)
+    fetch.run(both)
+    assert "all is here" in capsys.readouterr().out
+    assert sum(".parquet" in path for path, _ in hub.downloads) == 2
+
+
+def test_a_run_asks_without_the_hub(hub, asking, offline, model, tmp_path, recipe):
+    """The quickstart with its teacher from a hub, to the answers."""
+    words = small(tmp_path / "run", "teacher.model=us/teacher", f"teacher.revision={model}")
+    given = list(map(str, words))
+    assert call_distill(["fetch", *given]) == 0
+    offline()
+    asked = len(hub.asked)
+    for stage in ("plan", "generate"):
+        assert call_distill([stage, *given]) == 0
+    assert len(hub.asked) == asked
 
 
 def test_a_configuration_comes_without_the_others(hub, asking, offline, model, recipe):
