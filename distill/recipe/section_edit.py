@@ -139,7 +139,7 @@ def _edited(lines: Sequence[str], start: int, end: int, old: Values, wanted: Val
 def _fields(lines: Sequence[str], start: int, end: int) -> list[_Field]:
     """Return the fields of a section; a field goes on as long as lines are further in than it."""
     fields: list[_Field] = []
-    indent: str | None = None
+    indent = ""
     i = start + 1
     while i < end:
         line = lines[i]
@@ -147,9 +147,9 @@ def _fields(lines: Sequence[str], start: int, end: int) -> list[_Field]:
             i += 1
             continue
         found = _KEY.match(line)
-        if found is None or (indent is not None and found["indent"] != indent):
+        if found is None or (fields and found["indent"] != indent):
             raise NotEdited(f"line {i + 1} is none that is understood: {line.strip()[:40]!r}")
-        indent = found["indent"]
+        indent = str(found["indent"])
         last = _end_of_field(lines, i, end, indent)
         fields.append(_Field(found["name"], i, last))
         i = last

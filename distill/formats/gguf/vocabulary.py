@@ -3,8 +3,9 @@
 Byte-level (Qwen, Llama 3, ...) or from SentencePiece (ERNIE, Llama 2). llama.cpp does not read a
 byte-level tokenizer's split patterns; it has its own code for each that it knows, chosen by name.
 So the name is decided from the patterns, and a tokenizer that llama.cpp would run differently is
-refused. One difference remains: llama.cpp does not normalise, so text that is not NFC is tokenized
-as it stands.
+refused. Two differences remain: llama.cpp does not normalise, so text that is not NFC is tokenized
+as it stands; and its tables of letters and digits end before Unicode 16, so it may split a word in
+a script that was added in 2024 or later elsewhere.
 
 A SentencePiece vocabulary has no patterns and no merges in GGUF, but a score for each token:
 llama.cpp joins the pair of neighbours whose union scores best. The scores here are the ranks of the
