@@ -39,7 +39,7 @@ from distill.evaluation.stored import model_figures, read_figures, write_figures
 from distill.models import load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.shaping.trimmed import TrimmedVocabulary, trimmed_vocabulary
+from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -224,8 +224,7 @@ def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
-    trimmed = () if recipe.student.vocabulary is None else ("trim",)
-    return (*trimmed, "train", "quantize")
+    return (*trim_stage(recipe), "train", "quantize")
 
 
 def cost(work: Workload) -> Cost:

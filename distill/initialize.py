@@ -32,6 +32,7 @@ from distill.shaping.trimmed import (
     TrimmedVocabulary,
     kept_path,
     samples_stage,
+    trim_stage,
     trimmed_vocabulary,
 )
 
@@ -133,9 +134,7 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
-    if recipe.student.vocabulary is not None:
-        return ("trim",)
-    return (samples_stage(recipe),) if reads_samples(recipe.student) else ()
+    return (samples_stage(recipe),) if reads_samples(recipe.student) else trim_stage(recipe)
 
 
 def cost(work: Workload) -> Cost:

@@ -22,8 +22,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from distill.core import shutdown
 from distill.core.digests import file_sha256
 from distill.core.files import files_under
@@ -32,7 +30,7 @@ from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.core.stored_json import broken, read_json, write_json
+from distill.core.stored_json import as_type, read_json, write_json
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
 from distill.recipe import Recipe
@@ -107,11 +105,7 @@ def _stored(path: Path) -> tuple[FileCheck, dict[str, str] | None]:
     way_out = "delete it and run `distill quantize RECIPE`: this file is made again"
     values = read_json(path, way_out)
     files = values.pop("files", None)
-    try:
-        return TypeAdapter(FileCheck).validate_python(values), files
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise broken(path, f"{problem['loc'][0]}: {problem['msg']}", way_out) from None
+    return as_type(values, FileCheck, path, way_out), files
 
 
 def _sha256_of(export: "Export", format: "Format") -> dict[str, str]:

@@ -350,7 +350,8 @@ MEASURED = {
 @pytest.mark.parametrize("size", MEASURED)
 def test_the_plan_of_a_gpu_is_what_was_measured_on_one(size: str) -> None:
     overrides, measured = MEASURED[size]
-    recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", overrides)
+    halved = ["student.vocabulary=null", "student.layers_by=even", "student.layer_share=0.5"]
+    recipe = load_recipe(QUICKSTART.parent / "qwen_to_1b.yaml", [*halved, *overrides])
     work = Workload.of(recipe, H200)
     work = replace(work, demand=replace(work.demand, num_written=0, prompt=96, answer=300))
     costs = stage_costs(work, PLANNED)

@@ -193,7 +193,7 @@ def test_another_recipe_does_not_touch_a_finished_run(copy):
     result = run_forked(*small(copy, "train.learning_rate=0.001"))
     assert result.returncode == 2
     assert (
-        "train.learning_rate was 0.003, is now 0.001" in result.stderr
+        "train.learning_rate was 0.002, is now 0.001" in result.stderr
         and "--redo train" in result.stderr
     )
     assert len(result.stderr.strip().splitlines()) == 1

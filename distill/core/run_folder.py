@@ -13,16 +13,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from distill.core.digests import canonical_json, digest, file_sha256
 from distill.core.files import fsync_folder, write_atomic
-from distill.core.stored_json import broken, field_problem, read_json, write_json
+from distill.core.stored_json import as_type, broken, field_problem, read_json, write_json
 from distill.core.verification import RecordedFile
 from distill.errors import MismatchError, MissingError
 from distill.recipe import Recipe, in_full, sealed_yaml
@@ -139,13 +136,8 @@ class RunFolder:
         if reason := _manifest_problem(values):
             raise broken(path, reason, _way_out(stage))
         stored = Manifest(**values)
-        try:
-            return replace(stored, result=_validator(result_type).validate_python(stored.result))
-        except ValidationError as error:
-            problem = error.errors()[0]
-            location = ".".join(str(part) for part in ("result", *problem["loc"]))
-            reason = f"{location}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
-        raise broken(path, reason, _way_out(stage))
+        result = as_type(stored.result, result_type, path, _way_out(stage), within="result")
+        return replace(stored, result=result)
 
     def digest(self, stage: str, recipe: Recipe) -> str:
         """Return the identity of what an earlier stage made. Raises what `require` raises."""
@@ -296,12 +288,6 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-@cache
-def _validator(result_type: type[Any]) -> TypeAdapter[Any]:
-    """Return pydantic's validator of a type, whose making takes longer than reading a manifest."""
-    return TypeAdapter(result_type)
 
 
 _STARTED = {"section": dict, "inputs": dict, "seed": int}

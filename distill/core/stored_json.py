@@ -6,8 +6,11 @@ has no checksum and is taken; what a person edited is told.
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from distill.core.digests import bytes_sha256, canonical_json
 from distill.core.files import write_atomic
@@ -15,6 +18,8 @@ from distill.errors import DataError, in_short, one_line
 
 CHECKSUM = "sha256"  # field: that of the others' canonical JSON
 LONGEST_REASON = 200  # characters
+
+Kind = TypeVar("Kind")
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int | None = None) -> None:
@@ -46,6 +51,27 @@ def read_json(path: Path, way_out: str) -> dict[str, Any]:
     if checksum is not None and checksum != _checksum(values):
         raise broken(path, "its content does not match its checksum", way_out)
     return values
+
+
+def as_type(values: Any, kind: type[Kind], path: Path, way_out: str, within: str = "") -> Kind:
+    """Return values that `read_json` returned as a dataclass of ours.
+
+    `within`: the field that they are of. Raises DataError, which names the field that is not of its
+    type and ends in `way_out`.
+    """
+    try:
+        return _validator(kind).validate_python(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+    where = ".".join(str(part) for part in (within, *problem["loc"]) if part != "")
+    reason = f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    raise broken(path, reason, way_out)
+
+
+@cache
+def _validator(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return pydantic's validator of a type, whose making takes longer than reading a file."""
+    return TypeAdapter(kind)
 
 
 def broken(path: Path, reason: str, way_out: str) -> DataError:

@@ -20,7 +20,7 @@ from distill.pilot.shape_sizes import (
     widest,
 )
 from distill.recipe.sections import Student
-from distill.shaping.layers import evenly_spaced
+from distill.shaping.layers import num_kept_of
 
 # what a candidate decides: all else in the section is the recipe's
 DECIDED = (
@@ -126,8 +126,6 @@ class Field:
             yield self._candidate(source, cut, outline.with_layers(kept))
 
     def _by_width(self, source: Source, values: Values, outline: Outline) -> Iterator[Candidate]:
-        if "ffn_width" not in Student.model_fields:
-            return
         name, width = name_of(source, values), widest(outline, self._fits)
         if width is None:
             self._leave_out(f"{name} cut in width", outline.with_width(WIDTH_STEP))
@@ -136,8 +134,6 @@ class Field:
 
     def _by_both(self, source: Source, values: Values, outline: Outline) -> Iterator[Candidate]:
         """Yield the student that gives half of what is too much in layers, the rest in width."""
-        if "ffn_width" not in Student.model_fields:
-            return
         use = self.budget.use(outline.size(self.format))
         kept = most_layers(outline, lambda cut: self._use(cut) <= (use + 1) / 2)
         if kept is None:
@@ -159,9 +155,9 @@ class Field:
         if student.vocabulary is not None and self.source.trimmed is not None:
             outline = self.source.trimmed
         if student.method == "layers":
-            kept = len(evenly_spaced(outline.num_layers, student.layer_share))
+            kept = num_kept_of(outline.num_layers, student.layer_share)
             outline = outline.with_layers(kept)
-        width = getattr(student, "ffn_width", None)
+        width = student.ffn_width
         return outline if width is None else outline.with_width(width)
 
     def _use(self, outline: Outline) -> float:
@@ -177,38 +173,35 @@ class Field:
 
 def criteria() -> tuple[str, ...]:
     """Return the criteria by which layers can be chosen."""
-    known = Student.model_fields.get("layers_by")
-    return ("even",) if known is None else get_args(known.annotation)
+    return get_args(Student.model_fields["layers_by"].annotation)
 
 
 def decided(student: Student) -> Values:
     """Return what a candidate decides, as the section has it."""
     values = student.model_dump(mode="json")
-    return {name: values[name] for name in DECIDED if name in values}
+    return {name: values[name] for name in DECIDED}
 
 
 def uncut(student: Student) -> Values:
     """Return the values of the same model whole."""
     fields = Student.model_fields
     cuts = ("layer_share", "layers_by", "ffn_width", "num_experts", "vocabulary")
-    whole = {name: fields[name].default for name in cuts if name in fields}
+    whole = {name: fields[name].default for name in cuts}
     if student.method != "random":
         whole["method"] = "base"
     return decided(student) | whole
 
 
 def _layer_values(outline: Outline, num_kept: int, criterion: str) -> Values:
-    values: Values = {"method": "layers", "layer_share": share_of(num_kept, outline.num_layers)}
-    if "layers_by" in Student.model_fields:
-        values["layers_by"] = criterion
-    return values
+    share = share_of(num_kept, outline.num_layers)
+    return {"method": "layers", "layer_share": share, "layers_by": criterion}
 
 
 def share_of(num_kept: int, num_layers: int) -> float:
     """Return the shortest share by which so many layers are kept."""
     for digits in range(1, 8):
         share = round(num_kept / num_layers, digits)
-        if 0 < share <= 1 and round(num_layers * share) == num_kept:
+        if 0 < share <= 1 and num_kept_of(num_layers, share) == num_kept:
             return share
     raise AssertionError(f"{num_kept} of {num_layers}")
 
@@ -221,11 +214,11 @@ def name_of(source: Source, values: Mapping[str, Any]) -> str:
     if values["vocabulary"] is not None:
         parts.append("trimmed")
     if values["method"] == "layers":
-        kept = len(evenly_spaced(source.whole.num_layers, values["layer_share"]))
-        parts.append(f"{values.get('layers_by', 'even')}{kept}")
-    if values.get("ffn_width") is not None:
+        kept = num_kept_of(source.whole.num_layers, values["layer_share"])
+        parts.append(f"{values['layers_by']}{kept}")
+    if values["ffn_width"] is not None:
         parts.append(f"ffn{values['ffn_width']}")
-    if values.get("num_experts") is not None:
+    if values["num_experts"] is not None:
         parts.append(f"experts{values['num_experts']}")
     return "+".join(parts) or "whole"
 

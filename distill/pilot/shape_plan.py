@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from distill import chat, initialize, teachers, train, trim
 from distill.catalog.catalog import LEVELS
@@ -17,7 +17,7 @@ from distill.core.processes import Processes
 from distill.core.results import TrimResult
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost, Stage
-from distill.core.stored_json import broken, read_json, write_json
+from distill.core.stored_json import as_type, read_json, write_json
 from distill.data.samples import read_samples, split_samples
 from distill.errors import DistillError, MismatchError, RecipeError, did_you_mean, shown
 from distill.formats import W16A16
@@ -48,7 +48,7 @@ from distill.planning.cuts import check_cuts
 from distill.planning.licences import licence_verdict
 from distill.planning.machine import GB, this_machine
 from distill.recipe import Recipe
-from distill.recipe.sections import Student, Train, Vocabulary
+from distill.recipe.sections import Student, Vocabulary
 from distill.shaping.trimmed import KEPT, TOKENIZER
 
 RACE_SECONDS = 3600.0  # of the whole race, where nobody says how many tokens
@@ -94,13 +94,9 @@ def stored_race(folders: Folders) -> Race | None:
     """Return the race that began in this folder, None where none did. Raises DataError if broken."""
     path = folders.path / "race.json"
     try:
-        return TypeAdapter(Race).validate_python(read_json(path, WAY_OUT))
+        return as_type(read_json(path, WAY_OUT), Race, path, WAY_OUT)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise broken(path, f"{where}: {problem['msg']}", WAY_OUT) from None
 
 
 def store_race(folders: Folders, race: Race) -> None:
@@ -159,12 +155,11 @@ def recipe_of_candidate(
     steps = max(1, round(race.tokens / recipe.train.batch_tokens))
     train_values: Values = {
         "control": False,
+        "repeats": 1,
         "max_steps": steps,
         "epochs": race.epochs,
         "tracker": "none",
     }
-    if "repeats" in Train.model_fields:
-        train_values["repeats"] = 1
     files = [] if race.format == W16A16.name else [race.format]
     return changed(
         recipe,

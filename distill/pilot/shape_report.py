@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from distill.core.files import files_under
 from distill.core.intervals import paired_bootstrap
 from distill.core.run_folder import RunFolder
-from distill.core.stored_json import broken, read_json, write_json
+from distill.core.stored_json import as_type, read_json, write_json
 from distill.deploy.targets import MEMORY_BOUND, Target
 from distill.pilot.shape_candidates import Values
 from distill.pilot.shape_plan import WAY_OUT, Race, Wishes, goes_on
@@ -65,13 +63,9 @@ def stored_outcome(folders: Folders) -> Outcome | None:
     """Return what was stored, None where nothing was. Raises DataError where it is broken."""
     path = _path(folders)
     try:
-        return TypeAdapter(Outcome).validate_python(read_json(path, WAY_OUT))
+        return as_type(read_json(path, WAY_OUT), Outcome, path, WAY_OUT)
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise broken(path, f"{where}: {problem['msg']}", WAY_OUT) from None
 
 
 def finished(recipe: Recipe, wishes: Wishes) -> Outcome | None:

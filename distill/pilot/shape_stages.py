@@ -34,7 +34,7 @@ from distill.models import load
 from distill.pipeline import fingerprint_of
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.shaping.trimmed import trimmed_vocabulary
+from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 
@@ -150,8 +150,7 @@ def _measure_cost(work: Workload) -> Cost:
 
 
 def _measure_reads(recipe: Recipe) -> list[str]:
-    trimmed = [] if recipe.student.vocabulary is None else ["trim"]
-    return [*trimmed, "held_out", "initialize", "train"]
+    return [*trim_stage(recipe), "held_out", "initialize", "train"]
 
 
 HELD_OUT = Stage(

@@ -25,7 +25,7 @@ def write(recipe: Recipe, outcome: Outcome) -> str:
     winner = outcome.winner
     if winner is None:
         return f"{recipe.source}: nothing is written: no candidate fits"
-    values = {name: winner.values[name] for name in winner.values}
+    values = winner.values
     try:
         text = _edited(recipe.source, values)
     except NotEdited as error:

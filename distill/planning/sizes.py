@@ -12,6 +12,7 @@ from distill.models import find
 from distill.models.families import EXPERTS, SHARED_EXPERTS, first_of
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
+from distill.shaping.layers import num_kept_of
 from distill.teachers import connect
 
 
@@ -125,7 +126,7 @@ def _with_all_tokens(recipe: Recipe, teacher: Size) -> Size:
     base = _narrowed(recipe, size_of(recipe, shape.model or "", shape.revision))
     if shape.method == "base":
         return base
-    kept = max(1, round(base.layers * shape.layer_share))
+    kept = num_kept_of(base.layers, shape.layer_share)
     without_embedding_and_last_norm = base.parameters - base.head - base.hidden
     per_layer = without_embedding_and_last_norm // base.layers
     parameters = base.parameters - (base.layers - kept) * per_layer

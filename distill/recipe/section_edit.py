@@ -14,7 +14,7 @@ import yaml
 from distill.recipe.strict_yaml import NotYaml, StrictDumper, parse
 
 _KEY = re.compile(r"^(?P<indent> +)(?P<name>[A-Za-z_]\w*):(?P<rest>(?:[ \t].*)?)$")
-_COMMENT = re.compile(r"^(?P<value>[^#'\"\[{&*!|>]*?)(?P<comment>\s+#.*)?$")
+_COMMENT = re.compile(r"^(?P<value>[^#'\"&*!|>]*?)(?P<comment>\s+#.*)?$")
 Values = Mapping[str, Any]
 
 
@@ -128,7 +128,7 @@ def _edited(lines: Sequence[str], start: int, end: int, old: Values, wanted: Val
         if field.name not in wanted:
             own = [_commented(line, indent) for line in own]
         elif wanted[field.name] != old.get(field.name):
-            own = [_replaced(own, indent, field.name, wanted[field.name])]
+            own = _replaced(own, indent, field.name, wanted[field.name])
         inner += own
     inner += lines[at:end]
     named = {field.name for field in fields}
@@ -175,11 +175,18 @@ def _commented(line: str, indent: str) -> str:
     return f"{indent}# {line[len(indent) :]}" if line.strip() else line
 
 
-def _replaced(own: Sequence[str], indent: str, name: str, value: Any) -> str:
-    """Return the line of a field with another value, and its comment where it stood."""
-    if len(own) > 1:
+def _replaced(own: Sequence[str], indent: str, name: str, value: Any) -> list[str]:
+    """Return the lines of a field with another value; of several lines the old ones as comments."""
+    begun = own[0].partition(":")[2].partition("#")[0].strip()
+    if len(own) > 1 and begun:
         raise NotEdited(f"{name} stands on more than one line")
-    rest = own[0][len(indent) + len(name) + 1 :]
+    first = _with_value(own[0], indent, name, value)
+    return [first, *(_commented(line, indent) for line in own[1:])]
+
+
+def _with_value(line: str, indent: str, name: str, value: Any) -> str:
+    """Return the line of a field with another value, and its comment where it stood."""
+    rest = line[len(indent) + len(name) + 1 :]
     found = _COMMENT.match(rest)
     if found is None:  # quotes, brackets: a # may be in them
         if "#" in rest:
@@ -188,7 +195,7 @@ def _replaced(own: Sequence[str], indent: str, name: str, value: Any) -> str:
     new = f"{indent}{name}: {_text(value)}"
     if not found["comment"]:
         return new
-    column = len(own[0]) - len(found["comment"].lstrip())
+    column = len(line) - len(found["comment"].lstrip())
     return f"{new:<{column - 2}}  {found['comment'].strip()}"
 
 

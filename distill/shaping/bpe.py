@@ -67,11 +67,6 @@ class BpeVocabulary:
         """Return whether a character without a token is written as its bytes, like SentencePiece's."""
         return _falls_back(self.content)
 
-    @property
-    def takes_whole_words(self) -> bool:
-        """Return whether a word that is a token is taken before any merge, as Llama 3's."""
-        return bool(self.content["model"].get("ignore_merges"))
-
     @cached_property
     def parts(self) -> dict[int, tuple[int, ...]]:
         """Return what each token becomes where it is taken away, by id.

@@ -108,6 +108,20 @@ def hidden_states(model: Any, batch: Batch) -> "Tensor":
     ).last_hidden_state
 
 
+def read_with(model: Any, calibration: Calibration, hooks: Sequence[Any]) -> Iterator[Batch]:
+    """Yield each batch, and let the model read it thereafter; remove the hooks at the end."""
+    import torch
+
+    try:
+        for batch in calibration.batches(model.device):
+            yield batch
+            with torch.no_grad():
+                hidden_states(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def nats(head: Head, hidden_BTH: "Tensor", batch: Batch, vocab_size: int) -> float:
     """Return the sum of -log p over the batch's answer tokens. `hidden_BTH`: behind the last norm."""
     from distill.models.score import logit_chunks

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.errors import MismatchError
 from distill.models.families import EXPERTS, first_of
-from distill.shaping.calibration import Calibration, hidden_states
+from distill.shaping.calibration import Calibration, read_with
 from distill.shaping.layers import layers_of, require_config_of_its_weights
 
 if TYPE_CHECKING:
@@ -82,14 +82,8 @@ def contributions(model: Any, calibration: Calibration) -> "list[Tensor]":
             sums[experts][expert] += output_MH.double().norm(dim=-1).sum().cpu()
 
     hooks = [block.experts.register_forward_pre_hook(note) for block in blocks]
-    try:
-        with torch.no_grad():
-            for batch in calibration.batches(model.device):
-                mask_BT = batch.mask_BT
-                hidden_states(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for batch in read_with(model, calibration, hooks):
+        mask_BT = batch.mask_BT
     return [sums[block.experts] for block in blocks]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.errors import MismatchError
 from distill.models.families import EXPERTS, first_of
-from distill.shaping.calibration import Calibration, hidden_states
+from distill.shaping.calibration import Calibration, read_with
 from distill.shaping.layers import layers_of, require_config_of_its_weights
 
 if TYPE_CHECKING:
@@ -69,14 +69,8 @@ def strengths(model: Any, calibration: Calibration) -> "list[Tensor]":
         squares[numbers[projection]] += (mean_BI**2).sum(0)
 
     hooks = [block.down_proj.register_forward_pre_hook(note) for block in blocks]
-    try:
-        with torch.no_grad():
-            for batch in calibration.batches(model.device):
-                mask_BT = batch.mask_BT
-                hidden_states(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for batch in read_with(model, calibration, hooks):
+        mask_BT = batch.mask_BT
     return [square_I.sqrt() for square_I in squares]
 
 

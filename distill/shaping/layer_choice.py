@@ -11,7 +11,7 @@ nll               greedily: layer after layer goes whichever costs least NLL of 
 from typing import TYPE_CHECKING, Any
 
 from distill.core.progress import Progress
-from distill.shaping.calibration import Calibration, hidden_states, nats
+from distill.shaping.calibration import Calibration, nats, read_with
 from distill.shaping.layer_passes import LayerPasses, output_of
 from distill.shaping.layers import evenly_spaced, layers_of, num_kept_of
 
@@ -45,7 +45,6 @@ def chosen_layers(
 
 def block_influences(model: Any, calibration: Calibration) -> list[float]:
     """Return 1 - mean cosine between the hidden states before and after each layer."""
-    import torch
     from torch.nn.functional import cosine_similarity
 
     layers = layers_of(model)
@@ -59,15 +58,9 @@ def block_influences(model: Any, calibration: Calibration) -> list[float]:
 
     hooks = [layer.register_forward_hook(note) for layer in layers]
     num_tokens = 0
-    try:
-        with torch.no_grad():
-            for batch in calibration.batches(model.device):
-                mask_BT = batch.mask_BT
-                num_tokens += int(mask_BT.sum())
-                hidden_states(model, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for batch in read_with(model, calibration, hooks):
+        mask_BT = batch.mask_BT
+        num_tokens += int(mask_BT.sum())
     return [1 - total / num_tokens for total in sums]
 
 

@@ -11,19 +11,14 @@ position is about the student's token there.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import broken, read_json, write_json
 from distill.models import load
 from distill.recipe import Recipe
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 TOKENIZER, PARENT_IDS, KEPT = "tokenizer", "parent_ids.json", "kept.jsonl"
 
@@ -37,12 +32,6 @@ class TrimmedVocabulary:
 
     def __len__(self) -> int:
         return len(self.parent_ids)
-
-    @cached_property
-    def parent_ids_V(self) -> "NDArray[np.int64]":
-        import numpy as np
-
-        return np.array(self.parent_ids, np.int64)
 
     def parents_of(self, ids: Sequence[int]) -> list[int]:
         """Return the parent's ids of trimmed ones: what the teacher is shown."""
@@ -90,4 +79,9 @@ def kept_path(recipe: Recipe, folder: RunFolder) -> Path:
 
 def samples_stage(recipe: Recipe) -> str:
     """Return the stage that makes those samples: `generate`, or `trim` where the recipe trims."""
-    return "generate" if recipe.student.vocabulary is None else "trim"
+    return next(iter(trim_stage(recipe)), "generate")
+
+
+def trim_stage(recipe: Recipe) -> tuple[str, ...]:
+    """Return the stage `trim`, for the `reads` of one that reads it; nothing where none is trimmed."""
+    return () if recipe.student.vocabulary is None else ("trim",)

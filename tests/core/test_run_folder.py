@@ -165,7 +165,7 @@ def test_durations_are_not_taken_from_the_clock_on_the_wall():
         if "time.time()" in path.read_text()
     }
     # a date that a server sent, and when an answer was asked for, which its log keeps
-    assert found.keys() <= {"replies.py", "client.py"}, found
+    assert found.keys() <= {"replies.py", "budget.py"}, found
 
 
 def test_a_result_of_another_shape_is_named_with_its_field(tmp_path):

@@ -90,11 +90,11 @@ def test_training_rows_beyond_the_students_context_are_refused_with_the_way_out(
     model, tmp_path, check
 ):
     student = Path(shutil.copytree(model, tmp_path / "student"))
-    edit_config(student, max_position_embeddings=200)
+    edit_config(student, max_position_embeddings=180)
     change = f"student.model={student}"
-    with pytest.raises(MismatchError, match=r"set train\.max_length=200$"):
+    with pytest.raises(MismatchError, match=r"set train\.max_length=180$"):
         check(recipe_of(model, change))
-    lengths.check_models(recipe_of(model, change, "train.max_length=200"))
+    lengths.check_models(recipe_of(model, change, "train.max_length=180"))
 
 
 def test_a_context_that_yarn_stretches_is_as_long_as_that():

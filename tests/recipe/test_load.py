@@ -15,22 +15,18 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
 def test_every_recipe_loads_and_its_files_are_there(path):
     recipe = load_recipe(path)
-    assert recipe.name == path.stem
+    by_licence = {"llama_to_1b": "Llama-1b-assistant"}  # which asks for such a name
+    assert recipe.name == by_licence.get(path.stem, path.stem)
     for source in [*recipe.generate.prompts, *(recipe.evaluate.prompts or [])]:
         recipe.existing_file("prompts", source.file)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
-def test_every_field_of_a_recipe_carries_a_comment(path):
-    lines = path.read_text().splitlines()
-    bare = [
-        n
-        for n, line in enumerate(lines, 1)
-        if line.startswith("  ") and "#" not in line and line.strip()
-    ]
-    assert len(bare) <= 0.6 * len([line for line in lines if line.startswith("  ")]), (
-        f"lines without a comment: {bare}"
-    )
+def test_a_recipe_teaches_by_its_comments(path):
+    """Beside its fields, or above them where the recipe is short."""
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    bare = [line for line in lines if "#" not in line]
+    assert len(bare) <= 0.6 * len(lines), f"lines without a comment: {bare}"
 
 
 def test_reading_a_recipe_needs_no_torch():
