@@ -11,6 +11,7 @@ from distill.data.shares import mixed
 from distill.filters.base import FilterContext, FindMark, PromptFilter, each
 from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import exact_key, near_prompts
+from distill.filters.over_cores import each_over_cores
 from distill.recipe import Recipe
 from distill.text import language
 from distill.text.invisible import is_invisible
@@ -100,9 +101,9 @@ PROMPT_FILTERS: tuple[PromptFilter, ...] = (
     PromptFilter("prompt_too_long", each(too_long)),
     PromptFilter("template_marks", each(template_marks)),
     PromptFilter("duplicate_prompt", repeated),
-    PromptFilter("wrong_prompt_language", each(wrong_language)),
+    PromptFilter("wrong_prompt_language", each_over_cores(wrong_language)),
     PromptFilter("near_duplicate_prompt", nearly_repeated),
-    PromptFilter("contaminated", each(contaminated)),
+    PromptFilter("contaminated", each_over_cores(contaminated)),
 )
 
 
