@@ -1,7 +1,8 @@
 """Measure what each part of the data path holds in memory a sample, and how long it takes.
 
     python scripts/measure_growth.py --sizes 1000 10000
-    python scripts/measure_growth.py --sizes 100000 --parts train read_log
+    python scripts/measure_growth.py --sizes 100000 --without-language
+    python scripts/measure_growth.py --sizes 1000000 --parts train
 
 Prompts and answers of about 60 and 240 tokens are made of the quickstart's problems in five languages,
 the ids at random. Each part runs in a process of its own; what is told is the growth of its peak
@@ -11,7 +12,8 @@ processes that it starts. The slope is the growth between the two largest sizes.
 Parts: `write` a file of samples; `read_log`, then each of its rows; `prompts`: all filters of
 prompts, near duplicates among them; `generate`: the stage with all its answers in the log, from the
 files of prompts to the files of samples, with every filter; `train`: what each rank does before its
-first step, for three epochs, and the samples of ten steps.
+first step, for three epochs, and the samples of ten steps. `--without-language` leaves out the
+filters of languages, which hold nothing and take most of the time.
 """
 
 import argparse
@@ -22,7 +24,7 @@ import random
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from distill.core.run_folder import RunFolder
 from distill.data.bad_rows import Left
 from distill.data.samples import split_prompts
 from distill.data.stored_samples import read_samples, split_samples
-from distill.filters.prompt_filters import select_prompts
+from distill.filters import answer_filters, prompt_filters
 from distill.recipe import Recipe, load_recipe
 from distill.teachers import connect
 from distill.teachers.keys import request_maker
@@ -111,10 +113,13 @@ def recipe_in(folder: Path) -> Recipe:
     return load_recipe(QUICKSTART, overrides)
 
 
-def prepare(folder: Path, count: int) -> None:
-    """Write the files that the parts read: prompts, the log of their answers, kept samples."""
+def prepare(folder: Path, count: int, parts: Sequence[str]) -> None:
+    """Write the files that the parts read: kept samples; prompts, and the log of their answers."""
+    if "train" in parts:
+        write_jsonl(folder / "kept.jsonl", map(sample_row, range(count)))
+    if not {"read_log", "prompts", "generate"}.intersection(parts):
+        return
     write_jsonl(folder / "prompts.jsonl", prompt_rows(count))
-    write_jsonl(folder / "kept.jsonl", map(sample_row, range(count)))
     recipe = recipe_in(folder)
     teacher = connect(recipe)
     make = request_maker(teacher, RequestOptions.of(recipe))
@@ -152,7 +157,7 @@ def read_log(folder: Path, count: int) -> str:
 def filter_prompts(folder: Path, count: int) -> str:
     recipe = recipe_in(folder)
     prompts, held_out = split_prompts(recipe, Left())
-    good, bad = select_prompts(recipe, prompts, held_out)
+    good, bad = prompt_filters.select_prompts(recipe, prompts, held_out)
     return f"{len(good):,} of {len(good) + len(bad):,} kept"
 
 
@@ -219,20 +224,34 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measured(part: Part, folder: Path, count: int, answer: Any) -> None:
+def leave_out_languages() -> None:
+    """Take the filters of languages out of those of this process."""
+    answer_filters.ANSWER_FILTERS = tuple(
+        one for one in answer_filters.ANSWER_FILTERS if not one.name.endswith("_language")
+    )
+    prompt_filters.PROMPT_FILTERS = tuple(
+        one for one in prompt_filters.PROMPT_FILTERS if not one.name.endswith("_language")
+    )
+
+
+def measured(part: Part, folder: Path, count: int, languages: bool, answer: Any) -> None:
     """Send (bytes of growth, all bytes, seconds of CPU, what the part says) of a part."""
     import distill.training.run  # noqa: F401 - so that it is in memory before
 
+    if not languages:
+        leave_out_languages()
     before, start = peak(), cpu_seconds()
     told = part(folder, count)
     answer.send((peak() - before, peak(), cpu_seconds() - start, told))
 
 
-def in_a_process(part: Part, folder: Path, count: int) -> tuple[int, int, float, str]:
+def in_a_process(
+    part: Part, folder: Path, count: int, languages: bool
+) -> tuple[int, int, float, str]:
     """Return what `measured` sends, of a fresh process."""
     fresh = multiprocessing.get_context("spawn")
     receiving, sending = fresh.Pipe(duplex=False)
-    process = fresh.Process(target=measured, args=(part, folder, count, sending))
+    process = fresh.Process(target=measured, args=(part, folder, count, languages, sending))
     process.start()
     sending.close()
     try:
@@ -247,13 +266,15 @@ def main() -> None:
     )
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--without-language", action="store_true")
     options = parser.parse_args()
+    languages = not options.without_language
     grown: dict[str, list[tuple[int, int]]] = {name: [] for name in options.parts}
     for count in sorted(options.sizes):
         with tempfile.TemporaryDirectory() as name:
-            prepare(Path(name), count)
+            prepare(Path(name), count, options.parts)
             for part in options.parts:
-                size, whole, seconds, told = in_a_process(PARTS[part], Path(name), count)
+                size, whole, seconds, told = in_a_process(PARTS[part], Path(name), count, languages)
                 grown[part].append((count, size))
                 print(
                     f"{part:10} {count:>9,} samples: {size / 1e6:8.1f} MB more, {whole / 1e6:7.0f} "

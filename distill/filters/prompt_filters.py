@@ -4,7 +4,9 @@ To add a filter, write a function `(prompt, context) -> str | None` and add it t
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 from distill.data.samples import Prompt
 from distill.data.shares import mixed
@@ -79,13 +81,33 @@ def nearly_repeated(
     See near_prompts, from `generate.near_duplicate` on.
     """
     originals = near_prompts(
-        [prompts[index].text_of("user", "assistant") for index in left],
+        _TurnsOf(prompts, left),
         context.options.near_duplicate,
-        [exact_key(prompts[index].text_of("system")) for index in left],
+        [sys.intern(exact_key(prompts[index].text_of("system"))) for index in left],
     )
     for index, original in zip(left, originals, strict=True):
         if original is not None:
             yield index, f"nearly prompt {left[original]}"
+
+
+class _TurnsOf(Sequence[str]):
+    """What user and assistant say in some of the prompts, put together when it is asked for."""
+
+    def __init__(self, prompts: Sequence[Prompt], numbers: Sequence[int]):
+        self._prompts = prompts
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> "_TurnsOf": ...
+    def __getitem__(self, number: int | slice) -> "str | _TurnsOf":
+        if isinstance(number, slice):
+            return _TurnsOf(self._prompts, self._numbers[number])
+        return self._prompts[self._numbers[number]].text_of("user", "assistant")
 
 
 def contaminated(prompt: Prompt, context: FilterContext) -> str | None:
