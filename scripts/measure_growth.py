@@ -35,6 +35,7 @@ from distill.core.digests import digest
 from distill.core.jsonl import Row, RowLog, write_jsonl
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
+from distill.core.subprocesses import peak_memory
 from distill.data.bad_rows import Left
 from distill.data.samples import split_prompts
 from distill.data.stored_samples import read_samples, split_samples
@@ -221,7 +222,10 @@ def cpu_seconds() -> float:
 
 
 def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return the most bytes that this process held; getrusage would tell its parent's."""
+    held = peak_memory("self")
+    assert held is not None, "measured on Linux"
+    return held
 
 
 def leave_out_languages() -> None:

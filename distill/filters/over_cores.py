@@ -2,8 +2,7 @@
 
 Each check looks at one item alone, so the results do not depend on how many processes there are.
 They are programs of their own: a copy of this process would have its teacher, its threads and its
-GPU. `python -m distill.filters.over_cores FD` is one of them: it reads from and
-writes to the socket FD.
+GPU. `python -m distill.filters.over_cores FD` is one of them, which reads and writes the socket FD.
 """
 
 import contextlib
