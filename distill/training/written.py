@@ -77,14 +77,18 @@ def result_of(folder: Path) -> TrainedModel:
 def accelerator_without_defaults(tracker: str | None = None, folder: Path | None = None) -> Any:
     """Return an Accelerator that takes nothing of the launcher's defaults.
 
-    Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
-    recipe that says cpu is trained there, on a machine with a GPU too. `tracker` writes to `folder`.
+    Precision, accumulation and clipping are ours (see loop.run_step), and nothing is compiled. Nor
+    is the model moved: a recipe that says cpu is trained there, on a machine with a GPU too.
+    `tracker` writes to `folder`.
     """
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
 
     return Accelerator(
         mixed_precision="no",
-        gradient_accumulation_steps=1,
+        dynamo_backend="no",
+        # given as a plugin: the launcher's variable would overrule a plain number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=tracker,
         project_dir=folder if tracker else None,
         device_placement=False,
