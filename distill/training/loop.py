@@ -29,6 +29,7 @@ from distill.training.batches import Batch, Rows, collate, share_of_rank
 from distill.training.checkpoints import WholeCheckpoints
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
+from distill.training.prepare import checkpoint_activations
 from distill.training.run import Example, TrainingRun
 from distill.training.sharded_checkpoints import ShardedCheckpoints
 from distill.training.student import StudentLoss, outer_parameters, trainable_parameters
@@ -101,9 +102,12 @@ def _on_ranks(run: TrainingRun, whole: StudentLoss | None) -> tuple[StudentLoss,
     """Return (the student as this rank holds it, the module that is called)."""
     if run.is_sharded:
         student = sharding.shard(whole, run.placement, run.options.shard, run.processes)
-        return student, student
-    assert whole is not None  # every rank has loaded it
-    return whole, run.accelerator.prepare_model(whole)
+    else:
+        assert whole is not None  # every rank has loaded it
+        student = whole
+    if run.options.gradient_checkpointing:
+        checkpoint_activations(student.model)
+    return student, student if run.is_sharded else run.accelerator.prepare_model(student)
 
 
 def _checkpoints(run: TrainingRun) -> WholeCheckpoints | ShardedCheckpoints:

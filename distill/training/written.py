@@ -14,7 +14,7 @@ from distill.core.files import FolderWriter
 from distill.core.results import TrainedModel
 from distill.errors import DataError
 from distill.training.loop import train
-from distill.training.prepare import add_lora, checkpoint_activations
+from distill.training.prepare import add_lora
 from distill.training.run import TrainingRun
 
 TRAINING = "training.json"
@@ -32,8 +32,6 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
     options, model, processes = run.options, run.model, run.processes
     torch.manual_seed(run.seed)
     adapter = add_lora(options, model) if options.lora_rank else None
-    if options.gradient_checkpointing:
-        checkpoint_activations(model)
     result = train(run)
     if options.tracker != "none":
         run.accelerator.end_training()
