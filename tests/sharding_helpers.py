@@ -5,6 +5,7 @@ A rank leaves what it found in files of a folder; `ranks` starts some, as `accel
 
 import os
 import signal
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,18 @@ from distill.core.processes import Processes, finish, start
 from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.training import sharding
-from distill.training.loop import _on_ranks, _student_loss, run_step, train, validate
+from distill.training.loop import on_ranks, run_step, student_loss, train, validate
 from distill.training.optimizer import build_optimizer
 from distill.training.prepare import add_lora
 from distill.training.run import TrainingRun
+from distill.training.sharded_checkpoints import ShardedCheckpoints
 from distill.training.student import outer_parameters, trainable_parameters
 
 # rows of one to four micro-batches; with two ranks one has an empty one in every other step
-STEPS = [[[0, 1], [2, 3], [4, 5], [6]], [[7, 1], [3, 5], [0]], [[2], [6]], [[0, 1, 3]]]
-RATE = 1e-3
-LAYERS = 3
+STEPS = [[[0, 1], [2, 3], [4, 5], [6]], [[7, 1], [3, 5], [0]], [[0, 1, 3]]]
+# AdamW divides by a gradient's own size: one of rounding errors alone moves a weight by up to the rate
+RATE = 1e-4
+LAYERS = 2
 # steps of a whole training, and those after which a checkpoint is due
 NUM_STEPS, EVERY, KILLED_AT = 8, 3, 7
 
@@ -60,7 +63,7 @@ CASES: dict[str, tuple[Any, torch.dtype, dict[str, Any]]] = {
     "hidden states": (tied, torch.float64, {"hidden_weight": 0.5}),
     "adapter": (tied, torch.float64, {"lora_rank": 3}),
     "recomputed": (tied, torch.float64, {"gradient_checkpointing": True}),
-    "muon": (untied, torch.float32, {"optimizer": "muon"}),
+    "muon": (untied, torch.float64, {"optimizer": "muon"}),
     "float32": (tied, torch.float32, {}),
     "bfloat16": (untied, torch.float32, {"precision": "bfloat16"}),
 }
@@ -94,14 +97,14 @@ def run_of(
 
 def steps_of(run: TrainingRun) -> dict[str, Any]:
     """Take the steps; return their log rows, the weights after them, the validation loss, this rank's share."""
-    whole = None if run.model is None else _student_loss(run)
-    student, module = _on_ranks(run, whole)
+    whole = None if run.model is None else student_loss(run)
+    student, module = on_ranks(run, whole)
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, run.options, outer_parameters(student))
     rows = []
     for step, step_rows in enumerate(STEPS):
         rows.append(run_step(run, module, optimizer, trainable, step_rows, step, RATE))
-        loss = validate(run, module)
+    loss = validate(run, module)
     local = sum(_local(p).numel() for p in trainable.values())
     if run.is_sharded:
         sharding.gather(trainable, None if whole is None else trainable_parameters(whole))
@@ -115,20 +118,22 @@ def _local(parameter: Tensor) -> Tensor:
     return parameter if to_local is None else to_local()
 
 
-def course(folder: Path, processes: Processes, how: str = "full", **settings: Any) -> TrainingRun:
-    """A whole training with dropout in which the best weights are kept."""
-    options = {
-        "epochs": 100,
-        "max_steps": NUM_STEPS,
-        "batch_tokens": 3 * helpers.LONGEST,
-        "validate_every": 2,
-        "checkpoint_every": EVERY,
-        "learning_rate": 3e-3,
-        **settings,
-    }
-    run = run_of(folder, "float32", processes, how=how, **options)
+def course(folder: Path, processes: Processes) -> TrainingRun:
+    """A whole training of a divided student with dropout, of which the best weights are kept."""
+    run = run_of(
+        folder,
+        "float32",
+        processes,
+        how="full",
+        epochs=100,
+        max_steps=NUM_STEPS,
+        batch_tokens=3 * helpers.LONGEST,
+        validate_every=2,
+        checkpoint_every=EVERY,
+        learning_rate=3e-3,
+    )
     if run.model is not None:
-        run.model = tiny_qwen3(layers=LAYERS, dropout=0.1)
+        run.model = tiny_qwen3(dropout=0.1)
     return run
 
 
@@ -146,48 +151,62 @@ class DiesAt:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def take_steps(folder: Path, num: int, how: str, names: list[str]) -> None:
-    """As one rank: take the steps of these cases, and leave what came of each in a file."""
-    processes = start(num)
-    import time
+def take_steps(folder: Path, processes: Processes, how: str, names: Iterable[str]) -> None:
+    """Take the steps of these cases, and leave what came of each in a file."""
     for name in names:
-        t = time.monotonic()
         found = steps_of(run_of(folder, name, processes, how=how))
-        print(name, time.monotonic() - t, time.process_time())
         torch.save(found, folder / f"{name}-{how}-{processes.rank}.pt")
-    finish(processes)
 
 
-def train_whole(folder: Path, num: int, how: str, killed_rank: int | None = None) -> None:
-    """As one rank: train to the end, or until this rank is killed; rank 0 leaves the weights."""
-    processes = start(num)
-    run = course(folder, processes, how)
-    if processes.rank == killed_rank:
-        run.accelerator = DiesAt(run.accelerator, KILLED_AT)
-    result = train(run)
-    if processes.is_main:
-        torch.save({"weights": run.model.state_dict(), "result": result}, folder / "trained.pt")
-    finish(processes)
+def train_whole(run: TrainingRun) -> None:
+    """Train to the end; rank 0 leaves the weights."""
+    train(run)
+    if run.processes.is_main:
+        torch.save(run.model.state_dict(), run.folder / "trained.pt")
+    run.processes.barrier()
 
 
 def check_two(folder: Path) -> None:
     """As one of two ranks: all cases, a training to the end, and one in which the other is killed."""
     processes = start(2)
-    finish_later, names = processes, [*CASES]
+    take_steps(folder, processes, "full", CASES)
+    train_whole(course(folder / "unbroken", processes))
+    dying = course(folder / "killed", processes)
+    if processes.rank == 1:
+        dying.accelerator = DiesAt(dying.accelerator, KILLED_AT)
+    train_whole(dying)
+
+
+def go_on(folder: Path, names: list[str]) -> None:
+    """As one of two ranks: go on with trainings that were broken off."""
+    processes = start(2)
     for name in names:
-        found = steps_of(run_of(folder, name, processes, how="full"))
-        torch.save(found, folder / f"{name}-full-{processes.rank}.pt")
-    for which in ("unbroken", "killed"):
-        run = course(folder / which, finish_later)
-        if which == "killed" and processes.rank == 1:
-            run.accelerator = DiesAt(run.accelerator, KILLED_AT)
-        train(run)
-        if processes.is_main:
-            torch.save(run.model.state_dict(), folder / which / "trained.pt")
-        processes.barrier()
+        train_whole(course(folder / name, processes))
+    finish(processes)
 
 
-def ranks(function: Any, num: int, *arguments: Any, **more: str) -> list[Forked]:
+def check_four(folder: Path) -> None:
+    """As one of four ranks, two a node: cases, and what two ranks saved."""
+    processes = start(4)
+    take_steps(folder, processes, "hybrid", ["tied", "odd rows", "hidden states"])
+    run = course(folder / "unbroken", processes)
+    whole = None if run.model is None else student_loss(run)
+    student = sharding.shard(whole, run.placement, "hybrid", processes)
+    trainable = trainable_parameters(student)
+    optimizer = build_optimizer(trainable, run.options)
+    checkpoints = ShardedCheckpoints(run.checkpoint_folder, processes, "hybrid")
+    saved = checkpoints.load_newest(trainable, optimizer, with_best=True)
+    assert saved is not None
+    found = {f"model.{name}": sharding.whole_tensor(p) for name, p in trainable.items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            found[f"optimizer.{number}.{name}"] = sharding.whole_tensor(state[name])
+    if processes.is_main:
+        torch.save((found, saved.step, saved.notes), folder / "four.pt")
+    finish(processes)
+
+
+def ranks(function: Callable[..., None], num: int, *arguments: object, **more: str) -> list[Forked]:
     """Start `num` ranks of a function; `more` are environment variables."""
     everywhere = {
         "WORLD_SIZE": str(num),

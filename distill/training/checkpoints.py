@@ -67,8 +67,8 @@ class Saver(NamedTuple):
         if saved == self:
             return []
         return [
-            f"the checkpoint is of {saved}, here are {self}: it goes on the same within rounding, "
-            "not bit for bit"
+            f"the checkpoint is of {saved}, here are {self}: sums are in another order, so it does "
+            "not go on bit for bit"
         ]
 
     def __str__(self) -> str:

@@ -45,8 +45,8 @@ def train(run: TrainingRun) -> dict[str, Any]:
     """
     options = run.options
     processes = run.processes
-    whole = None if run.model is None else _student_loss(run)
-    student, module = _on_ranks(run, whole)
+    whole = None if run.model is None else student_loss(run)
+    student, module = on_ranks(run, whole)
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, options, outer_parameters(student))
     plan = run.steps()
@@ -86,7 +86,8 @@ def train(run: TrainingRun) -> dict[str, Any]:
     return _result(run, plan, state)
 
 
-def _student_loss(run: TrainingRun) -> StudentLoss:
+def student_loss(run: TrainingRun) -> StudentLoss:
+    """Return the run's whole student with its loss."""
     return StudentLoss(
         run.model,
         run.options,
@@ -98,7 +99,7 @@ def _student_loss(run: TrainingRun) -> StudentLoss:
     )
 
 
-def _on_ranks(run: TrainingRun, whole: StudentLoss | None) -> tuple[StudentLoss, nn.Module]:
+def on_ranks(run: TrainingRun, whole: StudentLoss | None) -> tuple[StudentLoss, nn.Module]:
     """Return (the student as this rank holds it, the module that is called)."""
     if run.is_sharded:
         student = sharding.shard(whole, run.placement, run.options.shard, run.processes)

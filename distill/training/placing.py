@@ -1,8 +1,22 @@
 """Where a student is trained, and in which type: the same for every model of a run, rounds among them."""
 
+from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
+from distill.errors import MismatchError
 from distill.models.precision import Placed, Work, placed
 from distill.recipe import Recipe
+
+
+def check_ranks(recipe: Recipe, processes: Processes) -> None:
+    """Raise MismatchError where the student is to be divided over ranks that are not there."""
+    shard = recipe.train.shard
+    if shard == "none" or processes.num > 1:
+        return
+    raise MismatchError(
+        f"train.shard {shard}: it divides the student over several processes, and there is one; start "
+        "them with `accelerate launch --multi_gpu --num_processes N distill/train.py RECIPE`, or set "
+        "train.shard=none"
+    )
 
 
 def training_placed(recipe: Recipe, folder: RunFolder) -> Placed:

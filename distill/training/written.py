@@ -31,7 +31,9 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
     """
     options, model, processes = run.options, run.model, run.processes
     torch.manual_seed(run.seed)
-    adapter = add_lora(options, model) if options.lora_rank else None
+    adapter = None
+    if options.lora_rank and model is not None:  # ranks of a divided student have none
+        adapter = add_lora(options, model)
     result = train(run)
     if options.tracker != "none":
         run.accelerator.end_training()
