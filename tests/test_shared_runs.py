@@ -135,7 +135,7 @@ def test_two_processes_share_the_work_and_end_alike(finished, tmp_path):
 
 
 def test_two_processes_divide_the_student_and_one_is_refused_before_any_work(copy, finished):
-    """The first asks for `plan` again too: nothing may be done before the refusal."""
+    """With a tracker, whose end once parted the processes before the end of the run."""
     import torch
     from safetensors.torch import load_file
 

@@ -161,6 +161,8 @@ def load_newest(
             best_step = content["state"]["best_step"]
             if with_best and best_step is not None:
                 unchecked += _unchecked(best_folder(folder, best_step), "model.safetensors")
+        except DataError:  # it is whole, and of a student held in the other way
+            raise
         except (OSError, ValueError, SafetensorError) as error:
             notes.append(f"{path}: damaged ({shown(error)}); passed over")
             continue

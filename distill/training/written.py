@@ -36,7 +36,9 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
         adapter = add_lora(options, model)
     result = train(run)
     if options.tracker != "none":
-        run.accelerator.end_training()
+        for tracker in run.accelerator.trackers:
+            # not end_training(), which also parts the processes, long before the end of the run
+            tracker.finish()
     if processes.is_main:
         model = model if adapter is None else adapter.merge_and_unload()
         if run.placement.dtype == "bfloat16":

@@ -31,7 +31,7 @@ def work(*overrides: str) -> Workload:
     return replace(Workload.of(recipe, GPU), student=QWEN3_8B)
 
 
-@pytest.mark.parametrize("more", [(), ("train.lora_rank=16",)])
+@pytest.mark.parametrize("more", [(), ("train.lora_rank=16", "train.optimizer=adamw")])
 def test_what_a_rank_takes_falls_with_their_number_to_what_a_pass_needs(more):
     whole = training_bytes(work(*more))
     ranks = [rank_bytes(work("train.shard=full", *more), num) for num in (2, 4, 8, 1_000_000)]

@@ -75,7 +75,7 @@ def test_each_rank_holds_its_share_of_what_is_trained(two, name):
     whole = sum(weight.numel() for weight in found[0]["weights"].values())
     local = [rank["local"] for rank in found]
     assert sum(local) == whole
-    assert max(local) < 0.53 * whole
+    assert max(local) < 0.7 * whole  # of three rows one rank has two
 
 
 def test_the_steps_of_the_cases_move_the_weights(two):
