@@ -25,7 +25,7 @@ from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
 from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.training import sharding
-from distill.training.batches import Batch, Rows, collate, share_of_rank
+from distill.training.batches import Batch, Plan, Rows, collate
 from distill.training.checkpoints import WholeCheckpoints
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
@@ -34,14 +34,16 @@ from distill.training.run import Example, TrainingRun
 from distill.training.sharded_checkpoints import ShardedCheckpoints
 from distill.training.student import StudentLoss, outer_parameters, trainable_parameters
 
+Checkpoints = WholeCheckpoints | ShardedCheckpoints
+
 
 def train(run: TrainingRun) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint if there is one.
 
     Leaves the kept weights in `run.model`, where the student is sharded on rank 0 alone: the others
-    have no model. Returns steps, tokens, seconds, the kept step and its
-    validation loss. Raises TrainingError on a loss or gradient that is not finite (before the
-    optimizer step) and Stopped after a signal (after a checkpoint).
+    have no model. Returns steps, tokens, seconds, the kept step and its validation loss. Raises
+    TrainingError on a loss or gradient that is not finite (before the optimizer step) and Stopped
+    after a signal (after a checkpoint).
     """
     options = run.options
     processes = run.processes
@@ -111,7 +113,7 @@ def on_ranks(run: TrainingRun, whole: StudentLoss | None) -> tuple[StudentLoss, 
     return student, student if run.is_sharded else run.accelerator.prepare_model(student)
 
 
-def _checkpoints(run: TrainingRun) -> WholeCheckpoints | ShardedCheckpoints:
+def _checkpoints(run: TrainingRun) -> Checkpoints:
     if run.is_sharded:
         return ShardedCheckpoints(run.checkpoint_folder, run.processes, run.options.shard)
     return WholeCheckpoints(run.checkpoint_folder, run.processes)
@@ -244,15 +246,12 @@ def validate(run: TrainingRun, module: nn.Module) -> float:
     module.eval()
     student = run.accelerator.unwrap_model(module)
     device = next(module.parameters()).device
-    groups = share_of_rank(
-        [[number] for number in range(len(run.validation))],
-        rank=run.processes.rank,
-        num_ranks=run.processes.num,
-        rows_per_micro_batch=8 * run.rows_per_micro_batch,
-    )
+    own_examples = run.validation[run.processes.rank :: run.processes.num]
+    largest_share = -(-len(run.validation) // run.processes.num)
+    size = 8 * run.rows_per_micro_batch
     sums = torch.zeros(2, dtype=torch.float64)
-    for numbers in groups:
-        examples = [run.validation[number] for (number,) in numbers]
+    for start in range(0, largest_share, size):
+        examples = own_examples[start : start + size]
         rows = [[(example.ids, example.answer_start)] for example in examples]
         batch = collate(rows, run.pad_id).to(device)
         with run.autocast(device):
@@ -300,7 +299,7 @@ class _Clock:
 
 def _resume(
     run: TrainingRun,
-    saved: WholeCheckpoints | ShardedCheckpoints,
+    saved: Checkpoints,
     trainable: dict[str, nn.Parameter],
     optimizer: Any,
 ) -> tuple[int, _State]:
@@ -315,7 +314,7 @@ def _resume(
     return newest.step, _State(**newest.state)
 
 
-def _progress(run: TrainingRun, plan: list[Rows], step: int) -> Progress:
+def _progress(run: TrainingRun, plan: Plan, step: int) -> Progress:
     return Progress(
         f"train {run.title} ({run.placement})",
         sum(map(run.num_tokens, plan)),
@@ -337,7 +336,7 @@ def _require_finite(run: TrainingRun, step: int, loss: float, norm: float) -> No
 
 def _keep_if_best(
     run: TrainingRun,
-    saved: WholeCheckpoints | ShardedCheckpoints,
+    saved: Checkpoints,
     state: _State,
     step: int,
     validation_loss: float,
@@ -368,7 +367,7 @@ def _stop(processes: Processes) -> None:
     raise Stopped("stopped by a signal to another process; run the same command to continue")
 
 
-def _result(run: TrainingRun, plan: list[Rows], state: _State) -> dict[str, Any]:
+def _result(run: TrainingRun, plan: Plan, state: _State) -> dict[str, Any]:
     num_tokens = sum(map(run.num_tokens, plan))
     keeps_best = run.options.keep == "best"
     return {

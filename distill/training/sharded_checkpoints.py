@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from distill.core.checksums import checksum_problem, write_checksums_of
 from distill.core.digests import file_sha256
@@ -176,8 +178,8 @@ def _save(folder: Path, values: dict[str, Tensor]) -> None:
     """
     writer = HuggingFaceStorageWriter(str(folder), _files(values), save_distributed=True)
     try:
-        dcp.save(values, storage_writer=writer)
-    except dcp.api.CheckpointException as error:
+        save(values, storage_writer=writer)
+    except CheckpointException as error:
         raise _first_os_error(error) from error
 
 
@@ -187,8 +189,8 @@ def _load(folder: Path, values: dict[str, Tensor]) -> None:
     Raises DataError where it is of another student than this.
     """
     try:
-        dcp.load(values, storage_reader=HuggingFaceStorageReader(str(folder)))
-    except dcp.api.CheckpointException as error:
+        load(values, storage_reader=HuggingFaceStorageReader(str(folder)))
+    except CheckpointException as error:
         reason = shown(next(iter(error.failures.values()))[0])
         raise DataError(_other_student(folder, reason)) from None
 
@@ -210,7 +212,7 @@ def _files(values: Mapping[str, Tensor]) -> dict[str, int]:
     return numbers
 
 
-def _first_os_error(error: dcp.api.CheckpointException) -> BaseException:
+def _first_os_error(error: CheckpointException) -> BaseException:
     """Return what the disk said to the first rank that could not write, or the error itself."""
     causes = [failure[0] for failure in error.failures.values()]
     return next((cause for cause in causes if isinstance(cause, OSError)), error)

@@ -32,7 +32,7 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
     options, model, processes = run.options, run.model, run.processes
     torch.manual_seed(run.seed)
     adapter = None
-    if options.lora_rank and model is not None:  # ranks of a divided student have none
+    if options.lora_rank and run.model is not None:  # ranks of a divided student have none
         adapter = add_lora(options, model)
     result = train(run)
     if options.tracker != "none":
