@@ -206,7 +206,9 @@ def check_four(folder: Path) -> None:
     finish(processes)
 
 
-def ranks(function: Callable[..., None], num: int, *arguments: object, **more: str) -> list[Forked]:
+def ranks(
+    function: Callable[..., int | None], num: int, *arguments: object, **more: str
+) -> list[Forked]:
     """Start `num` ranks of a function; `more` are environment variables."""
     everywhere = {
         "WORLD_SIZE": str(num),
