@@ -48,7 +48,7 @@ def overruled(environment: Mapping[str, str]) -> list[str]:
     """Return a line for each setting of accelerate's configuration that counts for nothing here."""
     lines = []
     for variable, (name, neutral, who_decides) in OVERRULED.items():
-        value = environment.get(variable, neutral)
+        value = environment.get(variable) or neutral
         if value.lower() != neutral:
             lines.append(f"accelerate's {name} {value[:40]} is not taken: {who_decides}")
     return lines

@@ -85,14 +85,9 @@ def whole_tensor(value: Tensor) -> Tensor:
 
 
 def _device(placement: Placement) -> torch.device:
-    """Return this rank's device. Raises MismatchError where the ranks cannot talk about tensors there."""
+    """Return this rank's device."""
     if placement.device == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
-    if dist.get_backend() == "nccl":
-        raise MismatchError(
-            "train.device cpu: the processes of this launch talk over NCCL, which a student that is "
-            "divided on CPUs cannot; set train.device=cuda or train.shard=none"
-        )
     return torch.device("cpu")
 
 
@@ -100,14 +95,14 @@ def _mesh(how: str, device: str, processes: Processes) -> DeviceMesh:
     """Return the ranks in a row ("full"), or in rows of a node each ("hybrid"): a copy a node."""
     if how == "full":
         return init_device_mesh(device, (processes.num,))
-    size = _ranks_a_node(processes)
+    size = ranks_a_node(processes)
     return init_device_mesh(device, (processes.num // size, size), mesh_dim_names=("node", "rank"))
 
 
-def _ranks_a_node(processes: Processes) -> int:
+def ranks_a_node(processes: Processes) -> int:
     """Return how many ranks a node has, by the launcher's word or by the names of the hosts.
 
-    Raises MismatchError where nodes have different numbers, or their ranks do not stand together.
+    Every rank calls it. Raises MismatchError where nodes have different numbers, or their ranks do not stand together.
     """
     said = os.environ.get("LOCAL_WORLD_SIZE")
     node = f"{processes.rank // int(said)}" if said else socket.gethostname()

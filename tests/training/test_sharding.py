@@ -13,15 +13,18 @@ import sharding_helpers as helpers
 import step_helpers
 import torch
 from pydantic import ValidationError
+from run_helpers import QUICKSTART
 from safetensors import safe_open
 from sharding_helpers import CASES, EVERY, KILLED_AT, NUM_STEPS
 
 from distill.core.processes import Processes
 from distill.errors import DataError, MismatchError
+from distill.recipe import load_recipe
 from distill.recipe.sections import Train
 from distill.training import checkpoints
 from distill.training.checkpoints import WholeCheckpoints
-from distill.training.sharding import _ranks_a_node
+from distill.training.placing import check_ranks
+from distill.training.sharding import ranks_a_node
 
 # of losses, gradient norms and weights; what is wrong shows at 1e-3 and more
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-6}
@@ -190,7 +193,16 @@ def test_hybrid_wants_as_many_ranks_on_each_node(hosts, size, monkeypatch):
     nodes = Nodes(num=len(hosts))
     object.__setattr__(nodes, "hosts", tuple(hosts))
     if size is not None:
-        assert _ranks_a_node(nodes) == size
+        assert ranks_a_node(nodes) == size
         return
     with pytest.raises(MismatchError, match=r"equally many on each, or set train.shard=full"):
-        _ranks_a_node(nodes)
+        ranks_a_node(nodes)
+
+
+def test_cpus_behind_nccl_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    recipe = load_recipe(QUICKSTART, ["train.shard=full", "train.device=cpu"])
+    with pytest.raises(MismatchError, match=r"NCCL.*set train.device=cuda or train.shard=none"):
+        check_ranks(recipe, Processes(num=2))
+    for way_out in ("train.device=cuda", "train.shard=none"):
+        check_ranks(load_recipe(QUICKSTART, ["train.shard=full", way_out]), Processes(num=2))
