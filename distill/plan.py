@@ -98,6 +98,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     check_widths(routes)
     check_cuts(recipe)
     preflight.check_formats(recipe)
+    preflight.check_benchmarks(recipe)
     left = Left()
     prompts = split_prompts(recipe, left)
     parts = routed(recipe, [*chain(*prompts)])
