@@ -280,7 +280,8 @@ def cost(work: Workload) -> Cost:
     for size in sizes:
         flops = num_choices * QUESTION_TOKENS * 2 * size.parameters
         seconds += flops / work.machine.flops
-        seconds += work.answer_seconds(size, 2 * size.parameters, num_numbers, NUMBER_TOKENS)
+        if num_numbers:
+            seconds += work.answer_seconds(size, 2 * size.parameters, num_numbers, NUMBER_TOKENS)
     memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
     return Cost(memory, seconds, disk=len(sizes) * (num_choices + num_numbers) * 200)
 

@@ -131,7 +131,7 @@ def _rows(
     rows = []
     for where, row in sources.rows(recipe, "evaluate.benchmarks", source):
         if isinstance(row, BadRow):
-            raise DataError(f"{row.problem}; mend the row, or map it by columns")
+            raise DataError(f"{row}; mend the row, or map it by columns")
         rows.append((where, row))
     return rows
 

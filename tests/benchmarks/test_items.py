@@ -64,7 +64,7 @@ def test_columns_of_other_names_and_positions_are_mapped(tmp_path):
     path.write_text("How much is 1 + 1?\t2\nHow much is 2 + 2?\t4\n")
     use = write(tmp_path, SUMS, [], "en") | {
         "files": {"en": str(path)},
-        "columns": {"question": "1", "answer": "2"},
+        "columns": {"question": "0", "answer": "1"},
     }
     assert [(i.context, i.reference) for i in questions(use).items] == [
         ("How much is 1 + 1?", "2"),
@@ -136,7 +136,7 @@ def test_sib200_is_read_as_it_comes(language):
 @here
 def test_mgsm_is_read_as_it_comes():
     files = {code: str(DATA / "mgsm" / f"mgsm_{code}.tsv") for code in ("sw", "zh")}
-    use = {"name": "mgsm", "files": files, "columns": {"question": "1", "answer_number": "2"}}
+    use = {"name": "mgsm", "files": files, "columns": {"question": "0", "answer_number": "1"}}
     asked = questions(use, "sw")
     assert len(asked.items) == 250 and asked.items[2].reference == "70000"
     assert asked.benchmark == shipped("mgsm")

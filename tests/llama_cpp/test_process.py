@@ -177,7 +177,7 @@ def test_continuations_of_one_context_are_scored_as_transformers_scores_them(
     """Blocks of 7 outputs; contexts shorter and longer than what is read at once."""
     folder, path = written(case, "f32")
     size = len(load_tokenizer(folder))
-    drawn = torch.randint(0, 600, (560,), generator=torch.Generator().manual_seed(2)).tolist()
+    drawn = torch.randint(0, size, (560,), generator=torch.Generator().manual_seed(2)).tolist()
     monkeypatch.setattr("distill.llama_cpp.model.LOGIT_VALUES", 7 * 640)
     continuations = [drawn[:1], drawn[1:4], drawn[4:20], drawn[5:6], drawn[6:8]]
     with LlamaModel(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, model_of, tokenizer_of
+from families import WITH_MODEL, model_of, tokenizer_of
 
 from distill.models.continuations import Reader, log_likelihoods
 from distill.models.head import head_of
@@ -53,7 +53,7 @@ def test_a_context_is_read_once_for_all_its_continuations(qwen3, monkeypatch):
     assert seen == [100, 2 * 2]
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", WITH_MODEL, ids=lambda family: family.name)
 def test_every_family_agrees_whether_its_cache_has_places_or_not(family):
     tokenizer = tokenizer_of(family)
     model = model_of(family, tokenizer).float().eval()

@@ -41,7 +41,7 @@ class BenchmarkUse(Section):
     )
     columns: dict[str, str] | None = field(
         None,
-        "Its field: the rows' column, where that has another name; a number is a position in a "
+        "Its field: the rows' column, where that has another name; a number is a position, from 0, in a "
         ".csv or .tsv without a head line",
     )
     few_shot: NonNegativeInt | None = field(
