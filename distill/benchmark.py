@@ -4,14 +4,14 @@
 
 Multiple choice by log-likelihood, numbers by a greedy answer: in transformers, and in llama.cpp for
 GGUF files. The context of a question is read once for all its choices. Models are loaded one after
-the other; what is there already is not asked again. A teacher on a server is not asked: servers do
+the other; what is there already is not asked again, and a kill loses a block of questions. A teacher on a server is not asked: servers do
 not score what they are given. Of a training that was repeated, the first repeat's models are asked,
 whose student is quantized.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from distill.benchmarks.asking import AskedRow, ask
 from distill.benchmarks.copies import num_copied
 from distill.benchmarks.definition import read_benchmark
 from distill.benchmarks.encoding import LONGEST
-from distill.benchmarks.items import Questions, languages_of, read_questions, rows_identity
+from distill.benchmarks.items import Questions, languages_of, rows_identity
+from distill.benchmarks.reading import read_all
 from distill.benchmarks.scores import (
     Rows,
     differences_of,
@@ -40,7 +41,6 @@ from distill.core.progress import Progress
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.errors import RecipeError
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import context_of, text_config
@@ -51,6 +51,7 @@ from distill.teachers.fingerprint import teacher_fingerprint
 QUESTION_TOKENS = 300  # of a question with its choices; those with long passages have more
 QUESTIONS = 1000  # of a benchmark in a language, where the recipe does not say
 NUMBER_TOKENS = 200  # of an answer that calculates
+BLOCK = 256  # questions, after which rows are written
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -66,22 +67,6 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files)
 
 
-def read_all(recipe: Recipe) -> list[Questions]:
-    """Return the questions of every benchmark and language, in the recipe's order."""
-    found = []
-    for use in recipe.evaluate.benchmarks:
-        benchmark = read_benchmark(recipe, use)
-        for language in languages_of(recipe, use, benchmark):
-            found.append(read_questions(recipe, use, benchmark, language))
-    names = [f"{questions.benchmark.name}, {questions.language}" for questions in found]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise RecipeError(
-            f"{recipe.source}: evaluate.benchmarks: {twice[0]} is there twice: remove one, or give "
-            "it a .yaml file with another name"
-        )
-    return found
-
-
 def _rows_of_all(
     stage: Path, asked: Sequence[Questions], models: Sequence[Model]
 ) -> list[dict[str, list[AskedRow]]]:
@@ -93,7 +78,6 @@ def _rows_of_all(
             for of_questions, found in zip(rows, _rows_of(stage, asked, model, bar), strict=True):
                 of_questions[model.name] = found
             bar.done = number * num_items
-            bar.advance(0, note=model.name)
     return rows
 
 
@@ -103,16 +87,32 @@ def _rows_of(
     """Return a model's rows; it is loaded only where some are missing."""
     paths = [path_of(stage, model.name, questions) for questions in asked]
     rows = [read_rows(path, model, of) for path, of in zip(paths, asked, strict=True)]
-    missing = [number for number, found in enumerate(rows) if found is None]
+    missing = [i for i, of in enumerate(asked) if len(rows[i]) < len(of.items)]
+    bar.advance(sum(map(len, rows)), note=model.name)
     if missing:
         with model.open() as answerer:
-            for number in missing:
-                questions = asked[number]
-                name = f"{model.name}, {questions.benchmark.name} {questions.language}"
-                made = ask(model, answerer, questions, partial(bar.advance, note=name))
-                write_rows(paths[number], model, questions, made)
-                rows[number] = made
-    return [found or [] for found in rows]
+            for i in missing:
+                _ask_rest(paths[i], model, answerer, asked[i], rows[i], bar)
+    return rows
+
+
+def _ask_rest(
+    path: Path,
+    model: Model,
+    answerer: Answerer,
+    questions: Questions,
+    rows: list[AskedRow],
+    bar: Progress,
+) -> None:
+    """Add the rows that are missing, a block after the other, and write them."""
+    advance = partial(
+        bar.advance, note=f"{model.name}, {questions.benchmark.name} {questions.language}"
+    )
+    while len(rows) < len(questions.items):
+        end = (len(rows) // BLOCK + 1) * BLOCK
+        block = replace(questions, items=questions.items[len(rows) : end])
+        rows += ask(model, answerer, block, advance)
+        write_rows(path, model, questions, rows)
 
 
 def _result(

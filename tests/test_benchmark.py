@@ -136,6 +136,36 @@ def test_what_is_there_is_not_asked_again(done, uses, tmp_path, monkeypatch):
     assert asked == [("q8_0", "fruit", "sw")], "fewer benchmarks ask nothing anew"
 
 
+def test_a_kill_loses_a_block_of_questions(done, uses, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(done[1].path, folder)
+    recipe, before = recipe_of(folder, uses), result_of(done)
+    (folder / "benchmark" / "manifest.json").unlink()
+    for path in (folder / "benchmark" / "f16").iterdir():
+        path.unlink()
+    monkeypatch.setattr(benchmark, "BLOCK", 2)
+    asked = []
+    real = benchmark.ask
+
+    def killed_at(number):
+        def ask(model, answerer, questions, advance):
+            if len(asked) == number:
+                raise KeyboardInterrupt
+            asked.append((questions.benchmark.name, [item.number for item in questions.items]))
+            return real(model, answerer, questions, advance)
+
+        return ask
+
+    monkeypatch.setattr(benchmark, "ask", killed_at(1))
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(recipe, stages=["benchmark"])
+    monkeypatch.setattr(benchmark, "ask", killed_at(99))
+    pipeline.run(recipe, stages=["benchmark"])
+    fruit = [("fruit", [0, 1]), ("fruit", [2, 3])]
+    assert asked == [*fruit, *fruit, ("sums", [0, 1]), ("sums", [2])]
+    assert result_of((recipe, RunFolder(folder))) == before
+
+
 def test_a_damaged_file_of_rows_is_told_with_the_way_out(done, uses, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(done[1].path, folder)
@@ -163,11 +193,6 @@ def test_a_recipe_without_benchmarks_has_no_such_stage_and_its_evaluation_does_n
     assert without.evaluate.identity() == with_them.evaluate.identity()
     with pytest.raises(RecipeError, match="there is no stage benchmark"):
         pipeline.run(without, stages=["benchmark"])
-
-
-def test_a_benchmark_that_is_named_twice_is_refused(uses):
-    with pytest.raises(RecipeError, match="fruit, en is there twice"):
-        benchmark.read_all(recipe_of("x", [uses[0], uses[0]]))
 
 
 def test_a_teacher_on_a_server_is_not_asked_and_that_is_said(done, uses):

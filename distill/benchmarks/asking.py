@@ -3,7 +3,8 @@
 A row of choices has the log-likelihood of each, the likeliest one (`chosen`), and the likeliest by
 the byte of its text (`chosen_by_byte`), which does not favour short choices. They are `acc` and
 `acc_bytes` of lm-evaluation-harness; its `acc_norm` is by the character. Of equals the first is
-chosen. A row of a number has the answer, and whether its last number is the right one.
+chosen. A row of a number has the answer, and whether its last number is the right one. `cut`: what
+stands before the answer is longer than the model reads, and lost its beginning.
 """
 
 from typing import Any
@@ -34,10 +35,14 @@ def _choose(
     for part, values in zip(parts, found, strict=True):
         for choice, value in zip(part.choices, values, strict=True):
             sums[part.item][choice] = value
-    return [_chosen(item, of) for item, of in zip(questions.items, sums, strict=True)]
+    cut = {part.item for part in parts if part.is_cut}
+    return [
+        _chosen(item, of, is_cut=number in cut)
+        for number, (item, of) in enumerate(zip(questions.items, sums, strict=True))
+    ]
 
 
-def _chosen(item: Item, log_likelihoods: list[float]) -> AskedRow:
+def _chosen(item: Item, log_likelihoods: list[float], *, is_cut: bool) -> AskedRow:
     lengths = [len(choice.encode("utf-8")) for choice in item.choices]
     by_byte = [value / length for value, length in zip(log_likelihoods, lengths, strict=True)]
     chosen = log_likelihoods.index(max(log_likelihoods))
@@ -49,6 +54,7 @@ def _chosen(item: Item, log_likelihoods: list[float]) -> AskedRow:
         "chosen_by_byte": chosen_by_byte,
         "right": chosen == item.right,
         "right_by_byte": chosen_by_byte == item.right,
+        "cut": is_cut,
     }
 
 
@@ -57,9 +63,10 @@ def _calculate(
 ) -> list[AskedRow]:
     benchmark = questions.benchmark
     prompts = [_prompt_ids(model, item, chat_template=benchmark.chat) for item in questions.items]
-    room = max(1, model.longest - benchmark.max_new_tokens)
-    cut = [ids[-room:] for ids in prompts]
-    answers = answerer.answers(cut, benchmark.max_new_tokens, model.stop_ids, on_done)
+    # of a model that reads little, question and answer have half each
+    num = max(1, min(benchmark.max_new_tokens, model.longest // 2))
+    room = max(1, model.longest - num)
+    answers = answerer.answers([ids[-room:] for ids in prompts], num, model.stop_ids, on_done)
     texts = [
         _text(model, questions, ids, answer) for ids, answer in zip(prompts, answers, strict=True)
     ]
@@ -68,8 +75,9 @@ def _calculate(
             "number": item.number,
             "answer": text,
             "right": grade(text, {"reference": item.reference, "language": questions.language}),
+            "cut": len(ids) > room,
         }
-        for item, text in zip(questions.items, texts, strict=True)
+        for item, ids, text in zip(questions.items, prompts, texts, strict=True)
     ]
 
 

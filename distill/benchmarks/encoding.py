@@ -19,11 +19,15 @@ LONGEST = 2048  # tokens, where a model does not say what it was made to read
 
 @dataclass(frozen=True)
 class Part:
-    """Choices of one question that have the same context. `choices`: their positions."""
+    """Choices of one question that have the same context. `choices`: their positions.
+
+    `is_cut`: the context lost its beginning.
+    """
 
     item: int
     choices: tuple[int, ...]
     asked: Continued
+    is_cut: bool
 
 
 @dataclass(frozen=True)
@@ -38,20 +42,35 @@ class Encoder:
         return [part for i, item in enumerate(items) for part in self._parts_of(i, item, delimiter)]
 
     def _parts_of(self, number: int, item: Item, delimiter: str) -> list[Part]:
-        by_context: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+        by_context: dict[tuple[tuple[int, ...], bool], list[tuple[int, list[int]]]] = {}
         for choice, text in enumerate(item.choices):
-            context, continuation = self.pair(item.context, delimiter + text)
-            by_context.setdefault(tuple(context), []).append((choice, continuation))
+            whole, continuation = self._pair(item.context, delimiter + text)
+            context = self._cut(whole, continuation)
+            same = by_context.setdefault((tuple(context), len(context) < len(whole)), [])
+            same.append((choice, continuation))
         return [
-            Part(number, tuple(c for c, _ in found), Continued(context, [ids for _, ids in found]))
-            for context, found in by_context.items()
+            Part(
+                number,
+                tuple(choice for choice, _ in found),
+                Continued(context, [ids for _, ids in found]),
+                is_cut,
+            )
+            for (context, is_cut), found in by_context.items()
         ]
 
     def pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return the tokens of a context and of what follows it.
+        """Return the tokens of a context, as many as the model reads, and of what follows it.
 
         Raises DataError where nothing is left of what follows.
         """
+        first, rest = self._pair(context, continuation)
+        return self._cut(first, rest), rest
+
+    def _cut(self, first: list[int], rest: list[int]) -> list[int]:
+        """Return the end of a context: the last token that follows it is not read."""
+        return first[max(0, len(first) + len(rest) - self.longest - 1) :]
+
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         stripped = context.rstrip()
         continuation = context[len(stripped) :] + continuation
         if stripped:
@@ -64,7 +83,7 @@ class Encoder:
                 f"a choice of {len(rest)} tokens, where a model reads 1 to {self.longest:,}: "
                 f"{continuation[:60]!r}"
             )
-        return first[max(0, len(first) + len(rest) - self.longest - 1) :], rest
+        return first, rest
 
     def _after_nothing(self, continuation: str) -> tuple[list[int], list[int]]:
         """Return a token that begins a text, and the text."""

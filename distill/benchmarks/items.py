@@ -1,15 +1,10 @@
 """What a model is asked: the questions of a benchmark in one language, made of its rows."""
 
-import ast
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cached_property
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
-
 from distill.benchmarks.definition import Benchmark
-from distill.chat.bounds import Budget, TooMuch, limited
-from distill.chat.rendering import BoundedEnvironment
 from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import BadRow, Row
 from distill.data import sources
@@ -17,9 +12,7 @@ from distill.errors import DataError, shown
 from distill.recipe import Recipe
 from distill.recipe.sections import BenchmarkUse
 from distill.recipe.sources import Source
-
-# What foreign values can make a template raise
-_FAILURES = (TemplateError, TooMuch, ValueError, TypeError, LookupError, ArithmeticError)
+from distill.tasks.final_number import reference_problem
 
 
 @dataclass(frozen=True)
@@ -177,9 +170,9 @@ def _item(
     return Item(
         number=number,
         context=before + prompt,
-        choices=made.choices(),
+        choices=made.choices,
         right=made.right() if benchmark.kind == "choices" else None,
-        reference=made.text(benchmark.answer) if benchmark.kind == "number" else None,
+        reference=made.number() if benchmark.kind == "number" else None,
         question=made.text(benchmark.question or benchmark.prompt),
     )
 
@@ -190,7 +183,7 @@ def _shot(benchmark: Benchmark, row: Row, language: str, where: str) -> str:
     if benchmark.shot_answer is not None:
         answer = made.text(benchmark.shot_answer)
     elif benchmark.kind == "choices":
-        answer = made.choices()[made.right()]
+        answer = made.choices[made.right()]
     else:
         answer = made.text(benchmark.answer)
     return made.text(benchmark.prompt) + benchmark.delimiter + answer
@@ -206,53 +199,55 @@ class _Texts:
     where: str
 
     def text(self, template: str) -> str:
+        from distill.benchmarks.templates import FAILURES, fill  # jinja2 only where it is needed
+
         words = self.benchmark.words_of(self.language)
-        length = sum(len(str(value)) for value in self.row.values())
         try:
-            with limited(Budget(length, 1)):
-                return _template(template).render(self.row, language=self.language, words=words)
-        except _FAILURES as error:
+            return fill(template, self.row, self.language, words)
+        except FAILURES as error:
             raise DataError(
                 f"{self.where}: {self.benchmark.name}: template {shown(template)} cannot be filled "
                 f"({type(error).__name__}: {shown(str(error))})"
             ) from None
 
+    @cached_property
     def choices(self) -> tuple[str, ...]:
         """Return the texts to choose from; none where a number is asked for."""
         given = self.benchmark.choices
         if given is None:
             return ()
-        if isinstance(given, str):
-            return tuple(self._list(given))
-        choices = tuple(self.text(each) for each in given)
+        texts = self._list(given) if isinstance(given, str) else [self.text(each) for each in given]
+        choices = tuple(texts)
         if empty := [str(i) for i, choice in enumerate(choices) if not choice]:
             raise DataError(f"{self.where}: {self.benchmark.name}: choice {empty[0]} is empty")
         return choices
 
     def _list(self, name: str) -> list[str]:
         value = self.row.get(name)
-        if not isinstance(value, list) or len(value) < 2:
+        is_list = isinstance(value, list) and all(type(each) in (str, int) for each in value)
+        if not is_list or len(value) < 2:
             raise DataError(
                 f"{self.where}: {self.benchmark.name}: {name} is no list of choices: {shown(value)}"
             )
         return [str(each) for each in value]
 
+    def number(self) -> str:
+        """Return the number that is the right answer, as it is written."""
+        answer = self.text(self.benchmark.answer)
+        if problem := reference_problem(answer):
+            raise DataError(
+                f"{self.where}: {self.benchmark.name}: the answer {shown(answer)}: {problem}"
+            )
+        return answer
+
     def right(self) -> int:
         """Return the position of the right choice: that of its text, else the number it is."""
-        choices, answer = self.choices(), self.text(self.benchmark.answer).strip()
+        choices, answer = self.choices, self.text(self.benchmark.answer).strip()
         if answer in choices:
             return choices.index(answer)
-        if answer.isdecimal() and int(answer) < len(choices):
+        if answer.isdecimal() and len(answer) < 4 and int(answer) < len(choices):
             return int(answer)
         raise DataError(
             f"{self.where}: {self.benchmark.name}: the answer {shown(answer)} is neither one of "
             f"{len(choices)} choices nor the position of one"
         )
-
-
-@cache
-def _template(text: str) -> Template:
-    environment = BoundedEnvironment(lambda _: "")  # no date in it
-    environment.undefined, environment.keep_trailing_newline = StrictUndefined, True
-    environment.filters["literal"] = ast.literal_eval  # a list that a data set holds as text
-    return environment.from_string(text)

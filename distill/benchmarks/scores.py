@@ -64,6 +64,7 @@ def _score(benchmark: str, language: str, model: str, rows: list[AskedRow]) -> B
         interval=wilson(num_right, len(rows)),
         by_byte=by_byte,
         interval_by_byte=interval_by_byte,
+        num_cut=sum(row["cut"] for row in rows),
     )
 
 

@@ -30,7 +30,8 @@ class BenchmarkScore:
     """How one model did on one benchmark in one language, or in all of them.
 
     Accuracy is a share, with Wilson's 95 % interval; `by_byte`: of the choices that are likeliest by
-    the byte, None where a number is asked for.
+    the byte, None where a number is asked for. `num_cut`: questions that are longer than the model
+    reads, and lost their beginning.
     """
 
     benchmark: str
@@ -41,6 +42,7 @@ class BenchmarkScore:
     interval: Interval
     by_byte: float | None = None
     interval_by_byte: Interval | None = None
+    num_cut: int = 0
 
 
 @dataclass(frozen=True)

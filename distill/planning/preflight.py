@@ -5,8 +5,6 @@ files are not on this machine yet, the catalogue knows its widths, and the rest 
 export.
 """
 
-from distill.benchmarks.definition import read_benchmark
-from distill.benchmarks.items import languages_of, read_questions
 from distill.errors import DataError, MismatchError, MissingError
 from distill.formats import FORMATS, W16A16
 from distill.formats.planned_student import PlannedStudent
@@ -57,18 +55,6 @@ def check_scoring(recipe: Recipe) -> str | None:
     except MissingError as error:
         return f"rounds: whether the server scores given tokens was not asked ({error})"
     return None
-
-
-def check_benchmarks(recipe: Recipe) -> None:
-    """Read the benchmarks that are files of this machine, before the teacher has cost anything.
-
-    Raises what reading them raises. Data sets of a hub are fetched when they are asked.
-    """
-    for use in recipe.evaluate.benchmarks:
-        benchmark = read_benchmark(recipe, use)
-        for language in languages_of(recipe, use, benchmark):
-            if use.files is not None:
-                read_questions(recipe, use, benchmark, language)
 
 
 def wide_rows(recipe: Recipe) -> str | None:

@@ -35,7 +35,7 @@ def benchmark_tables(result: BenchmarkResult) -> BenchmarkTables:
         lines=lines,
         difference_headings=DIFFERENCE_HEADINGS,
         difference_lines=_difference_lines(result),
-        notes=[*map(_note, result.benchmarks), *_not_asked(result)],
+        notes=[*map(_note, result.benchmarks), *_cut(result), *_not_asked(result)],
     )
 
 
@@ -96,6 +96,16 @@ def _note(facts: BenchmarkFacts) -> str:
     if num_copied:
         copied = f"{num_copied:,} of its {sum(facts.num.values()):,} questions stand in the training data"
     return f"{facts.title} ({facts.source}; {facts.licence}): {how}, {shots}; {copied}."
+
+
+def _cut(result: BenchmarkResult) -> list[str]:
+    """Return a note for each score of which questions lost their beginning."""
+    return [
+        f"{score.num_cut:,} of {score.num:,} questions ({score.benchmark}, {score.language}) are "
+        f"longer than {score.model} reads, and lost their beginning."
+        for score in result.scores
+        if score.num_cut
+    ]
 
 
 def _not_asked(result: BenchmarkResult) -> list[str]:

@@ -47,6 +47,7 @@ def test_choices_of_other_lengths_may_have_other_contexts_when_they_are_cut(toke
     assert [part.choices for part in whole] == [(0, 1)]
     cut = Encoder(tokenizer, 40).parts([item], " ")
     assert sorted(choice for part in cut for choice in part.choices) == [0, 1]
+    assert all(part.is_cut for part in cut) and not any(part.is_cut for part in whole)
     for part in cut:
         for ids in part.asked.continuations:
             assert len(part.asked.context) + len(ids) <= 41

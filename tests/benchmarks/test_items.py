@@ -88,7 +88,7 @@ def test_what_changes_a_question_changes_its_digest_and_the_rows_identity(tmp_pa
 
 def test_wrong_rows_are_refused_with_their_place(tmp_path, tally):
     draw = random.Random(7)
-    values = [None, "", 7, [], {}, "z" * 5000, "{{ 1 }}", float("inf"), "-1", "٣", True]
+    values = [None, "", 7, [], {}, "z" * 5000, "9" * 5000, "{{ 1 }}", float("inf"), "-1", "٣", True]
     for number in range(150):
         row = dict(draw.choice(FRUIT_ROWS))
         key = draw.choice(sorted(row))
@@ -106,6 +106,21 @@ def test_wrong_rows_are_refused_with_their_place(tmp_path, tally):
         use = write(tmp_path, FRUIT, [*FRUIT_ROWS, FRUIT_ROWS[0] | row], "en")
         message = tally.must_refuse(str(row), lambda use=use: questions(use))
         assert "fruit_en.jsonl, line 5" in message
+
+
+def test_a_list_of_choices_holds_texts_and_a_number_is_one(tmp_path, tally):
+    listed = FRUIT.replace("one, two, right", "both, right").replace(
+        """choices: ["{{ one }}", "{{ two }}"]""", "choices: both"
+    )
+    rows = [{"text": "Which?", "both": ["a mango", "a nail"], "right": 0}]
+    use = write(tmp_path, listed, rows, "en")
+    assert questions(use).items[0].choices == ("a mango", "a nail")
+    for both in ("a mango", ["a mango"], ["a mango", None], ["", "a nail"], [["a"], ["b"]], {}):
+        use = write(tmp_path, listed, [rows[0] | {"both": both}], "en")
+        tally.must_refuse(str(both), lambda use=use: questions(use))
+    for answer in ("", "seven", None):
+        use = write(tmp_path, SUMS, [SUMS_ROWS[0] | {"answer": answer}], "en")
+        tally.must_refuse(str(answer)[:9], lambda use=use: questions(use))
 
 
 def test_a_template_without_end_or_measure_is_refused(tmp_path, tally):

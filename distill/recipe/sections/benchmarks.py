@@ -19,6 +19,7 @@ from distill.recipe.schema import Section, field
 from distill.recipe.sources import FILES
 
 SHIPPED_NAME = re.compile(r"[a-z0-9_]+")
+CODE = re.compile(r"(?!all$)[A-Za-z]+([_-][A-Za-z0-9]+)*")  # "all": what results call all of them
 
 
 class BenchmarkUse(Section):
@@ -60,6 +61,15 @@ class BenchmarkUse(Section):
                 ".yaml file"
             )
         return name
+
+    @field_validator("languages", "files", "shots")
+    @classmethod
+    def _languages_are_codes(cls, by_language: Any) -> Any:
+        if wrong := [code for code in by_language or () if not CODE.fullmatch(code)]:
+            raise ValueError(f"{shown(wrong[0])} is no code of a language, such as sw or zh-Hans")
+        if by_language is not None and not by_language:
+            raise ValueError("it is empty: name a language, or leave it out")
+        return by_language
 
     @model_validator(mode="after")
     def _rows_come_from_one_place(self) -> "BenchmarkUse":
