@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from benchmark_helpers import RECIPE, with_benchmarks
 
-from distill.benchmarks.answering import InTransformers
+from distill.benchmarks.answering import InTransformers, Model
 from distill.benchmarks.asking import ask
 from distill.benchmarks.definition import read_benchmark
 from distill.benchmarks.items import read_questions
@@ -76,15 +76,22 @@ TASKS = {
 }
 
 
-def theirs(folder: Path, task: dict, limit: int | None = None) -> list[dict]:
-    """What the harness found on each example: log-likelihoods and its three accuracies."""
+def theirs(folder: Path, task: dict, *, registered: bool) -> list[dict]:
+    """What the harness found on each example: log-likelihoods and its three accuracies.
+
+    A task of its own keeps its templates and takes what `task` sets only as a member of a group.
+    """
+    metrics = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True}
+        for name in ("acc", "acc_norm", "acc_bytes")
+    ]
+    changed = {**task, "metric_list": metrics}
     found = lm_eval.simple_evaluate(
         model="hf",
         model_args={"pretrained": str(folder), "dtype": "float32"},
-        tasks=[{**task, "metric_list": [{"metric": m} for m in ("acc", "acc_norm", "acc_bytes")]}],
+        tasks=[{"group": "compared", "task": [changed]} if registered else changed],
         batch_size=8,
         device="cpu",
-        limit=limit,
         log_samples=True,
         bootstrap_iters=0,
     )
@@ -98,15 +105,10 @@ def ours(folder: Path, use: dict, language: str) -> list[dict]:
     questions = read_questions(recipe, use_, read_benchmark(recipe, use_), language)
     tokenizer = load.load_tokenizer(str(folder))
     model = load.load_model(str(folder), load.placement("cpu", "float32"))
-    return ask(
-        _model(tokenizer), InTransformers(model, tokenizer, 2048), questions, lambda *_: None
+    student = Model(
+        "student", "", tokenizer, model.config.max_position_embeddings, [], None, None, None
     )
-
-
-def _model(tokenizer):
-    from distill.benchmarks.answering import Model
-
-    return Model("student", "", tokenizer, 512, [tokenizer.eos_token_id], None, None, None)
+    return ask(student, InTransformers(model, tokenizer, 2048), questions, lambda *_: None)
 
 
 def compare(mine: list[dict], samples: list[dict]) -> None:
@@ -133,6 +135,7 @@ def test_each_example_is_right_or_wrong_as_the_harness_has_it(name, tmp_path):
             "dataset_name": None,
             "dataset_kwargs": {"data_files": files},
         },
+        registered=True,
     )
     compare(ours(TEACHER, {"name": name, "files": {"sw": str(path)}}, "sw"), samples)
 
@@ -159,5 +162,6 @@ def test_a_real_model_agrees_on_sib200(language, smollm2, tmp_path):
             "doc_to_choice": benchmark.choices,
             "doc_to_target": "category",
         },
+        registered=False,
     )
     compare(ours(smollm2, use, code), samples)
