@@ -33,6 +33,7 @@ from distill.benchmarks.scores import (
 )
 from distill.benchmarks.stored import path_of, read_rows, write_rows
 from distill.core.benchmark_results import BenchmarkResult
+from distill.core.cores import usual_threads
 from distill.core.digests import canonical_json, digest
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import read_jsonl
@@ -155,7 +156,7 @@ def _teacher(view: Recipe, name: str) -> Model:
     if path is None:
         open_it = partial(_loaded_teacher, view, tokenizer)
     else:
-        open_it = opened(partial(InLlamaCpp, path, view.quantize.num_threads))
+        open_it = opened(partial(InLlamaCpp, path, _threads(view)))
     weights = digest(teacher.identity, canonical_json(view.teacher.identity()))
     return _model(view, name, weights, tokenizer, config, stops, open_it)
 
@@ -189,7 +190,7 @@ class _Students:
 
         def answerer() -> Answerer:
             if path.is_file():
-                return InLlamaCpp(path, self.recipe.quantize.num_threads)
+                return InLlamaCpp(path, _threads(self.recipe))
             batch_tokens = self.recipe.teacher.batch_tokens
             return InTransformers(load_folder(path), self.tokenizer, batch_tokens)
 
@@ -213,6 +214,10 @@ def _students(recipe: Recipe, folder: RunFolder) -> list[Model]:
         load_folder = getattr(FORMATS[name], "load", _trained)
         models.append(of.model(name, path_of(folder, name), load_folder))
     return models
+
+
+def _threads(recipe: Recipe) -> int:
+    return recipe.quantize.threads or usual_threads()
 
 
 def _trained(path: Path) -> Any:

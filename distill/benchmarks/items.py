@@ -66,13 +66,17 @@ def languages_of(recipe: Recipe, use: BenchmarkUse, benchmark: Benchmark) -> lis
 
 def rows_identity(recipe: Recipe, use: BenchmarkUse, benchmark: Benchmark) -> str:
     """Return what changes with the content of the rows; a hub's data set counts by its name."""
+    return sources.identity(recipe, "evaluate.benchmarks", places_of(recipe, use, benchmark))
+
+
+def places_of(recipe: Recipe, use: BenchmarkUse, benchmark: Benchmark) -> list[Source]:
+    """Return where the rows of each language are, and those of its few-shot examples."""
     few_shot = benchmark.few_shot if use.few_shot is None else use.few_shot
-    places = [
+    return [
         _source(recipe, use, benchmark, language, shots=shots)
         for language in languages_of(recipe, use, benchmark)
         for shots in ((False, True) if few_shot else (False,))
     ]
-    return sources.identity(recipe, "evaluate.benchmarks", places)
 
 
 def read_questions(
@@ -224,12 +228,12 @@ class _Texts:
 
     def _list(self, name: str) -> list[str]:
         value = self.row.get(name)
-        is_list = isinstance(value, list) and all(type(each) in (str, int) for each in value)
-        if not is_list or len(value) < 2:
+        texts = value if isinstance(value, list) else []
+        if len(texts) < 2 or any(type(each) not in (str, int) for each in texts):
             raise DataError(
                 f"{self.where}: {self.benchmark.name}: {name} is no list of choices: {shown(value)}"
             )
-        return [str(each) for each in value]
+        return [str(each) for each in texts]
 
     def number(self) -> str:
         """Return the number that is the right answer, as it is written."""

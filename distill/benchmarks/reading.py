@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from distill.benchmarks.definition import read_benchmark
-from distill.benchmarks.items import Questions, languages_of, read_questions
+from distill.benchmarks.items import Questions, languages_of, places_of, read_questions
 from distill.errors import RecipeError
 from distill.recipe import Recipe
+from distill.recipe.sources import Source
 
 
 def read_all(recipe: Recipe) -> list[Questions]:
@@ -23,6 +24,14 @@ def read_all(recipe: Recipe) -> list[Questions]:
             f"{recipe.source}: evaluate.benchmarks: {problem}: remove one, or give it a .yaml file "
             "with another name"
         )
+    return found
+
+
+def all_places(recipe: Recipe) -> list[Source]:
+    """Return where the rows of all benchmarks are."""
+    found = []
+    for use in recipe.evaluate.benchmarks:
+        found += places_of(recipe, use, read_benchmark(recipe, use))
     return found
 
 

@@ -46,7 +46,7 @@ def read_rows(path: Path, model: Model, questions: Questions) -> list[AskedRow]:
         return []
     if stored.get("key") != _key(model, questions):
         return []
-    rows = stored.get("rows")
+    rows: Any = stored.get("rows")
     if problem := _problem(rows, questions):
         raise broken(path, problem, WAY_OUT)
     return rows
