@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import (
+    benchmark,
     capture,
     evaluate,
     generate,
@@ -42,6 +43,7 @@ PLANNED = (
     rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
+    benchmark.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)
@@ -124,6 +126,9 @@ def run_stages(
 
     Raises what `run` raises.
     """
+    for stage in stages:
+        if folder.manifest(stage.name, stage.result) is None:
+            stage.check_launch(recipe, running)
     for stage in stages:
         _run_stage(stage, recipe, folder, running)
 
