@@ -18,6 +18,7 @@ FLOORS = [
     {"shaping"},
     {"evaluation"},
     {"formats", "teachers", "synthesis"},
+    {"conduct"},
     {"planning", "reporting", "on_policy"},
     {
         "plan",
@@ -29,6 +30,7 @@ FLOORS = [
         "rounds",
         "quantize",
         "evaluate",
+        "safety",
         "report",
     },
     {"pipeline", "deploy"},

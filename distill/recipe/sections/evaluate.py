@@ -1,10 +1,11 @@
 """The section `evaluate`: the prompts that no model of the run was trained on."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
 from distill.recipe.schema import Section, field
+from distill.recipe.sections.safety import Gates, Safety
 from distill.recipe.sources import Sources
 
 
@@ -19,6 +20,18 @@ class Evaluate(Section):
     )
     num_examples: PositiveInt = field(300, "At most so many, evenly over the languages")
     max_new_tokens: PositiveInt = field(512, "Longest answer")
+    safety: Safety | None = field(
+        None,
+        "Ask every model what should be declined and what only sounds so, what is politically "
+        "sensitive, and the same with another name or gender; null = no (stage `safety`)",
+        is_newer=True,
+    )
+    gates: Gates | None = field(
+        None,
+        "Mark a file as failed that refuses less than the teacher or is further from the student "
+        "in one language; null = no",
+        is_newer=True,
+    )
 
     @model_validator(mode="after")
     def _sources_have_no_shares(self) -> "Evaluate":
@@ -28,3 +41,8 @@ class Evaluate(Section):
                 "over the languages"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the held-out answers: what the stage `safety` asks does not."""
+        values = super().identity()
+        return {name: value for name, value in values.items() if name not in ("safety", "gates")}
