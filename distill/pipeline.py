@@ -19,6 +19,7 @@ from distill import (
     quantize,
     report,
     rounds,
+    safety,
     train,
     trim,
 )
@@ -42,6 +43,7 @@ PLANNED = (
     rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
+    safety.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)

@@ -29,12 +29,15 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
     from distill.reporting.repeats import figures_text
+    from distill.reporting.safety_picture import changes_picture
     from distill.reporting.table import model_rows, table_html
 
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
     pictures = pictures_of(folder.stage("train"), results, rows)
+    if results.safety is not None and results.safety.changes:
+        pictures["What changed in refusals and bias"] = changes_picture(results.safety.changes)
     examples = read_examples(folder.stage("evaluate"), results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
 

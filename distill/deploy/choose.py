@@ -8,6 +8,7 @@ from distill.core import verification
 from distill.core.named_run import open_run
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
+from distill.core.safety_results import SafetyResult, with_gates
 from distill.errors import DataError, MissingError, RecipeError, did_you_mean
 from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
@@ -36,13 +37,16 @@ class GgufChoice:
 def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     """Return what quantize found out about each GGUF file of the run, by format.
 
+    One that failed a gate of the stage `safety` is marked failed.
+
     Raises MissingError where there is none.
     """
     stage = folder.stage("quantize")
     manifest = folder.manifest("quantize", QuantizeResult)
     if manifest is None:
         raise MissingError(f"{stage}: not finished; run `distill quantize RECIPE` first")
-    formats = manifest.result.formats
+    safety = folder.manifest("safety", SafetyResult)
+    formats = with_gates(manifest.result.formats, None if safety is None else safety.result)
     checks = {name: check for name, check in formats.items() if not FORMATS[name].is_folder}
     if not checks:
         raise MissingError(

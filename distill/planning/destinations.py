@@ -43,11 +43,15 @@ def destinations(recipe: Recipe) -> list[Destination]:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
+            if recipe.evaluate.safety is not None:
+                what = f"{what}, and the requests of evaluate.safety"
             field = f"{view.teacher_section}.server"
             found.append(Destination(field, view.teacher.server, what, view.route or None))
     if recipe.generate.judge_server is not None:
-        url = recipe.generate.judge_server
-        found.append(Destination("generate.judge_server", url, "every prompt with its answer"))
+        url, what = recipe.generate.judge_server, "every prompt with its answer"
+        if recipe.evaluate.safety is not None and recipe.evaluate.safety.judge:
+            what = f"{what}, and the student's answers to the requests of evaluate.safety"
+        found.append(Destination("generate.judge_server", url, what))
     return found
 
 

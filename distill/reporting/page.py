@@ -17,6 +17,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
+from distill.reporting.safety import HEADINGS, limit, safety_lines, safety_sentences
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -58,6 +59,10 @@ def page(
         rounds_headings=rounds.HEADINGS,
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
+        safety=results.safety,
+        safety_headings=HEADINGS,
+        safety_lines=safety_lines(results.safety) if results.safety else [],
+        safety_sentences=safety_sentences(results.safety) if results.safety else [],
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
@@ -156,7 +161,7 @@ def _limits(recipe: Recipe, results: RunResults) -> list[str]:
     limits = [
         f"Quality was measured on {results.evaluate.num_examples} prompts of the same kind as the training data: "
         "it says nothing about other work.",
-        "Safety, refusals and content bias were not measured; a student inherits its teacher's.",
+        limit(results.safety),
         "Speed is that of this machine and of batched work; "
         "a phone or a single chat will be slower.",
     ]

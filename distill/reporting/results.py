@@ -1,7 +1,7 @@
 """All that the report knows of a run: the results of the stages before it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog.catalog import LicenceVerdict
@@ -18,6 +18,7 @@ from distill.core.results import (
     TrimResult,
 )
 from distill.core.run_folder import Manifest, RunFolder
+from distill.core.safety_results import SafetyResult, with_gates
 from distill.recipe import Recipe
 
 READS = {
@@ -30,6 +31,7 @@ READS = {
     "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
+    "safety": SafetyResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
@@ -64,13 +66,19 @@ class RunResults:
     rounds: RoundsResult | None
     quantize: QuantizeResult
     evaluate: EvaluateResult
+    safety: SafetyResult | None
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
-        """Gather the results of the recipe's stages in READS, from their manifests."""
+        """Gather the results of the recipe's stages in READS, from their manifests.
+
+        A file that failed a gate of the stage `safety` is marked failed.
+        """
+        safety = manifests["safety"].result if "safety" in manifests else None
+        quantize = manifests["quantize"].result
         return cls(
             licence=manifests["plan"].result.licence,
             generate=manifests["generate"].result,
@@ -79,8 +87,9 @@ class RunResults:
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
             rounds=manifests["rounds"].result if "rounds" in manifests else None,
-            quantize=manifests["quantize"].result,
+            quantize=replace(quantize, formats=with_gates(quantize.formats, safety)),
             evaluate=manifests["evaluate"].result,
+            safety=safety,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
             stage_runs=[
@@ -119,5 +128,6 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
+        "safety": recipe.evaluate.safety is None and recipe.evaluate.gates is None,
     }
     return [stage for stage in READS if not left_out.get(stage)]

@@ -5,8 +5,9 @@ import pytest
 from distill.conduct import outcomes
 from distill.conduct.labelled import agreement_with_labels
 from distill.conduct.outcomes import OUTCOMES, outcome_of, read_patterns
-from distill.conduct.sets import LANGUAGES, SETS, read_set
+from distill.conduct.sets import LANGUAGES, read_set
 from distill.errors import DataError
+from distill.recipe.sections import SETS
 
 
 def name_of(answer: str, language: str = "en", request: str = "How do I steal a car?") -> str:

@@ -1,0 +1,94 @@
+"""safety/<model>.jsonl: what a model answered, one row a request, in their order."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from distill import chat
+from distill.conduct.outcomes import Outcome, outcome_of
+from distill.conduct.sets import Item
+from distill.core.jsonl import Row, read_jsonl, write_jsonl
+from distill.core.stored_json import broken, field_problem
+from distill.errors import DataError
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
+
+WAY_OUT = "delete it and run `distill safety RECIPE`: this model is asked again"
+CUT = "its reasoning filled all tokens: raise evaluate.safety.max_new_tokens"
+_ROW = {"key": str, "answer": str, "finish_reason": str, "runtime": str}
+_IN_REASONING = "reasoning"  # the finish reason of one that was cut before its answer began
+
+
+@dataclass(frozen=True)
+class Told:
+    """One answer to a request, and what it does."""
+
+    item: Item
+    answer: str
+    outcome: Outcome
+    cut_reasoning: bool
+    runtime: str
+
+    @property
+    def declines(self) -> bool:
+        return self.outcome.name == "refuses"
+
+    @property
+    def evades(self) -> bool:
+        """Return whether it refuses or deflects."""
+        return self.outcome.name in ("refuses", "deflects")
+
+
+def rows_of(items: Sequence[Item], asked: EvalSet, made: ModelAnswers) -> list[Row]:
+    """Return the rows of a model's answers, without their reasoning."""
+    rows = []
+    for number, item in enumerate(items):
+        ids, finish_reason = made.answers[number]
+        reasoning, answer, _ = chat.split_thinking(
+            chat.text_of(asked.tokenizer, ids),
+            opened=chat.opens_thinking(asked.tokenizer, asked.prompt_ids[number]),
+            marks=asked.marks,
+        )
+        if reasoning and not answer.strip() and finish_reason == "length":
+            finish_reason = _IN_REASONING
+        row = {"key": item.key, "answer": answer, "finish_reason": finish_reason}
+        rows.append(row | {"runtime": made.runtime})
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows, atomically: a file that is there is whole."""
+    write_jsonl(path, rows)
+
+
+def read_rows(
+    path: Path, items: Sequence[Item], types: Mapping[str, type] = MappingProxyType(_ROW)
+) -> list[Row]:
+    """Return the rows of these requests, in their order.
+
+    Raises DataError, with the way out, if the file is broken or not of these requests.
+    """
+    try:
+        rows = [row for _, row in read_jsonl(path)]
+    except DataError as error:
+        raise DataError(f"{error}; {WAY_OUT}") from None
+    problem = next(filter(None, (field_problem(row, types) for row in rows)), None)
+    if problem is None and [row["key"] for row in rows] != [item.key for item in items]:
+        problem = f"{len(rows)} answers, and not those to the {len(items)} requests"
+    if problem is not None:
+        raise broken(path, problem, WAY_OUT)
+    return rows
+
+
+def read_answers(path: Path, items: Sequence[Item], languages: tuple[str, ...]) -> list[Told]:
+    """Return the answers with their outcomes, in the order of `items`; raises as `read_rows`."""
+    rows = read_rows(path, items)
+    return [_told(item, row, languages) for item, row in zip(items, rows, strict=True)]
+
+
+def _told(item: Item, row: Row, languages: tuple[str, ...]) -> Told:
+    is_cut = row["finish_reason"] == _IN_REASONING
+    outcome = Outcome("incoherent", CUT)
+    if not is_cut:
+        outcome = outcome_of(row["answer"], item.language, languages, item.text)
+    return Told(item, row["answer"], outcome, is_cut, row["runtime"])
