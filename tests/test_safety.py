@@ -1,6 +1,7 @@
 """The stage `safety` on a finished small run: every model is asked once, and the report tells of it."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -15,7 +16,7 @@ from distill.pipeline import STAGES
 from distill.recipe import load_recipe
 from distill.safety import STAGE
 
-ASKED = "evaluate.safety={num_requests: 2, max_new_tokens: 8}"
+ASKED = "evaluate.safety={num_requests: 2, max_new_tokens: 4}"
 MODELS = ["teacher", "control", "student", "w16a16", "f16", "q8_0"]
 
 
@@ -37,7 +38,6 @@ def result_of(folder) -> SafetyResult:
 @pytest.fixture(scope="module")
 def asked(finished, tmp_path_factory):
     """A finished run whose models were asked. Do not change it: copy it."""
-    import shutil
 
     def run(folder):
         shutil.copytree(finished, folder)
@@ -48,8 +48,6 @@ def asked(finished, tmp_path_factory):
 
 @pytest.fixture
 def asked_copy(asked, tmp_path):
-    import shutil
-
     shutil.copytree(asked, tmp_path / "run")
     return tmp_path / "run"
 
@@ -131,14 +129,13 @@ def test_a_broken_file_of_answers_is_named_with_the_way_out(asked_copy, damage):
     make(asked_copy, ASKED)
 
 
-def test_a_file_that_fails_a_gate_is_marked_in_report_and_in_deployment(asked_copy):
-    gates = "evaluate.gates={max_kl: 1.0e-9, min_examples: 1}"
-    make(asked_copy, ASKED, gates, stages=("safety", "report"), redo="safety")
-    failed = result_of(asked_copy).failed
+def test_a_file_that_fails_a_gate_is_marked_in_report_and_in_deployment(copy):
+    make(copy, "evaluate.gates={max_kl: 1.0e-9, min_examples: 1}", stages=("safety", "report"))
+    failed = result_of(copy).failed
     assert "q8_0" in failed and "evaluate.gates.max_kl is 1e-09" in failed["q8_0"]
-    assert "evaluate.gates.max_kl" in (gguf_checks(RunFolder(asked_copy))["q8_0"].failed or "")
-    page = (asked_copy / "report" / "report.html").read_text(encoding="utf-8")
-    card = (asked_copy / "report" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "evaluate.gates.max_kl" in (gguf_checks(RunFolder(copy))["q8_0"].failed or "")
+    page = (copy / "report" / "report.html").read_text(encoding="utf-8")
+    card = (copy / "report" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "q8_0 failed" in page and "**failed**" in card
 
 
@@ -156,9 +153,9 @@ def test_without_either_section_there_is_no_such_stage(copy):
     assert "safety" not in result.manifests
 
 
-def test_the_teacher_itself_may_judge_and_its_agreement_is_told(asked_copy):
-    judged = "evaluate.safety={num_requests: 2, max_new_tokens: 8, judge: true}"
-    make(asked_copy, judged, redo="safety")
-    found = result_of(asked_copy).judge
-    assert found is not None and found.num == result_of(asked_copy).num_requests
+def test_the_teacher_itself_may_judge_and_its_agreement_is_told(copy):
+    judged = "evaluate.safety={sets: [harmless], num_requests: 1, max_new_tokens: 4, judge: true}"
+    make(copy, judged, "generate.max_new_tokens=8")
+    found = result_of(copy).judge
+    assert found is not None and found.num == 5
     assert found.num == found.num_agreed + found.unread + sum(found.confused.values())
