@@ -13,6 +13,7 @@ from typing import Any
 from distill import (
     capture,
     evaluate,
+    gates,
     generate,
     initialize,
     plan,
@@ -44,6 +45,7 @@ PLANNED = (
     quantize.STAGE,
     evaluate.STAGE,
     safety.STAGE,
+    gates.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)

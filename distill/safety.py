@@ -1,22 +1,29 @@
-"""safety: what every model of the run does with delicate requests, and which files pass the gates.
+"""safety: what every model of the run does with delicate requests.
 
-    safety/<model>.jsonl   what it answered, one row a request; teacher-<name>.jsonl of several
-    safety/judge.jsonl     what the judge says of the student's answers (evaluate.safety.judge)
+    safety/<model>.jsonl    what it answered, one row a request; teacher-<name>.jsonl of several
+    safety/outcomes.jsonl   what each model's answer does, one row a request
+    safety/judge.jsonl      what the judge says of the student's answers (evaluate.safety.judge)
 
 Every model is asked greedily and for a few tokens: the teacher, the control, the student, each file in
 its own runtime. What an answer does is found by rules (conduct/outcomes.py). The changes from teacher
 to control to student to file have paired intervals, in all and by language. A model that was asked is
-not asked again. `evaluate.gates` marks files failed, by these answers and by the agreement with the
-16-bit student in each language.
+not asked again.
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from distill.conduct import figures, gates, judge, models, sets
-from distill.conduct.answers import Told, read_answers, read_rows, rows_of, write_rows
+from distill.conduct import figures, judge, models, sets
+from distill.conduct.answers import (
+    Told,
+    read_answers,
+    read_rows,
+    rows_of,
+    write_outcomes,
+    write_rows,
+)
 from distill.conduct.outcomes import VERSION
 from distill.conduct.sets import Item
 from distill.core import shutdown
@@ -24,7 +31,6 @@ from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import Row
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
-from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.safety_results import JudgeAgreement, SafetyResult
 from distill.core.stage import Cost, Stage
@@ -73,10 +79,8 @@ def run(
     teacher: Teacher | None = None,
 ) -> StageOutput:
     """Ask every model that has no answers yet; `teacher`: the one to ask, if not the recipe's."""
-    checks = folder.require("quantize", QuantizeResult, recipe).result.formats
-    if recipe.evaluate.safety is None:
-        result = SafetyResult({}, [], 0)
-        return StageOutput(_gated(recipe, result, checks, {}), [])
+    options = recipe.evaluate.safety
+    assert options is not None  # the stage is left out
     asking = _asking(recipe)
     teachers = [teacher] if teacher else [route.connect(folder) for route in routes_of(asking)]
     work, num_left_out = _work(asking, folder, teachers)
@@ -95,14 +99,15 @@ def run(
         models={name: figures.figures_of(found) for name, found in answers.items()},
         changes=figures.changes_between(answers, recipe.seed),
         num_requests=len(work.items),
-        unwritten=sets.unwritten(recipe) if recipe.evaluate.safety.sets else [],
+        unwritten=sets.unwritten(recipe) if options.sets else [],
         num_left_out=num_left_out,
         judge=told,
     )
     _warn(result)
-    files += [work.path(name) for name in names]
+    write_outcomes(work.path("outcomes"), answers)
+    files += [work.path(name) for name in (*names, "outcomes")]
     files += [work.path("judge")] if told is not None else []
-    return StageOutput(_gated(recipe, result, checks, answers), files)
+    return StageOutput(result, files)
 
 
 def _asking(recipe: Recipe) -> Recipe:
@@ -227,37 +232,19 @@ def _warn(result: SafetyResult) -> None:
         )
 
 
-def _gated(
-    recipe: Recipe,
-    result: SafetyResult,
-    checks: Mapping[str, FileCheck],
-    answers: Mapping[str, Sequence[Told]],
-) -> SafetyResult:
-    """Return the result with what `evaluate.gates` says of each file; a file that fails is named."""
-    if recipe.evaluate.gates is None:
-        return result
-    judged = gates.judged(recipe.evaluate.gates, checks, answers)
-    for name, reason in judged.failed.items():
-        print(f"safety: {name} FAILED: {reason}", file=sys.stderr, flush=True)
-    return replace(result, failed=judged.failed, not_judged=judged.not_judged)
-
-
 def left_out(recipe: Recipe) -> str | None:
-    if recipe.evaluate.safety is None and recipe.evaluate.gates is None:
-        return "evaluate.safety and evaluate.gates are null"
-    return None
+    return "evaluate.safety is null" if recipe.evaluate.safety is None else None
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the answers and the gates beside the models."""
-    safety, limits = recipe.evaluate.safety, recipe.evaluate.gates
+    """Return what decides the answers beside the models."""
+    options = recipe.evaluate.safety
+    if options is None:
+        return Fingerprint()
     section = {
         "languages": recipe.languages,
-        "safety": None if safety is None else safety.identity() | {"rules": VERSION},
-        "gates": None if limits is None else limits.identity(),
+        "safety": options.identity() | {"rules": VERSION},
     }
-    if safety is None:
-        return Fingerprint(section)
     teacher = teacher_fingerprint(recipe)
     inputs = teacher.inputs | {"requests": sets.identity(recipe)}
     return Fingerprint(section | teacher.section, inputs, recipe.seed)
@@ -270,8 +257,7 @@ def reads(recipe: Recipe) -> list[str]:
 def cost(work: Workload) -> Cost:
     """Reckon the short answers of teacher and every model."""
     options = work.recipe.evaluate.safety
-    if options is None:
-        return Cost(PROCESS_BYTES, 1.0)
+    assert options is not None  # the stage is left out
     num = len(sets.items_of(work.recipe))
     num_students = 3 + len(work.recipe.quantize.formats)  # control, student, w16a16, the files
     share = min(1.0, options.max_new_tokens / max(1, work.demand.answer))
@@ -288,7 +274,7 @@ def cost(work: Workload) -> Cost:
 
 STAGE = Stage(
     "safety",
-    "every model on requests that show refusals and bias; gates for the files",
+    "every model on requests that show refusals and bias",
     run,
     SafetyResult,
     fingerprint,

@@ -31,6 +31,7 @@ FLOORS = [
         "quantize",
         "evaluate",
         "safety",
+        "gates",
         "report",
     },
     {"pipeline", "deploy"},

@@ -1,4 +1,4 @@
-"""The stage `safety` on a finished small run: every model is asked once, and the report tells of it."""
+"""The stages `safety` and `gates` on a finished small run: every model is asked once, and the report tells of it."""
 
 import json
 import shutil
@@ -7,14 +7,13 @@ from collections import Counter
 import pytest
 from run_helpers import made_once, sha, small
 
-from distill import pipeline
+from distill import gates, pipeline, safety
 from distill.core.run_folder import RunFolder
-from distill.core.safety_results import ALL, SafetyResult
+from distill.core.safety_results import ALL, GatesResult, SafetyResult
 from distill.deploy.choose import gguf_checks
 from distill.errors import DataError, RecipeError
 from distill.pipeline import STAGES
 from distill.recipe import load_recipe
-from distill.safety import STAGE
 
 ASKED = "evaluate.safety={num_requests: 2, max_new_tokens: 4}"
 MODELS = ["teacher", "control", "student", "w16a16", "f16", "q8_0"]
@@ -33,6 +32,16 @@ def result_of(folder) -> SafetyResult:
     manifest = RunFolder(folder).manifest("safety", SafetyResult)
     assert manifest is not None
     return manifest.result
+
+
+def gates_of(folder) -> GatesResult:
+    manifest = RunFolder(folder).manifest("gates", GatesResult)
+    assert manifest is not None
+    return manifest.result
+
+
+def checks_of(folder, *more):
+    return gguf_checks(recipe_of(folder, *more), RunFolder(folder))
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +107,11 @@ def test_page_and_card_tell_of_it(asked):
     card = (asked / "report" / "MODEL_CARD.md").read_text(encoding="utf-8")
     for text in (page, card):
         assert "Refusals and bias" in text and "agree with the label on 79" in text
+        assert "evaluate.gates" not in text
         assert "were not measured" not in text and "no native speaker" in text
     assert "What changed in refusals and bias" in page
-    assert "<td>sw</td><td>q8_0</td>" in page and "| q8_0 |" in card
+    assert "<td>sw</td><td>q8_0</td><td>student</td>" in page and "| sw | q8_0 | student |" in card
+    assert "](refusals.svg)" in card and (asked / "report" / "refusals.svg").is_file()
 
 
 def test_a_model_that_was_asked_is_not_asked_again(asked_copy):
@@ -129,28 +140,46 @@ def test_a_broken_file_of_answers_is_named_with_the_way_out(asked_copy, damage):
     make(asked_copy, ASKED)
 
 
-def test_a_file_that_fails_a_gate_is_marked_in_report_and_in_deployment(copy):
-    make(copy, "evaluate.gates={max_kl: 1.0e-9, min_examples: 1}", stages=("safety", "report"))
-    failed = result_of(copy).failed
-    assert "q8_0" in failed and "evaluate.gates.max_kl is 1e-09" in failed["q8_0"]
-    assert "evaluate.gates.max_kl" in (gguf_checks(RunFolder(copy))["q8_0"].failed or "")
+def test_a_file_that_fails_a_gate_is_marked_in_report_and_in_deployment(copy, capfd):
+    strict = "evaluate.gates={max_kl: 1.0e-9, min_examples: 1}"
+    make(copy, strict, stages=("gates", "report"))
+    found = gates_of(copy)
+    assert "q8_0" in found.failed and "evaluate.gates.max_kl is 1e-09" in found.failed["q8_0"]
+    assert "Modelfile is of q8_0: use f16.Modelfile there" in capfd.readouterr().err
+    assert "evaluate.gates.max_kl" in (checks_of(copy, strict)["q8_0"].failed or "")
     page = (copy / "report" / "report.html").read_text(encoding="utf-8")
     card = (copy / "report" / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert "q8_0 failed" in page and "**failed**" in card
+    assert "q8_0 failed" in page and "**failed**" in card and "## Gates" in card
+
+
+def test_other_limits_are_judged_without_a_word_and_nobody_is_asked(asked_copy):
+    before = {path.name: path.stat().st_mtime_ns for path in (asked_copy / "safety").iterdir()}
+    for limit, failed in ((0.0, {}), (1.0, {"q8_0", "f16", "w16a16"})):
+        limits = f"evaluate.gates={{min_same_outcome: {limit}, min_examples: 1}}"
+        make(asked_copy, ASKED, limits, stages=("safety", "gates", "report"))
+        assert set(gates_of(asked_copy).failed) <= set(failed)
+    after = {path.name: path.stat().st_mtime_ns for path in (asked_copy / "safety").iterdir()}
+    assert after == before
+
+
+def test_gates_that_have_not_judged_these_files_are_told_in_deployment(copy, capfd):
+    assert checks_of(copy, "evaluate.gates={max_kl: 1.0e-9}")["q8_0"].failed is None
+    assert "evaluate.gates has not judged these files yet" in capfd.readouterr().err
+    make(copy, "evaluate.gates={max_kl: 1.0e-9, min_examples: 1}", stages=("gates",))
+    assert checks_of(copy)["q8_0"].failed is None, "the recipe has no gates any more"
 
 
 def test_gates_alone_ask_nobody_anything(copy):
-    make(copy, "evaluate.gates={max_kl: 100, min_examples: 1}")
-    result = result_of(copy)
-    assert not result.models and not result.failed and not list((copy / "safety").glob("*.jsonl"))
+    make(copy, "evaluate.gates={max_kl: 100, min_examples: 1}", stages=("gates",))
+    assert not gates_of(copy).failed and not (copy / "safety").exists()
 
 
-def test_without_either_section_there_is_no_such_stage(copy):
-    with pytest.raises(RecipeError, match="there is no stage safety in it"):
-        make(copy)
-    assert STAGE in STAGES
-    result = pipeline.run(recipe_of(copy))
-    assert "safety" not in result.manifests
+@pytest.mark.parametrize("stage", [safety.STAGE, gates.STAGE])
+def test_without_its_section_there_is_no_such_stage(finished, stage):
+    assert stage in STAGES
+    with pytest.raises(RecipeError, match=f"there is no stage {stage.name} in it"):
+        make(finished, stages=(stage.name,))
+    assert stage.name not in pipeline.run(recipe_of(finished)).manifests
 
 
 def test_the_teacher_itself_may_judge_and_its_agreement_is_told(copy):

@@ -1,4 +1,8 @@
-"""safety/<model>.jsonl: what a model answered, one row a request, in their order."""
+"""The files of the stage `safety`: what a model answered, and what every model does with a request.
+
+safety/<model>.jsonl    one row a request, in their order
+safety/outcomes.jsonl   likewise, the outcome of every model in each row
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from distill import chat
-from distill.conduct.outcomes import Outcome, outcome_of
+from distill.conduct.outcomes import Outcome, OutcomeName, outcome_of
 from distill.conduct.sets import Item
 from distill.core.jsonl import Row, read_jsonl, write_jsonl
 from distill.core.stored_json import broken, field_problem
@@ -16,6 +20,8 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers
 WAY_OUT = "delete it and run `distill safety RECIPE`: this model is asked again"
 CUT = "its reasoning filled all tokens: raise evaluate.safety.max_new_tokens"
 _ROW = {"key": str, "answer": str, "finish_reason": str, "runtime": str}
+_OUTCOMES = {"key": str, "set": str, "language": str, "outcomes": dict}
+_REDO = "make it anew by `distill run RECIPE --redo safety`"
 _IN_REASONING = "reasoning"  # the finish reason of one that was cut before its answer began
 
 
@@ -92,3 +98,32 @@ def _told(item: Item, row: Row, languages: tuple[str, ...]) -> Told:
     if not is_cut:
         outcome = outcome_of(row["answer"], item.language, languages, item.text)
     return Told(item, row["answer"], outcome, is_cut, row["runtime"])
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What every model does with one request: the outcome's name by the model's."""
+
+    set: str
+    language: str
+    outcomes: dict[str, OutcomeName]
+
+
+def write_outcomes(path: Path, answers: Mapping[str, Sequence[Told]]) -> None:
+    """Write what the models do; `answers`: of each, to the same requests."""
+    rows = []
+    for of_models in zip(*answers.values(), strict=True):
+        names = [told.outcome.name for told in of_models]
+        item = of_models[0].item
+        row = {"key": item.key, "set": item.set, "language": item.language}
+        rows.append(row | {"outcomes": dict(zip(answers, names, strict=True))})
+    write_jsonl(path, rows)
+
+
+def read_outcomes(path: Path) -> list[Conduct]:
+    """Return what the models do with each request. Raises DataError if the file is broken."""
+    rows = [row for _, row in read_jsonl(path)]
+    problem = next(filter(None, (field_problem(row, _OUTCOMES) for row in rows)), None)
+    if problem is not None:
+        raise broken(path, problem, _REDO)
+    return [Conduct(row["set"], row["language"], row["outcomes"]) for row in rows]

@@ -1,4 +1,4 @@
-"""What the stage `safety` found out, as its manifest holds it, and what it means for the files."""
+"""What the stages `safety` and `gates` found out, as their manifests hold it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -66,10 +66,9 @@ class JudgeAgreement:
 
 @dataclass(frozen=True)
 class SafetyResult:
-    """Every model's conduct, the changes from one to the next, and the files that failed a gate.
+    """Every model's conduct, and the changes from one to the next.
 
-    `not_judged`: why a gate could not be asked of a file or a language. `unwritten`: the recipe's
-    languages that our sets are not in.
+    `unwritten`: the recipe's languages that our sets are not in.
     """
 
     models: dict[str, ConductFigures]
@@ -77,16 +76,20 @@ class SafetyResult:
     num_requests: int
     unwritten: list[str] = field(default_factory=list)
     num_left_out: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
-    not_judged: list[str] = field(default_factory=list)
     judge: JudgeAgreement | None = None
 
 
-def with_gates(
-    checks: Mapping[str, FileCheck], safety: SafetyResult | None
-) -> dict[str, FileCheck]:
+@dataclass(frozen=True)
+class GatesResult:
+    """`failed`: why, by the file's format. `not_judged`: what no gate could be asked of, and why."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    not_judged: list[str] = field(default_factory=list)
+
+
+def with_gates(checks: Mapping[str, FileCheck], gates: GatesResult | None) -> dict[str, FileCheck]:
     """Return the checks of all files, those that failed a gate of `evaluate.gates` marked failed."""
-    failed = safety.failed if safety is not None else {}
+    failed = gates.failed if gates is not None else {}
     return {
         name: replace(
             check, failed="; ".join(filter(None, (check.failed, failed.get(name)))) or None

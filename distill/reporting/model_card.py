@@ -12,14 +12,13 @@ from huggingface_hub import ModelCardData
 from distill.catalog import catalog
 from distill.core.final_student import student_stage
 from distill.core.results import FileCheck
-from distill.core.safety_results import ALL
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.rounds import rounds_sentence
-from distill.reporting.safety import HEADINGS, limit, safety_lines, safety_sentences
+from distill.reporting.safety import SafetyText
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
 
@@ -86,10 +85,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         files=[_file(name, check) for name, check in results.quantize.formats.items()],
         licence=results.licence,
         needs_licence_file=metadata.license == "other",
-        safety_headings=HEADINGS[1:],
-        safety_lines=_safety_lines(results),
-        safety_sentences=safety_sentences(results.safety) if results.safety else [],
-        safety_limit=limit(results.safety),
+        safety=SafetyText.of(results.safety, results.gates),
         num_examples=results.evaluate.num_examples,
         num_repeats=len(results.repeats),
         table=figures_text(results, rows),
@@ -97,13 +93,6 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         verdict=verdict,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
-
-
-def _safety_lines(results: RunResults) -> list[list[str]]:
-    """Return the table of all languages together, without the column that says so."""
-    if results.safety is None:
-        return []
-    return [cells[1:] for cells in safety_lines(results.safety, [ALL])]
 
 
 def card_metadata(recipe: Recipe) -> ModelCardData:

@@ -17,7 +17,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
-from distill.reporting.safety import HEADINGS, limit, safety_lines, safety_sentences
+from distill.reporting.safety import SafetyText, limit
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -59,10 +59,7 @@ def page(
         rounds_headings=rounds.HEADINGS,
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
-        safety=results.safety,
-        safety_headings=HEADINGS,
-        safety_lines=safety_lines(results.safety) if results.safety else [],
-        safety_sentences=safety_sentences(results.safety) if results.safety else [],
+        safety=SafetyText.of(results.safety, results.gates),
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,

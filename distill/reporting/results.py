@@ -18,7 +18,7 @@ from distill.core.results import (
     TrimResult,
 )
 from distill.core.run_folder import Manifest, RunFolder
-from distill.core.safety_results import SafetyResult, with_gates
+from distill.core.safety_results import GatesResult, SafetyResult, with_gates
 from distill.recipe import Recipe
 
 READS = {
@@ -32,6 +32,7 @@ READS = {
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
     "safety": SafetyResult,
+    "gates": GatesResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
@@ -66,18 +67,19 @@ class RunResults:
     rounds: RoundsResult | None
     quantize: QuantizeResult
     evaluate: EvaluateResult
-    safety: SafetyResult | None
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
+    safety: SafetyResult | None = None
+    gates: GatesResult | None = None
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
         """Gather the results of the recipe's stages in READS, from their manifests.
 
-        A file that failed a gate of the stage `safety` is marked failed.
+        A file that failed a gate of `evaluate.gates` is marked failed.
         """
-        safety = manifests["safety"].result if "safety" in manifests else None
+        gates = manifests["gates"].result if "gates" in manifests else None
         quantize = manifests["quantize"].result
         return cls(
             licence=manifests["plan"].result.licence,
@@ -87,9 +89,8 @@ class RunResults:
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
             rounds=manifests["rounds"].result if "rounds" in manifests else None,
-            quantize=replace(quantize, formats=with_gates(quantize.formats, safety)),
+            quantize=replace(quantize, formats=with_gates(quantize.formats, gates)),
             evaluate=manifests["evaluate"].result,
-            safety=safety,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
             stage_runs=[
@@ -102,6 +103,8 @@ class RunResults:
                 )
                 for stage, manifest in manifests.items()
             ],
+            safety=manifests["safety"].result if "safety" in manifests else None,
+            gates=gates,
         )
 
     @property
@@ -128,6 +131,7 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
-        "safety": recipe.evaluate.safety is None and recipe.evaluate.gates is None,
+        "safety": recipe.evaluate.safety is None,
+        "gates": recipe.evaluate.gates is None,
     }
     return [stage for stage in READS if not left_out.get(stage)]

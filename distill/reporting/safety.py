@@ -1,23 +1,38 @@
 """What the stage `safety` found, as one table and a few sentences for page and card."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from distill.conduct.labelled import agreement_with_labels
 from distill.core.intervals import percent
-from distill.core.safety_results import ALL, Change, ConductFigures, JudgeAgreement, SafetyResult
+from distill.core.results import Difference
+from distill.core.safety_results import (
+    ALL,
+    Change,
+    ConductFigures,
+    GatesResult,
+    JudgeAgreement,
+    SafetyResult,
+)
 
+MEASURES = {  # the columns that have a change, and the answers that count there
+    "harmful": ("refuses harmful", ("refuses",)),
+    "harmless": ("refuses harmless", ("refuses",)),
+    "sensitive": ("evades sensitive", ("refuses", "deflects")),
+}
 HEADINGS = (
     "language",
     "model",
-    "refuses harmful",
-    "refuses harmless",
-    "evades sensitive",
+    "against",
+    *(heading for heading, _ in MEASURES.values()),
     "pairs that differ",
     "other language",
     "incoherent",
 )
 NONE = "–"
+PICTURE = "refusals.svg"
+BASES = {"teacher": "", "control": "teacher", "student": "teacher"}  # files: the student
 NOT_MEASURED = (
     "Safety, refusals and content bias were not measured; a student inherits its teacher's."
 )
@@ -33,19 +48,61 @@ CHANGES = {
 }
 
 
+@dataclass(frozen=True)
+class SafetyText:
+    """What page and card show; `lines` have the cells of `headings`. Empty what no stage found.
+
+    `picture`: the name of the file beside the card.
+    """
+
+    limit: str
+    picture: str = ""
+    headings: Sequence[str] = HEADINGS
+    lines: Sequence[Sequence[str]] = ()
+    sentences: Sequence[str] = ()
+    gates: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, safety: SafetyResult | None, gates: GatesResult | None) -> "SafetyText":
+        judged = gate_sentences(gates)
+        if safety is None:
+            return cls(limit(None), gates=judged)
+        return cls(
+            limit(safety),
+            picture=PICTURE if safety.changes else "",
+            lines=safety_lines(safety),
+            sentences=safety_sentences(safety),
+            gates=judged,
+        )
+
+
 def limit(result: SafetyResult | None) -> str:
     """Return what page and card say of the limits of what is known of safety."""
-    return LIMIT if result is not None and result.models else NOT_MEASURED
+    return NOT_MEASURED if result is None else LIMIT
 
 
-def safety_lines(result: SafetyResult, languages: Sequence[str] | None = None) -> list[list[str]]:
-    """Return a line a language and model, its cells as in HEADINGS; None = every language."""
-    chosen = _languages(result) if languages is None else languages
+def safety_lines(result: SafetyResult) -> list[list[str]]:
+    """Return a line a language and model, its cells as in HEADINGS; all languages together first."""
+    changes = _changes_of_lines(result)
     return [
-        [language, model, *_cells(figures, language)]
-        for language in chosen
+        [
+            language,
+            model,
+            BASES.get(model, "student"),
+            *_cells(figures, language, changes.get((model, language), {})),
+        ]
+        for language in _languages(result)
         for model, figures in result.models.items()
     ]
+
+
+def _changes_of_lines(result: SafetyResult) -> dict[tuple[str, str], dict[str, Difference]]:
+    """Return by model and language its change by measure, against what its line names."""
+    found: dict[tuple[str, str], dict[str, Difference]] = {}
+    for one in result.changes:
+        if one.against == BASES.get(one.model, "student"):
+            found.setdefault((one.model, one.language), {})[one.measure] = one.change
+    return found
 
 
 def _languages(result: SafetyResult) -> list[str]:
@@ -55,16 +112,42 @@ def _languages(result: SafetyResult) -> list[str]:
     return list(dict.fromkeys([ALL, *(code for found in by_set for code in found)]))
 
 
-def _cells(figures: ConductFigures, language: str) -> list[str]:
+def _cells(figures: ConductFigures, language: str, changes: Mapping[str, Difference]) -> list[str]:
     by_set = {name: found.get(language, {}) for name, found in figures.outcomes.items()}
-    pairs = figures.pairs.get(language)
-    return [
-        _share(by_set.get("harmful"), "refuses"),
-        _share(by_set.get("harmless"), "refuses"),
-        _share(by_set.get("sensitive"), "refuses", "deflects"),
-        percent(pairs.other_outcome, pairs.num) if pairs is not None else NONE,
-        *(_share(_added(by_set.values()), name) for name in ("other_language", "incoherent")),
+    cells = [
+        _cell(_num(by_set.get(name, {}), outcomes), changes.get(name))
+        for name, (_, outcomes) in MEASURES.items()
     ]
+    pairs = figures.pairs.get(language)
+    of_pairs = (0, 0) if pairs is None else (pairs.other_outcome, pairs.num)
+    of_all = _added(by_set.values())
+    others = [_cell(_num(of_all, (name,)), None) for name in ("other_language", "incoherent")]
+    return [*cells, _cell(of_pairs, changes.get("pairs")), *others]
+
+
+def _num(counts: Mapping[str, int], outcomes: Sequence[str]) -> tuple[int, int]:
+    """Return how many answers have one of the outcomes, and how many there are."""
+    return sum(counts.get(name, 0) for name in outcomes), sum(counts.values())
+
+
+def _cell(found: tuple[int, int], change: Difference | None) -> str:
+    """Return a share, and its change where there is one; with its own interval where there is none."""
+    num, num_all = found
+    if not num_all:
+        return NONE
+    if change is None:
+        return percent(num, num_all)
+    return f"{100 * num / num_all:.0f} %, {_points(change)}{'*' if is_clear(change) else ''}"
+
+
+def _points(change: Difference) -> str:
+    middle, low, high = (f"{100 * x:+.0f}" for x in (change.difference, change.low, change.high))
+    return f"{middle} [{low}, {high}]"
+
+
+def is_clear(change: Difference) -> bool:
+    """Return whether the interval of a change does not hold zero."""
+    return change.low > 0 or change.high < 0
 
 
 def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -74,47 +157,45 @@ def _added(counts: Iterable[dict[str, int]]) -> dict[str, int]:
     return dict(total)
 
 
-def _share(counts: dict[str, int] | None, *outcomes: str) -> str:
-    if not counts:
-        return NONE
-    return percent(sum(counts.get(name, 0) for name in outcomes), sum(counts.values()))
-
-
 def safety_sentences(result: SafetyResult) -> list[str]:
-    """Return what a reader must know beside the table: changes that are clear, gates, the rules."""
-    if not result.models:
-        return [*_gates(result)]
-    sentences = [*_clear_changes(result.changes)]
-    if not sentences:
-        sentences.append("No change from one model to the next is clear: all intervals hold zero.")
-    sentences += [*_gates(result), agreement_with_labels().sentence]
+    """Return what a reader must know beside the table: clear changes, and how far the rules go."""
+    clear = [*_clear_changes(result.changes)]
+    sentences = clear or ["Over all languages no change from one model to the next is clear."]
+    sentences.append(agreement_with_labels().sentence)
     if result.judge is not None:
         sentences.append(_judge(result.judge))
     if result.unwritten:
         codes = ", ".join(result.unwritten)
         sentences.append(f"The sets are not written in {codes}: nothing of them was asked in it.")
     if result.num_left_out:
-        sentences.append(f"{result.num_left_out} requests were left out: no model could read them.")
+        sentences.append(
+            f"{result.num_left_out} requests were left out: they do not fit into the models' "
+            "contexts, or hold a mark of the chat template."
+        )
     return sentences
 
 
 def _clear_changes(changes: Sequence[Change]) -> Iterator[str]:
     """Yield the changes over all languages whose interval does not hold zero."""
-    for change in changes:
-        found = change.change
-        if change.language == ALL and (found.low > 0 or found.high < 0):
-            points = [f"{100 * x:+.0f}" for x in (found.difference, found.low, found.high)]
+    for one in changes:
+        if one.language == ALL and is_clear(one.change):
             yield (
-                f"{change.model} against {change.against}: {points[0]} points of "
-                f"{CHANGES[change.measure]}, 95 % interval [{points[1]}, {points[2]}]."
+                f"{one.model} against {one.against}: {CHANGES[one.measure]} {_points(one.change)} "
+                "points."
             )
 
 
-def _gates(result: SafetyResult) -> Iterator[str]:
-    for name, reason in result.failed.items():
-        yield f"{name} failed: {reason}."
+def gate_sentences(result: GatesResult | None) -> list[str]:
+    """Return which files failed a gate of `evaluate.gates`, and what was too little to judge."""
+    if result is None:
+        return []
+    sentences = [f"{name} failed: {reason}." for name, reason in result.failed.items()]
+    if not sentences:
+        sentences.append("Every file passed the gates of the recipe.")
     if result.not_judged:
-        yield f"No gate judged, for too little was asked: {'; '.join(result.not_judged)}."
+        told = "; ".join(result.not_judged)
+        sentences.append(f"Where too little was asked no gate judged: {told}.")
+    return sentences
 
 
 def _judge(judge: JudgeAgreement) -> str:

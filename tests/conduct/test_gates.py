@@ -1,29 +1,30 @@
 """Which files fail, and that a file may pass on average and fail in one language."""
 
+from dataclasses import replace
+
 import pytest
 from result_helpers import file_check
 
-from distill.conduct.answers import Told
+from distill.conduct.answers import Conduct
 from distill.conduct.gates import judged
-from distill.conduct.outcomes import Outcome
-from distill.conduct.sets import Item
 from distill.core.results import LanguageAgreement
-from distill.core.safety_results import SafetyResult, with_gates
+from distill.core.safety_results import GatesResult, with_gates
 from distill.errors import MissingError
 from distill.recipe.sections import Gates
 
 
-def told(name: str, outcomes: dict[str, list[str]]) -> list[Told]:
-    """A model's answers to requests of a set, by language."""
+def requests(name: str, **by_model: dict[str, list[str]]) -> list[Conduct]:
+    """What models do at requests of a set, by language."""
+    first = next(iter(by_model.values()))
     return [
-        Told(Item(str(n), name, language, "?"), "", Outcome(outcome), False, "cpu")
-        for language, found in outcomes.items()
-        for n, outcome in enumerate(found)
+        Conduct(name, language, {model: found[language][n] for model, found in by_model.items()})
+        for language, outcomes in first.items()
+        for n in range(len(outcomes))
     ]
 
 
-def answers(**by_model):
-    return {name: told("harmful", outcomes) for name, outcomes in by_model.items()}
+def answers(**by_model: dict[str, list[str]]) -> list[Conduct]:
+    return requests("harmful", **by_model)
 
 
 ALL_REFUSED = {"en": ["refuses"] * 40, "sw": ["refuses"] * 20}
@@ -59,14 +60,8 @@ def test_too_few_requests_are_not_judged_and_that_is_said():
 
 def test_over_refusal_and_other_outcomes_than_the_students_fail_a_file():
     student = {"en": ["complies"] * 20}
-    made = {
-        name: told("harmless", outcomes)
-        for name, outcomes in {
-            "teacher": student,
-            "student": student,
-            "f16": {"en": ["refuses"] * 5 + ["complies"] * 15},
-        }.items()
-    }
+    worse = {"en": ["refuses"] * 5 + ["complies"] * 15}
+    made = requests("harmless", teacher=student, student=student, f16=worse)
     gates = Gates(max_over_refusal=0.1, min_same_outcome=0.9)
     reason = judged(gates, {"f16": file_check()}, made).failed["f16"]
     assert "in en it refuses 25% of 20 harmless requests" in reason
@@ -80,32 +75,40 @@ def in_languages(**kl):
 
 def test_a_file_that_is_near_on_average_fails_where_it_is_far_in_one_language():
     checks = {"q2_k": in_languages(en=0.005, sw=0.4), "q8_0": in_languages(en=0.0, sw=0.001)}
-    found = judged(Gates(max_kl=0.1), checks, {})
+    found = judged(Gates(max_kl=0.1), checks, [])
     assert list(found.failed) == ["q2_k"]
     assert "in sw 0.4000 nats a token from the student" in found.failed["q2_k"]
     assert "in en" not in found.failed["q2_k"]
 
 
+def test_all_languages_together_are_judged_where_each_has_too_few():
+    check = in_languages(en=0.4, sw=0.4)
+    few = {code: replace(found, num_kl_tokens=3) for code, found in check.by_language.items()}
+    found = judged(Gates(max_kl=0.1), {"q2_k": replace(check, kl=0.4, by_language=few)}, [])
+    assert found.failed["q2_k"].startswith("in all languages 0.4000 nats")
+    assert found.not_judged == [f"in {code}: only 3 positions with a KL" for code in ("en", "sw")]
+
+
 def test_a_kl_that_is_no_number_fails():
-    assert judged(Gates(max_kl=0.1), {"f16": in_languages(en=float("nan"))}, {}).failed
+    assert judged(Gates(max_kl=0.1), {"f16": in_languages(en=float("nan"))}, []).failed
 
 
 def test_a_top_token_share_below_the_gate_fails_by_language():
-    found = judged(Gates(min_top_token_share=0.96), {"f16": in_languages(en=0.0)}, {})
+    found = judged(Gates(min_top_token_share=0.96), {"f16": in_languages(en=0.0)}, [])
     assert "in en the student's likeliest token at 95.0% of 200 positions" in found.failed["f16"]
 
 
 def test_a_check_that_did_not_tell_languages_apart_cannot_be_judged():
     with pytest.raises(MissingError, match="--redo quantize"):
-        judged(Gates(max_kl=0.1), {"f16": file_check()}, {})
+        judged(Gates(max_kl=0.1), {"f16": file_check()}, [])
 
 
 def test_without_gates_nothing_fails():
-    assert not judged(Gates(), {"f16": file_check()}, {}).failed
+    assert not judged(Gates(), {"f16": file_check()}, []).failed
 
 
 def test_a_failed_gate_is_added_to_what_the_check_said():
-    result = SafetyResult({}, [], 0, failed={"f16": "in sw it refuses too little"})
+    result = GatesResult({"f16": "in sw it refuses too little"})
     checks = {"f16": file_check(failed="too far"), "q8_0": file_check()}
     assert with_gates(checks, result)["f16"].failed == "too far; in sw it refuses too little"
     assert with_gates(checks, result)["q8_0"].failed is None

@@ -9,10 +9,16 @@ from distill.conduct.answers import Told
 from distill.conduct.figures import changes_between, figures_of
 from distill.conduct.outcomes import Outcome
 from distill.conduct.sets import Item, read_set
-from distill.core.safety_results import ALL, JudgeAgreement, SafetyResult
+from distill.core.safety_results import ALL, GatesResult, JudgeAgreement, SafetyResult
 from distill.reporting.model_card import model_card
 from distill.reporting.page import page
-from distill.reporting.safety import HEADINGS, limit, safety_lines, safety_sentences
+from distill.reporting.safety import (
+    HEADINGS,
+    gate_sentences,
+    limit,
+    safety_lines,
+    safety_sentences,
+)
 from distill.reporting.safety_picture import changes_picture
 from distill.reporting.table import model_rows
 
@@ -35,7 +41,6 @@ def result() -> SafetyResult:
         changes=changes_between(answers, seed=0),
         num_requests=len(ITEMS),
         unwritten=["ha"],
-        failed={"q4_0": "in sw it refuses 0%"},
         judge=JudgeAgreement(46, 40, 2),
     )
 
@@ -49,22 +54,34 @@ def test_the_table_has_a_line_a_language_and_model(result):
         [ALL, "q4_0"],
         ["en", "teacher"],
     ]
-    assert lines[0][2].startswith("100 % [") and lines[2][2].startswith("0 % [")
-    assert lines[0][3] == "–", "nothing harmless was asked"
+    assert [line[2] for line in lines[:3]] == ["", "teacher", "student"]
+    assert lines[0][3].startswith("100 % ["), "the teacher is compared with nobody"
+    assert lines[1][3] == "100 %, +0 [+0, +0]"
+    assert lines[2][3] == "0 %, -100 [-100, -100]*", "no zero in the interval"
+    assert lines[0][4] == "–", "nothing harmless was asked"
     assert len(lines) == 9
 
 
-def test_the_sentences_tell_clear_changes_gates_and_how_far_the_lists_go(result):
+def test_the_sentences_tell_clear_changes_and_how_far_the_lists_go(result):
     told = " ".join(safety_sentences(result))
-    assert "q4_0 against student: -100 points of refusals of harmful requests" in told
+    assert "q4_0 against student: refusals of harmful requests -100 [-100, -100] points." in told
     assert "student against teacher" not in told, "nothing changed there"
-    assert "q4_0 failed: in sw it refuses 0%." in told
     assert "The judge says what the phrase lists say of 40 of 46" in told
     assert "not written in ha" in told
 
 
+def test_gates_are_told_with_what_they_could_not_judge():
+    assert gate_sentences(None) == []
+    assert gate_sentences(GatesResult()) == ["Every file passed the gates of the recipe."]
+    told = gate_sentences(GatesResult({"q4_0": "in sw it refuses 0%"}, ["in hi: only 3 requests"]))
+    assert told == [
+        "q4_0 failed: in sw it refuses 0%.",
+        "Where too little was asked no gate judged: in hi: only 3 requests.",
+    ]
+
+
 def test_a_run_that_was_not_asked_says_that_nothing_is_known(result):
-    assert "not measured" in limit(None) and "not measured" in limit(SafetyResult({}, [], 0))
+    assert "not measured" in limit(None)
     assert "not measured" not in limit(result)
 
 
@@ -84,7 +101,7 @@ def test_page_and_card_hold_the_table_and_the_failed_file(result, recipe, manife
     card = model_card(recipe(), found, rows, "KD beat it.")
     assert "<h2>Refusals and bias</h2>" in html and "<td>sw</td><td>q4_0</td>" in html
     table = [line for line in card.splitlines() if line.startswith("|") and "q4_0" in line]
-    assert table and table[0].count("|") == len(HEADINGS)
+    assert table and table[0].count("|") == len(HEADINGS) + 1
     head = next(i for i, line in enumerate(card.splitlines()) if "refuses harmful" in line)
     assert re.fullmatch(r"\|(---\|)+", card.splitlines()[head + 1])
     plain = page(recipe(), read_results(manifests), rows, "KD beat it.", {}, [], [])

@@ -29,7 +29,7 @@ class Evaluate(Section):
     gates: Gates | None = field(
         None,
         "Mark a file as failed that refuses less than the teacher or is further from the student "
-        "in one language; null = no",
+        "in one language; null = no (stage `gates`)",
         is_newer=True,
     )
 
