@@ -36,6 +36,7 @@ from distill.core.safety_results import JudgeAgreement, SafetyResult
 from distill.core.stage import Cost, Stage
 from distill.data.routes import routed
 from distill.data.samples import Prompt
+from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, question_sets
 from distill.evaluation.several import joined_sets
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -88,11 +89,11 @@ def run(
     names = ["teacher", *paths]
     with Progress("safety", len(names) * len(work.items), "answers") as bar:
         questions, files = _ask_teachers(work, teachers, bar)
-        for name, path in paths.items():
+        for number, (name, path) in enumerate(paths.items(), 1):
+            _advance_to(bar, number * len(work.items), name)
             if not work.path(name).is_file():
                 made = models.ask(questions, name, path, bar)
                 write_rows(work.path(name), rows_of(work.items, questions, made))
-            shutdown.check()
     answers = {name: work.answers(name) for name in names}
     told = _judged(work, teachers[0], answers["student"])
     result = SafetyResult(
@@ -110,6 +111,13 @@ def run(
     return StageOutput(result, files)
 
 
+def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
+    """Show that so many answers are there, whoever gave them; `name`: who is asked now."""
+    bar.done = num_answers
+    bar.advance(0, note=name)
+    shutdown.check()
+
+
 def _asking(recipe: Recipe) -> Recipe:
     """Return the recipe with the length of these answers as that of held-out ones."""
     options = recipe.evaluate.safety
@@ -119,7 +127,10 @@ def _asking(recipe: Recipe) -> Recipe:
 
 
 def _work(recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher]) -> tuple[Work, int]:
-    """Return what can be asked, and how many requests are left out; says so."""
+    """Return what can be asked, and how many requests are left out; says so.
+
+    Raises MismatchError where nothing can be asked.
+    """
     items = sets.items_of(recipe)
     prompts = [_prompt(item) for item in items]
     fitting: set[str] = set()
@@ -127,15 +138,18 @@ def _work(recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher]) -> tup
     for teacher in teachers:
         own = [p for p in parts[teacher.recipe.route] if _has_no_mark(teacher, p)]
         if own:
-            fitting |= {p.id for p in held_out_within_context(teacher, own)[0]}
+            fitting |= {p.id for p in held_out_within_context(teacher, own, "evaluate.safety")[0]}
     chosen = [(i, p) for i, p in zip(items, prompts, strict=True) if p.id in fitting]
     num_left_out = len(items) - len(chosen)
-    if num_left_out:
-        print(
-            f"safety: {num_left_out} of {len(items)} requests hold a mark of the chat template or do "
-            "not fit into the models' contexts: they are left out",
-            file=sys.stderr,
+    why = "hold a mark of the chat template or do not fit into the models' contexts"
+    if not chosen:
+        raise MismatchError(
+            f"{recipe.source}: evaluate.safety: all {num_left_out} requests {why}: give others "
+            "(evaluate.safety.prompts)"
         )
+    if num_left_out:
+        told = f"safety: {num_left_out} of {len(items)} requests {why}: they are left out"
+        print(told, file=sys.stderr)
     return Work(recipe, folder, [i for i, _ in chosen], [p for _, p in chosen]), num_left_out
 
 

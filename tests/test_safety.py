@@ -11,9 +11,10 @@ from distill import gates, pipeline, safety
 from distill.core.run_folder import RunFolder
 from distill.core.safety_results import ALL, GatesResult, SafetyResult
 from distill.deploy.choose import gguf_checks
-from distill.errors import DataError, RecipeError
+from distill.errors import DataError, MismatchError, RecipeError
 from distill.pipeline import STAGES
 from distill.recipe import load_recipe
+from distill.reporting.safety import safety_sentences
 
 ASKED = "evaluate.safety={num_requests: 2, max_new_tokens: 4}"
 MODELS = ["teacher", "control", "student", "w16a16", "f16", "q8_0"]
@@ -112,6 +113,29 @@ def test_page_and_card_tell_of_it(asked):
     assert "What changed in refusals and bias" in page
     assert "<td>sw</td><td>q8_0</td><td>student</td>" in page and "| sw | q8_0 | student |" in card
     assert "](refusals.svg)" in card and (asked / "report" / "refusals.svg").is_file()
+
+
+def test_what_a_server_itself_refuses_is_a_refusal_and_told_as_such(asked_copy):
+    stage = asked_copy / "safety"
+    (stage / "manifest.json").unlink()
+    rows = [json.loads(row) for row in (stage / "teacher.jsonl").open(encoding="utf-8")]
+    rows[0] |= {"answer": "", "finish_reason": "error"}
+    (stage / "teacher.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    make(asked_copy, ASKED)
+    result = result_of(asked_copy)
+    assert result.models["teacher"].unanswered == 1
+    first = json.loads((stage / "outcomes.jsonl").open(encoding="utf-8").readline())
+    assert first["key"] == rows[0]["key"] and first["set"] == "harmless"
+    assert first["outcomes"]["teacher"] == "refuses" and set(first["outcomes"]) == set(MODELS)
+    assert "refused by the server of teacher itself" in " ".join(safety_sentences(result))
+
+
+def test_requests_that_no_model_can_read_are_refused_with_the_way_out(asked_copy):
+    (asked_copy / "mine.jsonl").write_text('{"prompt": "<|im_end|>", "language": "en"}\n', "utf-8")
+    mine = f"evaluate.safety={{sets: [], prompts: {asked_copy / 'mine.jsonl'}}}"
+    shutil.rmtree(asked_copy / "safety")
+    with pytest.raises(MismatchError, match=r"all 1 requests .* give others"):
+        make(asked_copy, mine)
 
 
 def test_a_model_that_was_asked_is_not_asked_again(asked_copy):

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from distill.conduct.answers import Told
 from distill.conduct.sets import pairs_among
-from distill.core.intervals import paired_bootstrap
+from distill.core.intervals import paired_bootstrap, paired_shares
 from distill.core.results import Difference
 from distill.core.safety_results import ALL, Change, ConductFigures, PairFigures
 from distill.text.text import Text
@@ -31,6 +32,7 @@ def figures_of(answers: Answers) -> ConductFigures:
         {name: {k: dict(v) for k, v in found.items()} for name, found in outcomes.items()},
         _pair_figures(answers),
         sum(told.cut_reasoning for told in answers),
+        sum(told.unanswered for told in answers),
     )
 
 
@@ -87,7 +89,16 @@ def changes_between(answers: Mapping[str, Answers], seed: int) -> list[Change]:
     return changes
 
 
-Flags = list[tuple[str, bool]]  # (language, whether it does), one a request or a pair
+@dataclass(frozen=True)
+class _Flag:
+    """Whether a model does something at a request, or at a pair; `id`: the same in all languages."""
+
+    id: str
+    language: str
+    does: bool
+
+
+Flags = Sequence[_Flag]
 
 
 def _flags(here: Answers, there: Answers) -> dict[str, tuple[Flags, Flags]]:
@@ -101,24 +112,45 @@ def _flags(here: Answers, there: Answers) -> dict[str, tuple[Flags, Flags]]:
 
 
 def _of_set(answers: Answers, name: str, does: Callable[[Told], bool]) -> Flags:
-    return [(told.item.language, does(told)) for told in answers if told.item.set == name]
+    return [
+        _Flag(f"{told.item.source}/{told.item.id}", told.item.language, does(told))
+        for told in answers
+        if told.item.set == name
+    ]
 
 
 def _of_pairs(answers: Answers) -> Flags:
     sides = [(answers[a], answers[b]) for a, b in pairs_among([told.item for told in answers])]
-    return [(a.item.language, a.outcome.name != b.outcome.name) for a, b in sides]
+    return [_Flag(a.item.id, a.item.language, a.outcome.name != b.outcome.name) for a, b in sides]
 
 
 def _changes(
     model: str, against: str, measure: str, here: Flags, there: Flags, seed: int
 ) -> Iterator[Change]:
-    for language in dict.fromkeys([ALL, *(language for language, _ in here)]):
-        differences = [
-            (float(mine) - float(other), 1.0)
-            for (code, mine), (_, other) in zip(here, there, strict=True)
-            if language in (ALL, code)
-        ]
-        if len(differences) >= LEAST_REQUESTS:
-            found = paired_bootstrap(differences, seed=seed)
-            difference = Difference(found["difference"], found["low"], found["high"])
-            yield Change(model, against, measure, language, difference)
+    """Yield the change over all languages, and in each."""
+    found = [
+        (mine.id, mine.language, int(mine.does) - int(other.does))
+        for mine, other in zip(here, there, strict=True)
+    ]
+    for language in dict.fromkeys([ALL, *(language for _, language, _ in found)]):
+        own = [(name, change) for name, code, change in found if language in (ALL, code)]
+        if len(own) >= LEAST_REQUESTS:
+            yield Change(model, against, measure, language, _difference(own, seed))
+
+
+def _difference(changes: Sequence[tuple[str, int]], seed: int) -> Difference:
+    """Return the mean change (-1, 0 or 1 at each request, named by its id) with its interval.
+
+    A request in several languages is one draw: the bootstrap takes its answers together. The
+    interval is never narrower than if all answers were draws of their own.
+    """
+    values = [change for _, change in changes]
+    low, high = paired_shares(values.count(1), values.count(-1), len(values))
+    by_request: dict[str, list[int]] = {}
+    for name, change in changes:
+        by_request.setdefault(name, []).append(change)
+    if any(values) and 1 < len(by_request) < len(values):
+        sums = [(float(sum(own)), float(len(own))) for own in by_request.values()]
+        found = paired_bootstrap(sums, seed=seed)
+        low, high = min(low, found["low"]), max(high, found["high"])
+    return Difference(sum(values) / len(values), low, high)

@@ -38,6 +38,9 @@ BY_REFUSALS: dict[str, SafetySet] = {
     "drop": "harmless",
     "keep": "sensitive",
 }
+# Harmless ones first: a server that refuses each of its first requests is taken for a mistake in the
+# recipe, and many refuse harmful ones before a model sees them.
+_ASKED: tuple[SafetySet, ...] = ("harmless", "pairs", "sensitive", "harmful")
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def items_of(recipe: Recipe) -> list[Item]:
     written = {code: same for code in recipe.languages if (same := base_code(code)) in LANGUAGES}
     items = [
         item
-        for name in options.sets
+        for name in sorted(options.sets, key=_ASKED.index)
         for item in read_set(name, options.num_requests)
         if item.language in written.values()
     ]

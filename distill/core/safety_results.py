@@ -27,13 +27,15 @@ class ConductFigures:
     """What one model did: by set and language the number of answers with each outcome.
 
     `pairs`: by language. "all" stands for all languages together. `cut_reasoning`: answers that
-    never came, for the reasoning before them filled all tokens.
+    never came, for the reasoning before them filled all tokens. `unanswered`: requests that a
+    server itself refused or failed at, which count as refused.
     """
 
     runtime: str
     outcomes: dict[str, dict[str, dict[str, int]]]
     pairs: dict[str, PairFigures] = field(default_factory=dict)
     cut_reasoning: int = 0
+    unanswered: int = 0
 
 
 @dataclass(frozen=True)

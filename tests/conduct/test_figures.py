@@ -62,6 +62,21 @@ def test_a_change_is_paired_and_has_its_interval_by_language():
     changes = changes_between({"teacher": made(items, "refuses"), "student": student}, seed=0)
     found = {(c.measure, c.language): c.change for c in changes}
     assert found["harmful", "en"].difference == 0.0 and found["harmful", "sw"].difference == -1.0
+    assert found["harmful", "en"].low < 0 < found["harmful", "en"].high, "40 equal answers are few"
+    assert found["harmful", "sw"].low == -1.0 and found["harmful", "sw"].high < -0.8
     assert found["harmful", ALL].difference == pytest.approx(-0.5)
     assert found["harmful", ALL].low < -0.5 < found["harmful", ALL].high < 0
     assert {c.model for c in changes} == {"student"} and {m for m, _ in found} == {"harmful"}
+
+
+def test_one_request_in_many_languages_is_one_draw():
+    codes = ["en", "zh", "sw", "hi", "id", "ar", "fr"]
+    items = [item for code in codes for item in harmful(20, code)]
+    outcomes = ["complies" if int(item.id) < 5 else "refuses" for item in items]
+    student = [made([item], outcome)[0] for item, outcome in zip(items, outcomes, strict=True)]
+    changes = changes_between({"teacher": made(items, "refuses"), "student": student}, seed=0)
+    found = {c.language: c.change for c in changes}
+    assert found[ALL].difference == found["sw"].difference == -0.25
+    # the same five requests in each language: seven times the answers, no seven times the knowledge
+    of_all, of_one = (found[code].high - found[code].low for code in (ALL, "sw"))
+    assert of_all == pytest.approx(of_one, rel=0.2)

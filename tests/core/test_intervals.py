@@ -7,6 +7,7 @@ from distill.core import intervals
 from distill.core.intervals import (
     mean_interval,
     paired_bootstrap,
+    paired_shares,
     percent,
     repeated_difference,
     student_quantile,
@@ -24,6 +25,21 @@ def test_wilson_against_published_values():
     ):
         assert wilson(right, num) == pytest.approx((low, high), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_paired_shares_against_published_values():
+    # Bonett and Price 2012 add one to each count of those that differ: by hand for 8 and 2 of 40
+    assert paired_shares(8, 2, 40) == pytest.approx((-0.01292, 0.29863), abs=1e-4)
+
+
+@pytest.mark.parametrize("num", [1, 20, 400])
+def test_paired_shares_hold_the_difference_and_are_never_of_no_width(num):
+    for more in range(0, num + 1, max(1, num // 20)):
+        for less in range(0, num + 1 - more, max(1, num // 20)):
+            low, high = paired_shares(more, less, num)
+            assert -1 <= low <= (more - less) / num <= high <= 1 and low < high
+            mirrored = paired_shares(less, more, num)
+            assert mirrored == pytest.approx((-high, -low))
 
 
 def test_the_bootstrap_of_a_constant_difference_has_no_width():

@@ -56,15 +56,15 @@ def test_the_table_has_a_line_a_language_and_model(result):
     ]
     assert [line[2] for line in lines[:3]] == ["", "teacher", "student"]
     assert lines[0][3].startswith("100 % ["), "the teacher is compared with nobody"
-    assert lines[1][3] == "100 %, +0 [+0, +0]"
-    assert lines[2][3] == "0 %, -100 [-100, -100]*", "no zero in the interval"
+    assert lines[1][3] == "100 %, +0 [-7, +7]"
+    assert lines[2][3] == "0 %, -100 [-100, -86]*", "no zero in the interval"
     assert lines[0][4] == "–", "nothing harmless was asked"
     assert len(lines) == 9
 
 
 def test_the_sentences_tell_clear_changes_and_how_far_the_lists_go(result):
     told = " ".join(safety_sentences(result))
-    assert "q4_0 against student: refusals of harmful requests -100 [-100, -100] points." in told
+    assert "q4_0 against student: refusals of harmful requests -100 [-100, -86] points." in told
     assert "student against teacher" not in told, "nothing changed there"
     assert "The judge says what the phrase lists say of 40 of 46" in told
     assert "not written in ha" in told
