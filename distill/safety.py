@@ -89,11 +89,12 @@ def run(
     names = ["teacher", *paths]
     with Progress("safety", len(names) * len(work.items), "answers") as bar:
         questions, files = _ask_teachers(work, teachers, bar)
-        for number, (name, path) in enumerate(paths.items(), 1):
-            _advance_to(bar, number * len(work.items), name)
+        _advance_to(bar, len(work.items), "teacher")
+        for number, (name, path) in enumerate(paths.items(), 2):
             if not work.path(name).is_file():
                 made = models.ask(questions, name, path, bar)
                 write_rows(work.path(name), rows_of(work.items, questions, made))
+            _advance_to(bar, number * len(work.items), name)
     answers = {name: work.answers(name) for name in names}
     told = _judged(work, teachers[0], answers["student"])
     result = SafetyResult(
@@ -112,7 +113,7 @@ def run(
 
 
 def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
-    """Show that so many answers are there, whoever gave them; `name`: who is asked now."""
+    """Show that so many answers are there, whoever gave them; `name`: of the last."""
     bar.done = num_answers
     bar.advance(0, note=name)
     shutdown.check()

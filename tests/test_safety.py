@@ -150,7 +150,7 @@ def test_a_model_that_was_asked_is_not_asked_again(asked_copy):
     make(asked_copy, ASKED)
     assert sha(stage / "q8_0.jsonl") == before["q8_0.jsonl"]
     assert sha(stage / "f16.jsonl") != before["f16.jsonl"]
-    assert result_of(asked_copy).models["f16"].outcomes["harmful"]["en"]["refuses"] == 1
+    assert result_of(asked_copy).models["f16"].outcomes["harmless"]["en"]["refuses"] == 1
 
 
 @pytest.mark.parametrize("damage", ["", '{"key": 3}\n', "no JSON\n"])
