@@ -46,7 +46,11 @@ def test_what_safety_asks_and_has_judged_is_told():
     )
     judge = "evaluate.safety={judge: true}"
     assert judged in text(server, judge)
-    own = ("generate.judge_server=http://127.0.0.2:1", "generate.judge_model=m")
+    own = (
+        "generate.judge_server=http://127.0.0.2:1",
+        "generate.judge_model=m",
+        "generate.judge_min_score=4",
+    )
     (of_judge,) = [line for line in text(server, judge, *own).splitlines() if judged in line]
     assert "127.0.0.2" in of_judge
 
