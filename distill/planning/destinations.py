@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
+from distill.conduct.sets import items_of
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import RecipeError
@@ -43,7 +44,7 @@ def destinations(recipe: Recipe) -> list[Destination]:
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
             if recipe.evaluate.safety is not None:
-                what = f"{what}, and the requests of evaluate.safety"
+                what = f"{what}, and the {len(items_of(recipe)):,} requests of evaluate.safety"
             if number == 0 and recipe.generate.judge_server is None:
                 what += _judged(recipe)
             field = f"{view.teacher_section}.server"

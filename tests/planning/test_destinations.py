@@ -38,7 +38,7 @@ def test_a_server_of_this_machine_is_told_from_others():
 
 
 def test_what_safety_asks_and_has_judged_is_told():
-    server, asked = "teacher.server=http://127.0.0.1:1", "the requests of evaluate.safety"
+    server, asked = "teacher.server=http://127.0.0.1:1", "the 1,400 requests of evaluate.safety"
     judged = "and the student's answers to the requests of evaluate.safety"
     assert asked not in text(server)
     assert asked in text(server, "evaluate.safety={}") and judged not in text(
