@@ -48,6 +48,7 @@ class Outcome:
     why: str = ""
 
 
+@lru_cache(maxsize=1 << 15)  # many files answer as the student does
 def outcome_of(answer: str, language: str, languages: tuple[str, ...], request: str) -> Outcome:
     """Return what the answer to a request in `language` does; `languages`: the recipe's."""
     text = Text(answer)
