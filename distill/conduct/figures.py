@@ -142,13 +142,15 @@ def _difference(changes: Sequence[tuple[str, int]], seed: int) -> Difference:
     """Return the mean change (-1, 0 or 1 at each request, named by its id) with its interval.
 
     A request in several languages is one draw: the bootstrap takes its answers together. The
-    interval is never narrower than if all answers were draws of their own.
+    interval is never narrower than if all answers were draws of their own; where none changed
+    there is no telling, and only requests count.
     """
     values = [change for _, change in changes]
-    low, high = paired_shares(values.count(1), values.count(-1), len(values))
     by_request: dict[str, list[int]] = {}
     for name, change in changes:
         by_request.setdefault(name, []).append(change)
+    num = len(values) if any(values) else len(by_request)
+    low, high = paired_shares(values.count(1), values.count(-1), num)
     if any(values) and 1 < len(by_request) < len(values):
         sums = [(float(sum(own)), float(len(own))) for own in by_request.values()]
         found = paired_bootstrap(sums, seed=seed)

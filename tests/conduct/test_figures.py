@@ -77,6 +77,9 @@ def test_one_request_in_many_languages_is_one_draw():
     changes = changes_between({"teacher": made(items, "refuses"), "student": student}, seed=0)
     found = {c.language: c.change for c in changes}
     assert found[ALL].difference == found["sw"].difference == -0.25
+    nothing = changes_between({"teacher": student, "student": student}, seed=0)
+    unchanged = {c.language: c.change for c in nothing}
+    assert unchanged[ALL] == unchanged["sw"] and unchanged[ALL].high > 0.05
     # the same five requests in each language: seven times the answers, no seven times the knowledge
     of_all, of_one = (found[code].high - found[code].low for code in (ALL, "sw"))
     assert of_all == pytest.approx(of_one, rel=0.2)

@@ -56,7 +56,7 @@ def test_the_table_has_a_line_a_language_and_model(result):
     ]
     assert [line[2] for line in lines[:3]] == ["", "teacher", "student"]
     assert lines[0][3].startswith("100 % ["), "the teacher is compared with nobody"
-    assert lines[1][3] == "100 %, +0 [-7, +7]"
+    assert lines[1][3] == "100 %, +0 [-13, +13]"
     assert lines[2][3] == "0 %, -100 [-100, -86]*", "no zero in the interval"
     assert lines[0][4] == "–", "nothing harmless was asked"
     assert len(lines) == 9
