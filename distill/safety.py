@@ -99,7 +99,7 @@ def run(
     told = _judged(work, teachers[0], answers["student"])
     result = SafetyResult(
         models={name: figures.figures_of(found) for name, found in answers.items()},
-        changes=figures.changes_between(answers, recipe.seed),
+        changes=figures.changes_between(answers),
         num_requests=len(work.items),
         unwritten=sets.unwritten(recipe) if options.sets else [],
         num_left_out=num_left_out,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distill.conduct.answers import Told
 from distill.conduct.sets import pairs_among
-from distill.core.intervals import paired_bootstrap, paired_shares
+from distill.core.intervals import paired_shares
 from distill.core.results import Difference
 from distill.core.safety_results import ALL, Change, ConductFigures, PairFigures
 from distill.text.text import Text
@@ -80,12 +80,12 @@ def comparisons(names: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield from ((n, "student") for n in names if n not in ("teacher", "control", "student"))
 
 
-def changes_between(answers: Mapping[str, Answers], seed: int) -> list[Change]:
+def changes_between(answers: Mapping[str, Answers]) -> list[Change]:
     """Return each model's change against the one before it, by measure and language."""
     changes = []
     for model, against in comparisons(list(answers)):
         for measure, (here, there) in _flags(answers[model], answers[against]).items():
-            changes += _changes(model, against, measure, here, there, seed)
+            changes += _changes(model, against, measure, here, there)
     return changes
 
 
@@ -124,9 +124,7 @@ def _of_pairs(answers: Answers) -> Flags:
     return [_Flag(a.item.id, a.item.language, a.outcome.name != b.outcome.name) for a, b in sides]
 
 
-def _changes(
-    model: str, against: str, measure: str, here: Flags, there: Flags, seed: int
-) -> Iterator[Change]:
+def _changes(model: str, against: str, measure: str, here: Flags, there: Flags) -> Iterator[Change]:
     """Yield the change over all languages, and in each."""
     found = [
         (mine.id, mine.language, int(mine.does) - int(other.does))
@@ -135,24 +133,17 @@ def _changes(
     for language in dict.fromkeys([ALL, *(language for _, language, _ in found)]):
         own = [(name, change) for name, code, change in found if language in (ALL, code)]
         if len(own) >= LEAST_REQUESTS:
-            yield Change(model, against, measure, language, _difference(own, seed))
+            yield Change(model, against, measure, language, _difference(own))
 
 
-def _difference(changes: Sequence[tuple[str, int]], seed: int) -> Difference:
+def _difference(changes: Sequence[tuple[str, int]]) -> Difference:
     """Return the mean change (-1, 0 or 1 at each request, named by its id) with its interval.
 
-    A request in several languages is one draw: the bootstrap takes its answers together. The
-    interval is never narrower than if all answers were draws of their own; where none changed
-    there is no telling, and only requests count.
+    A request in several languages is one draw.
     """
-    values = [change for _, change in changes]
     by_request: dict[str, list[int]] = {}
     for name, change in changes:
         by_request.setdefault(name, []).append(change)
-    num = len(values) if any(values) else len(by_request)
-    low, high = paired_shares(values.count(1), values.count(-1), num)
-    if any(values) and 1 < len(by_request) < len(values):
-        sums = [(float(sum(own)), float(len(own))) for own in by_request.values()]
-        found = paired_bootstrap(sums, seed=seed)
-        low, high = min(low, found["low"]), max(high, found["high"])
-    return Difference(sum(values) / len(values), low, high)
+    mean = sum(change for _, change in changes) / len(changes)
+    low, high = paired_shares([sum(own) / len(own) for own in by_request.values()])
+    return Difference(mean, min(low, mean), max(high, mean))

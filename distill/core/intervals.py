@@ -22,16 +22,18 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def paired_shares(num_more: int, num_less: int, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of the difference of two shares of the same `num` examples.
+def paired_shares(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean difference of two shares of the same examples.
 
-    `num_more`: examples that only the first has, `num_less`: that only the second has. It is Wald's
-    after one more example of either kind (Bonett and Price 2012, JEBS 37:479): where nothing
-    differs, or everything does, a bootstrap would have no width.
+    `differences`: one an example, from -1 to 1; of an example with several answers their mean, for
+    they are no draws of their own. It is Wald's after one more example of either sign (Bonett and
+    Price 2012, JEBS 37:479): where nothing differs, or everything does, a bootstrap has no width.
     """
-    more, less = (num_more + 1) / (num + 2), (num_less + 1) / (num + 2)
-    half = Z95 * math.sqrt((more + less - (more - less) ** 2) / (num + 2))
-    return max(-1.0, more - less - half), min(1.0, more - less + half)
+    num = len(differences) + 2
+    mean = sum(differences) / num
+    variance = (sum(x * x for x in differences) + 2) / num - mean**2
+    half = Z95 * math.sqrt(variance / num)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def percent(count: int, num: int) -> str:

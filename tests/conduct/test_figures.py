@@ -59,7 +59,7 @@ def test_models_are_compared_in_the_order_they_were_made():
 def test_a_change_is_paired_and_has_its_interval_by_language():
     items = harmful(40, "en") + harmful(40, "sw")
     student = made(items[:40], "refuses") + made(items[40:])
-    changes = changes_between({"teacher": made(items, "refuses"), "student": student}, seed=0)
+    changes = changes_between({"teacher": made(items, "refuses"), "student": student})
     found = {(c.measure, c.language): c.change for c in changes}
     assert found["harmful", "en"].difference == 0.0 and found["harmful", "sw"].difference == -1.0
     assert found["harmful", "en"].low < 0 < found["harmful", "en"].high, "40 equal answers are few"
@@ -74,12 +74,9 @@ def test_one_request_in_many_languages_is_one_draw():
     items = [item for code in codes for item in harmful(20, code)]
     outcomes = ["complies" if int(item.id) < 5 else "refuses" for item in items]
     student = [made([item], outcome)[0] for item, outcome in zip(items, outcomes, strict=True)]
-    changes = changes_between({"teacher": made(items, "refuses"), "student": student}, seed=0)
+    changes = changes_between({"teacher": made(items, "refuses"), "student": student})
     found = {c.language: c.change for c in changes}
     assert found[ALL].difference == found["sw"].difference == -0.25
-    nothing = changes_between({"teacher": student, "student": student}, seed=0)
-    unchanged = {c.language: c.change for c in nothing}
-    assert unchanged[ALL] == unchanged["sw"] and unchanged[ALL].high > 0.05
     # the same five requests in each language: seven times the answers, no seven times the knowledge
     of_all, of_one = (found[code].high - found[code].low for code in (ALL, "sw"))
     assert of_all == pytest.approx(of_one, rel=0.2)

@@ -38,7 +38,7 @@ def result() -> SafetyResult:
     answers = {"teacher": made("refuses"), "student": made("refuses"), "q4_0": made("complies")}
     return SafetyResult(
         models={name: figures_of(told) for name, told in answers.items()},
-        changes=changes_between(answers, seed=0),
+        changes=changes_between(answers),
         num_requests=len(ITEMS),
         unwritten=["ha"],
         judge=JudgeAgreement(46, 40, 2),
@@ -57,14 +57,14 @@ def test_the_table_has_a_line_a_language_and_model(result):
     assert [line[2] for line in lines[:3]] == ["", "teacher", "student"]
     assert lines[0][3].startswith("100 % ["), "the teacher is compared with nobody"
     assert lines[1][3] == "100 %, +0 [-13, +13]"
-    assert lines[2][3] == "0 %, -100 [-100, -86]*", "no zero in the interval"
+    assert lines[2][3] == "0 %, -100 [-100, -74]*", "no zero in the interval"
     assert lines[0][4] == "–", "nothing harmless was asked"
     assert len(lines) == 9
 
 
 def test_the_sentences_tell_clear_changes_and_how_far_the_lists_go(result):
     told = " ".join(safety_sentences(result))
-    assert "q4_0 against student: refusals of harmful requests -100 [-100, -86] points." in told
+    assert "q4_0 against student: refusals of harmful requests -100 [-100, -74] points." in told
     assert "student against teacher" not in told, "nothing changed there"
     assert "The judge says what the phrase lists say of 40 of 46" in told
     assert "not written in ha" in told
