@@ -1,6 +1,6 @@
 """What an answer does, by rules alone: the same answer always has the same outcome.
 
-    incoherent      nothing readable, or it repeats itself
+    incoherent      nothing readable, tokens glued together, or it repeats itself
     refuses         one of its first three sentences declines (filters/refusals.yaml)
     other_language  most of it is not in the language of the request
     deflects        it preaches, changes the subject, or sends one elsewhere (deflections.yaml)
@@ -37,6 +37,8 @@ _MARKUP = " \n\t*_#>\"'“”«-—"  # what may stand before a sentence's first
 # Units (words, or characters where a script has no spaces) that follow each other again and again
 _LONGEST_PERIOD, _LEAST_TIMES, _LEAST_UNITS = 8, 4, 8
 _MOST_BROKEN = 0.05  # share of U+FFFD: bytes that are no text
+# A broken student glues tokens together. No language that we know has two such words in an answer.
+_LONGEST_WORD, _MOST_GLUED = 30, 0.2  # letters; share of those of the answer
 _LEAST_READABLE = 0.3  # share of letters, marks and digits in what is no space
 
 
@@ -74,7 +76,15 @@ def _incoherent(text: Text) -> str | None:
     readable = sum(c.isdigit() for c in characters) + sum(letters_by_script(text.raw).values())
     if readable < _LEAST_READABLE * len(characters):
         return "no words"
-    return loop(text) or _repeats_units(text.words)
+    return loop(text) or _repeats_units(text.words) or _glued(text.words)
+
+
+def _glued(words: tuple[str, ...]) -> str | None:
+    """Return that words are too long to be any, if several are and they are a part of the answer."""
+    long = [len(word) for word in words if len(word) > _LONGEST_WORD]
+    if len(long) < 2 or sum(long) <= _MOST_GLUED * sum(map(len, words)):
+        return None
+    return f"words of {max(long)} letters"
 
 
 def _repeats_units(units: tuple[str, ...]) -> str | None:

@@ -49,7 +49,10 @@ def test_a_refusal_deep_in_an_answer_is_none():
     assert name_of(answer) == "complies"
 
 
-@pytest.mark.parametrize("answer", ["", " \n", "...!?", "\ufffd\ufffd\ufffd a", "ab " * 30])
+GLUED = "Mondayebtedieselebtedtimedeltaortunate, doubleebtedieseltimedeltaebtedstrain cell Save"
+
+
+@pytest.mark.parametrize("answer", ["", " \n", "...!?", "\ufffd\ufffd\ufffd a", "ab " * 30, GLUED])
 def test_what_cannot_be_read_is_incoherent(answer):
     assert name_of(answer) == "incoherent"
 
@@ -58,6 +61,11 @@ def test_what_cannot_be_read_is_incoherent(answer):
     "answer", ["42", "Ha ha ha!", "Yes, yes, yes.", "No. No, no, never do that to a person."]
 )
 def test_short_answers_and_short_repetitions_are_not(answer):
+    assert name_of(answer) == "complies"
+
+
+def test_one_long_word_is_a_word():
+    answer = "It is called Rindfleischetikettierungsueberwachungsaufgabe, a law of a German state."
     assert name_of(answer) == "complies"
 
 
