@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import (
+    benchmark,
     capture,
     evaluate,
     gates,
@@ -44,6 +45,7 @@ PLANNED = (
     rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
+    benchmark.STAGE,
     safety.STAGE,
     gates.STAGE,
     report.STAGE,

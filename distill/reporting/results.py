@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog.catalog import LicenceVerdict
+from distill.core.benchmark_results import BenchmarkResult
 from distill.core.results import (
     CaptureResult,
     EvaluateResult,
@@ -31,6 +32,7 @@ READS = {
     "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
+    "benchmark": BenchmarkResult,
     "safety": SafetyResult,
     "gates": GatesResult,
 }
@@ -55,7 +57,7 @@ class StageRun:
 class RunResults:
     """What the report tells of; `soft_weight` and `versions` are the training's.
 
-    `trim` is None where the recipe trims no vocabulary, `rounds` where it has none.
+    `trim` is None where the recipe trims no vocabulary, `rounds` and `benchmark` where it has none.
     """
 
     licence: LicenceVerdict
@@ -70,6 +72,7 @@ class RunResults:
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
+    benchmark: BenchmarkResult | None = None
     safety: SafetyResult | None = None
     gates: GatesResult | None = None
 
@@ -103,6 +106,7 @@ class RunResults:
                 )
                 for stage, manifest in manifests.items()
             ],
+            benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
             safety=manifests["safety"].result if "safety" in manifests else None,
             gates=gates,
         )
@@ -131,6 +135,7 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
+        "benchmark": not recipe.evaluate.benchmarks,
         "safety": recipe.evaluate.safety is None,
         "gates": recipe.evaluate.gates is None,
     }

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, model_validator
 
 from distill.recipe.schema import Section, field
+from distill.recipe.sections.benchmarks import BenchmarkUses
 from distill.recipe.sections.safety import Gates, Safety
 from distill.recipe.sources import Sources
 
@@ -20,6 +21,13 @@ class Evaluate(Section):
     )
     num_examples: PositiveInt = field(300, "At most so many, evenly over the languages")
     max_new_tokens: PositiveInt = field(512, "Longest answer")
+    benchmarks: BenchmarkUses = field(
+        [],
+        "Benchmarks of every model of the run, each a name that ships with distill (belebele, "
+        "global_mmlu, include, afrimmlu, xcopa, xstorycloze, sib200, mgsm, afrimgsm, gsm8k) or a "
+        "section: {name: sib200, files: {sw: swh_test.tsv}}",
+        is_newer=True,
+    )
     safety: Safety | None = field(
         None,
         "Ask every model what should be declined and what only sounds so, what is politically "
@@ -43,6 +51,7 @@ class Evaluate(Section):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return what decides the held-out answers: what the stage `safety` asks does not."""
+        """Return what decides the held-out answers: not what stages of their own ask of it."""
         values = super().identity()
-        return {name: value for name, value in values.items() if name not in ("safety", "gates")}
+        own_stages = ("benchmarks", "safety", "gates")
+        return {name: value for name, value in values.items() if name not in own_stages}
