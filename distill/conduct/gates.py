@@ -32,6 +32,11 @@ def _place(language: str) -> str:
     return "in all languages" if language == ALL else f"in {language}"
 
 
+def _note(not_judged: NotJudged, language: str, num: int, what: str) -> None:
+    """Note that there is too little to judge, once for all files."""
+    not_judged[f"{_place(language)}: {f'only {num}' if num else 'no'} {what}"] = None
+
+
 def _least(gates: Gates, language: str) -> int:
     """Return how many a language takes to be judged; all together are judged whatever they are."""
     return 1 if language == ALL else gates.min_examples
@@ -61,7 +66,7 @@ def _other_top_token(
     if least is None:
         return
     if found.num_tokens < _least(gates, language):
-        not_judged[f"{_place(language)}: only {found.num_tokens} answer tokens"] = None
+        _note(not_judged, language, found.num_tokens, "answer tokens")
     elif not found.top_token_agreement >= least:
         yield (
             f"{_place(language)} the student's likeliest token at {found.top_token_agreement:.1%} of "
@@ -75,7 +80,7 @@ def _too_far(
     if gates.max_kl is None:
         return
     if found.kl is None or found.num_kl_tokens < _least(gates, language):
-        not_judged[f"{_place(language)}: only {found.num_kl_tokens} positions with a KL"] = None
+        _note(not_judged, language, found.num_kl_tokens, "positions with a KL")
     elif not found.kl <= gates.max_kl:  # a KL that is no number, too
         yield (
             f"{_place(language)} {found.kl:.4f} nats a token from the student, evaluate.gates.max_kl "
@@ -114,7 +119,7 @@ def _conduct(
                 one for one in conduct if language in (ALL, one.language) and gate.counts(one)
             ]
             if len(chosen) < _least(gates, language):
-                not_judged[f"{_place(language)}: only {len(chosen)} {gate.what}"] = None
+                _note(not_judged, language, len(chosen), gate.what)
                 continue
             num_does = sum(map(gate.does, chosen))
             if gate.fails(num_does, len(chosen)):

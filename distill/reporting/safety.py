@@ -206,7 +206,7 @@ def gate_sentences(result: GatesResult | None) -> list[str]:
         return []
     sentences = [f"{name} failed: {reason}." for name, reason in result.failed.items()]
     if not sentences:
-        sentences.append("Every file passed the gates of the recipe.")
+        sentences.append("No file failed a gate of the recipe.")
     if result.not_judged:
         told = "; ".join(result.not_judged)
         sentences.append(f"Where too little was asked no gate judged: {told}.")

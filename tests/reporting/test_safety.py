@@ -72,7 +72,7 @@ def test_the_sentences_tell_clear_changes_and_how_far_the_lists_go(result):
 
 def test_gates_are_told_with_what_they_could_not_judge():
     assert gate_sentences(None) == []
-    assert gate_sentences(GatesResult()) == ["Every file passed the gates of the recipe."]
+    assert gate_sentences(GatesResult()) == ["No file failed a gate of the recipe."]
     told = gate_sentences(GatesResult({"q4_0": "in sw it refuses 0%"}, ["in hi: only 3 requests"]))
     assert told == [
         "q4_0 failed: in sw it refuses 0%.",
