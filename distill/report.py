@@ -6,7 +6,7 @@
 Nothing is measured here: every figure comes from another stage's manifest.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from distill.core.files import write_atomic
 from distill.core.jsonl import read_jsonl
@@ -16,6 +16,7 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
+from distill.reporting.measures import MEASURES, Measure, read_examples_of
 from distill.reporting.results import RunResults, read_results, reads
 
 
@@ -29,19 +30,24 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
     from distill.reporting.repeats import figures_text
+    from distill.reporting.summary import statements
     from distill.reporting.table import model_rows, table_html
 
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
-    pictures = pictures_of(folder.stage("train"), results, rows)
-    examples = read_examples(folder.stage("evaluate"), results.evaluate)
+    evaluate = folder.stage("evaluate")
+    all_examples = read_examples_of(evaluate, list(results.evaluate.models))
+    pictures = pictures_of(folder.stage("train"), results, rows, all_examples)
+    answers = statements(results, rows, all_examples)
+    examples = read_examples(evaluate, results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
 
     stage = folder.stage("report")
     page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
-    write_atomic(page_path, page(recipe, results, rows, verdict, pictures, examples, dropped))
-    write_atomic(card_path, model_card(recipe, results, rows, verdict))
+    html = page(recipe, results, rows, verdict, answers, pictures, examples, dropped)
+    write_atomic(page_path, html)
+    write_atomic(card_path, model_card(recipe, results, rows, verdict, answers))
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
@@ -49,27 +55,6 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
         verdict=verdict,
     )
     return StageOutput(result, [page_path, card_path])
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure by which student and control are compared, and how a difference of it is told."""
-
-    key: str
-    unit: str
-    scale: int
-    decimals: int
-    more_is_better: bool
-
-    def tell(self, value: float) -> str:
-        return f"{value * self.scale:+.{self.decimals}f}"
-
-
-MEASURES = (
-    Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
-    Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
-    Measure("nll_per_byte", "nats a byte of NLL", 1, 5, more_is_better=False),
-)
 
 
 def gain(results: RunResults) -> str:

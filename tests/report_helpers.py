@@ -168,3 +168,22 @@ def finished_manifests() -> dict[str, Manifest[Any]]:
         )
         for stage, result in RESULTS.items()
     }
+
+
+def finished_examples(results: RunResults) -> dict[str, list[dict[str, Any]]]:
+    """Examples of each model as evaluate stores them: in two languages, half of them right or so."""
+    examples = {}
+    for number, name in enumerate(results.evaluate.models):
+        examples[name] = [
+            {
+                "prompt": f"Goats, {i}?",
+                "language": "en" if i % 2 else "sw",
+                "answer": f"{i} goats",
+                "right": (i + number) % 3 > 0,
+                "nll": 2.0 + number + i / 10,
+                "num_tokens": 5 + i,
+                "num_bytes": 20 + i,
+            }
+            for i in range(10)
+        ]
+    return examples

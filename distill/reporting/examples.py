@@ -22,9 +22,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """A held-out prompt and the answers to it."""
+    """A held-out prompt in a language (a BCP 47 tag), and the answers to it."""
 
     prompt: str
+    language: str
     answers: list[Answer]
 
 
@@ -36,7 +37,9 @@ def read_examples(stage: Path, result: EvaluateResult) -> list[Example]:
             continue
         answered = read_figures(stage / f"{model}.json")["examples"]
         for row in _first_of_each_language(answered):
-            example = examples.setdefault(row["language"], Example(row["prompt"], []))
+            example = examples.setdefault(
+                row["language"], Example(row["prompt"], row["language"], [])
+            )
             example.answers.append(Answer(model, row["answer"], row["right"]))
     return list(examples.values())
 

@@ -3,6 +3,7 @@
 The front matter is the hub's: https://huggingface.co/docs/hub/model-cards
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.rounds import rounds_sentence
+from distill.reporting.summary import Statement
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
 
@@ -61,8 +63,14 @@ class File:
     failed: str | None
 
 
-def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdict: str) -> str:
-    """Return the card: front matter for a model hub, then Markdown."""
+def model_card(
+    recipe: Recipe,
+    results: RunResults,
+    rows: list[ModelRow],
+    verdict: str,
+    answers: Sequence[Statement] = (),
+) -> str:
+    """Return the card: front matter for a model hub, then Markdown. `answers` stand first."""
     student = results.initialize
     metadata = card_metadata(recipe)
     body = render_markdown(
@@ -89,6 +97,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
+        answers=answers,
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 

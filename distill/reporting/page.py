@@ -14,9 +14,11 @@ from distill.recipe import Recipe
 from distill.reporting import rounds
 from distill.reporting.data import counts_table
 from distill.reporting.examples import Example
+from distill.reporting.plots import Pictures
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
+from distill.reporting.summary import Statement
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -28,11 +30,12 @@ def page(
     results: RunResults,
     rows: list[ModelRow],
     verdict: str,
-    pictures: Mapping[str, str],
+    answers: Sequence[Statement],
+    pictures: Sequence[Pictures],
     examples: Sequence[Example],
     dropped: Sequence[Row],
 ) -> str:
-    """Return the page. `pictures` are SVG by caption, `dropped` the rows of dropped.jsonl."""
+    """Return the page. `answers` stand first; `dropped`: the rows of dropped.jsonl."""
     seconds = sum(run.seconds for run in results.stage_runs)
     repeats_headings, repeats_lines = repeats_table(results)
     counts_headings, counts_lines = counts_table(results.generate.by_language)
@@ -50,8 +53,12 @@ def page(
         rows=rows,
         tokenizers_meet=tokenizers_meet(rows),
         num_examples=results.evaluate.num_examples,
-        # the only trusted markup: SVG of our own making, by matplotlib, which escapes its texts
-        pictures={caption: Markup(svg) for caption, svg in pictures.items()},
+        answers=answers,
+        # the only trusted markup: SVG of our own making (svg.py), which escapes its texts
+        pictures=[
+            (group, [(caption, Markup(svg)) for caption, svg in group.pictures.items()])
+            for group in pictures
+        ],
         repeats_headings=repeats_headings,
         repeats_lines=repeats_lines,
         rounds=results.rounds,

@@ -11,6 +11,7 @@ from run_helpers import ROOT, environment
 
 from distill.errors import RecipeError
 from distill.reporting.model_card import card_metadata, model_card
+from distill.reporting.summary import statements
 from distill.reporting.table import model_rows
 
 QWEN = "student={method: base, model: Qwen/Qwen3-0.6B}"
@@ -152,6 +153,17 @@ def test_the_card_says_what_can_be_compared_with_the_teacher(recipe, manifests):
         "nats over the UTF-8 bytes of the answers' text, can be compared with the teacher's.\n\n```\n"
     ) in text
     assert "0.10000" in text and "0.1500" not in text
+
+
+def test_the_card_begins_with_the_answers_to_what_one_asks_first(recipe, manifests):
+    results = read_results(manifests)
+    rows = model_rows(results)
+    answers = statements(results, rows, {})
+    card = model_card(recipe(), results, rows, "KD beat it.", answers)
+    first = card.partition("## At a glance\n\n")[2].partition("\n\n## Lineage\n")[0].splitlines()
+    assert len(first) == 5 and first[0].startswith("- **How good?** 40.0 %. q8_0: exact match")
+    assert first[3].startswith("- **How safe?** not measured. ")
+    assert first[4].startswith("- **May I ship it?** yes. The licences allow it.")
 
 
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):

@@ -1,0 +1,222 @@
+"""What one asks first: how good, how small, how fast, how safe, and may I ship it.
+
+Each answer is a figure and a sentence or two, about the file that one would take: the smallest one
+that passed its check, as `distill chat` takes it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from distill.catalog.catalog import LicenceVerdict
+from distill.core.results import FileCheck
+from distill.formats.gguf.modelfile import smallest_passing
+from distill.reporting.measures import (
+    EXACT_MATCH,
+    NLL,
+    NLL_PER_BYTE,
+    Example,
+    Measure,
+    languages_of,
+    mean,
+    of_language,
+    paired,
+    share_interval,
+)
+from distill.reporting.results import RunResults
+from distill.reporting.table import ModelRow, tokenizers_meet
+
+Tone = Literal["good", "care", "bad", "plain"]
+FEW = 30  # prompts of a language, below which its figure alone says little
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One answer. `figure` is short, `sentences` say what it is of; `tone` is its colour's name."""
+
+    question: str
+    figure: str
+    sentences: Sequence[str]
+    tone: Tone = "plain"
+
+
+def statements(
+    results: RunResults, rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]]
+) -> list[Statement]:
+    """Return the answers in the order in which they are asked."""
+    by_name = {row.model: row for row in rows}
+    name = file_to_take(results.quantize.formats)
+    taken = by_name[name or "student"]
+    return [
+        how_good(taken, rows, examples),
+        how_small(taken, results),
+        how_fast(taken, by_name.get("teacher")),
+        how_safe(rows),
+        may_ship(results.licence),
+    ]
+
+
+def file_to_take(checks: Mapping[str, FileCheck]) -> str | None:
+    """Return the smallest GGUF file that passed its check, or else the smallest file that did."""
+    if name := smallest_passing(checks):
+        return name
+    passed = [name for name, check in checks.items() if not check.failed]
+    return min(passed, key=lambda name: checks[name].bytes, default=None)
+
+
+def how_good(
+    taken: ModelRow, rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]]
+) -> Statement:
+    """Say the quality of the file with its interval, beside teacher and control, and where it is worst."""
+    measure = _measure(rows)
+    value = getattr(taken, measure.key)
+    if value is None:
+        return Statement("How good?", "not measured", [taken.unscored or "It was not scored."])
+    sentences = [f"{taken.model}: {measure.short}{_interval(taken, measure)}."]
+    others = [_other(row, measure) for row in rows if row.model in ("teacher", "control")]
+    if told := "; ".join(text for text in others if text):
+        sentences.append(f"{told[0].upper()}{told[1:]}.")
+    difference = None
+    if "teacher" in examples and taken.model in examples:
+        difference = paired(examples[taken.model], examples["teacher"], measure)
+    if difference is not None:
+        low, high = measure.tell(difference.low), measure.tell(difference.high)
+        sentences.append(
+            f"Against the teacher, prompt by prompt: {measure.tell(difference.difference)} "
+            f"[{low}, {high}] {measure.unit}."
+        )
+    if weakest := _weakest(examples.get(taken.model, ()), measure):
+        sentences.append(weakest)
+    figure = measure.tell(value, "") + (" %" if measure is EXACT_MATCH else "")
+    return Statement("How good?", figure, sentences)
+
+
+def _measure(rows: Sequence[ModelRow]) -> Measure:
+    if rows[0].exact_match is not None:
+        return EXACT_MATCH
+    return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
+
+
+def _interval(row: ModelRow, measure: Measure) -> str:
+    if measure is not EXACT_MATCH or row.interval is None:
+        return ""
+    low, high = (measure.tell(end, "") for end in row.interval)
+    return f", 95 % interval [{low}, {high}]"
+
+
+def _other(row: ModelRow, measure: Measure) -> str:
+    value = getattr(row, measure.key)
+    if value is None:
+        return ""
+    who = "the same student without the teacher's signal" if row.model == "control" else "teacher"
+    return f"{who} {measure.tell(value, '')}"
+
+
+def _weakest(examples: Sequence[Example], measure: Measure) -> str | None:
+    """Return in which language the file is worst, where there are several."""
+    languages = languages_of(examples)
+    found = {code: mean(of_language(examples, code), measure) for code in languages}
+    values = {code: value for code, value in found.items() if value is not None}
+    if len(values) < 2:
+        return None
+    worst = min(values, key=lambda code: values[code] * (1 if measure.more_is_better else -1))
+    own = of_language(examples, worst)
+    told = measure.tell(values[worst], "")
+    interval = share_interval(own) if measure is EXACT_MATCH else None
+    if interval is not None:
+        told += f" [{measure.tell(interval[0], '')}, {measure.tell(interval[1], '')}]"
+    few = f", of {len(own)} prompts" if len(own) < FEW else ""
+    return f"Weakest language: {worst}, {told}{few}."
+
+
+def how_small(taken: ModelRow, results: RunResults) -> Statement:
+    """Say the bytes of the file, of the student that it was made of, and the memory it takes."""
+    num_parameters = results.initialize.num_parameters
+    student_bytes = results.quantize.student_bytes
+    size = taken.bytes or student_bytes
+    sentences = [f"{taken.model}: {_parameters(num_parameters)}."]
+    if taken.bits_per_weight is not None:
+        share = size / student_bytes
+        sentences = [
+            f"{taken.model}: {_parameters(num_parameters)}, {taken.bits_per_weight:.2f} bits each."
+        ]
+        sentences.append(
+            f"That is {share:.0%} of the trained student's {_megabytes(student_bytes)}."
+        )
+    if taken.peak_memory is not None:
+        sentences.append(f"Memory at work here, at most: {_megabytes(taken.peak_memory)}.")
+    failed = [name for name, check in results.quantize.formats.items() if check.failed]
+    if failed:
+        sentences.append(f"Failed their check: {', '.join(failed)}.")
+    return Statement("How small?", _megabytes(size), sentences, "care" if failed else "plain")
+
+
+def how_fast(taken: ModelRow, teacher: ModelRow | None) -> Statement:
+    """Say the tokens a second of one answer here, or of many where no file was measured."""
+    many = f"Many prompts at once: {taken.tokens_per_second:,.0f}"
+    if teacher is not None:
+        many += f" (teacher: {teacher.tokens_per_second:,.0f}, in its own runtime)"
+    if taken.decode_speed is None:
+        figure = f"{taken.tokens_per_second:,.0f} tokens/s"
+        return Statement("How fast?", figure, [f"{taken.model}, on this machine.", f"{many}."])
+    figure = f"{taken.decode_speed:,.0f} tokens/s"
+    sentences = [f"{taken.model} writing one answer, on this machine."]
+    if taken.prefill_speed is not None:
+        sentences.append(f"Reading a prompt: {taken.prefill_speed:,.0f} tokens/s.")
+    return Statement("How fast?", figure, [*sentences, f"{many}."])
+
+
+def how_safe(rows: Sequence[ModelRow]) -> Statement:
+    """Say that safety was not measured, and what little is known: how many answers refuse."""
+    refused = [f"{row.model} {100 * row.refused:.1f} %" for row in rows if row.model in _REFUSERS]
+    return Statement(
+        "How safe?",
+        "not measured",
+        [
+            "A student inherits its teacher's refusals and biases, and may lose the refusals.",
+            f"Of the held-out answers, which ask for nothing harmful, refused: {', '.join(refused)}.",
+        ],
+        "care",
+    )
+
+
+_REFUSERS = ("teacher", "student")
+_SHIPPING: dict[str, tuple[str, Tone, str]] = {
+    "allow": ("yes", "good", "The licences allow it."),
+    "attribution": ("yes, with duties", "good", "The licences allow it if the duties are kept."),
+    "restricted": ("within limits", "care", "The licences limit what it may be used for."),
+    "manual_review": ("read the licence", "care", "The catalogue does not decide: read them."),
+    "undeclared": ("not known", "care", "A licence is not declared: ask whoever holds the rights."),
+    "forbid": ("no", "bad", "A licence forbids it."),
+}
+
+
+def may_ship(licence: LicenceVerdict) -> Statement:
+    """Say what the licences allow together. It is no legal advice, and says so."""
+    figure, tone, sentence = _SHIPPING[licence.level]
+    sentences = [sentence]
+    if licence.commercial != licence.level:
+        commercial, commercial_tone, _ = _SHIPPING[licence.commercial]
+        sentences.append(f"To earn money with it: {commercial}.")
+        tone = "care" if tone == "good" and commercial_tone != "good" else tone
+    if licence.name_prefix:
+        sentences.append(f"Its name must begin with {licence.name_prefix}.")
+    if licence.duties:
+        num = len(licence.duties)
+        sentences.append(f"{num} line{'s' * (num > 1)} under Licences to pass on.")
+    sentences.append("No legal advice.")
+    return Statement("May I ship it?", figure, sentences, tone)
+
+
+def _parameters(num: int) -> str:
+    if num < 1e6:
+        return f"{num:,} parameters"
+    return (
+        f"{num / 1e9:.2f} billion parameters"
+        if num >= 1e9
+        else f"{num / 1e6:.0f} million parameters"
+    )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
