@@ -191,11 +191,16 @@ def table_text(rows: list[ModelRow]) -> str:
     ]
     headings = [column.heading for column in columns]
     cells = [headings, *([column.text(row) for column in columns] for row in rows)]
-    widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
-    lines = [_text_line(line, widths) for line in cells]
     failed = [f"{row.model} FAILED its check: {row.failed}" for row in rows if row.failed]
     unscored = [f"{row.model} has no NLL: {row.unscored}" for row in rows if row.unscored]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed, *unscored])
+    return "\n".join([text_lines(cells), *failed, *unscored])
+
+
+def text_lines(cells: Sequence[list[str]]) -> str:
+    """Return a table for a terminal, with a rule below its first line, the headings."""
+    widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
+    lines = [_text_line(line, widths) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _text_line(cells: list[str], widths: list[int]) -> str:
