@@ -107,7 +107,7 @@ def opened(program: str, profile: Path) -> Iterator[Page]:
         f'exec "$0" {flags} "$1" about:blank 3<&{to_browser} 4>&{from_browser} >/dev/null 2>&1'
     )
     process = subprocess.Popen(
-        ["/bin/sh", "-c", command, program, f"--user-data-dir={profile}"],
+        ["bash", "-c", command, program, f"--user-data-dir={profile}"],
         pass_fds=(to_browser, from_browser),
     )
     os.close(to_browser)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill.reporting.svg import (
-    SMALL,
     WIDTH,
     Drawing,
     Point,
@@ -20,6 +19,7 @@ from distill.reporting.svg import (
 ROW = 20.0  # the height of a row
 AXIS = 34.0  # the height of an axis with its name
 LABELS = 0.42  # the share of the width that names may take
+FIGURES = 0.45  # and that figures may take
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ def dots(
 
 
 def bars(rows: Sequence[Row], axis: str, *, width: float = WIDTH) -> str:
-    """Draw a bar a row, from zero."""
-    most = max((row.value for row in rows), default=1.0) or 1.0
+    """Draw a bar a row, from zero; values are not negative."""
+    most = max([0.0, *(row.value for row in rows)]) or 1.0
     frame = _frame(rows, (0.0, most), width)
     _axis(frame, axis, len(rows))
     start = frame.scale.at(0.0)
@@ -96,7 +96,7 @@ def _frame(rows: Sequence[Row], ends: tuple[float, float], width: float) -> _Fra
     names = max((text_width(row.name) for row in rows), default=0.0)
     names_end = min(names, LABELS * width) + 4
     figures = max((text_width(row.told, small=True) for row in rows), default=0.0)
-    figures_start = width - figures
+    figures_start = width - min(figures, FIGURES * width)
     drawing = Drawing(width, 4 + ROW * len(rows) + AXIS)
     scale = Scale(*ends, names_end + 8, figures_start - 10)
     return _Frame(drawing, scale, names_end, figures_start)
@@ -105,7 +105,8 @@ def _frame(rows: Sequence[Row], ends: tuple[float, float], width: float) -> _Fra
 def _names(frame: _Frame, row: Row, middle: float) -> None:
     name = shortened(row.name, frame.names_end)
     frame.drawing.text(0, middle + 4, name, f"name {row.css}")
-    frame.drawing.text(frame.drawing.width, middle + 4, row.told, "small", "end")
+    told = shortened(row.told, FIGURES * frame.drawing.width, small=True)
+    frame.drawing.text(frame.drawing.width, middle + 4, told, "small", "end")
 
 
 def _axis(frame: _Frame, name: str, num_rows: int) -> None:
@@ -121,7 +122,7 @@ def _axis(frame: _Frame, name: str, num_rows: int) -> None:
 
 def _axis_name(drawing: Drawing, y: float, name: str) -> None:
     """Write it at the right end, or from the left edge where it is as long as that."""
-    drawing.text(drawing.width, y, shortened(name, drawing.width / SMALL), "axis", "end")
+    drawing.text(drawing.width, y, shortened(name, drawing.width, small=True), "axis", "end")
 
 
 def _alternative(axis: str, rows: Sequence[Row]) -> str:
@@ -213,7 +214,7 @@ def _label_places(spots: Sequence[Spot], x: Scale, y: Scale, width: float) -> li
         size = text_width(spot.name, small=True)
         left = at_x + 7
         if left + size > width:
-            left = at_x - 7 - size
+            left = max(at_x - 7 - size, 0.0)
         baseline = _free_baseline(left, left + size, at_y + 4, taken)
         taken.append((left, left + size, baseline))
         places.append((left, baseline))
@@ -290,6 +291,6 @@ def _plane(drawing: Drawing, axes: Axes) -> tuple[Scale, Scale]:
     for tick in x.ticks(max(int(drawing.width / 70), 2)):
         drawing.line((x.at(tick), bottom), (x.at(tick), bottom + 3), "grid")
         drawing.text(x.at(tick), bottom + 14, f"{tick:,g}", "tick", "middle")
-    drawing.text(0, 10, shortened(axes.y_name, drawing.width / SMALL), "axis")
+    drawing.text(0, 10, shortened(axes.y_name, drawing.width, small=True), "axis")
     _axis_name(drawing, bottom + 29, axes.x_name)
     return x, y

@@ -109,8 +109,8 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     for num_parts in range(1, max(len(folder.parts) for folder in folders) + 1):
         labels = ["/".join(folder.parts[-num_parts:]) for folder in folders]
         if len(set(labels)) == len(labels):
-            break
-    return labels
+            return labels
+    return [str(folder) for folder in folders]
 
 
 def _read(label: str, recipe: Recipe, folder: RunFolder) -> ComparedRun:
@@ -216,13 +216,26 @@ def _why_not(first: ComparedRun, run: ComparedRun, measure: Measure) -> str | No
     if mine.keys() != base.keys():
         shared = len(mine.keys() & base.keys())
         return f"of its {len(mine)} held-out prompts {shared} are among the {len(base)} of {first.label}"
-    if measure is EXACT_MATCH:
-        tasks = [(r.results.evaluate.task, r.results.evaluate.task_version) for r in (first, run)]
-        if tasks[0] != tasks[1]:
-            return f"its task is {tasks[1][0]}, that of {first.label} {tasks[0][0]}"
-        return None if tasks[0][0] else "no task checked the answers"
-    if any(mine[key][measure.size] != base[key][measure.size] for key in mine):
+    size = measure.size
+    if size is None:
+        return _why_no_task(first, run)
+    if any(example[size] is None for example in (*mine.values(), *base.values())):
+        return "an earlier version evaluated one of the two and counted no bytes"
+    if any(mine[key][size] != base[key][size] for key in mine):
         return f"the teacher's answers, which it is of, are not those of {first.label}"
+    return None
+
+
+def _why_no_task(first: ComparedRun, run: ComparedRun) -> str | None:
+    """Return why the exact match of two runs cannot be compared, or None."""
+    base, mine = first.results.evaluate, run.results.evaluate
+    if base.task is None or mine.task is None:
+        return "no task checked the answers"
+    if (base.task, base.task_version) != (mine.task, mine.task_version):
+        return (
+            f"its task is {mine.task} (version {mine.task_version}), "
+            f"that of {first.label} {base.task} (version {base.task_version})"
+        )
     return None
 
 
@@ -233,7 +246,7 @@ def _of_all_languages(
     mine, base, name = models
     own, other = run.examples[mine], first.examples[base]
     languages = languages_of(own)
-    found = {None: paired(own, other, measure)}
+    found: dict[str | None, Difference | None] = {None: paired(own, other, measure)}
     if len(languages) > 1:
         for code in languages:
             found[code] = paired(of_language(own, code), of_language(other, code), measure)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from distill.catalog.catalog import LicenceVerdict
 from distill.core.results import FileCheck
+from distill.formats import FORMATS
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.reporting.measures import (
     EXACT_MATCH,
@@ -58,7 +59,8 @@ def statements(
 
 def file_to_take(checks: Mapping[str, FileCheck]) -> str | None:
     """Return the smallest GGUF file that passed its check, or else the smallest file that did."""
-    if name := smallest_passing(checks):
+    known = {name: check for name, check in checks.items() if name in FORMATS}
+    if name := smallest_passing(known):
         return name
     passed = [name for name, check in checks.items() if not check.failed]
     return min(passed, key=lambda name: checks[name].bytes, default=None)

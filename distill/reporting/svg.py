@@ -91,14 +91,17 @@ def _round_step(rough: float) -> float:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Return 1, 2 and 5 of every power of ten from `low` to `high`; thinned where they are many."""
+    """Return 1, 2 and 5 of every power of ten from `low` to `high`.
+
+    They are thinned where they are many; where there is none, other round values are returned.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for digits in ((1, 2, 5), (1, 3), (1,)):
         found = [digit * 10.0**power for power in powers for digit in digits]
         found = [tick for tick in found if low <= tick <= high]
         if len(found) <= 5:
             break
-    return found
+    return found or ticks(low, high, 3)
 
 
 def span(values: Sequence[float], margin: float = 0.08) -> tuple[float, float]:
@@ -114,11 +117,12 @@ def text_width(text: str, *, small: bool = False) -> float:
     return units * LETTER * (SMALL if small else 1.0)
 
 
-def shortened(text: str, width: float) -> str:
+def shortened(text: str, width: float, *, small: bool = False) -> str:
     """Return the text, cut to about so many pixels, with an ellipsis if it was cut."""
-    if text_width(text) <= width:
+    if text_width(text, small=small) <= width:
         return text
-    return text[: max(int(width / LETTER) - 1, 1)] + "…"
+    letter = LETTER * (SMALL if small else 1.0)
+    return text[: max(int(width / letter) - 1, 1)] + "…"
 
 
 def _number(value: float) -> str:

@@ -66,6 +66,7 @@ def test_fields_that_differ_are_told_and_no_others(runs):
     lines = [
         "  learning_rate: 0.125" if line.startswith("  learning_rate:") else line
         for line in text.splitlines()
+        if not line.startswith("# sha256 of the lines below")
     ]
     recipe.write_text("\n".join(lines) + "\n", encoding="utf-8")
     told = {line[0]: line[1:] for line in compare([str(path) for path in runs]).recipe}
@@ -90,6 +91,13 @@ def test_nats_of_other_answers_are_not_compared(runs):
     assert "the teacher's answers, which it is of, are not those of first" in comparison.why_not[0]
 
 
+def test_runs_of_a_version_that_counted_no_bytes_are_not_compared_by_the_byte(runs):
+    changed(runs[1], lambda example: example.pop("num_bytes"))
+    comparison = compare([str(path) for path in runs])
+    assert {change.measure.key for change in comparison.changes} == {"exact_match"}
+    assert comparison.why_not[0].endswith("evaluated one of the two and counted no bytes")
+
+
 def test_runs_of_one_name_are_told_apart_by_their_folders(finished, tmp_path):
     paths = [tmp_path / name / "run" for name in ("a", "b")]
     for path in paths:
@@ -106,7 +114,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     with pytest.raises(MissingError, match="neither a run folder nor a recipe"):
         compare([first, str(tmp_path / "third")])
     (runs[0] / "evaluate/student.json").unlink()
-    with pytest.raises(DataError, match=r"student\.json: gone"):
+    with pytest.raises(DataError, match=r"student\.json: broken \(gone\)"):
         compare([first, second])
     (runs[0] / "evaluate/manifest.json").unlink()
     with pytest.raises(MissingError, match="evaluate: not finished; run `distill evaluate"):

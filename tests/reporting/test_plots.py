@@ -88,8 +88,8 @@ def test_there_is_a_picture_a_language_and_a_change_a_model(train, manifests):
     }
     assert "teacher" not in changes
     small = pictures["Quality against size by language"]
-    assert list(small) == ["en", "sw"] and all("teacher: " in svg for svg in small.values())
-    assert list(pictures["What each step changed, by language"]) == ["en", "sw"]
+    assert list(small) == ["sw", "en"] and all("teacher: " in svg for svg in small.values())
+    assert list(pictures["What each step changed, by language"]) == ["sw", "en"]
     assert {"wrong_answer", "truncated", "6"} <= {
         *texts(pictures["What was dropped"]["Answers by reason"])
     }

@@ -85,7 +85,7 @@ def test_safety_that_was_not_measured_is_not_claimed(manifests):
 @pytest.mark.parametrize(
     ("level", "commercial", "figure", "tone", "said"),
     [
-        ("allow", "allow", "yes", "good", "The licences allow it. 1 line under Licences"),
+        ("allow", "allow", "yes", "good", "The licences allow it. Its name must"),
         ("attribution", "attribution", "yes, with duties", "good", "if the duties are kept"),
         ("allow", "forbid", "yes", "care", "To earn money with it: no."),
         ("attribution", "manual_review", "yes, with duties", "care", "money with it: read the lic"),
