@@ -25,7 +25,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 
     Raises MissingError if a stage before has not finished.
     """
-    from distill.reporting.examples import read_examples
+    from distill.reporting.examples import side_by_side
     from distill.reporting.model_card import model_card
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
@@ -36,16 +36,14 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
-    evaluate = folder.stage("evaluate")
-    all_examples = read_examples_of(evaluate, list(results.evaluate.models))
-    pictures = pictures_of(folder.stage("train"), results, rows, all_examples)
-    answers = statements(results, rows, all_examples)
-    examples = read_examples(evaluate, results.evaluate)
+    examples = read_examples_of(folder.stage("evaluate"), list(results.evaluate.models))
+    pictures = pictures_of(folder.stage("train"), results, rows, examples)
+    answers = statements(results, rows, examples)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
 
     stage = folder.stage("report")
     page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
-    html = page(recipe, results, rows, verdict, answers, pictures, examples, dropped)
+    html = page(recipe, results, rows, verdict, answers, pictures, side_by_side(examples), dropped)
     write_atomic(page_path, html)
     write_atomic(card_path, model_card(recipe, results, rows, verdict, answers))
     result = ReportResult(
@@ -113,14 +111,7 @@ def _all_told(results: RunResults, who: str, other: str, differences: dict[str, 
 
 
 def _comparison(who: str, other: str, measure: Measure, found: Difference) -> str:
-    difference, low, high = (
-        measure.tell(value)
-        for value in (
-            found.difference,
-            found.low,
-            found.high,
-        )
-    )
+    difference, low, high = map(measure.tell, (found.difference, found.low, found.high))
     outcome = _outcome(measure, found)
     return f"{who} {outcome} {other}: {difference} {measure.unit}, 95 % interval [{low}, {high}]"
 

@@ -49,7 +49,6 @@ class _Frame:
     drawing: Drawing
     scale: Scale
     names_end: float
-    figures_start: float
 
 
 def dots(
@@ -99,7 +98,7 @@ def _frame(rows: Sequence[Row], ends: tuple[float, float], width: float) -> _Fra
     figures_start = width - min(figures, FIGURES * width)
     drawing = Drawing(width, 4 + ROW * len(rows) + AXIS)
     scale = Scale(*ends, names_end + 8, figures_start - 10)
-    return _Frame(drawing, scale, names_end, figures_start)
+    return _Frame(drawing, scale, names_end)
 
 
 def _names(frame: _Frame, row: Row, middle: float) -> None:

@@ -62,11 +62,7 @@ class Change:
     @property
     def told(self) -> str:
         """Return the difference with its interval."""
-        difference, low, high = (
-            self.measure.tell(value)
-            for value in (self.found.difference, self.found.low, self.found.high)
-        )
-        return f"{difference} [{low}, {high}]"
+        return self.measure.tell_difference(self.found)
 
 
 @dataclass(frozen=True)
@@ -203,7 +199,7 @@ def _changes(runs: Sequence[ComparedRun]) -> tuple[list[Change], list[str]]:
             if reason := _why_not(first, run, measure):
                 why_not.append(f"{run.label}: {measure.short} is not compared: {reason}")
                 continue
-            for mine, base in ((("student", "student")), (run.taken.model, first.taken.model)):
+            for mine, base in (("student", "student"), (run.taken.model, first.taken.model)):
                 name = mine if mine == base else f"{mine} minus {base}"
                 changes += _of_all_languages(run, first, (mine, base, name), measure)
     return changes, why_not

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from distill.core.files import write_atomic
 from distill.errors import RecipeError
 from distill.reporting import charts
-from distill.reporting.charts import Row
 from distill.reporting.compare import Change, Comparison, change_cells
+from distill.reporting.plots import change_axis, change_row
 from distill.reporting.rendering import render_html
 from distill.reporting.svg import span
 
@@ -48,20 +48,16 @@ def _pictures(changes: Sequence[Change]) -> dict[str, str]:
     pictures = {}
     for measure in dict.fromkeys(change.measure for change in changes):
         mine = [change for change in changes if change.measure == measure]
-        rows = [(change.language, _row(change)) for change in mine]
+        rows = [
+            (
+                change.language,
+                change_row(f"{change.run}: {change.model}", change.model, change.found, measure),
+            )
+            for change in mine
+        ]
         ends = span([0.0, *(end for _, row in rows for end in row.ends)])
         for language in dict.fromkeys(language for language, _ in rows):
             drawn = [row for other, row in rows if other == language]
             caption = f"{measure.short}: {language or 'all languages'}"
-            axis = f"difference, {measure.unit}"
-            pictures[caption] = charts.dots(drawn, axis, ends=ends, with_zero=True)
+            pictures[caption] = charts.dots(drawn, change_axis(measure), ends=ends, with_zero=True)
     return pictures
-
-
-def _row(change: Change) -> Row:
-    difference, low, high = (
-        change.measure.scale * value
-        for value in (change.found.difference, change.found.low, change.found.high)
-    )
-    css = "student" if change.model == "student" else "other"
-    return Row(f"{change.run}: {change.model}", difference, change.told, css, low, high)

@@ -12,11 +12,16 @@ from distill.evaluation.stored import read_figures
 Example = Mapping[str, Any]  # a row of evaluate/<model>.json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A figure by which models are compared. `size`: what the nats of an example are shared over."""
+    """A figure by which models are compared: of a model's row, and of its examples.
+
+    `heading` is a table's, `short` an axis', `unit` that of a difference. `size`: what the nats of an
+    example are shared over.
+    """
 
     key: str
+    heading: str
     unit: str
     short: str
     scale: int
@@ -27,6 +32,10 @@ class Measure:
     def tell(self, value: float, sign: str = "+") -> str:
         return f"{value * self.scale:{sign}.{self.decimals}f}"
 
+    def tell_difference(self, found: Difference) -> str:
+        """Return it with its interval: `+5.7 [+2.0, +9.3]`."""
+        return f"{self.tell(found.difference)} [{self.tell(found.low)}, {self.tell(found.high)}]"
+
     def weighed(self, example: Example) -> tuple[float, float] | None:
         """Return (what the example adds, its weight); None where it was not measured."""
         if self.size is None:
@@ -36,17 +45,31 @@ class Measure:
 
 
 EXACT_MATCH = Measure(
-    "exact_match", "points of exact match", "exact match, %", 100, 1, more_is_better=True
+    key="exact_match",
+    heading="exact match %",
+    unit="points of exact match",
+    short="exact match, %",
+    scale=100,
+    decimals=1,
+    more_is_better=True,
 )
 NLL = Measure(
-    "nll", "nats a token of NLL", "NLL, nats a token", 1, 4, more_is_better=False, size="num_tokens"
+    key="nll",
+    heading="NLL",
+    unit="nats a token of NLL",
+    short="NLL, nats a token",
+    scale=1,
+    decimals=4,
+    more_is_better=False,
+    size="num_tokens",
 )
 NLL_PER_BYTE = Measure(
-    "nll_per_byte",
-    "nats a byte of NLL",
-    "NLL, nats a byte",
-    1,
-    5,
+    key="nll_per_byte",
+    heading="NLL/byte",
+    unit="nats a byte of NLL",
+    short="NLL, nats a byte",
+    scale=1,
+    decimals=5,
     more_is_better=False,
     size="num_bytes",
 )

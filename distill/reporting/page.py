@@ -13,7 +13,7 @@ from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
 from distill.reporting.data import counts_table
-from distill.reporting.examples import Example
+from distill.reporting.examples import AnsweredPrompt
 from distill.reporting.plots import Pictures
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
@@ -32,7 +32,7 @@ def page(
     verdict: str,
     answers: Sequence[Statement],
     pictures: Sequence[Pictures],
-    examples: Sequence[Example],
+    examples: Sequence[AnsweredPrompt],
     dropped: Sequence[Row],
 ) -> str:
     """Return the page. `answers` stand first; `dropped`: the rows of dropped.jsonl."""

@@ -10,8 +10,6 @@ from distill.reporting import charts
 from distill.reporting.charts import Axes, Curve, Level, Row, Spot
 from distill.reporting.measures import (
     EXACT_MATCH,
-    NLL,
-    NLL_PER_BYTE,
     Example,
     Measure,
     languages_of,
@@ -21,8 +19,8 @@ from distill.reporting.measures import (
     share_interval,
 )
 from distill.reporting.results import RunResults
-from distill.reporting.svg import WIDTH, span
-from distill.reporting.table import ModelRow, tokenizers_meet
+from distill.reporting.svg import span
+from distill.reporting.table import ModelRow, measure_of
 
 STYLED = {"teacher", "control", "student", "before_rounds"}
 SMALL_WIDTH = 170  # of each of several pictures of one kind
@@ -69,16 +67,6 @@ def pictures_of(
         _dropped(results.generate.dropped_by_reason),
     ]
     return [group for group in groups if group.pictures]
-
-
-def measure_of(rows: Sequence[ModelRow]) -> Measure:
-    """Return by what the models are compared: exact match, or NLL where no task checks.
-
-    That is by the byte where models of different tokenizers meet.
-    """
-    if rows[0].exact_match is not None:
-        return EXACT_MATCH
-    return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
 
 
 def loss_curves(train: Path, result: TrainResult) -> str:
@@ -193,12 +181,12 @@ def _changes(
         changes = _changes_against(base, rows, examples, measure)
         if changes:
             pictures[f"Each model minus the {base}"] = charts.dots(
-                changes, _change_axis(measure), with_zero=True
+                changes, change_axis(measure), with_zero=True
             )
     return pictures
 
 
-def _change_axis(measure: Measure) -> str:
+def change_axis(measure: Measure) -> str:
     return f"difference, {measure.unit}"
 
 
@@ -220,18 +208,16 @@ def _changes_against(
         if language is not None:
             mine, other = of_language(mine, language), of_language(other, language)
         if (difference := paired(mine, other, measure)) is not None:
-            found.append(_change_row(row.model, difference, measure))
+            found.append(change_row(row.model, row.model, difference, measure))
     return found
 
 
-def _change_row(name: str, found: Difference, measure: Measure) -> Row:
-    difference, low, high = (
+def change_row(name: str, model: str, found: Difference, measure: Measure) -> Row:
+    """Return the row of a chart for a difference; the model's kind decides its colour."""
+    value, low, high = (
         measure.scale * value for value in (found.difference, found.low, found.high)
     )
-    told = (
-        f"{measure.tell(found.difference)} [{measure.tell(found.low)}, {measure.tell(found.high)}]"
-    )
-    return Row(name, difference, told, _css(name), low, high)
+    return Row(name, value, measure.tell_difference(found), _css(model), low, high)
 
 
 def _by_language(
@@ -313,9 +299,7 @@ def _changes_by_language(
         return Pictures(heading, {})
     axis_ends = span([0.0, *ends])
     pictures = {
-        language: charts.dots(
-            changes, _change_axis(measure), ends=axis_ends, with_zero=True, width=WIDTH
-        )
+        language: charts.dots(changes, change_axis(measure), ends=axis_ends, with_zero=True)
         for language, changes in found.items()
         if changes
     }

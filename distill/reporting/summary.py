@@ -14,8 +14,6 @@ from distill.formats import FORMATS
 from distill.formats.gguf.modelfile import smallest_passing
 from distill.reporting.measures import (
     EXACT_MATCH,
-    NLL,
-    NLL_PER_BYTE,
     Example,
     Measure,
     languages_of,
@@ -25,7 +23,7 @@ from distill.reporting.measures import (
     share_interval,
 )
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, tokenizers_meet
+from distill.reporting.table import ModelRow, measure_of
 
 Tone = Literal["good", "care", "bad", "plain"]
 FEW = 30  # prompts of a language, below which its figure alone says little
@@ -70,11 +68,11 @@ def how_good(
     taken: ModelRow, rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]]
 ) -> Statement:
     """Say the quality of the file with its interval, beside teacher and control, and where it is worst."""
-    measure = _measure(rows)
+    measure = measure_of(rows)
     value = getattr(taken, measure.key)
     if value is None:
         return Statement("How good?", "not measured", [taken.unscored or "It was not scored."])
-    sentences = [f"{taken.model}: {measure.short}{_interval(taken, measure)}."]
+    sentences = [_of_what(taken, measure)]
     others = [_other(row, measure) for row in rows if row.model in ("teacher", "control")]
     if told := "; ".join(text for text in others if text):
         sentences.append(f"{told[0].upper()}{told[1:]}.")
@@ -82,28 +80,20 @@ def how_good(
     if "teacher" in examples and taken.model in examples:
         difference = paired(examples[taken.model], examples["teacher"], measure)
     if difference is not None:
-        low, high = measure.tell(difference.low), measure.tell(difference.high)
-        sentences.append(
-            f"Against the teacher, prompt by prompt: {measure.tell(difference.difference)} "
-            f"[{low}, {high}] {measure.unit}."
-        )
+        told = measure.tell_difference(difference)
+        sentences.append(f"Against the teacher, prompt by prompt: {told} {measure.unit}.")
     if weakest := _weakest(examples.get(taken.model, ()), measure):
         sentences.append(weakest)
     figure = measure.tell(value, "") + (" %" if measure is EXACT_MATCH else "")
     return Statement("How good?", figure, sentences)
 
 
-def _measure(rows: Sequence[ModelRow]) -> Measure:
-    if rows[0].exact_match is not None:
-        return EXACT_MATCH
-    return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
-
-
-def _interval(row: ModelRow, measure: Measure) -> str:
+def _of_what(row: ModelRow, measure: Measure) -> str:
+    """Return of which file and by which measure the figure is, with its interval."""
     if measure is not EXACT_MATCH or row.interval is None:
-        return ""
+        return f"{row.model}: {measure.short}."
     low, high = (measure.tell(end, "") for end in row.interval)
-    return f", 95 % interval [{low}, {high}]"
+    return f"{row.model}: exact match, 95 % interval [{low}, {high}]."
 
 
 def _other(row: ModelRow, measure: Measure) -> str:

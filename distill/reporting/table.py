@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from distill.core.results import FileCheck, ModelFigures, TeacherFigures
+from distill.reporting.measures import EXACT_MATCH, NLL, NLL_PER_BYTE, Measure
 from distill.reporting.rendering import render_html
 from distill.reporting.results import ROLES, RunResults
 
@@ -164,6 +165,16 @@ COLUMNS = (
 def tokenizers_meet(rows: Sequence[ModelRow]) -> bool:
     """Return whether some NLL can be compared by the byte alone, for it is of other tokens."""
     return any(row.nll is None and row.nll_per_byte is not None for row in rows)
+
+
+def measure_of(rows: Sequence[ModelRow]) -> Measure:
+    """Return by what the models are compared: exact match, or NLL where no task checks.
+
+    That is by the byte where models of different tokenizers meet.
+    """
+    if rows[0].exact_match is not None:
+        return EXACT_MATCH
+    return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
 
 
 def page_columns(rows: list[ModelRow]) -> list[Column]:

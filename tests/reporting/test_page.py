@@ -6,7 +6,7 @@ import pytest
 from report_helpers import read_results
 
 from distill.core.results import CaptureResult
-from distill.reporting.examples import Answer, Example
+from distill.reporting.examples import Answer, AnsweredPrompt
 from distill.reporting.page import page, signal_sentence
 from distill.reporting.plots import Pictures
 from distill.reporting.summary import statements
@@ -14,7 +14,7 @@ from distill.reporting.table import model_rows
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & {{ 7 * 7 }}"
 EXAMPLES = [
-    Example(
+    AnsweredPrompt(
         "How many goats?",
         "en",
         [
@@ -130,7 +130,7 @@ def make_hostile(manifests):
 def test_nothing_that_a_model_a_file_or_a_recipe_says_is_markup(recipe, manifests):
     plain = Elements(rendered(recipe(), manifests))
     make_hostile(manifests)
-    examples = [Example(HOSTILE, HOSTILE, [Answer("teacher", HOSTILE, True)])]
+    examples = [AnsweredPrompt(HOSTILE, HOSTILE, [Answer("teacher", HOSTILE, True)])]
     dropped = [{"prompt": HOSTILE, "language": HOSTILE, "answer": HOSTILE, "reason": HOSTILE}]
     plain_recipe = recipe()
     hostile_recipe = plain_recipe.model_copy(

@@ -7,7 +7,7 @@ import pytest
 from browser_helpers import browser, opened
 from report_helpers import finished_examples, read_results
 
-from distill.reporting.examples import Answer, Example
+from distill.reporting.examples import Answer, AnsweredPrompt
 from distill.reporting.page import page
 from distill.reporting.plots import pictures_of
 from distill.reporting.summary import statements
@@ -46,7 +46,7 @@ def html(recipe, manifests, tmp_path):
     rows = model_rows(results)
     measured = finished_examples(results)
     examples = [
-        Example(
+        AnsweredPrompt(
             prompt, language, [Answer("teacher", answer, True), Answer("student", "x" * 90, False)]
         )
         for language, (prompt, answer) in PROMPTS.items()

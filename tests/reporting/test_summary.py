@@ -26,7 +26,7 @@ def test_the_quality_is_that_of_the_file_beside_teacher_and_control(manifests):
     figure, _, text = asked(manifests)["How good?"]
     assert figure == "40.0 %"
     assert text.startswith(
-        "q8_0: exact match, %, 95 % interval [30.0, 50.0]. Teacher 80.0; the same student without "
+        "q8_0: exact match, 95 % interval [30.0, 50.0]. Teacher 80.0; the same student without "
         "the teacher's signal 30.0."
     )
     assert "Against the teacher, prompt by prompt: " in text
