@@ -247,8 +247,8 @@ def _by_language(
         for language, (level, found) in by_language.items()
     }
     note = (
-        "Dashed: the teacher. Lines: 95 % intervals. The axes are the same everywhere, so heights can "
-        "be compared between languages."
+        "Dashed: the teacher; blue: the student; green: its files. Lines: 95 % intervals. The axes are "
+        "the same everywhere, so heights can be compared between languages."
     )
     return Pictures("Quality against size by language", pictures, note, are_small=True)
 
@@ -259,7 +259,10 @@ def _spots_of(
     measure: Measure,
     language: str,
 ) -> tuple[Level | None, list[Spot]]:
-    """Return the teacher's level in a language, and a point for each model that has a size."""
+    """Return the teacher's level in a language, and a point for the student and each of its files.
+
+    What has the student's size, such as the control, would hide it.
+    """
     level, spots = None, []
     for row in rows:
         own = of_language(examples.get(row.model, ()), language)
@@ -271,7 +274,7 @@ def _spots_of(
         low, high = (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
         if row.model == "teacher":
             level = Level("teacher", value, "teacher")
-        elif row.bytes:
+        elif row.bytes and row.model not in ("control", "before_rounds"):
             failed = row.failed is not None
             spots.append(
                 Spot(row.model, row.bytes / 1e6, value, _css(row.model), failed, low, high)

@@ -5,6 +5,7 @@ A chart is narrow: on a phone it is as wide as the screen and its letters stay r
 """
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -25,7 +26,7 @@ class Drawing:
 
     def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start") -> None:
         at = f'x="{_number(x)}" y="{_number(y)}" text-anchor="{anchor}"'
-        self._parts.append(f'<text class="{css}" {at}>{escape(text)}</text>')
+        self._parts.append(f'<text class="{css}" {at}>{escape(_with_minus(text))}</text>')
 
     def line(self, start: Point, end: Point, css: str) -> None:
         (x1, y1), (x2, y2) = start, end
@@ -123,6 +124,11 @@ def shortened(text: str, width: float, *, small: bool = False) -> str:
         return text
     letter = LETTER * (SMALL if small else 1.0)
     return text[: max(int(width / letter) - 1, 1)] + "…"
+
+
+def _with_minus(text: str) -> str:
+    """Return the text with a minus sign, as wide as a plus, before negative numbers."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
 def _number(value: float) -> str:

@@ -36,6 +36,10 @@ BOXES = """[...document.querySelectorAll('p.prompt')].filter(p => {
 }).map(p => p.lang)"""
 
 
+LOWEST_FIGURE = """Math.max(...[...document.querySelectorAll('.card .figure')]
+  .map(figure => figure.getBoundingClientRect().bottom))"""
+
+
 @pytest.fixture
 def html(recipe, manifests, tmp_path):
     for role in ("student", "control"):
@@ -99,7 +103,9 @@ def test_the_page_is_readable_in_a_browser(html, tmp_path):
     path.write_text(html, encoding="utf-8")
     with opened(program, tmp_path / "profile") as window:
         page_helpers.look(window, path, tmp_path)
-        window.open(path, 390)
+        for width, height in ((1280, 900), (390, 844)):
+            window.open(path, width)
+            assert window.ask(LOWEST_FIGURE) < height, "the first screen holds all five figures"
         for language, direction in (("ar", "rtl"), ("ur", "rtl"), ("hi", "ltr"), ("en", "ltr")):
             assert window.ask(_direction(language)) == direction
         boxes, boxes_anyhow = (
