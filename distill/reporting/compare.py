@@ -27,9 +27,8 @@ from distill.reporting.measures import (
 )
 from distill.reporting.results import RunResults, read_results
 from distill.reporting.summary import file_to_take
-from distill.reporting.table import ModelRow, model_rows, text_lines
+from distill.reporting.table import NONE, ModelRow, model_rows, number, text_lines
 
-NONE = "–"
 NOT_COMPARED = ("run_folder", "name", "report")  # they tell runs apart and decide no figure
 SHOWN = 60  # letters of a recipe's value
 
@@ -152,13 +151,11 @@ def _figures(runs: Sequence[ComparedRun]) -> list[list[str]]:
 def _exact_match(row: ModelRow | None) -> str:
     if row is None or row.exact_match is None or row.interval is None:
         return NONE
-    low, high = (100 * end for end in row.interval)
-    return f"{100 * row.exact_match:.1f} [{low:.1f}, {high:.1f}]"
+    return EXACT_MATCH.tell_within(row.exact_match, row.interval)
 
 
 def _number(row: ModelRow | None, figure: str, form: str, scale: float = 1.0) -> str:
-    value = None if row is None else getattr(row, figure)
-    return NONE if value is None else form.format(scale * value)
+    return number(None if row is None else getattr(row, figure), form, scale)
 
 
 def _minutes(run: ComparedRun) -> str:

@@ -34,7 +34,12 @@ class Measure:
 
     def tell_difference(self, found: Difference) -> str:
         """Return it with its interval: `+5.7 [+2.0, +9.3]`."""
-        return f"{self.tell(found.difference)} [{self.tell(found.low)}, {self.tell(found.high)}]"
+        return self.tell_within(found.difference, (found.low, found.high), "+")
+
+    def tell_within(self, value: float, interval: Sequence[float], sign: str = "") -> str:
+        """Return a value with its interval: `90.3 [86.5, 93.2]`."""
+        low, high = (self.tell(end, sign) for end in interval)
+        return f"{self.tell(value, sign)} [{low}, {high}]"
 
     def weighed(self, example: Example) -> tuple[float, float] | None:
         """Return (what the example adds, its weight); None where it was not measured."""

@@ -3,7 +3,8 @@
 What a model, a file or a recipe says is escaped: the template escapes all text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from markupsafe import Markup
@@ -12,7 +13,7 @@ from distill.core.jsonl import Row
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
-from distill.reporting.data import counts_table
+from distill.reporting.data import counts_table, reason_name
 from distill.reporting.examples import AnsweredPrompt
 from distill.reporting.plots import Pictures
 from distill.reporting.rendering import render_html
@@ -68,7 +69,7 @@ def page(
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
-        dropped_by_reason=_commonest_first(results.generate.dropped_by_reason),
+        dropped_by_reason=dict(Counter(results.generate.dropped_by_reason).most_common()),
         counts_headings=counts_headings,
         counts_lines=counts_lines,
         train=results.train,
@@ -146,16 +147,11 @@ def _chunks_sentence(capture: CaptureResult) -> str:
     )
 
 
-def _commonest_first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
-
-
 def _first_of_each_reason(dropped: Sequence[Row]) -> list[Row]:
     """Return the first dropped row of each reason; its answer is empty if there is none."""
     first: dict[str, Row] = {}
     for row in dropped:
-        reason = row["reason"].partition(":")[0]
-        first.setdefault(reason, {"answer": "", **row})
+        first.setdefault(reason_name(row), {"answer": "", **row})
     return list(first.values())
 
 

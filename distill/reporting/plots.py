@@ -1,5 +1,6 @@
 """The report's pictures, as SVG text that goes straight into the page."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -315,7 +316,7 @@ def _dropped(by_reason: Mapping[str, int]) -> Pictures:
     heading = "What was dropped"
     if not by_reason:
         return Pictures(heading, {})
-    commonest = sorted(by_reason.items(), key=lambda pair: -pair[1])
+    commonest = Counter(by_reason).most_common()
     drawn = [Row(reason, count, f"{count:,}") for reason, count in commonest]
     return Pictures(heading, {"Answers by reason": charts.bars(drawn, "answers dropped")})
 

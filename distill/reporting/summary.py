@@ -114,9 +114,8 @@ def _weakest(examples: Sequence[Example], measure: Measure) -> str | None:
     worst = min(values, key=lambda code: values[code] * (1 if measure.more_is_better else -1))
     own = of_language(examples, worst)
     told = measure.tell(values[worst], "")
-    interval = share_interval(own) if measure is EXACT_MATCH else None
-    if interval is not None:
-        told += f" [{measure.tell(interval[0], '')}, {measure.tell(interval[1], '')}]"
+    if measure is EXACT_MATCH and (interval := share_interval(own)) is not None:
+        told = measure.tell_within(values[worst], interval)
     few = f", of {len(own)} prompts" if len(own) < FEW else ""
     return f"Weakest language: {worst}, {told}{few}."
 

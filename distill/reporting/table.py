@@ -11,6 +11,8 @@ from distill.reporting.measures import EXACT_MATCH, NLL, NLL_PER_BYTE, Measure
 from distill.reporting.rendering import render_html
 from distill.reporting.results import ROLES, RunResults
 
+NONE = "–"  # the cell of what was not measured, or is not to be had
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRow:
@@ -123,8 +125,9 @@ def _with_check(row: ModelRow, check: FileCheck) -> ModelRow:
     )
 
 
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "–" if value is None else form.format(scale * value)
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    """Return `scale` times the value in a format, or a dash where there is none."""
+    return NONE if value is None else form.format(scale * value)
 
 
 def _name(row: ModelRow) -> str:
@@ -132,12 +135,12 @@ def _name(row: ModelRow) -> str:
 
 
 def _megabytes(row: ModelRow) -> str:
-    return "–" if row.bytes is None else f"{row.bytes / 1e6:,.2f}"
+    return NONE if row.bytes is None else f"{row.bytes / 1e6:,.2f}"
 
 
 def _interval(row: ModelRow) -> str:
     if row.interval is None:
-        return "–"
+        return NONE
     low, high = row.interval
     return f"{100 * low:.1f} – {100 * high:.1f}"
 
@@ -145,20 +148,18 @@ def _interval(row: ModelRow) -> str:
 COLUMNS = (
     Column("model", _name),
     Column("MB", _megabytes),
-    Column("bits/weight", lambda row: _number(row.bits_per_weight, "{:.2f}")),
-    Column("exact match %", lambda row: _number(row.exact_match, "{:.1f}", 100), needs_task=True),
+    Column("bits/weight", lambda row: number(row.bits_per_weight, "{:.2f}")),
+    Column("exact match %", lambda row: number(row.exact_match, "{:.1f}", 100), needs_task=True),
     Column("95 % interval", _interval, needs_task=True),
-    Column("NLL", lambda row: _number(row.nll, "{:.4f}")),
-    Column("NLL/byte", lambda row: _number(row.nll_per_byte, "{:.5f}"), compares_tokenizers=True),
-    Column("KL", lambda row: _number(row.kl, "{:.5f}")),
-    Column("same top token %", lambda row: _number(row.agreement, "{:.2f}", 100)),
-    Column("tokens/s", lambda row: _number(row.tokens_per_second, "{:,.0f}")),
-    Column("refused %", lambda row: _number(row.refused, "{:.1f}", 100), of_this_machine=True),
-    Column(
-        "memory MB", lambda row: _number(row.peak_memory, "{:,.0f}", 1e-6), of_this_machine=True
-    ),
-    Column("prefill/s", lambda row: _number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
-    Column("decode/s", lambda row: _number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
+    Column("NLL", lambda row: number(row.nll, "{:.4f}")),
+    Column("NLL/byte", lambda row: number(row.nll_per_byte, "{:.5f}"), compares_tokenizers=True),
+    Column("KL", lambda row: number(row.kl, "{:.5f}")),
+    Column("same top token %", lambda row: number(row.agreement, "{:.2f}", 100)),
+    Column("tokens/s", lambda row: number(row.tokens_per_second, "{:,.0f}")),
+    Column("refused %", lambda row: number(row.refused, "{:.1f}", 100), of_this_machine=True),
+    Column("memory MB", lambda row: number(row.peak_memory, "{:,.0f}", 1e-6), of_this_machine=True),
+    Column("prefill/s", lambda row: number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
+    Column("decode/s", lambda row: number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
 )
 
 

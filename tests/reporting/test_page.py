@@ -66,7 +66,7 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
         "teacher ./quickstart/teacher → student of 426,752 parameters (random, 2 layers, width 128)",
         "· 7.0 minutes of work on a laptop",
         "KD beat it.",
-        "10 held-out prompts. NLL: nats a token of the teacher's own sampled answers;",
+        "10 held-out prompts. What the figures are NLL: nats a token of the teacher's own sampled answers;",
         "1,060 prompts, 1,061 answers asked (to prompts of ./quickstart/prompts.jsonl 1,060), "
         "52 kept (en 40, sw 12); dropped: wrong_answer 6, truncated 2. 50 samples were learnt from, "
         "2 gave the validation loss, 0 were longer than a row.",
@@ -75,7 +75,7 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
         "./quickstart/teacher: credit the teacher (a courtesy, no duty)",
         "Quality was measured on 10 prompts of the same kind as the training data",
         "torch 2.9, distill 0.1.0",
-        "2026-11-22T10:00:00",
+        "2026-11-22 10:00 UTC",
     ):
         assert part in text, part
     assert "<td>wrong_answer</td><td>6</td><td>0</td>" in html, "counts by reason and language"
