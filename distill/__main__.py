@@ -388,12 +388,14 @@ def _deploy(options: argparse.Namespace) -> int:
             num_threads=options.threads,
         )
         return 0
+    from distill.core.cores import usual_threads
     from distill.deploy.choose import choose
     from distill.llama_cpp.threads import spare_threads
 
     chosen = choose(options.run, options.format)
     common = {
-        "num_threads": options.threads or spare_threads(chosen.recipe.quantize.num_threads),
+        "num_threads": options.threads
+        or spare_threads(chosen.recipe.quantize.threads or usual_threads()),
         "context_length": options.context,
     }
     if options.command == "chat":
