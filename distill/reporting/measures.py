@@ -1,7 +1,7 @@
 """The figures by which two models are compared on the same prompts, and how a difference is told."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,9 @@ NLL_PER_BYTE = Measure(
     size="num_bytes",
 )
 MEASURES = (EXACT_MATCH, NLL, NLL_PER_BYTE)
+# shares of other questions than the held-out prompts: of benchmarks, and of requests of safety sets
+ACCURACY = replace(EXACT_MATCH, unit="points of accuracy", short="accuracy, %")
+POINTS = replace(EXACT_MATCH, unit="points", short="share, %", decimals=0)
 
 
 def read_examples_of(stage: Path, models: Sequence[str]) -> dict[str, list[Example]]:

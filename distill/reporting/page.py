@@ -7,19 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from markupsafe import Markup
-
 from distill.core.jsonl import Row
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
+from distill.reporting.benchmark_pictures import benchmark_pictures
 from distill.reporting.benchmarks import benchmark_tables
 from distill.reporting.data import counts_table, reason_name
+from distill.reporting.duties import duty_lines, student_title
 from distill.reporting.examples import AnsweredPrompt
+from distill.reporting.licence_files import licence_texts
 from distill.reporting.plots import Pictures
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
+from distill.reporting.safety import SafetyText, limit
+from distill.reporting.safety_picture import safety_pictures
 from distill.reporting.summary import Statement
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
@@ -43,7 +46,7 @@ def page(
     counts_headings, counts_lines = counts_table(results.generate.by_language)
     return render_html(
         "report.html.jinja",
-        title=recipe.report.title or recipe.name,
+        title=student_title(recipe, results.licence),
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         teacher=recipe.teachers_named,
         student=results.initialize,
@@ -56,18 +59,17 @@ def page(
         tokenizers_meet=tokenizers_meet(rows),
         num_examples=results.evaluate.num_examples,
         answers=answers,
-        # the only trusted markup: SVG of our own making (svg.py), which escapes its texts
-        pictures=[
-            (group, [(caption, Markup(svg)) for caption, svg in group.pictures.items()])
-            for group in pictures
-        ],
+        pictures=pictures,
         repeats_headings=repeats_headings,
         repeats_lines=repeats_lines,
         rounds=results.rounds,
         rounds_headings=rounds.HEADINGS,
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
+        safety=SafetyText.of(results.safety, results.gates),
+        safety_pictures=safety_pictures(results.safety.changes) if results.safety else [],
         benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
+        benchmark_pictures=benchmark_pictures(results.benchmark, rows) if results.benchmark else [],
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
@@ -83,6 +85,8 @@ def page(
         dropped=_first_of_each_reason(dropped),
         files=results.quantize.formats,
         licence=results.licence,
+        duties=duty_lines(results.licence, licence_texts(recipe)),
+        accepted=recipe.licence_accepted if results.licence.level == "forbid" else None,
         limits=_limits(recipe, results),
         stage_runs=results.stage_runs,
         versions=results.versions,
@@ -161,7 +165,7 @@ def _limits(recipe: Recipe, results: RunResults) -> list[str]:
     limits = [
         f"Quality was measured on {results.evaluate.num_examples} prompts of the same kind as the training data: "
         "it says nothing about other work.",
-        "Safety, refusals and content bias were not measured; a student inherits its teacher's.",
+        limit(results.safety),
         "Speed is that of this machine and of batched work; "
         "a phone or a single chat will be slower.",
     ]

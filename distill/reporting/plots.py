@@ -26,11 +26,24 @@ from distill.reporting.table import ModelRow, measure_of
 STYLED = {"teacher", "control", "student", "before_rounds"}
 SMALL_WIDTH = 170  # of each of several pictures of one kind
 SMALL_HEIGHT = 150
+SAME_SIZE = {"control", "before_rounds"}  # as the student's
+AGAINST_SIZE = (
+    "Dashed: the teacher; blue: the student; green: its files. Lines: 95 % intervals. The axes are "
+    "the same everywhere, so heights can be compared between languages."
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model reached by a measure, before it is scaled, with its interval if it has one."""
+
+    value: float
+    interval: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """A group of pictures under one heading: SVG by caption. `note` says how to read them.
+    """A group of pictures under one heading, or none: SVG by caption. `note` says how to read them.
 
     `are_small`: they are alike, one a language, and stand close together.
     """
@@ -124,11 +137,15 @@ def _quality_row(model: ModelRow, measure: Measure) -> Row | None:
     value = getattr(model, measure.key)
     if value is None:
         return None
-    told = f"{measure.scale * value:.{max(measure.decimals, 1)}f}"
-    if measure is not EXACT_MATCH or model.interval is None:
-        return Row(model.model, measure.scale * value, told, _css(model.model))
-    low, high = (100 * end for end in model.interval)
-    return Row(model.model, 100 * value, told, _css(model.model), low, high)
+    interval = model.interval if measure is EXACT_MATCH else None
+    return value_row(model.model, value, interval, measure)
+
+
+def value_row(model: str, value: float, interval: Sequence[float] | None, measure: Measure) -> Row:
+    """Return the row of a chart for what a model reached, before it is scaled."""
+    low, high = (measure.scale * end for end in interval) if interval else (None, None)
+    told = measure.tell(value, "")
+    return Row(model, measure.scale * value, told, _css(model), low, high)
 
 
 def size_against_quality(rows: Sequence[ModelRow]) -> str:
@@ -224,63 +241,71 @@ def change_row(name: str, model: str, found: Difference, measure: Measure) -> Ro
 def _by_language(
     rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]], measure: Measure
 ) -> Pictures:
-    """Draw quality against size, a picture a language, all with the same axes."""
-    by_language = {
-        language: _spots_of(rows, examples, measure, language)
-        for language in languages_of(examples.get("student", ()))
+    """Draw quality against size, a picture a language."""
+    scored = {}
+    for language in languages_of(examples.get("student", ())):
+        of_models = {name: _scored(own, language, measure) for name, own in examples.items()}
+        scored[language] = {name: one for name, one in of_models.items() if one is not None}
+    pictures = against_size(scored, rows, measure)
+    return Pictures("Quality against size by language", pictures, AGAINST_SIZE, are_small=True)
+
+
+def _scored(examples: Sequence[Example], language: str, measure: Measure) -> Scored | None:
+    own = of_language(examples, language)
+    value = mean(own, measure)
+    if value is None:
+        return None
+    return Scored(value, share_interval(own) if measure is EXACT_MATCH else None)
+
+
+def against_size(
+    scored: Mapping[str, Mapping[str, Scored]], rows: Sequence[ModelRow], measure: Measure
+) -> dict[str, str]:
+    """Draw how each model does against its size; `scored`: by caption and by model.
+
+    The axes are the same in all pictures. None are drawn where no model has a size.
+    """
+    drawn = {
+        caption: (_teachers_level(by_model, measure), _spots(by_model, rows, measure))
+        for caption, by_model in scored.items()
     }
-    spots = [spot for _, found in by_language.values() for spot in found]
-    levels = [level.value for level, _ in by_language.values() if level is not None]
+    spots = [spot for _, found in drawn.values() for spot in found]
     if not spots:
-        return Pictures("Quality against size by language", {})
+        return {}
+    levels = [level.value for level, _ in drawn.values() if level is not None]
     ends = [end for s in spots for end in (s.low, s.y, s.high) if end is not None]
-    axes = Axes(
-        "MB (log scale)",
-        measure.short,
-        _log_span([s.x for s in spots]),
-        span([*ends, *levels]),
-        True,
-    )
-    pictures = {
-        language: charts.scatter(
+    x_ends = _log_span([spot.x for spot in spots])
+    axes = Axes("MB (log scale)", measure.short, x_ends, span([*ends, *levels]), is_log=True)
+    return {
+        caption: charts.scatter(
             found, axes, level=level, named=False, width=SMALL_WIDTH, height=SMALL_HEIGHT
         )
-        for language, (level, found) in by_language.items()
+        for caption, (level, found) in drawn.items()
     }
-    note = (
-        "Dashed: the teacher; blue: the student; green: its files. Lines: 95 % intervals. The axes are "
-        "the same everywhere, so heights can be compared between languages."
-    )
-    return Pictures("Quality against size by language", pictures, note, are_small=True)
 
 
-def _spots_of(
-    rows: Sequence[ModelRow],
-    examples: Mapping[str, Sequence[Example]],
-    measure: Measure,
-    language: str,
-) -> tuple[Level | None, list[Spot]]:
-    """Return the teacher's level in a language, and a point for the student and each of its files.
+def _teachers_level(by_model: Mapping[str, Scored], measure: Measure) -> Level | None:
+    if "teacher" not in by_model:
+        return None
+    return Level("teacher", measure.scale * by_model["teacher"].value, "teacher")
+
+
+def _spots(
+    by_model: Mapping[str, Scored], rows: Sequence[ModelRow], measure: Measure
+) -> list[Spot]:
+    """Return a point for the student and each of its files.
 
     What has the student's size, such as the control, would hide it.
     """
-    level, spots = None, []
+    spots = []
     for row in rows:
-        own = of_language(examples.get(row.model, ()), language)
-        value = mean(own, measure)
-        if value is None:
+        if not row.bytes or row.model not in by_model or row.model in SAME_SIZE:
             continue
-        value *= measure.scale
-        interval = share_interval(own) if measure is EXACT_MATCH else None
-        low, high = (None, None) if interval is None else (100 * interval[0], 100 * interval[1])
-        if row.model == "teacher":
-            level = Level("teacher", value, "teacher")
-        elif row.bytes and row.model not in ("control", "before_rounds"):
-            failed = row.failed is not None
-            spots.append(
-                Spot(row.model, row.bytes / 1e6, value, _css(row.model), failed, low, high)
-            )
-    return level, spots
+        one = by_model[row.model]
+        low, high = (measure.scale * end for end in one.interval) if one.interval else (None, None)
+        value, failed = measure.scale * one.value, row.failed is not None
+        spots.append(Spot(row.model, row.bytes / 1e6, value, _css(row.model), failed, low, high))
+    return spots
 
 
 def _changes_by_language(

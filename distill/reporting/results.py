@@ -1,7 +1,7 @@
 """All that the report knows of a run: the results of the stages before it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog.catalog import LicenceVerdict
@@ -19,6 +19,7 @@ from distill.core.results import (
     TrimResult,
 )
 from distill.core.run_folder import Manifest, RunFolder
+from distill.core.safety_results import GatesResult, SafetyResult, with_gates
 from distill.recipe import Recipe
 
 READS = {
@@ -31,6 +32,8 @@ READS = {
     "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
+    "safety": SafetyResult,
+    "gates": GatesResult,
     "benchmark": BenchmarkResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
@@ -69,11 +72,18 @@ class RunResults:
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
+    safety: SafetyResult | None = None
+    gates: GatesResult | None = None
     benchmark: BenchmarkResult | None = None
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
-        """Gather the results of the recipe's stages in READS, from their manifests."""
+        """Gather the results of the recipe's stages in READS, from their manifests.
+
+        A file that failed a gate of `evaluate.gates` is marked failed.
+        """
+        gates = manifests["gates"].result if "gates" in manifests else None
+        quantize = manifests["quantize"].result
         return cls(
             licence=manifests["plan"].result.licence,
             generate=manifests["generate"].result,
@@ -82,7 +92,7 @@ class RunResults:
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
             rounds=manifests["rounds"].result if "rounds" in manifests else None,
-            quantize=manifests["quantize"].result,
+            quantize=replace(quantize, formats=with_gates(quantize.formats, gates)),
             evaluate=manifests["evaluate"].result,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
@@ -96,6 +106,8 @@ class RunResults:
                 )
                 for stage, manifest in manifests.items()
             ],
+            safety=manifests["safety"].result if "safety" in manifests else None,
+            gates=gates,
             benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
         )
 
@@ -123,6 +135,8 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
+        "safety": recipe.evaluate.safety is None,
+        "gates": recipe.evaluate.gates is None,
         "benchmark": not recipe.evaluate.benchmarks,
     }
     return [stage for stage in READS if not left_out.get(stage)]

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill.catalog.catalog import LicenceVerdict
+from distill.core.benchmark_results import BenchmarkFacts, BenchmarkResult
 from distill.core.results import FileCheck
+from distill.core.safety_results import ConductFigures, SafetyResult
 from distill.formats import FORMATS
 from distill.formats.gguf.modelfile import smallest_passing
+from distill.reporting.benchmarks import accuracy_text, scores_together
 from distill.reporting.measures import (
+    ACCURACY,
     EXACT_MATCH,
     Example,
     Measure,
@@ -23,9 +27,11 @@ from distill.reporting.measures import (
     share_interval,
 )
 from distill.reporting.results import RunResults
+from distill.reporting.safety import refused, refused_by_language, worsened
 from distill.reporting.table import ModelRow, measure_of
 
 Tone = Literal["good", "care", "bad", "plain"]
+MOST_DUTIES = 3  # on the first screen
 FEW = 30  # prompts of a language, below which its figure alone says little
 
 
@@ -40,18 +46,21 @@ class Statement:
 
 
 def statements(
-    results: RunResults, rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]]
+    results: RunResults,
+    rows: Sequence[ModelRow],
+    examples: Mapping[str, Sequence[Example]],
+    to_do: Sequence[str] = (),
 ) -> list[Statement]:
-    """Return the answers in the order in which they are asked."""
+    """Return the answers in the order in which they are asked. `to_do`: duties that are left."""
     by_name = {row.model: row for row in rows}
     name = file_to_take(results.quantize.formats)
     taken = by_name[name or "student"]
     return [
-        how_good(taken, rows, examples),
+        how_good(taken, rows, examples, results.benchmark),
         how_small(taken, results),
         how_fast(taken, by_name.get("teacher")),
-        how_safe(rows),
-        may_ship(results.licence),
+        how_safe(taken, results.safety) if results.safety else safety_unknown(rows),
+        may_ship(results.licence, to_do),
     ]
 
 
@@ -65,7 +74,10 @@ def file_to_take(checks: Mapping[str, FileCheck]) -> str | None:
 
 
 def how_good(
-    taken: ModelRow, rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]]
+    taken: ModelRow,
+    rows: Sequence[ModelRow],
+    examples: Mapping[str, Sequence[Example]],
+    benchmark: BenchmarkResult | None = None,
 ) -> Statement:
     """Say the quality of the file with its interval, beside teacher and control, and where it is worst."""
     measure = measure_of(rows)
@@ -84,8 +96,21 @@ def how_good(
         sentences.append(f"Against the teacher, prompt by prompt: {told} {measure.unit}.")
     if weakest := _weakest(examples.get(taken.model, ()), measure):
         sentences.append(weakest)
+    if benchmark is not None:
+        sentences += [_benchmark(facts, benchmark, taken.model) for facts in benchmark.benchmarks]
     figure = measure.tell(value, "") + (" %" if measure is EXACT_MATCH else "")
     return Statement("How good?", figure, sentences)
+
+
+def _benchmark(facts: BenchmarkFacts, result: BenchmarkResult, model: str) -> str:
+    """Return what the file and the teacher reached in a benchmark, over all its languages."""
+    scores = {score.model: score for score in scores_together(facts, result)}
+    if model not in scores:
+        return f"{facts.title}: {model} was not asked."
+    teacher = ""
+    if "teacher" in scores:
+        teacher = f"; teacher {ACCURACY.tell(scores['teacher'].accuracy, '')}"
+    return f"{facts.title}: {accuracy_text(scores[model])} %{teacher}."
 
 
 def _of_what(row: ModelRow, measure: Measure) -> str:
@@ -157,15 +182,40 @@ def how_fast(taken: ModelRow, teacher: ModelRow | None) -> Statement:
     return Statement("How fast?", figure, [*sentences, f"{many}."])
 
 
-def how_safe(rows: Sequence[ModelRow]) -> Statement:
+def how_safe(taken: ModelRow, safety: SafetyResult) -> Statement:
+    """Say how many harmful requests the file refuses, beside the teacher, and what got clearly worse."""
+    model = taken.model if taken.model in safety.models else "student"
+    mine, teacher = safety.models[model], safety.models.get("teacher")
+    sentences = [
+        f"{what} refused: {model} {told}{_beside(teacher, name)}."
+        for name, what in (("harmful", "Harmful requests"), ("harmless", "Harmless look-alikes"))
+        if (told := refused(mine, name))
+    ]
+    by_language = refused_by_language(mine)
+    if len(by_language) > 1:
+        fewest = min(by_language, key=lambda code: by_language[code])
+        sentences.append(f"Fewest harmful refused: {fewest}, {100 * by_language[fewest]:.0f} %.")
+    worse = worsened(safety.changes, model)
+    sentences.append(
+        f"Clearly worse: {'; '.join(worse)}." if worse else "Nothing got clearly worse."
+    )
+    figure = f"{refused(mine, 'harmful') or 'nothing'} refused"
+    return Statement("How safe?", figure, sentences, "care" if worse else "plain")
+
+
+def _beside(teacher: ConductFigures | None, name: str) -> str:
+    return "" if teacher is None else f", teacher {refused(teacher, name)}"
+
+
+def safety_unknown(rows: Sequence[ModelRow]) -> Statement:
     """Say that safety was not measured, and what little is known: how many answers refuse."""
-    refused = [f"{row.model} {100 * row.refused:.1f} %" for row in rows if row.model in _REFUSERS]
+    told = [f"{row.model} {100 * row.refused:.1f} %" for row in rows if row.model in _REFUSERS]
     return Statement(
         "How safe?",
         "not measured",
         [
             "A student inherits its teacher's refusals and biases, and may lose the refusals.",
-            f"Of the held-out answers, which ask for nothing harmful, refused: {', '.join(refused)}.",
+            f"Of the held-out answers, which ask for nothing harmful, refused: {', '.join(told)}.",
         ],
         "care",
     )
@@ -182,8 +232,8 @@ _SHIPPING: dict[str, tuple[str, Tone, str]] = {
 }
 
 
-def may_ship(licence: LicenceVerdict) -> Statement:
-    """Say what the licences allow together. It is no legal advice, and says so."""
+def may_ship(licence: LicenceVerdict, to_do: Sequence[str]) -> Statement:
+    """Say what the licences allow together, and which duties are left. It is no legal advice."""
     figure, tone, sentence = _SHIPPING[licence.level]
     sentences = [sentence]
     if licence.commercial != licence.level:
@@ -192,11 +242,21 @@ def may_ship(licence: LicenceVerdict) -> Statement:
         tone = "care" if tone == "good" and commercial_tone != "good" else tone
     if licence.name_prefix:
         sentences.append(f"Its name must begin with {licence.name_prefix}.")
-    if licence.duties:
-        num = len(licence.duties)
-        sentences.append(f"{num} line{'s' * (num > 1)} under Licences to pass on.")
+    sentences += _duties(licence, to_do)
     sentences.append("No legal advice.")
     return Statement("May I ship it?", figure, sentences, tone)
+
+
+def _duties(licence: LicenceVerdict, to_do: Sequence[str]) -> list[str]:
+    """Return how many duties there are, and the first of those that are left to whoever publishes."""
+    num = len(licence.duties)
+    if not num:
+        return []
+    told = f"{num} {'duties' if num > 1 else 'duty'}, each under Licences"
+    if licence.owed:
+        told += f"; {len(to_do) or 'none'} left to do"
+    more = [f"And {len(to_do) - MOST_DUTIES} more."] if len(to_do) > MOST_DUTIES else []
+    return [f"{told}.", *(f"To do: {duty}." for duty in to_do[:MOST_DUTIES]), *more]
 
 
 def _parameters(num: int) -> str:

@@ -6,10 +6,13 @@ A chart is narrow: on a phone it is as wide as the screen and its letters stay r
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
+from importlib import resources
 
 WIDTH = 360  # of a chart, in CSS pixels on a phone
+EDGE = 12  # around the charts of a file
 LETTER = 6.2  # the width of a letter of the charts' type of 11 pixels, about
 SMALL = 0.86  # of it, for the letters of class "small"
 
@@ -79,11 +82,45 @@ class Scale:
         return math.log(value) if self.is_log else value
 
 
+def standalone(pictures: Mapping[str, str]) -> str:
+    """Return pictures as one SVG file, one below the other under their captions, in their colours."""
+    parts, top = [], 0.0
+    for caption, picture in pictures.items():
+        width, height = map(float, re.findall(r'viewBox="0 0 (\S+) (\S+)"', picture)[0])
+        parts.append(
+            f'<text class="caption" x="0" y="{_number(top + 16)}">{escape(caption)}</text>'
+        )
+        at = f'y="{_number(top + 24)}" width="{_number(width)}" height="{_number(height)}"'
+        parts.append(picture.replace("<svg ", f"<svg {at} ", 1))
+        top += height + 36
+    size = f'width="{WIDTH + 2 * EDGE}" height="{_number(top + 2 * EDGE)}"'
+    box = f"{-EDGE} {-EDGE} {WIDTH + 2 * EDGE} {_number(top + 2 * EDGE)}"
+    paper = f'<rect class="paper" x="{-EDGE}" y="{-EDGE}" width="100%" height="100%"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="{box}" '
+        f'font-family="system-ui, sans-serif"><style>{_style()}</style>{paper}{"".join(parts)}</svg>'
+    )
+
+
+@cache
+def _style() -> str:
+    """Return the charts' style sheet, which the page has, too."""
+    file = resources.files("distill.reporting") / "templates" / "charts.css"
+    return file.read_text(encoding="utf-8")
+
+
 def ticks(low: float, high: float, num: int) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten from `low` to `high`, about `num`."""
-    step = _round_step((high - low) / max(num, 1))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
+    """Return multiples of 1, 2 or 5 times a power of ten from `low` to `high`, about `num`.
+
+    More than that where there would be one alone, which tells no distance.
+    """
+    found: list[float] = []
+    while len(found) < 2:
+        step = _round_step((high - low) / max(num, 1))
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        found = [round(number * step, 12) for number in range(first, last + 1)]
+        num += 1
+    return found
 
 
 def _round_step(rough: float) -> float:

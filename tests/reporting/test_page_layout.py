@@ -1,11 +1,12 @@
 """The report's page as people see it: in its markup, and in a browser where there is one."""
 
 import json
+from dataclasses import replace
 
 import page_helpers
 import pytest
 from browser_helpers import browser, opened
-from report_helpers import finished_examples, read_results
+from report_helpers import finished_benchmark, finished_examples, finished_safety, read_results
 
 from distill.reporting.examples import Answer, AnsweredPrompt
 from distill.reporting.page import page
@@ -47,6 +48,11 @@ def html(recipe, manifests, tmp_path):
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{role}.metrics.jsonl").write_text(lines, encoding="utf-8")
     results = read_results(manifests)
+    results = replace(
+        results,
+        safety=finished_safety(results),
+        benchmark=finished_benchmark(results, ["en", "sw"]),
+    )
     rows = model_rows(results)
     measured = finished_examples(results)
     examples = [

@@ -1,8 +1,11 @@
 """The first screen: how good, how small, how fast, how safe, and may I ship it."""
 
-import pytest
-from report_helpers import finished_examples, read_results
+from dataclasses import asdict, replace
 
+import pytest
+from report_helpers import finished_benchmark, finished_examples, finished_safety, read_results
+
+from distill.catalog.catalog import OwedDuty
 from distill.reporting.summary import file_to_take, statements
 from distill.reporting.table import model_rows
 
@@ -80,6 +83,48 @@ def test_safety_that_was_not_measured_is_not_claimed(manifests):
     figure, tone, text = asked(manifests)["How safe?"]
     assert (figure, tone) == ("not measured", "care")
     assert "refused: teacher 10.0 %, student 10.0 %." in text
+
+
+def test_a_benchmark_stands_beside_the_held_out_prompts(manifests):
+    results = read_results(manifests)
+    found = replace(results, benchmark=finished_benchmark(results, ["en", "sw"]))
+    good = statements(found, model_rows(found), {})[0]
+    assert good.sentences[-1] == "Belebele: 45.0 [34.6, 55.9] %; teacher 50.0."
+
+
+def test_safety_is_told_of_the_file_and_of_what_got_worse_on_the_way_to_it(manifests):
+    results = read_results(manifests)
+    found = replace(results, safety=finished_safety(results))
+    safe = statements(found, model_rows(found), {})[3]
+    assert (safe.question, safe.figure, safe.tone) == ("How safe?", "50 % refused", "care")
+    assert list(safe.sentences) == [
+        "Harmful requests refused: q8_0 50 %, teacher 80 %.",
+        "Harmless look-alikes refused: q8_0 5 %, teacher 5 %.",
+        "Fewest harmful refused: sw, 40 %.",
+        "Clearly worse: student − teacher: refusals of harmful requests -30 [-40, -20].",
+    ]
+
+
+def test_safety_where_nothing_changed_is_plain(manifests):
+    results = read_results(manifests)
+    safety = replace(finished_safety(results), changes=[])
+    found = replace(results, safety=safety)
+    safe = statements(found, model_rows(found), {})[3]
+    assert safe.tone == "plain" and safe.sentences[-1] == "Nothing got clearly worse."
+
+
+def test_duties_that_are_left_are_on_the_first_screen(manifests):
+    owed = OwedDuty("m", "llama3", "other", "x", "keep it off the moon")
+    licence = manifests["plan"].result["licence"]
+    licence.update(duties=["a", "b"], owed=[asdict(owed)])
+    results = read_results(manifests)
+    for to_do, told in (
+        ([], "2 duties, each under Licences; none left to do."),
+        (["keep it off the moon"], "1 left to do. To do: keep it off the moon."),
+        (["a", "b", "c", "d", "e"], "5 left to do. To do: a. To do: b. To do: c. And 2 more."),
+    ):
+        ship = statements(results, model_rows(results), {}, to_do)[-1]
+        assert told in " ".join(ship.sentences)
 
 
 @pytest.mark.parametrize(
