@@ -30,7 +30,7 @@ from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
-from distill.planning.licences import licence_verdict
+from distill.planning.licences import licence_verdict, require_name, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
 from distill.planning.several import (
@@ -89,6 +89,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     tokenizers = _tokenizers_here(recipe)
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)
+    require_permission(recipe)
+    require_name(recipe, licence_verdict(recipe))
     routes = planned_routes(recipe, are_here=tokenizers is not None)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
@@ -206,12 +208,20 @@ def _text(
         "",
         f"licences: {verdict.level}: {'; '.join(verdict.sentences)}",
         *(f"  - {duty}" for duty in verdict.duties),
+        *_accepted(work.recipe, verdict),
         *(f"warning: {warning}" for warning in warnings),
     ]
     accuracy = "estimates, within a factor of two"
     if work.machine.gpu:
         accuracy = "estimates; of GPUs compared with an H200 alone"
     return "\n".join([*lines, f"({platform.machine()}; {accuracy})"])
+
+
+def _accepted(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
+    """Return what was said of a licence that forbids this, where one does."""
+    if recipe.licence_accepted is None or verdict.level != "forbid":
+        return []
+    return [f"  accepted all the same (licence_accepted): {recipe.licence_accepted}"]
 
 
 def _table(costs: Mapping[str, Cost]) -> list[str]:

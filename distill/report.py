@@ -2,6 +2,7 @@
 
     report/report.html     everything in one file, pictures inside
     report/MODEL_CARD.md   base, teacher, licences, data lineage, figures, limits
+    report/LICENSE, NOTICE the licences' texts, as far as they are on this machine, and their notices
 
 Nothing is measured here: every figure comes from another stage's manifest.
 """
@@ -24,7 +25,9 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 
     Raises MissingError if a stage before has not finished.
     """
+    from distill.reporting.duties import notice_sentences
     from distill.reporting.examples import read_examples
+    from distill.reporting.licence_files import licence_file, licence_texts, notice_file
     from distill.reporting.model_card import model_card
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
@@ -42,13 +45,23 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
     write_atomic(page_path, page(recipe, results, rows, verdict, pictures, examples, dropped))
     write_atomic(card_path, model_card(recipe, results, rows, verdict))
+    texts = licence_texts(recipe)
+    written = [page_path, card_path]
+    for name, text in (
+        ("LICENSE", licence_file(texts)),
+        ("NOTICE", notice_file(texts, notice_sentences(results.licence))),
+    ):
+        (stage / name).unlink(missing_ok=True)  # of an earlier report
+        if text is not None:
+            write_atomic(stage / name, text)
+            written.append(stage / name)
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
         text=f"{figures_text(results, rows)}\n\n{verdict}",
         verdict=verdict,
     )
-    return StageOutput(result, [page_path, card_path])
+    return StageOutput(result, written)
 
 
 @dataclass(frozen=True)

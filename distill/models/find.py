@@ -14,6 +14,7 @@ from distill.models.model_files import stored_tensors, weight_files
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "USAGE_POLICY*")
 
 
 def local_folder(
@@ -29,7 +30,7 @@ def local_folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model", *LICENCE_FILES]
     if weights:
         patterns.append("*.safetensors")
     if code:
@@ -87,6 +88,23 @@ def digest_of_files(paths: Sequence[Path]) -> str:
                 f.seek(min(block * (size // 16), size - SAMPLE))
                 parts.append(f.read(SAMPLE))
     return digest(*parts)
+
+
+def folder_here(location: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a model that is on this machine; None where it is not.
+
+    The network is not asked.
+    """
+    if Path(location).is_dir():
+        return Path(location)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(location, "config.json", revision=revision)
+    except HFValidationError:  # a name on a server need be no hub id
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
 
 
 def read_config(location: str, revision: str | None = None) -> dict[str, Any]:

@@ -18,14 +18,14 @@ def provenance(recipe: Recipe) -> Metadata:
     teachers, base = [view.teacher for view in recipe.views], recipe.student
     names = dict.fromkeys(_name(teacher.model) for teacher in teachers)
     keys: Metadata = {
-        "general.name": recipe.name,
+        "general.name": _student_name(recipe),
         "general.description": f"distilled from {' and '.join(names)}",
         "general.languages": list(recipe.languages),
         "general.tags": ["distillation", "text-generation"],
     }
-    parts = [catalog.spdx(teacher.model, teacher.licence) for teacher in teachers]
+    parts = [catalog.spdx(teacher.model, teacher.licence, teacher.revision) for teacher in teachers]
     if base.model is not None:
-        parts.append(catalog.spdx(base.model, base.licence))
+        parts.append(catalog.spdx(base.model, base.licence, base.revision))
         keys["general.base_model.count"] = 1
         keys |= _origin("general.base_model.0", base.model, base.revision)
     if None not in parts:
@@ -38,6 +38,18 @@ def provenance(recipe: Recipe) -> Metadata:
         else:
             keys[f"{key}.name"] = _name(source.name)
     return keys
+
+
+def _student_name(recipe: Recipe) -> str:
+    """Return the run's name, or its title where a licence wants a name that only that one has."""
+    models = [view.teacher for view in recipe.views]
+    wanted = [catalog.name_prefix(one.model, one.licence, one.revision) for one in models]
+    if recipe.student.model is not None:
+        base = recipe.student
+        wanted.append(catalog.name_prefix(base.model or "", base.licence, base.revision))
+    title = recipe.report.title or recipe.name
+    lacks = any(prefix and not recipe.name.startswith(prefix) for prefix in wanted)
+    return title if lacks else recipe.name
 
 
 def _origin(key: str, location: str, revision: str | None, kind: str = "") -> Metadata:

@@ -49,6 +49,16 @@ def test_an_unknown_licence_is_left_out_and_folders_stay_private(tmp_path: Path)
     assert not any(key.endswith(("repo_url", "organization")) for key in found)
 
 
+def test_a_name_that_a_licence_wants_is_in_the_file_too() -> None:
+    llama = "teacher={model: meta-llama/Llama-3.2-1B}"
+    titled = load_recipe(QUICKSTART, [llama, "report.title=Llama of Goats"])
+    assert provenance(titled)["general.name"] == "Llama of Goats"
+    named = load_recipe(QUICKSTART, [llama, "name=Llama-goats", "report.title=Llama of Goats"])
+    assert provenance(named)["general.name"] == "Llama-goats"
+    free = load_recipe(QUICKSTART, ["report.title=Goats"])
+    assert provenance(free)["general.name"] == "quickstart"
+
+
 def test_the_file_holds_it(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     recipe = load_recipe(QUICKSTART)
     path = write_gguf(
