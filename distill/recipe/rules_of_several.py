@@ -97,22 +97,22 @@ def check_signal_of_teachers(recipe: "Recipe") -> None:
     )
 
 
-def check_chunks_of_teachers(recipe: "Recipe") -> None:
-    """Refuse chunks: each teacher's alignment would be written over the other's."""
-    if recipe.capture.signal == "chunks":
-        raise ValueError(
-            "capture.signal chunks with teachers: chunks are of one teacher: name one (teacher: in "
-            "place of teachers:), or set capture.signal to sampled, and a teacher of another tokenizer "
-            "gives its text"
-        )
-
-
 def check_rounds_of_teachers(recipe: "Recipe") -> None:
     """Refuse rounds: one teacher scores what the student writes."""
     if recipe.rounds is not None:
         raise ValueError(
             "rounds with teachers: one teacher scores the student's own answers: set rounds to null, "
             "or name one teacher (teacher: in place of teachers:)"
+        )
+
+
+def check_chunks_of_teachers(recipe: "Recipe") -> None:
+    """Refuse chunks: a student learns them of one teacher."""
+    if recipe.capture.signal == "chunks":
+        raise ValueError(
+            "capture.signal chunks with teachers: chunks are of one teacher: set capture.signal to "
+            "sampled (whoever has the student's tokenizer gives it, the others their text), or name "
+            "one teacher (teacher: in place of teachers:)"
         )
 
 
@@ -123,6 +123,6 @@ RULES_OF_SEVERAL = (
     check_servers_of_teachers,
     check_prices_of_teachers,
     check_signal_of_teachers,
-    check_chunks_of_teachers,
     check_rounds_of_teachers,
+    check_chunks_of_teachers,
 )

@@ -40,9 +40,9 @@ REFUSED = {
     "teachers.qwen.modell=1": "unknown key; did you mean model?",
     "teachers.qwen.name=a/b": "teachers.0.name",
     "teachers=[]": "at least 1 item",
-    "capture.signal=chunks": "chunks are of one teacher: name one",
     "teachers.other.price_answer=0": "max_cost 3 without prices stops nothing",
     "capture.from_server=true": "teachers: qwen: capture.from_server without teacher.server",
+    "capture.signal=chunks": "chunks are of one teacher: set capture.signal to sampled",
     "teachers.qwen.server_gives=text": "server_gives text without server",
 }
 
