@@ -196,12 +196,10 @@ def data_verdict(name: str, key: str) -> LicenceVerdict:
         f"{name} ({key}): training on it is {_MEANING[terms.level]}; "
         f"commercial use of the student is {_MEANING[terms.commercial]}"
     )
-    if terms.duty is None:
-        return LicenceVerdict(terms.level, terms.commercial, [sentence], [])
-    kind: DutyKind = "credit" if terms.duty.startswith("credit") else "other"
-    owed = OwedDuty(name, key, kind, terms.duty, terms.duty)
-    duty = f"{name}: {terms.duty}"
-    return LicenceVerdict(terms.level, terms.commercial, [sentence], [duty], owed=[owed])
+    duties: list[tuple[DutyKind, str | None]] = [("credit", terms.credit), ("other", terms.limit)]
+    owed = [OwedDuty(name, key, kind, says, says) for kind, says in duties if says is not None]
+    told = [f"{name}: {duty.sentence}" for duty in owed]
+    return LicenceVerdict(terms.level, terms.commercial, [sentence], told, owed=owed)
 
 
 def strictest(parts: Sequence[LicenceVerdict]) -> LicenceVerdict:

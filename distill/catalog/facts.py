@@ -131,7 +131,8 @@ class DataLicence(Row):
     name: str
     level: Level
     commercial: Level
-    duty: str | None = None
+    credit: str | None = None
+    limit: str | None = None
     link: str | None = None
 
 

@@ -36,10 +36,10 @@ def _fulfilled(duty: OwedDuty, title: str, texts: Sequence[LicenceText]) -> str:
     return {
         "attribution": "Done: under the title; show it in your product, too.",
         "notice": "Done: in `NOTICE` beside this card.",
-        "use": "Done: this card passes it on; whoever gets the student is bound by it.",
+        "use": "Done: this card passes it on.",
         "threshold": "It holds for whoever uses the student.",
         "changes": "Done: in the first paragraph.",
-        "credit": "Done: under Lineage.",
+        "credit": "Done: under Lineage, and here.",
     }.get(duty.kind, "To do: by whoever publishes or uses the student.")
 
 

@@ -84,7 +84,7 @@ def test_the_licences_of_the_data_are_told_where_they_are_declared(recipe, manif
     prompts = "generate.prompts=[{dataset: a/b, licence: cc-by-4.0}, {dataset: c/d}]"
     text = card(recipe(prompts), manifests)
     assert "Licences of the data: `a/b`: cc-by-4.0; `c/d`: not declared." in text
-    assert "- a/b: credit the data and its licence. Done: under Lineage.\n" in text
+    assert "- a/b: credit the data and its licence. Done: under Lineage, and here.\n" in text
     assert "Licences of the data" not in card(recipe(), manifests)
 
 
