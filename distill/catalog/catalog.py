@@ -113,7 +113,7 @@ def licence(key: str) -> Licence:
         return by_other_key[key]
     if key not in known:
         hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
-        raise RecipeError(f"licence {key!r} is not in the catalogue; {hint}")
+        raise RecipeError(f"licence {shown(key)} is not in the catalogue; {hint}")
     return known[key]
 
 
