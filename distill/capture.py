@@ -18,7 +18,8 @@ teacher is shown its ids of them, and what it says of each is told in the studen
 Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
 its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
 nothing again. (In folders of their own, on processors of several kinds, they may choose several
-types for the teacher, which make several signals: say teacher.dtype there.) The processes of a job share its batches.
+types for the teacher, which make several signals: say teacher.dtype there.) The processes of a job
+share its batches.
 """
 
 import sys
@@ -27,7 +28,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill import chat, teachers
-from distill.core.digests import canonical_json, digest
+from distill.chat.token_bytes import TokenBytes
+from distill.core.digests import digest
 from distill.core.jsonl import write_jsonl
 from distill.core.leases import assigned_blocks
 from distill.core.processes import Processes
@@ -57,7 +59,14 @@ from distill.signals.header import SignalHeader
 from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
-from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
+from distill.teachers.listening import (
+    Listening,
+    columns_of,
+    folder_of_signal,
+    header_of,
+    listen,
+    sequence_of,
+)
 from distill.teachers.routes import routes_of
 from distill.teachers.signals import joined, require_one_width
 
@@ -128,17 +137,17 @@ def _capture_all(
     from distill.signals.store import SignalStore
 
     recipe, stage = teacher.recipe, folder.stage("capture")
-    of_own_tokens = recipe.capture.signal == "chunks"
+    own_tokens = None
     header = header_of(teacher, trimmed)
-    if of_own_tokens:
+    if recipe.capture.signal == "chunks":
         sequences = byte_chunks.own_sequences(recipe, teacher, folder, samples)
-        columns = byte_chunks.own_columns(teacher)
+        own_tokens = byte_chunks.teachers_bytes(teacher)
+        columns = byte_chunks.own_columns(own_tokens)
     else:
         _check_ids(samples, header.vocab_size, recipe, folder)
         sequences = [sequence_of(sample, trimmed) for sample in samples]
         columns = columns_of(teacher, trimmed, folder)
-    shards = stage / "signals" / digest(canonical_json(header.to_json()))
-    shards.mkdir(parents=True, exist_ok=True)
+    shards = folder_of_signal(stage / "signals", header)
     with teacher:
         if trimmed is not None:
             _measure_split(teacher, columns, sequences, folder, shards / SPLIT, processes)
@@ -149,8 +158,8 @@ def _capture_all(
         return None
     store = SignalStore(shards, header)
     output = _summary(teacher, header, store, {s.key for s in sequences})
-    if of_own_tokens:
-        output = _with_chunks(output, recipe, folder, teacher, store, sequences, samples)
+    if own_tokens is not None:
+        output = _with_chunks(output, folder, teacher, own_tokens, store, sequences, samples)
     if num := output.result.num_unknown:
         print(
             f"capture: warning: of {num:,} of {output.result.num_tokens:,} tokens the server told "
@@ -261,21 +270,21 @@ def _summary(
 
 def _with_chunks(
     output: StageOutput,
-    recipe: Recipe,
     folder: RunFolder,
     teacher: Teacher,
+    own_tokens: TokenBytes,
     store: "SignalStore",
     sequences: list[SignalSequence],
     samples: list[Sample],
 ) -> StageOutput:
     """Write which tokens of teacher and student are the same bytes; return the output with their counts."""
-    trimmed = trimmed_vocabulary(recipe, folder)
+    trimmed = trimmed_vocabulary(teacher.recipe, folder)
     student = teacher.tokenizers.student if trimmed is None else trimmed.tokenizer
     counts = byte_chunks.ChunkCounts()
     rows = byte_chunks.aligned(
         sequences,
         samples,
-        byte_chunks.teachers_bytes(teacher),
+        own_tokens,
         byte_chunks.students_bytes(student),
         store.read,
         counts,

@@ -3,10 +3,11 @@
 Raw answers are never deleted; what is kept of them is decided anew whenever a filter changes.
 
     generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in
-    raw/ generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing
-    is asked twice generate/judged/         what the judge replied about each answer
-    (judge_min_score), as in raw/ generate/prompts.jsonl   the prompts that were asked, where each
-    came from, and the share of its
+                             raw/
+    generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is
+                             asked twice
+    generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
+    generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
                              draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
     generate/dropped.jsonl   the others, each with its reason
@@ -20,7 +21,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from distill import tasks, teachers
 from distill.chat.tokenizers import first_mark
@@ -65,9 +65,6 @@ from distill.teachers.log import read_best_rows
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.routes import Route, routes_of
 from distill.text.identification import by_script_only
-
-if TYPE_CHECKING:
-    pass
 
 JSON_BYTES_PER_LOG_PROB = 86.0  # of llama.cpp; vLLM writes less
 
@@ -125,7 +122,7 @@ def _generate(
     from distill.filters.prompt_filters import select_prompts
 
     processes = generations[0].processes
-    expanded = _expand_all(recipe, generations, prompts, left)
+    expanded = _expand_all(generations, prompts, left)
     if expanded is None:
         return None
     written, unfit = expanded
@@ -184,7 +181,7 @@ def _answers(
 
 
 def _expand_all(
-    recipe: Recipe, generations: Sequence[Generation], prompts: list[Prompt], left: Left
+    generations: Sequence[Generation], prompts: list[Prompt], left: Left
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]] | None:
     """Do what `expand` does with each teacher in turn, before any is asked for answers.
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 
-from distill import chat, teachers
+from distill import chat
 from distill.catalog.catalog import LicenceVerdict
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.files import write_atomic
@@ -27,7 +27,7 @@ from distill.models import find
 from distill.planning import lengths
 from distill.planning.chunks import planned_chunks
 from distill.planning.conversations import check_conversations
-from distill.planning.costs import Workload
+from distill.planning.costs import Workload, in_turn
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
 from distill.planning.licences import licence_verdict, require_name, require_permission
@@ -85,13 +85,13 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
 
     for code in recipe.languages:
         scripts_of(code)  # an unknown code is refused here, not after generation
-    note = _check_tokenizers(recipe)
     tokenizers = _tokenizers_here(recipe)
+    note = _check_tokenizers(recipe, tokenizers)
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)
     require_permission(recipe)
     require_name(recipe, licence_verdict(recipe))
-    routes = planned_routes(recipe, are_here=tokenizers is not None)
+    routes = planned_routes(recipe, tokenizers)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
     cannot_ask = preflight.check_scoring(recipe)
@@ -112,7 +112,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     views = [route.recipe for route in routes]
     chunks = None
     if recipe.capture.signal == "chunks" and tokenizers is not None:
-        chunks = planned_chunks(teachers.connect(recipe), chain(*prompts))
+        chunks = planned_chunks(routes[0].connect(), chain(*prompts))
     work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None, views)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe, views)
@@ -226,12 +226,7 @@ def _accepted(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
 
 def _table(costs: Mapping[str, Cost]) -> list[str]:
     """Return the lines of the table of costs, and one with their sums."""
-    in_all = Cost(
-        memory=max(cost.memory for cost in costs.values()),  # one stage at a time
-        seconds=sum(cost.seconds for cost in costs.values()),
-        disk=sum(cost.disk for cost in costs.values()),
-        download=sum(cost.download for cost in costs.values()),
-    )
+    in_all = in_turn(list(costs.values()))
     lines = [f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}"]
     for name, cost in [*costs.items(), ("in all", in_all)]:
         lines.append(
@@ -266,19 +261,16 @@ def _are_here(recipe: Recipe, models: Sequence[Teacher | Student]) -> bool:
     return True
 
 
-def _check_tokenizers(recipe: Recipe) -> str | None:
-    """Return what is to be said about two tokenizers, if anything; both must be on this machine.
+def _check_tokenizers(recipe: Recipe, tokenizers: Tokenizers | None) -> str | None:
+    """Return what is to be said about two tokenizers, if anything; None where they are not here.
 
     Raises MismatchError for different ones where a signal is captured, before the teacher has cost
     anything. What is to be said of several teachers `teachers_told` says.
     """
     if recipe.student.model is None or recipe.teachers is not None:
         return None
-    teacher = teachers.connect(recipe)
-    models = [recipe.student] if teacher.text_only else [recipe.student, recipe.teacher]
-    if not _are_here(recipe, models):
+    if tokenizers is None:
         return None  # `initialize` compares them
-    tokenizers = teacher.tokenizers
     if recipe.capture.signal not in ("none", "chunks"):
         chat.require_same_tokenizer(recipe, tokenizers.teacher, load_students_tokenizer(recipe))
     if tokenizers.same:

@@ -11,6 +11,7 @@ Round 0 is `train`'s student, and may win. The best round is found on the prompt
 validates on, never on those that `evaluate` holds out.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +37,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
     from distill.on_policy.work import Work
 
     repeats = range(1, recipe.train.repeats + 1)
-    works = [Work.of(recipe, folder, processes, repeat) for repeat in repeats]
+    of_first = Work.of(recipe, folder, processes)
+    works = [replace(of_first, repeat=repeat) for repeat in repeats]
     made, reasons, files = [], [], []
     for work in works:
         rounds, ended = make_rounds(work)

@@ -57,8 +57,8 @@ from distill.signals.alignment import ALIGNMENT_FILE
 from distill.training.placing import training_placed
 
 if TYPE_CHECKING:
-    from distill.signals.several import SignalsOfSeveral
     from distill.signals.store import SignalStore
+    from distill.signals.stores import SignalsOfSeveral
     from distill.training.run import Example
 
 ROLES = ("student", "control")
@@ -151,16 +151,15 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     model = _start(lesson, placement.device, repeat, seed)
     soft, hard, hidden = _loss_weights(options, role)
     store = sets_SV = None
-    is_signalled = bool(soft or hidden)
-    learn = examples_of(
-        lesson.learn, with_signal=True, text_of=_text_teachers(folder) if is_signalled else ()
-    )
     if soft and recipe.capture.signal == "chunks":
         learn = chunk_examples(folder.stage("capture") / ALIGNMENT_FILE, lesson.learn)
         sets_SV = token_sets(tokenizer)
-    if is_signalled:
-        own_tokenizer = None if sets_SV is not None else tokenizer
-        store = _open_signal(folder, own_tokenizer, learn, lesson.learn)
+        store = _open_signal(folder, None, learn, lesson.learn)
+    elif soft or hidden:
+        learn = examples_of(lesson.learn, with_signal=True, text_of=_text_teachers(folder))
+        store = _open_signal(folder, tokenizer, learn, lesson.learn)
+    else:
+        learn = examples_of(lesson.learn, with_signal=False)
     train_and_write(
         TrainingRun(
             role=role,
@@ -273,13 +272,14 @@ def _open_signal(
 
     `tokenizer`: whose ids it must be about; None: the teacher's own.
     """
-    from distill.signals.several import SignalsOfSeveral
+    from distill.signals.stores import SignalsOfSeveral
 
+    fingerprint = None if tokenizer is None else chat.fingerprint_of_tokenizer(tokenizer)
     captured = folder.require("capture", CaptureResult).result
     keys = [example.signal_key for example in learn]
     if captured.teachers:
         stores = {
-            teacher.name: _open_store(folder, tokenizer, teacher.folder)
+            teacher.name: _open_store(folder, fingerprint, teacher.folder)
             for teacher in captured.teachers
             if teacher.folder is not None and teacher.num_sequences
         }
@@ -288,7 +288,7 @@ def _open_signal(
         }
         return SignalsOfSeveral(stores, names)
     assert captured.folder is not None  # the recipe's own check: there is a signal
-    store = _open_store(folder, tokenizer, captured.folder)
+    store = _open_store(folder, fingerprint, captured.folder)
     if missing := store.missing(keys):
         raise DataError(
             f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
@@ -297,18 +297,18 @@ def _open_signal(
     return store
 
 
-def _open_store(folder: RunFolder, tokenizer: Any | None, name: str) -> "SignalStore":
-    """Return the store in the folder `name`. Raises MismatchError where it is in other tokens."""
+def _open_store(folder: RunFolder, fingerprint: str | None, name: str) -> "SignalStore":
+    """Return the store in the folder `name`. Raises MismatchError where it is in other tokens.
+
+    `fingerprint`: of the tokenizer whose ids it must be about; None: whichever.
+    """
     from distill.signals.store import SignalStore
 
     store = SignalStore(folder.stage("capture") / "signals" / name)
-    stored_fingerprint = store.header.fingerprints["tokenizer"]
-    fingerprint = stored_fingerprint
-    if tokenizer is not None:
-        fingerprint = chat.fingerprint_of_tokenizer(tokenizer)
-    if stored_fingerprint != fingerprint:
+    stored = store.header.fingerprints["tokenizer"]
+    if fingerprint is not None and fingerprint != stored:
         raise MismatchError(
-            f"{store.folder}: captured with another tokenizer ({stored_fingerprint[:12]}) than the "
+            f"{store.folder}: captured with another tokenizer ({stored[:12]}) than the "
             f"student's ({fingerprint[:12]}); run `distill run RECIPE --redo capture`"
         )
     return store

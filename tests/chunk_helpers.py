@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from format_helpers import TEACHER
+from run_helpers import script
 from shaping_helpers import SCRIPTS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -20,28 +21,12 @@ ZEROS = {"Arabic": "٠", "Devanagari": "०", "Bengali": "০", "Thai": "๐", "
 
 def byte_level_tokenizer(vocab_size: int = 256 + len(SPECIAL), texts: Iterable[str] = ()) -> Any:
     """Byte-level BPE with the quickstart's splits and template, trained on `texts`; as small as can be: bytes alone."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-    from tokenizers.trainers import BpeTrainer
-    from transformers import PreTrainedTokenizerFast
+    return measure_chunks()["tokenizer_of"](vocab_size, texts)
 
-    like = Tokenizer.from_file(str(TEACHER / "tokenizer.json"))
-    core = Tokenizer(BPE())
-    core.normalizer, core.pre_tokenizer = like.normalizer, like.pre_tokenizer
-    core.decoder = like.decoder
-    trainer = BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL),
-        initial_alphabet=ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
-    core.add_special_tokens(list(SPECIAL))
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
-    tokenizer.chat_template = (TEACHER / "chat_template.jinja").read_text(encoding="utf-8")
-    return tokenizer
+
+@cache
+def measure_chunks() -> dict[str, Any]:
+    return script("measure_chunks")
 
 
 @cache

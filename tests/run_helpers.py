@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -16,6 +17,7 @@ from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +79,16 @@ def run(
         cwd=ROOT,
         check=False,
     )
+
+
+def script(name: str) -> dict[str, Any]:
+    """Return what the script `name` of scripts/ defines; its main part is not run."""
+    folder = str(ROOT / "scripts")
+    sys.path.insert(0, folder)  # they import each other
+    try:
+        return runpy.run_path(f"{folder}/{name}.py")
+    finally:
+        sys.path.remove(folder)
 
 
 def sha(path: Path) -> str:

@@ -219,7 +219,9 @@ def test_what_chunks_cannot_be_is_refused_with_the_way_out(more, way_out, studen
 
 def test_plan_says_what_both_cut_alike(student, tmp_path):
     recipe = load_recipe(QUICKSTART, of(tmp_path, student))
-    assert "its own tokenizer" in (plan._check_tokenizers(recipe) or "")
+    assert "its own tokenizer" in (
+        plan._check_tokenizers(recipe, plan._tokenizers_here(recipe)) or ""
+    )
     assert chat.same_tokenizer(
         connect(recipe).tokenizers.teacher, load.load_tokenizer(str(student))
     )

@@ -1,12 +1,11 @@
 """The prompts of recipes/smollm2_laptop.yaml: made by our script, many, and passed by the project's own filters."""
 
-import runpy
 from collections import Counter
 from typing import Any
 
 import pytest
 import yaml
-from run_helpers import ROOT
+from run_helpers import ROOT, script
 
 from distill.core.jsonl import read_jsonl
 from distill.data.samples import split_prompts
@@ -29,7 +28,7 @@ def rows(name: str) -> list[dict[str, str]]:
 
 
 def test_the_files_are_what_the_script_makes_of_the_subjects():
-    made = runpy.run_path(str(ROOT / "scripts" / "build_laptop_prompts.py"))["build"](SUBJECTS)
+    made = script("build_laptop_prompts")["build"](SUBJECTS)
     assert set(made) == {"prompts.jsonl", "held_out.jsonl"}
     for name, content in made.items():
         assert (FOLDER / name).read_text(encoding="utf-8") == content, name

@@ -1,7 +1,6 @@
 """The exact bytes that each token stands for, whatever its tokenizer writes them as."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,8 @@ from typing import Any
 from distill.chat.reasoning import dropped_tokens
 from distill.chat.template import name_of
 from distill.errors import MismatchError
-from distill.text.byte_tokens import byte_level_tokens
+from distill.text.byte_tokens import SPACE, byte_level_tokens, sentencepiece_tokens
 
-SPACE = "▁"  # how SentencePiece writes a space
-BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # A word begins where the next byte is one of these: white space, or the first byte of a character
 # of U+3000 to U+9FFF, Chinese or Japanese, which are written without spaces. That is told by the
 # next byte alone, so that it means the same in every tokenizer.
@@ -99,7 +96,7 @@ def _spelling(content: dict[str, Any]) -> Any | None:
     if '"ByteLevel"' in steps:
         return _byte_level_speller()
     if '"Metaspace"' in steps or SPACE in steps:
-        return _spell_sentencepiece if '"ByteFallback"' in steps else _spell_spaces
+        return _sentencepiece_speller() if '"ByteFallback"' in steps else _spell_spaces
     return None
 
 
@@ -115,9 +112,9 @@ def _byte_level_speller() -> Any:
     return spell
 
 
-def _spell_sentencepiece(token: str) -> bytes:
-    match = BYTE_TOKEN.fullmatch(token)
-    return _spell_spaces(token) if match is None else bytes([int(match[1], 16)])
+def _sentencepiece_speller() -> Any:
+    bytes_of = {token: bytes([byte]) for byte, token in enumerate(sentencepiece_tokens())}
+    return lambda token: bytes_of.get(token) or _spell_spaces(token)
 
 
 def _spell_spaces(token: str) -> bytes:

@@ -287,8 +287,8 @@ class Round:
 
     Round 0 is the trained student itself, which has answered nothing yet. `made_from`: what decides
     the round, `student`: what tells its student's weights from others, both digests. `num_samples`:
-    what it learnt from, by origin. `red`: the guard that stopped the rounds here; then nothing was
-    trained. `seconds`: of each part.
+    what it learnt from, by origin. `red`: the guard that stopped the rounds here; where it is one
+    of the answers nothing was trained (`trained` is None). `seconds`: of each part.
     """
 
     number: int

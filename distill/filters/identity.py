@@ -113,11 +113,11 @@ _FIRST_PERSON = (
     r"ကျွန်ုပ်|ကျွန်တော်|ကျွန်မ|\bя\b|меня зовут|私は|저는|제 이름은|나는"
 )
 _LITERAL_NAMES = (*_OWN_NAMES, *_COMMON_NAMES)
-# Latin names as whole words (metal is not Meta); Chinese has no word boundaries
 
 
 @cache
 def _any_of(names: tuple[str, ...]) -> re.Pattern[str]:
+    # Latin names as whole words (metal is not Meta); Chinese has no word boundaries
     return re.compile("|".join(rf"(?<![a-z]){re.escape(name)}(?![a-z])" for name in names))
 
 

@@ -1,4 +1,4 @@
-"""The gradients that `linear_head_loss` collects chunk by chunk while it goes forward.
+"""The gradients of hidden states and head, collected a chunk of positions at a time.
 
 N: positions that carry loss, H: hidden width, V: rows of the head, n: positions of a chunk,
 R: rows that are projected, B: rows of a block.

@@ -60,8 +60,6 @@ def with_teacher(
     from distill.signals.store import sequence_key
 
     samples = [a.sample for a in answers if a.sample is not None]
-    if not samples:
-        return guards
     of_student = _student_at(model, tokenizer, samples, stop_ids, batch_tokens)
     logps, same, teachers_ends, students_ends = [], [], [], []
     for number, answer in enumerate(answers):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import teachers
-from distill.core.digests import canonical_json, digest
+from distill.core.digests import digest
 from distill.core.jsonl import write_jsonl
 from distill.core.results import Round, RoundGuards, RoundValidation
 from distill.data.samples import Sample, read_samples
@@ -28,20 +28,27 @@ from distill.on_policy.student_answers import answers_of, student_digest
 from distill.on_policy.student_as import answering_student, remove_files
 from distill.on_policy.validation import validate
 from distill.on_policy.work import Work
-from distill.shaping.trimmed import trimmed_vocabulary
 from distill.signals.header import SignalHeader
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
-from distill.teachers.listening import Listening, columns_of, header_of, listen, sequence_of
+from distill.teachers.listening import (
+    Listening,
+    columns_of,
+    folder_of_signal,
+    header_of,
+    listen,
+    sequence_of,
+)
 
 
 def first_round(work: Work) -> Round:
     """Return round 0: the trained student itself, validated."""
     seconds: dict[str, float] = {}
-    made_from = work.made_from(0, work.first_digest)
+    student = work.broadcast(lambda: work.first_digest)
+    made_from = work.made_from(0, student)
     with timed(seconds, "validation"):
         validation = _validated(work, 0)
-    return Round(0, made_from, work.first_digest, validation=validation, seconds=seconds)
+    return Round(0, made_from, student, validation=validation, seconds=seconds)
 
 
 def next_round(work: Work, rounds: Sequence[Round]) -> Round:
@@ -112,7 +119,7 @@ def red_of(work: Work, made: Round, rounds: Sequence[Round]) -> str | None:
 
 @contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Note how long the block took."""
+    """Note how long the block took, and give back what its model held."""
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 1)
@@ -148,8 +155,7 @@ def _answers(work: Work, before: Round) -> list[OwnAnswer]:
 def _scored(work: Work, samples: Sequence[Sample], earlier: Sequence[Sample]) -> SignalStores:
     """Return the signals of these samples and of the teacher's own; score what has none yet."""
     processes = work.processes
-    captured = SignalStore(work.captured)
-    trimmed = trimmed_vocabulary(work.recipe, work.folder)
+    captured, trimmed = work.captured_store, work.trimmed
     capture = work.recipe.capture.model_copy(update={"hidden_states": "none"})
     recipe = work.recipe.model_copy(update={"capture": capture})
     with teachers.connect_to_score(recipe, work.folder, processes.local_rank) as teacher:
@@ -160,17 +166,16 @@ def _scored(work: Work, samples: Sequence[Sample], earlier: Sequence[Sample]) ->
                     f"{captured.folder}: {name} was {before!r} at capture, is {now!r} now, and a "
                     "round mixes both: run where the signal was captured, or use --redo capture"
                 )
-        shards = work.signals / digest(canonical_json(header.to_json()))
-        shards.mkdir(parents=True, exist_ok=True)
+        shards = folder_of_signal(work.signals, header)
         columns = columns_of(teacher, trimmed, work.folder)
         listening = Listening(
             teacher, header, columns, shards, work.stage / "leases", "rounds: scoring"
         )
         for part in (samples, _gone(earlier, SignalStores([captured, _store(shards, header)]))):
-            by_key = {sequence_key(s.ids, len(s.prompt_ids)): s for s in part}
-            new = [sample for key, sample in by_key.items() if key not in captured]
+            sequences = {s.key: s for s in (sequence_of(sample, trimmed) for sample in part)}
+            new = [sequence for key, sequence in sequences.items() if key not in captured]
             processes.barrier()
-            listen(listening, [sequence_of(sample, trimmed) for sample in new], processes)
+            listen(listening, new, processes)
     processes.barrier()
     return SignalStores([captured, _store(shards, header)])
 

@@ -35,8 +35,8 @@ def student_digest(student: Path) -> str:
     return digest(*(f"{path.name} {file_sha256(path)}" for path in sorted(paths)))
 
 
-class StudentHere(LocalTeacher):
-    """The student with its weights; `digest` tells it from others."""
+class _AsTeacher(Teacher):
+    """The student, asked as a teacher is; `digest` tells its weights from others."""
 
     def __init__(self, recipe: Recipe, folder: RunFolder, local_rank: int, digest: str):
         super().__init__(recipe, folder, local_rank)
@@ -51,16 +51,12 @@ class StudentHere(LocalTeacher):
         return self._digest
 
 
-class StudentAsGguf(GgufTeacher):
-    """The student as a GGUF file in llama.cpp; `digest` is that of the weights it was made from."""
+class StudentHere(_AsTeacher, LocalTeacher):
+    """The student with its weights."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, local_rank: int, digest: str):
-        super().__init__(recipe, folder, local_rank)
-        self._digest = digest
 
-    @property
-    def model(self) -> str:
-        return "student"
+class StudentAsGguf(_AsTeacher, GgufTeacher):
+    """The student as a GGUF file in llama.cpp, which was made from the weights of `digest`."""
 
     @cached_property
     def identity(self) -> str:
@@ -110,16 +106,17 @@ def recipe_of_student(recipe: Recipe, student: Student) -> Recipe:
     return recipe.model_copy(update={"teacher": teacher, "generate": generate, "capture": capture})
 
 
-def sampling_of(recipe: Recipe) -> Sampling:
-    """Return how the student's answers are drawn."""
+def request_options(recipe: Recipe) -> RequestOptions:
+    """Return how the student is asked, and its answers are drawn."""
     options = recipe.rounds
     assert options is not None
-    return Sampling(
+    sampling = Sampling(
         options.sampling_temperature,
         options.top_p,
         max_new_tokens=options.max_new_tokens or recipe.generate.max_new_tokens,
         enable_thinking=recipe.generate.enable_thinking,
     )
+    return RequestOptions(sampling, recipe.generate.system_prompt)
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def answers_of(
     All processes share the work, and all get all answers.
     """
     assert recipe.rounds is not None
-    options = RequestOptions(sampling_of(recipe), recipe.generate.system_prompt)
+    options = request_options(recipe)
     with student.as_teacher(recipe, folder, processes.local_rank) as asked:
         log = AnswerLog(
             place, ANSWERS, "answers", FREE, lambda: len(asked.tokenizers.asked), "rounds"

@@ -14,10 +14,10 @@ from distill.core.processes import ALONE
 from distill.core.stored_json import broken, read_json, write_json
 from distill.data.samples import Prompt
 from distill.errors import DistillError
-from distill.on_policy.student_answers import Student, sampling_of
+from distill.on_policy.student_answers import Student, request_options
 from distill.on_policy.work import Work
 from distill.teachers.keys import request_maker
-from distill.teachers.requests import AnswerJob, RequestOptions
+from distill.teachers.requests import AnswerJob
 
 FILE_TYPE = "q8_0"
 NUM_ANSWERS, NUM_TOKENS = 16, 16  # that are measured on
@@ -116,8 +116,7 @@ def _measured(
 
 def _tokens_per_second(work: Work, student: Student, prompts: Sequence[Prompt]) -> float:
     """Return the speed of some short answers, loading apart."""
-    options = RequestOptions(sampling_of(work.recipe), work.recipe.generate.system_prompt)
-    options = options.with_sampling(max_new_tokens=NUM_TOKENS)
+    options = request_options(work.recipe).with_sampling(max_new_tokens=NUM_TOKENS)
     lengths: list[int] = []
     with student.as_teacher(work.recipe, work.folder, work.processes.local_rank) as asked:
         make = request_maker(asked, options)

@@ -19,7 +19,13 @@ from distill.on_policy.student_answers import student_digest
 from distill.on_policy.validation import ValidationSet
 from distill.recipe import Recipe
 from distill.recipe.sections import Rounds
-from distill.shaping.trimmed import kept_path, samples_stage
+from distill.shaping.trimmed import (
+    TrimmedVocabulary,
+    kept_path,
+    samples_stage,
+    trimmed_vocabulary,
+)
+from distill.signals.store import SignalStore
 from distill.training.placing import training_placed
 
 T = TypeVar("T")
@@ -38,13 +44,14 @@ class Work:
     repeat: int = 1
 
     @classmethod
-    def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes, repeat: int) -> "Work":
+    def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "Work":
+        """Return those of the first repeat; of another one `repeat` alone differs."""
         samples = read_samples(kept_path(recipe, folder))
         longest = recipe.train.max_length
         fitting = [sample for sample in samples if len(sample.ids) <= longest]
         learn, validation = split_samples(fitting, recipe.train.validation_share)
         prompts = asked_prompts(recipe, folder)
-        return cls(recipe, folder, processes, learn, validation, prompts, repeat)
+        return cls(recipe, folder, processes, learn, validation, prompts)
 
     @property
     def options(self) -> Rounds:
@@ -81,6 +88,15 @@ class Work:
         captured = self.folder.require("capture", CaptureResult).result
         assert captured.folder is not None  # the recipe's own check: there is a signal
         return self.folder.stage("capture") / "signals" / captured.folder
+
+    @cached_property
+    def captured_store(self) -> SignalStore:
+        """Return that signal, whose every byte is read once."""
+        return SignalStore(self.captured)
+
+    @cached_property
+    def trimmed(self) -> TrimmedVocabulary | None:
+        return trimmed_vocabulary(self.recipe, self.folder)
 
     def files(self, number: int) -> RoundFiles:
         return RoundFiles(self.place / f"round-{number}")

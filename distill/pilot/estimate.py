@@ -85,12 +85,6 @@ def estimates(
     return [(view, of_teacher) for view, of_teacher in found if of_teacher is not None]
 
 
-def estimate(recipe: Recipe, folder: RunFolder, num: int, processes: Processes) -> Estimate | None:
-    """Do the same for a recipe's only teacher; None on all processes but the first."""
-    found = estimates(recipe, folder, num, processes)
-    return found[0][1] if found else None
-
-
 def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate | None:
     recipe = sample.generation.recipe
     chosen = spread(sample.prompts, num)
@@ -237,12 +231,11 @@ def text(recipe: Recipe, estimate: Estimate) -> str:
         if name in estimate.usage:
             lines.append(f"  {name:<14} {_range_text(estimate.usage[name])}")
     lines += _notes(recipe, estimate)
-    if estimate.on_server and not recipe.route:
-        lines += _limits("generate", vars(options), estimate.used, estimate.usage)
-    elif estimate.on_server:
-        own = {name: getattr(recipe.teacher, f"max_{name}", None) for name in LIMITS}
-        limits = {f"max_{name}": most for name, most in own.items()}
-        lines += _limits(f"teachers.{recipe.route}", limits, estimate.used, estimate.usage)
+    if estimate.on_server:
+        section, fields = "generate", vars(options)
+        if recipe.route:
+            section, fields = recipe.teacher_section, vars(recipe.teacher)
+        lines += _limits(section, fields, estimate.used, estimate.usage)
     return "\n".join(lines)
 
 

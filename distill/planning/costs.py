@@ -41,7 +41,7 @@ LAYER_BYTES_PER_PARAMETER = {"int8": 1.02, "nf4": 0.57}  # embedding and head st
 def in_turn(costs: Sequence[Cost]) -> Cost:
     """Return the cost of several pieces of work of which one is done after the other."""
     return Cost(
-        memory=max(cost.memory for cost in costs),
+        memory=max((cost.memory for cost in costs), default=0.0),
         seconds=sum(cost.seconds for cost in costs),
         disk=sum(cost.disk for cost in costs),
         download=sum(cost.download for cost in costs),

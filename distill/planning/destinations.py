@@ -1,9 +1,8 @@
 """What leaves this machine: which servers are asked, where they are, how much they get."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
@@ -116,7 +115,8 @@ def _personal_data(recipe: Recipe, prompts: Sequence[Prompt]) -> str:
     countries = countries_of(recipe.languages)
     kinds: Counter[str] = Counter()
     num_prompts = 0
-    read = list(islice(_spread(prompts), MOST_READ))
+    step = max(1, len(prompts) // MOST_READ)
+    read = prompts[::step][:MOST_READ]  # from all over the list
     for prompt in read:
         findings = find(prompt.full_text, countries)
         kinds.update(finding.kind for finding in findings)
@@ -144,9 +144,3 @@ _NAMES = {
     "iban": "bank accounts",
     "id": "identity numbers",
 }
-
-
-def _spread(prompts: Sequence[Prompt]) -> Iterator[Prompt]:
-    """Yield prompts from all over the list."""
-    step = max(1, len(prompts) // MOST_READ)
-    yield from prompts[::step]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from distill.chat.tokenizers import Tokenizers
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import MissingError
@@ -14,12 +15,15 @@ from distill.teachers.routes import Route, routes_of
 from distill.teachers.signals import require_one_width
 
 
-def planned_routes(recipe: Recipe, *, are_here: bool) -> list[Route]:
+def planned_routes(recipe: Recipe, tokenizers: Tokenizers | None) -> list[Route]:
     """Return the routes; without tokenizers where those are not on this machine yet.
 
-    Who gives text alone is then known as far as the recipe says it.
+    Who gives text alone is then known as far as the recipe says it. `tokenizers`: those of a
+    recipe's only teacher, which are not loaded again.
     """
-    return routes_of(recipe) if are_here else [Route(view) for view in recipe.views]
+    if tokenizers is None:
+        return [Route(view) for view in recipe.views]
+    return [Route(recipe, tokenizers)] if recipe.teachers is None else routes_of(recipe)
 
 
 def check_widths(routes: Sequence[Route]) -> None:

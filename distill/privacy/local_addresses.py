@@ -16,7 +16,7 @@ def is_local(address: IPAddress) -> bool:
     return not (address.is_global or address.is_multicast)
 
 
-def addresses_of(host: str, port: int | None = None) -> list[IPAddress]:
+def addresses_of(host: str) -> list[IPAddress]:
     """Return the addresses that a name stands for here, or the one that it is.
 
     Raises OSError where the name stands for none.
@@ -24,7 +24,7 @@ def addresses_of(host: str, port: int | None = None) -> list[IPAddress]:
     try:
         return [ipaddress.ip_address(host)]
     except ValueError:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     texts = dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found)
     return [ipaddress.ip_address(text) for text in texts]
 

@@ -9,9 +9,10 @@ from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost, Stage
 from distill.data.samples import read_samples, split_samples
 from distill.planning import sizes
-from distill.planning.costs import Workload
+from distill.planning.costs import Workload, in_turn
 from distill.planning.demands import demand_of
 from distill.planning.machine import this_machine
+from distill.planning.several import without_gpu
 from distill.race.candidates import Candidate
 from distill.race.recipes import recipe_of_candidate, vocabulary_name
 from distill.race.sizes import Size
@@ -53,8 +54,7 @@ class _Reckoner:
 
     @classmethod
     def of(cls, recipe: Recipe, folders: Folders, race: Race) -> "_Reckoner":
-        without_gpu = recipe.teacher.device == recipe.train.device == "cpu"
-        machine = this_machine(folders.path, with_gpu=not without_gpu)
+        machine = this_machine(folders.path, with_gpu=not without_gpu(recipe))
         teacher = sizes.teacher_size(recipe)
         return cls(
             recipe, folders, race, Workload(recipe, machine, teacher, teacher, demand_of(recipe))
@@ -93,7 +93,7 @@ class _Reckoner:
         for candidate in self.race.candidates:
             names.setdefault(vocabulary_name(candidate.values, self.recipe), candidate)
         costs += [self._cost(candidate, OF_VOCABULARY) for candidate in names.values()]
-        return _sum(costs)
+        return in_turn(costs)
 
     def _cost(self, candidate: Candidate, stages: Sequence[Stage]) -> Cost:
         """Return what the stages take of a candidate."""
@@ -102,17 +102,8 @@ class _Reckoner:
         )
         work = replace(self.work, recipe=recipe, student=_planned(candidate.size))
         left = [s for s in stages if s.left_out(recipe) is None and s.cost is not None]
-        return _sum([stage.cost(work) for stage in left if stage.cost is not None])
+        return in_turn([stage.cost(work) for stage in left if stage.cost is not None])
 
 
 def _planned(size: Size) -> sizes.Size:
     return sizes.Size(size.parameters, size.layers, size.hidden, size.vocabulary, size.hidden, True)
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(
-        memory=max((cost.memory for cost in costs), default=0.0),
-        seconds=sum(cost.seconds for cost in costs),
-        disk=sum(cost.disk for cost in costs),
-        download=sum(cost.download for cost in costs),
-    )

@@ -19,9 +19,9 @@ WAY_OUT = "delete it and run `distill shape RECIPE`: what is made is kept"
 class Race:
     """The race as it is planned.
 
-    `tokens`: that each candidate learns. `student`: the recipe's section when it began. `minutes`,
-    `disk`: of each candidate, and of what all share (`shared_minutes`); bytes that stay on disk, and
-    bytes that are there for a while.
+    `tokens`: that each candidate learns. `student`: the recipe's section when it began. `minutes`:
+    of each candidate; `shared_minutes`: of what all share. `kept_bytes`: those that stay on disk;
+    `passing_bytes`: those that are there for a while.
     """
 
     tokens: int

@@ -218,15 +218,12 @@ def _teacher_runtime(recipe: Recipe) -> str:
 def _training(recipe: Recipe, tokenizer_difference: str | None) -> str:
     """Return the losses and their weights."""
     train = recipe.train
+    own = ""
+    if tokenizer_difference:
+        own = f", in the student's own tokenizer ({tokenizer_difference})"
     if recipe.capture.signal == "none":
-        own = ""
-        if tokenizer_difference:
-            own = f", in the student's own tokenizer ({tokenizer_difference})"
         return f"cross-entropy on the text of the answers{own}"
     if recipe.capture.signal == "chunks":
-        own = f", in the student's own tokenizer ({tokenizer_difference})" * bool(
-            tokenizer_difference
-        )
         return (
             f"likelihood of byte-aligned chunks (ALM, weight {train.soft_weight}), cross-entropy\n"
             f"  (weight {train.hard_weight}){own}"

@@ -16,9 +16,7 @@ from typing import Any
 
 from distill.chat.template import name_of
 from distill.errors import MismatchError
-from distill.text.byte_tokens import byte_level_tokens, sentencepiece_tokens
-
-SPACE = "▁"  # how SentencePiece writes a space
+from distill.text.byte_tokens import SPACE, byte_level_tokens, sentencepiece_tokens
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,17 @@ class Columns:
 
     def kept_on(self, device: Any) -> "Tensor":
         """Return `kept` as int64 [V] on a device, where it stays."""
+        return self._ids_on("kept", device)
+
+    def boundaries_on(self, device: Any) -> "tuple[Tensor, Tensor]":
+        """Return `boundary_ids` and `end_ids` as int64 on a device, where they stay."""
+        return self._ids_on("boundary_ids", device), self._ids_on("end_ids", device)
+
+    def _ids_on(self, name: str, device: Any) -> "Tensor":
         import torch
 
-        if device not in self._on_device:
-            self._on_device[device] = torch.tensor(self.kept, dtype=torch.int64, device=device)
-        return self._on_device[device]
+        key = name, device
+        if key not in self._on_device:
+            ids = getattr(self, name)
+            self._on_device[key] = torch.tensor(ids, dtype=torch.int64, device=device)
+        return self._on_device[key]

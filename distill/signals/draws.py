@@ -132,15 +132,16 @@ def draw(
         weights_RBS = padded_weights_RV.view(len(logits_RV), -1, block_size)
         ids_Nn[part], total_R = _invert(weights_RBS, uniform_Nn[part])
         log_total_R = total_R.log()
-        drawn_R = None if log_probs is None else centred_RV.gather(1, ids_Nn[part].long())
+        if log_probs is not None:
+            drawn_R = centred_RV.gather(1, ids_Nn[part].long())
+            log_probs.logp_Nn[part] = drawn_R / LOG2_E - log_total_R[:, None]
         target_R = centred_RV.gather(1, target_N[part, None])[:, 0]
         target_logp_N[part] = target_R / LOG2_E - log_total_R
         # H = log Z - sum(w x) / Z with x = logits - max. A -inf gives -inf * 0: its share in the
         # sum is 0.
         weighted_R = centred_RV.mul_(weights_RV).nansum(-1) / LOG2_E
         entropy_N[part] = (log_total_R - weighted_R / total_R).clamp(min=0)
-        if log_probs is not None and drawn_R is not None:
-            log_probs.logp_Nn[part] = drawn_R / LOG2_E - log_total_R[:, None]
+        if log_probs is not None:
             known_RC = torch.cat([ids_Nn[part].long(), target_N[part, None]], 1)
             # Summed over the others: see `top_k`.
             rest_R = weights_RV.scatter_(1, known_RC, 0).sum(-1, dtype=torch.float64)
@@ -225,10 +226,7 @@ def likelihoods(
     """
     num_ids, device = columns.num_known, logits_NC.device
     _check_targets(target_N, len(logits_NC), num_ids)
-    boundary_ids, end_ids = (
-        torch.tensor(ids, dtype=torch.int64, device=device)
-        for ids in (columns.boundary_ids, columns.end_ids)
-    )
+    boundary_ids, end_ids = columns.boundaries_on(device)
     target_N = target_N.to(device)
     logp_N, boundary_N = torch.empty(2, len(logits_NC)).unbind()
     for part in _chunks(len(logits_NC), num_ids, device):

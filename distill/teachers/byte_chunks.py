@@ -39,9 +39,9 @@ class ChunkCounts:
     left_out: int = 0
 
 
-def own_columns(teacher: Teacher) -> Columns:
-    """Return the teacher's ids, and which of them begin a word or end an answer."""
-    table = teachers_bytes(teacher)
+def own_columns(table: TokenBytes) -> Columns:
+    """Return the teacher's ids, whose bytes `table` has, and which of them begin a word or end an
+    answer."""
     return Columns(
         len(table.by_id), None, boundary_ids=table.boundary_ids, end_ids=sorted(table.stop_ids)
     )

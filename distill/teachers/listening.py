@@ -188,6 +188,13 @@ def sequence_of(sample: Sample, trimmed: TrimmedVocabulary | None = None) -> Sig
     return SignalSequence(key, sample.key, sample.prompt_ids, sample.answer_ids, teacher_ids)
 
 
+def folder_of_signal(signals: Path, header: SignalHeader) -> Path:
+    """Return the folder of the signal with this header, which names it; it is made."""
+    shards = signals / digest(canonical_json(header.to_json()))
+    shards.mkdir(parents=True, exist_ok=True)
+    return shards
+
+
 def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> SignalHeader:
     """Return what the signal is and whose: compared field by field before anyone trains on it.
 

@@ -1,4 +1,6 @@
-"""The tokens by which vocabularies of byte-pair encoding spell single bytes."""
+"""The tokens by which vocabularies of byte-pair encoding spell single bytes, and a space."""
+
+SPACE = "▁"  # how SentencePiece writes a space
 
 
 def byte_level_tokens() -> list[str]:

@@ -183,16 +183,18 @@ def _told(examples: Sequence[Example], device: torch.device) -> Tensor | None:
     """
     if all(e.signal_key for e in examples):
         return None
-    has_signal = torch.tensor([bool(e.signal_key) for e in examples])
-    num_tokens = torch.tensor([e.num_loss_tokens for e in examples])
-    return has_signal.repeat_interleave(num_tokens).to(device)
+    return _of_tokens(examples, [bool(e.signal_key) for e in examples]).to(device)
+
+
+def _of_tokens(examples: Sequence[Example], flags: Sequence[bool]) -> Tensor:
+    """Return each example's flag at each of its loss tokens, bool [N]."""
+    counts = torch.tensor([e.num_loss_tokens for e in examples], dtype=torch.long)
+    return torch.tensor(flags, dtype=torch.bool).repeat_interleave(counts)
 
 
 def _own_text_last(batch: Batch, examples: list[Example]) -> tuple[Batch, list[Example], int]:
     """Put what the student wrote after the rest; return also the number of its first position."""
-    counts = torch.tensor([e.num_loss_tokens for e in examples], dtype=torch.long)
-    is_own_N = torch.tensor([e.by_student for e in examples], dtype=torch.bool)
-    is_own_N = is_own_N.repeat_interleave(counts)
+    is_own_N = _of_tokens(examples, [e.by_student for e in examples])
     ordered = sorted(examples, key=lambda e: e.by_student)
     return batch.with_last(is_own_N), ordered, int((~is_own_N).sum())
 

@@ -16,7 +16,6 @@ from distill.errors import DataError
 from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.signals.alignment import PackedAlignment
-from distill.signals.several import SignalsOfSeveral
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
 from distill.training.batches import Rows, plan_epoch, share_of_rank
@@ -81,7 +80,7 @@ class TrainingRun:
     hard_weight: float
     examples: Sequence[Example]
     validation: Sequence[Example]
-    store: SignalStore | SignalStores | SignalsOfSeveral | None
+    store: SignalStore | SignalStores | None
     vocab_size: int
     pad_id: int
     seed: int

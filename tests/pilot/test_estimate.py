@@ -36,8 +36,7 @@ def recipe_of(folder, *more):
 
 def reckon(folder, num, *more):
     recipe = recipe_of(folder, *more)
-    found = estimate.estimate(recipe, RunFolder.of(recipe), num, Processes())
-    assert found is not None
+    ((_, found),) = estimate.estimates(recipe, RunFolder.of(recipe), num, Processes())
     return found, estimate.text(recipe, found)
 
 

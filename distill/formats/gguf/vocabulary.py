@@ -24,7 +24,7 @@ from distill.errors import MismatchError, MissingError
 from distill.formats.gguf.byte_tokens import lack, missing_bytes
 from distill.formats.gguf.chat_template import begins_with_bos
 from distill.models import load
-from distill.text.byte_tokens import byte_level_tokens, sentencepiece_tokens
+from distill.text.byte_tokens import SPACE, byte_level_tokens, sentencepiece_tokens
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -50,7 +50,6 @@ PRE_TOKENIZERS = {
     "smollm": ((r"\p{N}", GPT2), False),
     "deepseek-v3": ((r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _DEEPSEEK_V3), False),
 }
-SPACE = "▁"  # how SentencePiece writes a space
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence
 from distill.teachers.requests import Completion, LogProbs
 from distill.teachers.server.adapters import CompletionRequest, PromptScores
-from distill.teachers.server.checks import Vocabulary
 from distill.teachers.server.client import Server
 from distill.teachers.server.discover import PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
@@ -114,11 +113,7 @@ class ScoringTeacher(ServerTeacher):
         return found
 
     async def _connected(self, num: int, say: Callable[[str], None]) -> Server:
-        tokenizer = self.tokenizers.asked
-        probe_ids = chat.prompt_ids(tokenizer, PROBE_TEXT)
-        vocabulary = Vocabulary(
-            lambda text: len(tokenizer(text, add_special_tokens=False).input_ids), len(tokenizer)
-        )
+        probe_ids = chat.prompt_ids(self.tokenizers.asked, PROBE_TEXT)
         try:
             return await connect(
                 self.endpoint,
@@ -126,7 +121,7 @@ class ScoringTeacher(ServerTeacher):
                 self.budget,
                 sampling=SAMPLING,
                 adapters=(PromptScores(num),),
-                vocabulary=vocabulary,
+                vocabulary=self.vocabulary(),
                 disagreement=lambda completion: self._problem(completion, probe_ids, num),
                 say=say,
                 first_delay=self.first_delay,

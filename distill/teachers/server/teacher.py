@@ -174,14 +174,19 @@ class ServerTeacher(Teacher):
             self.budget,
             sampling=sampling,
             adapters=self._adapters(sampling),
-            vocabulary=Vocabulary(
-                lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
-                len(tokenizer),
-                is_own=self.has_own_tokenizer,
-            ),
+            vocabulary=self.vocabulary(),
             disagreement=lambda completion: other_vocabulary(tokenizer, completion),
             say=say,
             first_delay=self.first_delay,
+        )
+
+    def vocabulary(self) -> Vocabulary:
+        """Return what is known here of the server's tokens."""
+        tokenizer = self.tokenizers.asked
+        return Vocabulary(
+            lambda text: len(tokenizer(text, add_special_tokens=False).input_ids),
+            len(tokenizer),
+            is_own=self.has_own_tokenizer,
         )
 
     def _adapters(self, sampling: Sampling) -> Sequence[ServerAdapter]:
