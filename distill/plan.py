@@ -11,7 +11,7 @@ from functools import partial
 from itertools import chain
 
 from distill import chat
-from distill.catalog.catalog import LicenceVerdict
+from distill.catalog.catalog import LicenceVerdict, begun_with
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
@@ -30,7 +30,7 @@ from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload, in_turn
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
-from distill.planning.licences import licence_verdict, require_name, require_permission
+from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
 from distill.planning.several import (
@@ -90,7 +90,6 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)
     require_permission(recipe)
-    require_name(recipe, licence_verdict(recipe))
     routes = planned_routes(recipe, tokenizers)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
@@ -209,6 +208,7 @@ def _text(
         f"licences: {verdict.level}: {'; '.join(verdict.sentences)}",
         *(f"  - {duty}" for duty in verdict.duties),
         *_accepted(work.recipe, verdict),
+        *_named(work.recipe, verdict),
         *(f"warning: {warning}" for warning in warnings),
     ]
     accuracy = "estimates, within a factor of two"
@@ -222,6 +222,15 @@ def _accepted(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
     if recipe.licence_accepted is None or verdict.level != "forbid":
         return []
     return [f"  accepted all the same (licence_accepted): {recipe.licence_accepted}"]
+
+
+def _named(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
+    """Return how the card and the files will call the student, where a licence changes that."""
+    title = recipe.report.title or recipe.name
+    name = begun_with(verdict.name_prefix, title)
+    if name == title:
+        return []
+    return [f"  a licence wants it so: the card calls the student {name!r}, not {title!r}"]
 
 
 def _table(costs: Mapping[str, Cost]) -> list[str]:

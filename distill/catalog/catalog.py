@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from distill.catalog import facts
-from distill.catalog.facts import DutyKind, Level, Licence, ModelFacts, Template
+from distill.catalog.facts import DataLicence, DutyKind, Level, Licence, ModelFacts, Template
 from distill.errors import RecipeError, did_you_mean, nearest_names, shown
 
 LEVELS: tuple[Level, ...] = get_args(Level)  # mild to strict
@@ -49,7 +49,7 @@ class LicenceVerdict:
     """What the licences of teacher, base and data allow together: the strictest counts.
 
     `level` is about training and publishing the student, `commercial` about earning money with it.
-    `name_prefix` is what the student's name must begin with. `duties` are in words, `owed` are the
+    `name_prefix` is what the student's name must begin with (see `begun_with`). `duties` are in words, `owed` are the
     same, so that the model card can fulfil them; verdicts of older runs have the words alone.
     """
 
@@ -108,9 +108,6 @@ def licence(key: str) -> Licence:
     Raises RecipeError, naming the nearest, for a key that is not in licences.yaml.
     """
     known = facts.licences()
-    by_other_key = {other: terms for terms in known.values() for other in terms.also}
-    if key in by_other_key:
-        return by_other_key[key]
     if key not in known:
         hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
         raise RecipeError(f"licence {shown(key)} is not in the catalogue; {hint}")
@@ -163,27 +160,27 @@ def teacher_verdict(
     declared: str | None = None,
     use: Use = "logits",
     revision: str | None = None,
-    section: str = "teacher",
+    where: str = "teacher.licence",
 ) -> LicenceVerdict:
     """Return what the teacher's licence allows; that of the base beside it is another verdict.
 
-    `section`: where the recipe declares its licence.
+    `where`: the field in which the recipe declares its licence.
     """
     teacher = find(teacher_id)
     base = find(student_base_id) if student_base_id is not None else None
     related = teacher is not None and base is not None and teacher.family == base.family
-    return strictest(_verdicts(section, teacher_id, declared, use, related, revision))
+    return strictest(_verdicts(where, teacher_id, declared, use, related, revision))
 
 
 def base_verdict(
     model_id: str, *, declared: str | None = None, revision: str | None = None
 ) -> LicenceVerdict:
     """Return what the licence of the model whose weights the student begins with allows."""
-    return strictest(_verdicts("student", model_id, declared, "weights", False, revision))
+    return strictest(_verdicts("student.licence", model_id, declared, "weights", False, revision))
 
 
-def data_verdict(name: str, key: str) -> LicenceVerdict:
-    """Return what the licence that a source of prompts declares allows.
+def data_licence(key: str) -> DataLicence:
+    """Return the licence of data of this key.
 
     Raises RecipeError, naming the nearest, for a key that is not in licences.yaml.
     """
@@ -191,7 +188,21 @@ def data_verdict(name: str, key: str) -> LicenceVerdict:
     if key not in known:
         hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
         raise RecipeError(f"licence {shown(key)} of data is not in the catalogue; {hint}")
-    terms = known[key]
+    return known[key]
+
+
+def data_verdict(name: str, key: str | None) -> LicenceVerdict:
+    """Return what the licence that a source of prompts declares allows; `key` None: none is.
+
+    Raises RecipeError, naming the nearest, for a key that is not in licences.yaml.
+    """
+    if key is None:
+        sentence = (
+            f"the licence of the data {name} is not declared: read its card and declare it, "
+            "`licence: KEY` beside `dataset`"
+        )
+        return LicenceVerdict("undeclared", "undeclared", [sentence], [])
+    terms = data_licence(key)
     sentence = (
         f"{name} ({key}): training on it is {_MEANING[terms.level]}; "
         f"commercial use of the student is {_MEANING[terms.commercial]}"
@@ -209,7 +220,7 @@ def strictest(parts: Sequence[LicenceVerdict]) -> LicenceVerdict:
         commercial=_strictest([part.commercial for part in parts]),
         sentences=_once([sentence for part in parts for sentence in part.sentences]),
         duties=_once([duty for part in parts for duty in part.duties]),
-        name_prefix=next((part.name_prefix for part in parts if part.name_prefix), None),
+        name_prefix=longest([part.name_prefix for part in parts]),
         owed=list(dict.fromkeys(duty for part in parts for duty in part.owed)),
     )
 
@@ -221,19 +232,29 @@ def licence_keys(
 
     None where neither knows it. Raises RecipeError for a declared one that is not in licences.yaml.
     """
+    declares = [] if declared is None else [licence(declared).key]
     model = find(model_id)
-    said = None if declared is None else licence(declared).key
     if model is None:
-        return [] if said is None else [said]
-    known, _ = _licence_at(model, said, revision)
-    return [known] if said is None or said == known else [known, said]
+        return declares
+    known, _ = _licence_at(model, declared, revision)
+    return list(dict.fromkeys([known, *declares]))
 
 
 def name_prefix(model_id: str, declared: str | None, revision: str | None) -> str | None:
     """Return what the name of a student of this model must begin with, if anything."""
     keys = licence_keys(model_id, declared, revision)
-    duties = [duty for key in keys for duty in licence(key).duties if duty.kind == "name"]
-    return duties[0].says if duties else None
+    duties = [duty for key in keys for duty in licence(key).duties]
+    return longest([duty.says for duty in duties if duty.kind == "name"])
+
+
+def begun_with(prefix: str | None, name: str) -> str:
+    """Return the student's name as a licence wants it to begin."""
+    return name if prefix is None or name.startswith(prefix) else f"{prefix} {name}"
+
+
+def longest(prefixes: Sequence[str | None]) -> str | None:
+    """Return the longest: `Llama 3` is a name that begins with `Llama`, too."""
+    return max((prefix for prefix in prefixes if prefix), key=len, default=None)
 
 
 def _strictest(levels: list[Level]) -> Level:
@@ -280,29 +301,31 @@ def _rank(terms: Licence) -> tuple[int, ...]:
 
 
 def _verdicts(
-    section: str,
+    where: str,
     model_id: str,
     declared: str | None,
     use: str,
     related: bool,
     revision: str | None,
 ) -> list[LicenceVerdict]:
-    """Return a verdict for each licence of this model: the catalogue's, and the declared one."""
+    """Return a verdict for each licence of this model: the catalogue's, and the declared one.
+
+    The stricter comes first.
+    """
     model = find(model_id)
     keys = licence_keys(model_id, declared, revision)
     if not keys:
-        return [_undeclared(section, model_id)]
+        return [_undeclared(where, model_id)]
     verdicts = [_licence_verdict(model_id, licence(key), use, related) for key in keys]
     if model is not None:
-        said = None if declared is None else licence(declared).key
-        _, change = _licence_at(model, said, revision)
+        _, change = _licence_at(model, declared, revision)
         verdicts[0].sentences.extend(_what_else(model_id, model, change))
     if model is not None and len(keys) > 1:
         verdicts[-1].sentences.append(
             f"{model_id}: the recipe declares {declared}, the catalogue says {keys[0]}; "
             "the stricter counts"
         )
-    return verdicts
+    return sorted(verdicts, key=lambda verdict: -LEVELS.index(verdict.level))
 
 
 def _what_else(model_id: str, model: ModelFacts, change: str | None) -> list[str]:
@@ -321,10 +344,10 @@ def _what_else(model_id: str, model: ModelFacts, change: str | None) -> list[str
     return found
 
 
-def _undeclared(section: str, model_id: str) -> LicenceVerdict:
+def _undeclared(where: str, model_id: str) -> LicenceVerdict:
     message = (
         f"{model_id}: its licence is not in the catalogue; read its model card and declare it "
-        f"in the recipe, e.g. `{section}.licence: apache-2.0`; until then nobody can say what may "
+        f"in the recipe, e.g. `{where}: apache-2.0`; until then nobody can say what may "
         "be done with the student"
     )
     return LicenceVerdict("undeclared", "undeclared", [message], [])
@@ -339,15 +362,24 @@ def _licence_verdict(model_id: str, terms: Licence, use: str, related: bool) -> 
     )
     if terms.note:
         sentence += f" ({terms.note})"
+    sentences = [sentence]
+    if terms.checked != "verified":
+        sentences.append(
+            f"{terms.key}: we know its terms from {_read(terms)} only; read them before you publish"
+        )
     duties = terms.duties_of(use)
     return LicenceVerdict(
         level,
         terms.commercial,
-        [sentence],
+        sentences,
         [f"{model_id}: {duty.sentence}" for duty in duties],
         next((duty.says for duty in duties if duty.kind == "name"), None),
         [OwedDuty(model_id, terms.key, d.kind, d.says, d.sentence) for d in duties],
     )
+
+
+def _read(terms: Licence) -> str:
+    return "memory" if terms.checked == "memory" else terms.source
 
 
 def _level(terms: Licence, use: str, related: bool) -> Level:

@@ -90,7 +90,6 @@ class Licence(Row):
 
     key: str
     name: str
-    also: Texts = ()
     spdx: str
     hub: str | None = None
     link: str | None = None
@@ -207,22 +206,26 @@ class TeachersFile(Row):
 
 
 @cache
+def licences_file() -> LicencesFile:
+    """Return licences.yaml, its rows not checked yet."""
+    return checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
+
+
+@cache
 def licences() -> dict[str, Licence]:
     """Return the licences by key."""
-    content = checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
     return {
         key: checked_row(Licence, {"key": key, **values}, f"{LICENCES}: {key}")
-        for key, values in content.licences.items()
+        for key, values in licences_file().licences.items()
     }
 
 
 @cache
 def data_licences() -> dict[str, DataLicence]:
     """Return the licences of data by key."""
-    content = checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
     return {
         key: checked_row(DataLicence, {"key": key, **values}, f"{LICENCES}: {key}")
-        for key, values in content.data.items()
+        for key, values in licences_file().data.items()
     }
 
 

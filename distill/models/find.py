@@ -14,7 +14,7 @@ from distill.models.model_files import stored_tensors, weight_files
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
-LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "USAGE_POLICY*")
+LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "USAGE_POLICY")  # how names begin
 
 
 def local_folder(
@@ -30,7 +30,8 @@ def local_folder(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model", *LICENCE_FILES]
+    patterns = ["*.json", "*.jinja", "*.txt", "*.model"]
+    patterns += [f"{cased}*" for name in LICENCE_FILES for cased in (name, name.capitalize())]
     if weights:
         patterns.append("*.safetensors")
     if code:
@@ -90,6 +91,11 @@ def digest_of_files(paths: Sequence[Path]) -> str:
     return digest(*parts)
 
 
+def is_licence_file(name: str) -> bool:
+    """Return whether a file of a model's folder holds a licence, a notice or a policy of use."""
+    return name.upper().startswith(LICENCE_FILES)
+
+
 def folder_here(location: str, revision: str | None = None) -> Path | None:
     """Return the folder of a model that is on this machine; None where it is not.
 
@@ -112,14 +118,10 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
 
     Raises MissingError if it is absent, DataError if it is no model's.
     """
-    path = Path(location) / "config.json"
-    if not Path(location).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(location, "config.json", revision=revision)
-        if not isinstance(cached, str):
-            raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
-        path = Path(cached)
+    folder = folder_here(location, revision)
+    if folder is None:
+        raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
+    path = folder / "config.json"
     config = read_json_object(path)
     require_model_values(path, config)
     return config

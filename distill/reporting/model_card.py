@@ -14,7 +14,7 @@ from distill.core.final_student import student_stage
 from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
-from distill.reporting.duties import duty_lines, lines_to_show
+from distill.reporting.duties import duty_lines, lines_to_show, student_title
 from distill.reporting.licence_files import licence_texts
 from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
@@ -62,11 +62,10 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
     """Return the card: front matter for a model hub, then Markdown."""
     student = results.initialize
     metadata = card_metadata(recipe)
-    title = recipe.report.title or recipe.name
     texts = licence_texts(recipe)
     body = render_markdown(
         "model_card.md.jinja",
-        title=title,
+        title=student_title(recipe, results.licence),
         lines_to_show=lines_to_show(results.licence),
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         num_parameters=student.num_parameters,
@@ -83,7 +82,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         student_bits=round(8 * results.quantize.student_bytes / student.num_parameters),
         files=[_file(name, check) for name, check in results.quantize.formats.items()],
         licence=results.licence,
-        duties=duty_lines(results.licence, title, texts),
+        duties=duty_lines(results.licence, texts),
         declares_data=any(source.licence for source in recipe.generate.prompts),
         data_licences=_data_licences(recipe),
         accepted=_accepted(recipe, results),
@@ -156,14 +155,19 @@ def _limits_of_data(recipe: Recipe) -> list[str]:
     """Return the licences of data that limit what may be done with the student."""
     keys = {source.licence for source in recipe.generate.prompts if source.licence is not None}
     mild = ("allow", "attribution")
-    return sorted(key for key in keys if catalog.data_verdict("", key).level not in mild)
+    return sorted(key for key in keys if catalog.data_licence(key).level not in mild)
 
 
 def _data_licences(recipe: Recipe) -> list[str]:
-    """Return the licence of each source of prompts, as the recipe declares it."""
-    return [
-        f"`{source.name}`: {source.licence or 'not declared'}" for source in recipe.generate.prompts
-    ]
+    """Return the licence of each source of prompts, as the recipe declares it, with its text."""
+    return [f"`{source.name}`: {_linked(source.licence)}" for source in recipe.generate.prompts]
+
+
+def _linked(key: str | None) -> str:
+    if key is None:
+        return "not declared"
+    terms = catalog.data_licence(key)
+    return key if terms.link is None else f"[{terms.name}]({terms.link})"
 
 
 def _accepted(recipe: Recipe, results: RunResults) -> list[str]:

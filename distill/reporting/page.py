@@ -13,7 +13,7 @@ from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
 from distill.reporting.data import counts_table
-from distill.reporting.duties import duty_lines
+from distill.reporting.duties import duty_lines, student_title
 from distill.reporting.examples import Example
 from distill.reporting.licence_files import licence_texts
 from distill.reporting.rendering import render_html
@@ -37,11 +37,10 @@ def page(
     """Return the page. `pictures` are SVG by caption, `dropped` the rows of dropped.jsonl."""
     seconds = sum(run.seconds for run in results.stage_runs)
     repeats_headings, repeats_lines = repeats_table(results)
-    title = recipe.report.title or recipe.name
     counts_headings, counts_lines = counts_table(results.generate.by_language)
     return render_html(
         "report.html.jinja",
-        title=title,
+        title=student_title(recipe, results.licence),
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         teacher=recipe.teachers_named,
         student=results.initialize,
@@ -76,7 +75,7 @@ def page(
         dropped=_first_of_each_reason(dropped),
         files=results.quantize.formats,
         licence=results.licence,
-        duties=duty_lines(results.licence, title, licence_texts(recipe)),
+        duties=duty_lines(results.licence, licence_texts(recipe)),
         accepted=recipe.licence_accepted if results.licence.level == "forbid" else None,
         limits=_limits(recipe, results),
         stage_runs=results.stage_runs,

@@ -90,14 +90,14 @@ VERDICTS = [
     ("Qwen/Qwen3-8B", "Qwen/Qwen2.5-3B", "outputs", "restricted", "forbid"),
     ("google/gemma-3-27b-it", "Qwen/Qwen3-1.7B", "outputs", "restricted", "restricted"),
     ("moonshotai/Kimi-K3", "Qwen/Qwen3-1.7B", "outputs", "manual_review", "manual_review"),
-    ("tencent/Hunyuan-7B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "forbid", "forbid"),
-    ("tencent/Hunyuan-7B-Instruct", None, "outputs", "forbid", "forbid"),
+    ("tencent/Hunyuan-7B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "forbid", "restricted"),
+    ("tencent/Hunyuan-7B-Instruct", None, "outputs", "forbid", "restricted"),
     (
         "tencent/Hunyuan-7B-Instruct",
         "tencent/Hunyuan-0.5B-Pretrain",
         "outputs",
         "restricted",
-        "forbid",
+        "restricted",
     ),
     ("Qwen/Qwen2-72B-Instruct", "openbmb/MiniCPM5-1B", "outputs", "forbid", "attribution"),
     ("Qwen/Qwen2-72B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "allow", "attribution"),
@@ -169,7 +169,13 @@ LICENCES = {
     "apache-2.0": ("allow allow allow allow", "credit", "text changes"),
     "gpt-oss": ("allow allow allow allow", "credit use", "text changes use"),
     "mit": ("allow allow allow allow", "credit", "text"),
-    "mit-llama3": ("attribution " * 4, "name attribution text use threshold", "+ text"),
+    "mit-llama3.1": ("attribution " * 4, "name attribution text use threshold", "+ text notice"),
+    "mit-llama3.3": ("attribution " * 4, "name attribution text use threshold", "+ text notice"),
+    "llama3": (
+        "forbid forbid attribution attribution",
+        "name attribution other text use threshold",
+        "name attribution text notice use threshold",
+    ),
     "llama3.1": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
     "llama3.2": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
     "llama3.3": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
@@ -179,14 +185,22 @@ LICENCES = {
     "minimax-model-license": ("attribution " * 4, "text notice use changes", "+"),
     "minimax-m2.7": ("restricted restricted restricted forbid", "attribution", "+ text"),
     "deepseek-la-1.0": ("restricted " * 4, "other use text changes", "+"),
-    "qwen-2024": ("attribution " * 4, "attribution threshold", "+ text notice"),
+    "qwen-2024": ("attribution " * 4, "attribution threshold", "+ text notice changes"),
     "qwen-research": (
         "restricted restricted restricted forbid",
         "attribution other",
-        "+ text notice",
+        "+ text notice changes",
     ),
-    "tongyi-2023": ("forbid forbid allow attribution", "other threshold", "text threshold"),
-    "hunyuan-community": ("forbid forbid restricted forbid", "other", "text other"),
+    "tongyi-2023": (
+        "forbid forbid allow attribution",
+        "other threshold",
+        "text notice changes threshold",
+    ),
+    "hunyuan-community": (
+        "forbid forbid restricted restricted",
+        "other text notice changes other use other threshold",
+        "text notice changes other use other threshold",
+    ),
     "gemma-2025": ("restricted " * 4, "other use text notice changes", "+"),
     "cohere-cc-by-nc": ("restricted restricted restricted forbid", "credit text use other", "+"),
     "qwen-community-1.0": ("manual_review " * 4, "", ""),
@@ -226,9 +240,35 @@ def test_thresholds_are_numbers_with_a_currency():
     assert (llama.users, llama.revenue) == (7 * 10**8, None)
 
 
-def test_a_key_of_old_recipes_still_means_a_licence():
-    assert catalog.licence("llama3").key == "llama3.2"
-    assert catalog.licence_keys("somebody/m", "llama3") == ["llama3.2"]
+def test_llama_3_is_not_taken_for_its_milder_successors():
+    learnt = catalog.teacher_verdict("meta-llama/Meta-Llama-3-8B-Instruct", "Qwen/Qwen3-0.6B")
+    assert learnt.level == "forbid" and learnt.name_prefix == "Llama 3"
+    assert any("llama3.1, llama3.2 and llama3.3 are other licences" in s for s in learnt.sentences)
+    base = "meta-llama/Meta-Llama-3-8B"
+    assert catalog.verdict("meta-llama/Meta-Llama-3-8B-Instruct", base).level == "attribution"
+    with pytest.raises(RecipeError, match=r"'mit-llama3' is not in.*did you mean mit-llama3\."):
+        catalog.licence("mit-llama3")
+
+
+def test_of_two_beginnings_of_a_name_the_longer_holds_both():
+    student = catalog.verdict("meta-llama/Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B")
+    assert student.name_prefix == "Llama 3"
+    assert catalog.begun_with("Llama", "goats") == "Llama goats"
+    for name in ("Llama-goats", "Llama 3 goats"):
+        assert catalog.begun_with("Llama", name) == name
+    assert catalog.begun_with(None, "goats") == "goats"
+
+
+def test_the_stricter_of_two_licences_is_told_first():
+    both = catalog.teacher_verdict("Qwen/Qwen3-8B", None, declared="hunyuan-community")
+    assert "hunyuan-community" in both.sentences[0] and "is forbidden" in both.sentences[0]
+
+
+def test_terms_that_nobody_of_us_has_read_are_told_as_such():
+    unread = catalog.verdict("moonshotai/Kimi-K3", None)
+    assert any("we know its terms from reports, 2026-11-22 only" in s for s in unread.sentences)
+    read = catalog.verdict("Qwen/Qwen3-8B", None)
+    assert not any("we know its terms" in s for s in read.sentences)
 
 
 def test_where_a_licence_changed_the_revision_decides_or_the_strictest_counts():
@@ -266,5 +306,7 @@ def test_the_licence_of_data_counts_by_its_key():
     ]
     limited = catalog.data_verdict("a/b", "cc-by-nc-4.0")
     assert (limited.level, limited.commercial) == ("restricted", "forbid")
+    unknown = catalog.data_verdict("a/b", None)
+    assert unknown.level == "undeclared" and "`licence: KEY`" in unknown.sentences[0]
     with pytest.raises(RecipeError, match=r"cc-by4.*did you mean cc-by-"):
         catalog.data_verdict("a/b", "cc-by4.0")

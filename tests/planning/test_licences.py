@@ -14,11 +14,11 @@ from distill.errors import RecipeError
 from distill.generate import run as generate
 from distill.pilot.pilot_sample import PilotSample
 from distill.plan import make_plan
-from distill.planning.licences import licence_verdict, require_name, require_permission
+from distill.planning.licences import licence_verdict, require_permission
 from distill.recipe import load_recipe
 
 KIND = "licences that a recipe declares"
-KEYS = ("apache-2.0", "kimi-modified-mit", "gemma-2025", "llama3")
+KEYS = ("apache-2.0", "kimi-modified-mit", "gemma-2025", "llama3.2")
 
 
 def recipe_of(*licences):
@@ -96,12 +96,50 @@ def test_base_data_and_judge_count_beside_the_teacher_and_who_decides_is_told():
     assert declared.level == "restricted"
 
 
-def test_what_is_not_declared_is_told_and_does_not_count():
+def test_what_is_not_declared_counts_as_such_and_the_field_is_named():
     verdict = verdict_of("generate.prompts=[{dataset: a/b}, {file: x.txt}]")
-    assert verdict.level == "allow"
+    assert verdict.level == "undeclared"
     assert any("the data a/b is not declared" in s for s in verdict.sentences)
+    assert any("student: the data a/b decides" in s for s in verdict.sentences)
+    assert verdict_of("generate.prompts=[{dataset: a/b, licence: mit}]").level == "allow"
     verdict = verdict_of(*JUDGE, "generate.judge_model=x")
-    assert verdict.level == "allow" and any("the judge 'x'" in s for s in verdict.sentences)
+    assert verdict.level == "undeclared"
+    assert any("`generate.judge_licence: apache-2.0`" in s for s in verdict.sentences)
+    verdict = licence_verdict(recipe_of("apache-2.0", "mit"))
+    assert verdict.level == "allow", "a file of one's own is nobody else's"
+
+
+def test_of_the_same_data_declared_twice_the_stricter_counts():
+    for keys in (("own", "cc-by-nc-4.0"), ("cc-by-nc-4.0", "own")):
+        twice = ", ".join(f"{{dataset: a/b, licence: {key}}}" for key in keys)
+        verdict = verdict_of(f"generate.prompts=[{twice}]")
+        assert (verdict.level, verdict.commercial) == ("restricted", "forbid")
+
+
+def test_a_teacher_of_several_that_nobody_knows_is_told_with_its_field():
+    made = load_recipe(
+        QUICKSTART,
+        [
+            "teacher=null",
+            "teachers=[{name: t0, model: somebody/m, languages: [en]}, "
+            "{name: t1, model: Qwen/Qwen3-8B}]",
+        ],
+    )
+    verdict = licence_verdict(made)
+    assert verdict.level == "undeclared"
+    assert any("`teachers.t0.licence: apache-2.0`" in s for s in verdict.sentences)
+    assert any("student: t0 decides" in s for s in verdict.sentences)
+
+
+def test_in_rounds_the_student_as_a_teacher_brings_no_licence_of_its_own():
+    plain = verdict_of(QWEN)
+    assert verdict_of(QWEN, "rounds={num_rounds: 2}").level == plain.level == "allow"
+    with pytest.raises(RecipeError, match="the teacher: tencent"):
+        require_permission(load_recipe(QUICKSTART, [HUNYUAN, "rounds={num_rounds: 2}"]))
+
+
+def test_the_day_of_the_catalogue_is_told():
+    assert verdict_of().sentences[-1] == f"as licences were known on {facts.licences_file().as_of}"
 
 
 def test_a_misspelt_licence_of_data_or_judge_is_refused():
@@ -153,14 +191,25 @@ def test_of_several_teachers_one_that_forbids_it_stops_the_run():
         require_permission(recipe)
 
 
-def test_the_name_begins_as_the_licence_wants_it_and_the_way_out_works():
-    llama = "teacher={model: meta-llama/Llama-3.2-1B}"
-    recipe = load_recipe(QUICKSTART, [llama])
-    with pytest.raises(RecipeError, match=r'report\.title="Llama quickstart"'):
-        require_name(recipe, licence_verdict(recipe))
-    for named in ("report.title=Llama quickstart", "name=Llama-quickstart"):
-        recipe = load_recipe(QUICKSTART, [llama, named])
-        require_name(recipe, licence_verdict(recipe))
+def test_a_declared_licence_that_forbids_it_is_the_one_that_is_named():
+    recipe = load_recipe(QUICKSTART, ["teacher={model: Qwen/Qwen3-8B, licence: hunyuan-community}"])
+    with pytest.raises(RecipeError, match=r"Qwen3-8B \(hunyuan-community\).*is forbidden"):
+        require_permission(recipe)
+
+
+def test_a_judge_that_forbids_it_stops_the_run():
+    judge = [*JUDGE, "generate.judge_model=tencent/Hunyuan-7B-Instruct"]
+    with pytest.raises(RecipeError, match="the judge: tencent/Hunyuan"):
+        require_permission(load_recipe(QUICKSTART, judge))
+
+
+def test_the_plan_tells_the_name_that_a_licence_wants(tmp_path):
+    llama = ["teacher.licence=llama3.2", "student.licence=apache-2.0", f"run_folder={tmp_path}"]
+    told = "a licence wants it so: the card calls the student 'Llama quickstart', not 'quickstart'"
+    for more, is_told in (([], True), (["report.title=Llama of Goats"], False)):
+        recipe = load_recipe(QUICKSTART, [*llama, *more])
+        plan = make_plan(recipe, RunFolder(tmp_path), [])
+        assert (told in plan.text) == is_told
 
 
 def test_a_recipe_without_the_new_fields_is_the_recipe_that_it_was():
@@ -198,11 +247,10 @@ def declaring(recipe, part: str, key: str):
 def test_no_key_that_is_not_in_the_catalogue_is_taken_for_one_that_is(tally):
     draw = random.Random(17)
     models, data = facts.licences(), facts.data_licences()
-    aliases = {alias for terms in models.values() for alias in terms.also}
     recipe = load_recipe(QUICKSTART, [*JUDGE, "generate.judge_model=x"])
     for part, known in (("teacher", models), ("data", data), ("judge", models)):
         keys = {wrong_key(draw.choice(list(known)), draw) for _ in range(80)}
-        for key in sorted(keys - known.keys() - aliases):
+        for key in sorted(keys - known.keys()):
             declared = partial(licence_verdict, declaring(recipe, part, key))
             message = tally.must_refuse(f"{part}: {key}", declared)
             assert len(message) < 700 and "catalogue" in message

@@ -51,7 +51,7 @@ def test_the_card_fulfils_each_duty_of_a_licence(recipe, manifests, key):
         if duty.kind == "use":
             assert duty.says in text
         if duty.kind == "text" and terms.text is not None:
-            assert "Done: in `LICENSE` beside this card." in text
+            assert "Done: in `LICENSE` beside this card, as everybody uses it. **To do**" in text
         if duty.kind == "text" and terms.text is None:
             assert "put the file LICENSE of someone/base" in text
             assert terms.link is None or terms.link in text
@@ -59,10 +59,21 @@ def test_the_card_fulfils_each_duty_of_a_licence(recipe, manifests, key):
             assert "above " in duty.sentence and "It holds for whoever uses the student." in text
 
 
-def test_a_title_without_the_prefix_is_a_duty_left_to_do(recipe, manifests):
-    made = recipe("teacher={model: meta-llama/Llama-3.2-1B}")
-    assert '**To do**: the title does not; set `report.title: "Llama ..."`.' in card(
-        made, manifests
+def test_a_title_without_the_beginning_that_a_licence_wants_gets_it(recipe, manifests):
+    for more, title in (((), "quickstart"), (("report.title=Goats",), "Goats")):
+        made = recipe("teacher={model: meta-llama/Llama-3.2-1B}", *more)
+        text = card(made, manifests)
+        assert f"# Llama {title}\n" in text and "Done: in the title." in text
+        results = read_results(manifests)
+        assert f"<h1>Llama {title}</h1>" in page(made, results, model_rows(results), "", {}, [], [])
+
+
+def test_a_model_of_this_machine_brings_its_own_text(recipe, manifests, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "License.md").write_text("MIT, Copyright (c) 2025 Somebody")
+    base = f"student={{method: base, model: {tmp_path}, licence: mit}}"
+    assert "permission notice. Done: in `LICENSE` beside this card.\n" in card(
+        recipe(base), manifests
     )
 
 
@@ -83,11 +94,12 @@ def test_a_reason_that_nothing_needs_is_not_shown(recipe, manifests):
 def test_the_licences_of_the_data_are_told_where_they_are_declared(recipe, manifests):
     prompts = "generate.prompts=[{dataset: a/b, licence: cc-by-4.0}, {dataset: c/d}]"
     text = card(recipe(prompts), manifests)
-    assert "Licences of the data: `a/b`: cc-by-4.0; `c/d`: not declared." in text
+    link = "https://creativecommons.org/licenses/by/4.0/"
+    assert f"Licences of the data: `a/b`: [CC BY 4.0]({link}); `c/d`: not declared." in text
     assert "- a/b: credit the data and its licence. Done: under Lineage, and here.\n" in text
     assert "Licences of the data" not in card(recipe(), manifests)
 
 
 def test_the_words_of_an_older_run_are_shown_as_they_are(manifests):
     licence = read_results(manifests).licence
-    assert not licence.owed and duty_lines(licence, "Goats", []) == licence.duties
+    assert not licence.owed and duty_lines(licence, []) == licence.duties

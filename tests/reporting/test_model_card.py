@@ -65,9 +65,7 @@ def test_the_licence_is_the_hubs_where_it_has_one(recipe):
     assert card_metadata(recipe("teacher.licence=gemma-2025")).license == "gemma"
     assert card_metadata(recipe("teacher={model: openai/gpt-oss-20b}")).license == "apache-2.0"
     assert card_metadata(recipe("teacher={model: meta-llama/Llama-3.2-1B}")).license == "llama3.2"
-    assert card_metadata(recipe("teacher.licence=cohere-cc-by-nc")).license == "other", (
-        "with its own"
-    )
+    assert card_metadata(recipe("teacher.licence=cohere-cc-by-nc")).license == "cc-by-nc-4.0"
     assert card_metadata(recipe()).license_name is None
 
 

@@ -4,6 +4,7 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#general-metadata
 """
 
 from distill.catalog import catalog
+from distill.catalog.catalog import begun_with, longest
 from distill.recipe import Recipe
 
 Metadata = dict[str, str | int | list[str]]
@@ -41,15 +42,14 @@ def provenance(recipe: Recipe) -> Metadata:
 
 
 def _student_name(recipe: Recipe) -> str:
-    """Return the run's name, or its title where a licence wants a name that only that one has."""
-    models = [view.teacher for view in recipe.views]
-    wanted = [catalog.name_prefix(one.model, one.licence, one.revision) for one in models]
-    if recipe.student.model is not None:
-        base = recipe.student
-        wanted.append(catalog.name_prefix(base.model or "", base.licence, base.revision))
-    title = recipe.report.title or recipe.name
-    lacks = any(prefix and not recipe.name.startswith(prefix) for prefix in wanted)
-    return title if lacks else recipe.name
+    """Return the run's name, begun as the licences of teachers, base and judge want it to be."""
+    teachers, base = [view.teacher for view in recipe.views], recipe.student
+    models = [(one.model, one.licence, one.revision) for one in teachers]
+    if base.model is not None:
+        models.append((base.model, base.licence, base.revision))
+    if recipe.generate.judge_model is not None:
+        models.append((recipe.generate.judge_model, recipe.generate.judge_licence, None))
+    return begun_with(longest([catalog.name_prefix(*model) for model in models]), recipe.name)
 
 
 def _origin(key: str, location: str, revision: str | None, kind: str = "") -> Metadata:

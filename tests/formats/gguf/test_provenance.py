@@ -51,12 +51,16 @@ def test_an_unknown_licence_is_left_out_and_folders_stay_private(tmp_path: Path)
 
 def test_a_name_that_a_licence_wants_is_in_the_file_too() -> None:
     llama = "teacher={model: meta-llama/Llama-3.2-1B}"
-    titled = load_recipe(QUICKSTART, [llama, "report.title=Llama of Goats"])
-    assert provenance(titled)["general.name"] == "Llama of Goats"
-    named = load_recipe(QUICKSTART, [llama, "name=Llama-goats", "report.title=Llama of Goats"])
+    assert provenance(load_recipe(QUICKSTART, [llama]))["general.name"] == "Llama quickstart"
+    named = load_recipe(QUICKSTART, [llama, "name=Llama-goats"])
     assert provenance(named)["general.name"] == "Llama-goats"
-    free = load_recipe(QUICKSTART, ["report.title=Goats"])
-    assert provenance(free)["general.name"] == "quickstart"
+    judge = [
+        "generate.judge_min_score=4",
+        "generate.judge_server=http://127.0.0.1:1",
+        "generate.judge_model=meta-llama/Llama-3.3-70B-Instruct",
+    ]
+    assert provenance(load_recipe(QUICKSTART, judge))["general.name"] == "Llama quickstart"
+    assert provenance(load_recipe(QUICKSTART))["general.name"] == "quickstart"
 
 
 def test_the_file_holds_it(model_folder: Callable[..., Path], tmp_path: Path) -> None:
