@@ -43,6 +43,7 @@ def licence_parts(
     Prompts in a file of one's own count where the recipe declares their licence; a data set that
     others made counts always, as undeclared where nothing is declared.
     """
+    _require_known_keys(recipe)
     parts = {view.route or TEACHER: _of_teacher(view) for view in views or recipe.views}
     student = recipe.student
     if student.model is not None:
@@ -65,6 +66,22 @@ def licence_parts(
             where="generate.judge_licence",
         )
     return parts
+
+
+def _require_known_keys(recipe: Recipe) -> None:
+    """Raise RecipeError, with the field, for a declared licence that is not in the catalogue."""
+    models = [(f"{view.teacher_section}.licence", view.teacher.licence) for view in recipe.views]
+    models.append(("student.licence", recipe.student.licence))
+    models.append(("generate.judge_licence", recipe.generate.judge_licence))
+    data = [(f"generate.prompts: {one.name}", one.licence) for one in recipe.generate.prompts]
+    for declared, look_up in ((models, catalog.licence), (data, catalog.data_licence)):
+        for where, key in declared:
+            if key is None:
+                continue
+            try:
+                look_up(key)
+            except RecipeError as error:
+                raise RecipeError(f"{recipe.source}: {where}: {error}") from None
 
 
 def _of_teacher(view: Recipe) -> LicenceVerdict:
