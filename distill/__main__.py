@@ -1,5 +1,5 @@
-"""The `distill` command: `distill run RECIPE`, a word for each stage, `plan`, `probe`, `shape`, `inspect`, `teachers`, `explain`, and for
-the result `chat`, `serve`, `bench`.
+"""The `distill` command: `distill run RECIPE`, a word for each stage, `fetch`, `probe`, `shape`, `inspect`, `teachers`, `explain`,
+and for the result `chat`, `serve`, `bench`.
 
 Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal,
 141 nobody reads the output any more.
@@ -76,7 +76,15 @@ def _add_redo(command: argparse.ArgumentParser) -> None:
 
 
 def _add_inspection(commands: Any) -> None:
-    """Add the commands that tell something and make no stage."""
+    """Add the commands that tell something, or fetch it, and make no stage."""
+    fetch = commands.add_parser(
+        "fetch",
+        help="bring the models and data sets of a recipe here, so that it runs without a network",
+    )
+    _add_recipe(fetch, "teacher.revision=main")
+    fetch.add_argument(
+        "--plan", action="store_true", help="only say what, how much, and what is here already"
+    )
     probe = commands.add_parser(
         "probe",
         help="ask the teacher a few prompts in each language: is it fit to teach it? (1 = unfit)",
@@ -218,6 +226,8 @@ def _command(options: argparse.Namespace) -> int:
     if options.command == "explain":
         print(explain(options.field))
         return 0
+    if options.command == "fetch":
+        return _fetch(options)
     if options.command == "probe":
         return _probe(options)
     if options.command == "shape":
@@ -268,6 +278,13 @@ def _estimate(options: argparse.Namespace, recipe: Recipe) -> int:
 
     if found := estimate.run(recipe, num=options.estimate):
         print(estimate.text_of_all(recipe, found))
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from distill.pilot import fetch
+
+    fetch.run(load_recipe(options.recipe, options.overrides), only_plan=options.plan)
     return 0
 
 
@@ -335,12 +352,14 @@ def _deploy(options: argparse.Namespace) -> int:
             num_threads=options.threads,
         )
         return 0
+    from distill.core.cores import usual_threads
     from distill.deploy.choose import choose
     from distill.llama_cpp.threads import spare_threads
 
     chosen = choose(options.run, options.format)
     common = {
-        "num_threads": options.threads or spare_threads(chosen.recipe.quantize.num_threads),
+        "num_threads": options.threads
+        or spare_threads(chosen.recipe.quantize.threads or usual_threads()),
         "context_length": options.context,
     }
     if options.command == "chat":

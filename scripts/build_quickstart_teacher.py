@@ -318,7 +318,7 @@ def main() -> None:
     teacher.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(teacher)
     prompts = market.examples(
-        4000, seed=2, splits=["teacher", "facts", "prompts"], without=questions_taught(options.seed)
+        6000, seed=2, splits=["teacher", "facts", "prompts"], without=questions_taught(options.seed)
     )
     write_jsonl(options.out / "prompts.jsonl", prompts)
     write_jsonl(options.out / "eval.jsonl", market.examples(300, seed=3, splits=["eval"]))

@@ -212,7 +212,7 @@ def test_both_readmes_point_to_every_page(page):
 
 
 def test_the_usb_stick_carries_the_work_of_two_machines_to_a_third(tmp_path):
-    asking, training = blocks(text_of("recipes/offline.md"), "sh")
+    _fetching, asking, training = blocks(text_of("recipes/offline.md"), "sh")
     files = [
         "generate/raw_prompts/{}.jsonl",
         "generate/raw/{}.jsonl",

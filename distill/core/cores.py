@@ -1,4 +1,4 @@
-"""How many of this machine's cores other processes leave to this one."""
+"""How many of this machine's cores this process may use, and other processes leave to it."""
 
 import os
 import time
@@ -14,6 +14,12 @@ def own_cores() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
+
+
+def usual_threads() -> int:
+    """Return how many threads numeric libraries take here: OMP_NUM_THREADS, else every own core."""
+    wished, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")  # one a level
+    return int(wished) if wished.strip().isdecimal() and int(wished) else len(own_cores())
 
 
 class CoreWatch:

@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.core.digests import canonical_json, digest, file_sha256
 from distill.core.jsonl import BadRow, KeyTwice, Row, jsonl_rows, strict_json, text_lines
+from distill.data import hub_sets
 from distill.data.conversations import FIELDS
 from distill.data.tables import refuse_twice, separated_rows
 from distill.errors import DataError, MissingError, shown
@@ -247,8 +248,17 @@ def _dataset(recipe: Recipe, name: str, source: Source) -> PlacedRows:
         yield f"row {number}", row
 
 
+def prepare(recipe: Recipe, name: str, source: Source) -> None:
+    """Let the library read a data set, and keep what it makes of it for runs without a network.
+
+    Raises MissingError where it cannot be had.
+    """
+    _loaded(recipe, name, source)
+
+
 def _loaded(recipe: Recipe, name: str, source: Source) -> Any:
     import datasets
+    from datasets import config
 
     assert source.dataset is not None
     folder = _folder(recipe, name, source)
@@ -261,19 +271,27 @@ def _loaded(recipe: Recipe, name: str, source: Source) -> Any:
         path, cache = source.dataset, None
         if folder is not None:
             path, cache = str(folder), _cache_of(folder)
+        elif config.HF_HUB_OFFLINE and (rows := hub_sets.fetched(source)) is not None:
+            return rows
         return datasets.load_dataset(
             path, source.config, split=split, revision=source.revision, cache_dir=cache
         )
     except (
         Exception
     ) as error:  # a broken file, a missing decoder, no network: of any library's kind
-        raise MissingError(
-            f"{recipe.source}: {name}: data set {source.name!r}, split {split!r} cannot be had "
-            f"({type(error).__name__}: {shown(error)}); "
-            f"check its name, config and split{_way_to_carry(source, folder)}"
-        ) from None
+        raise unloadable(recipe, name, source, error) from None
     finally:
         datasets.enable_progress_bars()
+
+
+def unloadable(recipe: Recipe, name: str, source: Source, error: Exception) -> MissingError:
+    """Return what is to be said where the library cannot load a data set, with the ways out."""
+    split = source.split or "train"
+    return MissingError(
+        f"{recipe.source}: {name}: data set {source.name!r}, split {split!r} cannot be had "
+        f"({type(error).__name__}: {shown(error)}); "
+        f"check its name, config and split{_way_to_carry(recipe, name, source)}"
+    )
 
 
 def _cache_of(folder: Path) -> str:
@@ -289,16 +307,16 @@ def _cache_of(folder: Path) -> str:
     return str(Path(config.HF_DATASETS_CACHE) / f"folder-{digest(canonical_json(told))}")
 
 
-def _way_to_carry(source: Source, folder: Path | None) -> str:
+def _way_to_carry(recipe: Recipe, name: str, source: Source) -> str:
     """Return how to have a hub's data set here without a network; nothing for a local folder."""
-    if folder is not None or source.dataset is None:
+    if source.dataset is None or _folder(recipe, name, source) is not None:
         return ""
     here = source.dataset.rpartition("/")[2]
     command = ["hf", "download", source.dataset, "--repo-type", "dataset", "--local-dir", here]
     command += ["--revision", source.revision] if source.revision else []
     return (
-        f", or fetch it where there is a network by `{shlex.join(command)}`, copy that folder "
-        f"here and name it: dataset=./{here}"
+        "; run `distill fetch RECIPE` where there is a network, or fetch it there by "
+        f"`{shlex.join(command)}`, copy that folder here and name it: dataset=./{here}"
     )
 
 

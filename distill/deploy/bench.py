@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 
+from distill.core.cores import usual_threads
 from distill.core.named_run import open_run
 from distill.deploy import targets
 from distill.deploy.bandwidth import cache_bytes, read_bandwidth
@@ -42,7 +43,7 @@ def bench(
         names = list(checks) if format_name is None else [known_format(format_name, checks)]
         for name in names:
             require_whole(folder, name)
-    counts = thread_counts(num_threads or recipe.quantize.num_threads)
+    counts = thread_counts(num_threads or recipe.quantize.threads or usual_threads())
     _warn_if_busy()
     bandwidths = {count: read_bandwidth(count) for count in counts}
     cache = cache_bytes()

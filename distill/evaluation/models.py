@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.core import shutdown
+from distill.core.cores import usual_threads
 from distill.core.progress import Progress
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.models.batching import blocks_by_length
@@ -79,7 +80,7 @@ def evaluate_gguf(eval_set: EvalSet, path: Path, bar: Progress) -> ModelAnswers:
 
     with LlamaProcess(
         path,
-        num_threads=eval_set.recipe.quantize.num_threads,
+        num_threads=eval_set.recipe.quantize.threads or usual_threads(),
         context_length=eval_set.longest() + 8,
         num_sequences=LLAMA_SEQUENCES,
     ) as llama:

@@ -1,6 +1,7 @@
 """Find and identify model folders and hub ids, and read what their files say; without torch."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 
 from distill.catalog import catalog
 from distill.core.digests import digest
-from distill.errors import MissingError
+from distill.errors import MissingError, in_short, shown
 from distill.models.json_files import read_json_object, require_model_values, token_ids
 from distill.models.model_files import stored_tensors, weight_files
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
 LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "USAGE_POLICY")  # how names begin
+FETCH = "run `distill fetch RECIPE` where there is a network"
 
 
 def local_folder(
@@ -28,23 +30,47 @@ def local_folder(
     if Path(location).is_dir():
         return Path(location)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        IncompleteSnapshotError,
+        LocalEntryNotFoundError,
+    )
 
-    patterns = ["*.json", "*.jinja", "*.txt", "*.model"]
-    patterns += [f"{cased}*" for name in LICENCE_FILES for cased in (name, name.capitalize())]
-    if weights:
-        patterns.append("*.safetensors")
-    if code:
-        patterns.append("*.py")
+    allowed, ignored = patterns(weights=weights, code=code)
+    at = f" at revision {revision}" if revision else ""
     try:
-        return Path(snapshot_download(location, revision=revision, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                location, revision=revision, allow_patterns=allowed, ignore_patterns=ignored
+            )
+        )
+    except IncompleteSnapshotError as error:
+        missing = re.search(r"\d+ file\(s\) are missing \(.*?\)", str(error))
+        raise MissingError(
+            f"model {location!r}{at}: in the hub cache, and not whole: "
+            f"{in_short(missing[0], 200) if missing else shown(error)}; {FETCH}"
+        ) from None
     except LocalEntryNotFoundError:
         raise MissingError(
-            f"model {location!r} is neither a folder (write ./{location} for one) nor in the hub cache, "
-            f"and the hub cannot be reached (HF_HUB_OFFLINE, no network?){_elsewhere(location)}"
+            f"model {location!r}{at} is neither a folder (write ./{location} for one) nor in the hub cache, "
+            f"and the hub cannot be reached (HF_HUB_OFFLINE, no network?); {FETCH}{_elsewhere(location)}"
         ) from None
     except (HfHubHTTPError, ValueError) as error:
         raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
+
+
+def patterns(*, weights: bool, code: bool) -> tuple[list[str], list[str]]:
+    """Return what a model's files are called that are read, and which of those are not.
+
+    Of some models the weights are there twice: for other programs, in a folder or consolidated.
+    """
+    allowed = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+    if weights:
+        allowed.append("*.safetensors")
+    if code:
+        return [*allowed, "*.py"], ["*/*.safetensors", "consolidated*.safetensors"]
+    in_folders = [f"*/{name}" for name in allowed if name != "*.jinja"]
+    return allowed, [*in_folders, "consolidated*.safetensors"]
 
 
 def _elsewhere(model_id: str) -> str:
@@ -120,7 +146,9 @@ def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
     """
     folder = folder_here(location, revision)
     if folder is None:
-        raise MissingError(f"model {location!r}: its config.json is not on this machine yet")
+        raise MissingError(
+            f"model {location!r}: its config.json is not on this machine yet; {FETCH}"
+        )
     path = folder / "config.json"
     config = read_json_object(path)
     require_model_values(path, config)

@@ -21,6 +21,7 @@ from distill.errors import DataError
 from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import Measured, PilotSample, num_prompt_tokens
+from distill.planning.demands import num_written_by
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
 from distill.teachers.answers import answer_lengths
@@ -138,7 +139,7 @@ def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
     wanted = [make(p, i) for p in sample.prompts for i in range(options.samples_per_prompt)]
     tokens = {request.key: num_prompt_tokens(request, tokenizer) for request in wanted}
     left = [request.key for request in wanted if request.key not in on_disk]
-    num_written = sum(source.num or 0 for source in options.prompts)
+    num_written = num_written_by(recipe)
     more = further(options, len(sample.prompts), num_written, num_kept, num)
     return _Left(
         len(wanted),

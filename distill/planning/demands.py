@@ -45,7 +45,7 @@ def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
     """
     learn, held_out = prompts or split_prompts(recipe)
     options = recipe.generate
-    num_written = sum(source.num or 0 for source in options.prompts)
+    num_written = num_written_by(recipe)
     num_prompts = len(learn) + num_written
     if options.mix is not None:
         if num_written:  # what prompts that are not written yet will be is not known
@@ -86,6 +86,13 @@ def demands_of(recipe: Recipe, prompts: SplitPrompts) -> dict[str, Demand]:
         )
         for name in own
     }
+
+
+def num_written_by(recipe: Recipe) -> int:
+    """Return how many prompts the teacher is to write: of several the one whose view this is."""
+    if recipe.route:
+        return _written(recipe.whole)[recipe.route]
+    return sum(source.num or 0 for source in recipe.generate.prompts)
 
 
 def _written(recipe: Recipe) -> Counter[str]:

@@ -33,14 +33,25 @@ def check_models(recipe: Recipe, teacher: Teacher | None = None) -> None:
     teacher = teacher or connect(recipe)
     if teacher_is_here(recipe):
         config = text_config(teacher.location, recipe.teacher.revision)
-        if config and not recipe.teacher.gguf:
-            require_rows("teacher", teacher.location, config, teacher.tokenizers.asked)
+        if config and not recipe.teacher.gguf and (tokenizer := _asked_tokenizer(teacher)):
+            require_rows("teacher", teacher.location, config, tokenizer)
         _require_room(recipe, context_of(config))
     if recipe.student.model is None:
         return
     location = recipe.model_location(recipe.student.model)
     if config := text_config(location, recipe.student.revision):
         check_student(recipe, config, load_students_tokenizer(recipe))
+
+
+def _asked_tokenizer(teacher: Teacher) -> Any | None:
+    """Return the teacher's tokenizer; None where one of the recipe's models is not here yet.
+
+    All of them are loaded together: whose tokens the student learns is told by comparing them.
+    """
+    try:
+        return teacher.tokenizers.asked
+    except MissingError:
+        return None
 
 
 def check_student(recipe: Recipe, config: Mapping[str, Any], tokenizer: Any) -> None:

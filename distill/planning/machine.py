@@ -5,12 +5,16 @@ import shutil
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from distill.core.cores import CoreWatch
+from distill.core.cores import CoreWatch, own_cores, usual_threads
 from distill.models.product_speed import Matrices, measured_speedup, multiplies_bfloat16
+
+if TYPE_CHECKING:
+    import numpy as np
 
 GB = 1e9
 CPU_EFFICIENCY = 0.45  # of a large matrix product, in a small model's forward or backward pass
@@ -28,7 +32,9 @@ GPU_SPEEDS = {
 OTHER_GPU_SPEEDS = (30e12, 0.3e12)
 # The speed of a CPU: the best of so many products of square matrices, in bursts with pauses between
 BURSTS, PRODUCTS, PRODUCT_SIZE = 10, 10, 256
-PAUSE_SECONDS, MEASURING_SECONDS = 0.02, 1.5  # before each burst; at most, in all
+PAUSE_SECONDS, MEASURING_SECONDS = 0.02, 1.0  # before each burst; at most, in all
+# Products so small that a library gives them one thread, and what a core reaches beside the others
+SMALL_PRODUCTS, SMALL_SIZE, SHARE_TOGETHER = 20, 64, 0.7
 # A plan asks what bfloat16 gains in training the layers of a small model: whose it is, the run measures
 USUAL_MATRICES = Matrices(Counter({(3072, 1024): 2, (1024, 3072): 1, (2048, 1024): 2}))
 CPU_INFO = Path("/proc/cpuinfo")
@@ -170,24 +176,38 @@ def _first_gpu() -> Gpu | None:
 def _cpu_flops() -> float:
     """Return float32 operations a second of a matrix product on all cores.
 
-    It is the best of many short products: while other processes are at work most of them wait for
-    a core, up to fifty times as long, and that is not this machine's speed. After a pause the system
-    gives a process the cores first.
+    Beside other processes the threads of one product wait for each other, up to a thousand times as
+    long as the product takes, and that is not this machine's speed. What one thread does in its own
+    processor time is nearly the same then.
     """
     import numpy as np
 
+    threads = min(usual_threads(), len(own_cores()))
     matrix = np.ones((PRODUCT_SIZE, PRODUCT_SIZE), np.float32)
-    np.matmul(matrix, matrix)
+    together = 2 * PRODUCT_SIZE**3 / _shortest(matrix, time.perf_counter)
+    small = np.ones((SMALL_PRODUCTS, SMALL_SIZE, SMALL_SIZE), np.float32)
+    alone = 2 * SMALL_PRODUCTS * SMALL_SIZE**3 / _shortest(small, time.thread_time)
+    return max(together, alone * threads * SHARE_TOGETHER)
+
+
+def _shortest(matrices: "np.ndarray", clock: Callable[[], float]) -> float:
+    """Return the seconds of the shortest product of `matrices` with themselves.
+
+    After a pause the system gives a process the cores first.
+    """
+    import numpy as np
+
+    np.matmul(matrices, matrices)
     best, end = float("inf"), time.perf_counter() + MEASURING_SECONDS
     for _ in range(BURSTS):
         time.sleep(PAUSE_SECONDS)
         for _ in range(PRODUCTS):
-            start = time.perf_counter()
-            np.matmul(matrix, matrix)
-            best = min(best, time.perf_counter() - start)
+            start = clock()
+            np.matmul(matrices, matrices)
+            best = min(best, clock() - start)
         if time.perf_counter() > end:
             break
-    return 2 * PRODUCT_SIZE**3 / best
+    return best
 
 
 def _bfloat16_speedup() -> float:

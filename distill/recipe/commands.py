@@ -31,9 +31,11 @@ def in_full(advice: str, recipe: Recipe) -> str:
 
 
 def advised_instead(advice: str, word: str) -> str:
-    """Return a text that advises the command `word` in place of each that it advised."""
+    """Return a text that advises the command `word` in place of each that makes something."""
 
     def instead(found: re.Match[str]) -> str:
+        if found[1] == "fetch":  # it makes nothing: what is missing is missing to every command
+            return found[0]
         return f"`distill {word} RECIPE`" + (" with --redo" if found[2] else "")
 
     return _ADVISED.sub(instead, advice)
@@ -50,6 +52,8 @@ def _command(recipe: Recipe, word: str, redo: str | None) -> str:
 def _call(word: str, redo: str | None) -> str:
     if word == "shape":
         return "distill.race.shape.run(recipe)"
+    if word == "fetch":
+        return "distill.pilot.fetch.run(recipe)"
     arguments = ["recipe"]
     if word != "run":
         arguments.append(f"stages=[{word!r}]")

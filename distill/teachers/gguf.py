@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any
 
+from distill.core.cores import usual_threads
 from distill.core.digests import digest
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
@@ -131,7 +132,7 @@ class GgufTeacher(Teacher):
         """
         with LlamaModel(
             self.path,
-            num_threads=self.recipe.quantize.num_threads,
+            num_threads=self.recipe.quantize.threads or usual_threads(),
             context_length=context_length,
             num_sequences=num_sequences,
         ) as llama:

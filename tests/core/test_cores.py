@@ -47,3 +47,14 @@ def test_what_counts_is_what_others_did_on_our_cores(tmp_path, monkeypatch):
     after = [LINE.format(0, 200, 100, 57), LINE.format(1, 100, 50, 7), LINE.format(10, 900, 50, 7)]
     (tmp_path / "stat").write_text("\n".join(after))
     assert watch.taken() == pytest.approx((2.0 - 0.5) / 2)
+
+
+def test_numeric_libraries_take_what_the_user_said_or_every_core(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert cores.usual_threads() == len(cores.own_cores())
+    for said, threads in {"1": 1, " 3": 3, "4,2": 4}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert cores.usual_threads() == threads
+    for said in ("0", "many", ""):  # OpenMP ignores these
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert cores.usual_threads() == len(cores.own_cores())

@@ -11,7 +11,7 @@ from run_helpers import QUICKSTART
 from distill.data.routes import check_of, route_of_written, routed
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
-from distill.planning.demands import demand_of, demands_of
+from distill.planning.demands import demand_of, demands_of, num_written_by
 from distill.recipe import load_recipe
 from distill.recipe.sections import RoutedTeacher
 
@@ -136,3 +136,6 @@ def test_what_is_written_is_asked_of_whoever_answers_it(recipe):
     assert parts["south"].num_written == 2 + 2 + 2, "three languages of five share 11"
     for name in ("num_written", "num_answers", "num_held_out"):
         assert sum(getattr(part, name) for part in parts.values()) == getattr(whole, name)
+    assert num_written_by(written) == 7 + 11
+    for view in several.views:
+        assert num_written_by(view) == parts[view.route].num_written

@@ -74,6 +74,14 @@ def test_the_plan_counts_each_teacher_and_says_who_gives_text_alone(folders, tmp
     assert "2 teachers, one after the other" in plan.text
 
 
+def test_a_teacher_that_is_not_on_this_machine_is_planned_beside_one_that_is(tmp_path):
+    recipe = recipe_of(tmp_path, "Qwen/Qwen3-0.6B")
+    plan = planned(recipe, tmp_path)
+    here, away = plan.teachers
+    assert here["parameters"] < 10_000_000 < 500_000_000 < away["parameters"]
+    assert "if it has not the student's tokenizer, which is not here yet" in plan.text
+
+
 def test_memory_is_the_largest_ones_and_time_and_disk_are_the_sum(folders, tmp_path):
     recipe = recipe_of(tmp_path, folders["narrow"])
     views = [route.recipe for route in routes_of(recipe)]

@@ -10,6 +10,7 @@ is off by 0.0001. And a student beyond float16's 65,504 has no f16 file at all.
 
 from pathlib import Path
 
+from distill.core.cores import usual_threads
 from distill.core.results import Agreement
 from distill.errors import MismatchError
 from distill.formats import compare
@@ -41,7 +42,7 @@ def require_right_export(export: Export) -> float:
 
 def agreement(export: Export, reference: Reference, path: Path) -> Agreement:
     """Load a GGUF file in llama.cpp and compare it with `reference`."""
-    num_threads = export.recipe.quantize.num_threads
+    num_threads = export.recipe.quantize.threads or usual_threads()
     context_length = reference.longest + 8
     with LlamaProcess(path, num_threads=num_threads, context_length=context_length) as llama:
         return compare.in_llama_cpp(reference, llama)

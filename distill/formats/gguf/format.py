@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from distill.core.cores import usual_threads
 from distill.core.progress import Progress
 from distill.core.results import Agreement, FileCheck
 from distill.core.stage import Cost
@@ -124,7 +125,7 @@ class GgufFormat(Format):
 def _loaded(export: Export, path: Path) -> LlamaProcess:
     """Return the file in a llama.cpp of its own, with room for the samples and for the timing."""
     longest = max(NUM_PROMPT_TOKENS + NUM_NEW_TOKENS, export.reference.longest)
-    num_threads = export.recipe.quantize.num_threads
+    num_threads = export.recipe.quantize.threads or usual_threads()
     return LlamaProcess(path, num_threads=num_threads, context_length=longest + 8)
 
 

@@ -1,6 +1,5 @@
 """The section `quantize`: the files for deployment, and when one of them is marked failed."""
 
-import os
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -97,11 +96,3 @@ class Quantize(Section):
         if ("mixed" in self.formats) != (self.budget_mb is not None):
             raise ValueError("formats: mixed and budget_mb belong together: give both or neither")
         return self
-
-    @property
-    def num_threads(self) -> int:
-        """Return the threads of llama.cpp that `threads` stands for on this machine."""
-        if self.threads:
-            return self.threads
-        of_openmp, _, _ = os.environ.get("OMP_NUM_THREADS", "").partition(",")  # one a level
-        return int(of_openmp or 0) or len(os.sched_getaffinity(0))
