@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import (
+    benchmark,
     capture,
     evaluate,
     generate,
@@ -42,6 +43,7 @@ PLANNED = (
     rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
+    benchmark.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)

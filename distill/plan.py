@@ -11,6 +11,7 @@ from functools import partial
 from itertools import chain
 
 from distill import chat
+from distill.benchmarks.reading import read_all
 from distill.catalog.catalog import LicenceVerdict, begun_with
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.files import write_atomic
@@ -99,6 +100,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     check_widths(routes)
     check_cuts(recipe)
     preflight.check_formats(recipe)
+    read_all(recipe)  # the benchmarks; what is wrong with them is told before they are asked
     left = Left()
     prompts = split_prompts(recipe, left)
     parts = routed(recipe, [*chain(*prompts)])
