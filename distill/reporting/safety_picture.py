@@ -19,7 +19,7 @@ BY_LANGUAGE = "Changes in refusals of harmful requests, by language"
 
 def safety_pictures(changes: Sequence[Change]) -> list[Pictures]:
     """Return the page's: each measure over all languages, then one of them in each language."""
-    groups = [Pictures("", _by_measure(changes), NOTE)]
+    groups = [Pictures("What changed in refusals and bias", _by_measure(changes), NOTE)]
     harmful = [change for change in changes if change.measure == "harmful"]
     languages = [code for code in _languages(harmful) if code != ALL]
     if len(languages) > 1:
