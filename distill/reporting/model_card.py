@@ -121,9 +121,10 @@ def card_metadata(recipe: Recipe) -> ModelCardData:
     base = _hub_id(recipe.student.model)
     # a student that began from a model's weights and was trained on, whatever was cut before, and
     # whatever files were made of it: https://huggingface.co/docs/hub/model-cards#specifying-a-base-model
-    relation = {} if base is None else {"base_model_relation": "finetune"}
+    relation = None if base is None else "finetune"
     return ModelCardData(
         base_model=base,
+        base_model_relation=relation,
         datasets=list(dict.fromkeys(name for name in datasets if name)) or None,
         language=list(recipe.languages),
         library_name="transformers",
@@ -132,7 +133,6 @@ def card_metadata(recipe: Recipe) -> ModelCardData:
         license_link=licence.link,
         pipeline_tag="text-generation",
         tags=["distillation"],
-        **relation,
     )
 
 
