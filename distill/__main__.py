@@ -1,5 +1,5 @@
 """The `distill` command: `distill run RECIPE`, a word for each stage, `fetch`, `probe`, `shape`, `inspect`, `teachers`, `explain`,
-and for the result `chat`, `serve`, `bench`.
+and for the result `compare`, `chat`, `serve`, `bench`.
 
 Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 130 stopped by a signal,
 141 nobody reads the output any more.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import generate, pipeline
+from distill import generate, pipeline, report
 from distill.core import terminal
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.pipeline import STAGES
@@ -51,6 +51,10 @@ def parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="only ask N prompts (default 8; generate asks none of them again) and say "
                 "what the others will take",
+            )
+        if stage is report.STAGE:
+            command.add_argument(
+                "--open", action="store_true", help="open the page in the default browser"
             )
         _add_redo(command)
     _add_inspection(commands)
@@ -104,6 +108,17 @@ def _add_inspection(commands: Any) -> None:
     inspect.add_argument(
         "--num", type=_positive, default=3, help="pairs for each language (default 3)"
     )
+    compare = commands.add_parser(
+        "compare", help="finished runs side by side: recipes, figures, sizes, times; and a page"
+    )
+    compare.add_argument("runs", nargs="+", metavar="RUN", help="run folders, or their recipes")
+    compare.add_argument(
+        "--page",
+        metavar="FILE",
+        default="compare.html",
+        help="where the page is written (default compare.html)",
+    )
+    compare.add_argument("--open", action="store_true", help="open the page in the default browser")
     teachers = commands.add_parser(
         "teachers", help="the catalogue: which teachers fit this machine, what their licences allow"
     )
@@ -234,6 +249,8 @@ def _command(options: argparse.Namespace) -> int:
         return _shape(options)
     if options.command == "inspect":
         return _inspect(options)
+    if options.command == "compare":
+        return _compare(options)
     if options.command in ("chat", "serve", "bench"):
         return _deploy(options)
     if options.command == "teachers":
@@ -268,6 +285,10 @@ def _run(options: argparse.Namespace) -> int:
     elif _is_main() and (stages is None or "report" in stages):
         print(result.text)
         print(f"report: {result.report}")
+        if getattr(options, "open", False):
+            from distill.reporting.opening import open_page
+
+            print(open_page(result.report))
     return 0
 
 
@@ -338,6 +359,21 @@ def _inspect(options: argparse.Namespace) -> int:
     recipe, folder = open_run(options.run)
     with advising(recipe):
         data.show(folder.stage("generate"), **what)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from distill.reporting.compare import compare, comparison_text
+    from distill.reporting.compare_page import comparison_page, write_page
+    from distill.reporting.opening import open_page
+
+    comparison = compare(options.runs)
+    page = Path(options.page).expanduser()
+    write_page(page, comparison_page(comparison))
+    print(comparison_text(comparison))
+    print(f"page: {page}")
+    if options.open:
+        print(open_page(page))
     return 0
 
 

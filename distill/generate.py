@@ -45,6 +45,7 @@ from distill.planning.costs import (
 )
 from distill.planning.demands import BYTES_PER_TOKEN
 from distill.planning.lengths import check_models, length_notes, within_context
+from distill.planning.licences import require_permission
 from distill.planning.vocabulary import check_vocabulary
 from distill.recipe import Recipe
 from distill.synthesis import llm_judge
@@ -79,6 +80,7 @@ def run(
     Of several teachers one is asked after the other. Returns None on all processes but the first,
     and in a shard.
     """
+    require_permission(recipe)
     tasks.grader(recipe.generate)  # what this machine lacks for it is said before anything is asked
     routes = [Route(recipe)] if teacher is not None else routes_of(recipe)
     asked = [teacher or route.connect(folder, processes.local_rank) for route in routes]

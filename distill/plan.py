@@ -12,7 +12,7 @@ from itertools import chain
 
 from distill import chat
 from distill.benchmarks.reading import read_all
-from distill.catalog.catalog import LicenceVerdict
+from distill.catalog.catalog import LicenceVerdict, begun_with
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
@@ -31,7 +31,7 @@ from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload, in_turn
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
-from distill.planning.licences import licence_verdict
+from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
 from distill.planning.several import (
@@ -91,6 +91,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     note = _check_tokenizers(recipe, tokenizers)
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)
+    require_permission(recipe)
     routes = planned_routes(recipe, tokenizers)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
@@ -213,14 +214,33 @@ def _text(
         "",
         *_table(costs),
         "",
-        f"licences: {verdict.level}: {'; '.join(verdict.sentences)}",
+        f"licences: {verdict.level}:",
+        *(f"  {sentence}" for sentence in verdict.sentences),
         *(f"  - {duty}" for duty in verdict.duties),
+        *_accepted(work.recipe, verdict),
+        *_named(work.recipe, verdict),
         *(f"warning: {warning}" for warning in warnings),
     ]
     accuracy = "estimates, within a factor of two"
     if work.machine.gpu:
         accuracy = "estimates; of GPUs compared with an H200 alone"
     return "\n".join([*lines, f"({platform.machine()}; {accuracy})"])
+
+
+def _accepted(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
+    """Return what was said of a licence that forbids this, where one does."""
+    if recipe.licence_accepted is None or verdict.level != "forbid":
+        return []
+    return [f"  accepted all the same (licence_accepted): {recipe.licence_accepted}"]
+
+
+def _named(recipe: Recipe, verdict: LicenceVerdict) -> list[str]:
+    """Return how the card and the files will call the student, where a licence changes that."""
+    title = recipe.report.title or recipe.name
+    name = begun_with(verdict.name_prefix, title)
+    if name == title:
+        return []
+    return [f"  a licence wants it so: the card calls the student {name!r}, not {title!r}"]
 
 
 def _table(costs: Mapping[str, Cost]) -> list[str]:

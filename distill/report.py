@@ -2,12 +2,14 @@
 
     report/report.html     everything in one file, pictures inside
     report/MODEL_CARD.md   base, teacher, licences, data lineage, figures, limits
+    report/LICENSE, NOTICE the licences' texts, as far as they are on this machine, and their notices
     report/refusals.svg    the card's picture of what changed in refusals, where the recipe asks
 
 Nothing is measured here: every figure comes from another stage's manifest.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from distill.core.files import write_atomic
 from distill.core.jsonl import read_jsonl
@@ -17,7 +19,11 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
+from distill.reporting.measures import MEASURES, Measure, read_examples_of
 from distill.reporting.results import RunResults, read_results, reads
+
+if TYPE_CHECKING:
+    from distill.reporting.table import ModelRow
 
 
 def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -25,59 +31,60 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 
     Raises MissingError if a stage before has not finished.
     """
-    from distill.reporting.examples import read_examples
-    from distill.reporting.model_card import model_card
-    from distill.reporting.page import page
-    from distill.reporting.plots import pictures_of
     from distill.reporting.repeats import figures_text
-    from distill.reporting.safety import PICTURE
-    from distill.reporting.safety_picture import changes_picture
     from distill.reporting.table import model_rows, table_html
 
-    stage = folder.stage("report")
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
-    pictures = pictures_of(folder.stage("train"), results, rows)
-    files = [stage / "report.html", stage / "MODEL_CARD.md"]
-    if results.safety is not None and results.safety.changes:
-        drawn = changes_picture(results.safety.changes)
-        pictures["What changed in refusals and bias"] = drawn
-        files.append(stage / PICTURE)
-        write_atomic(files[-1], drawn)
-    examples = read_examples(folder.stage("evaluate"), results.evaluate)
-    dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
-
-    write_atomic(files[0], page(recipe, results, rows, verdict, pictures, examples, dropped))
-    write_atomic(files[1], model_card(recipe, results, rows, verdict))
+    written = []
+    for name, text in _files(recipe, folder, results, rows, verdict).items():
+        path = folder.stage("report") / name
+        path.unlink(missing_ok=True)  # of an earlier report
+        if text is not None:
+            write_atomic(path, text)
+            written.append(path)
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
         text=f"{figures_text(results, rows)}\n\n{verdict}",
         verdict=verdict,
     )
-    return StageOutput(result, files)
+    return StageOutput(result, written)
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A figure by which student and control are compared, and how a difference of it is told."""
+def _files(
+    recipe: Recipe,
+    folder: RunFolder,
+    results: RunResults,
+    rows: "list[ModelRow]",
+    verdict: str,
+) -> dict[str, str | None]:
+    """Return the text of each file by its name; None: this run has no such file."""
+    from distill.reporting.duties import left_to_do, notice_sentences
+    from distill.reporting.examples import side_by_side
+    from distill.reporting.licence_files import licence_file, licence_texts, notice_file
+    from distill.reporting.model_card import model_card
+    from distill.reporting.page import page
+    from distill.reporting.plots import pictures_of
+    from distill.reporting.safety import PICTURE
+    from distill.reporting.safety_picture import card_picture
+    from distill.reporting.summary import statements
 
-    key: str
-    unit: str
-    scale: int
-    decimals: int
-    more_is_better: bool
-
-    def tell(self, value: float) -> str:
-        return f"{value * self.scale:+.{self.decimals}f}"
-
-
-MEASURES = (
-    Measure("exact_match", "points of exact match", 100, 1, more_is_better=True),
-    Measure("nll", "nats a token of NLL", 1, 4, more_is_better=False),
-    Measure("nll_per_byte", "nats a byte of NLL", 1, 5, more_is_better=False),
-)
+    examples = read_examples_of(folder.stage("evaluate"), list(results.evaluate.models))
+    pictures = pictures_of(folder.stage("train"), results, rows, examples)
+    texts = licence_texts(recipe)
+    answers = statements(results, rows, examples, left_to_do(results.licence, texts))
+    asked = side_by_side(examples)
+    dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
+    changes = results.safety.changes if results.safety is not None else []
+    return {
+        "report.html": page(recipe, results, rows, verdict, answers, pictures, asked, dropped),
+        "MODEL_CARD.md": model_card(recipe, results, rows, verdict, answers),
+        "LICENSE": licence_file(texts),
+        "NOTICE": notice_file(texts, notice_sentences(results.licence)),
+        PICTURE: card_picture(changes) if changes else None,
+    }
 
 
 def gain(results: RunResults) -> str:
@@ -136,14 +143,7 @@ def _all_told(results: RunResults, who: str, other: str, differences: dict[str, 
 
 
 def _comparison(who: str, other: str, measure: Measure, found: Difference) -> str:
-    difference, low, high = (
-        measure.tell(value)
-        for value in (
-            found.difference,
-            found.low,
-            found.high,
-        )
-    )
+    difference, low, high = map(measure.tell, (found.difference, found.low, found.high))
     outcome = _outcome(measure, found)
     return f"{who} {outcome} {other}: {difference} {measure.unit}, 95 % interval [{low}, {high}]"
 

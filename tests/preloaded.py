@@ -4,14 +4,12 @@ No thread may be left over, for it would not be copied: so one thread computes, 
 """
 
 import gc
-import io
 from pathlib import Path
 
 import accelerate  # noqa: F401
 import gguf  # noqa: F401
 import torch
 import transformers.models.qwen3.modeling_qwen3  # noqa: F401
-from matplotlib.figure import Figure
 
 import distill.capture
 import distill.evaluate
@@ -36,9 +34,6 @@ def warm_up() -> None:
     model = load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
     model(torch.tensor([[1, 2, 3]]))
     identification.can_identify("sw")  # unpacks the model that tells languages apart
-    figure = Figure()
-    figure.subplots().set_title("nats")
-    figure.savefig(io.BytesIO(), format="svg")
     gc.freeze()  # else each copy's first collection would touch, and so copy, all of this
 
 

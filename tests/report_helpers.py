@@ -1,14 +1,24 @@
 """A finished run's results, shortened to what a report may show."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from pydantic import TypeAdapter
 from result_helpers import file_check, generate_result
 
+from distill.core.benchmark_results import (
+    ALL_LANGUAGES,
+    BenchmarkDifference,
+    BenchmarkFacts,
+    BenchmarkResult,
+    BenchmarkScore,
+)
+from distill.core.intervals import wilson
+from distill.core.results import Difference
 from distill.core.run_folder import Manifest
+from distill.core.safety_results import ALL, Change, ConductFigures, SafetyResult
 from distill.reporting.results import READS, RunResults
 
 
@@ -168,3 +178,79 @@ def finished_manifests() -> dict[str, Manifest[Any]]:
         )
         for stage, result in RESULTS.items()
     }
+
+
+def finished_examples(results: RunResults) -> dict[str, list[dict[str, Any]]]:
+    """Examples of each model as evaluate stores them: in two languages, half of them right or so."""
+    examples = {}
+    for number, name in enumerate(results.evaluate.models):
+        examples[name] = [
+            {
+                "prompt": f"Goats, {i}?",
+                "language": "en" if i % 2 else "sw",
+                "answer": f"{i} goats",
+                "right": (i + number) % 3 > 0,
+                "nll": 2.0 + number + i / 10,
+                "num_tokens": 5 + i,
+                "num_bytes": 20 + i,
+            }
+            for i in range(10)
+        ]
+    return examples
+
+
+def finished_benchmark(results: RunResults, languages: Sequence[str]) -> BenchmarkResult:
+    """Scores of every model on one benchmark of 40 questions a language; a file that was not asked."""
+    models = list(results.evaluate.models)
+    codes = [*languages, *([ALL_LANGUAGES] if len(languages) > 1 else [])]
+    scores, differences = [], []
+    for code in codes:
+        num = 40 * (len(languages) if code == ALL_LANGUAGES else 1)
+        for number, model in enumerate(models):
+            right = num // 2 - number
+            share = wilson(right, num)
+            scores.append(
+                BenchmarkScore("belebele", code, model, num, right / num, share, right / num, share)
+            )
+            if model != "teacher":
+                against = "teacher" if model in ("control", "student") else "student"
+                change = Difference(-number / num, -number / num - 0.1, -number / num + 0.1)
+                differences.append(BenchmarkDifference("belebele", code, model, against, change))
+    facts = BenchmarkFacts(
+        name="belebele",
+        title="Belebele",
+        kind="choices",
+        licence="CC-BY-SA-4.0",
+        source="facebook/belebele",
+        few_shot=0,
+        num=dict.fromkeys(languages, 40),
+        copied=dict.fromkeys(languages, 0),
+    )
+    return BenchmarkResult([facts], scores, differences, {"nf4": "it has no runtime here"})
+
+
+def finished_safety(results: RunResults) -> SafetyResult:
+    """What every model did with 20 harmful and 20 harmless requests a language; the student lost some."""
+    models, changes = {}, []
+    for model in results.evaluate.models:
+        refused = {"teacher": 18, "control": 9}.get(model, 12)
+        models[model] = ConductFigures(
+            "cpu",
+            {
+                "harmful": {
+                    ALL: {"refuses": 2 * refused - 4, "complies": 44 - 2 * refused},
+                    "en": {"refuses": refused, "complies": 20 - refused},
+                    "sw": {"refuses": refused - 4, "complies": 24 - refused},
+                },
+                "harmless": {code: {"refuses": 1, "complies": 19} for code in (ALL, "en", "sw")},
+            },
+        )
+        if model != "teacher":
+            against = "teacher" if model in ("control", "student") else "student"
+            lost = (
+                Difference(-0.3, -0.4, -0.2) if model == "student" else Difference(0.0, -0.1, 0.1)
+            )
+            for code in (ALL, "en", "sw"):
+                changes.append(Change(model, against, "harmful", code, lost))
+            changes.append(Change(model, against, "harmless", ALL, Difference(0.0, -0.1, 0.1)))
+    return SafetyResult(models, changes, num_requests=80)

@@ -229,10 +229,10 @@ def test_a_signal_and_another_tokenizer_is_refused_with_the_way_out(student, tmp
         MismatchError,
         match=r"different tokenizers .*capture\.signal=none train\.soft_weight=0 train\.hard_weight=1",
     ):
-        plan._check_tokenizers(recipe)
-    assert "its own tokenizer (vocabulary of" in (
-        plan._check_tokenizers(recipe_of(tmp_path, student)) or ""
-    )
+        plan._check_tokenizers(recipe, plan._tokenizers_here(recipe))
+    recipe = recipe_of(tmp_path, student)
+    note = plan._check_tokenizers(recipe, plan._tokenizers_here(recipe))
+    assert "its own tokenizer (vocabulary of" in (note or "")
 
 
 def test_a_name_that_is_no_model_here_says_that_none_is_needed(student, tmp_path):

@@ -34,7 +34,7 @@ MINE = "recipes/my.yaml"  # the reader's copy of it, changed as the page's first
 # Programs of others, which cannot be checked here; `cp` and `mkdir` run in a test of their own.
 OTHERS = {"vllm", "ollama", "cp", "mkdir", "cd", "git"}
 # Commands that work on a finished run, not on a recipe.
-ON_A_RUN = ("inspect", "chat", "serve", "bench")
+ON_A_RUN = ("inspect", "compare", "chat", "serve", "bench")
 # Commands that need neither a recipe nor a run, and answer in a second.
 OFFLINE = ("explain", "teachers")
 

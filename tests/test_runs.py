@@ -28,10 +28,8 @@ def test_a_run_leaves_a_report_a_card_and_a_manifest_a_stage(finished):
         for name, described in manifest["files"].items():
             assert sha(finished / stage / name) == described["sha256"], f"{stage}/{name}"
     page = (finished / "report" / "report.html").read_text()
-    assert page.count("<svg") == 4 and "KD " in page and "95 % interval" in page
-    assert "http" not in page.replace("http://www.w3.org", ""), (
-        "the report asks nothing of the network"
-    )
+    assert page.count("<svg") >= 6 and "KD " in page and "95 % interval" in page
+    assert "http" not in page, "the report asks nothing of the network"
     card = (finished / "report" / "MODEL_CARD.md").read_text()
     assert "./quickstart/teacher" in card and "apache-2.0" in card
     assert not (finished / "train" / "checkpoints").exists(), (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from distill.errors import DataError
 
@@ -19,6 +19,20 @@ TEACHERS = Path(__file__).with_name("teachers.yaml")
 
 Level = Literal["allow", "attribution", "restricted", "manual_review", "undeclared", "forbid"]
 Checked = Literal["verified", "secondary", "memory"]
+DutyKind = Literal[
+    "attribution", "notice", "name", "text", "use", "threshold", "changes", "credit", "other"
+]
+SENTENCES: dict[str, str] = {
+    "attribution": "show '{says}'",
+    "notice": "ship a NOTICE file that says '{says}'",
+    "name": "begin the student's name with {says}",
+    "text": "ship {says}",
+    "use": "pass on the acceptable use policy: {says}",
+    "threshold": "above {above}: {says}",
+    "changes": "{says}",
+    "credit": "{says}",
+    "other": "{says}",
+}
 
 # A list of YAML becomes a tuple; what is in it is as strict as everything else
 Texts = Annotated[tuple[str, ...], Strict(False)]
@@ -33,21 +47,100 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Duty(Row):
+    """What a licence asks of whoever passes a student on: see the top of licences.yaml.
+
+    A threshold has `users` a month, or `revenue` in `currency` a month or year, or both.
+    """
+
+    kind: DutyKind
+    says: str
+    of: Literal["both", "weights", "outputs"] = "both"
+    users: int | None = None
+    revenue: int | None = None
+    currency: Annotated[str, Field(pattern="^[A-Z]{3}$")] | None = None
+    per: Literal["month", "year"] | None = None
+
+    @model_validator(mode="after")
+    def _threshold_has_its_numbers(self) -> "Duty":
+        has_numbers = self.users is not None or self.revenue is not None
+        if has_numbers != (self.kind == "threshold"):
+            raise ValueError("users and revenue belong to kind: threshold, which needs one of them")
+        if len({value is None for value in (self.revenue, self.currency, self.per)}) > 1:
+            raise ValueError("revenue, currency and per belong together")
+        return self
+
+    @property
+    def sentence(self) -> str:
+        """Return the duty in words."""
+        return SENTENCES[self.kind].format(says=self.says, above=self._above)
+
+    @property
+    def _above(self) -> str:
+        limits = []
+        if self.users is not None:
+            limits.append(f"{self.users:,} monthly users")
+        if self.revenue is not None:
+            limits.append(f"{self.revenue:,} {self.currency} revenue a {self.per}")
+        return " or ".join(limits)
+
+
 class Licence(Row):
     """A licence as far as distillation goes."""
 
     key: str
+    name: str
     spdx: str
+    hub: str | None = None
+    link: str | None = None
+    text: str | None = None
     outputs: Level
     logits: Level
     weights: Level
     commercial: Level
     checked: Checked
-    duties_outputs: Texts
-    duties_weights: Texts
+    source: str
+    duties: Annotated[tuple[Duty, ...], Strict(False)]
     note: str | None = None
-    name_prefix: str | None = None
     same_family_outputs: Level | None = None
+
+    def duties_of(self, use: str) -> list[Duty]:
+        """Return the duties of a student that makes this use of the model.
+
+        `use`: weights, or outputs or logits.
+        """
+        of = "weights" if use == "weights" else "outputs"
+        return [duty for duty in self.duties if duty.of in (of, "both")]
+
+    @property
+    def duties_outputs(self) -> list[str]:
+        """Return the duties of who learnt from the model, in words."""
+        return [duty.sentence for duty in self.duties_of("outputs")]
+
+    @property
+    def duties_weights(self) -> list[str]:
+        """Return the duties of who began from its weights, in words."""
+        return [duty.sentence for duty in self.duties_of("weights")]
+
+
+class DataLicence(Row):
+    """A licence of data that a student is trained on."""
+
+    key: str
+    name: str
+    level: Level
+    commercial: Level
+    credit: str | None = None
+    limit: str | None = None
+    link: str | None = None
+
+
+class LicenceSince(Row):
+    """From when on a model has had a licence; `revisions` of the hub that are known to have it."""
+
+    since: date
+    licence: str
+    revisions: Texts = ()
 
 
 class Template(Row):
@@ -92,6 +185,7 @@ class ModelFacts(Row):
     sampling_thinking: Sampling | None = None
     note: str | None = None
     elsewhere: str | None = None
+    history: Annotated[tuple[LicenceSince, ...], Strict(False)] = ()
 
 
 class LicencesFile(Row):
@@ -99,6 +193,7 @@ class LicencesFile(Row):
 
     as_of: date
     licences: dict[str, dict[str, Any]]
+    data: dict[str, dict[str, Any]]
 
 
 class TeachersFile(Row):
@@ -111,13 +206,34 @@ class TeachersFile(Row):
 
 
 @cache
+def licences_file() -> LicencesFile:
+    """Return licences.yaml, its rows not checked yet."""
+    return checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
+
+
+@cache
 def licences() -> dict[str, Licence]:
     """Return the licences by key."""
-    content = checked_row(LicencesFile, read_yaml(LICENCES), str(LICENCES))
     return {
         key: checked_row(Licence, {"key": key, **values}, f"{LICENCES}: {key}")
-        for key, values in content.licences.items()
+        for key, values in licences_file().licences.items()
     }
+
+
+@cache
+def data_licences() -> dict[str, DataLicence]:
+    """Return the licences of data by key."""
+    return {
+        key: checked_row(DataLicence, {"key": key, **values}, f"{LICENCES}: {key}")
+        for key, values in licences_file().data.items()
+    }
+
+
+def licence_text(terms: Licence) -> str | None:
+    """Return the whole text of a licence that is shipped with us; None where it is not."""
+    if terms.text is None:
+        return None
+    return (LICENCES.parent / "texts" / terms.text).read_text(encoding="utf-8")
 
 
 @cache
@@ -156,6 +272,7 @@ def _check_references(model: ModelFacts, where: str) -> None:
         ("licence", model.licence, licences()),
         ("template", model.template, templates()),
         ("family", model.family, teachers_file().sources),
+        *(("history", entry.licence, licences()) for entry in model.history),
     )
     for field, value, known in references:
         if value is not None and value not in known:

@@ -15,6 +15,7 @@ from distill.models.model_files import stored_tensors, weight_files
 
 FULLY_HASHED = 64 << 20  # bytes
 SAMPLE = 64 << 10  # bytes
+LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "USAGE_POLICY")  # how names begin
 FETCH = "run `distill fetch RECIPE` where there is a network"
 
 
@@ -116,21 +117,39 @@ def digest_of_files(paths: Sequence[Path]) -> str:
     return digest(*parts)
 
 
+def is_licence_file(name: str) -> bool:
+    """Return whether a file of a model's folder holds a licence, a notice or a policy of use."""
+    return name.upper().startswith(LICENCE_FILES)
+
+
+def folder_here(location: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a model that is on this machine; None where it is not.
+
+    The network is not asked.
+    """
+    if Path(location).is_dir():
+        return Path(location)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(location, "config.json", revision=revision)
+    except HFValidationError:  # a name on a server need be no hub id
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
 def read_config(location: str, revision: str | None = None) -> dict[str, Any]:
     """Return the config.json of a local folder or of the hub cache; the network is not asked.
 
     Raises MissingError if it is absent, DataError if it is no model's.
     """
-    path = Path(location) / "config.json"
-    if not Path(location).is_dir():
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(location, "config.json", revision=revision)
-        if not isinstance(cached, str):
-            raise MissingError(
-                f"model {location!r}: its config.json is not on this machine yet; {FETCH}"
-            )
-        path = Path(cached)
+    folder = folder_here(location, revision)
+    if folder is None:
+        raise MissingError(
+            f"model {location!r}: its config.json is not on this machine yet; {FETCH}"
+        )
+    path = folder / "config.json"
     config = read_json_object(path)
     require_model_values(path, config)
     return config

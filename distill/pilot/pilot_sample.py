@@ -25,6 +25,7 @@ from distill.data.samples import Prompt, split_prompts
 from distill.filters import prompt_filters
 from distill.pipeline import at_work
 from distill.planning.conversations import check_conversations
+from distill.planning.licences import require_permission
 from distill.recipe import Recipe
 from distill.teachers.answers import answer_lengths, ask
 from distill.teachers.base import Teacher
@@ -65,6 +66,7 @@ class PilotSample:
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "list[PilotSample]":
         """Return the sample of each teacher, in the recipe's order; one where there is one."""
+        require_permission(recipe)
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
         routes = routes_of(recipe)
         asked = [route.connect(folder, processes.local_rank) for route in routes]

@@ -16,7 +16,7 @@ from distill.models import find, load
 from distill.pipeline import run_stages
 from distill.planning import preflight
 from distill.planning.cuts import check_cuts
-from distill.planning.licences import licence_verdict
+from distill.planning.licences import licence_parts
 from distill.planning.machine import GB
 from distill.race.candidates import (
     Candidate,
@@ -205,9 +205,10 @@ def _base(
     with_base: Recipe, recipe: Recipe, values: Values, trimmed: tuple[Any, int] | None
 ) -> Source:
     """Return a smaller base. Raises a DistillError that says why it cannot be taken."""
-    verdict, own = licence_verdict(with_base), licence_verdict(recipe)
-    if LEVELS.index(verdict.level) > LEVELS.index(own.level):
-        raise MismatchError(f"its licence allows less: {verdict.level}")
+    own = licence_parts(recipe)
+    for name, part in licence_parts(with_base).items():
+        if LEVELS.index(part.level) > LEVELS.index(own[name].level):
+            raise MismatchError(f"its licence allows less: {name}: {part.level}")
     source = _source(with_base, values, trimmed)
     tokenizers = teachers.connect(with_base).tokenizers
     if tokenizers.same:

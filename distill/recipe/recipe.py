@@ -56,6 +56,12 @@ class Recipe(Section):
         "in the answers",
         is_newer=True,
     )
+    licence_accepted: Annotated[str, Field(pattern=r"\S", max_length=2000)] | None = field(
+        None,
+        "Why you may do what a licence forbids (a permission of your own, say): without it such a "
+        "run stops in `plan`; the model card shows it word for word",
+        is_newer=True,
+    )
     teacher: Teacher
     teachers: Annotated[list[RoutedTeacher], Field(min_length=1)] | None = field(
         None,

@@ -29,6 +29,10 @@ def check_evaluation_prompts(recipe: "Recipe") -> None:
             "evaluate.prompts: verify and refusals say what is worth learning from: "
             "remove them here"
         )
+    if any(source.licence for source in sources):
+        raise ValueError(
+            "evaluate.prompts: licence counts for what a student is trained on: remove it here"
+        )
 
 
 def check_languages(recipe: "Recipe") -> None:

@@ -83,6 +83,12 @@ class Source(Section):
         "refuse is dropped (requests that the student shall learn to decline)",
     )
 
+    licence: str | None = field(
+        None,
+        "Licence key of the data, e.g. cc-by-4.0, or own for what is yours; it counts beside those "
+        "of the models. null = not declared",
+    )
+
     @model_validator(mode="after")
     def _expansion_fits(self) -> "Source":
         if self.expand is None:
@@ -192,6 +198,13 @@ def _short_form(sources: list[Source] | None) -> Any:
     written = [source.model_dump(mode="json", exclude_defaults=True) for source in sources]
     is_a_path = len(written) == 1 and set(written[0]) == {"file"}
     return written[0]["file"] if is_a_path else written
+
+
+def without_licences(sources: list[Source] | None) -> Any:
+    """Return the short form of the sources as far as answers depend on them."""
+    if sources is None:
+        return None
+    return _short_form([source.model_copy(update={"licence": None}) for source in sources])
 
 
 Sources = Annotated[

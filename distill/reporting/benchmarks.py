@@ -9,6 +9,8 @@ from distill.core.benchmark_results import (
     BenchmarkResult,
     BenchmarkScore,
 )
+from distill.reporting.measures import ACCURACY
+from distill.reporting.table import NONE
 
 DIFFERENCE_HEADINGS = ["benchmark", "language", "model", "against", "points", "95 % interval"]
 
@@ -58,18 +60,13 @@ def _lines_of(
 
 def accuracy_text(score: BenchmarkScore) -> str:
     """Return a score in percent with its interval."""
-    return _percent(score.accuracy, score.interval)
+    return ACCURACY.tell_within(score.accuracy, score.interval)
 
 
 def _by_byte_text(score: BenchmarkScore) -> str:
     if score.by_byte is None or score.interval_by_byte is None:
-        return "–"
-    return _percent(score.by_byte, score.interval_by_byte)
-
-
-def _percent(share: float, interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{100 * share:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        return NONE
+    return ACCURACY.tell_within(score.by_byte, score.interval_by_byte)
 
 
 def _difference_lines(result: BenchmarkResult) -> list[list[str]]:
@@ -112,15 +109,21 @@ def _not_asked(result: BenchmarkResult) -> list[str]:
     return [f"{model} was not asked: {reason}." for model, reason in result.not_asked.items()]
 
 
+def together(facts: BenchmarkFacts) -> str:
+    """Return what the figures over all languages of a benchmark stand under."""
+    return ALL_LANGUAGES if len(facts.num) > 1 else next(iter(facts.num))
+
+
+def scores_together(facts: BenchmarkFacts, result: BenchmarkResult) -> list[BenchmarkScore]:
+    """Return every model's score over all languages of a benchmark."""
+    language = together(facts)
+    return [s for s in result.scores if (s.benchmark, s.language) == (facts.name, language)]
+
+
 def card_lines(result: BenchmarkResult) -> list[str]:
     """Return a line a benchmark: every model's accuracy over all languages."""
     lines = []
     for facts in result.benchmarks:
-        language = ALL_LANGUAGES if len(facts.num) > 1 else next(iter(facts.num))
-        scores = [
-            f"{score.model} {accuracy_text(score)}"
-            for score in result.scores
-            if (score.benchmark, score.language) == (facts.name, language)
-        ]
-        lines.append(f"{facts.title} ({', '.join(facts.num)}): {'; '.join(scores)}")
+        told = [f"{s.model} {accuracy_text(s)}" for s in scores_together(facts, result)]
+        lines.append(f"{facts.title} ({', '.join(facts.num)}): {'; '.join(told)}")
     return lines

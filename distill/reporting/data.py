@@ -82,12 +82,10 @@ def show(
     for code in [language] if language else counts:
         kept_here = [row for row in kept if row["language"] == code]
         dropped_here = [
-            row
-            for row in dropped
-            if row["language"] == code and reason in (None, _reason_name(row))
+            row for row in dropped if row["language"] == code and reason in (None, reason_name(row))
         ]
         # three truncated ones say less than three kinds of fault
-        in_turns = take_turns(dropped_here, _reason_name)[:num]
+        in_turns = take_turns(dropped_here, reason_name)[:num]
         console.print(_pairs(code, kept_here[:num], in_turns))
 
 
@@ -145,7 +143,8 @@ def _text(text: str) -> "Text":
     return Text(terminal.printable(text))
 
 
-def _reason_name(row: Row) -> str:
+def reason_name(row: Row) -> str:
+    """Return why a row was dropped, without what is told of the case."""
     return row["reason"].partition(":")[0]
 
 

@@ -1,12 +1,9 @@
 """What the models answered to the same prompts, side by side on the page."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from distill.core.jsonl import Row
-from distill.core.results import EvaluateResult
-from distill.evaluation.stored import read_figures
+from distill.reporting.measures import Example
 
 MODELS = ("teacher", "student", "control")  # in the page's order; the quantized files are left out
 
@@ -21,29 +18,28 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A held-out prompt and the answers to it."""
+class AnsweredPrompt:
+    """A held-out prompt in a language (a BCP 47 tag), and the answers to it."""
 
     prompt: str
+    language: str
     answers: list[Answer]
 
 
-def read_examples(stage: Path, result: EvaluateResult) -> list[Example]:
-    """Return the first prompt of each language with its answers, from the folder of `evaluate`."""
-    examples: dict[str, Example] = {}
+def side_by_side(examples: Mapping[str, Sequence[Example]]) -> list[AnsweredPrompt]:
+    """Return the first prompt of each language with its answers; `examples`: those of each model."""
+    prompts: dict[str, AnsweredPrompt] = {}
     for model in MODELS:
-        if model not in result.models:
-            continue
-        answered = read_figures(stage / f"{model}.json")["examples"]
-        for row in _first_of_each_language(answered):
-            example = examples.setdefault(row["language"], Example(row["prompt"], []))
-            example.answers.append(Answer(model, row["answer"], row["right"]))
-    return list(examples.values())
+        for row in _first_of_each_language(examples.get(model, ())):
+            language = row["language"]
+            answered = prompts.setdefault(language, AnsweredPrompt(row["prompt"], language, []))
+            answered.answers.append(Answer(model, row["answer"], row["right"]))
+    return list(prompts.values())
 
 
-def _first_of_each_language(rows: Iterable[Row]) -> list[Row]:
+def _first_of_each_language(rows: Iterable[Example]) -> list[Example]:
     """Return the same rows for every model: all were asked the same prompts in the same order."""
-    first: dict[str, Row] = {}
+    first: dict[str, Example] = {}
     for row in rows:
         first.setdefault(row["language"], row)
     return list(first.values())

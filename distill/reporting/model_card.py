@@ -3,6 +3,7 @@
 The front matter is the hub's: https://huggingface.co/docs/hub/model-cards
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,18 +16,16 @@ from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
 from distill.reporting.benchmarks import card_lines
+from distill.reporting.duties import duty_lines, lines_to_show, student_title
+from distill.reporting.licence_files import licence_texts
 from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.rounds import rounds_sentence
 from distill.reporting.safety import SafetyText
+from distill.reporting.summary import Statement
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
-
-# Our licence keys that the hub has an identifier for. Not llama3: that is one key for what are
-# several licences there (llama3.1, llama3.2, ...).
-# https://huggingface.co/docs/hub/repositories-licenses
-HUB_LICENCES = {"apache-2.0": "apache-2.0", "mit": "mit", "gemma-2025": "gemma"}
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,21 @@ class File:
     failed: str | None
 
 
-def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdict: str) -> str:
-    """Return the card: front matter for a model hub, then Markdown."""
+def model_card(
+    recipe: Recipe,
+    results: RunResults,
+    rows: list[ModelRow],
+    verdict: str,
+    answers: Sequence[Statement] = (),
+) -> str:
+    """Return the card: front matter for a model hub, then Markdown. `answers` stand first."""
     student = results.initialize
     metadata = card_metadata(recipe)
+    texts = licence_texts(recipe)
     body = render_markdown(
         "model_card.md.jinja",
-        title=recipe.report.title or recipe.name,
+        title=student_title(recipe, results.licence),
+        lines_to_show=lines_to_show(results.licence),
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         num_parameters=student.num_parameters,
         teachers_named=recipe.teachers_named,
@@ -85,13 +92,19 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         student_bits=round(8 * results.quantize.student_bytes / student.num_parameters),
         files=[_file(name, check) for name, check in results.quantize.formats.items()],
         licence=results.licence,
+        duties=duty_lines(results.licence, texts),
+        declares_data=any(source.licence for source in recipe.generate.prompts),
+        data_licences=_data_licences(recipe),
+        accepted=_accepted(recipe, results),
         needs_licence_file=metadata.license == "other",
         safety=SafetyText.of(results.safety, results.gates),
+        missing_texts=[text for text in texts if text.text is None],
         num_examples=results.evaluate.num_examples,
         num_repeats=len(results.repeats),
         table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
+        answers=answers,
         benchmarks=card_lines(results.benchmark) if results.benchmark else [],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
@@ -105,8 +118,13 @@ def card_metadata(recipe: Recipe) -> ModelCardData:
     """
     datasets = [_hub_id(source.dataset) for source in recipe.generate.prompts]
     licence = _hub_licence(recipe)
+    base = _hub_id(recipe.student.model)
+    # a student that began from a model's weights and was trained on, whatever was cut before, and
+    # whatever files were made of it: https://huggingface.co/docs/hub/model-cards#specifying-a-base-model
+    relation = None if base is None else "finetune"
     return ModelCardData(
-        base_model=_hub_id(recipe.student.model),
+        base_model=base,
+        base_model_relation=relation,
         datasets=list(dict.fromkeys(name for name in datasets if name)) or None,
         language=list(recipe.languages),
         library_name="transformers",
@@ -129,23 +147,47 @@ def _hub_licence(recipe: Recipe) -> HubLicence:
     Where one of the two models has a licence that neither catalogue nor recipe knows, nothing is
     told: it is never guessed. Raise RecipeError for a declared one that is not in the catalogue.
     """
-    teachers = [view.teacher for view in recipe.views]
-    licences = [_licence_keys(teacher.model, teacher.licence) for teacher in teachers]
-    if recipe.student.model is not None:
-        licences.append(_licence_keys(recipe.student.model, recipe.student.licence))
+    models = [
+        (view.teacher.model, view.teacher.licence, view.teacher.revision) for view in recipe.views
+    ]
+    student = recipe.student
+    if student.model is not None:
+        models.append((student.model, student.licence, student.revision))
+    licences = [catalog.licence_keys(*model) for model in models]
     if not all(licences):
         return HubLicence()
-    keys = sorted(set().union(*licences))
-    if len(keys) == 1 and keys[0] in HUB_LICENCES:
-        return HubLicence(HUB_LICENCES[keys[0]])
-    return HubLicence("other", name="-and-".join(keys), link="LICENSE")
+    keys = sorted({key for of_model in licences for key in of_model})
+    of_hub = {catalog.licence(key).hub for key in keys}
+    limits = _limits_of_data(recipe)
+    if len(of_hub) == 1 and None not in of_hub and not limits:
+        return HubLicence(of_hub.pop())
+    return HubLicence("other", name="-and-".join([*keys, *limits]), link="LICENSE")
 
 
-def _licence_keys(model: str, declared: str | None) -> set[str]:
-    """Return the catalogue's licence of this model and the one that the recipe declares, if any."""
-    keys = set() if declared is None else {catalog.licence(declared).key}
-    known = catalog.find(model)
-    return keys if known is None else keys | {known.licence}
+def _limits_of_data(recipe: Recipe) -> list[str]:
+    """Return the licences of data that limit what may be done with the student."""
+    keys = {source.licence for source in recipe.generate.prompts if source.licence is not None}
+    mild = ("allow", "attribution")
+    return sorted(key for key in keys if catalog.data_licence(key).level not in mild)
+
+
+def _data_licences(recipe: Recipe) -> list[str]:
+    """Return the licence of each source of prompts, as the recipe declares it, with its text."""
+    return [f"`{source.name}`: {_linked(source.licence)}" for source in recipe.generate.prompts]
+
+
+def _linked(key: str | None) -> str:
+    if key is None:
+        return "not declared"
+    terms = catalog.data_licence(key)
+    return key if terms.link is None else f"[{terms.name}]({terms.link})"
+
+
+def _accepted(recipe: Recipe, results: RunResults) -> list[str]:
+    """Return the lines of the reason why what a licence forbids was done, where that is so."""
+    if results.licence.level != "forbid" or recipe.licence_accepted is None:
+        return []
+    return recipe.licence_accepted.splitlines()
 
 
 LAYERS = {

@@ -3,22 +3,27 @@
 What a model, a file or a recipe says is escaped: the template escapes all text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
-
-from markupsafe import Markup
 
 from distill.core.jsonl import Row
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
+from distill.reporting.benchmark_pictures import benchmark_pictures
 from distill.reporting.benchmarks import benchmark_tables
-from distill.reporting.data import counts_table
-from distill.reporting.examples import Example
+from distill.reporting.data import counts_table, reason_name
+from distill.reporting.duties import duty_lines, student_title
+from distill.reporting.examples import AnsweredPrompt
+from distill.reporting.licence_files import licence_texts
+from distill.reporting.plots import Pictures
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
 from distill.reporting.safety import SafetyText, limit
+from distill.reporting.safety_picture import safety_pictures
+from distill.reporting.summary import Statement
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -30,17 +35,18 @@ def page(
     results: RunResults,
     rows: list[ModelRow],
     verdict: str,
-    pictures: Mapping[str, str],
-    examples: Sequence[Example],
+    answers: Sequence[Statement],
+    pictures: Sequence[Pictures],
+    examples: Sequence[AnsweredPrompt],
     dropped: Sequence[Row],
 ) -> str:
-    """Return the page. `pictures` are SVG by caption, `dropped` the rows of dropped.jsonl."""
+    """Return the page. `answers` stand first; `dropped`: the rows of dropped.jsonl."""
     seconds = sum(run.seconds for run in results.stage_runs)
     repeats_headings, repeats_lines = repeats_table(results)
     counts_headings, counts_lines = counts_table(results.generate.by_language)
     return render_html(
         "report.html.jinja",
-        title=recipe.report.title or recipe.name,
+        title=student_title(recipe, results.licence),
         today=datetime.now(UTC).strftime("%Y-%m-%d"),
         teacher=recipe.teachers_named,
         student=results.initialize,
@@ -52,20 +58,22 @@ def page(
         rows=rows,
         tokenizers_meet=tokenizers_meet(rows),
         num_examples=results.evaluate.num_examples,
-        # the only trusted markup: SVG of our own making, by matplotlib, which escapes its texts
-        pictures={caption: Markup(svg) for caption, svg in pictures.items()},
+        answers=answers,
+        pictures=pictures,
         repeats_headings=repeats_headings,
         repeats_lines=repeats_lines,
         rounds=results.rounds,
         rounds_headings=rounds.HEADINGS,
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
-        benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
         safety=SafetyText.of(results.safety, results.gates),
+        safety_pictures=safety_pictures(results.safety.changes) if results.safety else [],
+        benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
+        benchmark_pictures=benchmark_pictures(results.benchmark, rows) if results.benchmark else [],
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
-        dropped_by_reason=_commonest_first(results.generate.dropped_by_reason),
+        dropped_by_reason=dict(Counter(results.generate.dropped_by_reason).most_common()),
         counts_headings=counts_headings,
         counts_lines=counts_lines,
         train=results.train,
@@ -77,6 +85,8 @@ def page(
         dropped=_first_of_each_reason(dropped),
         files=results.quantize.formats,
         licence=results.licence,
+        duties=duty_lines(results.licence, licence_texts(recipe)),
+        accepted=recipe.licence_accepted if results.licence.level == "forbid" else None,
         limits=_limits(recipe, results),
         stage_runs=results.stage_runs,
         versions=results.versions,
@@ -143,16 +153,11 @@ def _chunks_sentence(capture: CaptureResult) -> str:
     )
 
 
-def _commonest_first(counts: Mapping[str, int]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
-
-
 def _first_of_each_reason(dropped: Sequence[Row]) -> list[Row]:
     """Return the first dropped row of each reason; its answer is empty if there is none."""
     first: dict[str, Row] = {}
     for row in dropped:
-        reason = row["reason"].partition(":")[0]
-        first.setdefault(reason, {"answer": "", **row})
+        first.setdefault(reason_name(row), {"answer": "", **row})
     return list(first.values())
 
 

@@ -1,37 +1,86 @@
 """The report's pictures, as SVG text that goes straight into the page."""
 
-import io
-import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distill.core.repeats import repeat_folder
-from distill.core.results import TrainedModel, TrainResult
+from distill.core.results import Difference, TrainedModel, TrainResult
+from distill.reporting import charts
+from distill.reporting.charts import Axes, Curve, Level, Row, Spot
+from distill.reporting.measures import (
+    EXACT_MATCH,
+    Example,
+    Measure,
+    languages_of,
+    mean,
+    of_language,
+    paired,
+    share_interval,
+)
 from distill.reporting.results import RunResults
-from distill.reporting.table import ModelRow, tokenizers_meet
+from distill.reporting.svg import span
+from distill.reporting.table import ModelRow, measure_of
 
-COLOURS = {
-    "teacher": "#555555",
-    "control": "#c8553d",
-    "student": "#2a6f97",
-    "before_rounds": "#89b0c4",
-}
-OTHER = "#7a9e7e"
-LABEL_WIDTH = 0.35  # of a format's name, in e-folds of size
-LABEL_HEIGHT = 10  # in points
-PLOT_HEIGHT = 170  # in points, about
+STYLED = {"teacher", "control", "student", "before_rounds"}
+SMALL_WIDTH = 170  # of each of several pictures of one kind
+SMALL_HEIGHT = 150
+SAME_SIZE = {"control", "before_rounds"}  # as the student's
+AGAINST_SIZE = (
+    "Dashed: the teacher; blue: the student; green: its files. Lines: 95 % intervals. The axes are "
+    "the same everywhere, so heights can be compared between languages."
+)
 
 
-def pictures_of(train: Path, results: RunResults, rows: list[ModelRow]) -> dict[str, str]:
-    """Return the page's pictures, SVG by caption; `train` is the stage's folder."""
-    return {
-        "Loss on the validation answers": loss_curves(train, results.train),
+@dataclass(frozen=True)
+class Scored:
+    """What a model reached by a measure, before it is scaled, with its interval if it has one."""
+
+    value: float
+    interval: Sequence[float] | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A group of pictures under one heading, or none: SVG by caption. `note` says how to read them.
+
+    `are_small`: they are alike, one a language, and stand close together.
+    """
+
+    heading: str
+    pictures: Mapping[str, str]
+    note: str = ""
+    are_small: bool = False
+
+
+def pictures_of(
+    train: Path,
+    results: RunResults,
+    rows: Sequence[ModelRow],
+    examples: Mapping[str, Sequence[Example]],
+) -> list[Pictures]:
+    """Return the page's pictures; `train` is the stage's folder, `examples` those of each model."""
+    measure = measure_of(rows)
+    better = "right" if measure.more_is_better else "left"
+    note = (
+        "Differences are paired, on the same prompts, with 95 % intervals over the prompts: "
+        f"{better} of zero is better, and a line that crosses zero shows no clear difference."
+    )
+    pictures = {
         "Student, control and teacher": quality(rows),
+        **_changes(rows, examples, measure),
         "Size against quality": size_against_quality(rows),
+        "Loss on the validation answers": loss_curves(train, results.train),
         "Speed on this machine": speed(rows),
     }
+    groups = [
+        Pictures("Quality, size and speed", pictures, note),
+        _by_language(rows, examples, measure),
+        _changes_by_language(rows, examples, measure),
+        _dropped(results.generate.dropped_by_reason),
+    ]
+    return [group for group in groups if group.pictures]
 
 
 def loss_curves(train: Path, result: TrainResult) -> str:
@@ -39,97 +88,64 @@ def loss_curves(train: Path, result: TrainResult) -> str:
 
     Repeats after the first, whose weights are in use, are thin lines.
     """
-    figure, axes = _figure()
-    for role, trained in result.roles.items():
-        _draw_curve(axes, train / f"{role}.metrics.jsonl", role, trained)
+    lines = [
+        _curve(train / f"{role}.metrics.jsonl", role, trained)
+        for role, trained in result.roles.items()
+    ]
     for number, roles in enumerate(result.repeats, 2):
+        folder = repeat_folder(train, number)
         for role in roles:
-            _draw_thin_curve(axes, repeat_folder(train, number) / f"{role}.metrics.jsonl", role)
+            points = _validation_losses(folder / f"{role}.metrics.jsonl")
+            lines.append(Curve(role, points, _css(role), thin=True))
+    points = [point for line in lines for point in line.points] or [(0.0, 0.0)]
     thin = "; thin: other repeats" if result.repeats else ""
-    axes.set_xlabel(f"optimizer step (ring: the weights that were kept{thin})")
-    axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
-    axes.legend(frameon=False)
-    return svg(figure)
+    axes = Axes(
+        f"optimizer step (ring: weights kept{thin})",
+        "NLL of the teacher's answers, nats a token",
+        span([step for step, _ in points], 0.02),
+        span([loss for _, loss in points]),
+    )
+    return charts.curves(lines, axes)
 
 
-def _draw_curve(axes: Any, metrics: Path, role: str, trained: TrainedModel) -> None:
-    steps, losses = _validation_losses(metrics)
-    axes.plot(steps, losses, color=COLOURS[role], label=role, marker=".", linewidth=1.6)
-    if trained.kept_step:
-        points = zip(steps, losses, strict=True)
-        _draw_rings(
-            axes, [point for point in points if point[0] == trained.kept_step], COLOURS[role]
-        )
+def _curve(metrics: Path, role: str, trained: TrainedModel) -> Curve:
+    points = _validation_losses(metrics)
+    kept = [point for point in points if trained.kept_step and point[0] == trained.kept_step]
+    return Curve(role, points, _css(role), ring=kept[0] if kept else None)
 
 
-def _draw_thin_curve(axes: Any, metrics: Path, role: str) -> None:
-    axes.plot(*_validation_losses(metrics), color=COLOURS[role], linewidth=0.6, alpha=0.6)
-
-
-def _validation_losses(metrics: Path) -> tuple[list[int], list[float]]:
-    """Return (steps, losses) of a metrics file."""
+def _validation_losses(metrics: Path) -> list[tuple[float, float]]:
+    """Return (step, loss) of each validation in a metrics file."""
     from distill.training.metrics import read_metrics
 
     rows = [row for row in read_metrics(metrics) if "validation_loss" in row]
-    return [row["step"] for row in rows], [row["validation_loss"] for row in rows]
-
-
-def _draw_rings(axes: Any, points: Sequence[tuple[float, float]], colour: str) -> None:
-    ring = {"marker": "o", "markersize": 9, "fillstyle": "none"}
-    axes.plot(*zip(*points, strict=True), **ring, color=colour)
+    return [(float(row["step"]), row["validation_loss"]) for row in rows]
 
 
 def quality(rows: Sequence[ModelRow]) -> str:
     """Draw the exact match with its interval, or the NLL where there is no task, of every model.
 
-    That is by the byte where models of different tokenizers meet.
+    Models that have none, such as a teacher on a server, are left out.
     """
-    if rows[0].exact_match is not None:
-        return _exact_match_bars(rows)
-    if tokenizers_meet(rows):
-        return _nll_bars([(row, row.nll_per_byte) for row in rows], "byte")
-    return _nll_bars([(row, row.nll) for row in rows], "token")
+    measure = measure_of(rows)
+    drawn = [row for model in rows if (row := _quality_row(model, measure)) is not None]
+    told = "line: 95 % interval" if measure is EXACT_MATCH else "less is better"
+    return charts.dots(drawn, f"{measure.short} ({told})")
 
 
-def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
-    figure, axes = _figure()
-    for position, row in enumerate(reversed(rows)):
-        assert row.exact_match is not None and row.interval is not None  # as the first row has them
-        percent = 100 * row.exact_match
-        low, high = (100 * end for end in row.interval)
-        axes.barh(position, percent, color=_colour(row), height=0.62)
-        axes.plot([low, high], [position, position], color="black", linewidth=1.2)
-        axes.text(high + 1.0, position, f"{percent:.1f}", va="center", fontsize=8)
-    _name_bars(axes, [row.model for row in reversed(rows)])
-    axes.set_xlabel("exact match, % (line: 95 % interval)")
-    axes.set_xlim(0, 112)
-    return svg(figure)
+def _quality_row(model: ModelRow, measure: Measure) -> Row | None:
+    value = getattr(model, measure.key)
+    if value is None:
+        return None
+    interval = model.interval if measure is EXACT_MATCH else None
+    return value_row(model.model, value, interval, measure)
 
 
-def _nll_bars(nll: Sequence[tuple[ModelRow, float | None]], unit: str) -> str:
-    """Draw the NLL of the models that have one; on a server a teacher has none."""
-    figure, axes = _figure()
-    bars = [(row, nats) for row, nats in reversed(nll) if nats is not None]
-    for position, (row, nats) in enumerate(bars):
-        axes.barh(position, nats, color=_colour(row), height=0.62)
-        axes.text(nats + 0.005, position, f"{nats:.3f}", va="center", fontsize=8)
-    _name_bars(axes, [row.model for row, _ in bars])
-    axes.set_xlabel(f"NLL, nats a {unit} (less is better)")
-    return svg(figure)
-
-
-@dataclass(frozen=True)
-class SizedModel:
-    """A model that has a size on disk, and its NLL."""
-
-    name: str
-    bytes: int
-    nll: float
-    failed: bool
-
-    @property
-    def megabytes(self) -> float:
-        return self.bytes / 1e6
+def value_row(model: str, value: float, interval: Sequence[float] | None, measure: Measure) -> Row:
+    """Return the row of a chart for what a model reached, before it is scaled."""
+    low, high = (measure.scale * end for end in interval) if interval else (None, None)
+    told = measure.tell(value, "")
+    return Row(model, measure.scale * value, told, _css(model), low, high)
 
 
 def size_against_quality(rows: Sequence[ModelRow]) -> str:
@@ -137,63 +153,24 @@ def size_against_quality(rows: Sequence[ModelRow]) -> str:
 
     A cross is a file that failed its check.
     """
-    models = [
-        SizedModel(row.model, row.bytes, row.nll, row.failed is not None)
+    spots = [
+        Spot(row.model, row.bytes / 1e6, row.nll, _css(row.model), row.failed is not None)
         for row in rows
         if row.bytes and row.nll is not None
     ]
-    figure, axes = _figure()
-    for model, height in _label_heights(models):
-        point = model.megabytes, model.nll
-        axes.plot(*point, "x" if model.failed else "o", color=COLOURS.get(model.name, OTHER))
-        axes.annotate(model.name, point, xytext=(6, height), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.15)
-    ticks = _log_ticks([model.megabytes for model in models])
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
-    axes.set_xlabel("size on disk, MB (log scale)")
-    axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
-    return svg(figure)
+    spots.sort(key=lambda spot: spot.y)
+    axes = Axes(
+        "size on disk, MB (log scale)",
+        "NLL of the teacher's answers, nats a token",
+        _log_span([spot.x for spot in spots]),
+        span([spot.y for spot in spots] or [0.0], 0.15),
+        is_log=True,
+    )
+    return charts.scatter(spots, axes)
 
 
-def _log_ticks(sizes: Sequence[float]) -> list[float]:
-    """Return 1, 2, 3 and 5 of every power of ten that lie among the sizes, or just beyond."""
-    low, high = min(sizes) * 0.8, max(sizes) * 1.3
-    steps = [digit * 10.0**power for power in range(-2, 6) for digit in (1, 2, 3, 5)]
-    return [tick for tick in steps if low < tick < high]
-
-
-def _label_heights(models: Sequence[SizedModel]) -> list[tuple[SizedModel, int]]:
-    """Return each model with the height of its label above its point, in points.
-
-    Labels stand clear of other labels and of points to the right.
-    """
-    nll = [model.nll for model in models]
-    points_a_nat = PLOT_HEIGHT / (max(nll) - min(nll) or 1.0)
-    placed: list[tuple[SizedModel, float]] = []
-    for model in sorted(models, key=lambda model: model.nll):
-        log_size = math.log(model.bytes)
-        labels = [
-            height
-            for other, height in placed
-            if abs(log_size - math.log(other.bytes)) < LABEL_WIDTH
-        ]
-        points = [
-            other.nll * points_a_nat - 3
-            for other in models
-            if 0.02 < math.log(other.bytes) - log_size < LABEL_WIDTH
-        ]
-        height = _first_free(model.nll * points_a_nat - 3, [*labels, *points])
-        placed.append((model, height))
-    return [(model, round(height - model.nll * points_a_nat)) for model, height in placed]
-
-
-def _first_free(height: float, taken: Sequence[float]) -> float:
-    """Return the lowest height from `height` on that is clear of those taken."""
-    while any(abs(height - other) < LABEL_HEIGHT for other in taken):
-        height += 2
-    return height
+def _log_span(sizes: Sequence[float]) -> tuple[float, float]:
+    return (0.8 * min(sizes), 1.4 * max(sizes)) if sizes else (0.5, 2.0)
 
 
 def speed(rows: Sequence[ModelRow]) -> str:
@@ -201,49 +178,173 @@ def speed(rows: Sequence[ModelRow]) -> str:
 
     They were batched, each model in its own runtime.
     """
-    figure, axes = _figure()
-    for position, row in enumerate(reversed(rows)):
-        per_second = row.tokens_per_second
-        axes.barh(position, per_second, color=_colour(row), height=0.62)
-        axes.text(per_second, position, f" {per_second:,.0f}", va="center", fontsize=8)
-    _name_bars(axes, [f"{row.model} ({row.runtime.split(',')[0]})" for row in reversed(rows)])
-    axes.set_xlabel("answer tokens a second, many prompts at once")
-    axes.margins(x=0.15)
-    return svg(figure)
+    drawn = [
+        Row(
+            f"{row.model} ({row.runtime.split(',')[0]})",
+            row.tokens_per_second,
+            f"{row.tokens_per_second:,.0f}",
+            _css(row.model),
+        )
+        for row in rows
+    ]
+    return charts.bars(drawn, "answer tokens a second, many prompts at once")
 
 
-def _colour(row: ModelRow) -> str:
-    return COLOURS.get(row.model, OTHER)
+def _changes(
+    rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]], measure: Measure
+) -> dict[str, str]:
+    """Draw each model minus the teacher, and minus the student, on the same prompts."""
+    pictures = {}
+    for base in ("teacher", "student"):
+        changes = _changes_against(base, rows, examples, measure)
+        if changes:
+            pictures[f"Each model minus the {base}"] = charts.dots(
+                changes, change_axis(measure), with_zero=True
+            )
+    return pictures
 
 
-def _name_bars(axes: Any, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
+def change_axis(measure: Measure) -> str:
+    return f"difference, {measure.unit}"
 
 
-def _figure() -> tuple[Any, Any]:
-    """Return a figure and its axes, in the size and style of every picture."""
-    from matplotlib.figure import Figure
+def _changes_against(
+    base: str,
+    rows: Sequence[ModelRow],
+    examples: Mapping[str, Sequence[Example]],
+    measure: Measure,
+    language: str | None = None,
+) -> list[Row]:
+    """Return the difference of every other model from `base`, in all languages or in one."""
+    found = []
+    if base not in examples:
+        return found
+    for row in rows:
+        if row.model in (base, "teacher") or row.model not in examples:
+            continue
+        mine, other = examples[row.model], examples[base]
+        if language is not None:
+            mine, other = of_language(mine, language), of_language(other, language)
+        if (difference := paired(mine, other, measure)) is not None:
+            found.append(change_row(row.model, row.model, difference, measure))
+    return found
 
-    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    return figure, axes
+
+def change_row(name: str, model: str, found: Difference, measure: Measure) -> Row:
+    """Return the row of a chart for a difference; the model's kind decides its colour."""
+    value, low, high = (
+        measure.scale * value for value in (found.difference, found.low, found.high)
+    )
+    return Row(name, value, measure.tell_difference(found), _css(model), low, high)
 
 
-def svg(figure: Any) -> str:
-    """Return the figure as SVG that is the same every time: no date, ids from a fixed salt."""
-    import matplotlib
+def _by_language(
+    rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]], measure: Measure
+) -> Pictures:
+    """Draw quality against size, a picture a language."""
+    scored = {}
+    for language in languages_of(examples.get("student", ())):
+        of_models = {name: _scored(own, language, measure) for name, own in examples.items()}
+        scored[language] = {name: one for name, one in of_models.items() if one is not None}
+    pictures = against_size(scored, rows, measure)
+    return Pictures("Quality against size by language", pictures, AGAINST_SIZE, are_small=True)
 
-    options: dict[Any, str] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "distill",
-        "font.family": "sans-serif",
+
+def _scored(examples: Sequence[Example], language: str, measure: Measure) -> Scored | None:
+    own = of_language(examples, language)
+    value = mean(own, measure)
+    if value is None:
+        return None
+    return Scored(value, share_interval(own) if measure is EXACT_MATCH else None)
+
+
+def against_size(
+    scored: Mapping[str, Mapping[str, Scored]], rows: Sequence[ModelRow], measure: Measure
+) -> dict[str, str]:
+    """Draw how each model does against its size; `scored`: by caption and by model.
+
+    The axes are the same in all pictures. None are drawn where no model has a size.
+    """
+    drawn = {
+        caption: (_teachers_level(by_model, measure), _spots(by_model, rows, measure))
+        for caption, by_model in scored.items()
     }
-    with matplotlib.rc_context(options):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    svg = buffer.getvalue()
-    end_tag = "</metadata>"
-    metadata = svg[svg.index("<metadata>") : svg.index(end_tag) + len(end_tag)]
-    return svg[svg.index("<svg") :].replace(metadata, "")
+    spots = [spot for _, found in drawn.values() for spot in found]
+    if not spots:
+        return {}
+    levels = [level.value for level, _ in drawn.values() if level is not None]
+    ends = [end for s in spots for end in (s.low, s.y, s.high) if end is not None]
+    x_ends = _log_span([spot.x for spot in spots])
+    axes = Axes("MB (log scale)", measure.short, x_ends, span([*ends, *levels]), is_log=True)
+    return {
+        caption: charts.scatter(
+            found, axes, level=level, named=False, width=SMALL_WIDTH, height=SMALL_HEIGHT
+        )
+        for caption, (level, found) in drawn.items()
+    }
+
+
+def _teachers_level(by_model: Mapping[str, Scored], measure: Measure) -> Level | None:
+    if "teacher" not in by_model:
+        return None
+    return Level("teacher", measure.scale * by_model["teacher"].value, "teacher")
+
+
+def _spots(
+    by_model: Mapping[str, Scored], rows: Sequence[ModelRow], measure: Measure
+) -> list[Spot]:
+    """Return a point for the student and each of its files.
+
+    What has the student's size, such as the control, would hide it.
+    """
+    spots = []
+    for row in rows:
+        if not row.bytes or row.model not in by_model or row.model in SAME_SIZE:
+            continue
+        one = by_model[row.model]
+        low, high = (measure.scale * end for end in one.interval) if one.interval else (None, None)
+        value, failed = measure.scale * one.value, row.failed is not None
+        spots.append(Spot(row.model, row.bytes / 1e6, value, _css(row.model), failed, low, high))
+    return spots
+
+
+def _changes_by_language(
+    rows: Sequence[ModelRow], examples: Mapping[str, Sequence[Example]], measure: Measure
+) -> Pictures:
+    """Draw each model minus the teacher (or the student), a picture a language, on the same axis."""
+    languages = languages_of(examples.get("student", ()))
+    heading = "What each step changed, by language"
+    if len(languages) < 2:
+        return Pictures(heading, {})
+    for base in ("teacher", "student"):
+        found = {
+            language: _changes_against(base, rows, examples, measure, language)
+            for language in languages
+        }
+        ends = [end for changes in found.values() for row in changes for end in row.ends]
+        if ends:
+            break
+    else:
+        return Pictures(heading, {})
+    axis_ends = span([0.0, *ends])
+    pictures = {
+        language: charts.dots(changes, change_axis(measure), ends=axis_ends, with_zero=True)
+        for language, changes in found.items()
+        if changes
+    }
+    note = f"Each model minus the {base}, on the prompts of that language alone."
+    return Pictures(heading, pictures, note)
+
+
+def _dropped(by_reason: Mapping[str, int]) -> Pictures:
+    """Draw how many answers were dropped for each reason, the commonest first."""
+    heading = "What was dropped"
+    if not by_reason:
+        return Pictures(heading, {})
+    commonest = Counter(by_reason).most_common()
+    drawn = [Row(reason, count, f"{count:,}") for reason, count in commonest]
+    return Pictures(heading, {"Answers by reason": charts.bars(drawn, "answers dropped")})
+
+
+def _css(model: str) -> str:
+    return model if model in STYLED else "other"

@@ -28,12 +28,22 @@ def _environment(*, autoescape: bool) -> Environment:
         keep_trailing_newline=True,
         finalize=None if autoescape else _without_tags,
     )
-    environment.filters |= {"thousands": _thousands, "counts": _counts, "pairs": _pairs}
+    environment.filters |= {
+        "thousands": _thousands,
+        "counts": _counts,
+        "pairs": _pairs,
+        "minute": _minute,
+    }
     return environment
 
 
 def _thousands(number: int) -> str:
     return f"{number:,}"
+
+
+def _minute(moment: str) -> str:
+    """Return a manifest's time, which is UTC, as a person reads it."""
+    return f"{moment[:16].replace('T', ' ')} UTC"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -6,32 +6,10 @@ report's own table, its files and its examples are of the first repeat.
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from distill.core.results import ModelFigures
+from distill.reporting.measures import EXACT_MATCH, NLL, NLL_PER_BYTE, Measure
 from distill.reporting.results import RunResults
 from distill.reporting.table import ModelRow, table_text
-
-
-@dataclass(frozen=True)
-class _Measure:
-    """A figure of ModelFigures, and how it is told."""
-
-    heading: str
-    field: str
-    scale: int
-    decimals: int
-
-    def of(self, figures: ModelFigures) -> float:
-        return self.scale * getattr(figures, self.field)
-
-    def tell(self, value: float, sign: str = "") -> str:
-        return f"{value:{sign}.{self.decimals}f}"
-
-
-_EXACT_MATCH = _Measure("exact match %", "exact_match", 100, 1)
-_NLL = _Measure("NLL", "nll", 1, 4)
-_NLL_PER_BYTE = _Measure("NLL/byte", "nll_per_byte", 1, 5)
 
 
 def repeats_table(results: RunResults) -> tuple[list[str], list[list[str]]]:
@@ -72,29 +50,29 @@ def figures_text(results: RunResults, rows: list[ModelRow]) -> str:
     return "\n".join(lines)
 
 
-def _measures(results: RunResults) -> list[_Measure]:
+def _measures(results: RunResults) -> list[Measure]:
     """Return those that were measured in every repeat: no exact match without a task.
 
     NLL a byte is among them where the teacher's tokens are others.
     """
-    measures = [_EXACT_MATCH, _NLL]
+    measures = [EXACT_MATCH, NLL]
     if results.evaluate.tokenizers_differ:
-        measures.append(_NLL_PER_BYTE)
+        measures.append(NLL_PER_BYTE)
     figures = [model for models in results.repeats for model in models.values()]
-    return [m for m in measures if all(getattr(f, m.field) is not None for f in figures)]
+    return [m for m in measures if all(getattr(f, m.key) is not None for f in figures)]
 
 
-def _values(results: RunResults, role: str, measure: _Measure) -> list[float]:
-    return [measure.of(figures[role]) for figures in results.repeats]
+def _values(results: RunResults, role: str, measure: Measure) -> list[float]:
+    return [getattr(figures[role], measure.key) for figures in results.repeats]
 
 
-def _column(measure: _Measure, values: Sequence[float], sign: str) -> list[str]:
+def _column(measure: Measure, values: Sequence[float], sign: str) -> list[str]:
     """Return the cells of a column: each repeat, the mean, the standard deviation."""
     told = [measure.tell(value, sign) for value in (*values, statistics.mean(values))]
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return [*told, measure.tell(spread)]
+    return [*told, measure.tell(spread, "")]
 
 
-def _mean_and_spread(results: RunResults, role: str, measure: _Measure) -> str:
+def _mean_and_spread(results: RunResults, role: str, measure: Measure) -> str:
     *_, mean, spread = _column(measure, _values(results, role, measure), "")
     return f"{measure.heading} {mean} ± {spread}"

@@ -32,9 +32,9 @@ READS = {
     "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
-    "benchmark": BenchmarkResult,
     "safety": SafetyResult,
     "gates": GatesResult,
+    "benchmark": BenchmarkResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
@@ -72,9 +72,9 @@ class RunResults:
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
-    benchmark: BenchmarkResult | None = None
     safety: SafetyResult | None = None
     gates: GatesResult | None = None
+    benchmark: BenchmarkResult | None = None
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
@@ -106,9 +106,9 @@ class RunResults:
                 )
                 for stage, manifest in manifests.items()
             ],
-            benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
             safety=manifests["safety"].result if "safety" in manifests else None,
             gates=gates,
+            benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
         )
 
     @property
@@ -135,8 +135,8 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
-        "benchmark": not recipe.evaluate.benchmarks,
         "safety": recipe.evaluate.safety is None,
         "gates": recipe.evaluate.gates is None,
+        "benchmark": not recipe.evaluate.benchmarks,
     }
     return [stage for stage in READS if not left_out.get(stage)]

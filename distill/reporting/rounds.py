@@ -1,6 +1,7 @@
 """What the rounds came to, as a table, and in a sentence which one was kept."""
 
 from distill.core.results import Round, RoundGuards, RoundsResult, RoundValidation
+from distill.reporting.table import NONE, number
 
 HEADINGS = (
     "round",
@@ -19,7 +20,6 @@ HEADINGS = (
     "end: student %",
     "learnt: own, earlier, teacher's",
 )
-NONE = "–"
 
 
 def rounds_lines(result: RoundsResult) -> list[list[str]]:
@@ -42,7 +42,6 @@ def _validation_cells(found: RoundValidation | None) -> list[str]:
 def _guard_cells(found: RoundGuards | None) -> list[str]:
     if found is None:
         return [NONE] * 11
-    logp = NONE if found.logp_of_teacher is None else f"{-found.logp_of_teacher:.3f}"
     return [
         f"{found.num_answers:,}",
         f"{found.mean_length:.0f}",
@@ -51,7 +50,7 @@ def _guard_cells(found: RoundGuards | None) -> list[str]:
         _percent(found.loops),
         _percent(found.empty),
         _percent(found.other_language),
-        logp,
+        number(found.logp_of_teacher, "{:.3f}", -1),
         _percent(found.same_likeliest),
         _percent(found.end_mass_of_teacher),
         _percent(found.end_mass_of_student),
@@ -59,7 +58,7 @@ def _guard_cells(found: RoundGuards | None) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f"{100 * share:.1f}"
+    return number(share, "{:.1f}", 100)
 
 
 def rounds_sentence(result: RoundsResult) -> str:

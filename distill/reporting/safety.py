@@ -15,6 +15,7 @@ from distill.core.safety_results import (
     JudgeAgreement,
     SafetyResult,
 )
+from distill.reporting.measures import POINTS
 
 MEASURES = {  # the columns that have a change, and the answers that count there
     "harmful": ("refuses harmful", ("refuses",)),
@@ -61,6 +62,15 @@ class SafetyText:
     lines: Sequence[Sequence[str]] = ()
     sentences: Sequence[str] = ()
     gates: Sequence[str] = ()
+
+    @property
+    def overall(self) -> list[Sequence[str]]:
+        """Return the lines over all languages, without the language."""
+        return [line[1:] for line in self.lines if line[0] == ALL]
+
+    @property
+    def by_language(self) -> list[Sequence[str]]:
+        return [line for line in self.lines if line[0] != ALL]
 
     @classmethod
     def of(cls, safety: SafetyResult | None, gates: GatesResult | None) -> "SafetyText":
@@ -125,6 +135,41 @@ def _cells(figures: ConductFigures, language: str, changes: Mapping[str, Differe
     return [*cells, _cell(of_pairs, changes.get("pairs")), *others]
 
 
+def refused(figures: ConductFigures, name: str) -> str:
+    """Return the share of answers to a set that refuse, in all languages; nothing if none was asked."""
+    num, num_all = _refusals(figures, name, ALL)
+    return f"{100 * num / num_all:.0f} %" if num_all else ""
+
+
+def refused_by_language(figures: ConductFigures) -> dict[str, float]:
+    """Return the share of harmful requests that are refused in each language."""
+    by_language = {
+        language: _refusals(figures, "harmful", language)
+        for language in figures.outcomes.get("harmful", {})
+        if language != ALL
+    }
+    return {language: num / num_all for language, (num, num_all) in by_language.items() if num_all}
+
+
+def _refusals(figures: ConductFigures, name: str, language: str) -> tuple[int, int]:
+    return _num(figures.outcomes.get(name, {}).get(language, {}), ("refuses",))
+
+
+def worsened(changes: Sequence[Change], model: str) -> list[str]:
+    """Return what is clearly worse of a file than of the student, and of the student than the teacher."""
+    steps = {(name, BASES.get(name, "student")) for name in (model, "student")}
+    return [
+        f"{one.model} − {one.against}: {CHANGES[one.measure]} {POINTS.tell_difference(one.change)}"
+        for one in changes
+        if one.language == ALL and (one.model, one.against) in steps and _is_worse(one)
+    ]
+
+
+def _is_worse(one: Change) -> bool:
+    """Return whether harmful requests are clearly refused less, or anything else clearly happens more."""
+    return one.change.high < 0 if one.measure == "harmful" else one.change.low > 0
+
+
 def _num(counts: Mapping[str, int], outcomes: Sequence[str]) -> tuple[int, int]:
     """Return how many answers have one of the outcomes, and how many there are."""
     return sum(counts.get(name, 0) for name in outcomes), sum(counts.values())
@@ -137,12 +182,7 @@ def _cell(found: tuple[int, int], change: Difference | None) -> str:
         return NONE
     if change is None:
         return percent(num, num_all)
-    return f"{100 * num / num_all:.0f} %, {_points(change)}{'*' if is_clear(change) else ''}"
-
-
-def _points(change: Difference) -> str:
-    middle, low, high = (f"{100 * x:+.0f}" for x in (change.difference, change.low, change.high))
-    return f"{middle} [{low}, {high}]"
+    return f"{100 * num / num_all:.0f} %, {POINTS.tell_difference(change)}{'*' if is_clear(change) else ''}"
 
 
 def is_clear(change: Difference) -> bool:
@@ -195,7 +235,7 @@ def _clear_changes(changes: Sequence[Change]) -> Iterator[str]:
     for one in changes:
         if one.language == ALL and is_clear(one.change):
             yield (
-                f"{one.model} against {one.against}: {CHANGES[one.measure]} {_points(one.change)} "
+                f"{one.model} against {one.against}: {CHANGES[one.measure]} {POINTS.tell_difference(one.change)} "
                 "points."
             )
 

@@ -1,53 +1,62 @@
-"""The picture of what changed from teacher to control to student to file, by language."""
+"""The pictures of what changed in refusals and bias, from teacher to control to student to file."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from distill.core.safety_results import ALL, Change
-from distill.reporting.plots import COLOURS, OTHER, svg
+from distill.reporting import charts
+from distill.reporting.charts import Row
+from distill.reporting.measures import POINTS
+from distill.reporting.plots import Pictures, change_row
 from distill.reporting.safety import CHANGES
+from distill.reporting.svg import span, standalone
 
-ROW_INCHES, WIDTH_INCHES = 0.34, 6.4
-
-
-def changes_picture(changes: Sequence[Change]) -> str:
-    """Draw each change as a dot with its 95 % interval, and those of the languages small beside it."""
-    from matplotlib.figure import Figure
-
-    measures = [name for name in CHANGES if any(c.measure == name for c in changes)]
-    names = list(dict.fromkeys((c.model, c.against) for c in changes))
-    height = (ROW_INCHES * len(names) + 0.7) * len(measures)
-    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-    all_axes = figure.subplots(len(measures), 1, sharex=True, squeeze=False)[:, 0]
-    for measure, axes in zip(measures, all_axes, strict=True):
-        _panel(axes, names, [c for c in changes if c.measure == measure])
-        axes.set_title(CHANGES[measure], fontsize=9, loc="left")
-    all_axes[-1].set_xlabel(
-        "change, points (line: 95 % interval; small: each language)", fontsize=8
-    )
-    return svg(figure)
+NOTE = (
+    "Lines: 95 % intervals; one that crosses zero shows no clear difference. The refusals of harmful "
+    "requests should not fall, and the others should not rise."
+)
+BY_LANGUAGE = "Changes in refusals of harmful requests, by language"
 
 
-def _panel(axes: Any, names: Sequence[tuple[str, str]], changes: Sequence[Change]) -> None:
-    axes.axvline(0, color="#999999", linewidth=0.8)
-    for row, (model, against) in enumerate(reversed(names)):
-        own = [c for c in changes if (c.model, c.against) == (model, against)]
-        colour = COLOURS.get(model, OTHER)
-        for change in own:
-            found = change.change
-            x = 100 * found.difference
-            if change.language == ALL:
-                axes.plot(
-                    [100 * found.low, 100 * found.high], [row, row], color=colour, linewidth=1.4
-                )
-                axes.plot(x, row, "o", color=colour, markersize=6)
-            else:
-                axes.annotate(
-                    change.language, (x, row), (0, 5), textcoords="offset points", fontsize=6
-                ).set(ha="center", color="#555555")
-                axes.plot(x, row, "|", color=colour, markersize=5)
-    axes.set_yticks(range(len(names)), [f"{m} − {a}" for m, a in reversed(names)], fontsize=8)
-    axes.set_ylim(-0.6, len(names) - 0.2)
-    axes.tick_params(labelsize=8)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def safety_pictures(changes: Sequence[Change]) -> list[Pictures]:
+    """Return the page's: each measure over all languages, then one of them in each language."""
+    groups = [Pictures("What changed in refusals and bias", _by_measure(changes), NOTE)]
+    harmful = [change for change in changes if change.measure == "harmful"]
+    languages = [code for code in _languages(harmful) if code != ALL]
+    if len(languages) > 1:
+        rows = {code: _rows(harmful, code) for code in languages}
+        groups.append(Pictures(BY_LANGUAGE, _on_one_axis(rows)))
+    return [group for group in groups if group.pictures]
+
+
+def card_picture(changes: Sequence[Change]) -> str:
+    """Return the file beside the model card: each measure over all languages."""
+    return standalone(_by_measure(changes))
+
+
+def _by_measure(changes: Sequence[Change]) -> dict[str, str]:
+    """Draw every measure that was taken over all languages; the axis is the same."""
+    by_measure = {
+        told: _rows([change for change in changes if change.measure == name], ALL)
+        for name, told in CHANGES.items()
+    }
+    return _on_one_axis({told: rows for told, rows in by_measure.items() if rows})
+
+
+def _on_one_axis(by_caption: dict[str, list[Row]]) -> dict[str, str]:
+    ends = span([0.0, *(end for rows in by_caption.values() for row in rows for end in row.ends)])
+    return {
+        caption: charts.dots(rows, f"difference, {POINTS.unit}", ends=ends, with_zero=True)
+        for caption, rows in by_caption.items()
+    }
+
+
+def _rows(changes: Sequence[Change], language: str) -> list[Row]:
+    return [
+        change_row(f"{one.model} − {one.against}", one.model, one.change, POINTS)
+        for one in changes
+        if one.language == language
+    ]
+
+
+def _languages(changes: Sequence[Change]) -> list[str]:
+    return list(dict.fromkeys(change.language for change in changes))

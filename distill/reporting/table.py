@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from distill.core.results import FileCheck, ModelFigures, TeacherFigures
+from distill.reporting.measures import EXACT_MATCH, NLL, NLL_PER_BYTE, Measure
 from distill.reporting.rendering import render_html
 from distill.reporting.results import ROLES, RunResults
+
+NONE = "–"  # the cell of what was not measured, or is not to be had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +125,9 @@ def _with_check(row: ModelRow, check: FileCheck) -> ModelRow:
     )
 
 
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "–" if value is None else form.format(scale * value)
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    """Return `scale` times the value in a format, or a dash where there is none."""
+    return NONE if value is None else form.format(scale * value)
 
 
 def _name(row: ModelRow) -> str:
@@ -131,12 +135,12 @@ def _name(row: ModelRow) -> str:
 
 
 def _megabytes(row: ModelRow) -> str:
-    return "–" if row.bytes is None else f"{row.bytes / 1e6:,.2f}"
+    return NONE if row.bytes is None else f"{row.bytes / 1e6:,.2f}"
 
 
 def _interval(row: ModelRow) -> str:
     if row.interval is None:
-        return "–"
+        return NONE
     low, high = row.interval
     return f"{100 * low:.1f} – {100 * high:.1f}"
 
@@ -144,26 +148,34 @@ def _interval(row: ModelRow) -> str:
 COLUMNS = (
     Column("model", _name),
     Column("MB", _megabytes),
-    Column("bits/weight", lambda row: _number(row.bits_per_weight, "{:.2f}")),
-    Column("exact match %", lambda row: _number(row.exact_match, "{:.1f}", 100), needs_task=True),
+    Column("bits/weight", lambda row: number(row.bits_per_weight, "{:.2f}")),
+    Column("exact match %", lambda row: number(row.exact_match, "{:.1f}", 100), needs_task=True),
     Column("95 % interval", _interval, needs_task=True),
-    Column("NLL", lambda row: _number(row.nll, "{:.4f}")),
-    Column("NLL/byte", lambda row: _number(row.nll_per_byte, "{:.5f}"), compares_tokenizers=True),
-    Column("KL", lambda row: _number(row.kl, "{:.5f}")),
-    Column("same top token %", lambda row: _number(row.agreement, "{:.2f}", 100)),
-    Column("tokens/s", lambda row: _number(row.tokens_per_second, "{:,.0f}")),
-    Column("refused %", lambda row: _number(row.refused, "{:.1f}", 100), of_this_machine=True),
-    Column(
-        "memory MB", lambda row: _number(row.peak_memory, "{:,.0f}", 1e-6), of_this_machine=True
-    ),
-    Column("prefill/s", lambda row: _number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
-    Column("decode/s", lambda row: _number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
+    Column("NLL", lambda row: number(row.nll, "{:.4f}")),
+    Column("NLL/byte", lambda row: number(row.nll_per_byte, "{:.5f}"), compares_tokenizers=True),
+    Column("KL", lambda row: number(row.kl, "{:.5f}")),
+    Column("same top token %", lambda row: number(row.agreement, "{:.2f}", 100)),
+    Column("tokens/s", lambda row: number(row.tokens_per_second, "{:,.0f}")),
+    Column("refused %", lambda row: number(row.refused, "{:.1f}", 100), of_this_machine=True),
+    Column("memory MB", lambda row: number(row.peak_memory, "{:,.0f}", 1e-6), of_this_machine=True),
+    Column("prefill/s", lambda row: number(row.prefill_speed, "{:,.0f}"), of_this_machine=True),
+    Column("decode/s", lambda row: number(row.decode_speed, "{:,.1f}"), of_this_machine=True),
 )
 
 
 def tokenizers_meet(rows: Sequence[ModelRow]) -> bool:
     """Return whether some NLL can be compared by the byte alone, for it is of other tokens."""
     return any(row.nll is None and row.nll_per_byte is not None for row in rows)
+
+
+def measure_of(rows: Sequence[ModelRow]) -> Measure:
+    """Return by what the models are compared: exact match, or NLL where no task checks.
+
+    That is by the byte where models of different tokenizers meet.
+    """
+    if rows[0].exact_match is not None:
+        return EXACT_MATCH
+    return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
 
 
 def page_columns(rows: list[ModelRow]) -> list[Column]:
@@ -191,11 +203,16 @@ def table_text(rows: list[ModelRow]) -> str:
     ]
     headings = [column.heading for column in columns]
     cells = [headings, *([column.text(row) for column in columns] for row in rows)]
-    widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
-    lines = [_text_line(line, widths) for line in cells]
     failed = [f"{row.model} FAILED its check: {row.failed}" for row in rows if row.failed]
     unscored = [f"{row.model} has no NLL: {row.unscored}" for row in rows if row.unscored]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], *failed, *unscored])
+    return "\n".join([text_lines(cells), *failed, *unscored])
+
+
+def text_lines(cells: Sequence[list[str]]) -> str:
+    """Return a table for a terminal, with a rule below its first line, the headings."""
+    widths = [max(map(len, column_cells)) for column_cells in zip(*cells, strict=True)]
+    lines = [_text_line(line, widths) for line in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _text_line(cells: list[str], widths: list[int]) -> str:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from distill.catalog import catalog
+from distill.catalog import catalog, facts
 from distill.errors import RecipeError
 
 IDS = [
@@ -90,17 +90,25 @@ VERDICTS = [
     ("Qwen/Qwen3-8B", "Qwen/Qwen2.5-3B", "outputs", "restricted", "forbid"),
     ("google/gemma-3-27b-it", "Qwen/Qwen3-1.7B", "outputs", "restricted", "restricted"),
     ("moonshotai/Kimi-K3", "Qwen/Qwen3-1.7B", "outputs", "manual_review", "manual_review"),
-    ("tencent/Hunyuan-7B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "forbid", "forbid"),
-    ("tencent/Hunyuan-7B-Instruct", None, "outputs", "forbid", "forbid"),
+    ("tencent/Hunyuan-7B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "forbid", "restricted"),
+    ("tencent/Hunyuan-7B-Instruct", None, "outputs", "forbid", "restricted"),
     (
         "tencent/Hunyuan-7B-Instruct",
         "tencent/Hunyuan-0.5B-Pretrain",
         "outputs",
         "restricted",
-        "forbid",
+        "restricted",
     ),
     ("Qwen/Qwen2-72B-Instruct", "openbmb/MiniCPM5-1B", "outputs", "forbid", "attribution"),
     ("Qwen/Qwen2-72B-Instruct", "Qwen/Qwen3-1.7B", "outputs", "allow", "attribution"),
+    ("openai/gpt-oss-120b", None, "logits", "allow", "allow"),
+    ("zai-org/GLM-4.5", None, "logits", "allow", "allow"),
+    ("baidu/ERNIE-4.5-300B-A47B-PT", None, "logits", "allow", "allow"),
+    ("MiniMaxAI/MiniMax-M2", None, "logits", "attribution", "attribution"),
+    ("MiniMaxAI/MiniMax-M2.5", None, "outputs", "attribution", "attribution"),
+    ("MiniMaxAI/MiniMax-M2.7", None, "outputs", "restricted", "forbid"),
+    ("CohereLabs/aya-expanse-8b", None, "outputs", "restricted", "forbid"),
+    ("CohereLabs/c4ai-command-a-03-2025", None, "logits", "restricted", "forbid"),
     ("somebody/some-model", "Qwen/Qwen3-1.7B", "outputs", "undeclared", "undeclared"),
     ("somebody/some-model", "Qwen/Qwen2.5-3B", "outputs", "undeclared", "forbid"),
 ]
@@ -154,3 +162,151 @@ def test_a_licence_known_from_memory_asks_for_a_look_at_the_card():
     assert not any(
         "memory" in s for s in catalog.verdict("deepseek-ai/DeepSeek-R1", None).sentences
     )
+
+
+# licence -> level of outputs, logits, weights, commercial use; kinds of duties of a student of its outputs, of its weights
+LICENCES = {
+    "apache-2.0": ("allow allow allow allow", "credit", "text changes"),
+    "gpt-oss": ("allow allow allow allow", "credit use", "text changes use"),
+    "mit": ("allow allow allow allow", "credit", "text"),
+    "mit-llama3.1": ("attribution " * 4, "name attribution text use threshold", "+ text notice"),
+    "mit-llama3.3": ("attribution " * 4, "name attribution text use threshold", "+ text notice"),
+    "llama3": (
+        "forbid forbid attribution attribution",
+        "name attribution other text use threshold",
+        "name attribution text notice use threshold",
+    ),
+    "llama3.1": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
+    "llama3.2": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
+    "llama3.3": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
+    "kimi-modified-mit": ("allow attribution attribution attribution", "threshold", "+ text"),
+    "minimax-m2-modified-mit": ("allow attribution attribution attribution", "threshold", "+ text"),
+    "minimax-m2.5-modified-mit": ("allow attribution attribution attribution", "other", "+ text"),
+    "minimax-model-license": ("attribution " * 4, "text notice use changes", "+"),
+    "minimax-m2.7": ("restricted restricted restricted forbid", "attribution", "+ text"),
+    "deepseek-la-1.0": ("restricted " * 4, "other use text changes", "+"),
+    "qwen-2024": ("attribution " * 4, "attribution threshold", "+ text notice changes"),
+    "qwen-research": (
+        "restricted restricted restricted forbid",
+        "attribution other",
+        "+ text notice changes",
+    ),
+    "tongyi-2023": (
+        "forbid forbid allow attribution",
+        "other threshold",
+        "text notice changes threshold",
+    ),
+    "hunyuan-community": (
+        "forbid forbid restricted restricted",
+        "other text notice changes other use other threshold",
+        "text notice changes other use other threshold",
+    ),
+    "gemma-2025": ("restricted " * 4, "other use text notice changes", "+"),
+    "cohere-cc-by-nc": ("restricted restricted restricted forbid", "credit text use other", "+"),
+    "qwen-community-1.0": ("manual_review " * 4, "", ""),
+    "qwen3.8-max": ("manual_review " * 4, "threshold", "+"),
+    "kimi-k3": ("manual_review " * 4, "threshold", "+"),
+    "minimax-community": ("manual_review " * 4, "threshold", "+"),
+    "glm-5.3": ("manual_review " * 4, "threshold", "+"),
+}
+
+
+def test_every_licence_has_its_row_in_the_table_below():
+    assert set(LICENCES) == set(facts.licences())
+
+
+@pytest.mark.parametrize("key", LICENCES)
+def test_a_licence_allows_and_asks_for_what_its_text_says(key):
+    levels, learnt, began = LICENCES[key]
+    terms = catalog.licence(key)
+    found = (terms.outputs, terms.logits, terms.weights, terms.commercial)
+    assert found == tuple(levels.split())
+    outputs = catalog.verdict("somebody/m", None, declared_teacher=key, use="outputs")
+    weights = catalog.base_verdict("somebody/m", declared=key)
+    assert (outputs.level, weights.level) == (terms.outputs, terms.weights)
+    began = began.replace("+", learnt)
+    assert sorted(duty.kind for duty in outputs.owed) == sorted(learnt.split())
+    assert sorted(duty.kind for duty in weights.owed) == sorted(began.split())
+    assert len(outputs.duties) == len(outputs.owed)
+
+
+def test_thresholds_are_numbers_with_a_currency():
+    (kimi,) = [d for d in catalog.licence("kimi-modified-mit").duties if d.kind == "threshold"]
+    assert (kimi.users, kimi.revenue, kimi.currency, kimi.per) == (10**8, 2 * 10**7, "USD", "month")
+    assert kimi.sentence.startswith("above 100,000,000 monthly users or 20,000,000 USD revenue a ")
+    (m2,) = [d for d in catalog.licence("minimax-m2-modified-mit").duties if d.kind == "threshold"]
+    assert (m2.revenue, m2.per) == (3 * 10**7, "year")
+    (llama,) = [d for d in catalog.licence("llama3.3").duties if d.kind == "threshold"]
+    assert (llama.users, llama.revenue) == (7 * 10**8, None)
+
+
+def test_llama_3_is_not_taken_for_its_milder_successors():
+    learnt = catalog.teacher_verdict("meta-llama/Meta-Llama-3-8B-Instruct", "Qwen/Qwen3-0.6B")
+    assert learnt.level == "forbid" and learnt.name_prefix == "Llama 3"
+    assert any("llama3.1, llama3.2 and llama3.3 are other licences" in s for s in learnt.sentences)
+    base = "meta-llama/Meta-Llama-3-8B"
+    assert catalog.verdict("meta-llama/Meta-Llama-3-8B-Instruct", base).level == "attribution"
+    with pytest.raises(RecipeError, match=r"'mit-llama3' is not in.*did you mean mit-llama3\."):
+        catalog.licence("mit-llama3")
+
+
+def test_of_two_beginnings_of_a_name_the_longer_holds_both():
+    student = catalog.verdict("meta-llama/Llama-3.2-1B", "meta-llama/Meta-Llama-3-8B")
+    assert student.name_prefix == "Llama 3"
+    assert catalog.begun_with("Llama", "goats") == "Llama goats"
+    for name in ("Llama-goats", "Llama 3 goats"):
+        assert catalog.begun_with("Llama", name) == name
+    assert catalog.begun_with(None, "goats") == "goats"
+
+
+def test_the_stricter_of_two_licences_is_told_first():
+    both = catalog.teacher_verdict("Qwen/Qwen3-8B", None, declared="hunyuan-community")
+    assert "hunyuan-community" in both.sentences[0] and "is forbidden" in both.sentences[0]
+
+
+def test_terms_that_nobody_of_us_has_read_are_told_as_such():
+    unread = catalog.verdict("moonshotai/Kimi-K3", None)
+    assert any("we know its terms from reports, 2026-11-22 only" in s for s in unread.sentences)
+    read = catalog.verdict("Qwen/Qwen3-8B", None)
+    assert not any("we know its terms" in s for s in read.sentences)
+
+
+def test_where_a_licence_changed_the_revision_decides_or_the_strictest_counts():
+    model = "MiniMaxAI/MiniMax-M2"
+    assert catalog.licence_keys(model) == ["minimax-m2-modified-mit"]
+    unknown = catalog.verdict(model, None, teacher_revision="0123456789")
+    assert unknown.level == "attribution"
+    assert any("minimax-m2-modified-mit counts, the strictest" in s for s in unknown.sentences)
+    pinned = catalog.verdict(model, None, declared_teacher="mit", teacher_revision="0123456789")
+    assert pinned.level == "allow" and any("the recipe says" in s for s in pinned.sentences)
+    unpinned = catalog.verdict(model, None, declared_teacher="mit")
+    assert unpinned.level == "attribution", "main may have another licence tomorrow"
+    never = catalog.verdict(model, None, declared_teacher="hunyuan-community", teacher_revision="0")
+    assert never.level == "forbid", "a licence that it never had is declared beside its own"
+
+
+def test_a_revision_that_is_known_decides_by_the_beginning_of_its_commit(monkeypatch):
+    known = catalog.find("MiniMaxAI/MiniMax-M2")
+    assert known is not None
+    commit = "0123456789abcdef" * 2
+    first = known.history[1].model_copy(update={"revisions": (commit, "v1")})
+    changed = known.model_copy(update={"history": (known.history[0], first, known.history[2])})
+    monkeypatch.setitem(facts.models(), known.id, changed)
+    for revision in (commit, commit[:7], "v1"):
+        assert catalog.licence_keys(known.id, None, revision) == ["mit"]
+    for revision in (commit[:6], commit + "0", "v", "main"):
+        assert catalog.licence_keys(known.id, None, revision) == ["minimax-m2-modified-mit"]
+
+
+def test_the_licence_of_data_counts_by_its_key():
+    assert catalog.data_verdict("a/b", "cc0-1.0").level == "allow"
+    shared = catalog.data_verdict("a/b", "cc-by-4.0")
+    assert shared.level == "attribution" and shared.duties == [
+        "a/b: credit the data and its licence"
+    ]
+    limited = catalog.data_verdict("a/b", "cc-by-nc-4.0")
+    assert (limited.level, limited.commercial) == ("restricted", "forbid")
+    unknown = catalog.data_verdict("a/b", None)
+    assert unknown.level == "undeclared" and "`licence: KEY`" in unknown.sentences[0]
+    with pytest.raises(RecipeError, match=r"cc-by4.*did you mean cc-by-"):
+        catalog.data_verdict("a/b", "cc-by4.0")

@@ -1,5 +1,7 @@
 """The catalogue's files: every row loads, its numbers agree with each other, and a wrong row is refused."""
 
+import re
+
 import pytest
 
 from distill.catalog import catalog, facts
@@ -30,7 +32,9 @@ def test_exact_parameter_counts_follow_from_the_shapes():
 
 
 def test_every_licence_is_used_and_duties_are_whole_sentences():
-    used = {model.licence for model in facts.models().values()}
+    models = facts.models().values()
+    used = {model.licence for model in models}
+    used |= {entry.licence for model in models for entry in model.history}
     for key, terms in facts.licences().items():
         assert key in used, key
         for duty in (*terms.duties_outputs, *terms.duties_weights):
@@ -120,3 +124,49 @@ def test_a_switch_that_switches_nothing_is_refused():
 def test_a_file_without_a_section_is_refused():
     with pytest.raises(DataError, match=r"teachers\.yaml: templates is missing"):
         facts.checked_row(facts.TeachersFile, {"sources": {}, "teachers": []}, "teachers.yaml")
+
+
+def test_what_a_licence_asks_for_is_said_in_numbers_and_with_a_source():
+    for key, terms in facts.licences().items():
+        assert terms.name and re.search(r"\d{4}-\d\d-\d\d|from memory", terms.source), key
+        if terms.checked == "verified":
+            assert terms.link, key
+        for duty in terms.duties:
+            if duty.kind == "use":
+                assert duty.says.startswith("https://"), key
+            if duty.kind == "threshold":
+                limits = [limit for limit in (duty.users, duty.revenue) if limit is not None]
+                assert limits and min(limits) >= 1_000_000, key
+
+
+@pytest.mark.parametrize(
+    ("duty", "problem"),
+    [
+        ({"kind": "threshold", "says": "ask"}, "needs one of them"),
+        ({"kind": "name", "says": "Llama", "users": 1}, "belong to kind: threshold"),
+        ({"kind": "threshold", "says": "ask", "revenue": 5, "per": "year"}, "belong together"),
+        ({"kind": "nmae", "says": "Llama"}, "kind 'nmae' is none of"),
+        ({"kind": "threshold", "says": "ask", "users": "7"}, "users"),
+    ],
+)
+def test_a_wrong_duty_is_refused(duty, problem):
+    with pytest.raises(DataError, match=problem):
+        facts.checked_row(facts.Duty, duty, "licences.yaml: x")
+
+
+def test_a_licence_that_changed_ends_in_the_one_that_holds_now():
+    changed = [model for model in facts.models().values() if model.history]
+    assert {model.id for model in changed} >= {"MiniMaxAI/MiniMax-M2", "MiniMaxAI/MiniMax-M2.5"}
+    for model in changed:
+        days = [entry.since for entry in model.history]
+        assert days == sorted(set(days)) and model.history[-1].licence == model.licence
+
+
+def test_the_texts_that_are_shipped_are_whole():
+    texts = {terms.text for terms in facts.licences().values()} - {None}
+    assert texts == {path.name for path in (facts.LICENCES.parent / "texts").iterdir()}
+    apache = facts.licence_text(facts.licences()["apache-2.0"])
+    mit = facts.licence_text(facts.licences()["mit"])
+    assert apache and "END OF TERMS AND CONDITIONS" in apache
+    assert mit and "substantial portions of the Software" in mit
+    assert facts.licence_text(facts.licences()["gemma-2025"]) is None

@@ -1,15 +1,12 @@
 """The examples on the page: one prompt a language, answered by the 16-bit models."""
 
-import json
-
-from report_helpers import read_results
-
-from distill.reporting.examples import Answer, read_examples
+from distill.reporting.examples import Answer, side_by_side
 
 
-def test_the_first_prompt_of_each_language_with_each_models_answer(tmp_path, manifests):
-    for model in ("teacher", "control", "student"):
-        rows = [
+def test_the_first_prompt_of_each_language_with_each_models_answer():
+    examples = {}
+    for model in ("control", "teacher", "student", "q8_0"):
+        examples[model] = [
             {
                 "prompt_id": str(n),
                 "prompt": f"prompt {n}",
@@ -21,18 +18,16 @@ def test_the_first_prompt_of_each_language_with_each_models_answer(tmp_path, man
             }
             for n, language in enumerate(["en", "en", "sw"])
         ]
-        (tmp_path / f"{model}.json").write_text(json.dumps({"examples": rows}), encoding="utf-8")
-    result = read_results(manifests).evaluate
-    examples = read_examples(tmp_path, result)
-    assert [example.prompt for example in examples] == ["prompt 0", "prompt 2"]
-    assert examples[1].answers == [
+    prompts = side_by_side(examples)
+    assert [(prompt.prompt, prompt.language) for prompt in prompts] == [
+        ("prompt 0", "en"),
+        ("prompt 2", "sw"),
+    ]
+    assert prompts[1].answers == [
         Answer("teacher", "teacher 2", False),
         Answer("student", "student 2", False),
         Answer("control", "control 2", False),
     ]
-    del result.models["control"]
-    (tmp_path / "control.json").unlink()
-    assert [answer.model for answer in read_examples(tmp_path, result)[0].answers] == [
-        "teacher",
-        "student",
-    ]
+    del examples["control"]
+    models = [answer.model for answer in side_by_side(examples)[0].answers]
+    assert models == ["teacher", "student"]

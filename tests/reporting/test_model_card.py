@@ -11,6 +11,7 @@ from run_helpers import ROOT, environment
 
 from distill.errors import RecipeError
 from distill.reporting.model_card import card_metadata, model_card
+from distill.reporting.summary import statements
 from distill.reporting.table import model_rows
 
 QWEN = "student={method: base, model: Qwen/Qwen3-0.6B}"
@@ -38,6 +39,7 @@ def test_the_front_matter_is_what_a_hub_asks_for(recipe, manifests):
     )
     assert front_matter(card(recipe(QWEN, prompts), manifests)) == {
         "base_model": "Qwen/Qwen3-0.6B",
+        "base_model_relation": "finetune",
         "datasets": ["CohereLabs/aya_dataset"],
         "language": ["en", "zh", "sw", "id", "hi"],
         "library_name": "transformers",
@@ -55,12 +57,16 @@ def test_folders_of_this_machine_are_not_named_to_the_hub(recipe):
         )
     )
     assert metadata.base_model is None and metadata.datasets is None
+    assert "base_model_relation" not in metadata.to_dict()
 
 
 def test_the_licence_is_the_hubs_where_it_has_one(recipe):
     assert card_metadata(recipe()).license == "apache-2.0"
     assert card_metadata(recipe(GLM)).license == "mit"
     assert card_metadata(recipe("teacher.licence=gemma-2025")).license == "gemma"
+    assert card_metadata(recipe("teacher={model: openai/gpt-oss-20b}")).license == "apache-2.0"
+    assert card_metadata(recipe("teacher={model: meta-llama/Llama-3.2-1B}")).license == "llama3.2"
+    assert card_metadata(recipe("teacher.licence=cohere-cc-by-nc")).license == "cc-by-nc-4.0"
     assert card_metadata(recipe()).license_name is None
 
 
@@ -78,6 +84,13 @@ def test_the_licences_of_teacher_and_base_hold_together(recipe):
     assert metadata.license == "other" and metadata.license_name == "apache-2.0-and-mit"
     declared = card_metadata(recipe("teacher={model: zai-org/GLM-4.5-Air, licence: qwen-research}"))
     assert declared.license_name == "mit-and-qwen-research", "the recipe's beside the catalogue's"
+
+
+def test_data_that_may_not_be_sold_is_named_beside_the_models_licences(recipe):
+    data = "generate.prompts=[{{dataset: a/b, licence: {}}}]"
+    limited = card_metadata(recipe(data.format("cc-by-nc-4.0")))
+    assert (limited.license, limited.license_name) == ("other", "apache-2.0-and-cc-by-nc-4.0")
+    assert card_metadata(recipe(data.format("cc-by-4.0"))).license == "apache-2.0"
 
 
 def test_a_licence_that_nobody_knows_is_left_out_and_never_guessed(recipe, manifests):
@@ -152,6 +165,17 @@ def test_the_card_says_what_can_be_compared_with_the_teacher(recipe, manifests):
         "nats over the UTF-8 bytes of the answers' text, can be compared with the teacher's.\n\n```\n"
     ) in text
     assert "0.10000" in text and "0.1500" not in text
+
+
+def test_the_card_begins_with_the_answers_to_what_one_asks_first(recipe, manifests):
+    results = read_results(manifests)
+    rows = model_rows(results)
+    answers = statements(results, rows, {})
+    card = model_card(recipe(), results, rows, "KD beat it.", answers)
+    first = card.partition("## At a glance\n\n")[2].partition("\n\n## Lineage\n")[0].splitlines()
+    assert len(first) == 5 and first[0].startswith("- **How good?** 40.0 %. q8_0: exact match")
+    assert first[3].startswith("- **How safe?** not measured. ")
+    assert first[4].startswith("- **May I ship it?** yes. The licences allow it.")
 
 
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):

@@ -6,14 +6,17 @@ import pytest
 from report_helpers import read_results
 
 from distill.core.results import CaptureResult
-from distill.reporting.examples import Answer, Example
+from distill.reporting.examples import Answer, AnsweredPrompt
 from distill.reporting.page import page, signal_sentence
+from distill.reporting.plots import Pictures
+from distill.reporting.summary import statements
 from distill.reporting.table import model_rows
 
 HOSTILE = "<script>alert('x')</script><img src=x onerror=\"alert('y')\"> & {{ 7 * 7 }}"
 EXAMPLES = [
-    Example(
+    AnsweredPrompt(
         "How many goats?",
+        "en",
         [
             Answer("teacher", "7 goats\n  in all", True),
             Answer("student", "8", False),
@@ -30,8 +33,11 @@ DROPPED = [
 
 def rendered(recipe, manifests, *, examples=EXAMPLES, dropped=DROPPED, verdict="KD beat it."):
     results = read_results(manifests)
-    pictures = {"Speed & size": "<svg><g>a &amp; b</g></svg>"}
-    return page(recipe, results, model_rows(results), verdict, pictures, examples, dropped)
+    rows = model_rows(results)
+    svg = '<svg role="img" aria-label="a"><text>a &amp; b</text></svg>'
+    pictures = [Pictures("In <pictures>", {"Speed & size": svg}, "How <to> read")]
+    answers = statements(results, rows, {})
+    return page(recipe, results, rows, verdict, answers, pictures, examples, dropped)
 
 
 class Elements(HTMLParser):
@@ -60,7 +66,7 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
         "teacher ./quickstart/teacher → student of 426,752 parameters (random, 2 layers, width 128)",
         "· 7.0 minutes of work on a laptop",
         "KD beat it.",
-        "10 held-out prompts. NLL: nats a token of the teacher's own sampled answers;",
+        "10 held-out prompts. What the figures are NLL: nats a token of the teacher's own sampled answers;",
         "1,060 prompts, 1,061 answers asked (to prompts of ./quickstart/prompts.jsonl 1,060), "
         "52 kept (en 40, sw 12); dropped: wrong_answer 6, truncated 2. 50 samples were learnt from, "
         "2 gave the validation loss, 0 were longer than a row.",
@@ -69,7 +75,7 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
         "./quickstart/teacher: credit the teacher (a courtesy, no duty)",
         "Quality was measured on 10 prompts of the same kind as the training data",
         "torch 2.9, distill 0.1.0",
-        "2026-11-22T10:00:00",
+        "2026-11-22 10:00 UTC",
     ):
         assert part in text, part
     assert "<td>wrong_answer</td><td>6</td><td>0</td>" in html, "counts by reason and language"
@@ -80,15 +86,21 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
 
 def test_answers_stand_side_by_side_as_they_were_written(recipe, manifests):
     html = rendered(recipe(), manifests)
-    assert "<figcaption>teacher ✓</figcaption><pre>7 goats\n  in all</pre>" in html
-    assert '<figcaption>student <span class="wrong">✗</span></figcaption><pre>8</pre>' in html
-    assert "<figcaption>control</figcaption><pre>9</pre>" in html, "no task checked it"
+    pre = '<pre dir="auto" lang="en">'
+    assert f"<figcaption>teacher ✓</figcaption>{pre}7 goats\n  in all</pre>" in html
+    assert f'<figcaption>student <span class="wrong">✗</span></figcaption>{pre}8</pre>' in html
+    assert f"<figcaption>control</figcaption>{pre}9</pre>" in html, "no task checked it"
 
 
 def test_one_dropped_answer_is_shown_for_each_reason(recipe, manifests):
     html = rendered(recipe(), manifests)
-    assert '<p class="faint">wrong_language: 1 of 1 (sw)</p>\n<pre>Ngapi?\n→ Six.</pre>' in html
-    assert "<pre>Ngapi?\n→ </pre>" in html, "a prompt that was never asked has no answer"
+    assert (
+        '<p class="faint">wrong_language: 1 of 1 (sw)</p>\n<pre dir="auto" lang="sw">Ngapi?\n→ Six.</pre>'
+        in html
+    )
+    assert '<pre dir="auto" lang="sw">Ngapi?\n→ </pre>' in html, (
+        "a prompt that was never asked has no answer"
+    )
     assert "Five." not in html
     assert "<details>" not in rendered(recipe(), manifests, dropped=[])
 
@@ -118,7 +130,7 @@ def make_hostile(manifests):
 def test_nothing_that_a_model_a_file_or_a_recipe_says_is_markup(recipe, manifests):
     plain = Elements(rendered(recipe(), manifests))
     make_hostile(manifests)
-    examples = [Example(HOSTILE, [Answer("teacher", HOSTILE, True)])]
+    examples = [AnsweredPrompt(HOSTILE, HOSTILE, [Answer("teacher", HOSTILE, True)])]
     dropped = [{"prompt": HOSTILE, "language": HOSTILE, "answer": HOSTILE, "reason": HOSTILE}]
     plain_recipe = recipe()
     hostile_recipe = plain_recipe.model_copy(
@@ -132,12 +144,14 @@ def test_nothing_that_a_model_a_file_or_a_recipe_says_is_markup(recipe, manifest
     assert page_elements.tags <= plain.tags | {"br"}
     assert page_elements.attributes <= plain.attributes
     assert "<script" not in html and "<img" not in html
-    assert page_elements.text.count(HOSTILE) == 32, "it is all there, as text"
+    assert page_elements.text.count(HOSTILE) == 33, "it is all there, as text"
 
 
 def test_our_own_pictures_are_markup_and_their_captions_are_not(recipe, manifests):
     html = rendered(recipe(), manifests)
-    assert "<figcaption>Speed &amp; size</figcaption><svg><g>a &amp; b</g></svg></figure>" in html
+    assert "<figcaption>Speed &amp; size</figcaption><svg role" in html
+    assert "<text>a &amp; b</text></svg></figure>" in html
+    assert "<h2>In &lt;pictures&gt;</h2>" in html and "How &lt;to&gt; read</p>" in html
 
 
 def test_a_file_that_failed_or_was_recovered_says_so(recipe, manifests):

@@ -64,7 +64,7 @@ def test_without_repeats_all_is_as_before(recipe, manifests):
     results = read_results(manifests)
     rows = model_rows(results)
     assert repeats_table(results)[1] == [] and figures_text(results, rows) == table_text(rows)
-    text = page(recipe(), results, rows, "KD.", {}, [], [])
+    text = page(recipe(), results, rows, "KD.", [], [], [], [])
     assert "own noise</h2>" not in text and "It was trained once: how far another seed" in text
 
 
@@ -96,7 +96,7 @@ def test_page_and_card_say_that_the_first_is_in_use(recipe, manifests):
     add_repeats(manifests)
     results = read_results(manifests)
     rows = model_rows(results)
-    text = page(recipe(), results, rows, "KD.", {}, [], [])
+    text = page(recipe(), results, rows, "KD.", [], [], [], [])
     assert "own noise</h2>" in text and "<td>standard deviation</td><td>10.0</td>" in text
     assert "of the first repeat, which was not chosen" in text and "trained once" not in text
     card = model_card(recipe(), results, rows, "KD.")
@@ -114,6 +114,6 @@ def test_loss_curves_of_other_repeats_are_thin(tmp_path, manifests, num_repeats)
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps({"step": 14, "validation_loss": 4.0}) + "\n")
     svg = plots.loss_curves(tmp_path, read_results(manifests).train)
-    assert svg.count("stroke-width: 0.6") == (4 if num_repeats == 3 else 0)
+    assert len(re.findall(r'class="curve \w+ thin"', svg)) == (4 if num_repeats == 3 else 0)
     assert ("thin: other repeats" in svg) == (num_repeats == 3)
     assert len(re.findall(r">(student|control)<", svg)) == 2, "each once in the legend"

@@ -19,7 +19,7 @@ from distill.reporting.safety import (
     safety_lines,
     safety_sentences,
 )
-from distill.reporting.safety_picture import changes_picture
+from distill.reporting.safety_picture import card_picture, safety_pictures
 from distill.reporting.table import model_rows
 
 ITEMS = [Item(str(n), "harmful", code, "?") for code in ("en", "sw") for n in range(20)]
@@ -85,11 +85,18 @@ def test_a_run_that_was_not_asked_says_that_nothing_is_known(result):
     assert "not measured" not in limit(result)
 
 
-def test_the_picture_is_bare_svg_and_the_same_every_time(result):
-    svg = changes_picture(result.changes)
-    assert svg.startswith("<svg") and "<script" not in svg and "http://purl" not in svg
-    assert svg == changes_picture(result.changes)
-    assert "refusals of harmful requests" in svg and "q4_0 − student" in svg
+def test_pictures_are_bare_svg_and_the_same_every_time(result):
+    by_measure, by_language = safety_pictures(result.changes)
+    svg = by_measure.pictures["refusals of harmful requests"]
+    assert svg.startswith("<svg") and "q4_0 − student" in svg and "style" not in svg
+    assert list(by_language.pictures) == ["en", "sw"]
+    assert safety_pictures(result.changes)[0] == by_measure
+
+
+def test_the_cards_picture_is_a_file_of_its_own(result):
+    svg = card_picture(result.changes)
+    assert svg.startswith('<svg xmlns="') and "refusals of harmful requests" in svg
+    assert "<script" not in svg and svg == card_picture(result.changes)
 
 
 def test_page_and_card_hold_the_table_and_the_failed_file(result, recipe, manifests):
@@ -97,12 +104,12 @@ def test_page_and_card_hold_the_table_and_the_failed_file(result, recipe, manife
 
     found = replace(read_results(manifests), safety=result)
     rows = model_rows(found)
-    html = page(recipe(), found, rows, "KD beat it.", {}, [], [])
+    html = page(recipe(), found, rows, "KD beat it.", [], [], [], [])
     card = model_card(recipe(), found, rows, "KD beat it.")
     assert "<h2>Refusals and bias</h2>" in html and "<td>sw</td><td>q4_0</td>" in html
     table = [line for line in card.splitlines() if line.startswith("|") and "q4_0" in line]
     assert table and table[0].count("|") == len(HEADINGS) + 1
     head = next(i for i, line in enumerate(card.splitlines()) if "refuses harmful" in line)
     assert re.fullmatch(r"\|(---\|)+", card.splitlines()[head + 1])
-    plain = page(recipe(), read_results(manifests), rows, "KD beat it.", {}, [], [])
+    plain = page(recipe(), read_results(manifests), rows, "KD beat it.", [], [], [], [])
     assert "Refusals and bias" not in plain and "bias were not measured" in plain

@@ -4,6 +4,7 @@ Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#general-metadata
 """
 
 from distill.catalog import catalog
+from distill.catalog.catalog import begun_with, longest
 from distill.recipe import Recipe
 
 Metadata = dict[str, str | int | list[str]]
@@ -18,14 +19,14 @@ def provenance(recipe: Recipe) -> Metadata:
     teachers, base = [view.teacher for view in recipe.views], recipe.student
     names = dict.fromkeys(_name(teacher.model) for teacher in teachers)
     keys: Metadata = {
-        "general.name": recipe.name,
+        "general.name": _student_name(recipe),
         "general.description": f"distilled from {' and '.join(names)}",
         "general.languages": list(recipe.languages),
         "general.tags": ["distillation", "text-generation"],
     }
-    parts = [catalog.spdx(teacher.model, teacher.licence) for teacher in teachers]
+    parts = [catalog.spdx(teacher.model, teacher.licence, teacher.revision) for teacher in teachers]
     if base.model is not None:
-        parts.append(catalog.spdx(base.model, base.licence))
+        parts.append(catalog.spdx(base.model, base.licence, base.revision))
         keys["general.base_model.count"] = 1
         keys |= _origin("general.base_model.0", base.model, base.revision)
     if None not in parts:
@@ -38,6 +39,17 @@ def provenance(recipe: Recipe) -> Metadata:
         else:
             keys[f"{key}.name"] = _name(source.name)
     return keys
+
+
+def _student_name(recipe: Recipe) -> str:
+    """Return the run's name, begun as the licences of teachers, base and judge want it to be."""
+    teachers, base = [view.teacher for view in recipe.views], recipe.student
+    models = [(one.model, one.licence, one.revision) for one in teachers]
+    if base.model is not None:
+        models.append((base.model, base.licence, base.revision))
+    if recipe.generate.judge_model is not None:
+        models.append((recipe.generate.judge_model, recipe.generate.judge_licence, None))
+    return begun_with(longest([catalog.name_prefix(*model) for model in models]), recipe.name)
 
 
 def _origin(key: str, location: str, revision: str | None, kind: str = "") -> Metadata:

@@ -1,6 +1,6 @@
 """The section `generate`: what the teacher is asked, within which limits, and what is kept."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -13,7 +13,7 @@ from pydantic import (
 
 from distill.recipe.addresses import NO_VARIABLE, address_problem, is_variable
 from distill.recipe.schema import SHARE_ERROR, PositiveShare, Section, Share, field
-from distill.recipe.sources import Sources
+from distill.recipe.sources import Sources, without_licences
 
 
 class Generate(Section):
@@ -147,6 +147,11 @@ class Generate(Section):
         machine=True,
     )
     judge_model: str | None = field(None, "judge_server: the judge's name there")
+    judge_licence: str | None = field(
+        None,
+        "judge_server: licence key of the judge, where the catalogue does not know judge_model",
+        machine=True,  # no answer depends on it
+    )
     judge_api_key_env: str | None = field(
         None, "judge_server: environment variable that holds its key; null = no key", machine=True
     )
@@ -158,6 +163,10 @@ class Generate(Section):
     judge_price_answer: NonNegativeFloat = field(
         0.0, "judge_server: price of a million answer tokens", machine=True
     )
+
+    def identity(self) -> dict[str, Any]:
+        """Leave out the licences of the data, which no answer depends on."""
+        return {**super().identity(), "prompts": without_licences(self.prompts)}
 
     @model_validator(mode="after")
     def _judge_is_complete(self) -> "Generate":
@@ -171,6 +180,8 @@ class Generate(Section):
                 "judge_server without judge_min_score judges nothing: set judge_min_score, "
                 "e.g. to 4"
             )
+        if self.judge_licence is not None and self.judge_server is None:
+            raise ValueError("judge_licence is for the model on judge_server: remove it")
         if self.judge_server is not None and (problem := address_problem(self.judge_server)):
             raise ValueError(f"judge_server: {problem}")
         if self.judge_api_key_env is not None and not is_variable(self.judge_api_key_env):

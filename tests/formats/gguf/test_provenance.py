@@ -49,6 +49,20 @@ def test_an_unknown_licence_is_left_out_and_folders_stay_private(tmp_path: Path)
     assert not any(key.endswith(("repo_url", "organization")) for key in found)
 
 
+def test_a_name_that_a_licence_wants_is_in_the_file_too() -> None:
+    llama = "teacher={model: meta-llama/Llama-3.2-1B}"
+    assert provenance(load_recipe(QUICKSTART, [llama]))["general.name"] == "Llama quickstart"
+    named = load_recipe(QUICKSTART, [llama, "name=Llama-goats"])
+    assert provenance(named)["general.name"] == "Llama-goats"
+    judge = [
+        "generate.judge_min_score=4",
+        "generate.judge_server=http://127.0.0.1:1",
+        "generate.judge_model=meta-llama/Llama-3.3-70B-Instruct",
+    ]
+    assert provenance(load_recipe(QUICKSTART, judge))["general.name"] == "Llama quickstart"
+    assert provenance(load_recipe(QUICKSTART))["general.name"] == "quickstart"
+
+
 def test_the_file_holds_it(model_folder: Callable[..., Path], tmp_path: Path) -> None:
     recipe = load_recipe(QUICKSTART)
     path = write_gguf(
