@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distill.core import activity
 from distill.core.cores import own_cores
 from distill.errors import MismatchError
 
@@ -57,7 +58,8 @@ class Processes:
         if self.num > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with activity.waiting():
+                dist.barrier()
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value, on every rank."""
@@ -66,7 +68,8 @@ class Processes:
         import torch.distributed as dist
 
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
+        with activity.waiting():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def any(self, flag: bool) -> bool:
@@ -84,7 +87,8 @@ class Processes:
         import torch.distributed as dist
 
         there = values.to(_device())  # nccl knows no CPU tensors
-        dist.all_reduce(there)
+        with activity.waiting():
+            dist.all_reduce(there)
         return values.copy_(there)
 
 

@@ -7,6 +7,7 @@ not what comes out: changing them never makes a finished stage stale.
 from distill.recipe.sections.capture import Capture
 from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
+from distill.recipe.sections.launch import Launch
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.rounds import Guards, Mix, Rounds
@@ -23,6 +24,7 @@ __all__ = [
     "Format",
     "Generate",
     "Guards",
+    "Launch",
     "Mix",
     "Quantize",
     "Report",
