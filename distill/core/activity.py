@@ -15,6 +15,7 @@ BUSY_BYTES = 64 << 10  # read or written between two looks
 
 _signs = 0
 _waiting = 0
+_has_failed_together = False
 
 
 def sign() -> None:
@@ -32,13 +33,21 @@ def waits() -> bool:
     return _waiting > 0
 
 
+def failed_together() -> bool:
+    """Return whether something failed that the ranks do together, as where one of them has ended."""
+    return _has_failed_together
+
+
 @contextmanager
 def waiting() -> Iterator[None]:
-    """Tell that the block waits for the other ranks."""
-    global _waiting
+    """Tell that the block waits for the other ranks, or may: what they do together."""
+    global _waiting, _has_failed_together
     _waiting += 1
     try:
         yield
+    except Exception:
+        _has_failed_together = True
+        raise
     finally:
         _waiting -= 1
         sign()
@@ -65,7 +74,10 @@ def _is_ours(path: Path) -> bool:
 
 
 class Effort:
-    """Tells whether the process computes, reads or writes, even where nothing counts a sign."""
+    """Tells whether the process, or one that it started, computes, reads or writes.
+
+    That is work even where nothing counts a sign.
+    """
 
     def __init__(self) -> None:
         self._before = self._used()
@@ -81,7 +93,32 @@ class Effort:
     def _used(self) -> tuple[float, float, int, int]:
         """Return the time, CPU seconds, bytes read and written, and pages fetched from a disk."""
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        return time.monotonic(), time.process_time(), _bytes_moved(), faults
+        cpu = time.process_time() + _seconds_of_children()
+        return time.monotonic(), cpu, _bytes_moved(), faults
+
+
+def _seconds_of_children() -> float:
+    """Return the CPU seconds of the processes that this one started, ended or not."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    alive = sum(_seconds_of(pid) for pid in _children(os.getpid()))
+    return ended.ru_utime + ended.ru_stime + alive
+
+
+def _children(pid: int) -> Iterator[int]:
+    """Yield the processes below `pid`, theirs too; none where the system does not tell."""
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended
+            for child in map(int, listed.read_text().split()):
+                yield child
+                yield from _children(child)
+
+
+def _seconds_of(pid: int) -> float:
+    """Return the CPU seconds of a process and of those that it has waited for; 0 if it has ended."""
+    with suppress(OSError):
+        after_name = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2]
+        return sum(map(int, after_name.split()[11:15])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _bytes_moved() -> int:

@@ -179,5 +179,5 @@ def finish(processes: Processes) -> None:
     if processes.num > 1:
         import torch.distributed as dist
 
-        dist.barrier()
+        processes.barrier()
         dist.destroy_process_group()

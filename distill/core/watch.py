@@ -1,8 +1,8 @@
 """Watch the ranks of a launch: name one that hangs, and end all where one has died.
 
 Each rank tells the others, by the store through which they met, that it lives, what it has done and
-where it stands. A rank that neither signs nor works is named; all ranks then end, so that a launcher
-or a queue can start the run again instead of paying for it.
+where it stands; that one has ended its lifeline tells. A rank that the others wait for is named; where
+it does nothing at all, all end, so that a launcher or a queue can start the run again.
 """
 
 import json
@@ -17,14 +17,16 @@ from datetime import timedelta
 from typing import Any
 
 from distill.core import activity
+from distill.core.lifelines import DONE, STOPPED, Lifelines
 from distill.core.processes import Processes
-from distill.errors import DistillError
+from distill.errors import DistillError, Stopped, in_short
 
 BEAT = 1.0  # seconds
 NOTICE = 300.0  # seconds without a sign of work
-SURE = 3.0  # seconds that a process has been gone: all may be ending together
+SURE = 2.0  # seconds that a process has been gone: all may be ending together
 STORE_SECONDS = 10.0  # that the store may take to answer
 KEY = "distill/rank/"
+LISTENING = "distill/lifelines"
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,15 @@ class Told:
     """What a rank tells: how often it has, what it has done, and where it stands."""
 
     host: str
-    pids: str  # in which name space the process has its number: containers have their own
-    pid: int
     beats: int
     signs: int
     efforts: int
     waits: bool
     place: str
-    gone: list[int]  # ranks of its machine that have ended
+    gone: list[int]  # ranks that it knows to have ended
+
+
+NOTHING = Told("a machine that told nothing yet", 0, 0, 0, False, "its beginning", [])
 
 
 @dataclass
@@ -78,14 +81,16 @@ def watching(
     watch.start()
     try:
         yield
-    except DistillError:
+    except Stopped:
+        watch.end(STOPPED)
         raise
-    except Exception:
-        # where a rank has died the others' collectives fail first: let the watch say which it was
-        watch.join(3 * SURE)
+    except BaseException as error:
+        if activity.failed_together() and not isinstance(error, DistillError):
+            # where a rank has died what the others do together fails: let the watch say which it was
+            watch.join(SURE + 3 * BEAT)
+        watch.end(None)
         raise
-    finally:
-        watch.end()
+    watch.end(DONE)
 
 
 class Watch(threading.Thread):
@@ -102,13 +107,19 @@ class Watch(threading.Thread):
         self._told: dict[int, Told] = {}
         self._heard = time.monotonic()
         self._seen: dict[int, Seen] = {}
+        self._lifelines = Lifelines()
         self._effort = activity.Effort()
         self._beats = self._efforts = 0
         self._next_notice = self._notice
 
-    def end(self) -> None:
+    def end(self, word: bytes | None) -> None:
+        """End the watch; `word`: what the others are told, None where this rank has failed."""
         self._ended.set()
         self.join(2 * BEAT)
+        if word is None:
+            self._lifelines.close()
+        else:
+            self._lifelines.leave(word)
 
     def run(self) -> None:
         threading.Thread(target=self._tell, daemon=True, name="watch's teller").start()
@@ -128,6 +139,7 @@ class Watch(threading.Thread):
 
         keys = [f"{KEY}{rank}" for rank in range(self._processes.num)]
         store = _store(self._processes.num)
+        self._connect(store)
         while not self._ended.wait(self._beat):
             if (mine := self._told.get(self._processes.rank)) is None:
                 continue
@@ -143,29 +155,47 @@ class Watch(threading.Thread):
             self._told = {**heard, self._processes.rank: self._told[self._processes.rank]}
             self._heard = time.monotonic()
 
+    def _connect(self, store: Any) -> None:
+        """Open this rank's lifelines; say so where that cannot be."""
+        try:
+            if self._processes.is_main:
+                store.set(LISTENING, self._lifelines.listen())
+            else:
+                listening = store.get(LISTENING).decode()
+                self._lifelines.join(os.environ["MASTER_ADDR"], listening, self._processes.rank)
+        except Exception as error:  # of the system's or of torch's, by whatever name
+            rank, host = self._processes.rank, socket.gethostname()
+            text = (
+                f"rank {rank} on {host} cannot be seen to end: no connection with rank 0 ({error})"
+            )
+            _write(in_short(text, 300))
+
     def _mine(self) -> Told:
         self._beats += 1
-        self._efforts += self._effort.is_made()
+        # a rank that waits works as well: NCCL turns in a loop
+        self._efforts += self._effort.is_made() and not activity.waits()
         return Told(
             host=socket.gethostname(),
-            pids=_pids(),
-            pid=os.getpid(),
             beats=self._beats,
             signs=activity.signs(),
             efforts=self._efforts,
             waits=activity.waits(),
             place=activity.place(),
-            gone=[rank for rank, seen in self._seen.items() if seen.gone is not None],
+            gone=sorted(self._lifelines.gone()),
         )
 
     def _note(self, told: dict[int, Told], now: float) -> None:
         for rank, news in told.items():
             seen = self._seen.setdefault(rank, Seen(news, now, now, now))
             seen.update(news, now)
-        told_gone = {rank for news in told.values() for rank in news.gone}
-        for rank, seen in self._seen.items():
-            if seen.gone is None and (rank in told_gone or _is_gone(seen.told)):
-                seen.gone = now
+        known = {rank for news in told.values() for rank in news.gone}
+        if (
+            activity.waits()
+        ):  # for one that was stopped; else the work in hand is finished and saved
+            known |= self._lifelines.stopped()
+        for rank in known:
+            seen = self._seen.setdefault(rank, Seen(NOTHING, now, now, now))
+            seen.gone = now if seen.gone is None else seen.gone
 
     def _judge(self, now: float) -> None:
         gone = [(s.gone, rank, s) for rank, s in self._seen.items() if s.gone is not None]
@@ -218,12 +248,14 @@ class Watch(threading.Thread):
 
     def _say(self, text: str) -> None:
         if self._speaks(time.monotonic()):
-            os.write(2, f"\ndistill: {text}\n".encode())
+            _write(text)
 
     def _end_all(self, text: str) -> None:
         """End this process; its peers see the same and do so too. Every file is whole or not there."""
         if not self._ended.is_set():
             self._say(f"{text}; all ranks end: run the same command to continue")
+            if self._lifelines.stopped():
+                self._lifelines.leave(STOPPED)  # let the others finish what they have in hand
             os._exit(1)
 
 
@@ -241,24 +273,9 @@ def _store(num: int) -> Any:
     )
 
 
-def _is_gone(told: Told) -> bool:
-    """Return whether a process of this machine has ended; of others their own machines know."""
-    if (told.host, told.pids) != (socket.gethostname(), _pids()):
-        return False
-    try:
-        with open(f"/proc/{told.pid}/stat", encoding="utf-8", errors="replace") as f:
-            return f.read().rpartition(")")[2].split()[0] in ("Z", "X")
-    except FileNotFoundError:
-        return os.path.exists("/proc/self/stat")
-    except OSError:
-        return False
-
-
-def _pids() -> str:
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
+def _write(text: str) -> None:
+    """Write a line of news at once, whatever the main thread is printing."""
+    os.write(2, f"\ndistill: {text}\n".encode())
 
 
 def _name(rank: int, seen: Seen) -> str:

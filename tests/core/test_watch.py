@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,16 +19,19 @@ HUNG = 1  # the rank that `hang` is about
 
 
 def work(folder: Path, hangs: bool) -> int:
-    """Step together with the other rank until somebody ends it; rank 1 may hang in step 60."""
+    """Step together with the other rank until somebody ends it; rank 1 may hang in step 10."""
     import torch
     import torch.distributed as dist
 
-    watch.SURE, watch.STORE_SECONDS = SURE, 1.0
+    watch.SURE = SURE
     dist.init_process_group("gloo")
     processes = Processes(rank=dist.get_rank(), num=2)
     with watch.watching(processes, PATIENCE, notice=NOTICE, beat=0.2):
+        thread = next(t for t in threading.enumerate() if isinstance(t, watch.Watch))
+        while len(thread._seen) < 2:  # until each has heard the other
+            time.sleep(0.02)
         for step in range(10_000):
-            if hangs and step == 60 and processes.rank == HUNG:
+            if hangs and step == 10 and processes.rank == HUNG:
                 time.sleep(600)
             processes.sum(torch.ones(1))
             (folder / f"{processes.rank}").write_text(str(step))
@@ -46,7 +52,7 @@ def ranks(tmp_path):
             )
             started.append(Forked(work, tmp_path, hangs, variables=variables))
         end = time.monotonic() + 60
-        while time.monotonic() < end and not steps(tmp_path) > 50:  # each has told by then
+        while time.monotonic() < end and not steps(tmp_path) > 5:
             time.sleep(0.05)
         return started
 
@@ -95,7 +101,7 @@ def test_a_rank_that_hangs_is_named_with_the_place(ranks):
 
 
 def told(**changes):
-    given = {"host": "a", "pids": "", "pid": 1, "beats": 0, "signs": 0, "efforts": 0}
+    given = {"host": "a", "beats": 0, "signs": 0, "efforts": 0}
     return watch.Told(**{**given, "waits": False, "place": "x.py:1 f", "gone": [], **changes})
 
 
@@ -110,6 +116,71 @@ def test_a_rank_that_works_alone_while_others_wait_is_named_and_never_ended(monk
         watched._note(news, 60.0 * minute)
         watched._judge(60.0 * minute)
     assert 1 <= len(said) <= 8 and all("waiting for rank 0 on a" in line for line in said)
+
+
+def judged(watched, minutes, news):
+    """Let the watch see the same news for so many minutes; return what it ended all with, if it did."""
+    for minute in range(minutes):
+        heard = {rank: told(beats=minute, **one) for rank, one in news.items()}
+        watched._note(heard, 60.0 * minute)
+        watched._judge(60.0 * minute)
+        if watched.ended_with:
+            return watched.ended_with[0]
+    return None
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """`watched(num=2)`: rank 0's watch, which notes what it would end all with."""
+
+    def make(num=2):
+        made = watch.Watch(Processes(rank=0, num=num), patience=1800)
+        made.ended_with, made.said = [], []
+        monkeypatch.setattr(made, "_end_all", made.ended_with.append)
+        monkeypatch.setattr(made, "_say", made.said.append)
+        return made
+
+    return make
+
+
+def test_the_one_that_waits_for_nobody_is_named_and_after_the_patience_all_end(watched):
+    one = watched(num=3)
+    news = {0: {"waits": True}, 1: {"host": "b", "place": "x.py:7 read"}, 2: {"waits": True}}
+    ended = judged(one, 60, news)
+    assert "waiting for rank 1 on b (it stands in x.py:7 read)" in one.said[0]
+    assert "no step for 360 s" in one.said[0] and "rank 0" not in one.said[0]
+    assert "processes.patience is 30 minutes" in ended and "rank 1 on b" in ended
+
+
+def test_who_was_stopped_is_gone_only_for_one_that_waits_for_him(watched, monkeypatch):
+    """A signal came to all: the work in hand is finished and saved, whoever was quicker."""
+    one = watched()
+    monkeypatch.setattr(one._lifelines, "stopped", lambda: {1})
+    assert judged(one, 3, {0: {}, 1: {}}) is None
+    with activity.waiting():
+        assert "rank 1 on a has ended" in judged(one, 3, {0: {"waits": True}, 1: {}})
+
+
+def test_a_rank_that_has_told_nothing_can_have_ended(watched):
+    ended = judged(watched(), 3, {0: {"gone": [1]}})
+    assert "rank 1 on a machine that told nothing yet has ended" in ended
+
+
+def test_a_child_that_computes_is_effort():
+    effort = activity.Effort()
+    words = [
+        sys.executable,
+        "-c",
+        "end = 2**23\nwhile end: end -= 1\nprint(1, flush=True)\ninput()",
+    ]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        assert effort.is_made()
+        time.sleep(0.2)
+        assert not effort.is_made()
+        child.communicate(b"\n")
+    time.sleep(0.2)
+    assert not effort.is_made()
 
 
 def test_effort_is_told_from_rest():
