@@ -189,15 +189,21 @@ class Watch(threading.Thread):
             seen = self._seen.setdefault(rank, Seen(news, now, now, now))
             seen.update(news, now)
         known = {rank for news in told.values() for rank in news.gone}
-        if (
-            activity.waits()
-        ):  # for one that was stopped; else the work in hand is finished and saved
-            known |= self._lifelines.stopped()
+        stopped = self._lifelines.stopped()
+        if activity.waits():  # for one that was stopped
+            known |= stopped
+        for rank in self._seen.keys() & (stopped - known):
+            self._seen[rank].gone = None  # not missed: the work in hand is finished and saved
         for rank in known:
             seen = self._seen.setdefault(rank, Seen(NOTHING, now, now, now))
             seen.gone = now if seen.gone is None else seen.gone
 
     def _judge(self, now: float) -> None:
+        self._end_where_one_has_ended(now)
+        if self._seen:
+            self._name_who_is_waited_for(now)
+
+    def _end_where_one_has_ended(self, now: float) -> None:
         gone = [(s.gone, rank, s) for rank, s in self._seen.items() if s.gone is not None]
         for since, rank, seen in sorted(gone, key=lambda one: one[0])[:1]:
             if now - since > SURE:
@@ -206,8 +212,8 @@ class Watch(threading.Thread):
             self._end_all(
                 f"the process at {os.environ['MASTER_ADDR']} that joins the ranks has ended"
             )
-        if not self._seen:
-            return
+
+    def _name_who_is_waited_for(self, now: float) -> None:
         signed = now - max(seen.sign for seen in self._seen.values())
         suspects = self._suspects(now)
         names = ", ".join(f"{_name(r, s)} ({self._why(s, now)})" for r, s in suspects.items())

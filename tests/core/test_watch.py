@@ -168,17 +168,15 @@ def test_a_rank_that_has_told_nothing_can_have_ended(watched):
 
 def test_a_child_that_computes_is_effort():
     effort = activity.Effort()
-    words = [
-        sys.executable,
-        "-c",
-        "end = 2**23\nwhile end: end -= 1\nprint(1, flush=True)\ninput()",
-    ]
+    code = "import sys\nend = 2**22\nwhile end: end -= 1\nprint(1, flush=True)\nsys.stdin.read()"
+    words = [sys.executable, "-c", code]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
         assert effort.is_made()
         time.sleep(0.2)
         assert not effort.is_made()
-        child.communicate(b"\n")
+        child.communicate(b"")
+    effort.is_made()
     time.sleep(0.2)
     assert not effort.is_made()
 
