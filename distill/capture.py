@@ -23,6 +23,7 @@ share its batches.
 """
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,8 @@ from distill.core.processes import Processes
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import Sample, read_samples
+from distill.data.samples import Sample
+from distill.data.stored_samples import Samples, read_samples
 from distill.errors import DataError
 from distill.planning.costs import (
     PROCESS_BYTES,
@@ -98,7 +100,7 @@ def run(
 def _of_several(
     recipe: Recipe,
     trimmed: TrimmedVocabulary | None,
-    samples: list[Sample],
+    samples: Samples,
     folder: RunFolder,
     processes: Processes,
 ) -> StageOutput | None:
@@ -109,7 +111,7 @@ def _of_several(
     outputs: dict[str, StageOutput | None] = {}
     told: list[TeacherSignal] = []
     for route, teacher in zip(routes, asked, strict=True):
-        own = [sample for sample in samples if sample.teacher == route.name]
+        own = samples.where(sample.teacher == route.name for sample in samples)
         if route.gives_signal:
             outputs[route.name] = _capture_all(teacher, trimmed, own, folder, processes)
             continue
@@ -129,7 +131,7 @@ def _of_several(
 def _capture_all(
     teacher: Teacher,
     trimmed: TrimmedVocabulary | None,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     folder: RunFolder,
     processes: Processes,
 ) -> StageOutput | None:
@@ -170,7 +172,9 @@ def _capture_all(
     return output
 
 
-def _check_ids(samples: list[Sample], vocab_size: int, recipe: Recipe, folder: RunFolder) -> None:
+def _check_ids(
+    samples: Sequence[Sample], vocab_size: int, recipe: Recipe, folder: RunFolder
+) -> None:
     """Raise DataError for a sample with token ids that its tokenizer does not have.
 
     Earlier versions took such from a server; now their rows in the log are set aside.
@@ -275,7 +279,7 @@ def _with_chunks(
     own_tokens: TokenBytes,
     store: "SignalStore",
     sequences: list[SignalSequence],
-    samples: list[Sample],
+    samples: Sequence[Sample],
 ) -> StageOutput:
     """Write which tokens of teacher and student are the same bytes; return the output with their counts."""
     trimmed = trimmed_vocabulary(teacher.recipe, folder)

@@ -18,7 +18,7 @@ An answer's key holds the prompt, the teacher and the sampling values; its seed 
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ from distill.teachers.generation import (
     result_of,
     sorted_out,
 )
-from distill.teachers.kept import Filtered, candidate, unlearnable
+from distill.teachers.kept import Filtered, candidate, unlearnable, unpacked
 from distill.teachers.keys import request_maker
 from distill.teachers.log import read_best_rows
 from distill.teachers.requests import Request, RequestOptions
@@ -230,7 +230,7 @@ def expand(
     make = request_maker(teacher, options)
     requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
     ask(teacher, _distinct(requests), options, log, processes)
-    rows = processes.broadcast(read_best_rows(log) if processes.is_main else {})
+    rows = processes.broadcast(dict(read_best_rows(log)) if processes.is_main else {})
     num_missing = sum(request.key not in rows for request in requests)
     if num_missing:
         if processes.is_main:
@@ -291,7 +291,7 @@ def _draw_on(
 
 
 def _too_few(
-    generation: Generation, tries: dict[str, list[Request]], rows: dict[str, Row]
+    generation: Generation, tries: dict[str, list[Request]], rows: Mapping[str, Row]
 ) -> list[str]:
     """Return the ids of the prompts that want another draw.
 
@@ -370,7 +370,7 @@ def _write(
         "dropped.jsonl": dropped,
     }
     for name, file_rows in files.items():
-        write_jsonl(stage / name, file_rows)
+        write_jsonl(stage / name, map(unpacked, file_rows))
     print(f"generate: {len(kept):,} kept, {len(dropped):,} dropped: {counts or 'none'}")
     result = result_of(recipe, written, kept, dropped, left)
     for share in result.teachers:
@@ -389,7 +389,7 @@ def _prompt_rows(requests: list[Request], rates: dict[str, float]) -> list[Row]:
 
 
 def filter_answers(
-    generation: Generation, requests: list[Request], rows: dict[str, Row]
+    generation: Generation, requests: list[Request], rows: Mapping[str, Row]
 ) -> Filtered:
     """Return each answer as the filters see it, and why it is dropped. `rows`: by key."""
     from distill.filters import answer_filters

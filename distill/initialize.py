@@ -20,7 +20,7 @@ from distill.core.processes import ALONE, Processes
 from distill.core.results import InitializeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import read_samples
+from distill.data.stored_samples import read_samples
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.cuts import choice_seconds

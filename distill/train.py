@@ -28,6 +28,7 @@ if __name__ == "__main__":
     sys.exit(main(["run", *sys.argv[1:]]))
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ from distill.core.results import (
 )
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import Sample, read_samples, split_samples
+from distill.data.stored_samples import Samples, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import find, load
 from distill.models.precision import Placed
@@ -71,8 +72,8 @@ class _Lesson:
     recipe: Recipe
     folder: RunFolder
     processes: Processes
-    learn: list[Sample]
-    validation: list[Sample]
+    learn: Samples
+    validation: Samples
     placed: Placed
 
     def place(self, repeat: int) -> Path:
@@ -85,7 +86,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
     samples = read_samples(kept_path(recipe, folder))
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     _require_own_tokens(recipe, folder, tokenizer)
-    fitting = [sample for sample in samples if len(sample.ids) <= recipe.train.max_length]
+    fitting = samples.fitting(recipe.train.max_length)
     learn, validation = split_samples(fitting, recipe.train.validation_share)
     if not learn:
         raise DataError(
@@ -265,7 +266,7 @@ def _require_own_tokens(recipe: Recipe, folder: RunFolder, tokenizer: Any) -> No
 
 
 def _open_signal(
-    folder: RunFolder, tokenizer: Any | None, learn: list["Example"], samples: list[Sample]
+    folder: RunFolder, tokenizer: Any | None, learn: Sequence["Example"], samples: Samples
 ) -> "SignalStore | SignalsOfSeveral":
     """Return the signal of what is learnt, an example of each sample; of several teachers each
     one's of its own.
@@ -276,7 +277,6 @@ def _open_signal(
 
     fingerprint = None if tokenizer is None else chat.fingerprint_of_tokenizer(tokenizer)
     captured = folder.require("capture", CaptureResult).result
-    keys = [example.signal_key for example in learn]
     if captured.teachers:
         stores = {
             teacher.name: _open_store(folder, fingerprint, teacher.folder)
@@ -284,14 +284,16 @@ def _open_signal(
             if teacher.folder is not None and teacher.num_sequences
         }
         names = {
-            key: s.teacher for key, s in zip(keys, samples, strict=True) if s.teacher in stores
+            example.signal_key: sample.teacher
+            for example, sample in zip(learn, samples, strict=True)
+            if sample.teacher in stores
         }
         return SignalsOfSeveral(stores, names)
     assert captured.folder is not None  # the recipe's own check: there is a signal
     store = _open_store(folder, fingerprint, captured.folder)
-    if missing := store.missing(keys):
+    if missing := store.missing(example.signal_key for example in learn):
         raise DataError(
-            f"{store.folder}: no signal for {len(missing)} of {len(keys)} samples; "
+            f"{store.folder}: no signal for {len(missing)} of {len(learn)} samples; "
             "run `distill run RECIPE --redo capture`"
         )
     return store

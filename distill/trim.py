@@ -10,7 +10,7 @@ generate asks in that, and every trimmed id is one of its.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,8 @@ from distill.core.results import TrimResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage, always
 from distill.data.counted_texts import texts_inputs
-from distill.data.samples import Prompt, Sample, read_samples, split_prompts
+from distill.data.samples import Prompt, Sample, split_prompts
+from distill.data.stored_samples import Samples, read_samples
 from distill.models import find
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -44,11 +45,11 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     made = trim(recipe, parent, Corpus(recipe, own))
     for note in made.notes:
         print(f"trim: {note}", file=sys.stderr)
-    rows = _trimmed_samples(recipe, tokenizers, parent, made, samples, prompts)
     stage = folder.stage("trim")
     files = made.trimmed.write(stage)
+    rows = _trimmed_samples(recipe, tokenizers, parent, made, samples, prompts)
     write_jsonl(stage / KEPT, (sample.row() for sample in rows))
-    result = _result(made, parent, samples, rows)
+    result = _result(made, parent, samples, read_samples(stage / KEPT))
     print(f"trim: {told(result)}")
     return StageOutput(result, [*files, stage / KEPT])
 
@@ -91,22 +92,20 @@ def _trimmed_samples(
     made: Trimming,
     samples: Iterable[Sample],
     prompts: dict[str, Row],
-) -> list[Sample]:
-    """Return the samples in the trimmed ids. Raises MismatchError where they are not the same text."""
+) -> Iterator[Sample]:
+    """Yield the samples in the trimmed ids. Raises MismatchError where they are not the same text."""
     reencoder = Reencoder.of(parent, made.trimmed, made.vocabulary)
     formats = {r.name: (r.recipe, r.tokenizers or tokenizers) for r in routes_of(recipe)}
-    rows = []
     for sample in samples:
         messages = prompts[sample.prompt_id]["messages"]
         prompt_ids = reencoder.prompt_ids(*formats[sample.teacher], messages)
         answer_ids = reencoder.answer_ids(sample.answer_ids)
         reencoder.require_same_bytes(sample.prompt_ids, prompt_ids, f"the prompt of {sample.key}")
         reencoder.require_same_bytes(sample.answer_ids, answer_ids, f"the answer {sample.key}")
-        rows.append(replace(sample, prompt_ids=prompt_ids, answer_ids=answer_ids))
-    return rows
+        yield replace(sample, prompt_ids=prompt_ids, answer_ids=answer_ids)
 
 
-def _result(made: Trimming, parent: Any, samples: list[Sample], rows: list[Sample]) -> TrimResult:
+def _result(made: Trimming, parent: Any, samples: Samples, rows: Samples) -> TrimResult:
     return TrimResult(
         parent_vocab_size=len(parent),
         vocab_size=len(made.trimmed),
@@ -114,8 +113,8 @@ def _result(made: Trimming, parent: Any, samples: list[Sample], rows: list[Sampl
         coverage=made.coverage,
         format=chat.fingerprint_of_format(made.trimmed.tokenizer),
         num_samples=len(rows),
-        tokens_before=sum(len(sample.ids) for sample in samples),
-        tokens_after=sum(len(sample.ids) for sample in rows),
+        tokens_before=samples.num_tokens,
+        tokens_after=rows.num_tokens,
         notes=made.notes,
     )
 

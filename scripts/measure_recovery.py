@@ -28,7 +28,8 @@ from benchmark_sections import machine, replace_section, table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.utils import logging
 
-from distill.data.samples import Sample, read_samples, split_samples
+from distill.data.samples import Sample
+from distill.data.stored_samples import read_samples, split_samples
 from distill.formats import compare, rounding
 from distill.formats.compare import TransformersModel
 from distill.formats.gguf import imatrix
@@ -216,7 +217,8 @@ def main() -> None:
     ]
     parts, how = [], (options.formats.split(","), options.steps, options.learning_rate)
     if options.run:
-        learn, check = split_samples(read_samples(options.run / "generate" / "kept.jsonl"), 0.05)
+        samples = list(read_samples(options.run / "generate" / "kept.jsonl"))
+        learn, check = split_samples(samples, 0.05)
         random.Random(0).shuffle(learn)
         rows = rows_of(options.run / "train" / "student", learn, check, *how)
         parts.append(f"The student of {options.run.name}:\n\n" + table(head, rows))

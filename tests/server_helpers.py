@@ -258,7 +258,7 @@ def real_proxy(request):
 def log_probs_against_the_weights(folder: Path) -> tuple[dict, float, float]:
     """Of a run that took the log-probs of a server that serves TEACHER: what capture says of itself, the farthest that the log-prob
     of the likeliest token is from the one by our own forward, and how many of the top 20 are the same."""
-    from distill.data.samples import read_samples
+    from distill.data.stored_samples import read_samples
     from distill.models import load
     from distill.models.head import head_of
     from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks

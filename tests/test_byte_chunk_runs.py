@@ -14,7 +14,7 @@ from run_helpers import QUICKSTART, killed_when, run_forked, small
 from distill import chat, plan
 from distill.core.jsonl import read_jsonl, write_jsonl
 from distill.core.run_folder import RunFolder
-from distill.data.samples import read_samples
+from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError
 from distill.formats.gguf.write import write_gguf
 from distill.models import load

@@ -16,7 +16,7 @@ from distill.core import shutdown
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import read_samples
+from distill.data.stored_samples import read_samples
 from distill.errors import DataError, MismatchError, RecipeError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.models.load import load_tokenizer
@@ -263,7 +263,7 @@ def test_what_does_not_fit_a_trimmed_vocabulary_is_refused_with_the_way_out(fold
     for more in (["capture.signal=top_k", "capture.top_k=600"], ["capture.num_draws=600"]):
         with pytest.raises(RecipeError, match=few):
             captured(folder, *more)
-    samples = read_samples(folder / "trim/kept.jsonl")
+    samples = list(read_samples(folder / "trim/kept.jsonl"))
     samples[3].answer_ids[0] = 1000
     write_jsonl(folder / "trim/kept.jsonl", [s.row() for s in samples])
     with pytest.raises(DataError, match=r"has token id 1000, and the trimmed .* --redo trim"):

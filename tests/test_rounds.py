@@ -17,7 +17,7 @@ from distill import pipeline
 from distill.core.results import EvaluateResult, ReportResult, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
-from distill.data.samples import read_samples, split_samples
+from distill.data.stored_samples import read_samples, split_samples
 from distill.errors import DataError, MismatchError, RecipeError
 from distill.formats.gguf.write import write_gguf
 from distill.models import load

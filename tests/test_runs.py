@@ -101,7 +101,7 @@ def test_hidden_states_are_captured_and_matched_in_a_whole_run(tmp_path, finishe
     import numpy as np
     from safetensors import safe_open
 
-    from distill.data.samples import read_samples
+    from distill.data.stored_samples import read_samples
     from distill.models import load
     from distill.models.score import TokenSequence, answer_hidden_states
     from distill.signals.collate import hidden_targets

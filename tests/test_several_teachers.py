@@ -10,7 +10,8 @@ from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens,
 
 from distill import chat
 from distill.data.routes import route_of
-from distill.data.samples import read_samples, split_prompts
+from distill.data.samples import split_prompts
+from distill.data.stored_samples import read_samples
 from distill.models import load
 from distill.pipeline import run
 from distill.recipe import load_recipe

@@ -11,7 +11,7 @@ from run_helpers import QUICKSTART, SMALL
 
 from distill import chat, initialize, pipeline, trim
 from distill.core.run_folder import RunFolder
-from distill.data.samples import read_samples
+from distill.data.stored_samples import read_samples
 from distill.errors import DataError, MismatchError, RecipeError
 from distill.models import load
 from distill.recipe import load_recipe

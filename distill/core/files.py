@@ -2,7 +2,10 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
 
 
@@ -16,15 +19,29 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a whole file or nothing: temporary name, fsync, rename, fsync of the folder."""
+    """Write a whole file or nothing; see `written_whole`."""
+    with written_whole(path) as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write to that appears whole or, after an error, not at all.
+
+    Temporary name, fsync, rename, fsync of the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        _write_through(temporary, data)
+        with open(temporary, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        error.filename = error.filename or str(path)  # a full disk is reported with the file it hit
+        if isinstance(error, OSError):  # a full disk is reported with the file it hit
+            error.filename = error.filename or str(path)
         raise
     fsync_folder(path.parent)
 
@@ -56,6 +73,21 @@ def _link_or_move(temporary: Path, path: Path) -> None:
     except OSError:  # no hard links there
         if not path.exists():
             os.replace(temporary, path)
+
+
+class OpenFile:
+    """A file that is read here and there, also by several threads; closed when nobody has it."""
+
+    def __init__(self, path: Path):
+        self.file = open(path, "rb")  # noqa: SIM115 - closed by __del__
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return the bytes at `offset`; fewer where the file ends before."""
+        return os.pread(self.file.fileno(), length, offset)
+
+    def __del__(self) -> None:
+        if hasattr(self, "file"):  # it was there to open
+            self.file.close()
 
 
 def _write_through(path: Path, data: str | bytes) -> None:

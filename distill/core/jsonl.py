@@ -16,10 +16,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from distill.core.digests import canonical_json
-from distill.core.files import fsync_folder, write_atomic
+from distill.core.files import fsync_folder, written_whole
 from distill.errors import DataError, MissingError, shown
 
 Row = dict[str, Any]
@@ -50,10 +50,20 @@ def jsonl_rows(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
     Raises MissingError if the file is not there.
     """
     for number, line in text_lines(path):
-        if isinstance(line, BadRow):
-            yield number, line
-        elif line.strip():
-            yield number, _object_of(line, f"{path}, line {number}")
+        row = _row_of(line, f"{path}, line {number}")
+        if row is not None:
+            yield number, row
+
+
+def row_of_line(line: bytes, where: str) -> Row | BadRow | None:
+    """Return the row of a line, or why it is none; None for an empty line."""
+    return _row_of(_text_of(line, where), where)
+
+
+def _row_of(line: str | BadRow, where: str) -> Row | BadRow | None:
+    if isinstance(line, BadRow):
+        return line
+    return _object_of(line, where) if line.strip() else None
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
@@ -64,14 +74,21 @@ def text_lines(path: Path) -> Iterator[tuple[int, str | BadRow]]:
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such file")
-    number = 0
     with open(path, "rb") as f:
-        for piece in f:
-            for line in piece.splitlines():  # a carriage return alone ends a line, too
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                yield number, _text_of(line, f"{path}, line {number}")
+        for number, (_, line) in enumerate(placed_lines(f), 1):
+            yield number, _text_of(line, f"{path}, line {number}")
+
+
+def placed_lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset in the file, line without its end and without a byte order mark) of a file."""
+    offset = 0
+    for piece in file:
+        for ended in piece.splitlines(keepends=True):  # a carriage return alone ends a line, too
+            line = ended.rstrip(b"\r\n")
+            mark = b"" if offset else codecs.BOM_UTF8
+            unmarked = line.removeprefix(mark)
+            yield offset + len(line) - len(unmarked), unmarked
+            offset += len(ended)
 
 
 def _text_of(line: bytes, where: str) -> str | BadRow:
@@ -134,10 +151,13 @@ def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def write_jsonl(path: Path, rows: Iterable[Row]) -> int:
-    """Write rows as JSON Lines, atomically; return how many."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-    write_atomic(path, "".join(line + "\n" for line in lines))
-    return len(lines)
+    """Write rows as JSON Lines, atomically and one by one; return how many."""
+    num_rows = 0
+    with written_whole(path) as f:
+        for row in rows:
+            f.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+            num_rows += 1
+    return num_rows
 
 
 class RowLog:
@@ -217,19 +237,34 @@ class RowLog:
         self.close()
 
 
+class LogPlace(NamedTuple):
+    """Where a row of a log is: its file, and its line's offset and length there, in bytes."""
+
+    path: Path
+    offset: int
+    length: int
+
+
 def row_logs(folder: Path, broken: list[str]) -> Iterator[Row]:
     """Yield all good rows of every log under `folder`, by file name then position.
 
     A note for each bad line is added to `broken`. The union of files made on different machines is made
     by copying them into one folder.
     """
+    return (row for _, row in placed_row_logs(folder, broken))
+
+
+def placed_row_logs(folder: Path, broken: list[str]) -> Iterator[tuple[LogPlace, Row]]:
+    """Yield each row of `row_logs` with its place."""
     for path in sorted(folder.glob("*.jsonl")):
+        offset = 0
         with open(path, "rb") as f:
             for number, line in enumerate(f, 1):
                 if (row := row_of(line)) is not None:
-                    yield row
+                    yield LogPlace(path, offset, len(line)), row
                 elif line != b"\n":
                     broken.append(f"{path.name}, line {number}")
+                offset += len(line)
 
 
 def row_of(line: bytes) -> Row | None:

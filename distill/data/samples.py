@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 from distill import tasks
 from distill.core.digests import canonical_json, digest
-from distill.core.jsonl import BadRow, Row, read_jsonl
+from distill.core.jsonl import BadRow, Row
 from distill.data import translation
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.columns import without_others
@@ -108,19 +107,6 @@ class Sample:
     def ids(self) -> list[int]:
         """Return the ids of prompt and answer."""
         return self.prompt_ids + self.answer_ids
-
-
-def read_samples(path: Path) -> list[Sample]:
-    """Read the samples of a kept.jsonl. Raise DataError naming the line that is not one."""
-    samples = []
-    for number, row in read_jsonl(path):
-        try:
-            samples.append(Sample(**row))
-        except TypeError as error:
-            raise DataError(
-                f"{path}, line {number}: {error}; run `distill run RECIPE --redo generate`"
-            ) from None
-    return samples
 
 
 def read_prompts(
@@ -422,18 +408,3 @@ def count_by_language(kept: Iterable[Row], dropped: Iterable[Row]) -> dict[str, 
         language: {"kept": num_kept[language], **dict(reasons.most_common())}
         for language, reasons in by_reason.items()
     }
-
-
-def split_samples(samples: list[Sample], share: float) -> tuple[list[Sample], list[Sample]]:
-    """Return (samples to learn from, samples to validate on).
-
-    By prompt, so that two answers to one prompt stay on one side.
-    """
-    limit = int(share * 2**64)
-    ids = {sample.prompt_id for sample in samples}
-    held_out = {i for i in ids if int(digest("validation", i)[:16], 16) < limit}
-    if not held_out and len(ids) > 1:  # few samples: one still shows the curve
-        held_out = {min(ids)}
-    learn = [sample for sample in samples if sample.prompt_id not in held_out]
-    validate = [sample for sample in samples if sample.prompt_id in held_out]
-    return learn, validate or learn[:1]

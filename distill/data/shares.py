@@ -59,8 +59,9 @@ def take_turns(
     items: Sequence[Item],
     group_of: Callable[[Item], Hashable],
     groups: Sequence[Hashable] | None = None,
+    num: int | None = None,
 ) -> list[Item]:
-    """Return all items in an order in which their groups take turns.
+    """Return the first `num` items (None: all) in an order in which their groups take turns.
 
     The first of each group comes first, then the second of each that has one, and so on. In a turn
     they stand in the order of `groups`, or without it as in `items`.
@@ -72,4 +73,4 @@ def take_turns(
         group = group_of(item)
         order.append((num_seen[group], rank[group] if groups else 0, index))
         num_seen[group] += 1
-    return [items[index] for _, _, index in sorted(order)]
+    return [items[index] for _, _, index in sorted(order)[:num]]

@@ -8,7 +8,7 @@ differ in a number are two problems, however alike their words are.
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from difflib import SequenceMatcher
 from hashlib import blake2b
 from typing import Any
@@ -50,39 +50,38 @@ def near_prompts(
     letters); a sentence more or less does. Sentences that many prompts have are left out of the
     first comparison: that keeps it linear.
     """
-    sentences_of = _sentences_of(texts)
+    common = _common_sentences(texts)
     numbers = [_numbers(words(text)) if _DIGIT.search(text) else () for text in texts]
     return near_duplicates(
-        _without_common_sentences(texts, sentences_of),
+        (_without(common, text) for text in texts),
         threshold,
         list(zip(groups, numbers, strict=True)),
-        lambda a, b: _ask_the_same(sentences_of[a], sentences_of[b], threshold),
+        lambda a, b: _ask_the_same(sentences(texts[a]), sentences(texts[b]), threshold),
     )
-
-
-def _sentences_of(texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the sentences of each text; equal ones are one object, as prompts share many."""
-    known: dict[str, str] = {}
-    return [
-        tuple(known.setdefault(sentence, sentence) for sentence in sentences(text))
-        for text in texts
-    ]
 
 
 def _numbers(units: Sequence[str]) -> tuple[str, ...]:
     return tuple(unit for unit in units if unit[0].isdigit())
 
 
-def _without_common_sentences(
-    texts: Sequence[str], sentences_of: Sequence[Sequence[str]]
-) -> list[str]:
-    """Return each text without the sentences that many have, or all of it if they all are."""
-    num_texts = Counter(sentence for pieces in sentences_of for sentence in set(pieces))
-    own_sentences = (
-        [sentence for sentence in pieces if num_texts[sentence] <= _COMMON]
-        for pieces in sentences_of
-    )
-    return [" ".join(own) or text for own, text in zip(own_sentences, texts, strict=True)]
+def _common_sentences(texts: Sequence[str]) -> set[str]:
+    """Return the sentences that many texts have.
+
+    The hashes of all are counted first, 8 bytes each: the sentences of a million texts would be a
+    second copy of them.
+    """
+    hashes = array("Q", (_hash64(s) for text in texts for s in set(sentences(text))))
+    values, counts = np.unique(np.asarray(hashes), return_counts=True)
+    likely = set(values[counts > _COMMON].tolist())
+    if not likely:
+        return set()
+    of_likely = (s for text in texts for s in set(sentences(text)) if _hash64(s) in likely)
+    return {sentence for sentence, num in Counter(of_likely).items() if num > _COMMON}
+
+
+def _without(common: set[str], text: str) -> str:
+    """Return a text without the sentences that many have, or all of it if they all are."""
+    return " ".join(s for s in sentences(text) if s not in common) or text
 
 
 def _ask_the_same(a: Sequence[str], b: Sequence[str], threshold: float) -> bool:
@@ -120,7 +119,7 @@ def _differ_in_spelling(a: Sequence[str], b: Sequence[str]) -> bool:
 
 
 def near_duplicates(
-    texts: Sequence[str],
+    texts: Iterable[str],
     threshold: float = 0.8,
     groups: Sequence[Hashable] | None = None,
     alike: Callable[[int, int], bool] | None = None,
@@ -140,7 +139,10 @@ def near_duplicates(
     bands_NB = _bands(signatures_NP, threshold, classes)
     buckets: dict[int, array[int]] = {}
     originals: list[int | None] = []
-    for index, bands in enumerate(bands_NB.tolist()):
+    is_shared_NB = _is_shared(bands_NB)
+    for index in range(len(bands_NB)):
+        # a bucket with one text tells nothing, and most are such: they would take kilobytes a text
+        bands = bands_NB[index, is_shared_NB[index]].tolist()
         near = _members([buckets[band] for band in bands if band in buckets], index)
         near = _likeliest(near, index, signatures_NP)
         original = _first_repeated(index, near, threshold, hashes, offsets, alike)
@@ -149,6 +151,16 @@ def near_duplicates(
             for band in bands:
                 buckets.setdefault(band, array("q")).append(index)
     return originals
+
+
+def _is_shared(bands_NB: np.ndarray) -> np.ndarray:
+    """Return bool[N, bands]: whether a bucket is there more than once."""
+    ordered = np.sort(bands_NB, axis=None)
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    is_shared_NB = np.empty(bands_NB.shape, bool)
+    for band in range(bands_NB.shape[1]):
+        is_shared_NB[:, band] = np.isin(bands_NB[:, band], shared)
+    return is_shared_NB
 
 
 def _members(buckets: list["array[int]"], end: int) -> np.ndarray:
@@ -196,7 +208,7 @@ def _hash64(text: str) -> int:
 
 
 def _shingles(
-    texts: Sequence[str], groups: Sequence[Hashable] | None
+    texts: Iterable[str], groups: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the shingles of all texts, where each text's begin, and its class.
 
@@ -205,7 +217,7 @@ def _shingles(
     """
     hash_of_unit: dict[str, int] = {}
     group_numbers: dict[Hashable, int] = {}
-    pieces, lengths, classes = [], [], np.empty(len(texts), dtype=np.uint64)
+    all_shingles, lengths, classes = array("Q"), array("q"), array("Q")
     for index, text in enumerate(texts):
         units = words(text) or (exact_key(text),)  # only punctuation or emoji: as a whole
         for unit in units:
@@ -214,13 +226,13 @@ def _shingles(
         hashes = np.array([hash_of_unit[unit] for unit in units], dtype=np.uint64)
         size = _CHARACTERS_A_SHINGLE if is_unspaced(units) else _WORDS_A_SHINGLE
         shingles = _combine(hashes, size)
-        pieces.append(shingles)
+        all_shingles.frombytes(shingles.tobytes())
         lengths.append(len(shingles))
         group = groups[index] if groups is not None else None
         group_number = group_numbers.setdefault(group, len(group_numbers))
-        classes[index] = _hash64(f"{group_number} {' '.join(_numbers(units))}")
+        classes.append(_hash64(f"{group_number} {' '.join(_numbers(units))}"))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return (np.concatenate(pieces) if pieces else np.empty(0, np.uint64)), offsets, classes
+    return np.asarray(all_shingles), offsets, np.asarray(classes)
 
 
 def _combine(hashes: np.ndarray, size: int) -> np.ndarray:

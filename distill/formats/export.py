@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from distill import chat
 from distill.core.final_student import student_folder
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Sample, read_samples, split_samples
+from distill.data.samples import Sample
 from distill.data.shares import take_turns
+from distill.data.stored_samples import Samples, read_samples, split_samples
 from distill.formats.compare import Reference, TransformersModel, refer_to
 from distill.models import load
 from distill.models.sequences import TokenSequence
@@ -52,17 +54,17 @@ class Export:
         return f"{samples_stage(self.recipe)}/{KEPT}"
 
     @cached_property
-    def _samples(self) -> tuple[list[Sample], list[Sample]]:
+    def _samples(self) -> tuple[Samples, Samples]:
         kept = read_samples(kept_path(self.recipe, self.folder))
         return split_samples(kept, self.recipe.train.validation_share)
 
     @property
-    def training_samples(self) -> list[Sample]:
+    def training_samples(self) -> Samples:
         """Return the samples that the student was trained on."""
         return self._samples[0]
 
     @property
-    def check_samples(self) -> list[Sample]:
+    def check_samples(self) -> Samples:
         """Return the unseen samples that files are compared on."""
         return self._samples[1][: self.recipe.quantize.num_sequences]
 
@@ -80,8 +82,8 @@ class Export:
         """
         own = []
         for code in self.recipe.languages:
-            of_language = [s for s in self.training_samples if s.language == code]
-            for sample in of_language[:OWN_PROBES]:
+            of_language = (s for s in self.training_samples if s.language == code)
+            for sample in islice(of_language, OWN_PROBES):
                 own += [sample.prompt[:LONGEST_PROBE], sample.answer[:LONGEST_PROBE]]
         return [*chat.PROBES.values(), *own]
 
@@ -105,4 +107,4 @@ class Export:
 def even_over_languages(samples: Sequence[Sample], count: int | None) -> list[Sample]:
     """Return the first `count` samples (None: all), taken from each language in turn."""
     languages = sorted({sample.language for sample in samples})
-    return take_turns(samples, lambda sample: sample.language, languages)[:count]
+    return take_turns(samples, lambda sample: sample.language, languages, count)

@@ -23,8 +23,10 @@ def mixed(
     total = len(chosen["current"]) / wanted["current"] if chosen["current"] else 0.0
     for name in ("earlier", "teacher"):
         num = round(total * wanted.get(name, 0.0))
-        in_order = sorted(samples.get(name, ()), key=lambda s: _place(s, number, seed))
-        chosen[name] = in_order[:num]
+        of_origin = samples.get(name, ())
+        places = [_place(sample, number, seed) for sample in of_origin]
+        in_order = sorted(range(len(places)), key=places.__getitem__)
+        chosen[name] = [of_origin[i] for i in in_order[:num]]
     return chosen
 
 

@@ -15,7 +15,8 @@ from distill import teachers
 from distill.core.digests import digest
 from distill.core.jsonl import write_jsonl
 from distill.core.results import Round, RoundGuards, RoundValidation
-from distill.data.samples import Sample, read_samples
+from distill.data.samples import Sample
+from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError
 from distill.models import load
 from distill.on_policy import guards as guarding

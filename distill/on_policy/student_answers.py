@@ -151,11 +151,11 @@ def answers_of(
         make = request_maker(asked, options)
         requests = [make(p, i) for p in prompts for i in range(recipe.rounds.answers_per_prompt)]
         ask(asked, requests, options, log, processes)
-    rows = processes.broadcast(read_best_rows(log) if processes.is_main else {})
+    rows = processes.broadcast(dict(read_best_rows(log)) if processes.is_main else {})
     return [_drawn(request, rows[request.key]) for request in requests]
 
 
 def _drawn(request: Request, row: dict[str, object]) -> Drawn:
     ids, reason = row["token_ids"], row["finish_reason"]
     assert isinstance(ids, list) and isinstance(reason, str)  # read_best_rows has seen to it
-    return Drawn(request.prompt, request.key, request.prompt_ids, ids, reason)
+    return Drawn(request.prompt, request.key, list(request.prompt_ids), ids, reason)

@@ -11,7 +11,8 @@ from distill.core.processes import Processes
 from distill.core.repeats import repeat_folder, repeat_seed
 from distill.core.results import CaptureResult
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Prompt, Sample, read_samples, split_samples
+from distill.data.samples import Prompt
+from distill.data.stored_samples import Samples, read_samples, split_samples
 from distill.models import load
 from distill.on_policy.prompts import asked_prompts
 from distill.on_policy.round_files import RoundFiles
@@ -38,8 +39,8 @@ class Work:
     recipe: Recipe
     folder: RunFolder
     processes: Processes
-    learn: list[Sample]
-    validation: list[Sample]
+    learn: Samples
+    validation: Samples
     prompts: list[Prompt]
     repeat: int = 1
 
@@ -47,8 +48,7 @@ class Work:
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "Work":
         """Return those of the first repeat; of another one `repeat` alone differs."""
         samples = read_samples(kept_path(recipe, folder))
-        longest = recipe.train.max_length
-        fitting = [sample for sample in samples if len(sample.ids) <= longest]
+        fitting = samples.fitting(recipe.train.max_length)
         learn, validation = split_samples(fitting, recipe.train.validation_share)
         prompts = asked_prompts(recipe, folder)
         return cls(recipe, folder, processes, learn, validation, prompts)

@@ -6,7 +6,7 @@ The answers go into generate's own log under generate's own keys, and `generate`
 by itself (teachers/log.py: pilot_groups), so that it asks none of them again.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -148,7 +148,7 @@ class PilotSample:
             sum(usage.get("answer_tokens", 0) for usage in served),
         )
 
-    def rows(self) -> dict[str, Row]:
+    def rows(self) -> Mapping[str, Row]:
         """Return the best row of each answer on disk, by its key."""
         return read_best_rows(self.teacher.logs.answers)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from distill import train
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost, Stage
-from distill.data.samples import read_samples, split_samples
+from distill.data.stored_samples import read_samples, split_samples
 from distill.planning import sizes
 from distill.planning.costs import Workload, in_turn
 from distill.planning.demands import demand_of
@@ -38,9 +38,9 @@ def with_costs(recipe: Recipe, folders: Folders, race: Race, tokens: int | None)
 def _learnt_tokens(recipe: Recipe, folder: RunFolder) -> int:
     """Return the tokens of the samples that a candidate learns from, prompts and answers."""
     samples = read_samples(folder.stage("generate") / KEPT)
-    fitting = [sample for sample in samples if len(sample.ids) <= recipe.train.max_length]
+    fitting = samples.fitting(recipe.train.max_length)
     learn, _ = split_samples(fitting, recipe.train.validation_share)
-    return sum(len(sample.ids) for sample in learn)
+    return learn.num_tokens
 
 
 @dataclass(frozen=True)

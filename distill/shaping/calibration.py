@@ -59,9 +59,11 @@ class Calibration:
                 "generate more, or set student.layers_by=even student.ffn_width=null "
                 "student.num_experts=null"
             )
-        by_key = sorted(samples, key=lambda sample: digest("calibration", sample.key))
-        chosen = take_turns(by_key, lambda sample: sample.language, recipe.languages)
-        sequences = [_window(sample) for sample in chosen[:NUM_SEQUENCES]]
+        named = [(digest("calibration", s.key), n, s.language) for n, s in enumerate(samples)]
+        chosen = take_turns(
+            sorted(named), lambda name: name[2], recipe.languages, num=NUM_SEQUENCES
+        )
+        sequences = [_window(samples[number]) for _, number, _ in chosen]
         return cls(sequences, tokenizer.pad_token_id, len(tokenizer))
 
     def first(self, num: int) -> "Calibration":

@@ -34,6 +34,7 @@ from distill.signals import hidden_states
 from distill.signals.encoding import SignalRecord, decode, encode
 from distill.signals.header import FORMAT, LOSS_TEMPERATURE, SignalHeader
 from distill.signals.hidden_states import HiddenStates
+from distill.signals.key_index import KeyIndex, entries
 
 T = TypeVar("T")
 
@@ -61,15 +62,6 @@ class _Encoded(NamedTuple):
 
     key: bytes
     data: bytes
-    num_tokens: int
-
-
-class _Location(NamedTuple):
-    """Where a sequence's bytes are: number of the shard, offset and length in its file."""
-
-    shard: int
-    offset: int
-    length: int
     num_tokens: int
 
 
@@ -170,9 +162,8 @@ class SignalStore:
         self.folder = folder
         self.paths: list[Path] = []
         self.broken: list[Path] = []
-        self.num_tokens = 0
         self.num_bytes = 0
-        self._locations: dict[bytes, _Location] = {}
+        parts: list[np.ndarray] = []
         self._mapped = functools.lru_cache(maxsize=OPEN_SHARDS)(_map)
         for path in sorted(folder.glob("signals-*.shard")):
             try:
@@ -185,20 +176,14 @@ class SignalStore:
             expect = expect or header
             for difference in expect.differences(header):
                 raise MismatchError(_mismatch(path, *difference))
-            self._take(path, index, payload_start)
+            parts.append(entries(len(self.paths), index, payload_start))
+            self.paths.append(path)
+            self.num_bytes += path.stat().st_size
+        self._locations = KeyIndex(parts)
+        self.num_tokens = self._locations.num_tokens
         if expect is None:
             raise MissingError(f"{folder}: no signal shards; run `distill capture RECIPE` first")
         self.header = expect
-
-    def _take(self, path: Path, index: np.ndarray, payload_start: int) -> None:
-        shard = len(self.paths)
-        self.paths.append(path)
-        self.num_bytes += path.stat().st_size
-        for key, offset, length, num_tokens in index.tolist():
-            if key not in self._locations:
-                location = _Location(shard, payload_start + offset, length, num_tokens)
-                self._locations[key] = location
-                self.num_tokens += num_tokens
 
     def __contains__(self, key: str) -> bool:
         return bytes.fromhex(key) in self._locations
@@ -241,7 +226,7 @@ class SignalStore:
 
     def _decoded(self, key: str, decoder: Callable[[memoryview, memoryview, int], T]) -> T:
         """Return `decoder` of (the record's bytes, the hidden states' bytes, tokens)."""
-        location = self._locations.get(bytes.fromhex(key))
+        location = self._locations.find(bytes.fromhex(key))
         if location is None:
             raise MissingError(
                 f"{self.folder}: no signal for sequence {key}; "

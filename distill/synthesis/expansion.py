@@ -272,7 +272,7 @@ def _request(source: Source, text: str, language: str, sample_index: int) -> Pro
 
 def read(
     recipe: Recipe,
-    answered: Sequence[tuple[PromptRequest, list[int], Row]],
+    answered: Sequence[tuple[PromptRequest, Sequence[int], Row]],
     tokenizer: Any,
     prompts: list[Prompt],
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
@@ -322,7 +322,7 @@ def _prompt(source: Source, text: str, language: str | None) -> Prompt:
     )
 
 
-def _written(request: PromptRequest, prompt_ids: list[int], row: Row, tokenizer: Any) -> str:
+def _written(request: PromptRequest, prompt_ids: Sequence[int], row: Row, tokenizer: Any) -> str:
     """Return the prompt in what the teacher wrote."""
     if row["finish_reason"] == "error":
         return ""

@@ -16,15 +16,13 @@ from distill.core.progress import Progress
 from distill.recipe import Recipe
 from distill.teachers.base import Teacher
 from distill.teachers.log import (
-    LOG_PROBS,
-    OWN_LOG_PROBS,
-    RAW,
     AnswerLog,
     LoggedAnswers,
     final_rows,
     pilot_groups,
     read_log,
 )
+from distill.teachers.logged_rows import LOG_PROBS, OWN_LOG_PROBS, RAW
 from distill.teachers.requests import AnswerJob, Block, Completion, Request, RequestOptions
 
 
@@ -110,7 +108,9 @@ def answer_lengths(recipe: Recipe, log: AnswerLog) -> dict[str, int]:
 
 
 def _lengths(recipe: Recipe, logged: LoggedAnswers) -> dict[str, int]:
-    return {key: len(row["token_ids"]) for key, row in final_rows(logged.rows, recipe).items()}
+    num_tokens = logged.rows.heads.num_tokens
+    numbers = final_rows(logged.rows, recipe).numbers
+    return {key: num_tokens[number] for key, number in numbers.items()}
 
 
 def blocks_of(

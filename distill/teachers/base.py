@@ -6,9 +6,11 @@ must say who it is and answer; a signal, figures and more are methods with a def
 
 import time
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 from distill import chat
@@ -37,29 +39,47 @@ LEAST_CLAIM = 8  # requests in a block that a job claims
 FEWEST_CLAIMS = 64  # blocks, so that the last ones end together
 
 
-@dataclass(frozen=True)
 class SignalSequence:
     """One sample whose answer tokens the teacher is listened to at.
 
     `key` names it in the signal, `answer_key` in the log of answers. `prompt_ids` and `answer_ids`
     are what the student reads and learns; `teacher_ids` the same tokens, prompt and answer, in the
-    teacher's ids where those are others (a trimmed vocabulary).
+    teacher's ids where those are others (a trimmed vocabulary). All are held as 4 bytes an id.
     """
 
-    key: str
-    answer_key: str
-    prompt_ids: list[int]
-    answer_ids: list[int]
-    teacher_ids: list[int] | None = None
+    __slots__ = ("_ids", "_num_prompt", "_teacher_ids", "answer_key", "key")
+
+    def __init__(
+        self,
+        key: str,
+        answer_key: str,
+        prompt_ids: Sequence[int],
+        answer_ids: Sequence[int],
+        teacher_ids: Sequence[int] | None = None,
+    ):
+        self.key = key
+        self.answer_key = answer_key
+        self._ids = array("i", chain(prompt_ids, answer_ids))
+        self._num_prompt = len(prompt_ids)
+        self._teacher_ids = None if teacher_ids is None else array("i", teacher_ids)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self._ids[: self._num_prompt].tolist()
+
+    @property
+    def answer_ids(self) -> list[int]:
+        return self._ids[self._num_prompt :].tolist()
 
     @property
     def ids(self) -> list[int]:
-        return self.prompt_ids + self.answer_ids
+        """Return the ids of prompt and answer."""
+        return self._ids.tolist()
 
     @property
     def shown_ids(self) -> list[int]:
         """Return what the teacher is shown: as many ids as `ids`."""
-        return self.ids if self.teacher_ids is None else self.teacher_ids
+        return self.ids if self._teacher_ids is None else self._teacher_ids.tolist()
 
 
 # (sequence, its record, hidden states int8 [T, H] or None)

@@ -92,7 +92,7 @@ class GgufTeacher(Teacher):
         from distill.models.decode import Drawer
 
         sampling = self.full_sampling(job.options)
-        prompts = [request.prompt_ids for request in block.requests]
+        prompts = [list(request.prompt_ids) for request in block.requests]
         seeds = [request.seed for request in block.requests]
         longest = max(map(len, prompts)) + sampling.max_new_tokens
         fitting = self.recipe.teacher.batch_tokens // longest

@@ -1,6 +1,7 @@
 """A teacher's answers on their way to the student: as the filters see them, and as it learns them."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from distill.chat.tokenizers import Tokenizers
@@ -54,11 +55,12 @@ def kept_and_dropped(
     tokenizers: Tokenizers,
     requests: Sequence[Request],
     filtered: Filtered,
-    rows: dict[str, Row],
+    rows: Mapping[str, Row],
 ) -> tuple[list[Row], list[Row]]:
     """Return the samples, as the student learns them, and the others with their reasons.
 
     `recipe`: where there are several teachers, the view of the one that answered. `rows`: by key.
+    The ids of what is kept are packed: see `unpacked`.
     """
     kept, dropped = [], []
     for request, answer, reason in zip(requests, *filtered, strict=True):
@@ -80,8 +82,20 @@ def kept_and_dropped(
             answer_ids,
             recipe.route,
         )
-        kept.append(sample.row())
+        kept.append(_packed(sample.row()))
     return kept, dropped
+
+
+def _packed(row: Row) -> Row:
+    """Return the row of a sample with its ids as arrays: a ninth of a list's memory."""
+    return row | {name: array("i", row[name]) for name in ("prompt_ids", "answer_ids")}
+
+
+def unpacked(row: Row) -> Row:
+    """Return a row as it is written."""
+    return {
+        name: value.tolist() if isinstance(value, array) else value for name, value in row.items()
+    }
 
 
 def _dropped(request: Request, row: Row, reason: str) -> Row:

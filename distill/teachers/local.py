@@ -140,7 +140,7 @@ class LocalTeacher(Teacher):
             known = {i: job.known[r.key] for i, r in enumerate(requests) if r.key in job.known}
             answer(
                 self.model_here,
-                [request.prompt_ids for request in requests],
+                [list(request.prompt_ids) for request in requests],
                 seeds=[request.seed for request in requests],
                 sampling=sampling,
                 pad_id=tokenizer.pad_token_id,

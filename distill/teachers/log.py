@@ -1,24 +1,18 @@
 """The logs of a teacher's answers, and which of their rows counts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.core.jsonl import Row, row_logs
+from distill.core.jsonl import Row, placed_row_logs
 from distill.core.stored_json import broken, field_problem, read_json
 from distill.recipe import Recipe
+from distill.teachers.logged_rows import ChosenRows, LoggedRows, heads_of
 from distill.teachers.server.budget import Prices, UsageLog, Whose
 
-# Field of a row: what the server said about each token (capture.from_server), base64 of the record
-LOG_PROBS = "top_k"
-OWN_LOG_PROBS = (
-    "logp"  # the same of the tokens themselves (capture.signal: chunks), float16 in base64
-)
 PILOT = "probe.json"
 PILOT_WAY_OUT = "delete it and run the same command: answers that are on disk are not asked again"
-RAW = "raw"  # field of a row: what the server sent where it was no answer
-BULK = frozenset({LOG_PROBS, OWN_LOG_PROBS, RAW})
 MOST_IDS = 2**31  # of any tokenizer
 # what every reader of a row relies on
 FIELDS = {
@@ -134,31 +128,27 @@ class LoggedAnswers:
     versions took those from a server. It stays in its file, and is asked for again.
     """
 
-    rows: list[Row] = field(default_factory=list)
+    rows: LoggedRows = field(default_factory=LoggedRows)
     torn: list[str] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
 
 def read_log(log: AnswerLog) -> LoggedAnswers:
-    """Read a log, without its bulk.
-
-    That is the log-probs, which are twenty times the rest, and what was no answer: what a row is
-    used for does not need them.
-    """
+    """Read a log; its rows stay on disk (logged_rows.py)."""
     found = LoggedAnswers()
     num_ids: int | None = None
-    for row in row_logs(log.folder, found.torn):
+    for place, row in placed_row_logs(log.folder, found.torn):
         num_ids = num_ids or log.num_ids()
         is_of_log = log.only_of in (None, row.get("teacher"))
         problem = row_problem(row, num_ids if is_of_log else None)
         if problem is None:
-            found.rows.append(_without_bulk(row))
+            found.rows.take(place, row)
         else:
             found.bad.append(problem)
     return found
 
 
-def read_answers(log: AnswerLog) -> tuple[list[Row], list[str]]:
+def read_answers(log: AnswerLog) -> tuple[LoggedRows, list[str]]:
     """Return (rows, notes on lines that do not count) of a log."""
     found = read_log(log)
     return found.rows, found.torn + found.bad
@@ -181,10 +171,6 @@ def row_problem(row: Row, num_ids: int | None) -> str | None:
     return None
 
 
-def _without_bulk(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in BULK}
-
-
 def is_final(row: Row, recipe: Recipe) -> bool:
     if row["finish_reason"] == "error":
         return not recipe.generate.retry_errors
@@ -193,38 +179,44 @@ def is_final(row: Row, recipe: Recipe) -> bool:
     return True
 
 
-def final_rows(rows: list[Row], recipe: Recipe) -> dict[str, Row]:
+def final_rows(rows: Sequence[Row], recipe: Recipe) -> ChosenRows:
     """Return the best row of each key for which nothing more is to be asked.
 
     It is final, or was cut and is refused at this length.
     """
+    heads = heads_of(rows)
     refused = {
-        row["key"]
-        for row in rows
-        if row["finish_reason"] == "error"
-        and is_final(row, recipe)
-        and row["max_new_tokens"] >= recipe.generate.max_new_tokens
+        head["key"]
+        for head in heads
+        if head["finish_reason"] == "error"
+        and is_final(head, recipe)
+        and head["max_new_tokens"] >= recipe.generate.max_new_tokens
     }
-    return {
-        key: row for key, row in best_rows(rows).items() if is_final(row, recipe) or key in refused
+    best = best_rows(rows).numbers
+    final = {
+        key: number
+        for key, number in best.items()
+        if is_final(heads[number], recipe) or key in refused
     }
+    return ChosenRows(rows, final)
 
 
-def best_rows(rows: list[Row]) -> dict[str, Row]:
+def best_rows(rows: Sequence[Row]) -> ChosenRows:
     """Return one row a key.
 
     A finished answer comes before a cut one, the longer cut before the shorter, any before an
     error, then the first written.
     """
-    best: dict[str, Row] = {}
-    for row in rows:
-        old = best.get(row["key"])
-        if old is None or _rank(row) > _rank(old):
-            best[row["key"]] = row
-    return best
+    heads = heads_of(rows)
+    best: dict[str, int] = {}
+    for number, head in enumerate(heads):
+        old = best.get(head["key"])
+        if old is None or _rank(head) > _rank(heads[old]):
+            best[head["key"]] = number
+    return ChosenRows(rows, best)
 
 
-def read_best_rows(log: AnswerLog) -> dict[str, Row]:
+def read_best_rows(log: AnswerLog) -> ChosenRows:
     """Return one row a key of what is on disk."""
     return best_rows(read_log(log).rows)
 

@@ -1,6 +1,6 @@
 """What a teacher is asked, and what it answers."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ class Request:
 
     key: str
     prompt: Prompt
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]
     sample_index: int
     seed: int
 

@@ -6,9 +6,13 @@ ranks needs no communication. Shapes: B rows, T tokens, N loss tokens.
 """
 
 import random
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,19 +21,72 @@ OPEN_ROWS = 64  # rows that an example may still join; more packs tighter and co
 Rows = list[list[int]]  # each row is a list of example numbers
 
 
-def pack(lengths: Sequence[int], order: Sequence[int], max_length: int) -> Rows:
-    """Return rows of example numbers, each of at most `max_length` tokens, first-fit in `order`."""
-    rows: Rows = []
+class Plan(Sequence[Rows]):
+    """The rows of each step, held as arrays: some 5 bytes an example and epoch.
+
+    `examples`: the numbers of all rows, one after the other; `row_starts`: where each row begins in
+    them, and the last one's end; `step_starts`: the same of the steps, in rows.
+    """
+
+    def __init__(self, examples: np.ndarray, row_starts: np.ndarray, step_starts: np.ndarray):
+        self._examples = examples
+        self._row_starts = row_starts
+        self._step_starts = step_starts
+
+    @classmethod
+    def joined(cls, plans: Sequence["Plan"]) -> "Plan":
+        """Return the steps of several plans, one after the other."""
+        return cls(
+            np.concatenate([plan._examples for plan in plans]),
+            _chained([plan._row_starts for plan in plans]),
+            _chained([plan._step_starts for plan in plans]),
+        )
+
+    def __len__(self) -> int:
+        return len(self._step_starts) - 1
+
+    @overload
+    def __getitem__(self, step: int) -> Rows: ...
+    @overload
+    def __getitem__(self, step: slice) -> "Plan": ...
+    def __getitem__(self, step: int | slice) -> "Rows | Plan":
+        """Return the rows of a step, or the plan of the steps from one to another."""
+        if isinstance(step, slice):
+            start, stop, stride = step.indices(len(self))
+            assert stride == 1, "steps that follow each other"
+            step_starts = self._step_starts[start : max(start, stop) + 1]
+            return Plan(self._examples, self._row_starts, step_starts)
+        first, end = self._step_starts[:-1][step], self._step_starts[1:][step]
+        bounds = self._row_starts[first : end + 1].tolist()
+        return [
+            self._examples[row_start:row_end].tolist() for row_start, row_end in pairwise(bounds)
+        ]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _chained(starts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return starts that go on where those of the array before end."""
+    ends = np.cumsum([0, *(part[-1] for part in starts)])
+    moved = [part[:-1] + end for part, end in zip(starts, ends, strict=False)]
+    return np.concatenate([*moved, ends[-1:]])
+
+
+def pack(lengths: Sequence[int], order: Sequence[int], max_length: int) -> array:
+    """Return the row of each example of `order`, each of at most `max_length` tokens, first-fit."""
+    row_of = array("i")
     room: list[int] = []
     for index in order:
         row = _first_fit(room, lengths[index])
         if row is None:
-            rows.append([])
             room.append(max_length)
-            row = len(rows) - 1
-        rows[row].append(index)
+            row = len(room) - 1
+        row_of.append(row)
         room[row] -= lengths[index]
-    return rows
+    return row_of
 
 
 def _first_fit(room: Sequence[int], length: int) -> int | None:
@@ -48,21 +105,33 @@ def plan_epoch(
     seed: int,
     epoch: int,
     packing: bool = True,
-) -> list[Rows]:
+) -> Plan:
     """Return the rows of each step of an epoch. A step holds at most `batch_tokens`."""
-    order = list(range(len(lengths)))
+    order = array("i", range(len(lengths)))
     random.Random(f"{seed}/{epoch}").shuffle(order)
-    rows = pack(lengths, order, max_length) if packing else [[index] for index in order]
-    steps: list[Rows] = []
+    row_of = pack(lengths, order, max_length) if packing else range(len(order))
+    num_rows = max(row_of, default=-1) + 1
+    row_tokens = [max_length] * num_rows if packing else [lengths[index] for index in order]
+    # by row, and in a row in the order of coming
+    by_row = np.argsort(np.asarray(row_of), kind="stable")
+    sizes = np.bincount(np.asarray(row_of, np.int64), minlength=num_rows)
+    return Plan(
+        np.asarray(order, np.int32)[by_row],
+        np.concatenate([[0], np.cumsum(sizes)]),
+        np.array(_step_starts(row_tokens, batch_tokens)),
+    )
+
+
+def _step_starts(row_tokens: Sequence[int], batch_tokens: int) -> list[int]:
+    """Return the first row of each step, and the number of rows."""
+    starts: list[int] = []
     used_tokens = batch_tokens
-    for row in rows:
-        row_tokens = max_length if packing else lengths[row[0]]
-        if used_tokens + row_tokens > batch_tokens:
-            steps.append([])
+    for row, num_tokens in enumerate(row_tokens):
+        if used_tokens + num_tokens > batch_tokens:
+            starts.append(row)
             used_tokens = 0
-        steps[-1].append(row)
-        used_tokens += row_tokens
-    return steps
+        used_tokens += num_tokens
+    return [*starts, len(row_tokens)]
 
 
 def share_of_rank(

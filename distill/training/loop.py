@@ -25,7 +25,7 @@ from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
 from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.training import checkpoints
-from distill.training.batches import Batch, Rows, collate
+from distill.training.batches import Batch, Plan, Rows, collate
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
 from distill.training.run import Example, TrainingRun
@@ -206,7 +206,7 @@ def validate(run: TrainingRun, module: nn.Module) -> float:
     module.eval()
     student = run.accelerator.unwrap_model(module)
     device = next(module.parameters()).device
-    own_examples = list(run.validation)[run.processes.rank :: run.processes.num]
+    own_examples = run.validation[run.processes.rank :: run.processes.num]
     sums = torch.zeros(2, dtype=torch.float64)
     for examples in _in_groups_of(8 * run.rows_per_micro_batch, own_examples):
         rows = [[(example.ids, example.answer_start)] for example in examples]
@@ -218,7 +218,7 @@ def validate(run: TrainingRun, module: nn.Module) -> float:
     return total / num_tokens
 
 
-def _in_groups_of(size: int, examples: list[Example]) -> Iterable[list[Example]]:
+def _in_groups_of(size: int, examples: Sequence[Example]) -> Iterable[Sequence[Example]]:
     return (examples[start : start + size] for start in range(0, len(examples), size))
 
 
@@ -275,7 +275,7 @@ def _resume(
     return newest.step, _State(**newest.state)
 
 
-def _progress(run: TrainingRun, plan: list[Rows], step: int) -> Progress:
+def _progress(run: TrainingRun, plan: Plan, step: int) -> Progress:
     return Progress(
         f"train {run.title} ({run.placement})",
         sum(map(run.num_tokens, plan)),
@@ -327,7 +327,7 @@ def _stop(processes: Processes) -> None:
     raise Stopped("stopped by a signal to another process; run the same command to continue")
 
 
-def _result(run: TrainingRun, plan: list[Rows], state: _State) -> dict[str, Any]:
+def _result(run: TrainingRun, plan: Plan, state: _State) -> dict[str, Any]:
     num_tokens = sum(map(run.num_tokens, plan))
     keeps_best = run.options.keep == "best"
     return {

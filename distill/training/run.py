@@ -1,24 +1,27 @@
 """One training run: what is learnt, from which examples, where; and the plan of its steps."""
 
+from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.data.samples import Sample
+from distill.data.stored_samples import Samples
 from distill.errors import DataError
 from distill.models.load import Placement
 from distill.recipe.sections import Train
 from distill.signals.alignment import PackedAlignment
 from distill.signals.store import SignalStore, sequence_key
 from distill.signals.stores import SignalStores
-from distill.training.batches import Rows, plan_epoch, share_of_rank
+from distill.training.batches import Plan, Rows, plan_epoch, share_of_rank
 from distill.training.schedule import learning_rate
 
 
@@ -42,24 +45,73 @@ class Example:
         return len(self.ids) - self.answer_start
 
 
+class SampleExamples(Sequence[Example]):
+    """An example for each sample, made when it is asked for: see `examples_of`.
+
+    `prompt_lengths` and `answer_lengths`: tokens of each, had without reading a sample.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        *,
+        with_signal: bool,
+        text_of: Collection[str] = (),
+        by_student: bool = False,
+    ):
+        self._samples = samples
+        self._with_signal = with_signal
+        self._text_of = text_of
+        self.by_student = by_student
+
+    @cached_property
+    def prompt_lengths(self) -> Sequence[int]:
+        if isinstance(self._samples, Samples):
+            return self._samples.prompt_lengths
+        return array("i", (len(sample.prompt_ids) for sample in self._samples))
+
+    @cached_property
+    def answer_lengths(self) -> Sequence[int]:
+        if isinstance(self._samples, Samples):
+            return self._samples.answer_lengths
+        return array("i", (len(sample.answer_ids) for sample in self._samples))
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, number: int) -> Example: ...
+    @overload
+    def __getitem__(self, number: slice) -> "SampleExamples": ...
+    def __getitem__(self, number: int | slice) -> "Example | SampleExamples":
+        if isinstance(number, int):
+            return self._example(self._samples[number])
+        return SampleExamples(
+            self._samples[number],
+            with_signal=self._with_signal,
+            text_of=self._text_of,
+            by_student=self.by_student,
+        )
+
+    def _example(self, sample: Sample) -> Example:
+        start = len(sample.prompt_ids)
+        has_signal = self._with_signal and sample.teacher not in self._text_of
+        key = sequence_key(sample.ids, start) if has_signal else ""
+        return Example(sample.ids, start, key, self.by_student)
+
+
 def examples_of(
     samples: Sequence[Sample],
     *,
     with_signal: bool,
     text_of: Collection[str] = (),
     by_student: bool = False,
-) -> list[Example]:
+) -> SampleExamples:
     """Return an example for each sample.
 
     text_of: names of teachers that give no signal. by_student: the student wrote the answers.
     """
-    examples = []
-    for sample in samples:
-        start = len(sample.prompt_ids)
-        has_signal = with_signal and sample.teacher not in text_of
-        key = sequence_key(sample.ids, start) if has_signal else ""
-        examples.append(Example(sample.ids, start, key, by_student))
-    return examples
+    return SampleExamples(samples, with_signal=with_signal, text_of=text_of, by_student=by_student)
 
 
 @dataclass
@@ -99,7 +151,23 @@ class TrainingRun:
     @cached_property
     def has_own_text(self) -> bool:
         """Return whether the student wrote any of the answers."""
+        if isinstance(self.examples, SampleExamples):
+            return self.examples.by_student and len(self.examples) > 0
         return any(example.by_student for example in self.examples)
+
+    @cached_property
+    def prompt_lengths(self) -> Sequence[int]:
+        """Return how many tokens each example has before its answer."""
+        if isinstance(self.examples, SampleExamples):
+            return self.examples.prompt_lengths
+        return array("i", (example.answer_start for example in self.examples))
+
+    @cached_property
+    def answer_lengths(self) -> Sequence[int]:
+        """Return how many tokens each example's answer has."""
+        if isinstance(self.examples, SampleExamples):
+            return self.examples.answer_lengths
+        return array("i", (example.num_loss_tokens for example in self.examples))
 
     @property
     def title(self) -> str:
@@ -110,13 +178,13 @@ class TrainingRun:
             return self.role
         return f"{self.role} {self.repeat}/{self.options.repeats}"
 
-    def steps(self) -> list[Rows]:
+    def steps(self) -> Plan:
         """Return the rows of every optimizer step of the whole run."""
-        lengths = [len(example.ids) for example in self.examples]
+        lengths = array("i", map(add, self.prompt_lengths, self.answer_lengths))
         limit = self.options.max_steps
-        plan: list[Rows] = []
+        plans: list[Plan] = []
         for epoch in range(self.options.epochs):
-            plan += plan_epoch(
+            plan = plan_epoch(
                 lengths,
                 max_length=self.options.max_length,
                 batch_tokens=self.options.batch_tokens,
@@ -124,9 +192,10 @@ class TrainingRun:
                 epoch=epoch,
                 packing=self.packing,
             )
-            if limit and len(plan) >= limit:
-                return plan[:limit]
-        return plan
+            plans.append(plan)
+            if limit and sum(map(len, plans)) >= limit:
+                break
+        return Plan.joined(plans)[: limit or None]
 
     def micro_batches(self, rows: Rows) -> list[Rows]:
         """Return this rank's forward passes over the rows of a step."""
@@ -142,10 +211,11 @@ class TrainingRun:
         return max(1, self.options.micro_batch_tokens // self.options.max_length)
 
     def num_tokens(self, rows: Rows) -> int:
-        return sum(len(self.examples[i].ids) for i in chain.from_iterable(rows))
+        prompts, answers = self.prompt_lengths, self.answer_lengths
+        return sum(prompts[i] + answers[i] for i in chain.from_iterable(rows))
 
     def num_loss_tokens(self, rows: Rows) -> int:
-        return sum(self.examples[i].num_loss_tokens for i in chain.from_iterable(rows))
+        return sum(self.answer_lengths[i] for i in chain.from_iterable(rows))
 
     def learning_rate(self, step: int, num_steps: int) -> float:
         return learning_rate(

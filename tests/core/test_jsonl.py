@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import tracemalloc
 import zlib
 
 import pytest
@@ -79,6 +80,25 @@ def test_jsonl_round_trip_keeps_every_script(tmp_path):
     assert [row for _, row in read_jsonl(tmp_path / "x.jsonl")] == rows
 
 
+def test_rows_are_written_one_by_one(tmp_path):
+    rows = ({"number": number, "text": "x" * 1_000} for number in range(3_000))
+    tracemalloc.start()
+    assert write_jsonl(tmp_path / "x.jsonl", rows) == 3_000
+    assert tracemalloc.get_traced_memory()[1] < 500_000, "not the three megabytes of the file"
+    tracemalloc.stop()
+    assert sum(1 for _ in read_jsonl(tmp_path / "x.jsonl")) == 3_000
+
+
+def test_a_row_that_cannot_be_written_keeps_the_old_file(tmp_path):
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, [{"a": 1}])
+    for bad in ({"text": "half \ud83d"}, {"text": {1, 2}}):
+        with pytest.raises((TypeError, UnicodeEncodeError)):
+            write_jsonl(path, [{"a": 2}, bad])
+        assert path.read_text() == '{"a": 1}\n'
+        assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"], "no temporary file is left"
+
+
 def test_equal_values_have_one_json_and_one_digest():
     assert (
         canonical_json({"b": 1, "a": [1.5, "é"]})
@@ -124,7 +144,7 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(tmp_path):
 import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 from pathlib import Path
-from distill.core.jsonl import write_atomic
+from distill.core.files import write_atomic
 try:
     write_atomic(Path({str(path)!r}), "x" * 100_000)
 except OSError as error:

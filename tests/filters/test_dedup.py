@@ -1,10 +1,14 @@
 """Duplicates, exact and near."""
 
 import random
+from collections import Counter
 
+import numpy as np
 import pytest
 
+from distill.filters import dedup
 from distill.filters.dedup import _shingles, _signatures, exact_key, near_duplicates
+from distill.text.sentences import sentences
 
 SENTENCE = (
     "A trader at the market in Kisumu buys mangoes from four farmers in the morning, sorts them by size and ripeness, "
@@ -118,3 +122,33 @@ def test_signatures_are_the_same_in_every_process_and_on_every_machine():
 def test_a_threshold_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="threshold 0"):
         near_duplicates(["a"], 0)
+
+
+def many_texts(num: int) -> list[str]:
+    """Return texts of few templates, some of which repeat each other, with sentences in common."""
+    draw = random.Random(num)
+    verbs = ["weave", "carry", "sell", "mend"]
+    return [
+        f"Answer in one line. Do they {draw.choice(verbs)} the {draw.choice(['red', 'blue'])} "
+        f"cloth of the market in town {draw.randrange(num // 3)}? {draw.choice(['', 'Say why.'])}"
+        for _ in range(num)
+    ]
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.6, 0.9])
+def test_buckets_of_one_text_tell_nothing(monkeypatch, threshold):
+    texts = many_texts(300)
+    groups = [number % 2 for number in range(300)]
+    found = near_duplicates(texts, threshold, groups)
+    assert 10 < sum(original is not None for original in found) < 300
+    monkeypatch.setattr(dedup, "_is_shared", lambda bands_NB: np.ones(bands_NB.shape, bool))
+    assert near_duplicates(iter(texts), threshold, groups) == found
+
+
+def test_sentences_that_many_have_are_those_of_a_count_of_all():
+    texts = [*many_texts(300), "One. One. One.", "", "Say why.", *["Say how. Why?"] * 10]
+    count = Counter(sentence for text in texts for sentence in set(sentences(text)))
+    common = dedup._common_sentences(texts)
+    assert common == {sentence for sentence, num in count.items() if num > 10}
+    assert {"Say why.", "Answer in one line."} <= common and "Say how." not in common
+    assert dedup._common_sentences(texts[:5]) == set()

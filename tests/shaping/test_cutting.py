@@ -11,7 +11,7 @@ from distill import initialize
 from distill.core.jsonl import write_jsonl
 from distill.core.results import Cut
 from distill.core.run_folder import RunFolder
-from distill.data.samples import read_samples
+from distill.data.stored_samples import read_samples
 from distill.formats import compare
 from distill.formats.compare import TransformersModel
 from distill.formats.gguf.write import write_gguf

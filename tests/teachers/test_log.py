@@ -6,14 +6,13 @@ from distill.core.jsonl import RowLog
 from distill.recipe import load_recipe
 from distill.teachers.log import (
     FIELDS,
-    LOG_PROBS,
-    RAW,
     AnswerLog,
     best_rows,
     final_rows,
     read_answers,
     read_log,
 )
+from distill.teachers.logged_rows import LOG_PROBS, RAW
 from distill.teachers.server.budget import Prices
 
 

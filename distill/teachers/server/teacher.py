@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,8 @@ from distill.signals import from_server
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
-from distill.teachers.log import LOG_PROBS, OWN_LOG_PROBS, row_problem
+from distill.teachers.log import row_problem
+from distill.teachers.logged_rows import LOG_PROBS, OWN_LOG_PROBS
 from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
 from distill.teachers.server.adapters import (
     ADAPTERS,
@@ -137,7 +139,7 @@ class ServerTeacher(Teacher):
         messages = list(request.prompt.messages)
         if options.system_prompt:
             messages.insert(0, {"role": "system", "content": options.system_prompt})
-        prompt_ids = request.prompt_ids
+        prompt_ids = list(request.prompt_ids)
         redacted = self.redaction.redacted(request.key, messages)
         if redacted != messages:
             prompt_ids = self._ids_of_redacted(request, redacted, options)
@@ -224,7 +226,7 @@ class ServerTeacher(Teacher):
         answer's tokens, and that is said. Raises DataError where some are not there.
         """
         wanted = {
-            (sequence.answer_key, tuple(sequence.answer_ids)): sequence
+            (sequence.answer_key, _packed(sequence.answer_ids)): sequence
             for batch in batches
             for sequence in batch
             if sequence.key not in captured
@@ -235,7 +237,7 @@ class ServerTeacher(Teacher):
         for row in row_logs(log, []):
             if row_problem(row, None) is not None or LOG_PROBS not in row:
                 continue
-            sequence = wanted.pop((row["key"], tuple(row["token_ids"])), None)
+            sequence = wanted.pop((row["key"], _packed(row["token_ids"])), None)
             if sequence is not None:
                 yield sequence, self._record(row, sequence, header, columns, bad), None
         if bad:
@@ -277,6 +279,10 @@ class ServerTeacher(Teacher):
         return from_server.likelihoods_of(
             record, own_T, sequence.answer_ids, columns.boundary_ids, columns.end_ids
         )
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return array("i", ids).tobytes()
 
 
 class JudgeOnServer(ServerTeacher):
