@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill import (
+    benchmark,
     capture,
     evaluate,
     generate,
@@ -43,6 +44,7 @@ PLANNED = (
     rounds.STAGE,
     quantize.STAGE,
     evaluate.STAGE,
+    benchmark.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)
@@ -126,6 +128,9 @@ def run_stages(
     Raises what `run` raises.
     """
     for stage in stages:
+        if folder.manifest(stage.name, stage.result) is None:
+            stage.check_launch(recipe, running)
+    for stage in stages:
         _run_stage(stage, recipe, folder, running)
 
 
@@ -188,7 +193,7 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
                     folder.lock(shared=shared)
                 running.barrier()
                 yield running
-            processes.finish(running)
+                processes.finish(running)
         finally:
             folder.unlock()
 

@@ -16,7 +16,7 @@ FLOORS = [
     {"data"},
     {"chat", "filters", "training"},
     {"shaping"},
-    {"evaluation"},
+    {"evaluation", "benchmarks"},
     {"formats", "teachers", "synthesis"},
     {"planning", "reporting", "on_policy"},
     {
@@ -29,6 +29,7 @@ FLOORS = [
         "rounds",
         "quantize",
         "evaluate",
+        "benchmark",
         "report",
     },
     {"pipeline", "deploy"},

@@ -15,14 +15,18 @@ from distill.recipe import Recipe
 from distill.recipe.sources import Source
 
 
-def hub_sets(recipe: Recipe) -> list[tuple[str, Source]]:
-    """Return the recipe's sources that are data sets of a hub, each with its field's name; each once."""
+def hub_sets(recipe: Recipe, benchmarks: Iterable[Source] = ()) -> list[tuple[str, Source]]:
+    """Return the recipe's sources that are data sets of a hub, each with its field's name; each once.
+
+    `benchmarks`: where the rows of its benchmarks are.
+    """
     vocabulary = recipe.student.vocabulary
     texts = vocabulary.texts if vocabulary is not None else []
     fields: list[tuple[str, Iterable[Source]]] = [
         ("generate.prompts", recipe.generate.prompts),
         ("evaluate.prompts", recipe.evaluate.prompts or []),
         ("student.vocabulary.texts", [text.source for text in texts]),
+        ("evaluate.benchmarks", benchmarks),
     ]
     found: dict[object, tuple[str, Source]] = {}
     for name, sources in fields:

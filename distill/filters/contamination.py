@@ -100,9 +100,19 @@ class EvalIndex:
 
     def hit(self, text: Text) -> str | None:
         """Return which item (position from 0) the text copies and how much of it, or None."""
+        found = self._found(text)
+        return None if found is None else f"{found[1]} eval item {found[0]}"
+
+    def item_in(self, text: Text) -> int | None:
+        """Return the position from 0 of the item that the text copies, or None."""
+        found = self._found(text)
+        return None if found is None else found[0]
+
+    def _found(self, text: Text) -> tuple[int, str] | None:
+        """Return the item that the text copies, and how it is told, or None."""
         if len(text.words) < NGRAM:
             number = self._short.get(" ".join(text.words)) if text.words else None
-            return None if number is None else f"equals eval item {number}"
+            return None if number is None else (number, "equals")
         grams = set(ngrams(text.words, NGRAM))
         # most texts share nothing with any item and end here
         known = self._items_with.keys() & grams
@@ -112,7 +122,7 @@ class EvalIndex:
             item = self._items[number]
             copied = self._copied(item, num, grams)
             if copied is not None and not surroundings.have_other_numbers(item):
-                return f"{copied} of eval item {number}"
+                return number, f"{copied} of"
         return None
 
     def _copied(self, item: _Item, num_shared: int, grams: set[Ngram]) -> str | None:

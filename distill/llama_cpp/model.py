@@ -60,7 +60,7 @@ class LlamaModel:
     It takes `num_threads` threads, or fewer while other processes are at work, unless
     `exact_threads`. `num_sequences` answers are made at once; each has `context_length` tokens. Memory for keys and
     values is num_sequences x context_length x layers x 2 x key/value width x 4 bytes ("f32"; 2 for
-    "f16").
+    "f16"). `one_cache`: all sequences lie in one of context_length tokens, and may share a context.
     """
 
     def __init__(
@@ -72,8 +72,10 @@ class LlamaModel:
         num_sequences: int = 1,
         kv_type: str = "f32",
         exact_threads: bool = False,
+        one_cache: bool = False,
     ):
         self.path, self.num_sequences, self.context_length = path, num_sequences, context_length
+        self._one_cache = one_cache
         self._num_threads, self._kv_type = num_threads, KV_TYPES[kv_type]
         self._exact_threads = exact_threads
         self._model = self._context = None
@@ -115,7 +117,8 @@ class LlamaModel:
 
     def _open_context(self) -> None:
         params = self._lib.llama_context_default_params()
-        params.n_ctx = self.context_length * self.num_sequences
+        params.kv_unified = self._one_cache
+        params.n_ctx = self.context_length * (1 if self._one_cache else self.num_sequences)
         params.n_batch = params.n_ubatch = max(BATCH_TOKENS, self.num_sequences)
         params.n_seq_max = self.num_sequences
         params.n_outputs_max = params.n_outputs_max_per_seq = self._num_outputs
@@ -221,6 +224,46 @@ class LlamaModel:
                 f"{len(reference_V)}; of another tokenizer?"
             )
         return kl_divergence(reference_V, logp_V)
+
+    def log_likelihoods(
+        self, context: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Return the log-prob of each continuation of a context, summed over its tokens.
+
+        Over the ids that have a text. The context is read once: each continuation of several tokens
+        is a sequence of its own that has its keys and values, too (`one_cache`). Raises DataError
+        where they do not fit.
+        """
+        rest = [ids for ids in continuations if len(ids) > 1]
+        num_tokens = len(context) + sum(len(ids) - 1 for ids in rest)
+        if num_tokens > self.context_length or len(rest) >= self.num_sequences:
+            raise DataError(
+                f"{self.path}: a context of {len(context)} tokens with {len(rest)} continuations "
+                f"does not fit context_length {self.context_length}, {self.num_sequences} sequences"
+            )
+        self._lib.llama_memory_clear(self._memory, True)
+        after_context = _log_softmax(self._prefill(context, 0)[:, : self.num_known_ids])[0]
+        sums = [float(after_context[ids[0]]) for ids in continuations]
+        for slot in range(1, len(rest) + 1):
+            self._lib.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
+        read = [  # token, position, slot, and the token after it
+            (ids[i], len(context) + i, slot, ids[i + 1])
+            for slot, ids in enumerate(rest, 1)
+            for i in range(len(ids) - 1)
+        ]
+        of_slot = [0.0] * (len(rest) + 1)
+        for first in range(0, len(read), self._num_outputs):
+            part = read[first : first + self._num_outputs]
+            tokens, positions, slots, labels = zip(*part, strict=True)
+            logits_NV = self._decode(tokens, positions, slots, num_outputs=len(part))
+            logp_NV = _log_softmax(logits_NV[:, : self.num_known_ids])
+            for row, (slot, label) in enumerate(zip(slots, labels, strict=True)):
+                of_slot[slot] += float(logp_NV[row, label])
+        longer = iter(of_slot[1:])
+        return [
+            total + (next(longer) if len(ids) > 1 else 0.0)
+            for total, ids in zip(sums, continuations, strict=True)
+        ]
 
     def logit_blocks(
         self, token_ids: Sequence[int], start: int
@@ -357,6 +400,12 @@ class LlamaModel:
         return np.ctypeslib.as_array(
             self._lib.llama_get_logits(self._context), (num_outputs, self.num_ids)
         )
+
+
+def _log_softmax(logits_NV: np.ndarray) -> np.ndarray:
+    """Return log-probs, float64 sums over float32 logits."""
+    shifted_NV = logits_NV - logits_NV.max(-1, keepdims=True)
+    return shifted_NV - np.log(np.exp(shifted_NV).sum(-1, dtype=np.float64))[:, None]
 
 
 class _BatchBuffers:

@@ -49,6 +49,7 @@ class LlamaProcess:
         num_sequences: int = 1,
         kv_type: str = "f32",
         exact_threads: bool = False,
+        one_cache: bool = False,
     ):
         self.path = path
         self._arguments = [
@@ -62,6 +63,7 @@ class LlamaProcess:
             "--kv-type",
             kv_type,
             *(["--exact-threads"] if exact_threads else []),
+            *(["--one-cache"] if one_cache else []),
         ]
         self._child: subprocess.Popen[str] | None = None
 
@@ -125,6 +127,16 @@ class LlamaProcess:
                 )
             )
         return results
+
+    def log_likelihoods(
+        self, context: Sequence[int], continuations: Sequence[Sequence[int]]
+    ) -> list[float]:
+        """Return the log-prob of each continuation, as `LlamaModel.log_likelihoods` does."""
+        ids = [list(map(int, each)) for each in continuations]
+        self._send(
+            {"do": "log_likelihoods", "context": list(map(int, context)), "continuations": ids}
+        )
+        return self._receive("scoring")["sums"]
 
     def generate(
         self,
@@ -233,6 +245,8 @@ def _serve(
             scored = model.score(request["ids"], request["start"], reference)
             figures = {"logp": scored.logp_T, "top": scored.top_T, "kl": scored.kl_P}
             reply({name: values.tolist() for name, values in figures.items()})
+        case "log_likelihoods":
+            reply({"sums": model.log_likelihoods(**request)})
         case "generate":
             model.generate(
                 **request, on_done=lambda index, ids: reply({"index": index, "ids": ids})
@@ -252,6 +266,7 @@ def main() -> None:
     parser.add_argument("--num-sequences", type=int, default=1)
     parser.add_argument("--kv-type", choices=list(KV_TYPES), default="f32")
     parser.add_argument("--exact-threads", action="store_true")
+    parser.add_argument("--one-cache", action="store_true")
     options = vars(parser.parse_args())
     for name in ("SIGINT", "SIGUSR1"):  # sent to the whole group; the parent decides what they mean
         if hasattr(signal, name):

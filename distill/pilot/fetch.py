@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.benchmarks.reading import all_places
 from distill.core.progress import Progress
 from distill.data import sources
 from distill.data.hub_sets import hub_sets, paths_of, repository
@@ -43,7 +44,7 @@ def run(recipe: Recipe, *, only_plan: bool = False) -> None:
     """
     with advising(recipe):
         _require_network()
-        models, sets = wanted_models(recipe), hub_sets(recipe)
+        models, sets = wanted_models(recipe), hub_sets(recipe, all_places(recipe))
         if not models and not sets:
             print("nothing to fetch: no model and no data set of the recipe is a hub's")
             return

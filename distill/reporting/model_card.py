@@ -14,6 +14,7 @@ from distill.core.final_student import student_stage
 from distill.core.results import FileCheck
 from distill.formats import FORMATS
 from distill.recipe import Recipe
+from distill.reporting.benchmarks import card_lines
 from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
@@ -89,6 +90,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),
         verdict=verdict,
+        benchmarks=card_lines(results.benchmark) if results.benchmark else [],
     )
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}"
 

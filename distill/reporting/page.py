@@ -12,6 +12,7 @@ from distill.core.jsonl import Row
 from distill.core.results import CaptureResult, TeacherSignal
 from distill.recipe import Recipe
 from distill.reporting import rounds
+from distill.reporting.benchmarks import benchmark_tables
 from distill.reporting.data import counts_table
 from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
@@ -58,6 +59,7 @@ def page(
         rounds_headings=rounds.HEADINGS,
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
+        benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.catalog.catalog import LicenceVerdict
+from distill.core.benchmark_results import BenchmarkResult
 from distill.core.results import (
     CaptureResult,
     EvaluateResult,
@@ -30,6 +31,7 @@ READS = {
     "rounds": RoundsResult,
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
+    "benchmark": BenchmarkResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
@@ -52,7 +54,7 @@ class StageRun:
 class RunResults:
     """What the report tells of; `soft_weight` and `versions` are the training's.
 
-    `trim` is None where the recipe trims no vocabulary, `rounds` where it has none.
+    `trim` is None where the recipe trims no vocabulary, `rounds` and `benchmark` where it has none.
     """
 
     licence: LicenceVerdict
@@ -67,6 +69,7 @@ class RunResults:
     soft_weight: float
     versions: dict[str, str]
     stage_runs: list[StageRun]
+    benchmark: BenchmarkResult | None = None
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
@@ -93,6 +96,7 @@ class RunResults:
                 )
                 for stage, manifest in manifests.items()
             ],
+            benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
         )
 
     @property
@@ -119,5 +123,6 @@ def reads(recipe: Recipe) -> list[str]:
     left_out = {
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
+        "benchmark": not recipe.evaluate.benchmarks,
     }
     return [stage for stage in READS if not left_out.get(stage)]

@@ -170,6 +170,40 @@ def test_scores_are_over_the_ids_that_have_a_text(
             np.testing.assert_array_equal(top, expected[rows].argmax(-1))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_continuations_of_one_context_are_scored_as_transformers_scores_them(
+    written: Any, case: str, monkeypatch: Any
+) -> None:
+    """Blocks of 7 outputs; contexts shorter and longer than what is read at once."""
+    folder, path = written(case, "f32")
+    size = len(load_tokenizer(folder))
+    drawn = torch.randint(0, size, (560,), generator=torch.Generator().manual_seed(2)).tolist()
+    monkeypatch.setattr("distill.llama_cpp.model.LOGIT_VALUES", 7 * 640)
+    continuations = [drawn[:1], drawn[1:4], drawn[4:20], drawn[5:6], drawn[6:8]]
+    with LlamaModel(
+        path, num_threads=1, context_length=600, num_sequences=6, one_cache=True
+    ) as llama:
+        for context in (drawn[20:23], drawn[20:550], drawn[40:41]):
+            found = llama.log_likelihoods(context, continuations)
+            for ids, total in zip(continuations, found, strict=True):
+                with torch.no_grad():
+                    whole = torch.tensor([[*context, *ids]])
+                    logits = load(folder)(whole).logits[0, len(context) - 1 : -1, :size]
+                rows = logits.log_softmax(-1)
+                expected = float(rows.gather(1, torch.tensor(ids)[:, None]).sum())
+                assert total == pytest.approx(expected, abs=2e-4 * (1 + len(ids)))
+
+
+def test_continuations_that_do_not_fit_are_refused(written: Any) -> None:
+    _, path = written("qwen3", "f32")
+    with LlamaProcess(
+        path, num_threads=1, context_length=8, num_sequences=2, one_cache=True
+    ) as llama:
+        assert llama.log_likelihoods([1, 2, 3], [[4], [5, 6]])[0] < 0
+        with pytest.raises(DataError, match="does not fit context_length 8"):
+            llama.log_likelihoods([1, 2, 3, 4, 5, 6], [[7, 8, 9, 10]])
+
+
 @pytest.mark.parametrize("case", TOKENIZERS)
 def test_tokens_are_those_of_the_tokenizer(written: Any, sentences: list[str], case: str) -> None:
     folder, path = written(case, "f16")

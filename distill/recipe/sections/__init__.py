@@ -4,6 +4,7 @@ Every field carries its description. Fields marked `machine=True` say how a mach
 not what comes out: changing them never makes a finished stage stale.
 """
 
+from distill.recipe.sections.benchmarks import BenchmarkUse
 from distill.recipe.sections.capture import Capture
 from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
@@ -17,6 +18,7 @@ from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
+    "BenchmarkUse",
     "Capture",
     "CountedText",
     "Divergence",

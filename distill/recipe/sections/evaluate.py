@@ -1,10 +1,11 @@
 """The section `evaluate`: the prompts that no model of the run was trained on."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PositiveInt, model_validator
 
 from distill.recipe.schema import Section, field
+from distill.recipe.sections.benchmarks import BenchmarkUses
 from distill.recipe.sources import Sources
 
 
@@ -19,6 +20,19 @@ class Evaluate(Section):
     )
     num_examples: PositiveInt = field(300, "At most so many, evenly over the languages")
     max_new_tokens: PositiveInt = field(512, "Longest answer")
+    benchmarks: BenchmarkUses = field(
+        [],
+        "Benchmarks of every model of the run, each a name that ships with distill (belebele, "
+        "global_mmlu, include, afrimmlu, xcopa, xstorycloze, sib200, mgsm, afrimgsm, gsm8k) or a "
+        "section: {name: sib200, files: {sw: swh_test.tsv}}",
+        is_newer=True,
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the evaluation; the benchmarks are a stage of their own."""
+        values = super().identity()
+        values.pop("benchmarks", None)
+        return values
 
     @model_validator(mode="after")
     def _sources_have_no_shares(self) -> "Evaluate":

@@ -1,0 +1,104 @@
+"""The figures of all models on all benchmarks, from their rows."""
+
+from collections.abc import Mapping, Sequence
+
+from distill.benchmarks.asking import AskedRow
+from distill.benchmarks.items import Questions
+from distill.core.benchmark_results import (
+    ALL_LANGUAGES,
+    BenchmarkDifference,
+    BenchmarkFacts,
+    BenchmarkScore,
+)
+from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.results import Difference
+
+Rows = Mapping[str, list[AskedRow]]  # by the model's name
+TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
+
+
+def facts_of(of_each: Sequence[tuple[Questions, int]]) -> BenchmarkFacts:
+    """Return what one benchmark asked: its questions by language, and how many were copied."""
+    first = of_each[0][0]
+    benchmark = first.benchmark
+    return BenchmarkFacts(
+        name=benchmark.name,
+        title=benchmark.title,
+        kind=benchmark.kind,
+        licence=benchmark.licence,
+        source=benchmark.source,
+        few_shot=first.few_shot,
+        num={questions.language: len(questions.items) for questions, _ in of_each},
+        copied={questions.language: num_copied for questions, num_copied in of_each},
+    )
+
+
+def with_all_languages(by_language: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return the rows by language, and where there are several of them together, too."""
+    if len(by_language) < 2:
+        return dict(by_language)
+    models = next(iter(by_language.values()))
+    together = {
+        model: [row for rows in by_language.values() for row in rows[model]] for model in models
+    }
+    return {**by_language, ALL_LANGUAGES: together}
+
+
+def scores_of(benchmark: str, language: str, rows: Rows) -> list[BenchmarkScore]:
+    """Return a score for each model."""
+    return [_score(benchmark, language, model, of_model) for model, of_model in rows.items()]
+
+
+def _score(benchmark: str, language: str, model: str, rows: list[AskedRow]) -> BenchmarkScore:
+    num_right = sum(row["right"] for row in rows)
+    by_byte = interval_by_byte = None
+    if "right_by_byte" in rows[0]:
+        num_by_byte = sum(row["right_by_byte"] for row in rows)
+        by_byte, interval_by_byte = num_by_byte / len(rows), wilson(num_by_byte, len(rows))
+    return BenchmarkScore(
+        benchmark=benchmark,
+        language=language,
+        model=model,
+        num=len(rows),
+        accuracy=num_right / len(rows),
+        interval=wilson(num_right, len(rows)),
+        by_byte=by_byte,
+        interval_by_byte=interval_by_byte,
+        num_cut=sum(row["cut"] for row in rows),
+    )
+
+
+def differences_of(
+    benchmark: str, language: str, rows: Rows, seed: int
+) -> list[BenchmarkDifference]:
+    """Return the paired differences: teacher, control, student, and each file against the student."""
+    return [
+        BenchmarkDifference(
+            benchmark, language, model, against, _difference(rows[model], rows[against], seed)
+        )
+        for model, against in pairs_of(list(rows))
+    ]
+
+
+def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (model, what it is compared with) for all models but the teachers."""
+    teachers = [name for name in models if name.split("-")[0] == TEACHER]
+    pairs = []
+    for model in models:
+        if model == CONTROL:
+            pairs += [(model, teacher) for teacher in teachers]
+        elif model == STUDENT:
+            others = [name for name in models if name in (CONTROL, "before_rounds")]
+            pairs += [(model, other) for other in [*teachers, *others]]
+        elif model not in teachers and STUDENT in models and model != "before_rounds":
+            pairs.append((model, STUDENT))
+    return pairs
+
+
+def _difference(rows: list[AskedRow], others: list[AskedRow], seed: int) -> Difference:
+    pairs = [
+        (float(row["right"]) - float(other["right"]), 1.0)
+        for row, other in zip(rows, others, strict=True)
+    ]
+    found = paired_bootstrap(pairs, seed=seed)
+    return Difference(found["difference"], found["low"], found["high"])
