@@ -32,6 +32,7 @@ from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
+from distill.core.watch import watching
 from distill.errors import MismatchError, RecipeError
 from distill.models.find import keep_off_the_hub
 from distill.recipe import Recipe, advising, in_full
@@ -191,11 +192,12 @@ def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Itera
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(recipe.num_processes)
         try:
-            if running.is_main:
-                folder.lock(shared=shared)
-            running.barrier()
-            yield running
-            processes.finish(running)
+            with watching(running, 60 * recipe.processes.patience):
+                if running.is_main:
+                    folder.lock(shared=shared)
+                running.barrier()
+                yield running
+                processes.finish(running)
         finally:
             folder.unlock()
 

@@ -3,12 +3,14 @@
 import resource
 import shutil
 import signal
+import time
 
 from log_helpers import read_row_logs
 from run_helpers import (
     Forked,
     call_distill,
     environment,
+    free_port,
     killed_when,
     run_forked,
     sha,
@@ -144,3 +146,34 @@ def test_a_full_disk_is_one_line_and_the_run_continues_after(tmp_path):
         "is full; free space and run the same command to continue" in last and str(folder) in last
     )
     assert run_forked(*small(folder), "--stages", "plan,generate").returncode == 0
+
+
+def test_a_rank_that_is_killed_ends_the_other_and_the_same_command_continues(tmp_path):
+    words = small(tmp_path / "run", "processes.patience=2")
+    both = two_ranks(words)
+    assert wait_for(lambda: len(list(tmp_path.glob("run/generate/raw/*.jsonl"))) == 2)
+    both[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    other = both[0].result(timeout=60)
+    assert time.monotonic() - began < 10
+    assert other.returncode == 1
+    assert "rank 1 on " in other.stderr and "run the same command to continue" in other.stderr
+    for rank in two_ranks(words):
+        assert rank.result().returncode == 0
+    assert (tmp_path / "run" / "generate" / "manifest.json").exists()
+
+
+def two_ranks(words):
+    """Start `generate` as two ranks, as Slurm does."""
+    meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        start_forked(*words, word="generate", RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
+        for rank in range(2)
+    ]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not condition():
+        time.sleep(0.02)
+    return condition()

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from distill.core import activity
 from distill.core.cores import own_cores
 from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
@@ -58,7 +59,8 @@ class Processes:
         if self.num > 1:
             import torch.distributed as dist
 
-            dist.barrier()
+            with activity.waiting():
+                dist.barrier()
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value, on every rank."""
@@ -67,7 +69,8 @@ class Processes:
         import torch.distributed as dist
 
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0)
+        with activity.waiting():
+            dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def any(self, flag: bool) -> bool:
@@ -85,7 +88,8 @@ class Processes:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.num
-        dist.all_gather_object(values, value)
+        with activity.waiting():
+            dist.all_gather_object(values, value)
         return values
 
     def sum(self, values: Any) -> Any:
@@ -95,8 +99,9 @@ class Processes:
         import torch.distributed as dist
 
         there = values.to(_device())  # nccl knows no CPU tensors
-        dist.all_reduce(there)
-        return values.copy_(there)
+        with activity.waiting():
+            dist.all_reduce(there)
+            return values.copy_(there)  # on a GPU the wait is here
 
 
 ALONE = Processes()
@@ -194,5 +199,5 @@ def finish(processes: Processes) -> None:
     if processes.num > 1:
         import torch.distributed as dist
 
-        dist.barrier()
+        processes.barrier()
         dist.destroy_process_group()

@@ -4,7 +4,7 @@ import sys
 import time
 from types import TracebackType
 
-from distill.core import terminal
+from distill.core import activity, terminal
 
 LINE_SECONDS = 15.0
 
@@ -56,6 +56,7 @@ class Progress:
         return (self.done - self._start_done) / max(self.seconds, 1e-9)
 
     def advance(self, count: int = 1, *, note: str | None = None) -> None:
+        activity.sign()
         self.done += count
         self._note = self._note if note is None else note
         if not self.shown:
@@ -77,6 +78,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Show news that is not progress: beside the bar on a terminal, a line now and then elsewhere."""
+        activity.sign()  # that a server is waited for is no hanging
         if not self.shown:
             return
         if self._bar is not None and self._task is not None:

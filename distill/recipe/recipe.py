@@ -22,6 +22,7 @@ from distill.recipe.sections import (
     Capture,
     Evaluate,
     Generate,
+    Launch,
     Quantize,
     Report,
     Rounds,
@@ -48,6 +49,7 @@ class Recipe(Section):
     num_processes: PositiveInt | None = field(
         None, "Refuse to start with another number of processes; null = any", machine=True
     )
+    processes: Launch = field(Launch(), "The processes of one launch", machine=True, is_newer=True)
     privacy: Literal["open", "local", "redact"] = field(
         "open",
         "What a teacher or judge on a server may be sent: open = the prompts as they are; local = "

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.core import shutdown
+from distill.core import activity, shutdown
 from distill.core.digests import digest
 from distill.core.processes import Processes
 from distill.core.progress import Progress
@@ -147,9 +147,12 @@ def run_step(
             loss_sum, parts = forward(run, module, micro_batch)
             # the one reduction: a sum over tokens / tokens of all micro-batches and ranks; DDP
             # averages, hence x ranks
-            run.accelerator.backward(loss_sum * (processes.num / num_tokens))
-        detached = [loss_sum.detach(), *(parts[name] for name in names)]
-        sums += torch.stack([value.double().cpu() for value in detached])
+            with (
+                activity.waiting()
+            ):  # for the gradients of the slowest; on a GPU, where sums are read
+                run.accelerator.backward(loss_sum * (processes.num / num_tokens))
+                detached = [loss_sum.detach(), *(parts[name] for name in names)]
+                sums += torch.stack([value.double().cpu() for value in detached])
     loss, *means = (processes.sum(sums) / num_tokens).tolist()
     total_norm = nn.utils.clip_grad_norm_(trainable.values(), run.options.max_grad_norm)
     norm = float(sharding.whole_tensor(total_norm))

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from distill.core import activity
 from distill.core.processes import Processes
 from distill.errors import MismatchError
 from distill.models.load import Placement
@@ -165,6 +166,7 @@ def _fill(
         value = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
         if source is not None:
             value.copy_(source[name])
-        dist.broadcast(value, src=0)
+        with activity.waiting():
+            dist.broadcast(value, src=0)
         filled = nn.Parameter(value, requires_grad=parameter.requires_grad)
         torch.utils.swap_tensors(parameter, filled)

@@ -8,6 +8,7 @@ from distill.recipe.sections.benchmarks import BenchmarkUse
 from distill.recipe.sections.capture import Capture
 from distill.recipe.sections.evaluate import Evaluate
 from distill.recipe.sections.generate import Generate
+from distill.recipe.sections.launch import Launch
 from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.rounds import Guards, Mix, Rounds
@@ -28,6 +29,7 @@ __all__ = [
     "Gates",
     "Generate",
     "Guards",
+    "Launch",
     "Mix",
     "Quantize",
     "Report",
