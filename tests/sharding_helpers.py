@@ -3,6 +3,7 @@
 A rank leaves what it found in files of a folder; `ranks` starts some, as `accelerate launch` does.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -96,9 +97,14 @@ def run_of(
 
 
 def steps_of(run: TrainingRun) -> dict[str, Any]:
-    """Take the steps; return their log rows, the weights after them, the validation loss, this rank's share."""
+    """Take the steps; return their log rows, the weights after them, the validation loss, this rank's share.
+
+    "held": the bytes that the student took on this rank before the first step.
+    """
     whole = None if run.model is None else student_loss(run)
+    before = held_bytes()
     student, module = on_ranks(run, whole)
+    held = held_bytes() - before
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, run.options, outer_parameters(student))
     rows = []
@@ -110,7 +116,15 @@ def steps_of(run: TrainingRun) -> dict[str, Any]:
         sharding.gather(trainable, None if whole is None else trainable_parameters(whole))
         trainable = {} if whole is None else trainable_parameters(whole)
     weights = {name: p.detach().clone() for name, p in trainable.items()}
-    return {"rows": rows, "weights": weights, "validation": loss, "local": local}
+    return {"rows": rows, "weights": weights, "validation": loss, "local": local, "held": held}
+
+
+def held_bytes() -> int:
+    """Bytes of all tensors that are alive in this process."""
+    gc.collect()
+    tensors = [value for value in gc.get_objects() if type(value) in (Tensor, torch.nn.Parameter)]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
 
 
 def _local(parameter: Tensor) -> Tensor:

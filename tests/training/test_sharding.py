@@ -81,6 +81,15 @@ def test_each_rank_holds_its_share_of_what_is_trained(two, name):
     assert max(local) < 0.7 * whole  # of three rows one rank has two
 
 
+@pytest.mark.parametrize("name", ["tied", "untied", "odd rows"])
+def test_nothing_of_the_whole_student_is_left_on_a_rank_that_has_its_share(two, name):
+    """Rank 0 keeps the one that it has loaded, beside its share."""
+    for rank in range(2):
+        found = torch.load(two / f"{name}-full-{rank}.pt")
+        share = found["local"] * CASES[name][1].itemsize
+        assert 0.9 * share < found["held"] < 1.1 * share, rank
+
+
 def test_the_steps_of_the_cases_move_the_weights(two):
     """Else any two trainings would agree."""
     start = helpers.run_of(two, "tied", Processes()).model
