@@ -127,6 +127,9 @@ def run_stages(
     Raises what `run` raises.
     """
     for stage in stages:
+        if folder.manifest(stage.name, stage.result) is None:
+            stage.check_launch(recipe, running)
+    for stage in stages:
         _run_stage(stage, recipe, folder, running)
 
 

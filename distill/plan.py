@@ -43,6 +43,7 @@ from distill.planning.several import (
     without_gpu,
 )
 from distill.planning.sizes import UNKNOWN_SIZE
+from distill.planning.training import sharding_told
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
@@ -117,7 +118,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
-    found = (note, *told, vocabulary.text if vocabulary else None, chunks)
+    found = (note, *told, vocabulary.text if vocabulary else None, chunks, sharding_told(work))
     notes = [text for text in found if text]
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
@@ -165,10 +166,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
             "needs less"
         )
     if any(warning.startswith(("train", "rounds")) for warning in warnings):
-        warnings.append(
-            "train.optimizer=paged_adamw_8bit, gradient_checkpointing, lora_rank or "
-            "micro_batch_tokens need less"
-        )
+        warnings.append(_less_in_training(recipe))
     disk = sum(cost.disk + cost.download for cost in costs.values())
     if disk > machine.disk_free:
         warnings.append(
@@ -183,6 +181,15 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings
+
+
+def _less_in_training(recipe: Recipe) -> str:
+    ways = "gradient_checkpointing, lora_rank or micro_batch_tokens need less"
+    if recipe.train.shard != "none":
+        return f"train.{ways}; more processes, too"
+    return (
+        f"train.optimizer=paged_adamw_8bit, {ways}; each of several GPUs does with train.shard=full"
+    )
 
 
 def _text(

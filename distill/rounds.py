@@ -24,6 +24,7 @@ from distill.planning.round_costs import rounds_cost
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.training.placing import check_ranks
 
 if TYPE_CHECKING:
     from distill.on_policy.work import Work
@@ -91,6 +92,7 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=rounds_cost,
+    check_launch=check_ranks,
     shared=True,
     keeps_files=True,
 )

@@ -55,7 +55,7 @@ from distill.recipe import Recipe
 from distill.recipe.sections import Train
 from distill.shaping.trimmed import kept_path, samples_stage
 from distill.signals.alignment import ALIGNMENT_FILE
-from distill.training.placing import training_placed
+from distill.training.placing import check_ranks, training_placed
 
 if TYPE_CHECKING:
     from distill.signals.store import SignalStore
@@ -140,7 +140,7 @@ def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
 def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
     from distill.teachers.byte_chunks import token_sets
-    from distill.training.prepare import can_be_packed
+    from distill.training.prepare import packs
     from distill.training.run import TrainingRun, chunk_examples, examples_of
     from distill.training.written import train_and_write
 
@@ -178,7 +178,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             folder=place,
             processes=processes,
             accelerator=_accelerator(recipe, folder, role, repeat),
-            packing=can_be_packed(model),
+            packing=packs(model, options, processes),
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
             sets_SV=sets_SV,
@@ -189,17 +189,15 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
 
 
 def _start(lesson: _Lesson, device: str, repeat: int, seed: int) -> Any:
-    """Return the model that a repeat begins with: the initialized student, in float32.
+    """Return the model that a repeat begins with: the initialized student (see `load_start`).
 
     Where that is random, repeats after the first begin with other random weights of its shape.
     """
-    from distill.training.prepare import draw_weights_anew
+    from distill.training.prepare import draw_weights_anew, load_start
 
-    # weights and optimizer are in float32, whatever the precision of the passes
-    trained_in = load.Placement(device, "float32")
     folder = str(lesson.folder.stage("initialize") / "student")
-    model = load.load_model(folder, trained_in, local_rank=lesson.processes.local_rank)
-    if repeat > 1 and lesson.recipe.student.method == "random":
+    model = load_start(folder, device, lesson.recipe.train, lesson.processes)
+    if model is not None and repeat > 1 and lesson.recipe.student.method == "random":
         draw_weights_anew(model, seed)
     return model
 
@@ -342,5 +340,6 @@ STAGE = Stage(
     fingerprint,
     reads=lambda recipe: (samples_stage(recipe), "capture", "initialize"),
     cost=cost,
+    check_launch=check_ranks,
     shared=True,
 )

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 from log_helpers import read_row_logs
-from run_helpers import ROOT, environment, killed_when, made_once, sha, small
+from run_helpers import ROOT, call_distill, environment, killed_when, made_once, sha, small
 from server_helpers import TEACHER
+from sharding_helpers import ranks
 
 from distill import pipeline
 from distill.core.results import EvaluateResult, ReportResult, RoundsResult
@@ -224,9 +225,13 @@ def test_a_red_guard_ends_the_rounds_and_keeps_the_last_good_student(copy, capsy
 
 
 def test_two_processes_share_a_round_and_end_alike(copy, tmp_path):
-    """Each answers, scores and learns its part; what is drawn does not depend on how many there are."""
-    alone = tmp_path / "alone"
-    shutil.copytree(copy, alone)
+    """Each answers, scores and learns its part; what is drawn does not depend on how many there are.
+
+    Nor does it where they divide the student while it learns.
+    """
+    alone, divided = tmp_path / "alone", tmp_path / "divided"
+    for folder in (alone, divided):
+        shutil.copytree(copy, folder)
     more = ["rounds.num_rounds=1", "rounds.prompts_per_round=null"]
     make(alone, *more)
     launched = launch(copy, *more)
@@ -239,6 +244,12 @@ def test_two_processes_share_a_round_and_end_alike(copy, tmp_path):
     assert len(list(copy.glob("rounds/answers/*.jsonl"))) == 2, "each wrote its own answers"
     assert {path.name.split("-")[1] for path in scored_in(copy)} == {"share0", "share1"}
     assert two.validation.nll_per_byte == pytest.approx(one.validation.nll_per_byte, rel=1e-3)
+
+    words = with_rounds(divided, *more, "train.shard=full")
+    started = ranks(call_distill, 2, ["run", *map(str, words), "--stages", "rounds"])
+    assert [rank.result().returncode for rank in started] == [0, 0]
+    of_divided = result_of(divided).rounds[1].validation
+    assert of_divided.nll_per_byte == pytest.approx(two.validation.nll_per_byte, rel=1e-5)
 
 
 def launch(folder, *more):

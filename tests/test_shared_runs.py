@@ -9,6 +9,7 @@ from run_helpers import (
     QUICKSTART,
     ROOT,
     SMALL,
+    call_distill,
     environment,
     launch,
     run_forked,
@@ -16,6 +17,7 @@ from run_helpers import (
     small,
     start_forked,
 )
+from sharding_helpers import ranks
 
 
 def test_training_does_not_depend_on_which_shards_hold_the_signal(copy, finished, tmp_path):
@@ -130,6 +132,28 @@ def test_two_processes_share_the_work_and_end_alike(finished, tmp_path):
     assert all(torch.isfinite(t).all() for t in two.values())
     again = launch(*words)
     assert again.returncode == 0 and again.stdout.count("everything is done") == 1
+
+
+def test_two_processes_divide_the_student_and_one_is_refused_before_any_work(copy, finished):
+    """With a tracker, whose end once parted the processes before the end of the run."""
+    import torch
+    from safetensors.torch import load_file
+
+    arguments = small(copy, "train.shard=full", "train.control=false", "train.tracker=tensorboard")
+    alone = run_forked(*arguments, "--redo", "train", "--stages", "train")
+    assert alone.returncode == 2
+    assert "train.shard full: it divides the student over several processes, and there is one" in (
+        alone.stderr
+    )
+    words = [*map(str, arguments), "--stages", "train"]
+    started = ranks(call_distill, 2, ["run", *words])
+    results = [rank.result() for rank in started]
+    assert [r.returncode for r in results] == [0, 0], results[0].stderr[-3000:]
+    one, two = (load_file(f / "train/student/model.safetensors") for f in (finished, copy))
+    assert one.keys() == two.keys()
+    assert max((one[n] - two[n]).abs().max() for n in one) < 5e-3, "as for the two above"
+    assert all(torch.isfinite(t).all() for t in two.values())
+    assert not (copy / "train/checkpoints").exists()
 
 
 def test_a_launch_that_silently_makes_one_process_is_refused(tmp_path):

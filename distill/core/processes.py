@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distill.core.cores import own_cores
+from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
 
 T = TypeVar("T")
@@ -77,6 +78,16 @@ class Processes:
 
         return bool(self.sum(torch.tensor(int(flag))).item())
 
+    def gathered(self, value: T) -> list[T]:
+        """Return every rank's value, in their order, on every rank."""
+        if self.num == 1:
+            return [value]
+        import torch.distributed as dist
+
+        values: list[Any] = [None] * self.num
+        dist.all_gather_object(values, value)
+        return values
+
     def sum(self, values: Any) -> Any:
         """Sum a tensor over ranks, elementwise and in place; return it."""
         if self.num == 1:
@@ -109,7 +120,15 @@ def launched_rank() -> int:
 
 
 def start(num_wanted: int | None) -> Processes:
-    """Join the other processes. Raises MismatchError where the launch made another number than it says or was asked for."""
+    """Join the other processes.
+
+    Raises MismatchError where the launch made another number than it says or was asked for, or
+    where accelerate's configuration names an engine of its own.
+    """
+    refuse_other_engines(os.environ)
+    if launched_rank() == 0:
+        for line in overruled(os.environ):
+            print(line, flush=True)
     import torch
     from accelerate import PartialState
 

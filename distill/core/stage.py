@@ -35,6 +35,10 @@ def never(_: Recipe) -> str | None:
     return None
 
 
+def any_launch(_: Recipe, __: Processes) -> None:
+    """Accept that a stage works with whatever processes there are."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage: what it reads, what makes it stale, what it costs, and the function that runs it.
@@ -44,6 +48,8 @@ class Stage:
     returns otherwise. `fingerprint(recipe)` returns what decides the result beside the stages that
     it `reads`. `cost(workload)` takes a planning.costs.Workload; None: the stage costs nothing to
     speak of. `left_out(recipe)` returns why the recipe has no such stage, None where it has.
+    `check_launch(recipe, processes)` raises MismatchError where these processes cannot do it: it is
+    asked before any stage works.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Stage:
     reads: Callable[[Recipe], Sequence[str]] = nothing
     left_out: Callable[[Recipe], str | None] = never
     cost: Callable[[Any], Cost] | None = None
+    check_launch: Callable[[Recipe, Processes], None] = any_launch
     shared: bool = False  # every process works on it; else the first works alone
     cheap: bool = False  # made again without asking when anything changed
     asks_teacher: bool = False  # independent jobs may divide it, and its files stay on a redo

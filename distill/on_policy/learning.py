@@ -49,15 +49,13 @@ def learn(
     title: str,
 ) -> None:
     """Train the round's student and write it to `place`, from the newest checkpoint there."""
-    from distill.training.prepare import can_be_packed
+    from distill.training.prepare import load_start, packs
     from distill.training.run import TrainingRun, examples_of
     from distill.training.written import accelerator_without_defaults, train_and_write
 
     assert recipe.rounds is not None
     options = options_of(recipe)
-    # weights and optimizer are in float32, whatever the precision of the passes
-    trained_in = load.Placement(placement.device, "float32")
-    model = load.load_model(str(lesson.start), trained_in, local_rank=processes.local_rank)
+    model = load_start(str(lesson.start), placement.device, options, processes)
     train_and_write(
         TrainingRun(
             role="student",
@@ -78,7 +76,7 @@ def learn(
             folder=place,
             processes=processes,
             accelerator=accelerator_without_defaults(),
-            packing=can_be_packed(model),
+            packing=packs(model, options, processes),
             name=title,
             own_divergence=recipe.rounds.divergence,
             stop_ids=stop_ids if options.stop_tokens == "together" else [],

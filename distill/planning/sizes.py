@@ -92,11 +92,11 @@ def student_size(recipe: Recipe, teacher: Size, vocabulary: int | None = None) -
     if vocabulary is None:
         return size
     fewer = size.vocabulary - min(vocabulary, size.vocabulary)
-    parameters = size.parameters - fewer * size.hidden * _num_tables(recipe)
+    parameters = size.parameters - fewer * size.hidden * num_tables(recipe)
     return replace(size, parameters=parameters, vocabulary=size.vocabulary - fewer)
 
 
-def _num_tables(recipe: Recipe) -> int:
+def num_tables(recipe: Recipe) -> int:
     """Return how many rows of weights the student has for a token: embedding, and head if not tied."""
     student = recipe.student
     if student.model is None:

@@ -1,7 +1,11 @@
 """What it takes to train a student on a machine: seconds, and memory."""
 
-from distill.planning.costs import Workload
+from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.machine import GB
+from distill.planning.sizes import num_tables
 
+FEWEST_RANKS = 2  # with one nothing is divided
+RANKS_TOLD = (2, 4, 8)
 OVERHEAD, GPU_OVERHEAD = 1.3, 2.0  # beyond the products' arithmetic
 
 
@@ -22,19 +26,66 @@ def optimizer_bytes(work: Workload) -> int:
 def training_bytes(work: Workload) -> float:
     """Return the bytes of weights, gradients and the optimizer's state in float32; of a copy in 16
     bits where passes are in them; of the gradients of head and embedding before they are added up;
-    and of the activations of one micro-batch."""
+    and of the activations of one micro-batch. Of a sharded student: what one rank takes."""
     options, student = work.recipe.train, work.student
-    trained_share = 0.02 if options.lora_rank else 1.0
-    weights = student.parameters * (4 + trained_share * (4 + optimizer_bytes(work)))
+    if options.shard != "none":
+        return rank_bytes(work, work.recipe.num_processes or FEWEST_RANKS)
     head = 0 if options.lora_rank else 8 * student.head
-    copies = 400 * 2**20 if work.machine.gpu else 200 * 2**20
+    copies = 0.0
     if work.machine.gpu or work.in_bfloat16(options.precision):
-        copies += 2 * student.parameters
+        copies = 2.0 * student.parameters
+    return _state_bytes(work) + head + copies + _pass_bytes(work)
+
+
+def rank_bytes(work: Workload, num_ranks: int) -> float:
+    """Return the bytes that one of the ranks takes which divide the student (training/sharding.py).
+
+    Its part of weights, gradients and state; whole, while a pass goes through: what is in no layer,
+    with its gradients, and two layers (one at work, the next on its way), with those of one.
+    """
+    options, student = work.recipe.train, work.student
+    outside = num_tables(work.recipe) * student.head
+    layer = max(0, student.parameters - outside) / student.layers
+    each = 2 if work.machine.gpu or work.in_bfloat16(options.precision) else 4
+    whole = 4 * outside + 2 * each * layer
+    if not options.lora_rank:
+        whole += 4 * outside + (each + 4) * layer
+    return _state_bytes(work) / num_ranks + whole + _pass_bytes(work)
+
+
+def sharding_told(work: Workload) -> str | None:
+    """Return what a rank takes of a sharded student, for several numbers of them; None if it is not."""
+    options = work.recipe.train
+    if options.shard == "none":
+        return None
+    figures = [
+        f"{num} processes: {(PROCESS_BYTES + rank_bytes(work, num)) / GB:.1f} GB"
+        for num in RANKS_TOLD
+    ]
+    of_node = " (of a node)" if options.shard == "hybrid" else ""
+    where = "GPU memory" if work.machine.gpu else "memory"
+    return (
+        f"train.shard {options.shard}: {where} that each process{of_node} takes in train, by their "
+        f"number: {', '.join(figures)}; the first also holds the whole student in its host's "
+        f"memory, {4 * work.student.parameters / GB:.1f} GB. The table reckons with "
+        f"{work.recipe.num_processes or FEWEST_RANKS} (num_processes)"
+    )
+
+
+def _state_bytes(work: Workload) -> float:
+    """Return the bytes of weights, gradients and the optimizer's state."""
+    trained_share = 0.02 if work.recipe.train.lora_rank else 1.0
+    return work.student.parameters * (4 + trained_share * (4 + optimizer_bytes(work)))
+
+
+def _pass_bytes(work: Workload) -> float:
+    """Return the bytes of the activations of one micro-batch, and of what the loss works with."""
+    options, student = work.recipe.train, work.student
+    chunks = 400 * 2**20 if work.machine.gpu else 200 * 2**20
     kept_per_number = 70 * student.layers  # bytes of activations for each number of the width
     if options.gradient_checkpointing:
         kept_per_number = 4 * student.layers + 70
-    activations = options.micro_batch_tokens * student.hidden * kept_per_number
-    return weights + head + copies + activations
+    return chunks + options.micro_batch_tokens * student.hidden * kept_per_number
 
 
 def checkpoint_bytes(work: Workload) -> float:

@@ -8,8 +8,8 @@ bit-identical to an unbroken one on a CPU.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
@@ -24,37 +24,36 @@ from distill.core.progress import Progress
 from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
 from distill.signals.collate import chunk_targets, hidden_targets, targets
-from distill.training import checkpoints
+from distill.training import sharding
 from distill.training.batches import Batch, Plan, Rows, collate
+from distill.training.checkpoints import WholeCheckpoints
 from distill.training.metrics import Metrics
 from distill.training.optimizer import build_optimizer
+from distill.training.prepare import checkpoint_activations
 from distill.training.run import Example, TrainingRun
+from distill.training.sharded_checkpoints import ShardedCheckpoints
 from distill.training.student import StudentLoss, outer_parameters, trainable_parameters
+
+Checkpoints = WholeCheckpoints | ShardedCheckpoints
 
 
 def train(run: TrainingRun) -> dict[str, Any]:
     """Train to the end, from the newest checkpoint if there is one.
 
-    Leaves the kept weights in `run.model`. Returns steps, tokens, seconds, the kept step and its
-    validation loss. Raises TrainingError on a loss or gradient that is not finite (before the
-    optimizer step) and Stopped after a signal (after a checkpoint).
+    Leaves the kept weights in `run.model`, where the student is sharded on rank 0 alone: the others
+    have no model. Returns steps, tokens, seconds, the kept step and its validation loss. Raises
+    TrainingError on a loss or gradient that is not finite (before the optimizer step) and Stopped
+    after a signal (after a checkpoint).
     """
     options = run.options
     processes = run.processes
-    student = StudentLoss(
-        run.model,
-        options,
-        run.vocab_size,
-        run.teacher_width,
-        projection_seed=run.repeat - 1,
-        stop_ids=run.stop_ids,
-        own_divergence=run.own_divergence,
-    )
-    module = run.accelerator.prepare_model(student)
+    whole = None if run.model is None else student_loss(run)
+    student, module = on_ranks(run, whole)
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, options, outer_parameters(student))
     plan = run.steps()
-    step, state = _resume(run, trainable, optimizer)
+    saved = _checkpoints(run)
+    step, state = _resume(run, saved, trainable, optimizer)
     metrics_file = run.folder / f"{run.role}.metrics.jsonl"
     metrics = Metrics(metrics_file if processes.is_main else None, step)
     clock = _Clock()
@@ -66,7 +65,7 @@ def train(run: TrainingRun) -> dict[str, Any]:
             is_last = step == len(plan)
             if step % options.validate_every == 0 or is_last:
                 row["validation_loss"] = validate(run, module)
-                _keep_if_best(run, state, step, row["validation_loss"], trainable)
+                _keep_if_best(run, saved, state, step, row["validation_loss"], trainable)
             state.num_loss_tokens += row["num_loss_tokens"]
             state.seconds += clock.lap()
             metrics.add({"step": step, **row})
@@ -76,17 +75,48 @@ def train(run: TrainingRun) -> dict[str, Any]:
             is_stopped = processes.any(shutdown.requested())
             is_due = _checkpoint_is_due(options, step, clock.seconds_since_checkpoint())
             if (is_stopped or is_due) and not is_last:
-                if processes.is_main:
-                    weights = _detached(trainable)
-                    checkpoints.save(run.checkpoint_folder, step, weights, optimizer, asdict(state))
+                saved.save(step, trainable, optimizer, asdict(state))
                 clock.restart()
             if is_stopped:
                 _stop(processes)
     processes.barrier()
     if options.keep == "best":
         assert state.best_step is not None  # the last step is always validated
-        _load(trainable, checkpoints.load_best(run.checkpoint_folder, state.best_step))
+        saved.load_best(state.best_step, trainable)
+    if run.is_sharded:
+        sharding.gather(trainable, None if whole is None else trainable_parameters(whole))
     return _result(run, plan, state)
+
+
+def student_loss(run: TrainingRun) -> StudentLoss:
+    """Return the run's whole student with its loss."""
+    return StudentLoss(
+        run.model,
+        run.options,
+        run.vocab_size,
+        run.teacher_width,
+        projection_seed=run.repeat - 1,
+        stop_ids=run.stop_ids,
+        own_divergence=run.own_divergence,
+    )
+
+
+def on_ranks(run: TrainingRun, whole: StudentLoss | None) -> tuple[StudentLoss, nn.Module]:
+    """Return (the student as this rank holds it, the module that is called)."""
+    if run.is_sharded:
+        student = sharding.shard(whole, run.placement, run.options.shard, run.processes)
+    else:
+        assert whole is not None  # every rank has loaded it
+        student = whole
+    if run.options.gradient_checkpointing:
+        checkpoint_activations(student.model)
+    return student, student if run.is_sharded else run.accelerator.prepare_model(student)
+
+
+def _checkpoints(run: TrainingRun) -> Checkpoints:
+    if run.is_sharded:
+        return ShardedCheckpoints(run.checkpoint_folder, run.processes, run.options.shard)
+    return WholeCheckpoints(run.checkpoint_folder, run.processes)
 
 
 def run_step(
@@ -113,7 +143,7 @@ def run_step(
     module.train()
     for number, micro_batch in enumerate(micro_batches):
         is_last = number == len(micro_batches) - 1
-        with nullcontext() if is_last else run.accelerator.no_sync(module):
+        with nullcontext() if is_last else _accumulating(run, module):
             loss_sum, parts = forward(run, module, micro_batch)
             # the one reduction: a sum over tokens / tokens of all micro-batches and ranks; DDP
             # averages, hence x ranks
@@ -121,7 +151,8 @@ def run_step(
         detached = [loss_sum.detach(), *(parts[name] for name in names)]
         sums += torch.stack([value.double().cpu() for value in detached])
     loss, *means = (processes.sum(sums) / num_tokens).tolist()
-    norm = float(nn.utils.clip_grad_norm_(trainable.values(), run.options.max_grad_norm))
+    total_norm = nn.utils.clip_grad_norm_(trainable.values(), run.options.max_grad_norm)
+    norm = float(sharding.whole_tensor(total_norm))
     _require_finite(run, step, loss, norm)
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -134,6 +165,13 @@ def run_step(
         "grad_norm": norm,
         "num_loss_tokens": num_tokens,
     }
+
+
+def _accumulating(run: TrainingRun, module: nn.Module) -> AbstractContextManager[None]:
+    """Return the context of a backward that is not the last of its step."""
+    if run.is_sharded:
+        return sharding.accumulating(module)
+    return run.accelerator.no_sync(module)
 
 
 def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
@@ -201,13 +239,19 @@ def _own_text_last(batch: Batch, examples: list[Example]) -> tuple[Batch, list[E
 
 @torch.no_grad()
 def validate(run: TrainingRun, module: nn.Module) -> float:
-    """Return the mean negative log-likelihood (nats a token) of the validation answers."""
+    """Return the mean negative log-likelihood (nats a token) of the validation answers.
+
+    Every rank makes equally many passes, some of padding alone: those of a sharded student meet.
+    """
     module.eval()
     student = run.accelerator.unwrap_model(module)
     device = next(module.parameters()).device
     own_examples = run.validation[run.processes.rank :: run.processes.num]
+    largest_share = -(-len(run.validation) // run.processes.num)
+    size = 8 * run.rows_per_micro_batch
     sums = torch.zeros(2, dtype=torch.float64)
-    for examples in _in_groups_of(8 * run.rows_per_micro_batch, own_examples):
+    for start in range(0, largest_share, size):
+        examples = own_examples[start : start + size]
         rows = [[(example.ids, example.answer_start)] for example in examples]
         batch = collate(rows, run.pad_id).to(device)
         with run.autocast(device):
@@ -215,10 +259,6 @@ def validate(run: TrainingRun, module: nn.Module) -> float:
         sums += torch.tensor([float(loss_sum), len(batch.labels_N)], dtype=torch.float64)
     total, num_tokens = run.processes.sum(sums).tolist()
     return total / num_tokens
-
-
-def _in_groups_of(size: int, examples: Sequence[Example]) -> Iterable[Sequence[Example]]:
-    return (examples[start : start + size] for start in range(0, len(examples), size))
 
 
 @dataclass
@@ -258,15 +298,15 @@ class _Clock:
 
 
 def _resume(
-    run: TrainingRun, trainable: dict[str, nn.Parameter], optimizer: Any
+    run: TrainingRun,
+    saved: Checkpoints,
+    trainable: dict[str, nn.Parameter],
+    optimizer: Any,
 ) -> tuple[int, _State]:
     """Load the newest checkpoint; return its (step, state), or the start's if there is none."""
-    newest = checkpoints.load_newest(
-        run.checkpoint_folder, optimizer, with_best=run.options.keep == "best"
-    )
+    newest = saved.load_newest(trainable, optimizer, with_best=run.options.keep == "best")
     if newest is None:
         return 0, _State()
-    _load(trainable, newest.model)
     if run.processes.is_main:
         for note in newest.notes:
             print(f"  train: {note}")
@@ -296,6 +336,7 @@ def _require_finite(run: TrainingRun, step: int, loss: float, norm: float) -> No
 
 def _keep_if_best(
     run: TrainingRun,
+    saved: Checkpoints,
     state: _State,
     step: int,
     validation_loss: float,
@@ -308,8 +349,8 @@ def _keep_if_best(
         return
     state.best_step = step
     state.best_loss = validation_loss
-    if run.processes.is_main and run.options.keep == "best":
-        checkpoints.save_best(run.checkpoint_folder, step, _detached(trainable))
+    if run.options.keep == "best":
+        saved.save_best(step, trainable)
 
 
 def _checkpoint_is_due(options: Train, step: int, seconds: float) -> bool:
@@ -338,13 +379,3 @@ def _result(run: TrainingRun, plan: Plan, state: _State) -> dict[str, Any]:
         "kept_step": state.best_step if keeps_best else len(plan),
         "validation_loss": state.best_loss if keeps_best else state.last_loss,
     }
-
-
-def _detached(parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    return {name: p.detach().contiguous() for name, p in parameters.items()}
-
-
-@torch.no_grad()
-def _load(parameters: dict[str, nn.Parameter], tensors: dict[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[name])

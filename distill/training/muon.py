@@ -6,11 +6,12 @@ LLM training", 2025 (arXiv 2502.16982). torch.optim.Muon computes in bfloat16, w
 slowly, and takes no embedding.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 MOMENTUM = 0.95
 # AdamW moves a weight by 0.2 to 0.4 of its learning rate a step, in the root mean square
@@ -52,7 +53,7 @@ class Muon(torch.optim.Optimizer):
         state["momentum"].lerp_(gradient, 1 - MOMENTUM)
         # as Nesterov does: the momentum as it will be if the gradient stays
         ahead = gradient.lerp(state["momentum"], MOMENTUM)
-        return orthogonalized(ahead) * (RMS_OF_ADAMW * max(parameter.shape) ** 0.5)
+        return _of_whole(orthogonalized, ahead) * (RMS_OF_ADAMW * max(parameter.shape) ** 0.5)
 
     def _adam_update(self, parameter: nn.Parameter, group: dict[str, Any]) -> Tensor:
         gradient = parameter.grad
@@ -69,6 +70,19 @@ class Muon(torch.optim.Optimizer):
         mean = state["exp_avg"] / (1 - beta1 ** state["step"])
         square = state["exp_avg_sq"] / (1 - beta2 ** state["step"])
         return mean / (square.sqrt() + group["eps"])
+
+
+def _of_whole(change: Callable[[Tensor], Tensor], matrix: Tensor) -> Tensor:
+    """Return `change` of a matrix; of one that is divided over ranks, each rank's own part.
+
+    It is gathered for that, and every rank works out the same.
+    """
+    if not isinstance(matrix, DTensor):
+        return change(matrix)
+    changed = change(matrix.full_tensor())
+    mesh, placements = matrix.device_mesh, matrix.placements
+    # src_data_rank None: every rank has the whole, and takes its part without asking
+    return distribute_tensor(changed, mesh, placements, src_data_rank=None)
 
 
 def orthogonalized(matrix_AB: Tensor) -> Tensor:

@@ -5,9 +5,21 @@ And whether it can be packed.
 
 from typing import Any
 
+from distill.core.processes import Processes
+from distill.models.load import Placement, load_model
 from distill.recipe.sections import Train
 
 LORA_TARGETS = "all-linear"
+
+
+def load_start(folder: str, device: str, options: Train, processes: Processes) -> Any:
+    """Return the model that training begins with, in float32 whatever the type of the passes.
+
+    Where it is to be divided over the ranks the first has it on its CPU, and the others have None.
+    """
+    if options.shard == "none":
+        return load_model(folder, Placement(device, "float32"), local_rank=processes.local_rank)
+    return load_model(folder, Placement("cpu", "float32")) if processes.is_main else None
 
 
 def draw_weights_anew(model: Any, seed: int) -> None:
@@ -43,6 +55,13 @@ def checkpoint_activations(model: Any) -> None:
     enable = getattr(model, "activation_checkpointing_enable", None)
     enable = enable or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def packs(model: Any, options: Train, processes: Processes) -> bool:
+    """Return `can_be_packed`; by the word of the first rank where no other has a model."""
+    if options.shard == "none":
+        return can_be_packed(model)
+    return processes.broadcast(processes.is_main and can_be_packed(model))
 
 
 def can_be_packed(model: Any) -> bool:

@@ -170,6 +170,11 @@ class TrainingRun:
         return array("i", (example.num_loss_tokens for example in self.examples))
 
     @property
+    def is_sharded(self) -> bool:
+        """Return whether no rank holds the whole student; `model` is then None on all but the first."""
+        return self.options.shard != "none"
+
+    @property
     def title(self) -> str:
         """Return what is trained, as it is told: `student`, or `student 2/5` where it is repeated."""
         if self.name is not None:
@@ -228,7 +233,11 @@ class TrainingRun:
 
     def autocast(self, device: torch.device) -> Any:
         in_bfloat16 = self.placement.dtype == "bfloat16"
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16)
+        # a cache would hold all layers' weights in 16 bits until the end of a pass
+        keeps_copies = not self.is_sharded
+        return torch.autocast(
+            device.type, dtype=torch.bfloat16, enabled=in_bfloat16, cache_enabled=keeps_copies
+        )
 
     @property
     def checkpoint_folder(self) -> Path:

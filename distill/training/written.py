@@ -14,7 +14,7 @@ from distill.core.files import FolderWriter
 from distill.core.results import TrainedModel
 from distill.errors import DataError
 from distill.training.loop import train
-from distill.training.prepare import add_lora, checkpoint_activations
+from distill.training.prepare import add_lora
 from distill.training.run import TrainingRun
 
 TRAINING = "training.json"
@@ -31,12 +31,14 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
     """
     options, model, processes = run.options, run.model, run.processes
     torch.manual_seed(run.seed)
-    adapter = add_lora(options, model) if options.lora_rank else None
-    if options.gradient_checkpointing:
-        checkpoint_activations(model)
+    adapter = None
+    if options.lora_rank and run.model is not None:  # ranks of a divided student have none
+        adapter = add_lora(options, model)
     result = train(run)
     if options.tracker != "none":
-        run.accelerator.end_training()
+        for tracker in run.accelerator.trackers:
+            # not end_training(), which also parts the processes, long before the end of the run
+            tracker.finish()
     if processes.is_main:
         model = model if adapter is None else adapter.merge_and_unload()
         if run.placement.dtype == "bfloat16":
@@ -77,14 +79,18 @@ def result_of(folder: Path) -> TrainedModel:
 def accelerator_without_defaults(tracker: str | None = None, folder: Path | None = None) -> Any:
     """Return an Accelerator that takes nothing of the launcher's defaults.
 
-    Precision, accumulation and clipping are ours (see loop.run_step). Nor is the model moved: a
-    recipe that says cpu is trained there, on a machine with a GPU too. `tracker` writes to `folder`.
+    Precision, accumulation and clipping are ours (see loop.run_step), and nothing is compiled. Nor
+    is the model moved: a recipe that says cpu is trained there, on a machine with a GPU too.
+    `tracker` writes to `folder`.
     """
     from accelerate import Accelerator
+    from accelerate.utils import GradientAccumulationPlugin
 
     return Accelerator(
         mixed_precision="no",
-        gradient_accumulation_steps=1,
+        dynamo_backend="no",
+        # given as a plugin: the launcher's variable would overrule a plain number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         log_with=tracker,
         project_dir=folder if tracker else None,
         device_placement=False,

@@ -94,6 +94,13 @@ class Train(Section):
         "where the processor multiplies it and a measurement at the start finds it faster (the "
         "choice is noted in train/precision.json, and a run that goes on keeps it)",
     )
+    shard: Literal["none", "full", "hybrid"] = field(
+        "none",
+        "How several processes hold the student. none: each whole, as DDP has it. full: weights, "
+        "gradients and optimizer divided over all of them, for a student that does not fit one GPU. "
+        "hybrid: divided within a node, a copy on each: less traffic between nodes",
+        machine=True,
+    )
     gradient_checkpointing: bool = field(False, "Less memory, a third more time", machine=True)
     lora_rank: NonNegativeInt = field(
         0, "0 = train all weights; else a LoRA adapter, merged at the end"
@@ -137,6 +144,16 @@ class Train(Section):
             raise ValueError(
                 f"optimizer: muon is for whole matrices, not for an adapter (lora_rank "
                 f"{self.lora_rank}): use adamw"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sharded_states_are_no_8_bit_ones(self) -> "Train":
+        if self.shard != "none" and "8bit" in self.optimizer:
+            raise ValueError(
+                f"shard: {self.shard} with optimizer: {self.optimizer}: nobody has shown that its "
+                "8-bit states can be divided; use optimizer: adamw (divided over N processes, its "
+                "states take 8/N bytes a parameter), or shard: none"
             )
         return self
 
