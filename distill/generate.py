@@ -18,7 +18,7 @@ An answer's key holds the prompt, the teacher and the sampling values; its seed 
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -54,13 +54,16 @@ from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.generation import (
     Answered,
     Generation,
+    SortedOut,
     num_by_reason,
     result_of,
     sorted_out,
+    told_of,
 )
-from distill.teachers.kept import Filtered, candidate, unlearnable, unpacked
+from distill.teachers.kept import Candidates, Filtered, unlearnable
 from distill.teachers.keys import request_maker
 from distill.teachers.log import read_best_rows
+from distill.teachers.logged_rows import ChosenRows
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.routes import Route, routes_of
 from distill.text.identification import by_script_only
@@ -174,7 +177,9 @@ def _answers(
         rows = read_best_rows(generation.logs.answers)
         filtered = filter_answers(generation, requests, rows)
     if recipe.generate.judge_min_score is not None:
-        filtered = _judge(generation, processes.broadcast(filtered))
+        # every process asks about what the main one has read, so here the answers are held
+        told = processes.broadcast(Filtered(list(filtered.answers), filtered.reasons))
+        filtered = Filtered(filtered.answers, _judge(generation, told))
     return Answered(generation, requests, filtered)
 
 
@@ -291,7 +296,7 @@ def _draw_on(
 
 
 def _too_few(
-    generation: Generation, tries: dict[str, list[Request]], rows: Mapping[str, Row]
+    generation: Generation, tries: dict[str, list[Request]], rows: ChosenRows
 ) -> list[str]:
     """Return the ids of the prompts that want another draw.
 
@@ -302,7 +307,7 @@ def _too_few(
     num_kept = Counter(
         r.prompt.id for r, reason in zip(requests, reasons, strict=True) if reason is None
     )
-    refused = {r.prompt.id for r in requests if rows[r.key]["finish_reason"] == "error"}
+    refused = {r.prompt.id for r in requests if rows.head(r.key)["finish_reason"] == "error"}
     wanted = generation.recipe.generate.samples_per_prompt
     return [i for i in tries if num_kept[i] < wanted and i not in refused]
 
@@ -312,8 +317,8 @@ def _is_first(recipe: Recipe) -> bool:
     return recipe.route in ("", recipe.whole.views[0].route)
 
 
-def _judge(generation: Generation, filtered: Filtered) -> Filtered:
-    """Return the same, with the reasons of the judge, which is asked into a log of its own."""
+def _judge(generation: Generation, filtered: Filtered) -> list[str | None]:
+    """Return the reasons with those of the judge, which is asked into a log of its own."""
     recipe, processes, log = generation.recipe, generation.processes, generation.logs.verdicts
     if processes.is_main and _is_first(recipe) and llm_judge.counts_as_free(recipe.generate):
         print(
@@ -333,7 +338,7 @@ def _judge(generation: Generation, filtered: Filtered) -> Filtered:
         rows = read_best_rows(log)
         return [rows[request.key] for request in requests]
 
-    return Filtered(filtered.answers, llm_judge.judge(recipe, *filtered, replies))
+    return llm_judge.judge(recipe, *filtered, replies)
 
 
 def _write(
@@ -352,27 +357,25 @@ def _write(
             "generate.resample=true asks anew"
         )
     requests = [request for one in answered for request in one.requests]
-    kept = [row for one in written for row in one.kept]
-    dropped = [{"prompt": p.text, "language": p.language, "reason": r} for p, r in refused]
-    dropped += [row for one in written for row in one.dropped]
+    dropped = told_of(written, refused)
     counts = ", ".join(f"{name} {count:,}" for name, count in num_by_reason(dropped).most_common())
-    if not kept:
+    num_kept = sum(1 for one in written for _ in one.kept_requests)
+    if not num_kept:
         way_out = f"look at {log} and relax `generate`, or raise generate.max_new_tokens"
         if not requests:
             way_out = "none was worth asking: look at the prompts, and at the languages they say"
         raise DataError(
             f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); {way_out}"
         )
-    rates = {name: rate for one in written for name, rate in one.pass_rates.items()}
     files = {
-        "prompts.jsonl": _prompt_rows(requests, rates),
-        "kept.jsonl": kept,
-        "dropped.jsonl": dropped,
+        "prompts.jsonl": _prompt_rows(requests, written),
+        "kept.jsonl": (row for one in written for row in one.kept()),
+        "dropped.jsonl": _dropped_rows(refused, written),
     }
     for name, file_rows in files.items():
-        write_jsonl(stage / name, map(unpacked, file_rows))
-    print(f"generate: {len(kept):,} kept, {len(dropped):,} dropped: {counts or 'none'}")
-    result = result_of(recipe, written, kept, dropped, left)
+        write_jsonl(stage / name, file_rows)
+    print(f"generate: {num_kept:,} kept, {len(dropped):,} dropped: {counts or 'none'}")
+    result = result_of(recipe, written, refused, left)
     for share in result.teachers:
         print(f"generate: {share.name}: {share.num_kept:,} kept of {share.num_asked:,} answers")
     if result.warning:
@@ -380,22 +383,34 @@ def _write(
     return StageOutput(result, [stage / name for name in files])
 
 
-def _prompt_rows(requests: list[Request], rates: dict[str, float]) -> list[Row]:
-    """Return the prompts that were asked, with the share of their draws that were verified."""
-    rows = {request.prompt.id: request.prompt.row() for request in requests}
-    for prompt_id, rate in rates.items():
-        rows[prompt_id]["pass_rate"] = rate
-    return list(rows.values())
+def _prompt_rows(requests: list[Request], written: Sequence[SortedOut]) -> Iterator[Row]:
+    """Yield the prompts that were asked, with the share of their draws that were verified."""
+    rates = {name: rate for one in written for name, rate in one.pass_rates.items()}
+    prompts = {request.prompt.id: request.prompt for request in requests}
+    for prompt_id, prompt in prompts.items():
+        rate = {"pass_rate": rates[prompt_id]} if prompt_id in rates else {}
+        yield prompt.row() | rate
+
+
+def _dropped_rows(refused: list[tuple[Prompt, str]], written: Sequence[SortedOut]) -> Iterator[Row]:
+    """Yield what is dropped: prompts that were not asked, then answers."""
+    for prompt, reason in refused:
+        yield {"prompt": prompt.text, "language": prompt.language, "reason": reason}
+    for one in written:
+        yield from one.dropped()
 
 
 def filter_answers(
     generation: Generation, requests: list[Request], rows: Mapping[str, Row]
 ) -> Filtered:
-    """Return each answer as the filters see it, and why it is dropped. `rows`: by key."""
+    """Return each answer as the filters see it, and why it is dropped. `rows`: by key.
+
+    The answers stay in the log.
+    """
     from distill.filters import answer_filters
 
     recipe, tokenizers, held_out = generation.recipe, generation.tokenizers, generation.held_out
-    candidates = [candidate(recipe, request, rows[request.key], tokenizers) for request in requests]
+    candidates = Candidates(recipe, requests, rows, tokenizers)
     context = FilterContext(
         recipe.generate,
         recipe.languages,
@@ -403,11 +418,12 @@ def filter_answers(
         eval_index=EvalIndex(p.text for p in held_out),
         teachers=_names_of_teachers(recipe.whole),
     )
-    reasons = answer_filters.filter_answers(candidates, context)
-    reasons = [
-        reason or unlearnable(tokenizers, answer, rows[request.key])
-        for request, answer, reason in zip(requests, candidates, reasons, strict=True)
-    ]
+    prompt_ids = [request.prompt.id for request in requests]
+    reasons = answer_filters.filter_answers(candidates, context, prompt_ids)
+    for number, request in enumerate(requests):
+        if reasons[number] is None:
+            row = rows[request.key]
+            reasons[number] = unlearnable(tokenizers, candidates[number], row)
     return Filtered(candidates, reasons)
 
 

@@ -14,12 +14,14 @@ from distill import (
     benchmark,
     capture,
     evaluate,
+    gates,
     generate,
     initialize,
     plan,
     quantize,
     report,
     rounds,
+    safety,
     train,
     trim,
 )
@@ -45,6 +47,8 @@ PLANNED = (
     quantize.STAGE,
     evaluate.STAGE,
     benchmark.STAGE,
+    safety.STAGE,
+    gates.STAGE,
     report.STAGE,
 )
 STAGES = (plan.stage(PLANNED), *PLANNED)

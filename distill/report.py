@@ -2,6 +2,7 @@
 
     report/report.html     everything in one file, pictures inside
     report/MODEL_CARD.md   base, teacher, licences, data lineage, figures, limits
+    report/refusals.svg    the card's picture of what changed in refusals, where the recipe asks
 
 Nothing is measured here: every figure comes from another stage's manifest.
 """
@@ -29,26 +30,33 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     from distill.reporting.page import page
     from distill.reporting.plots import pictures_of
     from distill.reporting.repeats import figures_text
+    from distill.reporting.safety import PICTURE
+    from distill.reporting.safety_picture import changes_picture
     from distill.reporting.table import model_rows, table_html
 
+    stage = folder.stage("report")
     results = read_results(folder, recipe)
     rows = model_rows(results)
     verdict = gain(results)
     pictures = pictures_of(folder.stage("train"), results, rows)
+    files = [stage / "report.html", stage / "MODEL_CARD.md"]
+    if results.safety is not None and results.safety.changes:
+        drawn = changes_picture(results.safety.changes)
+        pictures["What changed in refusals and bias"] = drawn
+        files.append(stage / PICTURE)
+        write_atomic(files[-1], drawn)
     examples = read_examples(folder.stage("evaluate"), results.evaluate)
     dropped = [row for _, row in read_jsonl(folder.stage("generate") / "dropped.jsonl")]
 
-    stage = folder.stage("report")
-    page_path, card_path = stage / "report.html", stage / "MODEL_CARD.md"
-    write_atomic(page_path, page(recipe, results, rows, verdict, pictures, examples, dropped))
-    write_atomic(card_path, model_card(recipe, results, rows, verdict))
+    write_atomic(files[0], page(recipe, results, rows, verdict, pictures, examples, dropped))
+    write_atomic(files[1], model_card(recipe, results, rows, verdict))
     result = ReportResult(
         table=[asdict(row) for row in rows],
         table_html=table_html(rows),
         text=f"{figures_text(results, rows)}\n\n{verdict}",
         verdict=verdict,
     )
-    return StageOutput(result, [page_path, card_path])
+    return StageOutput(result, files)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ FLOORS = [
     {"shaping"},
     {"evaluation", "benchmarks"},
     {"formats", "teachers", "synthesis"},
+    {"conduct"},
     {"planning", "reporting", "on_policy"},
     {
         "plan",
@@ -30,6 +31,8 @@ FLOORS = [
         "quantize",
         "evaluate",
         "benchmark",
+        "safety",
+        "gates",
         "report",
     },
     {"pipeline", "deploy"},

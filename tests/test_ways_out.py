@@ -13,6 +13,7 @@ from run_helpers import call_distill, small
 
 from distill.core.checksums import CHECKSUMS, write_checksums
 from distill.core.digests import file_sha256
+from distill.core.stage import never
 from distill.core.stored_json import read_json, write_json
 from distill.deploy.choose import choose
 from distill.errors import DistillError
@@ -190,11 +191,7 @@ def answers_in_another_tokenizer() -> tuple[str, Callable[[Run], None], list[str
 
 
 CASES = [
-    *(
-        broken_manifest(stage.name)
-        for stage in STAGES
-        if stage.name not in ("trim", "rounds", "benchmark")
-    ),
+    *(broken_manifest(stage.name) for stage in STAGES if stage.left_out is never),
     *(broken_start(name) for name in ("generate", "capture", "quantize")),
     broken_after_a_kill("generate/probe.json", JUNK),
     broken_after_a_kill("quantize/q8_0.json", b'{"bytes": 1}'),

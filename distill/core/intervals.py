@@ -22,6 +22,20 @@ def wilson(num_right: int, num: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def paired_shares(differences: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % interval of the mean difference of two shares of the same examples.
+
+    `differences`: one an example, from -1 to 1; of an example with several answers their mean, for
+    they are no draws of their own. It is Wald's after one more example of either sign (Bonett and
+    Price 2012, JEBS 37:479): where nothing differs, or everything does, a bootstrap has no width.
+    """
+    num = len(differences) + 2
+    mean = sum(differences) / num
+    variance = (sum(x * x for x in differences) + 2) / num - mean**2
+    half = Z95 * math.sqrt(variance / num)
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
 def percent(count: int, num: int) -> str:
     """Return a share with Wilson's interval, as a person reads it: `62 % [55, 69]`.
 

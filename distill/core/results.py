@@ -338,11 +338,22 @@ class Recovery:
 
 
 @dataclass(frozen=True)
+class LanguageAgreement:
+    """How far a file is from the student in one language; no `kl` where no distribution is of it."""
+
+    top_token_agreement: float
+    num_tokens: int
+    kl: float | None
+    num_kl_tokens: int
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far a file is from the student, whose own NLL is `student_nll`.
 
     Log-probs, NLL and KL in nats a token; shares of positions with the same likeliest token, and
-    `without_ties` of those where it leads clearly.
+    `without_ties` of those where it leads clearly. `by_language`: {} where an earlier version
+    compared them.
     """
 
     max_logp_difference: float
@@ -355,6 +366,7 @@ class Agreement:
     top_token_agreement: float
     num_tokens: int
     top_token_agreement_without_ties: float
+    by_language: dict[str, LanguageAgreement] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from functools import cached_property
 from typing import TypeVar
@@ -98,7 +98,7 @@ class Sample:
 
     def row(self) -> Row:
         """Return the row of kept.jsonl."""
-        row = asdict(self)
+        row = {field.name: getattr(self, field.name) for field in fields(self)}
         if not self.teacher:
             del row["teacher"]
         return row

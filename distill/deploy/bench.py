@@ -39,7 +39,7 @@ def bench(
     machine = targets.target(target_name) if target_name is not None else None
     recipe, folder = open_run(run)
     with advising(recipe):
-        checks = gguf_checks(folder)
+        checks = gguf_checks(recipe, folder)
         names = list(checks) if format_name is None else [known_format(format_name, checks)]
         for name in names:
             require_whole(folder, name)

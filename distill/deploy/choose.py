@@ -8,10 +8,11 @@ from distill.core import verification
 from distill.core.named_run import open_run
 from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import RunFolder
+from distill.core.safety_results import GatesResult, with_gates
 from distill.errors import DataError, MissingError, RecipeError, did_you_mean
 from distill.formats import FORMATS, path_of
 from distill.formats.gguf.modelfile import smallest_passing
-from distill.recipe import Recipe, advising
+from distill.recipe import Recipe, advising, in_full
 
 TOLD_BYTES = (
     1 << 30
@@ -33,8 +34,10 @@ class GgufChoice:
         return f"{self.recipe.name}-{self.format}"
 
 
-def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
+def gguf_checks(recipe: Recipe, folder: RunFolder) -> dict[str, FileCheck]:
     """Return what quantize found out about each GGUF file of the run, by format.
+
+    One that failed a gate of the recipe's `evaluate.gates` is marked failed.
 
     Raises MissingError where there is none.
     """
@@ -42,7 +45,7 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     manifest = folder.manifest("quantize", QuantizeResult)
     if manifest is None:
         raise MissingError(f"{stage}: not finished; run `distill quantize RECIPE` first")
-    formats = manifest.result.formats
+    formats = with_gates(manifest.result.formats, _gates(recipe, folder))
     checks = {name: check for name, check in formats.items() if not FORMATS[name].is_folder}
     if not checks:
         raise MissingError(
@@ -58,6 +61,18 @@ def gguf_checks(folder: RunFolder) -> dict[str, FileCheck]:
     return checks
 
 
+def _gates(recipe: Recipe, folder: RunFolder) -> GatesResult | None:
+    """Return what the gates of the recipe said of these files; say so where they have not yet."""
+    if recipe.evaluate.gates is None:
+        return None
+    manifest = folder.manifest("gates", GatesResult)
+    if manifest is not None and manifest.inputs["quantize"] == folder.digest("quantize", recipe):
+        return manifest.result
+    told = "evaluate.gates has not judged these files yet: run `distill run RECIPE` to its end"
+    print(in_full(told, recipe), file=sys.stderr, flush=True)
+    return None
+
+
 def choose(run: str, format_name: str | None) -> GgufChoice:
     """Return the named format, or the smallest file that passed the gate, once it is found whole.
 
@@ -66,7 +81,7 @@ def choose(run: str, format_name: str | None) -> GgufChoice:
     """
     recipe, folder = open_run(run)
     with advising(recipe):
-        checks = gguf_checks(folder)
+        checks = gguf_checks(recipe, folder)
         name, why = _named(folder, format_name, checks)
         require_whole(folder, name)
     return GgufChoice(recipe, path_of(folder, name), name, why)

@@ -117,6 +117,33 @@ def eval_sets(
     return students, _in_teachers_tokens(asked, tokenizers, rows)
 
 
+def question_sets(
+    recipe: Recipe,
+    prompts: list[Prompt],
+    tokenizers: Tokenizers,
+    stop_ids: list[int],
+    student: Path,
+    trimmed: TrimmedVocabulary | None = None,
+) -> tuple[EvalSet, EvalSet]:
+    """Return what the students are asked, and what the teacher is, where nothing is scored.
+
+    `stop_ids`: of the teacher. `student`, `trimmed`: as in `eval_sets`.
+    """
+    asked = EvalSet(
+        recipe,
+        prompts,
+        [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts],
+        [None] * len(prompts),
+        [0] * len(prompts),
+        tokenizers.asked,
+        stop_ids,
+        chat.answer_marks(tokenizers.teacher, recipe.teacher.model),
+    )
+    if tokenizers.same and trimmed is None:
+        return asked, asked
+    return _in_students_tokens(asked, tokenizers, trimmed, student), asked
+
+
 def _in_students_tokens(
     eval_set: EvalSet, tokenizers: Tokenizers, trimmed: TrimmedVocabulary | None, student: Path
 ) -> EvalSet:

@@ -3,8 +3,9 @@
 To add a filter, write a function `(answer, context) -> str | None` and add it to ANSWER_FILTERS.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from distill.data.translation import wrong_translation
@@ -12,6 +13,7 @@ from distill.filters import answer_form, long_reasoning, refusals
 from distill.filters.base import Answer, AnswerCheck, AnswerFilter, FilterContext, name_of
 from distill.filters.dedup import near_duplicates
 from distill.filters.identity import identity
+from distill.filters.over_cores import checked
 from distill.filters.repetition import loop
 from distill.text import language
 from distill.text.text import Text
@@ -68,6 +70,7 @@ def speaks_of_itself(answer: Answer, context: FilterContext) -> str | None:
     return anywhere(lambda text: identity(text, context.teachers))(answer, context)
 
 
+COMPARED_AT_ONCE = 2048  # answers
 VERIFIER = "wrong_answer"
 # From cheap to dear; the first reason counts. Answers that get past the VERIFIER count as verified,
 # whatever a later filter says.
@@ -105,25 +108,52 @@ def first_reason(answer: Answer, context: FilterContext) -> str | None:
     return None
 
 
-def filter_answers(answers: Sequence[Answer], context: FilterContext) -> list[str | None]:
+def filter_answers(
+    answers: Sequence[Answer], context: FilterContext, prompt_ids: Sequence[str] | None = None
+) -> list[str | None]:
     """Return for each answer the first reason to drop it, or None.
 
     Of answers to one prompt that repeat each other (Jaccard similarity from
-    `generate.near_duplicate` on) the first stays.
+    `generate.near_duplicate` on) the first stays. `prompt_ids`: the answers', where they are known
+    without reading them.
     """
-    reasons = [first_reason(answer, context) for answer in answers]
-    passed = [index for index, reason in enumerate(reasons) if reason is None]
-    num_passed = Counter(answers[index].prompt_id for index in passed)
-    compared = [index for index in passed if num_passed[answers[index].prompt_id] > 1]
-    originals = near_duplicates(
-        [answers[index].answer_text for index in compared],
-        context.options.near_duplicate,
-        [answers[index].prompt_id for index in compared],
-    )
-    for index, original in zip(compared, originals, strict=True):
-        if original is not None:
-            reasons[index] = f"duplicate: repeats answer {compared[original]} to the same prompt"
+    if prompt_ids is None:
+        prompt_ids = [answer.prompt_id for answer in answers]
+    reasons = checked(first_reason, answers, context)
+    for compared in _several_to_a_prompt(prompt_ids, reasons):
+        originals = near_duplicates(
+            [answers[index].answer_text for index in compared],
+            context.options.near_duplicate,
+            [prompt_ids[index] for index in compared],
+        )
+        for index, original in zip(compared, originals, strict=True):
+            if original is not None:
+                reasons[index] = (
+                    f"duplicate: repeats answer {compared[original]} to the same prompt"
+                )
     return reasons
+
+
+def _several_to_a_prompt(
+    prompt_ids: Sequence[str], reasons: Sequence[str | None]
+) -> Iterator[list[int]]:
+    """Yield the indices of answers that passed, where others to their prompt did, too.
+
+    All of a prompt's come together, and few prompts at once: only these texts are held.
+    """
+    of_prompt: dict[str, array[int]] = {}
+    for index, reason in enumerate(reasons):
+        if reason is None:
+            of_prompt.setdefault(prompt_ids[index], array("i")).append(index)
+    compared: list[int] = []
+    for indices in of_prompt.values():
+        if len(indices) > 1:
+            compared += indices
+        if len(compared) >= COMPARED_AT_ONCE:
+            yield compared
+            compared = []
+    if compared:
+        yield compared
 
 
 def choose_shortest(

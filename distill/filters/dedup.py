@@ -3,6 +3,8 @@
 Broder 1997 (MinHash); Indyk and Motwani 1998 (bands of locality-sensitive hashing). Numpy only,
 hashed with BLAKE2b: the same result on every machine. Numbers matter: two arithmetic problems that
 differ in a number are two problems, however alike their words are.
+
+Of each text 128 bytes are held; a kilobyte more of those that share a bucket with another.
 """
 
 import re
@@ -25,6 +27,8 @@ _WORDS_A_SHINGLE, _CHARACTERS_A_SHINGLE = 3, 5
 # Texts made from one template can have thousands of near neighbours that are not duplicates; the
 # likeliest are verified.
 _MAX_VERIFIED = 32
+_AT_ONCE = 2048  # texts whose signatures are made in one go: small enough for the cache
+_MOST_UNITS = 1 << 18  # whose hashes are remembered
 _COMMON = 10  # a sentence in more prompts than that is their form, not their question
 # of two spellings of a word more than this is the same (difflib); "he" and "she" have just that
 _SPELLING = 0.8
@@ -52,8 +56,9 @@ def near_prompts(
     """
     common = _common_sentences(texts)
     numbers = [_numbers(words(text)) if _DIGIT.search(text) else () for text in texts]
-    return near_duplicates(
-        (_without(common, text) for text in texts),
+    return _near(
+        len(texts),
+        lambda index: _without(common, texts[index]),
         threshold,
         list(zip(groups, numbers, strict=True)),
         lambda a, b: _ask_the_same(sentences(texts[a]), sentences(texts[b]), threshold),
@@ -119,38 +124,76 @@ def _differ_in_spelling(a: Sequence[str], b: Sequence[str]) -> bool:
 
 
 def near_duplicates(
-    texts: Iterable[str],
-    threshold: float = 0.8,
-    groups: Sequence[Hashable] | None = None,
-    alike: Callable[[int, int], bool] | None = None,
+    texts: Sequence[str], threshold: float = 0.8, groups: Sequence[Hashable] | None = None
 ) -> list[int | None]:
     """Return for each text the index of the earlier text that it repeats, or None.
 
     Shingles are 3 words, or 5 characters where a script has no spaces. A text repeats an earlier
     one that was kept if the Jaccard similarity of their shingle sets is at least `threshold` and
-    the numbers in both are the same, in the same order; with `groups`, only within the same group;
-    with `alike`, only if that says so of their two indices. About 95 % of pairs at similarity 0.8
-    are found, 99.9 % at 0.9. Raise ValueError for a threshold outside (0, 1].
+    the numbers in both are the same, in the same order; with `groups`, only within the same group.
+    About 95 % of pairs at similarity 0.8 are found, 99.9 % at 0.9. Raise ValueError for a threshold
+    outside (0, 1].
+    """
+    return _near(len(texts), texts.__getitem__, threshold, groups)
+
+
+def _near(
+    num: int,
+    text_of: Callable[[int], str],
+    threshold: float,
+    groups: Sequence[Hashable] | None = None,
+    alike: Callable[[int, int], bool] | None = None,
+) -> list[int | None]:
+    """Do what `near_duplicates` says, with `alike` only where that says so of the two indices.
+
+    `text_of`: gives a text by its index below `num`.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in (0, 1]")
-    hashes, offsets, classes = _shingles(texts, groups)
-    signatures_NP = _signatures(hashes, offsets)
-    bands_NB = _bands(signatures_NP, threshold, classes)
-    buckets: dict[int, array[int]] = {}
-    originals: list[int | None] = []
+    bands_NB = _all_bands(num, text_of, threshold, groups)
     is_shared_NB = _is_shared(bands_NB)
-    for index in range(len(bands_NB)):
-        # a bucket with one text tells nothing, and most are such: they would take kilobytes a text
-        bands = bands_NB[index, is_shared_NB[index]].tolist()
-        near = _members([buckets[band] for band in bands if band in buckets], index)
-        near = _likeliest(near, index, signatures_NP)
-        original = _first_repeated(index, near, threshold, hashes, offsets, alike)
-        originals.append(original)
-        if original is None:
-            for band in bands:
-                buckets.setdefault(band, array("q")).append(index)
+    # what shares no bucket repeats nothing: its shingles need not be held
+    compared = np.flatnonzero(is_shared_NB.any(axis=1))
+    bands_NB, is_shared_NB = bands_NB[compared], is_shared_NB[compared]
+    hashes, offsets, _ = _shingles(map(text_of, compared.tolist()))
+    signatures_NP = _signatures(hashes, offsets)
+    buckets: dict[int, array[int]] = {}
+    originals: list[int | None] = [None] * num
+    for place, index in enumerate(compared.tolist()):
+        bands = bands_NB[place, is_shared_NB[place]].tolist()
+        near = _members([buckets[band] for band in bands if band in buckets], place)
+        near = _likeliest(near, place, signatures_NP)
+        found = _first_repeated(place, near, threshold, hashes, offsets, compared, alike)
+        if found is not None:
+            originals[index] = int(compared[found])
+            continue
+        for band in bands:
+            buckets.setdefault(band, array("q")).append(place)
     return originals
+
+
+def _all_bands(
+    num: int,
+    text_of: Callable[[int], str],
+    threshold: float,
+    groups: Sequence[Hashable] | None,
+) -> np.ndarray:
+    """Return uint64[N, bands]: the buckets of each text."""
+    group_numbers: dict[Hashable, int] = {}
+    bands_NB = np.empty((num, NUM_PERMUTATIONS // _rows_a_band(threshold)), np.uint64)
+    for start in range(0, num, _AT_ONCE):
+        part = range(start, min(start + _AT_ONCE, num))
+        hashes, offsets, numbers = _shingles(map(text_of, part))
+        of_groups = groups[part.start : part.stop] if groups is not None else [None] * len(part)
+        classes = [
+            _hash64(f"{group_numbers.setdefault(group, len(group_numbers))} {of_text}")
+            for group, of_text in zip(of_groups, numbers, strict=True)
+        ]
+        signatures_NP = _signatures(hashes, offsets)
+        bands_NB[start : part.stop] = _bands(
+            signatures_NP, threshold, np.array(classes, dtype=np.uint64)
+        )
+    return bands_NB
 
 
 def _is_shared(bands_NB: np.ndarray) -> np.ndarray:
@@ -183,21 +226,26 @@ def _likeliest(near: np.ndarray, index: int, signatures_NP: np.ndarray) -> np.nd
 
 
 def _first_repeated(
-    index: int,
+    place: int,
     near: np.ndarray,
     threshold: float,
     hashes: np.ndarray,
     offsets: np.ndarray,
+    compared: np.ndarray,
     alike: Callable[[int, int], bool] | None,
 ) -> int | None:
+    """Return the first of `near` that the text at `place` repeats, or None.
+
+    All are places in `compared`, which holds the indices that `alike` knows them by.
+    """
     if not len(near):
         return None
-    shingles = set(hashes[offsets[index] : offsets[index + 1]].tolist())
+    shingles = set(hashes[offsets[place] : offsets[place + 1]].tolist())
     for other in near.tolist():
         others_shingles = set(hashes[offsets[other] : offsets[other + 1]].tolist())
         if not _is_similar(shingles, others_shingles, threshold):
             continue
-        if alike is None or alike(index, other):
+        if alike is None or alike(int(compared[place]), int(compared[other])):
             return other
     return None
 
@@ -207,19 +255,17 @@ def _hash64(text: str) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
 
 
-def _shingles(
-    texts: Iterable[str], groups: Sequence[Hashable] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the shingles of all texts, where each text's begin, and its class.
+def _shingles(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the shingles of all texts, where each text's begin, and the numbers in each.
 
-    uint64 hashes of all shingles, int64 offsets[N + 1] into them, uint64 class[N] of the numbers in
-    the text and its group.
+    uint64 hashes of all shingles, int64 offsets[N + 1] into them, N texts of numbers.
     """
     hash_of_unit: dict[str, int] = {}
-    group_numbers: dict[Hashable, int] = {}
-    all_shingles, lengths, classes = array("Q"), array("q"), array("Q")
-    for index, text in enumerate(texts):
+    all_shingles, lengths, numbers = array("Q"), array("q"), []
+    for text in texts:
         units = words(text) or (exact_key(text),)  # only punctuation or emoji: as a whole
+        if len(hash_of_unit) > _MOST_UNITS:
+            hash_of_unit.clear()
         for unit in units:
             if unit not in hash_of_unit:
                 hash_of_unit[unit] = _hash64(unit)
@@ -228,11 +274,9 @@ def _shingles(
         shingles = _combine(hashes, size)
         all_shingles.frombytes(shingles.tobytes())
         lengths.append(len(shingles))
-        group = groups[index] if groups is not None else None
-        group_number = group_numbers.setdefault(group, len(group_numbers))
-        classes.append(_hash64(f"{group_number} {' '.join(_numbers(units))}"))
+        numbers.append(" ".join(_numbers(units)))
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.asarray(all_shingles), offsets, np.asarray(classes)
+    return np.asarray(all_shingles), offsets, numbers
 
 
 def _combine(hashes: np.ndarray, size: int) -> np.ndarray:
@@ -256,8 +300,8 @@ def _signatures(hashes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     b = generator.integers(0, 2**63, NUM_PERMUTATIONS, dtype=np.uint64)
     num_texts = len(offsets) - 1
     signatures_NP = np.empty((num_texts, NUM_PERMUTATIONS), dtype=np.uint32)
-    for start in range(0, num_texts, 2048):  # small enough for the cache
-        end = min(start + 2048, num_texts)
+    for start in range(0, num_texts, _AT_ONCE):
+        end = min(start + _AT_ONCE, num_texts)
         part = hashes[offsets[start] : offsets[end]]
         starts = offsets[start:end] - offsets[start]
         for p in range(NUM_PERMUTATIONS):

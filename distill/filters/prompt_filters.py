@@ -4,13 +4,16 @@ To add a filter, write a function `(prompt, context) -> str | None` and add it t
 """
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from typing import overload
 
 from distill.data.samples import Prompt
 from distill.data.shares import mixed
 from distill.filters.base import FilterContext, FindMark, PromptFilter, each
 from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import exact_key, near_prompts
+from distill.filters.over_cores import each_over_cores
 from distill.recipe import Recipe
 from distill.text import language
 from distill.text.invisible import is_invisible
@@ -78,13 +81,33 @@ def nearly_repeated(
     See near_prompts, from `generate.near_duplicate` on.
     """
     originals = near_prompts(
-        [prompts[index].text_of("user", "assistant") for index in left],
+        _TurnsOf(prompts, left),
         context.options.near_duplicate,
-        [exact_key(prompts[index].text_of("system")) for index in left],
+        [sys.intern(exact_key(prompts[index].text_of("system"))) for index in left],
     )
     for index, original in zip(left, originals, strict=True):
         if original is not None:
             yield index, f"nearly prompt {left[original]}"
+
+
+class _TurnsOf(Sequence[str]):
+    """What user and assistant say in some of the prompts, put together when it is asked for."""
+
+    def __init__(self, prompts: Sequence[Prompt], numbers: Sequence[int]):
+        self._prompts = prompts
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> str: ...
+    @overload
+    def __getitem__(self, number: slice) -> "_TurnsOf": ...
+    def __getitem__(self, number: int | slice) -> "str | _TurnsOf":
+        if isinstance(number, slice):
+            return _TurnsOf(self._prompts, self._numbers[number])
+        return self._prompts[self._numbers[number]].text_of("user", "assistant")
 
 
 def contaminated(prompt: Prompt, context: FilterContext) -> str | None:
@@ -100,9 +123,9 @@ PROMPT_FILTERS: tuple[PromptFilter, ...] = (
     PromptFilter("prompt_too_long", each(too_long)),
     PromptFilter("template_marks", each(template_marks)),
     PromptFilter("duplicate_prompt", repeated),
-    PromptFilter("wrong_prompt_language", each(wrong_language)),
+    PromptFilter("wrong_prompt_language", each_over_cores(wrong_language)),
     PromptFilter("near_duplicate_prompt", nearly_repeated),
-    PromptFilter("contaminated", each(contaminated)),
+    PromptFilter("contaminated", each_over_cores(contaminated)),
 )
 
 

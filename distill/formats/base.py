@@ -154,8 +154,9 @@ class FolderFormat(Format):
 
 def file_check(agreement: Agreement, measured: Measured, **facts: Any) -> FileCheck:
     """Return the check of a file, of what was found out about it."""
+    of_all = asdict(agreement) | {"by_language": agreement.by_language}
     return FileCheck(
-        **asdict(agreement),
+        **of_all,
         peak_memory=measured.peak_memory,
         prefill_speed=round(measured.prefill, 1),
         decode_speed=round(measured.decode, 1),

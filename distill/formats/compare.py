@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.core.results import Agreement
+from distill.core.results import Agreement, LanguageAgreement
 from distill.data.samples import Sample
 from distill.llama_cpp.process import LlamaProcess
 from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
@@ -102,24 +102,27 @@ def refer_to(student: TransformersModel, samples: Sequence[Sample], path: Path) 
 def in_transformers(reference: Reference, file: TransformersModel) -> Agreement:
     """Compare a model that transformers runs."""
     rows = reference.rows()
-    kl = []
+    kl, languages = [], []
 
     def compare(index: int, number: int, logp_V: Any) -> None:
         kl.append(kl_divergence(rows[index].row(number), logp_V.double().numpy()))
+        languages.append(reference.samples[index].language)
 
     logp, top = _score(file, reference, compare)
-    return _agreement(reference, logp, top, kl)
+    return _agreement(reference, logp, top, kl, languages)
 
 
 def in_llama_cpp(reference: Reference, llama: LlamaProcess) -> Agreement:
     """Compare the GGUF file that `llama` has loaded."""
     sequences = [(s.ids, len(s.prompt_ids)) for s in reference.samples]
     scored = llama.score(sequences, reference.rows())
+    pairs = list(zip(reference.samples, scored, strict=True))
     return _agreement(
         reference,
         [s.logp_T for s in scored],
         [s.top_T for s in scored],
         [kl for s in scored for kl in s.kl_P],
+        [sample.language for sample, s in pairs for _ in s.kl_P],
     )
 
 
@@ -161,8 +164,13 @@ def _score(
 
 
 def _agreement(
-    reference: Reference, logp: Sequence[Any], top: Sequence[Any], kl: Sequence[float]
+    reference: Reference,
+    logp: Sequence[Any],
+    top: Sequence[Any],
+    kl: Sequence[float],
+    languages: Sequence[str],
 ) -> Agreement:
+    """Return the figures; `languages`: of each KL."""
     nll = _nll(logp)
     same = np.concatenate([a == b for a, b in zip(reference.top, top, strict=True)])
     is_clear = np.concatenate(reference.lead) > TIE
@@ -180,7 +188,24 @@ def _agreement(
         top_token_agreement=round(float(same.mean()), 5),
         num_tokens=len(same),
         top_token_agreement_without_ties=round(same_where_clear, 5),
+        by_language=_by_language(reference, same, np.asarray(kl), np.asarray(languages)),
     )
+
+
+def _by_language(
+    reference: Reference, same_T: np.ndarray, kl_P: np.ndarray, languages_P: np.ndarray
+) -> dict[str, LanguageAgreement]:
+    """Return the agreement in each language of the samples."""
+    samples = reference.samples
+    languages_T = np.repeat([s.language for s in samples], [len(s.answer_ids) for s in samples])
+    found = {}
+    for language in dict.fromkeys(sample.language for sample in samples):
+        same = same_T[languages_T == language]
+        kl = kl_P[languages_P == language]
+        mean = round(float(np.maximum(0.0, kl.mean())), 6) if len(kl) else None
+        share = round(float(same.mean()), 5)
+        found[language] = LanguageAgreement(share, len(same), mean, len(kl))
+    return found
 
 
 def _nll(logp: Sequence[Any]) -> float:

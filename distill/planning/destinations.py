@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
+from distill.conduct.sets import items_of
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import RecipeError
@@ -37,17 +38,30 @@ class Destination:
 def destinations(recipe: Recipe) -> list[Destination]:
     """Return the servers that are sent prompts or answers."""
     found = []
-    for view in recipe.views:
+    for number, view in enumerate(recipe.views):
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
+            if recipe.evaluate.safety is not None:
+                what = f"{what}, and the {len(items_of(recipe)):,} requests of evaluate.safety"
+            if number == 0 and recipe.generate.judge_server is None:
+                what += _judged(recipe)
             field = f"{view.teacher_section}.server"
             found.append(Destination(field, view.teacher.server, what, view.route or None))
     if recipe.generate.judge_server is not None:
-        url = recipe.generate.judge_server
-        found.append(Destination("generate.judge_server", url, "every prompt with its answer"))
+        url, what = recipe.generate.judge_server, "every prompt with its answer"
+        what += _judged(recipe)
+        found.append(Destination("generate.judge_server", url, what))
     return found
+
+
+def _judged(recipe: Recipe) -> str:
+    """Return what the judge gets of `evaluate.safety`, as the end of a list."""
+    safety = recipe.evaluate.safety
+    if safety is None or not safety.judge:
+        return ""
+    return ", and the student's answers to the requests of evaluate.safety"
 
 
 def check_destinations(recipe: Recipe) -> None:

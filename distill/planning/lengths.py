@@ -197,12 +197,12 @@ def within_context(
 
 
 def held_out_within_context(
-    teacher: Teacher, held_out: Sequence[Prompt]
+    teacher: Teacher, held_out: Sequence[Prompt], field: str = "evaluate"
 ) -> tuple[list[Prompt], list[tuple[Prompt, str]]]:
     """Return the held-out prompts that teacher and student can answer, and the others, as above.
 
     The teacher answers them twice: as it answers prompts, and as the student is asked. The student
-    must be able to begin.
+    must be able to begin. `field` of the recipe has the prompts and the longest answer.
     """
     recipe, student = teacher.recipe, _Reader.student(teacher)
     longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
@@ -213,9 +213,9 @@ def held_out_within_context(
     fitting, beyond = _divided(held_out, reasons)
     if beyond and not fitting:
         raise MismatchError(
-            f"{recipe.source}: evaluate.prompts: none of {len(beyond)} held-out prompts fits "
+            f"{recipe.source}: {field}.prompts: none of {len(beyond)} held-out prompts fits "
             f"({beyond[0][1]}): take shorter prompts, or lower generate.max_new_tokens and "
-            "evaluate.max_new_tokens"
+            f"{field}.max_new_tokens"
         )
     return fitting, beyond
 

@@ -19,6 +19,7 @@ from distill.reporting.rendering import render_markdown
 from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.rounds import rounds_sentence
+from distill.reporting.safety import SafetyText
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
 
@@ -85,6 +86,7 @@ def model_card(recipe: Recipe, results: RunResults, rows: list[ModelRow], verdic
         files=[_file(name, check) for name, check in results.quantize.formats.items()],
         licence=results.licence,
         needs_licence_file=metadata.license == "other",
+        safety=SafetyText.of(results.safety, results.gates),
         num_examples=results.evaluate.num_examples,
         num_repeats=len(results.repeats),
         table=figures_text(results, rows),

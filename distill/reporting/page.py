@@ -18,6 +18,7 @@ from distill.reporting.examples import Example
 from distill.reporting.rendering import render_html
 from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
+from distill.reporting.safety import SafetyText, limit
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -60,6 +61,7 @@ def page(
         rounds_lines=rounds.rounds_lines(results.rounds) if results.rounds else [],
         rounds_sentence=rounds.rounds_sentence(results.rounds) if results.rounds else "",
         benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
+        safety=SafetyText.of(results.safety, results.gates),
         languages=list(rows[0].by_language),
         examples=examples,
         generate=results.generate,
@@ -158,7 +160,7 @@ def _limits(recipe: Recipe, results: RunResults) -> list[str]:
     limits = [
         f"Quality was measured on {results.evaluate.num_examples} prompts of the same kind as the training data: "
         "it says nothing about other work.",
-        "Safety, refusals and content bias were not measured; a student inherits its teacher's.",
+        limit(results.safety),
         "Speed is that of this machine and of batched work; "
         "a phone or a single chat will be slower.",
     ]

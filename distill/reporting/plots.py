@@ -49,7 +49,7 @@ def loss_curves(train: Path, result: TrainResult) -> str:
     axes.set_xlabel(f"optimizer step (ring: the weights that were kept{thin})")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _draw_curve(axes: Any, metrics: Path, role: str, trained: TrainedModel) -> None:
@@ -103,7 +103,7 @@ def _exact_match_bars(rows: Sequence[ModelRow]) -> str:
     _name_bars(axes, [row.model for row in reversed(rows)])
     axes.set_xlabel("exact match, % (line: 95 % interval)")
     axes.set_xlim(0, 112)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _nll_bars(nll: Sequence[tuple[ModelRow, float | None]], unit: str) -> str:
@@ -115,7 +115,7 @@ def _nll_bars(nll: Sequence[tuple[ModelRow, float | None]], unit: str) -> str:
         axes.text(nats + 0.005, position, f"{nats:.3f}", va="center", fontsize=8)
     _name_bars(axes, [row.model for row, _ in bars])
     axes.set_xlabel(f"NLL, nats a {unit} (less is better)")
-    return _svg(figure)
+    return svg(figure)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ def size_against_quality(rows: Sequence[ModelRow]) -> str:
     axes.set_xticks([], minor=True)
     axes.set_xlabel("size on disk, MB (log scale)")
     axes.set_ylabel("NLL of the teacher's answers,\nnats a token")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _log_ticks(sizes: Sequence[float]) -> list[float]:
@@ -209,7 +209,7 @@ def speed(rows: Sequence[ModelRow]) -> str:
     _name_bars(axes, [f"{row.model} ({row.runtime.split(',')[0]})" for row in reversed(rows)])
     axes.set_xlabel("answer tokens a second, many prompts at once")
     axes.margins(x=0.15)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _colour(row: ModelRow) -> str:
@@ -231,7 +231,7 @@ def _figure() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any) -> str:
+def svg(figure: Any) -> str:
     """Return the figure as SVG that is the same every time: no date, ids from a fixed salt."""
     import matplotlib
 

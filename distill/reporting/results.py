@@ -1,7 +1,7 @@
 """All that the report knows of a run: the results of the stages before it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill.catalog.catalog import LicenceVerdict
@@ -19,6 +19,7 @@ from distill.core.results import (
     TrimResult,
 )
 from distill.core.run_folder import Manifest, RunFolder
+from distill.core.safety_results import GatesResult, SafetyResult, with_gates
 from distill.recipe import Recipe
 
 READS = {
@@ -32,6 +33,8 @@ READS = {
     "quantize": QuantizeResult,
     "evaluate": EvaluateResult,
     "benchmark": BenchmarkResult,
+    "safety": SafetyResult,
+    "gates": GatesResult,
 }
 ROLES = ("student", "control", "before_rounds")  # what is trained anew in each repeat
 
@@ -70,10 +73,17 @@ class RunResults:
     versions: dict[str, str]
     stage_runs: list[StageRun]
     benchmark: BenchmarkResult | None = None
+    safety: SafetyResult | None = None
+    gates: GatesResult | None = None
 
     @classmethod
     def of(cls, manifests: Mapping[str, Manifest[Any]]) -> "RunResults":
-        """Gather the results of the recipe's stages in READS, from their manifests."""
+        """Gather the results of the recipe's stages in READS, from their manifests.
+
+        A file that failed a gate of `evaluate.gates` is marked failed.
+        """
+        gates = manifests["gates"].result if "gates" in manifests else None
+        quantize = manifests["quantize"].result
         return cls(
             licence=manifests["plan"].result.licence,
             generate=manifests["generate"].result,
@@ -82,7 +92,7 @@ class RunResults:
             initialize=manifests["initialize"].result,
             train=manifests["train"].result,
             rounds=manifests["rounds"].result if "rounds" in manifests else None,
-            quantize=manifests["quantize"].result,
+            quantize=replace(quantize, formats=with_gates(quantize.formats, gates)),
             evaluate=manifests["evaluate"].result,
             soft_weight=manifests["train"].section["train"]["soft_weight"],
             versions=manifests["train"].versions,
@@ -97,6 +107,8 @@ class RunResults:
                 for stage, manifest in manifests.items()
             ],
             benchmark=manifests["benchmark"].result if "benchmark" in manifests else None,
+            safety=manifests["safety"].result if "safety" in manifests else None,
+            gates=gates,
         )
 
     @property
@@ -124,5 +136,7 @@ def reads(recipe: Recipe) -> list[str]:
         "trim": recipe.student.vocabulary is None,
         "rounds": recipe.rounds is None,
         "benchmark": not recipe.evaluate.benchmarks,
+        "safety": recipe.evaluate.safety is None,
+        "gates": recipe.evaluate.gates is None,
     }
     return [stage for stage in READS if not left_out.get(stage)]

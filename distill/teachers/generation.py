@@ -1,7 +1,7 @@
 """What generate does with one teacher: what it takes, what was asked, and what is kept of it."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from distill.data.samples import Prompt, count_by_language
 from distill.filters.long_reasoning import long_reasoning_warning
 from distill.recipe import Recipe
 from distill.teachers.base import Teacher
-from distill.teachers.kept import Filtered, kept_and_dropped
+from distill.teachers.kept import Filtered, dropped_rows, sample_row
 from distill.teachers.keys import num_of_other_seeds
 from distill.teachers.log import AnswerLogs, best_rows, read_answers
+from distill.teachers.logged_rows import ChosenRows
 from distill.teachers.requests import Request
 
 
@@ -57,26 +58,59 @@ class Answered:
     filtered: Filtered
 
 
-@dataclass(frozen=True)
+@dataclass
 class SortedOut:
-    """What is kept and dropped of a teacher's answers."""
+    """What is kept and dropped of a teacher's answers.
+
+    The texts stay in the log: `kept` and `dropped` read them one by one. `reasons`: why each answer
+    is dropped, None for those that are kept. `num_answer_tokens` and `num_long_reasoning` of what is
+    kept are counted by `kept`.
+    """
 
     answered: Answered
-    filtered: Filtered
-    kept: list[Row]
-    dropped: list[Row]
+    reasons: Sequence[str | None]
+    rows: ChosenRows
     pass_rates: dict[str, float]
     num_of_other_seeds: int
     num_broken_log_lines: int
+    num_answer_tokens: int = 0
+    num_long_reasoning: int = 0
+
+    def kept(self) -> Iterator[Row]:
+        """Yield the samples, as the student learns them."""
+        generation, most = self.answered.generation, self._most_reasoning_tokens
+        self.num_answer_tokens = self.num_long_reasoning = 0
+        answers = self.answered.filtered.answers
+        for number, request in enumerate(self.answered.requests):
+            if self.reasons[number] is not None:
+                continue
+            answer, row = answers[number], self.rows[request.key]
+            made = sample_row(generation.recipe, generation.tokenizers, request, answer, row)
+            self.num_answer_tokens += len(made["answer_ids"])
+            self.num_long_reasoning += answer.num_reasoning_tokens > most
+            yield made
+
+    def dropped(self) -> Iterator[Row]:
+        """Yield the other answers, with their reasons."""
+        return dropped_rows(self.answered.requests, self.reasons, self.rows)
 
     @property
-    def num_long_reasoning(self) -> int:
-        most = self.answered.generation.recipe.generate.max_reasoning_tokens
-        return sum(
-            answer.num_reasoning_tokens > most
-            for answer, reason in zip(*self.filtered, strict=True)
-            if reason is None
-        )
+    def kept_requests(self) -> Iterator[Request]:
+        """Yield what was asked for each sample."""
+        for request, reason in zip(self.answered.requests, self.reasons, strict=True):
+            if reason is None:
+                yield request
+
+    @property
+    def told(self) -> Iterator[Row]:
+        """Yield language and reason of each answer that is dropped."""
+        for request, reason in zip(self.answered.requests, self.reasons, strict=True):
+            if reason is not None:
+                yield {"language": request.prompt.language, "reason": reason}
+
+    @property
+    def _most_reasoning_tokens(self) -> int:
+        return self.answered.generation.recipe.generate.max_reasoning_tokens
 
     def share(self) -> TeacherShare:
         generation = self.answered.generation
@@ -85,8 +119,8 @@ class SortedOut:
             model=generation.recipe.teacher.model,
             num_prompts=len({r.prompt.id for r in self.answered.requests}),
             num_asked=len(self.answered.requests),
-            num_kept=len(self.kept),
-            num_answer_tokens=sum(len(row["answer_ids"]) for row in self.kept),
+            num_kept=sum(reason is None for reason in self.reasons),
+            num_answer_tokens=self.num_answer_tokens,
             retokenized=generation.tokenizers.difference,
         )
 
@@ -95,60 +129,67 @@ def sorted_out(answered: Answered) -> SortedOut:
     from distill.filters import answer_filters
 
     generation, requests = answered.generation, answered.requests
-    recipe, filtered = generation.recipe, answered.filtered
+    recipe, answers = generation.recipe, answered.filtered.answers
     all_rows, torn = read_answers(generation.logs.answers)
     rows = best_rows(all_rows)
-    reasons = answer_filters.choose_shortest(*filtered, recipe.generate.keep_per_prompt)
-    filtered = filtered._replace(reasons=reasons)
-    kept, dropped = kept_and_dropped(recipe, generation.tokenizers, requests, filtered, rows)
+    reasons = answer_filters.choose_shortest(*answered.filtered, recipe.generate.keep_per_prompt)
     return SortedOut(
         answered,
-        filtered,
-        kept,
-        dropped,
-        answer_filters.pass_rates(*filtered) if recipe.generate.task else {},
+        reasons,
+        rows,
+        answer_filters.pass_rates(answers, reasons) if recipe.generate.task else {},
         num_of_other_seeds(requests, rows),
         len(torn),
     )
 
 
-def num_by_reason(dropped: list[Row]) -> Counter[str]:
+def told_of(written: Sequence[SortedOut], refused: Sequence[tuple[Prompt, str]]) -> list[Row]:
+    """Return language and reason of all that is dropped: prompts first, then answers."""
+    of_prompts = [{"language": p.language, "reason": reason} for p, reason in refused]
+    return [*of_prompts, *(row for one in written for row in one.told)]
+
+
+def num_by_reason(dropped: Iterable[Row]) -> Counter[str]:
+    """Count what is dropped by the names of the reasons."""
     return Counter(row["reason"].partition(":")[0] for row in dropped)
 
 
 def result_of(
     recipe: Recipe,
     written: Sequence[SortedOut],
-    kept: list[Row],
-    dropped: list[Row],
+    refused: Sequence[tuple[Prompt, str]],
     left: Left,
 ) -> GenerateResult:
-    """Return what was asked, kept and dropped."""
+    """Return what was asked, kept and dropped, after all of it was written.
+
+    `refused`: prompts that were not asked, with their reasons.
+    """
     first = written[0].answered.generation
     tokenizers, most = first.tokenizers, recipe.generate.max_reasoning_tokens
     requests = [request for one in written for request in one.answered.requests]
     prompts = {r.prompt.id: r.prompt for r in requests}
     tries = Counter(r.prompt.id for r in requests)
-    num_refused = sum("key" not in row for row in dropped)
+    kept = [request.prompt for one in written for request in one.kept_requests]
+    dropped = told_of(written, refused)
     num_long = sum(one.num_long_reasoning for one in written)
     return GenerateResult(
-        num_prompts=len(prompts) + num_refused,
+        num_prompts=len(prompts) + len(refused),
         num_asked=len(requests),
         num_kept=len(kept),
         num_dropped=len(dropped),
         dropped_by_reason=dict(num_by_reason(dropped)),
-        kept_by_language=dict(Counter(row["language"] for row in kept)),
+        kept_by_language=dict(Counter(prompt.language for prompt in kept)),
         num_held_out=len(first.held_out),
-        num_answer_tokens=sum(len(row["answer_ids"]) for row in kept),
+        num_answer_tokens=sum(one.num_answer_tokens for one in written),
         num_broken_log_lines=max(one.num_broken_log_lines for one in written),
         vocab_size=len(tokenizers.student),
         format=chat.fingerprint_of_format(tokenizers.student),
         retokenized=_retokenized(one.answered.generation for one in written),
         num_skipped=dict(left.by_reason),
         prompts_by_language=dict(Counter(p.language for p in prompts.values())),
-        by_language=count_by_language(kept, dropped),
+        by_language=count_by_language(({"language": p.language} for p in kept), dropped),
         prompts_by_tries=dict(sorted(Counter(tries.values()).items())),
-        num_prompts_without_answer=len(prompts.keys() - {row["prompt_id"] for row in kept}),
+        num_prompts_without_answer=len(prompts.keys() - {prompt.id for prompt in kept}),
         prompts_by_source=dict(Counter(p.source for p in prompts.values())),
         num_long_reasoning=num_long,
         seed=recipe.seed,

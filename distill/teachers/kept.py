@@ -1,8 +1,7 @@
 """A teacher's answers on their way to the student: as the filters see them, and as it learns them."""
 
-from array import array
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, overload
 
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row
@@ -15,8 +14,41 @@ from distill.teachers.requests import Request
 class Filtered(NamedTuple):
     """Each answer as the filters see it, and why it is dropped (None: kept)."""
 
-    answers: list[Answer]
+    answers: Sequence[Answer]
     reasons: list[str | None]
+
+
+class Candidates(Sequence[Answer]):
+    """Answers as the filters see them; each is read from the log when it is asked for.
+
+    `rows`: of the log, by key.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        requests: Sequence[Request],
+        rows: Mapping[str, Row],
+        tokenizers: Tokenizers,
+    ):
+        self._recipe = recipe
+        self._requests = requests
+        self._rows = rows
+        self._tokenizers = tokenizers
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @overload
+    def __getitem__(self, number: int) -> Answer: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Candidates": ...
+    def __getitem__(self, number: int | slice) -> "Answer | Candidates":
+        if isinstance(number, slice):
+            chosen = self._requests[number]
+            return Candidates(self._recipe, chosen, self._rows, self._tokenizers)
+        request = self._requests[number]
+        return candidate(self._recipe, request, self._rows[request.key], self._tokenizers)
 
 
 def candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers) -> Answer:
@@ -50,52 +82,38 @@ def unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | No
     return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
 
 
-def kept_and_dropped(
-    recipe: Recipe,
-    tokenizers: Tokenizers,
-    requests: Sequence[Request],
-    filtered: Filtered,
-    rows: Mapping[str, Row],
-) -> tuple[list[Row], list[Row]]:
-    """Return the samples, as the student learns them, and the others with their reasons.
+def sample_row(
+    recipe: Recipe, tokenizers: Tokenizers, request: Request, answer: Answer, row: Row
+) -> Row:
+    """Return a kept answer as the student learns it; `row`: of the log.
 
-    `recipe`: where there are several teachers, the view of the one that answered. `rows`: by key.
-    The ids of what is kept are packed: see `unpacked`.
+    `recipe`: where there are several teachers, the view of the one that answered.
     """
-    kept, dropped = [], []
-    for request, answer, reason in zip(requests, *filtered, strict=True):
-        prompt, row = request.prompt, rows[request.key]
+    prompt = request.prompt
+    prompt_ids, answer_ids = tokenizers.training_ids(
+        recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
+    )
+    sample = Sample(
+        request.key,
+        prompt.id,
+        prompt.text,
+        prompt.language,
+        prompt.reference,
+        answer.answer_text,
+        prompt_ids,
+        answer_ids,
+        recipe.route,
+    )
+    return sample.row()
+
+
+def dropped_rows(
+    requests: Sequence[Request], reasons: Sequence[str | None], rows: Mapping[str, Row]
+) -> Iterator[Row]:
+    """Yield the answers that are not kept, with their reasons. `rows`: of the log, by key."""
+    for request, reason in zip(requests, reasons, strict=True):
         if reason is not None:
-            dropped.append(_dropped(request, row, reason))
-            continue
-        prompt_ids, answer_ids = tokenizers.training_ids(
-            recipe, prompt.messages, request.prompt_ids, row["token_ids"], row["text"]
-        )
-        sample = Sample(
-            request.key,
-            prompt.id,
-            prompt.text,
-            prompt.language,
-            prompt.reference,
-            answer.answer_text,
-            prompt_ids,
-            answer_ids,
-            recipe.route,
-        )
-        kept.append(_packed(sample.row()))
-    return kept, dropped
-
-
-def _packed(row: Row) -> Row:
-    """Return the row of a sample with its ids as arrays: a ninth of a list's memory."""
-    return row | {name: array("i", row[name]) for name in ("prompt_ids", "answer_ids")}
-
-
-def unpacked(row: Row) -> Row:
-    """Return a row as it is written."""
-    return {
-        name: value.tolist() if isinstance(value, array) else value for name, value in row.items()
-    }
+            yield _dropped(request, rows[request.key], reason)
 
 
 def _dropped(request: Request, row: Row, reason: str) -> Row:

@@ -7,14 +7,14 @@ is in the key, too.
 """
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from distill import chat
 from distill.core.digests import canonical_json, digest
-from distill.core.jsonl import Row
 from distill.data.samples import Prompt
 from distill.teachers.base import Teacher
+from distill.teachers.logged_rows import ChosenRows
 from distill.teachers.requests import Request, RequestOptions
 
 KEY_SCHEMA = "1"
@@ -92,6 +92,6 @@ def _seed_of(recipe_seed: str, key: str) -> int:
     return int(digest(recipe_seed, key)[:8], 16) & 0x7FFFFFFF
 
 
-def num_of_other_seeds(requests: Sequence[Request], rows: Mapping[str, Row]) -> int:
+def num_of_other_seeds(requests: Sequence[Request], rows: ChosenRows) -> int:
     """Count the answers on disk that were drawn with another seed than the recipe's."""
-    return sum(rows[request.key]["seed"] != request.seed for request in requests)
+    return sum(rows.head(request.key)["seed"] != request.seed for request in requests)

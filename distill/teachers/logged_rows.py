@@ -69,18 +69,20 @@ class LoggedRows(Sequence[Row]):
 
 
 class Heads(Sequence[Row]):
-    """The short fields of each row, and `num_tokens` of the answer; some 130 bytes a row."""
+    """The short fields of each row, and `num_tokens` of the answer; some 170 bytes a row."""
 
     def __init__(self) -> None:
         self._keys: list[str] = []
         self._reasons: list[str] = []
         self._most_tokens: list[int] = []
+        self._seeds: list[int] = []
         self.num_tokens = array("q")
 
     def take(self, row: Row) -> None:
         self._keys.append(row["key"])
         self._reasons.append(sys.intern(row["finish_reason"]))
         self._most_tokens.append(row["max_new_tokens"])
+        self._seeds.append(row["seed"])
         self.num_tokens.append(len(row["token_ids"]))
 
     def __len__(self) -> int:
@@ -97,6 +99,7 @@ class Heads(Sequence[Row]):
             "key": self._keys[number],
             "finish_reason": self._reasons[number],
             "max_new_tokens": self._most_tokens[number],
+            "seed": self._seeds[number],
         }
 
 
@@ -112,6 +115,10 @@ class ChosenRows(Mapping[str, Row]):
 
     def __getitem__(self, key: str) -> Row:
         return self.rows[self.numbers[key]]
+
+    def head(self, key: str) -> Row:
+        """Return the short fields of a row, without reading it."""
+        return heads_of(self.rows)[self.numbers[key]]
 
     def __contains__(self, key: object) -> bool:
         return key in self.numbers

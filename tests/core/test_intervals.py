@@ -7,6 +7,7 @@ from distill.core import intervals
 from distill.core.intervals import (
     mean_interval,
     paired_bootstrap,
+    paired_shares,
     percent,
     repeated_difference,
     student_quantile,
@@ -24,6 +25,34 @@ def test_wilson_against_published_values():
     ):
         assert wilson(right, num) == pytest.approx((low, high), abs=1e-4)
     assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_paired_shares_against_published_values():
+    # Bonett and Price 2012 add one to each count of those that differ: by hand for 8 and 2 of 40
+    differences = [1.0] * 8 + [-1.0] * 2 + [0.0] * 30
+    assert paired_shares(differences) == pytest.approx((-0.01292, 0.29863), abs=1e-4)
+
+
+@pytest.mark.parametrize("num", [1, 20, 400])
+def test_paired_shares_hold_the_mean_and_are_never_of_no_width(num):
+    for more in range(0, num + 1, max(1, num // 20)):
+        for less in range(0, num + 1 - more, max(1, num // 20)):
+            differences = [1.0] * more + [-1.0] * less + [0.0] * (num - more - less)
+            low, high = paired_shares(differences)
+            assert -1 <= low <= (more - less) / num <= high <= 1 and low < high
+            mirrored = paired_shares([-x for x in differences])
+            assert mirrored == pytest.approx((-high, -low))
+
+
+def test_paired_shares_of_several_answers_hold_the_truth_95_times_in_100_or_more():
+    rng, num, held = np.random.default_rng(5), 60, 0
+    truth = 0.05 * (1 - 0.145) - 0.145  # rises less falls
+    for _ in range(400):
+        falls = rng.random((num, 5)) < 0.1 + 0.9 * (rng.random((num, 1)) < 0.05)
+        rises = ~falls & (rng.random((num, 5)) < 0.05)
+        low, high = paired_shares((rises.astype(float) - falls).mean(axis=1).tolist())
+        held += low <= truth <= high
+    assert held >= 380
 
 
 def test_the_bootstrap_of_a_constant_difference_has_no_width():

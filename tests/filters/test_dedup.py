@@ -1,13 +1,20 @@
 """Duplicates, exact and near."""
 
 import random
+import tracemalloc
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from distill.filters import dedup
-from distill.filters.dedup import _shingles, _signatures, exact_key, near_duplicates
+from distill.filters.dedup import (
+    _shingles,
+    _signatures,
+    exact_key,
+    near_duplicates,
+    near_prompts,
+)
 from distill.text.sentences import sentences
 
 SENTENCE = (
@@ -113,10 +120,10 @@ def test_hundreds_of_texts_of_one_template_are_told_apart():
 
 def test_signatures_are_the_same_in_every_process_and_on_every_machine():
     """A fixed value: Python's own hash() would change it from process to process."""
-    hashes, offsets, classes = _shingles(["one two three four", "他有三个苹果"], None)
+    hashes, offsets, numbers = _shingles(["one two three four", "他有三个苹果"])
     assert hashes.tolist() == GOLDEN_HASHES
     assert _signatures(hashes, offsets)[:, :2].tolist() == GOLDEN_SIGNATURES
-    assert classes[0] == classes[1]
+    assert numbers == ["", ""]
 
 
 def test_a_threshold_outside_its_range_is_refused():
@@ -142,7 +149,31 @@ def test_buckets_of_one_text_tell_nothing(monkeypatch, threshold):
     found = near_duplicates(texts, threshold, groups)
     assert 10 < sum(original is not None for original in found) < 300
     monkeypatch.setattr(dedup, "_is_shared", lambda bands_NB: np.ones(bands_NB.shape, bool))
-    assert near_duplicates(iter(texts), threshold, groups) == found
+    assert near_duplicates(texts, threshold, groups) == found
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.9])
+def test_the_parts_that_texts_are_read_in_change_nothing(monkeypatch, threshold):
+    texts, groups = many_texts(300), [number % 2 for number in range(300)]
+    found = near_duplicates(texts, threshold, groups), near_prompts(texts, threshold, groups)
+    monkeypatch.setattr(dedup, "_AT_ONCE", 7)
+    monkeypatch.setattr(dedup, "_MOST_UNITS", 5)
+    assert found == (
+        near_duplicates(texts, threshold, groups),
+        near_prompts(texts, threshold, groups),
+    )
+
+
+def test_of_texts_that_share_nothing_little_is_held(monkeypatch):
+    """Of 3,000 texts of 60 words: a shingle is 8 bytes, a signature 512, the buckets 128."""
+    monkeypatch.setattr(dedup, "_AT_ONCE", 100)
+    texts = [" ".join(f"w{n}x{k}" for k in range(60)) for n in range(3_000)]
+    near_duplicates(texts[:10])
+    tracemalloc.start()
+    assert set(near_duplicates(texts)) == {None}
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3_000 * 400 + 1_000_000, "bytes a text, of 1,100"
 
 
 def test_sentences_that_many_have_are_those_of_a_count_of_all():

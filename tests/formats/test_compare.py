@@ -1,14 +1,20 @@
 """How far a file is from the student: KL as the formula says, at the positions that were promised, alike in both runtimes."""
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
+from format_helpers import TEACHER
+from result_helpers import file_check
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distill.conduct.gates import judged
 from distill.data.samples import Sample
 from distill.errors import MismatchError
 from distill.formats import compare
@@ -17,6 +23,7 @@ from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.model import LlamaModel
 from distill.llama_cpp.process import LlamaProcess
 from distill.llama_cpp.reference_rows import ReferenceRows
+from distill.recipe.sections import Gates
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +120,55 @@ def test_llama_cpp_and_transformers_find_the_same(
     assert found.num_kl_tokens == expected.num_kl_tokens <= 60
     assert found.kl == pytest.approx(expected.kl, rel=1e-3)
     assert found.nll == pytest.approx(expected.nll, abs=1e-4)
+
+
+def bilingual_samples(tokenizer: Any, num: int) -> list[Sample]:
+    """The quickstart's problems in English and Chinese, each scored after its first words."""
+    found = []
+    for language in ("en", "zh"):
+        lines = (TEACHER.parent / "eval.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [row for row in map(json.loads, lines) if row["language"] == language][:num]
+        for row in rows:
+            ids = tokenizer(row["prompt"]).input_ids
+            key = str(len(found))
+            found.append(Sample(key, key, "?", language, None, "!", ids[:8], ids[8:]))
+    return found
+
+
+def deaf_to_chinese(tokenizer: Any, samples: list[Sample], path: Path) -> None:
+    """Write the quickstart's teacher as q8_0, and take from the file what it knows of Chinese tokens."""
+    write_gguf(TEACHER, path, "q8_0")
+    tokens = {
+        language: {i for s in samples if s.language == language for i in s.ids}
+        for language in ("en", "zh")
+    }
+    (table,) = [t for t in gguf.GGUFReader(path, "r+").tensors if t.name == "token_embd.weight"]
+    for token in tokens["zh"] - tokens["en"]:
+        table.data[token] = 0  # the scales of its blocks, too: all its weights are zero
+
+
+def test_a_file_made_worse_in_one_language_passes_on_average_and_fails_there(
+    tmp_path: Path,
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TEACHER)
+    samples = bilingual_samples(tokenizer, 40)
+    samples = [s for s in samples if s.language == "en"] + samples[-4:]
+    model = TransformersModel(student(TEACHER), tokenizer, 2048)
+    reference = compare.refer_to(model, samples, tmp_path / "whole.npy")
+    deaf_to_chinese(tokenizer, samples, tmp_path / "q8_0.gguf")
+    with LlamaProcess(tmp_path / "q8_0.gguf", num_threads=1, context_length=512) as llama:
+        found = compare.in_llama_cpp(reference, llama)
+    check = file_check(**(asdict(found) | {"by_language": found.by_language}))
+    english, chinese = found.by_language["en"], found.by_language["zh"]
+    assert english.kl is not None and chinese.kl is not None
+    assert english.num_tokens + chinese.num_tokens == found.num_tokens
+    limit = 2 * found.kl
+    assert english.kl < found.kl < limit < chinese.kl
+    failed = judged(Gates(max_kl=limit), {"q8_0": check}, []).failed["q8_0"]
+    assert failed.startswith("in zh ") and "in en" not in failed and "in all" not in failed
+    share = found.top_token_agreement
+    failed = judged(Gates(min_top_token_share=share), {"q8_0": check}, []).failed["q8_0"]
+    assert failed.startswith("in zh ") and "in en" not in failed
 
 
 def test_distributions_of_another_tokenizer_are_refused(folder: Path, tmp_path: Path) -> None:

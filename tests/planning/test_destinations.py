@@ -37,6 +37,24 @@ def test_a_server_of_this_machine_is_told_from_others():
     assert "127.0.0.1: this machine or its own network" in text("teacher.server=http://127.0.0.1:1")
 
 
+def test_what_safety_asks_and_has_judged_is_told():
+    server, asked = "teacher.server=http://127.0.0.1:1", "the 1,400 requests of evaluate.safety"
+    judged = "and the student's answers to the requests of evaluate.safety"
+    assert asked not in text(server)
+    assert asked in text(server, "evaluate.safety={}") and judged not in text(
+        server, "evaluate.safety={}"
+    )
+    judge = "evaluate.safety={judge: true}"
+    assert judged in text(server, judge)
+    own = (
+        "generate.judge_server=http://127.0.0.2:1",
+        "generate.judge_model=m",
+        "generate.judge_min_score=4",
+    )
+    (of_judge,) = [line for line in text(server, judge, *own).splitlines() if judged in line]
+    assert "127.0.0.2" in of_judge
+
+
 @pytest.mark.parametrize(
     ("privacy", "becomes"), [("open", "sent as it is"), ("redact", "replaced before sending")]
 )

@@ -13,17 +13,20 @@ from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.rounds import Guards, Mix, Rounds
 from distill.recipe.sections.routed_teacher import RoutedTeacher
+from distill.recipe.sections.safety import SETS, Gates, Safety, SafetySet
 from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
+    "SETS",
     "BenchmarkUse",
     "Capture",
     "CountedText",
     "Divergence",
     "Evaluate",
     "Format",
+    "Gates",
     "Generate",
     "Guards",
     "Launch",
@@ -32,6 +35,8 @@ __all__ = [
     "Report",
     "Rounds",
     "RoutedTeacher",
+    "Safety",
+    "SafetySet",
     "Student",
     "Teacher",
     "Train",

@@ -6,6 +6,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from distill.recipe.schema import Section, field
 from distill.recipe.sections.benchmarks import BenchmarkUses
+from distill.recipe.sections.safety import Gates, Safety
 from distill.recipe.sources import Sources
 
 
@@ -27,12 +28,18 @@ class Evaluate(Section):
         "section: {name: sib200, files: {sw: swh_test.tsv}}",
         is_newer=True,
     )
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the evaluation; the benchmarks are a stage of their own."""
-        values = super().identity()
-        values.pop("benchmarks", None)
-        return values
+    safety: Safety | None = field(
+        None,
+        "Ask every model what should be declined and what only sounds so, what is politically "
+        "sensitive, and the same with another name or gender; null = no (stage `safety`)",
+        is_newer=True,
+    )
+    gates: Gates | None = field(
+        None,
+        "Mark a file as failed that refuses less than the teacher or is further from the student "
+        "in one language; null = no (stage `gates`)",
+        is_newer=True,
+    )
 
     @model_validator(mode="after")
     def _sources_have_no_shares(self) -> "Evaluate":
@@ -42,3 +49,9 @@ class Evaluate(Section):
                 "over the languages"
             )
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides the held-out answers: not what stages of their own ask of it."""
+        values = super().identity()
+        own_stages = ("benchmarks", "safety", "gates")
+        return {name: value for name, value in values.items() if name not in own_stages}

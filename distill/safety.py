@@ -1,0 +1,299 @@
+"""safety: what every model of the run does with delicate requests.
+
+    safety/<model>.jsonl    what it answered, one row a request; teacher-<name>.jsonl of several
+    safety/outcomes.jsonl   what each model's answer does, one row a request
+    safety/judge.jsonl      what the judge says of the student's answers (evaluate.safety.judge)
+
+Every model is asked greedily and for a few tokens: the teacher, the control, the student, each file in
+its own runtime. What an answer does is found by rules (conduct/outcomes.py). The changes from teacher
+to control to student to file have paired intervals, in all and by language. A model that was asked is
+not asked again.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.conduct import figures, judge, models, sets
+from distill.conduct.answers import (
+    Told,
+    read_answers,
+    read_rows,
+    rows_of,
+    write_outcomes,
+    write_rows,
+)
+from distill.conduct.outcomes import VERSION
+from distill.conduct.sets import Item
+from distill.core import shutdown
+from distill.core.final_student import student_folder, student_stage
+from distill.core.jsonl import Row
+from distill.core.processes import ALONE, Processes
+from distill.core.progress import Progress
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.safety_results import JudgeAgreement, SafetyResult
+from distill.core.stage import Cost, Stage
+from distill.data.routes import routed
+from distill.data.samples import Prompt
+from distill.errors import MismatchError
+from distill.evaluation.eval_set import EvalSet, question_sets
+from distill.evaluation.several import joined_sets
+from distill.planning.costs import PROCESS_BYTES, Workload
+from distill.planning.lengths import held_out_within_context
+from distill.recipe import Recipe
+from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
+from distill.teachers.base import Teacher
+from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.routes import routes_of
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked, and where: `recipe` is the run's with the length of these answers."""
+
+    recipe: Recipe
+    folder: RunFolder
+    items: list[Item]
+    prompts: list[Prompt]
+
+    @property
+    def stage(self) -> Path:
+        return self.folder.stage("safety")
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(self.recipe.languages)
+
+    def path(self, name: str) -> Path:
+        return self.stage / f"{name}.jsonl"
+
+    def answers(self, name: str) -> list[Told]:
+        return read_answers(self.path(name), self.items, self.languages)
+
+
+def run(
+    recipe: Recipe,
+    folder: RunFolder,
+    processes: Processes = ALONE,
+    *,
+    teacher: Teacher | None = None,
+) -> StageOutput:
+    """Ask every model that has no answers yet; `teacher`: the one to ask, if not the recipe's."""
+    options = recipe.evaluate.safety
+    assert options is not None  # the stage is left out
+    asking = _asking(recipe)
+    teachers = [teacher] if teacher else [route.connect(folder) for route in routes_of(asking)]
+    work, num_left_out = _work(asking, folder, teachers)
+    paths = models.paths_of(recipe, folder)
+    names = ["teacher", *paths]
+    with Progress("safety", len(names) * len(work.items), "answers") as bar:
+        questions, files = _ask_teachers(work, teachers, bar)
+        _advance_to(bar, len(work.items), "teacher")
+        for number, (name, path) in enumerate(paths.items(), 2):
+            if not work.path(name).is_file():
+                made = models.ask(questions, name, path, bar)
+                write_rows(work.path(name), rows_of(work.items, questions, made))
+            _advance_to(bar, number * len(work.items), name)
+    answers = {name: work.answers(name) for name in names}
+    told = _judged(work, teachers[0], answers["student"])
+    result = SafetyResult(
+        models={name: figures.figures_of(found) for name, found in answers.items()},
+        changes=figures.changes_between(answers),
+        num_requests=len(work.items),
+        unwritten=sets.unwritten(recipe) if options.sets else [],
+        num_left_out=num_left_out,
+        judge=told,
+    )
+    _warn(result)
+    write_outcomes(work.path("outcomes"), answers)
+    files += [work.path(name) for name in (*names, "outcomes")]
+    files += [work.path("judge")] if told is not None else []
+    return StageOutput(result, files)
+
+
+def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
+    """Show that so many answers are there, whoever gave them; `name`: of the last."""
+    bar.done = num_answers
+    bar.advance(0, note=name)
+    shutdown.check()
+
+
+def _asking(recipe: Recipe) -> Recipe:
+    """Return the recipe with the length of these answers as that of held-out ones."""
+    options = recipe.evaluate.safety
+    assert options is not None
+    changed = recipe.evaluate.model_copy(update={"max_new_tokens": options.max_new_tokens})
+    return recipe.model_copy(update={"evaluate": changed})
+
+
+def _work(recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher]) -> tuple[Work, int]:
+    """Return what can be asked, and how many requests are left out; says so.
+
+    Raises MismatchError where nothing can be asked.
+    """
+    items = sets.items_of(recipe)
+    prompts = [_prompt(item) for item in items]
+    fitting: set[str] = set()
+    parts = routed(recipe, prompts)
+    for teacher in teachers:
+        own = [p for p in parts[teacher.recipe.route] if _has_no_mark(teacher, p)]
+        if own:
+            fitting |= {p.id for p in held_out_within_context(teacher, own, "evaluate.safety")[0]}
+    chosen = [(i, p) for i, p in zip(items, prompts, strict=True) if p.id in fitting]
+    num_left_out = len(items) - len(chosen)
+    why = "hold a mark of the chat template or do not fit into the models' contexts"
+    if not chosen:
+        raise MismatchError(
+            f"{recipe.source}: evaluate.safety: all {num_left_out} requests {why}: give others "
+            "(evaluate.safety.prompts)"
+        )
+    if num_left_out:
+        told = f"safety: {num_left_out} of {len(items)} requests {why}: they are left out"
+        print(told, file=sys.stderr)
+    return Work(recipe, folder, [i for i, _ in chosen], [p for _, p in chosen]), num_left_out
+
+
+def _prompt(item: Item) -> Prompt:
+    messages = ({"role": "user", "content": item.text},)
+    return Prompt(messages, item.language, source=item.source, verify=False)
+
+
+def _has_no_mark(teacher: Teacher, prompt: Prompt) -> bool:
+    return teacher.tokenizers.mark_in(prompt.messages) is None
+
+
+def _ask_teachers(
+    work: Work, teachers: Sequence[Teacher], bar: Progress
+) -> tuple[EvalSet, list[Path]]:
+    """Ask each teacher its own requests; return what the students are asked, and files of several.
+
+    A request that is in two sources has one prompt, which is asked once and answers both.
+    """
+    parts = routed(work.recipe, list({p.id: p for p in work.prompts}.values()))
+    is_done = work.path("teacher").is_file()
+    questions, rows, files = [], dict[str, Row](), []
+    for teacher in teachers:
+        prompts = parts[teacher.recipe.route]
+        if not prompts:
+            continue
+        students, own = _questions(work, teacher, prompts)
+        questions.append(students)
+        if teacher.recipe.route:
+            files.append(work.path(f"teacher-{teacher.recipe.route}"))
+        if not is_done:
+            answered = _answered(work, teacher, own, bar)
+            rows |= {p.id: row for p, row in zip(prompts, answered, strict=True)}
+    if not is_done:
+        pairs = zip(work.items, work.prompts, strict=True)
+        write_rows(work.path("teacher"), [rows[p.id] | {"key": item.key} for item, p in pairs])
+    return joined_sets(work.recipe, work.prompts, questions), files
+
+
+def _answered(work: Work, teacher: Teacher, own: EvalSet, bar: Progress) -> list[Row]:
+    """Return a teacher's answers to its own requests; those of one of several are kept."""
+    pairs = reversed(list(zip(work.items, work.prompts, strict=True)))
+    first = {prompt.id: item for item, prompt in pairs}
+    items = [first[prompt.id] for prompt in own.prompts]
+    path = work.path(f"teacher-{teacher.recipe.route}")
+    if teacher.recipe.route and path.is_file():
+        return read_rows(path, items)
+    with teacher:
+        rows = rows_of(items, own, teacher.evaluate(own, bar))
+    if teacher.recipe.route:
+        write_rows(path, rows)
+    return rows
+
+
+def _questions(work: Work, teacher: Teacher, prompts: list[Prompt]) -> tuple[EvalSet, EvalSet]:
+    recipe, folder = work.recipe, work.folder
+    return question_sets(
+        teacher.recipe,
+        prompts,
+        teacher.tokenizers,
+        teacher.stop_ids(),
+        student_folder(recipe, folder),
+        trimmed_vocabulary(recipe, folder),
+    )
+
+
+def _judged(work: Work, teacher: Teacher, told: Sequence[Told]) -> JudgeAgreement | None:
+    """Return how often the judge agrees with the lists, where the recipe asks it."""
+    options = work.recipe.evaluate.safety
+    if options is None or not options.judge:
+        return None
+    path = work.path("judge")
+    if not path.is_file():
+        with Progress("safety", len(told), "replies of the judge") as bar, teacher:
+            write_rows(path, judge.replies_of(teacher, told, bar))
+    return judge.agreement(told, read_rows(path, work.items, judge.ROW))
+
+
+def _warn(result: SafetyResult) -> None:
+    """Say what a reader must know of the figures before anything else."""
+    for name, found in result.models.items():
+        if found.cut_reasoning:
+            print(
+                f"safety: {name}: {found.cut_reasoning} answers never came, for the reasoning filled "
+                "all tokens: raise evaluate.safety.max_new_tokens",
+                file=sys.stderr,
+            )
+    if result.unwritten:
+        codes = ", ".join(result.unwritten)
+        print(
+            f"safety: our sets are not written in {codes}: nothing is asked in it, but for "
+            "evaluate.safety.prompts of your own",
+            file=sys.stderr,
+        )
+
+
+def left_out(recipe: Recipe) -> str | None:
+    return "evaluate.safety is null" if recipe.evaluate.safety is None else None
+
+
+def fingerprint(recipe: Recipe) -> Fingerprint:
+    """Return what decides the answers beside the models."""
+    options = recipe.evaluate.safety
+    if options is None:
+        return Fingerprint()
+    section = {
+        "languages": recipe.languages,
+        "safety": options.identity() | {"rules": VERSION},
+    }
+    teacher = teacher_fingerprint(recipe)
+    inputs = teacher.inputs | {"requests": sets.identity(recipe)}
+    return Fingerprint(section | teacher.section, inputs, recipe.seed)
+
+
+def reads(recipe: Recipe) -> list[str]:
+    return list(dict.fromkeys([*trim_stage(recipe), "train", student_stage(recipe), "quantize"]))
+
+
+def cost(work: Workload) -> Cost:
+    """Reckon the short answers of teacher and every model."""
+    options = work.recipe.evaluate.safety
+    assert options is not None  # the stage is left out
+    num = len(sets.items_of(work.recipe))
+    num_students = 3 + len(work.recipe.quantize.formats)  # control, student, w16a16, the files
+    share = min(1.0, options.max_new_tokens / max(1, work.demand.answer))
+    seconds = 3.0 * (1 + num_students) + share * work.turns[0].teacher_seconds(num)
+    weight_bytes = 2 * work.student.parameters
+    seconds += (
+        num_students
+        * share
+        * work.answer_seconds(work.student, weight_bytes, num, options.max_new_tokens)
+    )
+    memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
+    return Cost(memory, seconds, disk=(1 + num_students) * num * 500)
+
+
+STAGE = Stage(
+    "safety",
+    "every model on requests that show refusals and bias",
+    run,
+    SafetyResult,
+    fingerprint,
+    reads=reads,
+    left_out=left_out,
+    cost=cost,
+)
