@@ -68,7 +68,7 @@ def test_the_recipe_of_a_run_folder_names_the_same_files(tmp_path):
 
 
 # what is named and not advised, or has no recipe
-NAMED = r"distill (plan|inspect|teachers( NAME)?|explain .+|.*--help)"
+NAMED = r"distill (plan|compare( A B)?|inspect|teachers( NAME)?|explain .+|.*--help)"
 WHOLE = r"distill (\w+|\{.+?\}) RECIPE( --redo (\w+|\{.+?\}))?"
 
 
