@@ -22,8 +22,8 @@ def licence_verdict(recipe: Recipe, views: Sequence[Recipe] | None = None) -> Li
     """
     parts = licence_parts(recipe, views)
     joined = catalog.strictest(list(parts.values()))
-    levels = {name: part.level for name, part in parts.items()}
-    commercial = {name: part.commercial for name, part in parts.items()}
+    levels: dict[str, Level] = {name: part.level for name, part in parts.items()}
+    commercial: dict[str, Level] = {name: part.commercial for name, part in parts.items()}
     told = []
     for what, of_parts in (
         ("training and publishing the student", levels),
