@@ -100,6 +100,8 @@ def test_every_command_is_one_that_can_be_given(page, command, tmp_path):
         _check_distill(rest, variables, page, tmp_path)
     elif program == "accelerate":
         _check_accelerate(rest, page, tmp_path)
+    elif program == "nohup":
+        _check_torchrun(rest, page, tmp_path)
     elif program == "sbatch":
         script = next(i for i, word in enumerate(rest) if word.endswith(".sbatch"))
         assert os.access(ROOT / rest[script], os.R_OK)
@@ -137,6 +139,17 @@ def _check_distill(words: list[str], variables: dict[str, str], page: str, folde
     recipe = load_recipe(_recipe_of(options.recipe, page, folder), options.overrides)
     keys = {name for name in variables if name.endswith("_KEY")}
     assert keys <= {recipe.teacher.api_key_env}, "the recipe reads the key from another variable"
+
+
+def _check_torchrun(words: list[str], page: str, folder: Path) -> None:
+    """Parse what nohup is given: `torchrun ... distill/train.py ... >>LOG 2>&1 &`."""
+    from torch.distributed.run import get_args_parser
+
+    end = next(place for place, word in enumerate(words) if word.startswith(">"))
+    assert words[0] == "torchrun" and words[end + 1 :] == ["2>&1", "&"]
+    options = get_args_parser().parse_args(words[1:end])
+    assert options.training_script == "distill/train.py"
+    _check_distill(["run", *options.training_script_args], {}, page, folder)
 
 
 def _check_accelerate(words: list[str], page: str, folder: Path) -> None:

@@ -5,7 +5,7 @@ Launchers can quietly start one process instead of two, or two that do not know 
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -138,7 +138,8 @@ def start(num_wanted: int | None) -> Processes:
     from accelerate import PartialState
 
     num_cores = len(own_cores())
-    if threads := threads_left_idle(os.environ, num_cores, environment_of_launcher()):
+    asked = environment_of_launcher() | threads_of_command(command_of_launcher())
+    if threads := threads_left_idle(os.environ, num_cores, asked):
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for llama.cpp, and children
         torch.set_num_threads(threads)
     if not torch.cuda.is_available():
@@ -166,13 +167,14 @@ def start(num_wanted: int | None) -> Processes:
 def threads_left_idle(
     environment: Mapping[str, str], num_cores: int, of_launcher: Mapping[str, str]
 ) -> int | None:
-    """Return how many threads to take where `accelerate launch` allows one and nobody asked for that.
+    """Return how many threads to take where a launcher allows one and nobody asked for that.
 
-    None where this process shall keep what its environment says. The launcher sets OMP_NUM_THREADS
-    to 1 where it finds none (`of_launcher`: what it found), and half of a laptop would do nothing.
+    None where this process shall keep what its environment says. `accelerate launch` and torchrun
+    set OMP_NUM_THREADS to 1 where they find none (`of_launcher`: what they found, or were told), and
+    half of a laptop would do nothing.
     `num_cores`: those that this process may use; it shares them with the others of its machine.
     """
-    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
+    is_launched = bool({"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(environment))
     if not is_launched or environment.get("OMP_NUM_THREADS") != "1":
         return None
     if "OMP_NUM_THREADS" in of_launcher:
@@ -192,6 +194,24 @@ def environment_of_launcher() -> dict[str, str]:
         return {}
     entries = (os.fsdecode(entry).partition("=") for entry in raw.split(b"\0") if entry)
     return {name: value for name, _, value in entries}
+
+
+def command_of_launcher() -> list[str]:
+    """Return the command line of the process that started this one; empty where it cannot be read."""
+    try:
+        raw = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return []
+    return [os.fsdecode(word) for word in raw.split(b"\0") if word]
+
+
+def threads_of_command(words: Sequence[str]) -> dict[str, str]:
+    """Return OMP_NUM_THREADS as `accelerate launch` was told on its command line; {} if it was not."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = word.partition("=")
+        if option.replace("-", "_") == "__num_cpu_threads_per_process":
+            return {"OMP_NUM_THREADS": value or following}
+    return {}
 
 
 def finish(processes: Processes) -> None:

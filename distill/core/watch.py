@@ -25,6 +25,7 @@ BEAT = 1.0  # seconds
 NOTICE = 300.0  # seconds without a sign of work
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
 STORE_SECONDS = 10.0  # that the store may take to answer
+ENDED = 75  # exit status: a rank hung or has ended, and the same command continues (EX_TEMPFAIL)
 KEY = "distill/rank/"
 LISTENING = "distill/lifelines"
 
@@ -262,7 +263,7 @@ class Watch(threading.Thread):
             self._say(f"{text}; all ranks end: run the same command to continue")
             if self._lifelines.stopped():
                 self._lifelines.leave(STOPPED)  # let the others finish what they have in hand
-            os._exit(1)
+            os._exit(ENDED)
 
 
 def _store(num: int) -> Any:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from distill.core.digests import digest
-from distill.core.processes import Processes, threads_left_idle
+from distill.core.processes import Processes, threads_left_idle, threads_of_command
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
 
@@ -19,6 +19,7 @@ LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
         (LAUNCHED, 1, None),
         ({**LAUNCHED, "LOCAL_WORLD_SIZE": "2"}, 8, 4),
         ({**LAUNCHED, "LOCAL_WORLD_SIZE": "2"}, 2, None),
+        ({"TORCHELASTIC_RUN_ID": "none", "OMP_NUM_THREADS": "1", "LOCAL_WORLD_SIZE": "2"}, 8, 4),
         ({**LAUNCHED, "OMP_NUM_THREADS": "3"}, 8, None),  # asked for
         ({"OMP_NUM_THREADS": "1"}, 8, None),  # asked for: no launcher
         ({}, 8, None),  # torch takes all by itself
@@ -31,6 +32,21 @@ def test_a_launcher_that_leaves_cores_idle_is_overruled(environment, num_cores, 
 def test_a_launcher_whose_user_asked_for_one_thread_is_obeyed():
     assert threads_left_idle(LAUNCHED, 8, {"OMP_NUM_THREADS": "1"}) is None
     assert threads_left_idle(LAUNCHED, 8, {"OMP_NUM_THREADS": "4"}) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        (["accelerate", "launch", "--num_cpu_threads_per_process", "1", "x.py"], {"1"}),
+        (["accelerate", "launch", "--num-cpu-threads-per-process=1", "x.py"], {"1"}),
+        (["accelerate", "launch", "x.py"], set()),
+        ([], set()),
+    ],
+)
+def test_a_launcher_that_is_told_the_threads_is_obeyed(words, asked):
+    told = threads_of_command(words)
+    assert set(told.values()) == asked
+    assert threads_left_idle(LAUNCHED, 8, told) == (None if asked else 8)
 
 
 CHILD = "from distill.core.processes import environment_of_launcher as e; print(e().get('OMP_NUM_THREADS'))"

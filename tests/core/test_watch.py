@@ -73,7 +73,7 @@ def test_a_rank_that_dies_ends_the_other_with_the_way_on(ranks, dies):
     began = time.monotonic()
     other = both[1 - dies].result(timeout=10)
     assert time.monotonic() - began < 10
-    assert other.returncode == 1, other.stderr
+    assert other.returncode == watch.ENDED, other.stderr
     assert "run the same command to continue" in other.stderr
     assert f"rank {dies} on " in other.stderr
 
@@ -88,7 +88,7 @@ def test_a_rank_that_is_stopped_is_named_and_then_ends_the_others(ranks, stopped
     assert all(f"waiting for rank {stopped} on " in line for line in lines)
     assert f"rank {1 - stopped}" not in lines[0] and "no sign of life" in lines[0]
     assert "run the same command to continue" in lines[-1]
-    assert other.returncode == 1
+    assert other.returncode == watch.ENDED
 
 
 def test_a_rank_that_hangs_is_named_with_the_place(ranks):
@@ -97,7 +97,7 @@ def test_a_rank_that_hangs_is_named_with_the_place(ranks):
     said = first.stderr + second.stderr
     assert "waiting for rank 1 on " in said and "it stands in " in said
     assert "processes.patience" in said
-    assert 1 in (first.returncode, second.returncode)
+    assert watch.ENDED in (first.returncode, second.returncode)
 
 
 def told(**changes):

@@ -1,0 +1,91 @@
+"""The scripts for queues, run by bash as the queue would; the interpreter tells what it is given."""
+
+import os
+import subprocess
+
+import pytest
+from run_helpers import ROOT
+
+TELLS = """#!/bin/sh
+echo "threads=$OMP_NUM_THREADS offline=$HF_HUB_OFFLINE $*"
+exit ${STATUS:-0}
+"""
+LAUNCH = "-m torch.distributed.run --standalone --nproc-per-node 4 "
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """`queue("pbs/distill.pbs", WORDS="run x")`: run a script of scripts/ with these variables."""
+
+    def program(name, text):
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(0o755)
+        return str(path)
+
+    python = program("python", TELLS)
+    program("scontrol", f"#!/bin/sh\necho $* >>{tmp_path}/scontrol.log\n")
+    program("sleep", "#!/bin/sh\n")  # for Slurm to end the job
+
+    def run(script, *words, **variables):
+        kept = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHON": python}
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / script, *words],
+            env=kept | variables,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        log = tmp_path / "scontrol.log"
+        return done, log.read_text() if log.exists() else ""
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "threads=1 offline=1 -m distill run r.yaml run_folder=/x"),
+        ({"NCPUS": "16"}, "threads=16 offline=1 -m distill run r.yaml run_folder=/x"),
+        (
+            {"PBS_ARRAY_INDEX": "2"},
+            "threads=1 offline=1 -m distill run r.yaml run_folder=/x --shard auto",
+        ),
+        (
+            {"PROCESSES": "4", "NCPUS": "16"},
+            f"threads=4 offline=1 {LAUNCH}-m distill run r.yaml run_folder=/x",
+        ),
+        ({"PROCESSES": "4"}, f"threads=1 offline=1 {LAUNCH}-m distill run r.yaml run_folder=/x"),
+        (
+            {"OMP_NUM_THREADS": "3", "NCPUS": "16"},
+            "threads=3 offline=1 -m distill run r.yaml run_folder=/x",
+        ),
+    ],
+)
+def test_pbs_runs_what_it_is_told_with_the_cores_that_it_was_given(queue, variables, told):
+    given = {"PBS_O_WORKDIR": str(ROOT), "WORDS": "run r.yaml run_folder=/x", **variables}
+    done, _ = queue("pbs/distill.pbs", **given)
+    assert (done.returncode, done.stdout.strip()) == (0, told), done.stderr
+
+
+def test_pbs_says_what_is_missing(queue):
+    assert "give this file to qsub" in queue("pbs/distill.pbs")[0].stderr
+    assert "qsub -v WORDS" in queue("pbs/distill.pbs", PBS_O_WORKDIR=str(ROOT))[0].stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "is_put_back"), [(75, 0, True), (75, 3, False), (2, 0, False)]
+)
+def test_slurm_puts_a_job_back_of_which_a_rank_was_gone(queue, status, restarts, is_put_back):
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "STATUS": str(status)}
+    done, asked = queue("slurm/distill.sbatch", "run", SLURM_RESTART_COUNT=str(restarts), **job)
+    assert done.returncode == status
+    assert asked == ("requeue 7\n" if is_put_back else "")
+
+
+def test_the_container_takes_what_is_here():
+    lines = (ROOT / "scripts" / "apptainer" / "distill.def").read_text().splitlines()
+    files = lines[lines.index("%files") + 1 : lines.index("%post")]
+    assert all((ROOT / line.split()[0]).exists() for line in files if line)
+    assert any("scripts/setup" in line for line in lines)
