@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from distill.catalog import catalog
 from distill.catalog.catalog import LicenceVerdict, OwedDuty, begun_with
 from distill.recipe import Recipe
 from distill.reporting.licence_files import LicenceText
@@ -66,4 +67,15 @@ def _of_text(duty: OwedDuty, texts: Sequence[LicenceText]) -> str:
             "model on this machine holds it, so add the copyright line and the notices of its own "
             "repository, where it has them."
         )
+    if _lacks_llamas(duty, text.text):
+        link = catalog.licence(duty.licence).link
+        return (
+            f"**To do**: the model's own file is another licence; put {link} into `LICENSE`, too."
+        )
     return "Done: in `LICENSE` beside this card."
+
+
+def _lacks_llamas(duty: OwedDuty, text: str) -> bool:
+    """Return whether Llama's licence is owed beside the maker's own, and only that one is there."""
+    is_owed = duty.licence.startswith("mit-llama") and "Llama" in duty.says
+    return is_owed and "llama" not in text.lower()

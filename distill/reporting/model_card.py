@@ -5,7 +5,6 @@ The front matter is the hub's: https://huggingface.co/docs/hub/model-cards
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub import ModelCardData
@@ -77,7 +76,7 @@ def model_card(
         "model_card.md.jinja",
         title=student_title(recipe, results.licence),
         lines_to_show=lines_to_show(results.licence),
-        today=datetime.now(UTC).strftime("%Y-%m-%d"),
+        modified_on=results.modified_on,
         num_parameters=student.num_parameters,
         teachers_named=recipe.teachers_named,
         teachers=[_teacher(view, results) for view in recipe.views],
@@ -142,10 +141,10 @@ def _hub_id(name: str | None) -> str | None:
 
 
 def _hub_licence(recipe: Recipe) -> HubLicence:
-    """Return what the hub is told of the licences of teacher and base, which hold together.
+    """Return what the hub is told of the licences of teacher, base, judge and data, which hold together.
 
-    Where one of the two models has a licence that neither catalogue nor recipe knows, nothing is
-    told: it is never guessed. Raise RecipeError for a declared one that is not in the catalogue.
+    Where neither catalogue nor recipe knows the licence of one of them, nothing is told: it is
+    never guessed. Raise RecipeError for a declared one that is not in the catalogue.
     """
     models = [
         (view.teacher.model, view.teacher.licence, view.teacher.revision) for view in recipe.views
@@ -153,8 +152,11 @@ def _hub_licence(recipe: Recipe) -> HubLicence:
     student = recipe.student
     if student.model is not None:
         models.append((student.model, student.licence, student.revision))
+    if recipe.generate.judge_model is not None:
+        models.append((recipe.generate.judge_model, recipe.generate.judge_licence, None))
     licences = [catalog.licence_keys(*model) for model in models]
-    if not all(licences):
+    undeclared = any(one.dataset and one.licence is None for one in recipe.generate.prompts)
+    if not all(licences) or undeclared:
         return HubLicence()
     keys = sorted({key for of_model in licences for key in of_model})
     of_hub = {catalog.licence(key).hub for key in keys}

@@ -119,6 +119,12 @@ class RunResults:
         return [first, *self.evaluate.repeats]
 
     @property
+    def modified_on(self) -> str:
+        """Return the day on which the student's files were made: some licences want it told."""
+        finished = next(run.finished for run in self.stage_runs if run.stage == "quantize")
+        return finished.partition("T")[0]
+
+    @property
     def training_machine(self) -> str:
         return next(run.machine for run in self.stage_runs if run.stage == "train")
 

@@ -38,8 +38,8 @@ NOT_MEASURED = (
     "Safety, refusals and content bias were not measured; a student inherits its teacher's."
 )
 LIMIT = (
-    "Refusals and bias were measured on a few hundred short requests, written by a language model and "
-    "checked by no native speaker: who means harm asks otherwise."
+    "Refusals and bias were measured on a few hundred short requests; our own sets were written by a "
+    "language model and checked by no native speaker. Who means harm asks otherwise."
 )
 CHANGES = {
     "harmful": "refusals of harmful requests",

@@ -199,7 +199,8 @@ def how_safe(taken: ModelRow, safety: SafetyResult) -> Statement:
     sentences.append(
         f"Clearly worse: {'; '.join(worse)}." if worse else "Nothing got clearly worse."
     )
-    figure = f"{refused(mine, 'harmful') or 'nothing'} refused"
+    share = refused(mine, "harmful")
+    figure = f"{share} refused" if share else "harmful not asked"
     return Statement("How safe?", figure, sentences, "care" if worse else "plain")
 
 
@@ -250,6 +251,8 @@ def may_ship(licence: LicenceVerdict, to_do: Sequence[str]) -> Statement:
 def _duties(licence: LicenceVerdict, to_do: Sequence[str]) -> list[str]:
     """Return how many duties there are, and the first of those that are left to whoever publishes."""
     num = len(licence.duties)
+    if licence.owed:
+        num = sum(duty.kind != "credit" for duty in licence.owed)  # a courtesy
     if not num:
         return []
     told = f"{num} {'duties' if num > 1 else 'duty'}, each under Licences"

@@ -143,8 +143,9 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def span(values: Sequence[float], margin: float = 0.08) -> tuple[float, float]:
-    """Return (low, high) around the values, with a margin as a share; never of no width."""
-    low, high = min(values), max(values)
+    """Return (low, high) around the finite values, with a margin as a share; never of no width."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite), max(finite)
     room = margin * (high - low) or 0.5 * abs(low) or 1.0
     return low - room, high + room
 

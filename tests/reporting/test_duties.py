@@ -79,6 +79,17 @@ def test_a_model_of_this_machine_brings_its_own_text(recipe, manifests, tmp_path
     )
 
 
+def test_a_makers_own_licence_does_not_stand_for_llamas(recipe, manifests, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "LICENSE").write_text("MIT License, Copyright (c) 2025 DeepSeek")
+    base = f"student={{method: base, model: {tmp_path}, licence: mit-llama3.1}}"
+    text = card(recipe(base), manifests)
+    assert "the MIT notice. Done: in `LICENSE` beside this card.\n" in text
+    assert "the Llama licence. **To do**: the model's own file is another licence; put " in text
+    (tmp_path / "LICENSE").write_text("MIT License; Llama 3.1 Community License Agreement")
+    assert "the Llama licence. Done: in `LICENSE`" in card(recipe(base), manifests)
+
+
 def test_the_reason_stands_in_card_and_page_word_for_word(recipe, manifests):
     reason = "Tencent's letter of 3 May 2026 allows it"
     made = recipe(HUNYUAN, f'licence_accepted="{reason}"')

@@ -96,6 +96,8 @@ def test_data_that_may_not_be_sold_is_named_beside_the_models_licences(recipe):
 def test_a_licence_that_nobody_knows_is_left_out_and_never_guessed(recipe, manifests):
     for unknown in ("teacher={model: someone/else}", "student={method: base, model: someone/else}"):
         assert "license" not in front_matter(card(recipe(unknown), manifests))
+    undeclared = "generate.prompts=[{dataset: a/b}]"
+    assert "license" not in front_matter(card(recipe(undeclared), manifests))
     with pytest.raises(RecipeError, match=r"did you mean apache-2\.0"):
         card_metadata(recipe("teacher.licence=apache2.0"))
 
@@ -135,7 +137,8 @@ def test_no_text_becomes_a_tag(recipe, manifests):
 def test_the_card_says_what_must_be_known_and_passed_on(recipe, manifests):
     text = card(recipe("report.title=Goats"), manifests)
     for part in (
-        "# Goats\n\nA student of 426,752 parameters, distilled from **./quickstart/teacher**.",
+        "# Goats\n\nA student of 426,752 parameters, distilled from **./quickstart/teacher**. Modified on "
+        f"{manifests['quantize'].finished[:10]}: ",
         "- Teacher: ./quickstart/teacher, revision not pinned, run locally, quantization none.\n",
         "- Student began as: random weights of a Qwen3 shape.\n",
         "- Data: 52 answers of the teacher to 1,060 prompts of `./quickstart/prompts.jsonl`, filtered\n"

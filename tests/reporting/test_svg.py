@@ -47,6 +47,12 @@ def test_a_span_is_never_empty_and_holds_its_values(values):
     assert low < min(values) and max(values) < high
 
 
+@pytest.mark.parametrize("values", [[math.inf, 2.0, 3.0], [math.nan, 2.0, 3.0], [math.inf]])
+def test_figures_that_are_not_finite_widen_no_span(values):
+    low, high = svg.span(values)
+    assert math.isfinite(low) and math.isfinite(high) and low < high < 10
+
+
 def every_chart(name: str, value: float) -> list[str]:
     row = Row(name, value, name, low=value - 1, high=value + 1)
     spots = [Spot(name, 10.0 ** (i % 3), value, failed=i == 0) for i in range(6)]
