@@ -120,6 +120,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
     """Train what of a repeat is not there yet; return how each of its models was trained."""
+    from distill.training.prepare import free_memory
     from distill.training.written import require_as_trained, result_of
 
     options, processes, place = lesson.recipe.train, lesson.processes, lesson.place(repeat)
@@ -127,6 +128,7 @@ def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
     for role in ROLES[: options.num_roles]:
         if not (place / role / "training.json").is_file():
             _train_role(lesson, role, repeat)
+            free_memory()
         elif processes.is_main:
             require_as_trained(place, role)
         if options.repeats > 1 and processes.is_main:

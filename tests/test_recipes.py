@@ -122,7 +122,7 @@ def test_the_hours_and_memory_of_a_gpu_are_the_plans(gigabytes, tmp_path):
     assert max(cost.memory for cost in costs) / GB == pytest.approx(memory, abs=0.5)
     assert max(cost.memory for cost in costs) < gigabytes * GB
     assert str(work.demand).endswith(
-        "27,000 prompts to write, 20,000 answers, about 16,392 thousand tokens in all"
+        "27,000 prompts to write, 20,000 answers, about 16,380 thousand tokens in all"
     )
     assert work.sample_tokens == pytest.approx(6.3e6, rel=0.01)
 

@@ -92,7 +92,7 @@ class Lifelines:
         except (OSError, ValueError):
             end.close()
             return
-        if not secrets.compare_digest(token, self._token):
+        if not secrets.compare_digest(token.encode(), self._token.encode()):
             end.close()
             return
         self._keep(number, end)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,7 +208,7 @@ def command_of_launcher() -> list[str]:
 
 def threads_of_command(words: Sequence[str]) -> dict[str, str]:
     """Return OMP_NUM_THREADS as `accelerate launch` was told on its command line; {} if it was not."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         option, _, value = word.partition("=")
         if option.replace("-", "_") == "__num_cpu_threads_per_process":
             return {"OMP_NUM_THREADS": value or following}

@@ -11,12 +11,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from distill.core import activity
+from distill.core import activity, terminal
 from distill.core.lifelines import DONE, STOPPED, Lifelines
 from distill.core.processes import Processes
 from distill.errors import DistillError, Stopped, in_short
@@ -124,12 +124,22 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         threading.Thread(target=self._tell, daemon=True, name="watch's teller").start()
+        looked = time.monotonic()
         while not self._ended.wait(self._beat):
+            if time.monotonic() - looked > self._notice / 2:
+                self._forgive()
+            looked = time.monotonic()
             self._told = {**self._told, self._processes.rank: self._mine()}
             if self._ended.is_set():
                 return
             self._note(self._told, time.monotonic())
             self._judge(time.monotonic())
+
+    def _forgive(self) -> None:
+        """Begin anew: this process was suspended itself, perhaps with all others."""
+        now = time.monotonic()
+        for seen in self._seen.values():
+            seen.beat = seen.sign = seen.work = now
 
     def _tell(self) -> None:
         """Tell what this rank does, and hear the others.
@@ -139,7 +149,9 @@ class Watch(threading.Thread):
         import torch.distributed as dist
 
         keys = [f"{KEY}{rank}" for rank in range(self._processes.num)]
-        store = _store(self._processes.num)
+        store = self._joined_store()
+        if store is None:
+            return
         self._connect(store)
         while not self._ended.wait(self._beat):
             if (mine := self._told.get(self._processes.rank)) is None:
@@ -155,6 +167,15 @@ class Watch(threading.Thread):
             heard = {rank: Told(**json.loads(value)) for rank, value in enumerate(values)}
             self._told = {**heard, self._processes.rank: self._told[self._processes.rank]}
             self._heard = time.monotonic()
+
+    def _joined_store(self) -> Any | None:
+        """Return a connection with the store, which may be late; None where the watch ends before."""
+        while True:
+            try:
+                return _store(self._processes.num)
+            except Exception:  # of torch's, by whatever name
+                if self._ended.wait(self._beat):
+                    return None
 
     def _connect(self, store: Any) -> None:
         """Open this rank's lifelines; say so where that cannot be."""
@@ -201,7 +222,7 @@ class Watch(threading.Thread):
 
     def _judge(self, now: float) -> None:
         self._end_where_one_has_ended(now)
-        if self._seen:
+        if len(self._seen) == self._processes.num:  # whoever has heard nobody judges nobody
             self._name_who_is_waited_for(now)
 
     def _end_where_one_has_ended(self, now: float) -> None:
@@ -209,7 +230,9 @@ class Watch(threading.Thread):
         for since, rank, seen in sorted(gone, key=lambda one: one[0])[:1]:
             if now - since > SURE:
                 self._end_all(f"{_name(rank, seen)} has ended ({_stood(seen)})")
-        if self._lost is not None and now - self._lost > 2 * SURE:
+        # rank 0, stopped by a signal, may take the store with it: the work in hand is finished
+        is_expected = 0 in self._lifelines.stopped() and not activity.waits()
+        if self._lost is not None and now - self._lost > 2 * SURE and not is_expected:
             self._end_all(
                 f"the process at {os.environ['MASTER_ADDR']} that joins the ranks has ended"
             )
@@ -282,7 +305,8 @@ def _store(num: int) -> Any:
 
 def _write(text: str) -> None:
     """Write a line of news at once, whatever the main thread is printing."""
-    os.write(2, f"\ndistill: {text}\n".encode())
+    with suppress(OSError):  # nobody reads it, or the disk is full: the watch goes on
+        os.write(2, f"\ndistill: {terminal.printable(text)}\n".encode())
 
 
 def _name(rank: int, seen: Seen) -> str:

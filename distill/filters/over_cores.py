@@ -15,6 +15,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, TypeVar
 
+from distill.core import shutdown
 from distill.core.cores import usual_threads
 from distill.core.subprocesses import environment
 from distill.data.samples import Prompt
@@ -100,6 +101,7 @@ class _Children:
 
     def _receive(self, found: dict[int, list[str | None]]) -> None:
         """Take the results of those that have them; wait for one at least."""
+        shutdown.check()
         for connection in wait(list(self._given)):
             assert isinstance(connection, Connection)
             with _told_if_it_ended():
@@ -114,6 +116,7 @@ def _told_if_it_ended() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError):
+        shutdown.check()  # Ctrl-C reaches them, too
         raise DataError(
             "a process that filters texts has ended: what it said stands above, and where that is "
             "nothing, memory was short; run the same command again, with OMP_NUM_THREADS=1 all is "

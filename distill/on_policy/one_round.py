@@ -3,7 +3,6 @@
 One model is in memory at a time. Nothing that is on disk is answered or scored again.
 """
 
-import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,7 @@ from distill.teachers.listening import (
     listen,
     sequence_of,
 )
+from distill.training.prepare import free_memory
 
 
 def first_round(work: Work) -> Round:
@@ -124,16 +124,7 @@ def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     seconds[name] = round(time.monotonic() - started, 1)
-    _free_memory()
-
-
-def _free_memory() -> None:
-    """Give back what a model took before the next one is loaded."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
 
 
 def _answers(work: Work, before: Round) -> list[OwnAnswer]:

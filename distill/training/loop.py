@@ -74,6 +74,8 @@ def train(run: TrainingRun) -> dict[str, Any]:
 
             is_stopped = processes.any(shutdown.requested())
             is_due = _checkpoint_is_due(options, step, clock.seconds_since_checkpoint())
+            if run.is_sharded:  # all save together, and their clocks differ
+                is_due = processes.any(is_due)
             if (is_stopped or is_due) and not is_last:
                 saved.save(step, trainable, optimizer, asdict(state))
                 clock.restart()
@@ -257,9 +259,9 @@ def validate(run: TrainingRun, module: nn.Module) -> float:
         examples = own_examples[start : start + size]
         rows = [[(example.ids, example.answer_start)] for example in examples]
         batch = collate(rows, run.pad_id).to(device)
-        with run.autocast(device):
+        with activity.waiting() if run.is_sharded else nullcontext(), run.autocast(device):
             loss_sum, _ = student(batch, None, 0.0, 1.0)
-        sums += torch.tensor([float(loss_sum), len(batch.labels_N)], dtype=torch.float64)
+            sums += torch.tensor([float(loss_sum), len(batch.labels_N)], dtype=torch.float64)
     total, num_tokens = run.processes.sum(sums).tolist()
     return total / num_tokens
 

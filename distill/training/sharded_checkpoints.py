@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.hf_storage import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from distill.core import activity
 from distill.core.checksums import checksum_problem, write_checksums_of
 from distill.core.digests import file_sha256
 from distill.core.files import FolderWriter
@@ -178,7 +179,8 @@ def _save(folder: Path, values: dict[str, Tensor]) -> None:
     """
     writer = HuggingFaceStorageWriter(str(folder), _files(values), save_distributed=True)
     try:
-        save(values, storage_writer=writer)
+        with activity.waiting():
+            save(values, storage_writer=writer)
     except CheckpointException as error:
         raise _first_os_error(error) from error
 
@@ -189,7 +191,8 @@ def _load(folder: Path, values: dict[str, Tensor]) -> None:
     Raises DataError where it is of another student than this.
     """
     try:
-        load(values, storage_reader=HuggingFaceStorageReader(str(folder)))
+        with activity.waiting():
+            load(values, storage_reader=HuggingFaceStorageReader(str(folder)))
     except CheckpointException as error:
         reason = shown(next(iter(error.failures.values()))[0])
         raise DataError(_other_student(folder, reason)) from None

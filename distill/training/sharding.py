@@ -18,12 +18,13 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from distill.core import activity
-from distill.core.processes import Processes
+from distill.core.processes import LONGEST_WAIT, Processes
 from distill.errors import MismatchError
 from distill.models.load import Placement
 from distill.training.student import StudentLoss
@@ -82,7 +83,10 @@ def gather(trainable: Mapping[str, nn.Parameter], into: Mapping[str, nn.Paramete
 
 def whole_tensor(value: Tensor) -> Tensor:
     """Return a tensor as it is, or gathered where it is divided: then every rank calls it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    if not isinstance(value, DTensor):
+        return value
+    with activity.waiting():
+        return value.full_tensor()
 
 
 def _device(placement: Placement) -> torch.device:
@@ -97,7 +101,10 @@ def _mesh(how: str, device: str, processes: Processes) -> DeviceMesh:
     if how == "full":
         return init_device_mesh(device, (processes.num,))
     size = ranks_a_node(processes)
-    return init_device_mesh(device, (processes.num // size, size), mesh_dim_names=("node", "rank"))
+    mesh = init_device_mesh(device, (processes.num // size, size), mesh_dim_names=("node", "rank"))
+    for group in mesh.get_all_groups():  # else torch's own: minutes, after which NCCL ends a run
+        distributed_c10d._set_pg_timeout(LONGEST_WAIT, group)
+    return mesh
 
 
 def ranks_a_node(processes: Processes) -> int:

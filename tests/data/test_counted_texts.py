@@ -69,7 +69,8 @@ def test_without_a_network_it_is_said_how_to_carry_it_and_that_works(tmp_path):
         check_vocabulary(recipe, None)
     advice = str(error.value)
     assert "student.vocabulary.texts: data set 'nobody/some texts/swahili/train'" in advice
-    command = shlex.split(advice.partition("`")[2].partition("`")[0])
+    assert "run `distill fetch RECIPE` where there is a network" in advice
+    command = shlex.split(advice.partition("fetch it there by `")[2].partition("`")[0])
     folder = command[command.index("--local-dir") + 1]
     assert command[:3] == ["hf", "download", "nobody/some texts"] and command[-1] == "abc"
     assert advice.endswith(f"name it: dataset=./{folder}")
