@@ -44,7 +44,7 @@ from distill.planning.lengths import held_out_within_context
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.fingerprint import teacher_fingerprint, with_served_names
 from distill.teachers.routes import routes_of
 
 
@@ -252,17 +252,21 @@ def left_out(recipe: Recipe) -> str | None:
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the answers beside the models."""
+    """Return what decides the answers, and the judge's replies, beside the models."""
     options = recipe.evaluate.safety
     if options is None:
         return Fingerprint()
     section = {
         "languages": recipe.languages,
         "safety": options.identity() | {"rules": VERSION},
+        "system_prompt": recipe.generate.system_prompt,
+        "enable_thinking": recipe.generate.enable_thinking,
+        "judge_model": recipe.generate.judge_model if options.judge else None,
     }
     teacher = teacher_fingerprint(recipe)
+    section |= with_served_names(recipe, teacher.section)
     inputs = teacher.inputs | {"requests": sets.identity(recipe)}
-    return Fingerprint(section | teacher.section, inputs, recipe.seed)
+    return Fingerprint(section, inputs, recipe.seed)
 
 
 def reads(recipe: Recipe) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from run_helpers import made_once, sha, small
 
 from distill import gates, pipeline, safety
-from distill.core.run_folder import RunFolder
+from distill.core.run_folder import Fingerprint, RunFolder
 from distill.core.safety_results import ALL, GatesResult, SafetyResult
 from distill.deploy.choose import gguf_checks
 from distill.errors import DataError, MismatchError, RecipeError
@@ -204,6 +204,35 @@ def test_without_its_section_there_is_no_such_stage(finished, stage):
     with pytest.raises(RecipeError, match=f"there is no stage {stage.name} in it"):
         make(finished, stages=(stage.name,))
     assert stage.name not in pipeline.run(recipe_of(finished)).manifests
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ("generate.system_prompt=Be brief.", "system_prompt"),
+        ("generate.enable_thinking=false", "enable_thinking"),
+        ("teacher.server_model=other", "teacher.server_model"),
+        ("generate.judge_model=other", "judge_model"),
+    ],
+)
+def test_what_decides_the_prompts_and_who_replies_makes_the_answers_stale(tmp_path, change, name):
+    judge = ("generate.judge_min_score=4", "generate.judge_server=http://h:1")
+    server = ("teacher.server=http://h:1", *judge, "generate.judge_model=one")
+    judged = "evaluate.safety={sets: [harmful], num_requests: 1, judge: true}"
+    folder = RunFolder(tmp_path)
+    folder.start("safety", safety.fingerprint(recipe_of(tmp_path, *server, judged)))
+    now = safety.fingerprint(recipe_of(tmp_path, *server, judged, change))
+    assert [line.split(" was ")[0] for line in folder.changes("safety", now)] == [name]
+
+
+def test_a_run_folder_of_before_these_were_noted_stays_valid_where_none_is_set(tmp_path):
+    now = safety.fingerprint(recipe_of(tmp_path, ASKED, "generate.judge_min_score=4"))
+    new = ("system_prompt", "enable_thinking", "judge_model")
+    section = {key: value for key, value in now.section.items() if key not in new}
+    section["teacher"] = {k: v for k, v in section["teacher"].items() if k != "server_model"}
+    folder = RunFolder(tmp_path)
+    folder.start("safety", Fingerprint(section, now.inputs, now.seed))
+    assert folder.changes("safety", now) == []
 
 
 def test_the_teacher_itself_may_judge_and_its_agreement_is_told(copy):

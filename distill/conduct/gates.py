@@ -105,14 +105,15 @@ class _Gate:
     at_most: bool = False
 
     def fails(self, num_does: int, num: int) -> bool:
-        return num_does > self.limit * num if self.at_most else num_does < self.limit * num
+        share = num_does / num  # 0.55 * 100 is more than 55, and 55 / 100 is 0.55
+        return share > self.limit if self.at_most else share < self.limit
 
 
 def _conduct(
     gates: Gates, name: str, conduct: Sequence[Conduct], not_judged: NotJudged
 ) -> Iterator[str]:
     """Yield what a file answers otherwise than it must."""
-    languages = [ALL, *dict.fromkeys(one.language for one in conduct)] if conduct else []
+    languages = [ALL, *dict.fromkeys(one.language for one in conduct)]
     for gate in _gates_of(gates, name):
         for language in languages:
             chosen = [

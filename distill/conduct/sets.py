@@ -10,7 +10,7 @@ them, and that no native speaker has checked the translations.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill.core.digests import digest
@@ -20,10 +20,11 @@ from distill.errors import DataError, shown
 from distill.recipe import Recipe
 from distill.recipe.sections import SafetySet
 from distill.recipe.sources import Source
-from distill.text.scripts import base_code, same_language
+from distill.text.scripts import base_code, same_language, scripts_of
 
 FOLDER = Path(__file__).with_name("sets")
 LANGUAGES = ("en", "zh", "sw", "hi", "id", "ar", "fr")  # that ours are written in
+_FORMS = {"zh": "zh-Hans"}  # what ours are, where a code leaves that open
 FIELD = "evaluate.safety.prompts"
 # What a label column may say (XSTest: safe, unsafe), and what `refusals` of a source without one.
 LABELS: dict[str, SafetySet] = {
@@ -78,17 +79,18 @@ def read_set(name: SafetySet, num: int | None = None) -> Iterator[Item]:
 def items_of(recipe: Recipe) -> list[Item]:
     """Return all that the recipe's models are asked: of our sets, and of its own sources.
 
-    Ours in the recipe's languages; a language that they are not in is left out (`unwritten`).
+    Ours in the recipe's languages, under its own codes, by which teachers are chosen; a language that
+    they are not in is left out (`unwritten`).
     Raises DataError and MissingError for a source that cannot be read.
     """
     options = recipe.evaluate.safety
     assert options is not None  # asked where the recipe has it alone
-    written = {code: same for code in recipe.languages if (same := base_code(code)) in LANGUAGES}
+    codes = _codes(recipe)
     items = [
-        item
+        replace(item, language=codes[item.language])
         for name in sorted(options.sets, key=_ASKED.index)
         for item in read_set(name, options.num_requests)
-        if item.language in written.values()
+        if item.language in codes
     ]
     for number, source in enumerate(options.prompts or ()):
         items += _of_source(recipe, f"{FIELD}.{number}", source)
@@ -100,9 +102,30 @@ def items_of(recipe: Recipe) -> list[Item]:
     return items
 
 
+def _codes(recipe: Recipe) -> dict[str, str]:
+    """Return the recipe's own code for each language of ours that it has: {"zh": "zh-Hans"}.
+
+    Of several (zh-Hant, zh-Hans) the one that our texts are in, else the first. Hindi in Latin letters
+    is none of ours.
+    """
+    found = {}
+    for ours in LANGUAGES:
+        same = tuple(code for code in recipe.languages if _is_written_as(ours, code))
+        if same:
+            found[ours] = same_language(_FORMS.get(ours, ours), same) or same[0]
+    return found
+
+
+def _is_written_as(ours: str, code: str) -> bool:
+    if base_code(code) != ours:
+        return False
+    return not set(scripts_of(ours)).isdisjoint(scripts_of(code))
+
+
 def unwritten(recipe: Recipe) -> list[str]:
     """Return the recipe's languages that our sets are not written in."""
-    return [code for code in recipe.languages if base_code(code) not in LANGUAGES]
+    written = _codes(recipe).values()
+    return [code for code in recipe.languages if code not in written]
 
 
 def identity(recipe: Recipe) -> str:
@@ -157,11 +180,15 @@ def _language(recipe: Recipe, source: Source, code: object, where: str) -> str:
 
 
 def pairs_among(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """Return the numbers of both sides of each pair."""
+    """Return the numbers of both sides of each pair that has both.
+
+    One side may have been left out, where it alone does not fit into a model's context.
+    """
     places = {item.key: number for number, item in enumerate(items) if item.set == "pairs"}
     ours = [(n, items[n]) for n in places.values() if items[n].id.endswith("a")]
-    return [
-        (n, places[f"{item.source}/{item.id[:-1]}b/{item.language}"])
+    sides = [
+        (n, places.get(f"{item.source}/{item.id[:-1]}b/{item.language}"))
         for n, item in ours
         if item.source == "distill"
     ]
+    return [(a, b) for a, b in sides if b is not None]

@@ -22,9 +22,12 @@ def hub_sets(recipe: Recipe, benchmarks: Iterable[Source] = ()) -> list[tuple[st
     """
     vocabulary = recipe.student.vocabulary
     texts = vocabulary.texts if vocabulary is not None else []
+    safety = recipe.evaluate.safety
+    requests = safety.prompts if safety is not None else None
     fields: list[tuple[str, Iterable[Source]]] = [
         ("generate.prompts", recipe.generate.prompts),
         ("evaluate.prompts", recipe.evaluate.prompts or []),
+        ("evaluate.safety.prompts", requests or []),
         ("student.vocabulary.texts", [text.source for text in texts]),
         ("evaluate.benchmarks", benchmarks),
     ]

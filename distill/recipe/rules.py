@@ -315,6 +315,20 @@ def check_privacy(recipe: "Recipe") -> None:
         )
 
 
+def check_gates(recipe: "Recipe") -> None:
+    """Refuse gates on what files answer where nobody is asked anything."""
+    gates = recipe.evaluate.gates
+    if gates is None or recipe.evaluate.safety is not None:
+        return
+    names = ("min_kept_refusals", "max_over_refusal", "min_same_outcome")
+    for name in names:
+        if getattr(gates, name) is not None:
+            raise ValueError(
+                f"evaluate.gates.{name} judges what files answer to the requests of evaluate.safety, "
+                f"which is null: set evaluate.safety to {{}}, or evaluate.gates.{name} to null"
+            )
+
+
 # In this order; the first that is broken is reported
 RULES = (
     check_evaluation_prompts,
@@ -333,4 +347,5 @@ RULES = (
     check_trimmed_signal,
     check_rounds,
     check_privacy,
+    check_gates,
 )

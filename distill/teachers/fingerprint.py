@@ -24,7 +24,7 @@ def answers_fingerprint(recipe: Recipe) -> Fingerprint:
     """Return what decides the teacher's answers, to the prompts and to those that are held out."""
     teacher = teacher_fingerprint(recipe)
     section = {
-        **_with_served_names(recipe, teacher.section),
+        **with_served_names(recipe, teacher.section),
         "languages": recipe.languages,
         "generate": recipe.generate.identity(),
         "evaluate": recipe.evaluate.identity(),
@@ -36,7 +36,7 @@ def answers_fingerprint(recipe: Recipe) -> Fingerprint:
     return Fingerprint(section, teacher.inputs | prompts_inputs(recipe))
 
 
-def _with_served_names(recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
+def with_served_names(recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
     """Return the section with the teachers' names on servers: another name may be another model."""
     if recipe.teachers is None:
         return {"teacher": section["teacher"] | {"server_model": recipe.teacher.served_name}}

@@ -49,6 +49,22 @@ def test_what_the_teacher_did_not_refuse_is_not_asked_of_a_file():
     assert not judged(Gates(min_kept_refusals=1.0), {"f16": file_check()}, made).failed
 
 
+@pytest.mark.parametrize("num", [55, 54])
+def test_a_limit_that_is_just_met_is_met(num):
+    made = {"en": ["refuses"] * num + ["complies"] * (100 - num)}
+    least = answers(teacher={"en": ["refuses"] * 100}, student=made, f16=made)
+    found = judged(Gates(min_kept_refusals=0.55), {"f16": file_check()}, least)
+    assert bool(found.failed) == (num < 55)
+    most = requests("harmless", teacher=made, student=made, f16=made)
+    found = judged(Gates(max_over_refusal=num / 100), {"f16": file_check()}, most)
+    assert not found.failed
+
+
+def test_where_nobody_was_asked_that_is_said():
+    found = judged(Gates(max_over_refusal=0.5), {"f16": file_check()}, [])
+    assert not found.failed and found.not_judged == ["in all languages: no harmless requests"]
+
+
 def test_too_few_requests_are_not_judged_and_that_is_said():
     few = {"en": ["refuses"] * 40, "sw": ["refuses"] * 3}
     worse = {"en": ["refuses"] * 40, "sw": ["complies"] * 3}

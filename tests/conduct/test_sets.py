@@ -8,6 +8,8 @@ import pytest
 
 from distill import load_recipe
 from distill.conduct import sets
+from distill.data.routes import route_of
+from distill.data.samples import Prompt
 from distill.errors import DataError, RecipeError
 from distill.recipe import Recipe
 from distill.recipe.sections import SETS
@@ -64,7 +66,7 @@ def test_pairs_differ_by_names_and_by_words_for_a_gender():
 def test_a_recipe_gets_our_sets_in_its_own_languages():
     recipe = recipe_with("languages=[en, sw-KE, ha]", "evaluate.safety={}")
     items = sets.items_of(recipe)
-    assert Counter(item.language for item in items) == {"en": 280, "sw": 280}
+    assert Counter(item.language for item in items) == {"en": 280, "sw-KE": 280}
     assert len({item.key for item in items}) == len(items)
     pairs = sets.pairs_among(items)
     assert len(pairs) == 120
@@ -72,6 +74,46 @@ def test_a_recipe_gets_our_sets_in_its_own_languages():
         items[a].id[:-1] == items[b].id[:-1] and items[a].id != items[b].id for a, b in pairs
     )
     assert sets.unwritten(recipe) == ["ha"]
+
+
+@pytest.mark.parametrize(
+    ("languages", "asked", "unwritten"),
+    [
+        ("zh-Hans", ["zh-Hans"], []),
+        ("zh-Hant, zho_Hans", ["zho_Hans"], ["zh-Hant"]),
+        ("zh-Hant", ["zh-Hant"], []),  # the two forms are not told apart anywhere else
+        ("en-GB, en", ["en"], ["en-GB"]),
+        ("eng_Latn, hi-Latn", ["eng_Latn"], ["hi-Latn"]),
+        ("fra_Latn, hi", ["hi", "fra_Latn"], []),
+    ],
+)
+def test_our_sets_have_the_recipes_own_codes_where_they_are_in_its_script(
+    languages, asked, unwritten
+):
+    recipe = recipe_with(f"languages=[{languages}]", "evaluate.safety={sets: [harmful]}")
+    items = sets.items_of(recipe)
+    assert list(dict.fromkeys(item.language for item in items)) == asked
+    assert sets.unwritten(recipe) == unwritten
+
+
+def test_several_teachers_are_asked_our_sets_by_the_recipes_own_codes():
+    recipe = recipe_with(
+        "languages=[en, zh-Hans]",
+        "teacher=null",
+        "teachers=[{name: east, model: ./a, languages: [zh-Hans]}, {name: rest, model: ./b}]",
+        "evaluate.safety={sets: [harmful], num_requests: 1}",
+    )
+    items = sets.items_of(recipe)
+    prompts = [Prompt((), item.language, source=item.source, verify=False) for item in items]
+    assert {p.language: route_of(recipe, p) for p in prompts} == {"zh-Hans": "east", "en": "rest"}
+
+
+def test_a_pair_of_which_one_side_is_left_out_is_none():
+    items = sets.items_of(recipe_with("languages=[en]", "evaluate.safety={sets: [pairs]}"))
+    assert [item.id for item in items[:4]] == ["pairs-01a", "pairs-01b", "pairs-02a", "pairs-02b"]
+    assert sets.pairs_among(items[:4]) == [(0, 1), (2, 3)]
+    assert sets.pairs_among([items[0], *items[2:4]]) == [(1, 2)]
+    assert sets.pairs_among(items[1:4]) == [(1, 2)]
 
 
 def test_a_recipe_in_none_of_the_languages_is_told_so():

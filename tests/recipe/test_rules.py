@@ -196,3 +196,11 @@ def test_what_goes_together_is_read():
 )
 def test_rounds_need_a_teacher_that_scores_the_students_own_tokens(overrides, message):
     assert message in problem("rounds.num_rounds=1", *overrides)
+
+
+@pytest.mark.parametrize("name", ["min_kept_refusals", "max_over_refusal", "min_same_outcome"])
+def test_gates_on_answers_need_somebody_who_is_asked(name):
+    gates = f"evaluate.gates={{max_kl: 0.1, {name}: 0.5}}"
+    assert f"evaluate.gates.{name} judges what files answer" in problem(gates)
+    for way_out in ("evaluate.safety={}", f"evaluate.gates.{name}=null"):
+        assert load_recipe(QUICKSTART, [gates, way_out]).evaluate.gates is not None
