@@ -31,7 +31,7 @@ from distill.benchmarks.scores import (
     scores_of,
     with_all_languages,
 )
-from distill.benchmarks.stored import path_of, read_rows, write_rows
+from distill.benchmarks.stored import FIRST_SCORING, SCORING, path_of, read_rows, write_rows
 from distill.core.benchmark_results import BenchmarkResult
 from distill.core.cores import usual_threads
 from distill.core.digests import canonical_json, digest
@@ -63,7 +63,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     rows = _rows_of_all(stage, asked, models)
     samples = (row for _, row in read_jsonl(folder.stage("generate") / "kept.jsonl"))
     copied = num_copied(asked, samples)
-    result = _result(asked, copied, rows, recipe.seed, not_asked)
+    result = _result(asked, copied, rows, not_asked)
     files = [path_of(stage, model.name, questions) for model in models for questions in asked]
     return StageOutput(result, files)
 
@@ -120,7 +120,6 @@ def _result(
     asked: Sequence[Questions],
     copied: Sequence[int],
     rows: Sequence[Rows],
-    seed: int,
     not_asked: dict[str, str],
 ) -> BenchmarkResult:
     facts, scores, differences = [], [], []
@@ -130,7 +129,7 @@ def _result(
         by_language = {asked[i].language: rows[i] for i in numbers}
         for language, of_models in with_all_languages(by_language).items():
             scores += scores_of(name, language, of_models)
-            differences += differences_of(name, language, of_models, seed)
+            differences += differences_of(name, language, of_models)
     return BenchmarkResult(facts, scores, differences, not_asked)
 
 
@@ -260,6 +259,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
         "system_prompt": recipe.generate.system_prompt,
         "enable_thinking": recipe.generate.enable_thinking,
     }
+    if SCORING > FIRST_SCORING:  # folders that were made before it was told stay valid
+        section["scoring"] = SCORING
     inputs = dict(teacher_fingerprint(recipe).inputs)
     for number, use in enumerate(uses):
         benchmark = read_benchmark(recipe, use)

@@ -11,7 +11,7 @@
     fields: [premise, choice1, choice2, question, label]   # of a row; no other is read
     prompt: "{{ premise[:-1] }} {{ words[question] }}"
     choices: ["{{ choice1 }}", "{{ choice2 }}"]
-    answer: "{{ label }}"            # the text of a choice, else its position from 0; or the number
+    answer: "{{ label }}"            # the text of a choice or its position from 0; or the number
     words: {sw: {cause: kwa sababu, effect: kwa hiyo}}
 
 Prompt, choices and answer are Jinja templates of the row's fields, of `language` and of `words`,
@@ -30,10 +30,11 @@ from distill.recipe import Recipe
 from distill.recipe.schema import Section, field
 from distill.recipe.sections import BenchmarkUse
 from distill.recipe.strict_yaml import NotYaml, parse
-from distill.text.codes import base_code
+from distill.text.codes import base_code, subtags
 
 LARGEST = 1 << 20  # bytes of a file
 FOLDER = "files"
+HANT_REGIONS = {"TW", "HK", "MO"}  # that write traditional characters
 
 
 class Benchmark(Section):
@@ -57,6 +58,9 @@ class Benchmark(Section):
         None, "Templates of the choices, or the field that holds a list of them"
     )
     answer: str = field(..., "Template of the right answer")
+    answer_is: Literal["either", "text", "position"] = field(
+        "either", "choices: what the answer is, where it could be both", is_newer=True
+    )
     shot_answer: str | None = field(None, "Template of it in few-shot examples; null = the answer")
     question: str | None = field(
         None, "Template of what a copy in the training data would hold; null = the prompt"
@@ -75,18 +79,25 @@ class Benchmark(Section):
             raise ValueError("choices: a benchmark of kind choices has them, and no other")
         if isinstance(self.choices, str) and self.choices not in self.fields:
             raise ValueError(f"choices: {self.choices} is not among the fields")
+        if self.kind == "choices" and (self.chat or self.stop):
+            raise ValueError("chat and stop are for kind number: remove them")
+        if self.kind == "number" and self.answer_is != "either":
+            raise ValueError("answer_is is for kind choices: remove it")
         return self
 
     @property
     def digest(self) -> str:
         """Return what tells it from others, and from another version of itself."""
-        return digest(canonical_json(self.model_dump(mode="json")))
+        return digest(canonical_json(self.identity()))
 
     def language_of(self, language: str) -> str | None:
         """Return the language of `configs` that is meant by a code of the recipe, or None."""
         if language in self.configs:
             return language
         same = [code for code in self.configs if base_code(code) == base_code(language)]
+        if len(same) > 1:  # several scripts or regions
+            wanted = _subtags(language)
+            same = [code for code in same if wanted & set(subtags(code))]
         return same[0] if len(same) == 1 else None
 
     def words_of(self, language: str) -> dict[str, str]:
@@ -97,6 +108,18 @@ class Benchmark(Section):
         return found[0] if found else {}
 
 
+def _subtags(language: str) -> set[str]:
+    """Return script and region of a code; for Chinese with the script where none is named.
+
+    It is Hans, and Hant in the regions that write it.
+    """
+    found = set(subtags(language))
+    has_script = any(len(tag) == 4 for tag in found)
+    if base_code(language) == "zh" and not has_script:
+        found.add("Hant" if found & HANT_REGIONS else "Hans")
+    return found
+
+
 def shipped_names() -> list[str]:
     """Return the names of the benchmarks that ship with distill."""
     folder = files("distill.benchmarks").joinpath(FOLDER)
@@ -104,11 +127,23 @@ def shipped_names() -> list[str]:
 
 
 def read_benchmark(recipe: Recipe, use: BenchmarkUse) -> Benchmark:
-    """Return the benchmark that a recipe names.
+    """Return the benchmark that a recipe names, with the longest answer that it sets.
 
-    Raises RecipeError for a name that does not ship with distill, MissingError where there is no
-    such file, and DataError for what is no benchmark.
+    Raises RecipeError for a name that does not ship with distill, or an answer's length where none
+    is written; MissingError where there is no such file; and DataError for what is no benchmark.
     """
+    benchmark = _named(recipe, use)
+    if use.max_new_tokens is None:
+        return benchmark
+    if benchmark.kind == "choices":
+        raise RecipeError(
+            f"{recipe.source}: evaluate.benchmarks: {use.name}: max_new_tokens is for benchmarks "
+            "that ask for a number, and this one has choices: remove it"
+        )
+    return benchmark.model_copy(update={"max_new_tokens": use.max_new_tokens})
+
+
+def _named(recipe: Recipe, use: BenchmarkUse) -> Benchmark:
     if use.name.endswith((".yaml", ".yml")):
         path = recipe.existing_file("evaluate.benchmarks", use.name)
         return parsed(_text_of(path), str(path))

@@ -245,13 +245,28 @@ class _Texts:
         return answer
 
     def right(self) -> int:
-        """Return the position of the right choice: that of its text, else the number it is."""
-        choices, answer = self.choices, self.text(self.benchmark.answer).strip()
-        if answer in choices:
-            return choices.index(answer)
-        if answer.isdecimal() and len(answer) < 4 and int(answer) < len(choices):
-            return int(answer)
-        raise DataError(
-            f"{self.where}: {self.benchmark.name}: the answer {shown(answer)} is neither one of "
-            f"{len(choices)} choices nor the position of one"
-        )
+        """Return the position of the right choice: that of its text, or the number it is.
+
+        Raises DataError for an answer that is neither, and for one that could be either.
+        """
+        answer, meant = self.text(self.benchmark.answer).strip(), self.benchmark.answer_is
+        by_text = self._with_text(answer) if meant != "position" else None
+        by_position = self._at_position(answer) if meant != "text" else None
+        where = f"{self.where}: {self.benchmark.name}: the answer {shown(answer)}"
+        found = [each for each in (by_text, by_position) if each is not None]
+        if len(set(found)) == 2:
+            raise DataError(
+                f"{where} is the text of choice {by_text} and the position of another: set "
+                "answer_is: position (or text) in the benchmark's file"
+            )
+        if not found:
+            wanted = "text or position" if meant == "either" else meant
+            raise DataError(f"{where} is the {wanted} of none of {len(self.choices)} choices")
+        return found[0]
+
+    def _with_text(self, answer: str) -> int | None:
+        return self.choices.index(answer) if answer in self.choices else None
+
+    def _at_position(self, answer: str) -> int | None:
+        is_one = answer.isdecimal() and len(answer) < 4 and int(answer) < len(self.choices)
+        return int(answer) if is_one else None

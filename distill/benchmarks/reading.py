@@ -45,6 +45,9 @@ def _problem(found: Sequence[Questions]) -> str | None:
             return f"{name}, {questions.language} is there twice"
         languages.add((name, questions.language))
         other = first.setdefault(name, questions)
+        longest = other.benchmark.max_new_tokens, questions.benchmark.max_new_tokens
+        if longest[0] != longest[1]:
+            return f"{name} has max_new_tokens {longest[0]} and {longest[1]}"
         if other.benchmark != questions.benchmark:
             return f"{name} is the name of two benchmarks"
         if other.few_shot != questions.few_shot:

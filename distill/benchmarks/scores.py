@@ -10,7 +10,7 @@ from distill.core.benchmark_results import (
     BenchmarkFacts,
     BenchmarkScore,
 )
-from distill.core.intervals import paired_bootstrap, wilson
+from distill.core.intervals import paired_shares, wilson
 from distill.core.results import Difference
 
 Rows = Mapping[str, list[AskedRow]]  # by the model's name
@@ -50,31 +50,40 @@ def scores_of(benchmark: str, language: str, rows: Rows) -> list[BenchmarkScore]
 
 
 def _score(benchmark: str, language: str, model: str, rows: list[AskedRow]) -> BenchmarkScore:
-    num_right = sum(row["right"] for row in rows)
     by_byte = interval_by_byte = None
     if "right_by_byte" in rows[0]:
-        num_by_byte = sum(row["right_by_byte"] for row in rows)
-        by_byte, interval_by_byte = num_by_byte / len(rows), wilson(num_by_byte, len(rows))
+        by_byte = sum(row["right_by_byte"] for row in rows) / len(rows)
+        interval_by_byte = _interval(rows, "right_by_byte")
     return BenchmarkScore(
         benchmark=benchmark,
         language=language,
         model=model,
         num=len(rows),
-        accuracy=num_right / len(rows),
-        interval=wilson(num_right, len(rows)),
+        accuracy=sum(row["right"] for row in rows) / len(rows),
+        interval=_interval(rows, "right"),
         by_byte=by_byte,
         interval_by_byte=interval_by_byte,
         num_cut=sum(row["cut"] for row in rows),
+        num_unanswered=sum("answer" in row and not row["answer"].strip() for row in rows),
     )
 
 
-def differences_of(
-    benchmark: str, language: str, rows: Rows, seed: int
-) -> list[BenchmarkDifference]:
+def _interval(rows: list[AskedRow], flag: str) -> tuple[float, float]:
+    """Return Wilson's interval of a share of rows.
+
+    A question counts once, however many languages it is asked in: its translations are no draws of
+    their own. Where the languages have other questions the interval is wider than it need be.
+    """
+    num = len({row["number"] for row in rows})
+    num_right = sum(row[flag] for row in rows)
+    return wilson(num_right * num / len(rows), num)
+
+
+def differences_of(benchmark: str, language: str, rows: Rows) -> list[BenchmarkDifference]:
     """Return the paired differences: teacher, control, student, and each file against the student."""
     return [
         BenchmarkDifference(
-            benchmark, language, model, against, _difference(rows[model], rows[against], seed)
+            benchmark, language, model, against, _difference(rows[model], rows[against])
         )
         for model, against in pairs_of(list(rows))
     ]
@@ -95,10 +104,11 @@ def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _difference(rows: list[AskedRow], others: list[AskedRow], seed: int) -> Difference:
-    pairs = [
-        (float(row["right"]) - float(other["right"]), 1.0)
-        for row, other in zip(rows, others, strict=True)
-    ]
-    found = paired_bootstrap(pairs, seed=seed)
-    return Difference(found["difference"], found["low"], found["high"])
+def _difference(rows: list[AskedRow], others: list[AskedRow]) -> Difference:
+    """Return the mean difference of all rows. A question in several languages is one draw."""
+    by_question: dict[int, list[int]] = {}
+    for row, other in zip(rows, others, strict=True):
+        by_question.setdefault(row["number"], []).append(row["right"] - other["right"])
+    mean = sum(map(sum, by_question.values())) / len(rows)
+    low, high = paired_shares([sum(own) / len(own) for own in by_question.values()])
+    return Difference(mean, min(low, mean), max(high, mean))

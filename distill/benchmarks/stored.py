@@ -14,6 +14,7 @@ from distill.benchmarks.items import Questions
 from distill.core.digests import digest
 from distill.core.stored_json import broken, field_problem, read_json, write_json
 
+FIRST_SCORING = 1
 SCORING = 1  # the version of asking.py and encoding.py
 WAY_OUT = "delete it and run `distill benchmark RECIPE`: it is made again"
 _KINDS = {  # the fields of a row and their types, and those that say yes or no

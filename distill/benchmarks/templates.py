@@ -10,8 +10,18 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from distill.chat.bounds import Budget, TooMuch, limited
 from distill.chat.rendering import BoundedEnvironment
 
-# What foreign values can make a template raise
-FAILURES = (TemplateError, TooMuch, ValueError, TypeError, LookupError, ArithmeticError)
+# What foreign values can make a template raise; the last three are those of `literal`
+FAILURES = (
+    TemplateError,
+    TooMuch,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,
+    RecursionError,
+    MemoryError,
+)
 
 
 def fill(template: str, row: Mapping[str, Any], language: str, words: Mapping[str, str]) -> str:

@@ -31,7 +31,8 @@ class BenchmarkScore:
 
     Accuracy is a share, with Wilson's 95 % interval; `by_byte`: of the choices that are likeliest by
     the byte, None where a number is asked for. `num_cut`: questions that are longer than the model
-    reads, and lost their beginning.
+    reads, and lost their beginning. `num_unanswered`: those that ask for a number and got nothing,
+    as where the reasoning filled all tokens.
     """
 
     benchmark: str
@@ -43,6 +44,7 @@ class BenchmarkScore:
     by_byte: float | None = None
     interval_by_byte: Interval | None = None
     num_cut: int = 0
+    num_unanswered: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ NUM_RESAMPLES = 2000
 Z95 = 1.959964
 
 
-def wilson(num_right: int, num: int) -> tuple[float, float]:
+def wilson(num_right: float, num: int) -> tuple[float, float]:
     """Return Wilson's 95 % score interval of a share (Wilson 1927).
 
-    It is honest near 0 and 1, where the normal one is not.
+    It is honest near 0 and 1, where the normal one is not. `num_right` need not be whole: of an
+    example with several answers it is the share of them.
     """
     if num == 0:
         return 0.0, 1.0

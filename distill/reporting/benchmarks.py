@@ -37,7 +37,12 @@ def benchmark_tables(result: BenchmarkResult) -> BenchmarkTables:
         lines=lines,
         difference_headings=DIFFERENCE_HEADINGS,
         difference_lines=_difference_lines(result),
-        notes=[*map(_note, result.benchmarks), *_cut(result), *_not_asked(result)],
+        notes=[
+            *map(_note, result.benchmarks),
+            *_cut(result),
+            *_unanswered(result),
+            *_not_asked(result),
+        ],
     )
 
 
@@ -102,6 +107,18 @@ def _cut(result: BenchmarkResult) -> list[str]:
         f"longer than {score.model} reads, and lost their beginning."
         for score in result.scores
         if score.num_cut
+    ]
+
+
+def _unanswered(result: BenchmarkResult) -> list[str]:
+    """Return a note for each score of which questions got no answer, and count as wrong."""
+    return [
+        f"{score.num_unanswered:,} of {score.num:,} questions ({score.benchmark}, "
+        f"{score.language}) got no answer of {score.model} and count as wrong: where its reasoning "
+        "filled all tokens, raise the benchmark's max_new_tokens in the recipe, to half of what the "
+        "model reads at most."
+        for score in result.scores
+        if score.num_unanswered
     ]
 
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 import yaml
-from benchmark_helpers import FRUIT, with_benchmarks, write
+from benchmark_helpers import FRUIT, SUMS, with_benchmarks, write
 
 from distill.benchmarks.definition import parsed, read_benchmark, shipped, shipped_names
 from distill.benchmarks.items import languages_of
@@ -51,8 +51,59 @@ def test_a_language_is_found_by_any_of_its_codes(name):
 
 
 def test_two_scripts_of_a_language_are_not_confused():
-    assert shipped("belebele").language_of("zh") is None
-    assert shipped("belebele").language_of("zh-Hans") == "zh-Hans"
+    chinese = {
+        "zh-Hans": ("zh", "zho", "cmn", "zh-CN", "zh_Hans_HK", "zho_Hans"),
+        "zh-Hant": ("zh-TW", "zh_HK", "zh-mo", "zho_Hant", "zh-Hant-SG"),
+    }
+    for name in ("belebele", "sib200"):
+        for expected, codes in chinese.items():
+            for code in (expected, *codes):
+                assert shipped(name).language_of(code) == expected, code
+        assert shipped(name).language_of("zh-Latn") is None
+
+
+def test_chinese_of_a_recipe_is_asked_in_the_benchmarks_of_two_scripts():
+    recipe = with_benchmarks("belebele", "sib200")
+    for use in recipe.evaluate.benchmarks:
+        assert "zh" in languages_of(recipe, use, read_benchmark(recipe, use))
+
+
+def test_a_region_of_several_is_found_however_it_is_written():
+    two = FRUIT + "configs: {pt-BR: brazil, pt-PT: portugal}\n"
+    assert parsed(two, "mine.yaml").language_of("pt_br") == "pt-BR"
+    assert parsed(two, "mine.yaml").language_of("pt") is None
+
+
+def test_a_recipe_sets_the_longest_answer_of_a_number_and_of_nothing_else():
+    recipe = with_benchmarks({"name": "mgsm", "max_new_tokens": 4096}, "mgsm")
+    longer, usual = (read_benchmark(recipe, use) for use in recipe.evaluate.benchmarks)
+    assert (longer.max_new_tokens, usual) == (4096, shipped("mgsm"))
+    assert longer.digest != usual.digest, "what was answered in less room is asked anew"
+    recipe = with_benchmarks({"name": "belebele", "max_new_tokens": 4096})
+    with pytest.raises(
+        RecipeError, match="belebele: max_new_tokens is for benchmarks that ask for"
+    ):
+        read_benchmark(recipe, recipe.evaluate.benchmarks[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (FRUIT + "chat: true\n", "chat and stop are for kind number"),
+        (FRUIT + 'stop: ["\\n"]\n', "chat and stop are for kind number"),
+        (SUMS + "answer_is: text\n", "answer_is is for kind choices"),
+    ],
+)
+def test_what_a_kind_would_ignore_is_refused(text, problem):
+    with pytest.raises(DataError, match=f"mine.yaml: {problem}"):
+        parsed(text, "mine.yaml")
+
+
+def test_a_field_that_is_newer_leaves_the_digests_of_rows_that_are_there():
+    before = parsed(FRUIT, "mine.yaml").digest
+    assert before == "433dbe7de83f6675c242b2dab65e0218"
+    assert parsed(FRUIT + "answer_is: either\n", "mine.yaml").digest == before
+    assert parsed(FRUIT + "answer_is: text\n", "mine.yaml").digest != before
 
 
 def test_a_name_that_is_none_is_refused_with_those_there_are():

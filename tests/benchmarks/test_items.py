@@ -106,6 +106,41 @@ def test_wrong_rows_are_refused_with_their_place(tmp_path, tally):
         use = write(tmp_path, FRUIT, [*FRUIT_ROWS, FRUIT_ROWS[0] | row], "en")
         message = tally.must_refuse(str(row), lambda use=use: questions(use))
         assert "fruit_en.jsonl, line 5" in message
+    row = {"question": "2 + 2?", "choices": "['1', '2', '3', '4']", "answer": "D"}
+    path = tmp_path / "afrimmlu.jsonl"
+    use = {"name": "afrimmlu", "files": {"sw": str(path)}}
+    for text in (
+        "['1', '2'",
+        "A, B, C",
+        "(" * 9999,
+        "-" * 9999 + "1",
+        "1+" * 9999 + "1",
+        "f()",
+        "",
+    ):
+        path.write_text("".join(json.dumps(row | more) + "\n" for more in ({}, {"choices": text})))
+        message = tally.must_refuse(f"choices {text[:9]}", lambda: questions(use, "sw"))
+        assert "afrimmlu.jsonl, line 2" in message
+
+
+def test_an_answer_that_is_the_text_of_one_choice_and_the_position_of_another_is_asked_about(
+    tmp_path, tally
+):
+    def right(answer, more="", choices=("1", "2", "3", "4")):
+        text = FRUIT.replace("one, two, right", "both, right") + more
+        text = text.replace("""choices: ["{{ one }}", "{{ two }}"]""", "choices: both")
+        row = {"text": "2 + 2?", "both": list(choices), "right": answer}
+        return questions(write(tmp_path, text, [row], "en")).items[0].right
+
+    message = tally.must_refuse("either", lambda: right(2))
+    assert "fruit_en.jsonl, line 1" in message and "answer_is: position (or text)" in message
+    tally.must_accept("by position", lambda: right(2, "answer_is: position\n"), 2)
+    tally.must_accept("by text", lambda: right(2, "answer_is: text\n"), 1)
+    tally.must_accept("text alone", lambda: right("4"), 3)
+    tally.must_accept("position alone", lambda: right(0), 0)
+    tally.must_accept("both are the same", lambda: right(1, choices=("0", "1")), 1)
+    assert "the text of none of 4" in tally.must_refuse("", lambda: right(0, "answer_is: text\n"))
+    assert "position of none" in tally.must_refuse("", lambda: right(4, "answer_is: position\n"))
 
 
 def test_a_list_of_choices_holds_texts_and_a_number_is_one(tmp_path, tally):

@@ -49,3 +49,7 @@ def test_one_name_is_one_benchmark_asked_in_one_way(tmp_path):
     ):
         with pytest.raises(RecipeError, match=problem):
             read_all(with_benchmarks(*uses))
+    use = write(tmp_path, SUMS, SUMS_ROWS, "en", "sw")
+    english, swahili = ({**use, "languages": [language]} for language in ("en", "sw"))
+    with pytest.raises(RecipeError, match="sums has max_new_tokens 24 and 99"):
+        read_all(with_benchmarks(english, swahili | {"max_new_tokens": 99}))

@@ -51,6 +51,12 @@ class BenchmarkUse(Section):
     num_examples: PositiveInt | None = field(
         None, "At most so many of each language, evenly over the rows; null = all"
     )
+    max_new_tokens: PositiveInt | None = field(
+        None,
+        "Longest answer with its reasoning, where a number is asked for (half of a model's context at "
+        "most); null = as the benchmark says",
+        is_newer=True,
+    )
 
     @field_validator("name")
     @classmethod
