@@ -173,7 +173,7 @@ LICENCES = {
     "mit-llama3.3": ("attribution " * 4, "name attribution text use threshold", "+ text notice"),
     "llama3": (
         "forbid forbid attribution attribution",
-        "name attribution other text use threshold",
+        "name attribution text use threshold",
         "name attribution text notice use threshold",
     ),
     "llama3.1": ("attribution " * 4, "name attribution text use threshold", "+ notice"),
@@ -193,12 +193,12 @@ LICENCES = {
     ),
     "tongyi-2023": (
         "forbid forbid allow attribution",
-        "other threshold",
+        "threshold",
         "text notice changes threshold",
     ),
     "hunyuan-community": (
         "forbid forbid restricted restricted",
-        "other text notice changes other use other threshold",
+        "text notice changes other use other threshold",
         "text notice changes other use other threshold",
     ),
     "gemma-2025": ("restricted " * 4, "other use text notice changes", "+"),

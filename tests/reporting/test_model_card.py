@@ -34,8 +34,9 @@ def front_matter(text: str) -> dict:
 
 def test_the_front_matter_is_what_a_hub_asks_for(recipe, manifests):
     prompts = (
-        "generate.prompts=[{dataset: CohereLabs/aya_dataset}, {file: ./quickstart/prompts.jsonl}, "
-        "{dataset: CohereLabs/aya_dataset, config: sw}]"
+        "generate.prompts=[{dataset: CohereLabs/aya_dataset, licence: apache-2.0}, "
+        "{file: ./quickstart/prompts.jsonl}, "
+        "{dataset: CohereLabs/aya_dataset, config: sw, licence: apache-2.0}]"
     )
     assert front_matter(card(recipe(QWEN, prompts), manifests)) == {
         "base_model": "Qwen/Qwen3-0.6B",

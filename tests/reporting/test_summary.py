@@ -116,7 +116,8 @@ def test_safety_where_nothing_changed_is_plain(manifests):
 def test_duties_that_are_left_are_on_the_first_screen(manifests):
     owed = OwedDuty("m", "llama3", "other", "x", "keep it off the moon")
     licence = manifests["plan"].result["licence"]
-    licence.update(duties=["a", "b"], owed=[asdict(owed)])
+    courtesy = replace(owed, kind="credit")
+    licence.update(duties=["a", "b", "c"], owed=[asdict(one) for one in (owed, owed, courtesy)])
     results = read_results(manifests)
     for to_do, told in (
         ([], "2 duties, each under Licences; none left to do."),
