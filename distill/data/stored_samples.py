@@ -9,6 +9,7 @@ from typing import overload
 
 from distill.core.digests import digest
 from distill.core.jsonl import Row
+from distill.core.lazy_sequence import LazySequence
 from distill.core.row_file import RowFile
 from distill.data.samples import Sample
 from distill.errors import DataError
@@ -47,7 +48,7 @@ class _Stored:
         self.places.append(_place(sample))
 
 
-class Samples(Sequence[Sample]):
+class Samples(LazySequence[Sample, "Samples"]):
     """Samples of a file, each of which is read when it is asked for.
 
     A slice, and what `where` and `fitting` return, are samples of the same file. `prompt_lengths`
@@ -61,22 +62,12 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> Sample: ...
-    @overload
-    def __getitem__(self, number: slice) -> "Samples": ...
-    def __getitem__(self, number: int | slice) -> "Sample | Samples":
-        """Return a sample, or several. Raises DataError where the file was changed meanwhile."""
-        if isinstance(number, slice):
-            return Samples(self._stored, self._numbers[number])
+    def _some(self, chosen: slice) -> "Samples":
+        return Samples(self._stored, self._numbers[chosen])
+
+    def _item(self, number: int) -> Sample:
+        """Read a sample. Raises DataError where the file was changed meanwhile."""
         return Sample(**self._stored.file[self._numbers[number]])
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Sequence) or len(self) != len(other):
-            return False
-        return all(mine == others for mine, others in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def prompt_lengths(self) -> Sequence[int]:

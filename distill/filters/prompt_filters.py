@@ -6,8 +6,8 @@ To add a filter, write a function `(prompt, context) -> str | None` and add it t
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import overload
 
+from distill.core.lazy_sequence import LazySequence
 from distill.data.samples import Prompt
 from distill.data.shares import mixed
 from distill.filters.base import FilterContext, FindMark, PromptFilter, each
@@ -90,7 +90,7 @@ def nearly_repeated(
             yield index, f"nearly prompt {left[original]}"
 
 
-class _TurnsOf(Sequence[str]):
+class _TurnsOf(LazySequence[str, "_TurnsOf"]):
     """What user and assistant say in some of the prompts, put together when it is asked for."""
 
     def __init__(self, prompts: Sequence[Prompt], numbers: Sequence[int]):
@@ -100,13 +100,10 @@ class _TurnsOf(Sequence[str]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> str: ...
-    @overload
-    def __getitem__(self, number: slice) -> "_TurnsOf": ...
-    def __getitem__(self, number: int | slice) -> "str | _TurnsOf":
-        if isinstance(number, slice):
-            return _TurnsOf(self._prompts, self._numbers[number])
+    def _some(self, chosen: slice) -> "_TurnsOf":
+        return _TurnsOf(self._prompts, self._numbers[chosen])
+
+    def _item(self, number: int) -> str:
         return self._prompts[self._numbers[number]].text_of("user", "assistant")
 
 

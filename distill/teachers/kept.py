@@ -1,10 +1,11 @@
 """A teacher's answers on their way to the student: as the filters see them, and as it learns them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row
+from distill.core.lazy_sequence import LazySequence
 from distill.data.samples import Sample
 from distill.filters.base import Answer
 from distill.recipe import Recipe
@@ -18,7 +19,7 @@ class Filtered(NamedTuple):
     reasons: list[str | None]
 
 
-class Candidates(Sequence[Answer]):
+class Candidates(LazySequence[Answer, "Candidates"]):
     """Answers as the filters see them; each is read from the log when it is asked for.
 
     `rows`: of the log, by key.
@@ -39,14 +40,10 @@ class Candidates(Sequence[Answer]):
     def __len__(self) -> int:
         return len(self._requests)
 
-    @overload
-    def __getitem__(self, number: int) -> Answer: ...
-    @overload
-    def __getitem__(self, number: slice) -> "Candidates": ...
-    def __getitem__(self, number: int | slice) -> "Answer | Candidates":
-        if isinstance(number, slice):
-            chosen = self._requests[number]
-            return Candidates(self._recipe, chosen, self._rows, self._tokenizers)
+    def _some(self, chosen: slice) -> "Candidates":
+        return Candidates(self._recipe, self._requests[chosen], self._rows, self._tokenizers)
+
+    def _item(self, number: int) -> Answer:
         request = self._requests[number]
         return candidate(self._recipe, request, self._rows[request.key], self._tokenizers)
 

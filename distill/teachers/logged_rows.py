@@ -5,10 +5,10 @@ import sys
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import overload
 
 from distill.core.files import OpenFile
 from distill.core.jsonl import LogPlace, Row, row_of
+from distill.core.lazy_sequence import LazySequence
 from distill.errors import DataError
 
 # Field of a row: what the server said about each token (capture.from_server), base64 of the record
@@ -21,7 +21,7 @@ BULK = frozenset({LOG_PROBS, OWN_LOG_PROBS, RAW})
 OPEN_FILES = 64  # a process may have 1,024
 
 
-class LoggedRows(Sequence[Row]):
+class LoggedRows(LazySequence[Row, list[Row]]):
     """Rows of a log in the order they were taken; each is read when it is asked for.
 
     Without its bulk: the log-probs, which are twenty times the rest, and what was no answer. What a
@@ -48,27 +48,19 @@ class LoggedRows(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._offsets)
 
-    @overload
-    def __getitem__(self, number: int) -> Row: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Row]: ...
-    def __getitem__(self, number: int | slice) -> Row | list[Row]:
-        """Return a row, or several. Raises DataError where its file was changed meanwhile."""
-        if isinstance(number, slice):
-            return [self[i] for i in range(len(self))[number]]
+    def _some(self, chosen: slice) -> list[Row]:
+        return [self._item(number) for number in range(len(self))[chosen]]
+
+    def _item(self, number: int) -> Row:
+        """Read a row. Raises DataError where its file was changed meanwhile."""
         path = self._paths[self._files[number]]
         row = row_of(self._opened(path).read(self._offsets[number], self._lengths[number]))
         if row is None or row.get("key") != self.heads[number]["key"]:
             raise DataError(f"{path}: changed while it was read; run the same command again")
         return {name: value for name, value in row.items() if name not in BULK}
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None  # type: ignore[assignment]
-
-
-class Heads(Sequence[Row]):
+class Heads(LazySequence[Row, list[Row]]):
     """The short fields of each row, and `num_tokens` of the answer; some 170 bytes a row."""
 
     def __init__(self) -> None:
@@ -88,13 +80,10 @@ class Heads(Sequence[Row]):
     def __len__(self) -> int:
         return len(self._keys)
 
-    @overload
-    def __getitem__(self, number: int) -> Row: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Row]: ...
-    def __getitem__(self, number: int | slice) -> Row | list[Row]:
-        if isinstance(number, slice):
-            return [self[i] for i in range(len(self))[number]]
+    def _some(self, chosen: slice) -> list[Row]:
+        return [self._item(number) for number in range(len(self))[chosen]]
+
+    def _item(self, number: int) -> Row:
         return {
             "key": self._keys[number],
             "finish_reason": self._reasons[number],

@@ -10,18 +10,19 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import overload
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from distill.core.lazy_sequence import LazySequence
 
 OPEN_ROWS = 64  # rows that an example may still join; more packs tighter and costs time
 
 Rows = list[list[int]]  # each row is a list of example numbers
 
 
-class Plan(Sequence[Rows]):
+class Plan(LazySequence[Rows, "Plan"]):
     """The rows of each step, held as arrays: some 5 bytes an example and epoch.
 
     `examples`: the numbers of all rows, one after the other; `row_starts`: where each row begins in
@@ -45,27 +46,20 @@ class Plan(Sequence[Rows]):
     def __len__(self) -> int:
         return len(self._step_starts) - 1
 
-    @overload
-    def __getitem__(self, step: int) -> Rows: ...
-    @overload
-    def __getitem__(self, step: slice) -> "Plan": ...
-    def __getitem__(self, step: int | slice) -> "Rows | Plan":
-        """Return the rows of a step, or the plan of the steps from one to another."""
-        if isinstance(step, slice):
-            start, stop, stride = step.indices(len(self))
-            assert stride == 1, "steps that follow each other"
-            step_starts = self._step_starts[start : max(start, stop) + 1]
-            return Plan(self._examples, self._row_starts, step_starts)
-        first, end = self._step_starts[:-1][step], self._step_starts[1:][step]
+    def _some(self, chosen: slice) -> "Plan":
+        """Return the plan of the steps from one to another."""
+        start, stop, stride = chosen.indices(len(self))
+        assert stride == 1, "steps that follow each other"
+        step_starts = self._step_starts[start : max(start, stop) + 1]
+        return Plan(self._examples, self._row_starts, step_starts)
+
+    def _item(self, number: int) -> Rows:
+        """Return the rows of a step."""
+        first, end = self._step_starts[:-1][number], self._step_starts[1:][number]
         bounds = self._row_starts[first : end + 1].tolist()
         return [
             self._examples[row_start:row_end].tolist() for row_start, row_end in pairwise(bounds)
         ]
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
 
 
 def _chained(starts: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,11 +7,12 @@ from functools import cached_property
 from itertools import chain
 from operator import add
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import torch
 
 from distill.core.jsonl import read_jsonl
+from distill.core.lazy_sequence import LazySequence
 from distill.core.processes import Processes
 from distill.data.samples import Sample
 from distill.data.stored_samples import Samples
@@ -45,7 +46,7 @@ class Example:
         return len(self.ids) - self.answer_start
 
 
-class SampleExamples(Sequence[Example]):
+class SampleExamples(LazySequence[Example, "SampleExamples"]):
     """An example for each sample, made when it is asked for: see `examples_of`.
 
     `prompt_lengths` and `answer_lengths`: tokens of each, had without reading a sample.
@@ -79,21 +80,16 @@ class SampleExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, number: int) -> Example: ...
-    @overload
-    def __getitem__(self, number: slice) -> "SampleExamples": ...
-    def __getitem__(self, number: int | slice) -> "Example | SampleExamples":
-        if isinstance(number, int):
-            return self._example(self._samples[number])
+    def _some(self, chosen: slice) -> "SampleExamples":
         return SampleExamples(
-            self._samples[number],
+            self._samples[chosen],
             with_signal=self._with_signal,
             text_of=self._text_of,
             by_student=self.by_student,
         )
 
-    def _example(self, sample: Sample) -> Example:
+    def _item(self, number: int) -> Example:
+        sample = self._samples[number]
         start = len(sample.prompt_ids)
         has_signal = self._with_signal and sample.teacher not in self._text_of
         key = sequence_key(sample.ids, start) if has_signal else ""
