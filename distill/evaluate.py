@@ -38,10 +38,9 @@ from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
-from distill.evaluation.models import evaluate_transformers
 from distill.evaluation.several import joined_figures, joined_sets
 from distill.evaluation.stored import model_figures, read_figures, write_figures
-from distill.models import load
+from distill.formats.answering import evaluate_model
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
@@ -305,16 +304,6 @@ def write_answers(teacher: Teacher, prompts: list[Prompt], path: Path, bar: Prog
         for p, (ids, why) in zip(prompts, answers, strict=True)
     ]
     write_jsonl(path, rows)
-
-
-def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:
-    """Return what a model made of the EvalSet: student or control, or a file of the format `name`."""
-    from distill.formats import FORMATS
-
-    if name in FORMATS:
-        return FORMATS[name].evaluate(eval_set, path, bar)
-    model = load.load_model(str(path), load.placement("auto", "auto"))
-    return evaluate_transformers(eval_set, model, bar)
 
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:

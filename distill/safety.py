@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.conduct import figures, judge, models, sets
+from distill.conduct import figures, judge, sets
 from distill.conduct.answers import (
     Told,
     read_answers,
@@ -31,6 +31,7 @@ from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import Row
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
+from distill.core.results import QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.safety_results import JudgeAgreement, SafetyResult
 from distill.core.stage import Cost, Stage
@@ -39,6 +40,7 @@ from distill.data.samples import Prompt
 from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, question_sets
 from distill.evaluation.several import joined_sets
+from distill.formats.answering import evaluate_model
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context
 from distill.recipe import Recipe
@@ -85,14 +87,14 @@ def run(
     asking = _asking(recipe)
     teachers = [teacher] if teacher else [route.connect(folder) for route in routes_of(asking)]
     work, num_left_out = _work(asking, folder, teachers)
-    paths = models.paths_of(recipe, folder)
+    paths = _paths_of(recipe, folder)
     names = ["teacher", *paths]
     with Progress("safety", len(names) * len(work.items), "answers") as bar:
         questions, files = _ask_teachers(work, teachers, bar)
         _advance_to(bar, len(work.items), "teacher")
         for number, (name, path) in enumerate(paths.items(), 2):
             if not work.path(name).is_file():
-                made = models.ask(questions, name, path, bar)
+                made = evaluate_model(questions, name, path, bar)
                 write_rows(work.path(name), rows_of(work.items, questions, made))
             _advance_to(bar, number * len(work.items), name)
     answers = {name: work.answers(name) for name in names}
@@ -203,6 +205,17 @@ def _answered(work: Work, teacher: Teacher, own: EvalSet, bar: Progress) -> list
     if teacher.recipe.route:
         write_rows(path, rows)
     return rows
+
+
+def _paths_of(recipe: Recipe, folder: RunFolder) -> dict[str, Path]:
+    """Return control, student and every file of the first repeat by name, in the report's order."""
+    from distill.formats import path_of
+
+    control = folder.stage("train") / "control"
+    paths = {"control": control} if control.is_dir() else {}
+    paths["student"] = student_folder(recipe, folder)
+    formats = folder.require("quantize", QuantizeResult, recipe).result.formats
+    return paths | {name: path_of(folder, name) for name in formats}
 
 
 def _questions(work: Work, teacher: Teacher, prompts: list[Prompt]) -> tuple[EvalSet, EvalSet]:

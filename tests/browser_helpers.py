@@ -14,13 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
 SECONDS = 60  # a browser that says nothing for so long is stopped
 
 
-def browser() -> str | None:
-    """Return the path of a Chromium, or None."""
-    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+def require_browser() -> str:
+    """Return the path of a Chromium; skip the test where there is none."""
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium here: `apt-get install chromium-headless-shell fonts-noto-core`")
+    return program
 
 
 class Page:

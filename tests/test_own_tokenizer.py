@@ -20,6 +20,7 @@ from distill.data.samples import split_prompts
 from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError, MissingError, RecipeError
 from distill.evaluation.figures import figures_of
+from distill.formats.answering import evaluate_model
 from distill.models import load
 from distill.pipeline import PLANNED, run
 from distill.planning.sizes import teacher_size
@@ -153,7 +154,7 @@ def test_a_teacher_loaded_here_is_asked_in_its_own_tokens(student, tmp_path):
     own = evaluate.TeacherEval(teacher, tmp_path / "evaluate", trained, prompts)
     with Progress("evaluate", 2 * len(prompts), "answers", shown=False) as bar:
         eval_set = evaluate.evaluate_teacher(own, bar)
-        made = evaluate.evaluate_model(eval_set, "student", trained, bar)
+        made = evaluate_model(eval_set, "student", trained, bar)
         figures = figures_of(eval_set, made)
     evaluated = json.loads(own.figures.read_text())
     assert evaluated["exact_match"] > 0.5

@@ -10,11 +10,11 @@ from distill.core.benchmark_results import (
     BenchmarkFacts,
     BenchmarkScore,
 )
-from distill.core.intervals import paired_shares, wilson
+from distill.core.comparisons import comparisons
+from distill.core.intervals import paired_mean, wilson
 from distill.core.results import Difference
 
 Rows = Mapping[str, list[AskedRow]]  # by the model's name
-TEACHER, CONTROL, STUDENT = "teacher", "control", "student"
 
 
 def facts_of(of_each: Sequence[tuple[Questions, int]]) -> BenchmarkFacts:
@@ -85,30 +85,11 @@ def differences_of(benchmark: str, language: str, rows: Rows) -> list[BenchmarkD
         BenchmarkDifference(
             benchmark, language, model, against, _difference(rows[model], rows[against])
         )
-        for model, against in pairs_of(list(rows))
+        for model, against in comparisons(list(rows))
     ]
-
-
-def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (model, what it is compared with) for all models but the teachers."""
-    teachers = [name for name in models if name.split("-")[0] == TEACHER]
-    pairs = []
-    for model in models:
-        if model == CONTROL:
-            pairs += [(model, teacher) for teacher in teachers]
-        elif model == STUDENT:
-            others = [name for name in models if name in (CONTROL, "before_rounds")]
-            pairs += [(model, other) for other in [*teachers, *others]]
-        elif model not in teachers and STUDENT in models and model != "before_rounds":
-            pairs.append((model, STUDENT))
-    return pairs
 
 
 def _difference(rows: list[AskedRow], others: list[AskedRow]) -> Difference:
     """Return the mean difference of all rows. A question in several languages is one draw."""
-    by_question: dict[int, list[int]] = {}
-    for row, other in zip(rows, others, strict=True):
-        by_question.setdefault(row["number"], []).append(row["right"] - other["right"])
-    mean = sum(map(sum, by_question.values())) / len(rows)
-    low, high = paired_shares([sum(own) / len(own) for own in by_question.values()])
-    return Difference(mean, min(low, mean), max(high, mean))
+    pairs = zip(rows, others, strict=True)
+    return Difference(*paired_mean((r["number"], r["right"] - o["right"]) for r, o in pairs))

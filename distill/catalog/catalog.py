@@ -3,14 +3,15 @@
 The facts are in the YAML files beside this one, which facts.py reads. Not legal advice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from distill.catalog import facts
 from distill.catalog.facts import DataLicence, DutyKind, Level, Licence, ModelFacts, Template
 from distill.errors import RecipeError, did_you_mean, nearest_names, shown
 
+Terms = TypeVar("Terms", Licence, DataLicence)
 LEVELS: tuple[Level, ...] = get_args(Level)  # mild to strict
 Use = Literal["outputs", "logits"]
 SHORTEST_COMMIT = 7  # characters of a commit by which it is told from others
@@ -107,11 +108,7 @@ def licence(key: str) -> Licence:
 
     Raises RecipeError, naming the nearest, for a key that is not in licences.yaml.
     """
-    known = facts.licences()
-    if key not in known:
-        hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
-        raise RecipeError(f"licence {shown(key)} is not in the catalogue; {hint}")
-    return known[key]
+    return _known(key, facts.licences(), f"licence {shown(key)}")
 
 
 def spdx(model_id: str, declared: str | None, revision: str | None = None) -> str | None:
@@ -184,10 +181,13 @@ def data_licence(key: str) -> DataLicence:
 
     Raises RecipeError, naming the nearest, for a key that is not in licences.yaml.
     """
-    known = facts.data_licences()
+    return _known(key, facts.data_licences(), f"licence {shown(key)} of data")
+
+
+def _known(key: str, known: Mapping[str, Terms], what: str) -> Terms:
     if key not in known:
         hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
-        raise RecipeError(f"licence {shown(key)} of data is not in the catalogue; {hint}")
+        raise RecipeError(f"{what} is not in the catalogue; {hint}")
     return known[key]
 
 

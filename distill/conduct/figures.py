@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from distill.conduct.answers import Told
 from distill.conduct.sets import pairs_among
-from distill.core.intervals import paired_shares
+from distill.core.comparisons import comparisons
+from distill.core.intervals import paired_mean
 from distill.core.results import Difference
 from distill.core.safety_results import ALL, Change, ConductFigures, PairFigures
 from distill.text.text import Text
@@ -71,15 +72,6 @@ def _length_difference(a: Sequence[str], b: Sequence[str]) -> float:
     return abs(len(a) - len(b)) / longer if longer else 0.0
 
 
-def comparisons(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (model, what it is compared with): teacher, control, student, then each file."""
-    trained = [name for name in ("control", "student") if name in names]
-    yield from ((name, "teacher") for name in trained)
-    if "control" in names:
-        yield "student", "control"
-    yield from ((n, "student") for n in names if n not in ("teacher", "control", "student"))
-
-
 def changes_between(answers: Mapping[str, Answers]) -> list[Change]:
     """Return each model's change against the one before it, by measure and language."""
     changes = []
@@ -125,7 +117,7 @@ def _of_pairs(answers: Answers) -> Flags:
 
 
 def _changes(model: str, against: str, measure: str, here: Flags, there: Flags) -> Iterator[Change]:
-    """Yield the change over all languages, and in each."""
+    """Yield the change over all languages, and in each. A request in several is one draw."""
     found = [
         (mine.id, mine.language, int(mine.does) - int(other.does))
         for mine, other in zip(here, there, strict=True)
@@ -133,17 +125,4 @@ def _changes(model: str, against: str, measure: str, here: Flags, there: Flags) 
     for language in dict.fromkeys([ALL, *(language for _, language, _ in found)]):
         own = [(name, change) for name, code, change in found if language in (ALL, code)]
         if len(own) >= LEAST_REQUESTS:
-            yield Change(model, against, measure, language, _difference(own))
-
-
-def _difference(changes: Sequence[tuple[str, int]]) -> Difference:
-    """Return the mean change (-1, 0 or 1 at each request, named by its id) with its interval.
-
-    A request in several languages is one draw.
-    """
-    by_request: dict[str, list[int]] = {}
-    for name, change in changes:
-        by_request.setdefault(name, []).append(change)
-    mean = sum(change for _, change in changes) / len(changes)
-    low, high = paired_shares([sum(own) / len(own) for own in by_request.values()])
-    return Difference(mean, min(low, mean), max(high, mean))
+            yield Change(model, against, measure, language, Difference(*paired_mean(own)))

@@ -1,7 +1,7 @@
 """Confidence intervals for figures on a few hundred examples."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,20 @@ def paired_shares(differences: Sequence[float]) -> tuple[float, float]:
     variance = (sum(x * x for x in differences) + 2) / num - mean**2
     half = Z95 * math.sqrt(variance / num)
     return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def paired_mean(differences: Iterable[tuple[Hashable, int]]) -> tuple[float, float, float]:
+    """Return the mean difference with its 95 % interval, see `paired_shares`: (mean, low, high).
+
+    `differences`: (which example, from -1 to 1); those of one example are one draw, as a question
+    is in several languages.
+    """
+    by_example: dict[Hashable, list[int]] = {}
+    for example, difference in differences:
+        by_example.setdefault(example, []).append(difference)
+    mean = sum(map(sum, by_example.values())) / sum(map(len, by_example.values()))
+    low, high = paired_shares([sum(own) / len(own) for own in by_example.values()])
+    return mean, min(low, mean), max(high, mean)
 
 
 def percent(count: int, num: int) -> str:

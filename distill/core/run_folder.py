@@ -333,7 +333,7 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
 def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """Return a line for each field and input that differs, fields by their dotted names."""
     lines = []
-    old_fields, new_fields = _flat(old.section), _flat(new.section)
+    old_fields, new_fields = flat(old.section), flat(new.section)
     for name in sorted(old_fields.keys() | new_fields.keys()):
         before, after = old_fields.get(name), new_fields.get(name)
         if before != after:
@@ -346,14 +346,15 @@ def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     return lines
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as one mapping by dotted path; lists are values."""
+    found = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _versions() -> dict[str, str]:

@@ -4,14 +4,14 @@ Differences are paired, prompt by prompt, against the first run, where the held-
 same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.core.named_run import open_run
 from distill.core.results import Difference
-from distill.core.run_folder import RunFolder
+from distill.core.run_folder import RunFolder, flat
 from distill.errors import RecipeError
 from distill.recipe import Recipe, advising
 from distill.reporting.measures import (
@@ -164,22 +164,11 @@ def _minutes(run: ComparedRun) -> str:
 
 def _recipe_lines(runs: Sequence[ComparedRun]) -> list[list[str]]:
     """Return the recipes' fields that are not the same in all runs, with the value in each."""
-    fields = [_flat(run.recipe.model_dump(mode="json", exclude=set(NOT_COMPARED))) for run in runs]
+    fields = [flat(run.recipe.model_dump(mode="json", exclude=set(NOT_COMPARED))) for run in runs]
     names = list(dict.fromkeys(name for recipe in fields for name in recipe))
     lines = [[name, *(_shown(recipe.get(name)) for recipe in fields)] for name in names]
     different = [len({repr(recipe.get(name)) for recipe in fields}) > 1 for name in names]
     return [line for line, differs in zip(lines, different, strict=True) if differs]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested sections as one mapping by dotted path; lists are values."""
-    found = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _shown(value: Any) -> str:

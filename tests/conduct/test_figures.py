@@ -3,7 +3,7 @@
 import pytest
 
 from distill.conduct.answers import Told
-from distill.conduct.figures import changes_between, comparisons, figures_of
+from distill.conduct.figures import changes_between, figures_of
 from distill.conduct.outcomes import Outcome
 from distill.conduct.sets import Item, read_set
 from distill.core.safety_results import ALL
@@ -42,18 +42,6 @@ def test_a_pair_that_is_answered_and_refused_differs():
     found = figures_of(answers).pairs["fr"]
     assert (found.num, found.other_outcome) == (1, 1)
     assert found.overlap == 0.5 and found.length_difference == 0.5
-
-
-def test_models_are_compared_in_the_order_they_were_made():
-    names = ["teacher", "control", "student", "f16", "q4_0"]
-    assert list(comparisons(names)) == [
-        ("control", "teacher"),
-        ("student", "teacher"),
-        ("student", "control"),
-        ("f16", "student"),
-        ("q4_0", "student"),
-    ]
-    assert list(comparisons(["teacher", "student"])) == [("student", "teacher")]
 
 
 def test_a_change_is_paired_and_has_its_interval_by_language():

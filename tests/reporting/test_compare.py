@@ -5,7 +5,7 @@ import webbrowser
 
 import page_helpers
 import pytest
-from browser_helpers import browser, opened
+from browser_helpers import opened, require_browser
 from run_helpers import call_distill
 
 from distill.core.stored_json import read_json, write_json
@@ -124,9 +124,7 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
 def test_the_page_is_whole_and_readable_in_a_browser(runs, tmp_path):
     html = comparison_page(compare([str(path) for path in runs]))
     assert page_helpers.faults_of(html) == []
-    program = browser()
-    if program is None:
-        pytest.skip("no Chromium here: `apt-get install chromium-headless-shell fonts-noto-core`")
+    program = require_browser()
     page = tmp_path / "compare.html"
     page.write_text(html, encoding="utf-8")
     with opened(program, tmp_path / "profile") as window:

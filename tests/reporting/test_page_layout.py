@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import page_helpers
 import pytest
-from browser_helpers import browser, opened
+from browser_helpers import opened, require_browser
 from report_helpers import finished_benchmark, finished_examples, finished_safety, read_results
 
 from distill.reporting.examples import Answer, AnsweredPrompt
@@ -102,9 +102,7 @@ def test_answers_say_their_language_and_run_as_it_is_written(html):
 
 
 def test_the_page_is_readable_in_a_browser(html, tmp_path):
-    program = browser()
-    if program is None:
-        pytest.skip("no Chromium here: `apt-get install chromium-headless-shell fonts-noto-core`")
+    program = require_browser()
     path = tmp_path / "report.html"
     path.write_text(html, encoding="utf-8")
     with opened(program, tmp_path / "profile") as window:
