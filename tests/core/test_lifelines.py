@@ -52,7 +52,16 @@ def test_one_that_leaves_in_good_order_is_not_gone(three, word):
     assert three[2].gone() == set()
 
 
-@pytest.mark.parametrize("hello", [b"", b"x" * 64, b"0123456789abcdef 2".ljust(64), b"\xff" * 64])
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"",
+        b"x" * 64,
+        b"0123456789abcdef 2".ljust(64),
+        b"\xff" * 64,
+        "\u00e9 1".encode().ljust(64),
+    ],
+)
 def test_a_stranger_is_no_rank(hello):
     main = Lifelines()
     port = int(main.listen().split()[0])

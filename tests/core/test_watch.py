@@ -166,6 +166,46 @@ def test_a_rank_that_has_told_nothing_can_have_ended(watched):
     assert "rank 1 on a machine that told nothing yet has ended" in ended
 
 
+def test_ranks_that_were_suspended_together_judge_nobody_at_once(watched):
+    """Ctrl-Z and fg, or a batch system that suspends a job for hours."""
+    long_ago = time.monotonic() - 7200
+    for is_forgiven in (True, False):
+        one = watched()
+        one._note({0: told(), 1: told(waits=True)}, long_ago)
+        if is_forgiven:
+            one._forgive()
+        one._judge(time.monotonic())
+        assert bool(one.ended_with) is not is_forgiven
+
+
+def test_a_rank_that_has_heard_nobody_judges_nobody(watched):
+    one = watched()
+    assert judged(one, 120, {0: {"waits": True}}) is None and not one.said
+
+
+def test_the_store_may_go_with_rank_0_where_that_was_stopped_by_a_signal(watched, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "host-a")
+    one = watched()
+    one._lost = 0.0
+    monkeypatch.setattr(one._lifelines, "stopped", lambda: {0})
+    assert judged(one, 3, {0: {}, 1: {}}) is None, "the work in hand is finished"
+    monkeypatch.setattr(one._lifelines, "stopped", set)
+    assert "host-a that joins the ranks has ended" in judged(one, 3, {0: {}, 1: {}})
+
+
+def test_a_line_that_nobody_reads_does_not_end_the_watch():
+    reader, writer = os.pipe()
+    os.close(reader)
+    stderr = os.dup(2)
+    try:
+        os.dup2(writer, 2)
+        watch._write("no step for 300 s")
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(writer)
+
+
 def test_a_child_that_computes_is_effort():
     effort = activity.Effort()
     code = "import sys\nend = 2**22\nwhile end: end -= 1\nprint(1, flush=True)\nsys.stdin.read()"

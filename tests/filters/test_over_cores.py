@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,10 @@ def test_a_process_that_ends_is_told_with_the_way_out(on_three_cores, monkeypatc
         checked(ends, range(50), CONTEXT)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert checked(first_reason, answers(50), CONTEXT)[1] == "empty: no answer"
+
+
+@pytest.mark.parametrize("task", ["python_tests", "math_answer"])
+def test_verifiers_with_limits_by_the_clock_run_one_at_a_time(task, on_three_cores, monkeypatch):
+    monkeypatch.setattr(over_cores, "_start", lambda _: pytest.fail("a process was started"))
+    timed = replace(CONTEXT, options=OPTIONS.model_copy(update={"task": task}))
+    assert filter_answers(answers(50), timed)[1] == "empty: no answer"
