@@ -40,7 +40,6 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.several import joined_figures, joined_sets
 from distill.evaluation.stored import model_figures, read_figures, write_figures
-from distill.formats.answering import evaluate_model
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
@@ -95,6 +94,8 @@ def run(
 
     Of several teachers one is asked after the other.
     """
+    from distill.formats.answering import evaluate_model
+
     stage = folder.stage("evaluate")
     asked = [teacher] if teacher else [route.connect(folder) for route in routes_of(recipe)]
     options = recipe.generate

@@ -40,7 +40,6 @@ from distill.data.samples import Prompt
 from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, question_sets
 from distill.evaluation.several import joined_sets
-from distill.formats.answering import evaluate_model
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context
 from distill.recipe import Recipe
@@ -82,6 +81,8 @@ def run(
     teacher: Teacher | None = None,
 ) -> StageOutput:
     """Ask every model that has no answers yet; `teacher`: the one to ask, if not the recipe's."""
+    from distill.formats.answering import evaluate_model
+
     options = recipe.evaluate.safety
     assert options is not None  # the stage is left out
     asking = _asking(recipe)

@@ -84,6 +84,15 @@ def test_slurm_puts_a_job_back_of_which_a_rank_was_gone(queue, status, restarts,
     assert asked == ("requeue 7\n" if is_put_back else "")
 
 
+@pytest.mark.parametrize("status", [0, 2, 127])
+def test_slurm_knows_how_a_job_ended_that_was_quicker_than_its_script(queue, tmp_path, status):
+    late = tmp_path / "late"  # before the script waits for the job it sleeps
+    late.write_text("trap 'case $BASH_COMMAND in kill*|wait*) /bin/sleep 0.3;; esac' DEBUG\n")
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "STATUS": str(status)}
+    done, _ = queue("slurm/distill.sbatch", "run", BASH_ENV=str(late), **job)
+    assert done.returncode == status
+
+
 def test_the_container_takes_what_is_here():
     lines = (ROOT / "scripts" / "apptainer" / "distill.def").read_text().splitlines()
     files = lines[lines.index("%files") + 1 : lines.index("%post")]

@@ -5,13 +5,12 @@ from pathlib import Path
 from distill.core.progress import Progress
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
+from distill.formats import FORMATS
 from distill.models import load
 
 
 def evaluate_model(eval_set: EvalSet, name: str, path: Path, bar: Progress) -> ModelAnswers:
     """Return what a model made of the EvalSet: a folder of weights, or a file of the format `name`."""
-    from distill.formats import FORMATS
-
     if name in FORMATS:
         return FORMATS[name].evaluate(eval_set, path, bar)
     model = load.load_model(str(path), load.placement("auto", "auto"))
