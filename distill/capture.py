@@ -344,7 +344,8 @@ def _cost_of_turn(work: Workload) -> Cost:
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     scoring = scoring_demand(work)
     download = scoring.num_bytes + (work.teacher_download if work.on_server else 0)
-    return Cost(memory, seconds + scoring.seconds, answer_tokens * stored, download)
+    seconds += scoring.seconds
+    return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
 
 
 STAGE = Stage(

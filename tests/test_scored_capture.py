@@ -26,6 +26,7 @@ from distill.planning.scoring import capture_told, scoring_demand
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore
 from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.listening import header_of
 from distill.teachers.server.scoring import ScoringTeacher
 
 TOP_K = 20
@@ -67,7 +68,9 @@ def test_answers_that_the_weights_gave_earlier_are_scored_and_nothing_is_asked_t
     recipe = recipe_of(folder, scores.url)
     by_weights = load_recipe(QUICKSTART, [*HOT, f"run_folder={folder}"])
     assert answers_fingerprint(recipe) == answers_fingerprint(by_weights)
-    result = captured(recipe).result
+    output = captured(recipe)
+    assert output is not None
+    result = output.result
     samples = read_samples(folder / "generate/kept.jsonl")
     assert sorted(scores.scored) == sorted({tuple(sample.ids) for sample in samples})
     assert result.num_unknown == 0
@@ -124,7 +127,7 @@ def test_another_name_on_the_server_is_another_model_and_scores_anew(folder, sco
     other = recipe_of(folder, scores.url, "teacher.server_model=other")
     assert capture.fingerprint(other) != capture.fingerprint(recipe_of(folder, scores.url))
     one, two = (
-        teachers.listening.header_of(teachers.connect_to_capture(recipe))
+        header_of(teachers.connect_to_capture(recipe))
         for recipe in (recipe_of(folder, scores.url), other)
     )
     assert [name for name, _, _ in one.differences(two)] == ["fingerprints.server_model"]

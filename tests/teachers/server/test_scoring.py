@@ -13,6 +13,7 @@ from distill.errors import MissingError, ServerError
 from distill.models import load
 from distill.planning import preflight
 from distill.signals.columns import Columns
+from distill.signals.encoding import TopKRecord
 from distill.signals.header import SignalHeader
 from distill.teachers import connect_to_score
 from distill.teachers.base import SignalSequence
@@ -61,6 +62,7 @@ def test_it_says_of_given_tokens_what_the_weights_say(server, weights, tmp_path)
     server.send = lambda number, path, body: http(as_vllm(weights, body["prompt"], TOP_K))
     teacher = scoring(server.url, tmp_path)
     for sequence, record, hidden in signals(teacher):
+        assert isinstance(record, TopKRecord)
         assert hidden is None and record.num_tokens == len(sequence.answer_ids)
         with torch.no_grad():
             logp_TV = weights(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
