@@ -23,7 +23,7 @@ def as_vllm(model, ids, k, read=None):
     read = read or (lambda token: quickstart_tokenizer().decode([token]))
     with torch.no_grad():
         logp_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    rows = [None]
+    rows: list[dict | None] = [None]
     for position, own in enumerate(ids[1:]):
         top = logp_TV[position].topk(k).indices.tolist()
         chosen = dict.fromkeys([*top, own])
