@@ -41,12 +41,12 @@ def destinations(recipe: Recipe) -> list[Destination]:
     for number, view in enumerate(recipe.views):
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
+            if view.capture.scores_answers:
+                what = f"{what}, with each kept answer to be scored"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
-            if recipe.evaluate.safety is not None:
-                what = f"{what}, and the {len(items_of(recipe)):,} requests of evaluate.safety"
-            if number == 0 and recipe.generate.judge_server is None:
-                what += _judged(recipe)
+            if view.teacher.answers_on_server:
+                what += _asked_beside_prompts(recipe, is_judge=number == 0)
             field = f"{view.teacher_section}.server"
             found.append(Destination(field, view.teacher.server, what, view.route or None))
     if recipe.generate.judge_server is not None:
@@ -54,6 +54,16 @@ def destinations(recipe: Recipe) -> list[Destination]:
         what += _judged(recipe)
         found.append(Destination("generate.judge_server", url, what))
     return found
+
+
+def _asked_beside_prompts(recipe: Recipe, *, is_judge: bool) -> str:
+    """Return what a teacher is asked beside the prompts, as the end of a list."""
+    asked = ""
+    if recipe.evaluate.safety is not None:
+        asked = f", and the {len(items_of(recipe)):,} requests of evaluate.safety"
+    if is_judge and recipe.generate.judge_server is None:
+        asked += _judged(recipe)
+    return asked
 
 
 def _judged(recipe: Recipe) -> str:
