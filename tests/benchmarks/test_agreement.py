@@ -141,13 +141,17 @@ def test_each_example_is_right_or_wrong_as_the_harness_has_it(name, tmp_path):
 
 
 @pytest.mark.skipif(not SIB.is_dir(), reason="../shared/data/sib200 is not there")
-@pytest.mark.parametrize("language", ["eng_Latn", "swh_Latn"])
-def test_a_real_model_agrees_on_sib200(language, smollm2, tmp_path):
+@pytest.mark.parametrize(
+    ("language", "few_shot"), [("eng_Latn", 0), ("swh_Latn", 0), ("eng_Latn", 3)]
+)
+def test_a_real_model_agrees_on_sib200(language, few_shot, smollm2, tmp_path):
     code = {"eng_Latn": "en", "swh_Latn": "sw"}[language]
-    path = tmp_path / "rows.tsv"
-    lines = (SIB / f"{language}_test.tsv").read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join(lines[:25]) + "\n", encoding="utf-8")
-    use = {"name": "sib200", "files": {code: str(path)}}
+    for split in ("test", "dev"):
+        lines = (SIB / f"{language}_{split}.tsv").read_text(encoding="utf-8").splitlines()
+        (tmp_path / f"{split}.tsv").write_text("\n".join(lines[:25]) + "\n", encoding="utf-8")
+    paths = {split: str(tmp_path / f"{split}.tsv") for split in ("test", "dev")}
+    use = {"name": "sib200", "files": {code: paths["test"]}, "few_shot": few_shot}
+    use |= {"shots": {code: paths["dev"]}} if few_shot else {}
     recipe = with_benchmarks(use)
     benchmark = read_benchmark(recipe, recipe.evaluate.benchmarks[0])
     samples = theirs(
@@ -155,12 +159,17 @@ def test_a_real_model_agrees_on_sib200(language, smollm2, tmp_path):
         {
             "task": f"sib_{code}",
             "dataset_path": "csv",
-            "dataset_kwargs": {"data_files": {"test": str(path)}, "delimiter": "\t"},
+            "dataset_kwargs": {"data_files": paths, "delimiter": "\t"},
             "output_type": "multiple_choice",
             "test_split": "test",
             "doc_to_text": benchmark.prompt,
             "doc_to_choice": benchmark.choices,
             "doc_to_target": "category",
+            "num_fewshot": few_shot,
+            "fewshot_split": "dev",
+            "fewshot_config": {"sampler": "first_n"},
+            "fewshot_delimiter": benchmark.between,
+            "target_delimiter": benchmark.delimiter,
         },
         registered=False,
     )
