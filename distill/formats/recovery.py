@@ -86,7 +86,7 @@ def _agreement_with_trained(
     """
     from distill.training.recover import with_rounded_weights
 
-    path = export.stage / "rounded_distributions.npy"
+    path = export.stage / f"{format.name}_distributions.npy"  # other ranks may recover others
     with with_rounded_weights(model, roundings):
         trained = refer_to(export.in_transformers(model), export.reference.samples, path)
         agreement = format.agreement(export, trained, file)
