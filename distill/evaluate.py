@@ -3,6 +3,7 @@
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
     evaluate/<model>.json            the figures, and one row an example
     evaluate/teacher-<name>.json     those of each of several teachers; their answers likewise
+    generate/held_out/               each answer of the teacher as it ended: it is asked once
     evaluate/repeat-2/student.json   those of student and control of each repeat of the training
     evaluate/before_rounds.json      of the student that `train` made, where rounds came after
 
@@ -44,6 +45,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
+from distill.teachers import held_out
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.requests import RequestOptions
@@ -298,7 +300,7 @@ def write_answers(teacher: Teacher, prompts: list[Prompt], path: Path, bar: Prog
     recipe, tokenizers = teacher.recipe, teacher.tokenizers
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
-    answers = teacher.answer_held_out(prompts, prompt_ids, options, bar)
+    answers = held_out.answers_to(teacher, prompts, prompt_ids, options, bar)
     stop_ids = teacher.stop_ids()
     rows = [
         {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
