@@ -1,9 +1,9 @@
 """evaluate: every model of the run on the held-out prompts, the teacher and the control among them.
 
     evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
-    evaluate/*.parts/                a teacher's answers as they come, until all are there
     evaluate/<model>.json            the figures, and one row an example
     evaluate/teacher-<name>.json     those of each of several teachers; their answers likewise
+    generate/held_out/               each answer of the teacher as it ended: it is asked once
     evaluate/repeat-2/student.json   those of student and control of each repeat of the training
     evaluate/before_rounds.json      of the student that `train` made, where rounds came after
 
@@ -19,7 +19,6 @@ can then be compared with the student's, its NLL a token cannot. One that is on 
 not write what is scored, has none, and that is said.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,9 +46,9 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import held_out_within_context, left_out_note
 from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
+from distill.teachers import held_out
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
-from distill.teachers.held_out import answer_held_out, parts_of
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
 
@@ -327,10 +326,10 @@ def _evaluate_itself(
     own: TeacherEval, eval_set: EvalSet, bar: Progress, processes: Processes
 ) -> None:
     """Write the teacher's own figures: all ranks find them, or the first while the others go on."""
-    teacher, parts = own.teacher, parts_of(own.figures)
+    teacher = own.teacher
     if not (teacher.divides_prompts or processes.is_main):
         return
-    made = teacher.evaluate(eval_set, bar, parts, processes)
+    made = teacher.evaluate(eval_set, bar, processes)
     if not processes.is_main:
         return
     figures = figures_of(eval_set, made)
@@ -338,7 +337,6 @@ def _evaluate_itself(
         who = f"the teacher {own.name}" if own.name else "the teacher"
         print(f"evaluate: {who} has no NLL: {figures['unscored']}", file=sys.stderr)
     write_figures(own.figures, figures)
-    shutil.rmtree(parts, ignore_errors=True)
 
 
 def write_answers(
@@ -352,8 +350,7 @@ def write_answers(
     recipe, tokenizers = teacher.recipe, teacher.tokenizers
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
-    parts = parts_of(path)
-    answers, _ = answer_held_out(teacher, prompts, prompt_ids, options, bar, parts, processes)
+    answers = held_out.answers_to(teacher, prompts, prompt_ids, options, bar, processes)
     if processes.is_main:
         stop_ids = teacher.stop_ids()
         rows = [
@@ -361,7 +358,6 @@ def write_answers(
             for p, (ids, why) in zip(prompts, answers, strict=True)
         ]
         write_jsonl(path, rows)
-        shutil.rmtree(parts, ignore_errors=True)
     processes.barrier()
 
 

@@ -1,17 +1,15 @@
 """safety: what every model of the run does with delicate requests.
 
     safety/<model>.jsonl    what it answered, one row a request; teacher-<name>.jsonl of several
-    safety/*.parts/         a teacher's answers as they come, until all are there
     safety/outcomes.jsonl   what each model's answer does, one row a request
     safety/judge.jsonl      what the judge says of the student's answers (evaluate.safety.judge)
 
 Every model is asked greedily and for a few tokens: the teacher, the control, the student, each file in
 its own runtime. What an answer does is found by rules (conduct/outcomes.py). The changes from teacher
 to control to student to file have paired intervals, in all and by language. A model that was asked is
-not asked again.
+not asked again; the replies of a server are in the logs of generate the moment they come.
 """
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +36,6 @@ from distill.core.results import QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.safety_results import JudgeAgreement, SafetyResult
 from distill.core.stage import Cost, Stage
-from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, question_sets
@@ -49,7 +46,6 @@ from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import teacher_fingerprint, with_served_names
-from distill.teachers.held_out import parts_of
 from distill.teachers.routes import routes_of
 
 
@@ -166,9 +162,9 @@ def _work(
     Raises MismatchError where nothing can be asked.
     """
     items = sets.items_of(recipe)
-    prompts = [_prompt(item) for item in items]
+    prompts = [item.prompt for item in items]
     fitting: set[str] = set()
-    parts = routed(recipe, prompts)
+    parts = sets.asked_of(recipe, prompts)
     for teacher in teachers:
         own = [p for p in parts[teacher.recipe.route] if _has_no_mark(teacher, p)]
         if own:
@@ -187,11 +183,6 @@ def _work(
     return Work(recipe, folder, [i for i, _ in chosen], [p for _, p in chosen]), num_left_out
 
 
-def _prompt(item: Item) -> Prompt:
-    messages = ({"role": "user", "content": item.text},)
-    return Prompt(messages, item.language, source=item.source, verify=False)
-
-
 def _has_no_mark(teacher: Teacher, prompt: Prompt) -> bool:
     return teacher.tokenizers.mark_in(prompt.messages) is None
 
@@ -205,7 +196,7 @@ def _ask_teachers(
 
     A request that is in two sources has one prompt, which is asked once and answers both.
     """
-    parts = routed(work.recipe, list({p.id: p for p in work.prompts}.values()))
+    parts = sets.asked_of(work.recipe, work.prompts)
     is_done = processes.broadcast(work.path("teacher").is_file())
     questions, rows, files = [], dict[str, Row](), []
     for teacher in teachers:
@@ -222,8 +213,6 @@ def _ask_teachers(
     if not is_done and processes.is_main:
         pairs = zip(work.items, work.prompts, strict=True)
         write_rows(work.path("teacher"), [rows[p.id] | {"key": item.key} for item, p in pairs])
-        for logs in work.stage.glob("*.parts"):
-            shutil.rmtree(logs)
     return joined_sets(work.recipe, work.prompts, questions), files
 
 
@@ -238,7 +227,7 @@ def _answered(
     if teacher.recipe.route and path.is_file():
         return read_rows(path, items)
     with teacher:
-        rows = rows_of(items, own, teacher.evaluate(own, bar, parts_of(path), processes))
+        rows = rows_of(items, own, teacher.evaluate(own, bar, processes))
     if teacher.recipe.route and processes.is_main:
         write_rows(path, rows)
     return rows
@@ -327,10 +316,15 @@ def cost(work: Workload) -> Cost:
     """Reckon the short answers of teacher and every model."""
     options = work.recipe.evaluate.safety
     assert options is not None  # the stage is left out
-    num = len(sets.items_of(work.recipe))
+    asked = sets.requests_of(work.recipe)
+    num = sum(map(len, asked.values()))
     num_students = 3 + len(work.recipe.quantize.formats)  # control, student, w16a16, the files
     share = min(1.0, options.max_new_tokens / max(1, work.demand.answer))
-    seconds = 3.0 * (1 + num_students) + share * work.turns[0].teacher_seconds(num)
+    seconds = 3.0 * (1 + num_students)
+    for part in work.turns:
+        seconds += share * part.teacher_seconds(len(asked[part.recipe.route]))
+    if options.judge:
+        seconds += _judge_seconds(work, num)
     weight_bytes = 2 * work.student.parameters
     seconds += (
         num_students
@@ -339,6 +333,13 @@ def cost(work: Workload) -> Cost:
     )
     memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
     return Cost(memory, seconds, disk=(1 + num_students) * num * 500)
+
+
+def _judge_seconds(work: Workload, num: int) -> float:
+    """Reckon the replies of the judge: its own server, or the first teacher."""
+    if work.recipe.generate.judge_server is None:
+        return work.turns[0].teacher_seconds(num)
+    return num * work.server_seconds
 
 
 STAGE = Stage(

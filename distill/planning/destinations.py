@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
-from distill.conduct.sets import items_of
+from distill.conduct.sets import requests_of
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import RecipeError
@@ -23,12 +24,14 @@ class Destination:
     """A server that the recipe asks. `field` names its address in the recipe.
 
     `route`: the name of the one of several teachers that it is; None: it is sent all prompts.
+    `requests`: of evaluate.safety, which it is sent as well.
     """
 
     field: str
     url: str
     what: str
     route: str | None = None
+    requests: Sequence[Prompt] = ()
 
     @property
     def host(self) -> str:
@@ -38,21 +41,24 @@ class Destination:
 def destinations(recipe: Recipe) -> list[Destination]:
     """Return the servers that are sent prompts or answers."""
     found = []
+    requests = requests_of(recipe)
     for number, view in enumerate(recipe.views):
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
-            if recipe.evaluate.safety is not None:
-                what = f"{what}, and the {len(items_of(recipe)):,} requests of evaluate.safety"
+            own = requests.get(view.route, [])
+            if own:
+                what = f"{what}, and the {len(own):,} requests of evaluate.safety"
             if number == 0 and recipe.generate.judge_server is None:
                 what += _judged(recipe)
-            field = f"{view.teacher_section}.server"
-            found.append(Destination(field, view.teacher.server, what, view.route or None))
+            field, route = f"{view.teacher_section}.server", view.route or None
+            found.append(Destination(field, view.teacher.server, what, route, own))
     if recipe.generate.judge_server is not None:
         url, what = recipe.generate.judge_server, "every prompt with its answer"
         what += _judged(recipe)
-        found.append(Destination("generate.judge_server", url, what))
+        shown = [*chain(*requests.values())] if _judged(recipe) else []
+        found.append(Destination("generate.judge_server", url, what, requests=shown))
     return found
 
 
@@ -87,7 +93,7 @@ def text_of_destinations(
     parts = {None: everything, **routed(recipe, everything)}
     lines = []
     for destination in asked:
-        sent = parts[destination.route]
+        sent = [*parts[destination.route], *destination.requests]
         size = sum(len(prompt.full_text.encode()) for prompt in sent)
         lines.append(
             f"leaves this machine: {destination.what} ({len(sent):,} conversations, "
@@ -95,7 +101,8 @@ def text_of_destinations(
         )
     if all(destination.route is not None for destination in asked):
         everything = [p for destination in asked for p in parts[destination.route]]
-    lines.append(_personal_data(recipe, everything))
+    requests = [prompt for destination in asked for prompt in destination.requests]
+    lines.append(_personal_data(recipe, list({p.id: p for p in [*everything, *requests]}.values())))
     return lines
 
 

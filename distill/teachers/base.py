@@ -10,7 +10,6 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from distill import chat
@@ -301,23 +300,12 @@ class Teacher(ABC):
     # evaluation
 
     def evaluate(
-        self, eval_set: EvalSet, bar: Progress, parts: Path, processes: Processes = ALONE
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
     ) -> ModelAnswers:
         """Return its greedy answers, and the NLL of those in `eval_set` where it can be had.
 
-        `parts`: a folder for answers as they end, where they cost something. `processes`: of ranks
-        that all call it, where it `divides_prompts`.
+        `processes`: of ranks that all call it, where it `divides_prompts`.
         """
-        from distill.teachers.held_out import answer_held_out
+        from distill.teachers.held_out import greedy_answers
 
-        options = RequestOptions.of(self.recipe).with_sampling(
-            temperature=0.0,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=self.recipe.evaluate.max_new_tokens,
-            num_log_probs=0,
-        )
-        answers, seconds = answer_held_out(
-            self, eval_set.prompts, eval_set.prompt_ids, options, bar, parts
-        )
-        return ModelAnswers(answers, {}, seconds, self.runtime, "where it runs, nothing is scored")
+        return greedy_answers(self, eval_set, bar)

@@ -9,7 +9,6 @@ that a killed run goes on with what is missing alone.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from distill.core.cores import usual_threads
@@ -123,7 +122,7 @@ class GgufTeacher(Teacher):
             yield slice(first, first + len(logits_NC)), torch.from_numpy(logits_NC)
 
     def evaluate(
-        self, eval_set: EvalSet, bar: Progress, parts: Path, processes: Processes = ALONE
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
     ) -> ModelAnswers:
         return evaluate_gguf(eval_set, self.path, bar)
 

@@ -1,119 +1,121 @@
-"""A teacher's answers to held-out prompts, each in a log the moment it ends, until all are there.
+"""A teacher's answers to prompts that nobody learns from: held-out ones, and delicate requests.
 
-So none is asked for, or paid, twice, and the ranks of a launch share the asking. What is made of all
-of them is one file; whoever has written that removes the logs.
+    generate/held_out/*.jsonl   each answer as it ended, append-only, as in generate/raw
+
+What cost teacher time is asked once, whatever is killed or made anew. An answer's key holds what that
+of generate does, its seed, and the limit of its length: a longer answer than a student may give is
+none to compare with. Where a teacher is loaded here, neighbours decide the last bits, and all prompts
+that are asked together are part of the key.
 """
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
-from distill.core.claims import Claims
 from distill.core.digests import digest
-from distill.core.jsonl import RowLog, placed_row_logs
+from distill.core.jsonl import Row
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
-from distill.core.stored_json import field_problem
 from distill.data.samples import Prompt
-from distill.evaluation.eval_set import TokenAnswer
+from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.recipe import Recipe
-from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
-
-if TYPE_CHECKING:
-    from distill.teachers.base import Teacher
-
-_ROW = {
-    "key": str,
-    "prompt_id": str,
-    "token_ids": list,
-    "finish_reason": str,
-    "seconds": int | float,
-}
+from distill.teachers.answers import ask
+from distill.teachers.base import Teacher
+from distill.teachers.keys import request_maker
+from distill.teachers.log import AnswerLog, read_best_rows
+from distill.teachers.requests import Request, RequestOptions
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Answers by their requests' keys, and the seconds that asking for them took, of all ranks."""
-
-    answers: dict[str, TokenAnswer]
-    seconds: float
-
-
-def parts_of(path: Path) -> Path:
-    """Return the folder of the logs of answers from which the file `path` is made."""
-    return path.with_suffix(".parts")
-
-
-def answer_held_out(
-    teacher: "Teacher",
+def answers_to(
+    teacher: Teacher,
     prompts: Sequence[Prompt],
     prompt_ids: Sequence[list[int]],
     options: RequestOptions,
     bar: Progress,
-    parts: Path,
     processes: Processes = ALONE,
-) -> tuple[list[TokenAnswer], float]:
-    """Return an answer to each held-out prompt, in their order, and the seconds that they took.
+) -> list[TokenAnswer]:
+    """Return an answer to each held-out prompt, in their order; asks for those that are not there.
 
-    Every rank returns all. `parts`: the folder of the logs. A server is asked by the first rank
-    alone: what its answers may cost is counted in one process.
+    Ranks divide what is not there; each returns all.
     """
-    requests = [
-        Request(str(i), prompt, ids, 0, _seed(teacher.recipe, prompt))
-        for i, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True))
-    ]
-    logged = _read(parts, requests).answers
-    known = {key: len(ids) for key, (ids, _) in logged.items()}
-    bar.advance(len(known))
-    processes.barrier()  # every rank has read the same before anyone adds to it
-    blocks = [
-        block
-        for block in teacher.blocks(requests, options, ALONE if teacher.on_server else processes)
-        if any(request.key not in known for request in block.requests)
-    ]
-    todo = Claims(processes).of("block", blocks)
-    asks = processes.is_main or not teacher.on_server
-    first = next(todo, None) if asks else None
-    if first is not None:
-        with RowLog(parts) as log:
-
-            def record(request: Request, completion: Completion) -> None:
-                if request.key in known:
-                    return
-                known[request.key] = len(completion.token_ids or [])
-                log.append(_row(request, completion, bar.seconds))
-                bar.advance(1)
-
-            teacher.answer(AnswerJob(chain([first], todo), options, known, record, bar.say))
-    processes.barrier()
-    found = _read(parts, requests)
-    return [found.answers[request.key] for request in requests], found.seconds
+    requests = _requests(teacher, prompts, prompt_ids, options)
+    log = teacher.logs.held_out
+    return list(map(_token_answer, rows_of(teacher, requests, options, log, bar, processes)))
 
 
-def _row(request: Request, completion: Completion, seconds: float) -> dict[str, object]:
-    return {
-        "key": request.key,
-        "prompt_id": request.prompt.id,
-        "token_ids": completion.token_ids or [],
-        "finish_reason": completion.finish_reason,
-        "seconds": round(seconds, 3),
-    }
+def greedy_answers(teacher: Teacher, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
+    """Return its greedy answers, and no NLL; `seconds`: in which it answered, before a kill, too."""
+    started = time.monotonic()
+    options = RequestOptions.of(teacher.recipe).with_sampling(
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_new_tokens=teacher.recipe.evaluate.max_new_tokens,
+        num_log_probs=0,
+    )
+    requests = _requests(teacher, eval_set.prompts, eval_set.prompt_ids, options)
+    rows = rows_of(teacher, requests, options, teacher.logs.held_out, bar)
+    seconds = seconds_of(rows) or time.monotonic() - started
+    why = "where it runs, nothing is scored"
+    return ModelAnswers(list(map(_token_answer, rows)), {}, seconds, teacher.runtime, why)
 
 
-def _read(parts: Path, requests: Sequence[Request]) -> HeldOut:
-    """Return what the logs hold of these requests; torn lines and others' rows are left out."""
-    wanted = {request.key: request.prompt.id for request in requests}
-    answers, last = dict[str, TokenAnswer](), dict[Path, float]()
-    for place, row in placed_row_logs(parts, []):
-        if field_problem(row, _ROW) or wanted.get(row["key"]) != row["prompt_id"]:
-            continue
-        answers[row["key"]] = (row["token_ids"], row["finish_reason"])
-        last[place.path] = row["seconds"]
-    return HeldOut(answers, sum(last.values()))
+def rows_of(
+    teacher: Teacher,
+    requests: Sequence[Request],
+    options: RequestOptions,
+    log: AnswerLog,
+    bar: Progress,
+    processes: Processes = ALONE,
+) -> list[Row]:
+    """Return the row of each request, in their order; asks for those that are not in the log."""
+    distinct = list({request.key: request for request in requests}.values())
+    ask(teacher, distinct, options, replace(log, work=bar.label), processes, bar)
+    rows = read_best_rows(log)
+    return [rows[request.key] for request in requests]
 
 
-def _seed(recipe: Recipe, prompt: Prompt) -> int:
+def _requests(
+    teacher: Teacher,
+    prompts: Sequence[Prompt],
+    prompt_ids: Sequence[list[int]],
+    options: RequestOptions,
+) -> list[Request]:
+    make = request_maker(teacher, options)
+    together = "" if teacher.on_server else digest(*(prompt.id for prompt in prompts))
+    limit = str(options.sampling.max_new_tokens)
+    requests = []
+    for prompt, ids in zip(prompts, prompt_ids, strict=True):
+        made, seed = make(prompt, 0, ids), eval_seed(teacher.recipe, prompt)
+        key = digest("held out", made.key, str(seed), limit, together)
+        requests.append(replace(made, key=key, seed=seed))
+    return requests
+
+
+def _token_answer(row: Row) -> TokenAnswer:
+    return row["token_ids"], row["finish_reason"]
+
+
+def eval_seed(recipe: Recipe, prompt: Prompt) -> int:
     """Return the seed of the teacher's sampled answer to a held-out prompt."""
     return int(digest("evaluate", str(recipe.seed), prompt.id)[:8], 16) >> 1
+
+
+def seconds_of(rows: Sequence[Row]) -> float:
+    """Return for how many seconds a server was at some of these answers; 0 where no row says when."""
+    spans = sorted(filter(None, map(_span, rows)))
+    seconds, end = 0.0, float("-inf")
+    for first, last in spans:
+        seconds += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return seconds
+
+
+def _span(row: Row) -> tuple[float, float] | None:
+    """Return the Unix times between which a row's answer was asked for, None where it says none."""
+    served = row.get("server")
+    if not isinstance(served, dict):
+        return None
+    first, last = served.get("start"), served.get("end")
+    are_times = isinstance(first, int | float) and isinstance(last, int | float)
+    return (first, last) if are_times else None

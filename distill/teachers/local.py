@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from distill import chat
@@ -200,6 +199,6 @@ class LocalTeacher(Teacher):
         return logit_chunks(self.head, torch.cat(self._hidden_states(batch)))
 
     def evaluate(
-        self, eval_set: EvalSet, bar: Progress, parts: Path, processes: Processes = ALONE
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
     ) -> ModelAnswers:
         return evaluate_transformers(eval_set, self.model_here, bar, processes)
