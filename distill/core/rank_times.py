@@ -13,8 +13,11 @@ from pathlib import Path
 from distill.core import activity
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
+from distill.core.stored_json import as_type
+from distill.errors import MissingError
 
 FILE_NAME = "ranks.jsonl"
+WAY_OUT = "delete it: the next stage that several processes make begins it anew"
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,14 @@ class RankClock:
 def read_times(run_folder: Path) -> list[StageTimes]:
     """Return the times of each stage, the newest of one that was made again.
 
-    Raises MissingError where no launch of several ranks has finished a stage, DataError for another
-    file.
+    Raises MissingError where no launch of several ranks has finished a stage, and DataError, with
+    the way out, for a file that is none of ours.
     """
-    newest = {row["stage"]: row for _, row in read_jsonl(run_folder / FILE_NAME)}
-    return [
-        StageTimes(name, [RankTime(**rank) for rank in row["ranks"]])
-        for name, row in newest.items()
-    ]
+    path = run_folder / FILE_NAME
+    if not path.is_file():
+        raise MissingError(f"{path}: no such file: several processes of one launch write it")
+    rows = [as_type(row, StageTimes, path, WAY_OUT) for _, row in read_jsonl(path)]
+    return list({row.stage: row for row in rows}.values())
 
 
 def idle_share(times: Sequence[StageTimes]) -> float:
