@@ -117,5 +117,6 @@ def _span(row: Row) -> tuple[float, float] | None:
     if not isinstance(served, dict):
         return None
     first, last = served.get("start"), served.get("end")
-    are_times = isinstance(first, int | float) and isinstance(last, int | float)
-    return (first, last) if are_times else None
+    if not isinstance(first, int | float) or not isinstance(last, int | float):
+        return None
+    return first, last
