@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from benchmark_helpers import FRUIT, FRUIT_ROWS, SUMS, SUMS_ROWS, write
 from log_helpers import read_row_logs
-from run_helpers import call_distill, run_forked, sha, small
+from run_helpers import QUICKSTART, call_distill, run_forked, sha, small
 from sharding_helpers import ranks
 
 from distill import quantize
@@ -127,7 +127,7 @@ def test_the_time_of_the_ranks_is_written_and_told(shared):
 def test_a_rank_for_whose_file_memory_has_no_room_waits_and_that_is_said(
     finished, monkeypatch, capsys
 ):
-    recipe = load_recipe(small(finished)[0], [str(word) for word in small(finished)[1:]])
+    recipe = load_recipe(QUICKSTART, [str(word) for word in small(finished)[1:]])
     export = Export.of(recipe, RunFolder(finished))
     formats = [quantize_format("q8_0"), quantize_format("f16")]
     need = max(quantize._bytes_to_make(export, format) for format in formats)
