@@ -157,7 +157,7 @@ def models_of(
     models, not_asked = [], {}
     for view in recipe.views:
         name = f"teacher-{view.route}" if view.route else "teacher"
-        if view.teacher.server is not None:
+        if view.teacher.answers_on_server:
             not_asked[name] = "it is on a server, which does not score what it is given"
         else:
             models.append(_teacher(view, name, local_rank))

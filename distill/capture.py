@@ -7,8 +7,9 @@
     capture/chunks.jsonl                 signal: chunks alone, which is of the teacher's own tokens:
                                          which of them the student's are (teachers/byte_chunks.py)
 
-It takes one teacher-forced pass over the samples. By `capture.from_server` there is none: a server
-gave the log-probs with its answers, and they are taken from there.
+It takes one teacher-forced pass over the samples. By `capture.from_server: true` there is none: a
+server gave the log-probs with its answers, and they are taken from there. By `scores` the pass is a
+server's, which is sent the samples (teachers/server/scoring.py).
 
 What an earlier or a killed run captured is never captured again (teachers/listening.py).
 
@@ -47,6 +48,7 @@ from distill.planning.costs import (
     pass_bytes,
     signal_bytes_per_token,
 )
+from distill.planning.scoring import scoring_demand
 from distill.recipe import Recipe
 from distill.shaping.trimmed import (
     KEPT,
@@ -313,6 +315,9 @@ def _with_chunks(
 def fingerprint(recipe: Recipe) -> Fingerprint:
     teacher = teacher_fingerprint(recipe)
     section = teacher.section | {"capture": recipe.capture.identity()}
+    if recipe.capture.scores_answers:
+        names = {view.route: view.teacher.scoring_name for view in recipe.views}
+        section["scored by"] = names
     return Fingerprint(section, teacher.inputs)
 
 
@@ -337,7 +342,9 @@ def _cost_of_turn(work: Workload) -> Cost:
         seconds = work.sample_tokens * 2 * teacher.parameters / work.flops(work.teacher_dtype)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
-    download = work.teacher_download if work.on_server else 0
+    scoring = scoring_demand(work)
+    download = scoring.num_bytes + (work.teacher_download if work.on_server else 0)
+    seconds += scoring.seconds
     return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
 
 

@@ -35,6 +35,7 @@ from distill.planning.destinations import check_destinations, text_of_destinatio
 from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
+from distill.planning.scoring import capture_told
 from distill.planning.several import (
     check_widths,
     lengths_told,
@@ -96,7 +97,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     routes = planned_routes(recipe, tokenizers)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
-    cannot_ask = preflight.check_scoring(recipe)
+    cannot_ask = [preflight.check_scoring(route.recipe) for route in routes]
     for route in routes:
         lengths.check_models(route.recipe, route.connect())
     check_widths(routes)
@@ -122,11 +123,10 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
     found = (note, *told, vocabulary.text if vocabulary else None, chunks, sharding_told(work))
-    notes = [text for text in found if text]
+    notes = [text for text in found if text] + capture_told(work)
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
-    if cannot_ask is not None:
-        warnings.append(cannot_ask)
+    warnings += [warning for warning in cannot_ask if warning is not None]
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
     in_all = sum(cost.seconds for cost in costs.values())

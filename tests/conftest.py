@@ -15,6 +15,7 @@ import pytest
 import torch
 from hostile_helpers import Tally
 from run_helpers import ROOT, made_once, run, small
+from scoring_helpers import scores  # noqa: F401
 from server_helpers import api, llama_server, proxy, real_proxy, transformers_server  # noqa: F401 - fixtures for every folder
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))

@@ -180,6 +180,16 @@ def test_from_a_servers_log_probs(student, proxy, tmp_path):
     assert len(proxy.asked) == asked
 
 
+def test_a_server_scores_chunks_to_the_last_token(student, scores, tmp_path):
+    """Each token's own log-prob comes, also where it is not among the likeliest."""
+    run(load_recipe(QUICKSTART, of(tmp_path, student)), stages=["generate"])
+    served = (f"teacher.server={scores.url}", "capture.from_server=scores", "capture.top_k=20")
+    recipe = load_recipe(QUICKSTART, of(tmp_path, student, *served))
+    run(recipe, stages=["capture"])
+    result, known = check_signal(tmp_path, recipe, most=0.06)
+    assert result["num_unknown"] == 0 and known > 0.9
+
+
 def test_a_trimmed_student_learns_from_chunks(student, tmp_path):
     recipe = load_recipe(QUICKSTART, of(tmp_path, student, "student.vocabulary={size: 450}"))
     run(recipe, stages=["generate", "trim", *LEARN[1:]])

@@ -32,7 +32,8 @@ class RankTime:
     def idle_seconds(self, whole: float) -> float:
         """Return the seconds of a stage of `whole` seconds in which it waited and computed nothing.
 
-        A pass that ranks make together counts as waiting, and is computing as well.
+        A pass that ranks make together counts as waiting, and is computing as well. On GPUs, where
+        who waits turns in a loop (NCCL), that is computing, too: there it says less than was idle.
         """
         waited = whole - (self.seconds - self.waited)
         return max(0.0, min(waited, whole - self.computed))

@@ -7,7 +7,7 @@ the token. They go where generate keeps its answers; no manifest is written.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from distill.errors import DataError
 from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import Measured, PilotSample, num_prompt_tokens
+from distill.pilot.scored import scoring_usage, with_scoring
 from distill.planning.demands import num_written_by
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
@@ -45,6 +46,7 @@ class Estimate:
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped
     for what. `num_written`: prompts that the teacher is to write. `used`: what is used of the
     limits on a server (`on_server`). `warning`: what should be changed before more is asked.
+    `scoring`: what a server is to score when all are there (capture.from_server: scores).
     """
 
     num_wanted: int
@@ -58,6 +60,7 @@ class Estimate:
     used: Usage
     on_server: bool
     warning: str | None = None
+    scoring: dict[str, Range] = field(default_factory=dict)
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[tuple[Recipe, Estimate]]:
@@ -115,6 +118,9 @@ def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate |
         long_reasoning_ahead(
             answers, reasons, left.num_wanted, recipe.generate.max_reasoning_tokens
         ),
+        scoring_usage(
+            recipe, left.num_wanted, left.mean_prompt_tokens, lengths, reasons.count(None)
+        ),
     )
 
 
@@ -128,6 +134,7 @@ class _Left:
     num_written: int
     num_requests: Range
     prompt_tokens: Range
+    mean_prompt_tokens: float
 
 
 def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
@@ -141,12 +148,14 @@ def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
     left = [request.key for request in wanted if request.key not in on_disk]
     num_written = num_written_by(recipe)
     more = further(options, len(sample.prompts), num_written, num_kept, num)
+    mean = sum(tokens.values()) / len(wanted)
     return _Left(
         len(wanted),
         len(wanted) - len(left),
         num_written,
         len(left) + more,
-        sum(tokens[key] for key in left) + more * sum(tokens.values()) / len(wanted),
+        sum(tokens[key] for key in left) + more * mean,
+        mean,
     )
 
 
@@ -231,13 +240,28 @@ def text(recipe: Recipe, estimate: Estimate) -> str:
     for name in SHOWN:
         if name in estimate.usage:
             lines.append(f"  {name:<14} {_range_text(estimate.usage[name])}")
+    lines += _scoring_lines(estimate)
     lines += _notes(recipe, estimate)
-    if estimate.on_server:
+    if estimate.on_server or estimate.scoring:
         section, fields = "generate", vars(options)
         if recipe.route:
             section, fields = recipe.teacher_section, vars(recipe.teacher)
-        lines += _limits(section, fields, estimate.used, estimate.usage)
+        lines += _limits(section, fields, estimate.used, _of_server(estimate))
     return "\n".join(lines)
+
+
+def _scoring_lines(estimate: Estimate) -> list[str]:
+    if not estimate.scoring:
+        return []
+    told = [f"  {n:<14} {_range_text(estimate.scoring[n])}" for n in SHOWN if n in estimate.scoring]
+    return ["to be scored by the server afterwards (capture.from_server: scores):", *told]
+
+
+def _of_server(estimate: Estimate) -> dict[str, Range]:
+    """Return what the server is asked and what it scores together, which is what the limits count."""
+    if not estimate.on_server:
+        return estimate.scoring
+    return with_scoring(estimate.usage, estimate.scoring)
 
 
 def text_of_all(recipe: Recipe, found: Sequence[tuple[Recipe, Estimate]]) -> str:
@@ -245,21 +269,22 @@ def text_of_all(recipe: Recipe, found: Sequence[tuple[Recipe, Estimate]]) -> str
     texts = [text(view, of_teacher) for view, of_teacher in found]
     if recipe.teachers is None:
         return texts[0]
-    usage = _sum([of_teacher for _, of_teacher in found])
+    usage = _sum([of_teacher.usage for _, of_teacher in found])
     lines = ["all teachers together, one after the other:"]
     lines += [f"  {name:<14} {_range_text(usage[name])}" for name in SHOWN if name in usage]
-    if on_servers := [of_teacher for _, of_teacher in found if of_teacher.on_server]:
+    if on_servers := [one for _, one in found if one.on_server or one.scoring]:
         used = Usage()
         for of_teacher in on_servers:
             used.add(of_teacher.used)
-        lines += _limits("generate", vars(recipe.generate), used, _sum(on_servers))
+        usages = [_of_server(of_teacher) for of_teacher in on_servers]
+        lines += _limits("generate", vars(recipe.generate), used, _sum(usages))
     return "\n\n".join([*texts, "\n".join(lines)])
 
 
-def _sum(found: Sequence[Estimate]) -> dict[str, Range]:
+def _sum(found: Sequence[Mapping[str, Range]]) -> dict[str, Range]:
     """Return what several teachers take together; what is not known of one is not known of all."""
-    names = [name for name in found[0].usage if all(name in one.usage for one in found)]
-    return {name: np.sum([one.usage[name] for one in found], axis=0) for name in names}
+    names = [name for name in found[0] if all(name in one for one in found)]
+    return {name: np.sum([one[name] for one in found], axis=0) for name in names}
 
 
 def _named(recipe: Recipe) -> str:

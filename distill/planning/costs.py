@@ -110,12 +110,13 @@ class Workload:
     @property
     def captures(self) -> bool:
         """Return whether `capture` makes a pass of the teacher over the samples."""
-        return self.recipe.capture.signal != "none" and not self.gives_log_probs
+        on_server = teachers.connect_to_capture(self.recipe).on_server
+        return self.recipe.capture.signal != "none" and not on_server
 
     @property
     def gives_log_probs(self) -> bool:
         """Return whether the signal comes with a server's answers."""
-        return teachers.connect_to_capture(self.recipe).on_server
+        return self.recipe.capture.comes_with_answers and self.on_server
 
     @property
     def num_samples(self) -> float:

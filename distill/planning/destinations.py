@@ -45,13 +45,13 @@ def destinations(recipe: Recipe) -> list[Destination]:
     for number, view in enumerate(recipe.views):
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
+            if view.capture.scores_answers:
+                what = f"{what}, with each kept answer to be scored"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
-            own = requests.get(view.route, [])
-            if own:
-                what = f"{what}, and the {len(own):,} requests of evaluate.safety"
-            if number == 0 and recipe.generate.judge_server is None:
-                what += _judged(recipe)
+            own = requests.get(view.route, []) if view.teacher.answers_on_server else []
+            if view.teacher.answers_on_server:
+                what += _asked_beside_prompts(recipe, len(own), is_judge=number == 0)
             field, route = f"{view.teacher_section}.server", view.route or None
             found.append(Destination(field, view.teacher.server, what, route, own))
     if recipe.generate.judge_server is not None:
@@ -60,6 +60,14 @@ def destinations(recipe: Recipe) -> list[Destination]:
         shown = [*chain(*requests.values())] if _judged(recipe) else []
         found.append(Destination("generate.judge_server", url, what, requests=shown))
     return found
+
+
+def _asked_beside_prompts(recipe: Recipe, num_requests: int, *, is_judge: bool) -> str:
+    """Return what a teacher is asked beside the prompts, as the end of a list."""
+    asked = f", and the {num_requests:,} requests of evaluate.safety" if num_requests else ""
+    if is_judge and recipe.generate.judge_server is None:
+        asked += _judged(recipe)
+    return asked
 
 
 def _judged(recipe: Recipe) -> str:

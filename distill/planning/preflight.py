@@ -41,19 +41,21 @@ def check_gguf_teacher(recipe: Recipe) -> None:
 
 
 def check_scoring(recipe: Recipe) -> str | None:
-    """Ask the server whether it scores given tokens, where rounds need that of it.
+    """Ask the server whether it scores given tokens, where rounds or capture need that of it.
 
     Returns a warning where it cannot be asked now. Raises ServerError, with the way out, where it
     does not: llama.cpp's server is one of those.
     """
-    if recipe.rounds is None or not recipe.capture.from_server:
+    in_rounds = recipe.rounds is not None and recipe.capture.from_server
+    if not (in_rounds or recipe.capture.scores_answers):
         return None
     from distill.teachers.server.scoring import ScoringTeacher
 
     try:
         ScoringTeacher(recipe).check()
     except MissingError as error:
-        return f"rounds: whether the server scores given tokens was not asked ({error})"
+        whose = "capture.from_server scores" if recipe.capture.scores_answers else "rounds"
+        return f"{whose}: whether the server scores given tokens was not asked ({error})"
     return None
 
 

@@ -131,10 +131,17 @@ def check_log_probs_of_a_server(recipe: "Recipe") -> None:
             f"capture.from_server with capture.hidden_states {capture.hidden_states}: servers "
             "give none; set hidden_states to none"
         )
-    if recipe.generate.reasoning == "drop":
+    if recipe.generate.reasoning == "drop" and capture.comes_with_answers:
         raise ValueError(
             "capture.from_server with generate.reasoning drop: the log-probs are those of an "
-            "answer after its reasoning; set reasoning to keep or short"
+            "answer after its reasoning; set reasoning to keep or short, or from_server to scores "
+            "(vLLM then scores the answers without it)"
+        )
+    if recipe.privacy == "redact" and capture.scores_answers:
+        raise ValueError(
+            "capture.from_server scores with privacy: redact: the server scores the very tokens of the "
+            "answers, in which nothing can be replaced: set from_server to true (log-probs come with "
+            "each answer), or to false (the teacher's weights are then needed here)"
         )
 
 
@@ -181,7 +188,13 @@ def check_learning_without_a_signal(recipe: "Recipe") -> None:
 
 
 def check_gguf_teacher(recipe: "Recipe") -> None:
-    """Refuse hidden states of a teacher that llama.cpp runs."""
+    """Refuse a server beside a teacher that llama.cpp runs, unless it scores, and hidden states."""
+    if recipe.teacher.gguf and recipe.teacher.server and not recipe.capture.scores_answers:
+        raise ValueError(
+            "teacher.gguf with teacher.server: the file answers on this machine's CPU, so the server "
+            "has nothing to do: remove one of them, or set capture.from_server to scores (the file "
+            "answers, the server says how likely its tokens were)"
+        )
     if recipe.teacher.gguf and recipe.capture.hidden_states != "none":
         raise ValueError(
             f"capture.hidden_states {recipe.capture.hidden_states}: llama.cpp gives logits only: "
@@ -247,7 +260,7 @@ def check_trimmed_signal(recipe: "Recipe") -> None:
     if capture.from_server:
         raise ValueError(
             "capture.from_server with student.vocabulary: the server's log-probs are of its own "
-            "tokens, and the student's split the text otherwise: set from_server to false (the "
+            "likeliest tokens, and the student has others: set from_server to false (the "
             "teacher's weights are then needed here, to capture; without them set, too, "
             "capture.signal to none, train.soft_weight to 0 and train.hard_weight to 1, and the "
             "student learns the answers' text), or vocabulary to null"

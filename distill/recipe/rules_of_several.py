@@ -66,7 +66,7 @@ def check_servers_of_teachers(recipe: "Recipe") -> None:
     """Refuse two entries for one model on servers: their answers and costs could not be told apart."""
     seen: dict[tuple[str, str | None], str] = {}
     for teacher in recipe.teachers or ():
-        if teacher.server is None:
+        if not teacher.answers_on_server:
             continue
         who = (teacher.model, teacher.served_name)
         if who in seen:

@@ -228,7 +228,8 @@ def _teacher(view: Recipe, results: RunResults) -> TeacherLine:
 def _teacher_runtime(recipe: Recipe) -> str:
     """Return how the teacher was run."""
     if recipe.teacher.gguf:
-        return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}"
+        scored = ", its tokens scored by a server" if recipe.capture.scores_answers else ""
+        return f"run by llama.cpp as the file {Path(recipe.teacher.gguf).name}{scored}"
     if recipe.teacher.server:
         return "asked on a server"
     return f"run locally, quantization {recipe.teacher.quantization}"

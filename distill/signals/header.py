@@ -23,7 +23,8 @@ class SignalHeader:
     draw_log_probs: sampled only, the log-probs of the ids drawn are stored beside them.
     hidden_size: width of the teacher's last hidden states, if those are stored beside the signal;
         None if not.
-    fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template.
+    fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template; where a
+        server scored, its name of the model, if that is another.
     format: of the bytes. Raises ValueError for numbers that do not fit the kind.
     """
 

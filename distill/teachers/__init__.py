@@ -26,14 +26,14 @@ def connect(
 
     Raises MissingError if a file or folder that the recipe names for it is not there.
     """
-    if recipe.teacher.server:
-        from distill.teachers.server.teacher import ServerTeacher
-
-        return ServerTeacher(recipe, folder, local_rank)
     if recipe.teacher.gguf:
         from distill.teachers.gguf import GgufTeacher
 
         return GgufTeacher(recipe, folder, local_rank)
+    if recipe.teacher.server:
+        from distill.teachers.server.teacher import ServerTeacher
+
+        return ServerTeacher(recipe, folder, local_rank)
     return _local(recipe, folder, local_rank, work)
 
 
@@ -42,9 +42,11 @@ def connect_to_capture(
 ) -> Teacher:
     """Return the teacher that the signal is taken from.
 
-    That is a server only where it gave log-probs with its answers; else its weights are loaded
-    here.
+    That is a server only where it gave log-probs with its answers, or scores them; else its weights
+    are loaded here.
     """
+    if recipe.capture.scores_answers:
+        return connect_to_score(recipe, folder, local_rank)
     if recipe.teacher.server and not recipe.capture.from_server:
         return _local(recipe, folder, local_rank, "capture")
     return connect(recipe, folder, local_rank, work="capture")

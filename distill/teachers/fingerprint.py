@@ -29,7 +29,7 @@ def answers_fingerprint(recipe: Recipe) -> Fingerprint:
         "generate": recipe.generate.identity(),
         "evaluate": recipe.evaluate.identity(),
     }
-    if recipe.capture.from_server:  # the log-probs come with the answers
+    if recipe.capture.comes_with_answers:
         section["capture"] = recipe.capture.identity()
     if recipe.teachers is not None:  # who has the student's tokens, and who gives text alone
         section["student"] = {"model": recipe.student.model, "signal": recipe.capture.signal}

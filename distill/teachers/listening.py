@@ -213,6 +213,8 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         "tokenizer": chat.fingerprint_of_tokenizer(tokenizer),
         "chat_template": chat.fingerprint_of_template(tokenizer),
     }
+    if options.scores_answers and teacher.recipe.teacher.scoring_name is not None:
+        fingerprints["server_model"] = teacher.recipe.teacher.scoring_name
     if trimmed is not None:
         fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
         if problem := fewer_ids_problem(options, vocab_size):

@@ -51,7 +51,7 @@ class RequestOptions:
         """Return how the recipe's prompts are asked."""
         options = recipe.generate
         sampling = Sampling.of(options)
-        if recipe.capture.from_server:
+        if recipe.capture.comes_with_answers:
             sampling = replace(sampling, num_log_probs=recipe.capture.top_k)
         return cls(sampling, options.system_prompt, recipe.seed if options.resample else None)
 
@@ -62,10 +62,14 @@ class RequestOptions:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a server says of given ids: log-probs at each of them but the first."""
+    """What a server says of given ids: log-probs at each of them but the first.
+
+    `texts`: what it reads each of those as, None where it does not say.
+    """
 
     ids: list[int]
     log_probs: list[LogProbs]
+    texts: list[str | None]
 
 
 @dataclass(frozen=True)

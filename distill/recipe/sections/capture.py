@@ -29,11 +29,14 @@ class Capture(Section):
     top_k: Annotated[int, Field(gt=0, le=1024)] = field(
         64, "top_k: ids a token; the rest is one tail bucket"
     )
-    from_server: bool = field(
+    from_server: bool | Literal["scores"] = field(
         False,
-        "The log-probs come from teacher.server with each answer, so that its weights are "
-        "needed nowhere else: top_k or chunks, and a server that gives them with exact token ids "
-        "(vLLM: top_k up to its --max-logprobs, 20 by default; llama.cpp)",
+        "The log-probs come from teacher.server, so that its weights are needed nowhere else: "
+        "top_k or chunks. true = with each answer, from a server that gives them with exact token "
+        "ids (vLLM: top_k up to its --max-logprobs, 20 by default; llama.cpp). scores = the kept "
+        "answers are sent to it, and it says how likely each token was (vLLM's prompt_logprobs, "
+        "top_k up to the same): also those that were given earlier, by its weights, by a server, or "
+        "by teacher.gguf, which then answers while the server scores",
     )
     hidden_states: Literal["none", "int8"] = field(
         "none",
@@ -43,6 +46,16 @@ class Capture(Section):
     shard_tokens: PositiveInt = field(
         200_000, "Tokens in one file; a kill loses at most one", machine=True
     )
+
+    @property
+    def comes_with_answers(self) -> bool:
+        """Return whether a server is asked for log-probs with each answer."""
+        return self.from_server is True
+
+    @property
+    def scores_answers(self) -> bool:
+        """Return whether a server scores the kept answers."""
+        return self.from_server == "scores"
 
     @model_validator(mode="after")
     def _log_probs_are_of_draws(self) -> "Capture":

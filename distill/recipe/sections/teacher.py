@@ -31,7 +31,7 @@ class Teacher(Section):
         None,
         "A GGUF file of the model, run by llama.cpp on the CPU: it answers and gives the "
         "signal, `model` only the tokenizer and the chat template (a folder or hub id; its "
-        "weights are not needed)",
+        "weights are not needed). With server and capture.from_server scores that one scores",
     )
     batch_tokens: PositiveInt = field(
         16384, "Tokens (prompt + answer) in one batch; less = less memory"
@@ -75,11 +75,11 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _gguf_runs_alone(self) -> "Teacher":
-        elsewhere = self.server or self.quantization != "none" or self.device == "cuda"
+        elsewhere = self.quantization != "none" or self.device == "cuda"
         if self.gguf and elsewhere:
             raise ValueError(
-                "gguf runs on the CPU in its own quantization: remove gguf, or server, "
-                "quantization and device: cuda"
+                "gguf runs on the CPU in its own quantization: remove gguf, or quantization and "
+                "device: cuda"
             )
         return self
 
@@ -102,8 +102,18 @@ class Teacher(Section):
         return self.server_gives == "text"
 
     @property
+    def answers_on_server(self) -> bool:
+        """Return whether it answers on `server`; beside a GGUF file that one scores alone."""
+        return self.server is not None and self.gguf is None
+
+    @property
     def served_name(self) -> str | None:
-        """Return the model's name on its server, where that is another than `model`."""
+        """Return the name on its server of the model that answers, where that is another than `model`."""
+        return self.scoring_name if self.answers_on_server else None
+
+    @property
+    def scoring_name(self) -> str | None:
+        """Return the model's name on `server`, where that is another than `model`."""
         if self.server is None or self.server_model in (None, self.model):
             return None
         return self.server_model

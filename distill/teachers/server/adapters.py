@@ -214,7 +214,8 @@ class PromptScores:
         first, *rows = choice["prompt_logprobs"]
         if first is not None:
             raise ValueError("log-probs of the first token, before which there is nothing")
-        scored = Scored(ids, [_of_prompt(row) for row in rows])
+        texts = [_text_of_own(row, token) for row, token in zip(rows, ids[1:], strict=False)]
+        scored = Scored(ids, [_of_prompt(row) for row in rows], texts)
         reason = _reason(choice.get("finish_reason"))
         written = _text(choice["text"])
         return Completion(written, reason, None, *token_counts(reply), scored=scored)
@@ -227,6 +228,12 @@ ServerAdapter = type[Completions] | type[LlamaCpp] | type[Chat] | PromptScores
 def _of_prompt(row: dict[str, dict[str, Any]]) -> LogProbs:
     """Return the log-probs by id: vLLM names a token by its number, {"17": {"logprob": -0.1}}."""
     return {int(name): float(entry["logprob"]) for name, entry in row.items()}
+
+
+def _text_of_own(row: dict[str, dict[str, Any]], token: int) -> str | None:
+    """Return what the server reads the prompt's own token as, None where it does not say."""
+    text = row.get(str(token), {}).get("decoded_token")
+    return text if isinstance(text, str) else None
 
 
 def _ids_of_names(row: dict[str, float]) -> LogProbs:

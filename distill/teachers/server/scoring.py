@@ -1,19 +1,25 @@
 """A teacher on a vLLM server that says how likely given token ids are (its `prompt_logprobs`).
 
+Those are the student's own answers, in rounds, and by `capture.from_server: scores` the kept answers,
+whoever gave them: the server itself, the teacher's weights, or a GGUF file of it.
+
 Nothing else that we know scores given ids: llama.cpp's server, SGLang's completions and the paid APIs
 give log-probs of what they write alone. So it is found out by asking, before anything is paid for.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Container, Iterator, Sequence
+
+import numpy as np
 
 from distill import chat
 from distill.core.jsonl import RowLog
-from distill.errors import ServerError
+from distill.errors import DistillError, ServerError
 from distill.models.sampling import Sampling
 from distill.signals import from_server
 from distill.signals.columns import Columns
-from distill.signals.encoding import TopKRecord
+from distill.signals.encoding import SignalRecord
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence
 from distill.teachers.requests import Completion, LogProbs
@@ -23,21 +29,45 @@ from distill.teachers.server.discover import PROBE_TEXT, connect
 from distill.teachers.server.pool import RequestPool
 from distill.teachers.server.teacher import ServerTeacher
 
+REPLACEMENT = "\ufffd"
 SAMPLING = Sampling(max_new_tokens=1)  # a server writes one token at least
 SEQUENCES_A_SLOT = 8  # between two times that what was scored is kept
-WAY_OUT = (
-    "rounds need log-probs of given tokens, which vLLM alone gives (prompt_logprobs, 0.10.2 or newer, "
-    "as many as its --max-logprobs): serve the teacher with it, or set capture.from_server to false "
-    "(the teacher's weights, or teacher.gguf, then score here), or rounds to null"
+VLLM = (
+    "log-probs of given tokens, which vLLM alone gives (prompt_logprobs, 0.10.2 or newer, as many as "
+    "its --max-logprobs): serve the teacher with it"
 )
 
 
 class ScoringTeacher(ServerTeacher):
-    """It is sent the student's own tokens, and says its likeliest ids at each of them."""
+    """It is sent tokens that it need not have written, and says its likeliest ids at each of them."""
+
+    tells_every_token = True
 
     @property
     def signal_source(self) -> str:
-        return self.describe()
+        return f"{self.describe()} scores given tokens, {self.num_likeliest} likeliest ids at each"
+
+    @property
+    def num_likeliest(self) -> int:
+        """Return of how many ids a token the log-probs are asked for: never of all."""
+        return min(self.recipe.capture.top_k, len(self.tokenizers.asked) - 1)
+
+    @property
+    def way_out(self) -> str:
+        """Return what can be done where the server scores nothing."""
+        if not self.recipe.capture.scores_answers:
+            return (
+                f"rounds need {VLLM}, or set capture.from_server to false (the teacher's weights, or "
+                "teacher.gguf, then score here), or rounds to null"
+            )
+        if self.recipe.teacher.gguf:
+            here = "capture.from_server to false and teacher.server to null (the file then scores)"
+            return f"capture.from_server scores needs {VLLM}, or set {here}"
+        return (
+            f"capture.from_server scores needs {VLLM}, or set capture.from_server to true (it gives "
+            "log-probs with each answer, and all are asked for anew), or to false (the teacher's "
+            "weights then score here)"
+        )
 
     @property
     def tokens_a_block(self) -> int:
@@ -51,7 +81,7 @@ class ScoringTeacher(ServerTeacher):
         """
 
         async def ask() -> None:
-            server = await self._connected(self.recipe.capture.top_k, say)
+            server = await self._connected(say)
             await server.client.aclose()
 
         asyncio.run(ask())
@@ -66,24 +96,27 @@ class ScoringTeacher(ServerTeacher):
         """Yield what the server says at each answer token, some sequences at a time.
 
         What that took is noted down for the recipe's limits. Raises ServerError where it says
-        something else than was asked, and Stopped at a limit or a signal.
+        something else than was asked, and Stopped at a limit or a signal: what was scored till then
+        is yielded before.
         """
-        assert header.top_k is not None
         wanted = [s for batch in batches for s in batch if s.key not in captured]
         size = SEQUENCES_A_SLOT * self.num_at_once
         with RowLog(self.logs.scored.folder) as log:
             self.budget.leave_out(log.path)
             for start in range(0, len(wanted), size):
                 group = wanted[start : start + size]
-                scored = self._scored(group, header.top_k, log)
-                for sequence in group:
+                scored, ended = self._scored(group, log)
+                for sequence in (s for s in group if s.key in scored):
                     rows = scored[sequence.key][len(sequence.prompt_ids) - 1 :]
-                    yield sequence, _record(rows, header), None
+                    yield sequence, self._record_of(rows, sequence, header, columns), None
+                if ended is not None:
+                    raise ended
 
     def _scored(
-        self, group: Sequence[SignalSequence], num: int, log: RowLog
-    ) -> dict[str, list[LogProbs]]:
-        """Return the log-probs at each token of the sequences but the first, by their keys."""
+        self, group: Sequence[SignalSequence], log: RowLog
+    ) -> tuple[dict[str, list[LogProbs]], DistillError | None]:
+        """Return (the log-probs at each token of the sequences but the first, by their keys; what
+        ended it before all were there)."""
         found: dict[str, list[LogProbs]] = {}
 
         def requests() -> Iterator[CompletionRequest]:
@@ -92,15 +125,15 @@ class ScoringTeacher(ServerTeacher):
 
         def deliver(sent: CompletionRequest, completion: Completion) -> None:
             if completion.usage is not None:
-                log.append({"key": sent.key, "server": completion.usage.row()})
-            problem = completion.error or self._problem(completion, sent.prompt_ids, num)
+                log.append({"key": sent.key, **self._whose(), "server": completion.usage.row()})
+            problem = completion.error or self._problem(completion, sent.prompt_ids)
             if problem is not None:
-                raise ServerError(f"teacher.server: {self.endpoint.url}: {problem}; {WAY_OUT}")
+                raise ServerError(f"teacher.server: {self.endpoint.url}: {problem}; {self.way_out}")
             assert completion.scored is not None
             found[sent.key] = completion.scored.log_probs
 
         async def ask() -> None:
-            server = await self._connected(num, print)
+            server = await self._connected(print)
             try:
                 pool = RequestPool(
                     server, SAMPLING, self.num_at_once, deliver, print, first_delay=self.first_delay
@@ -109,10 +142,19 @@ class ScoringTeacher(ServerTeacher):
             finally:
                 await server.client.aclose()
 
-        asyncio.run(ask())
-        return found
+        try:
+            asyncio.run(ask())
+        except DistillError as error:
+            return found, error
+        return found, None
 
-    async def _connected(self, num: int, say: Callable[[str], None]) -> Server:
+    def _whose(self) -> dict[str, str | None]:
+        """Return what the log says of who was asked, where several teachers have limits of their own."""
+        if not self.recipe.route:
+            return {}
+        return {"teacher": self.model, "server_model": self.served_name}
+
+    async def _connected(self, say: Callable[[str], None]) -> Server:
         probe_ids = chat.prompt_ids(self.tokenizers.asked, PROBE_TEXT)
         try:
             return await connect(
@@ -120,18 +162,20 @@ class ScoringTeacher(ServerTeacher):
                 probe_ids,
                 self.budget,
                 sampling=SAMPLING,
-                adapters=(PromptScores(num),),
+                adapters=(PromptScores(self.num_likeliest),),
                 vocabulary=self.vocabulary(),
-                disagreement=lambda completion: self._problem(completion, probe_ids, num),
+                disagreement=lambda completion: (
+                    self._problem(completion, probe_ids) or self._other_vocabulary(completion)
+                ),
                 say=say,
                 first_delay=self.first_delay,
             )
         except ServerError as error:
-            raise ServerError(f"{error}; {WAY_OUT}") from None
+            raise ServerError(f"{error}; {self.way_out}") from None
 
-    def _problem(self, completion: Completion, ids: Sequence[int], num: int) -> str | None:
+    def _problem(self, completion: Completion, ids: Sequence[int]) -> str | None:
         """Return why what came is not what the model says at each of these ids, or None."""
-        scored, num_ids = completion.scored, len(self.tokenizers.asked)
+        scored, num = completion.scored, self.num_likeliest
         if scored is None:
             return "no log-probs of the prompt"
         if scored.ids != list(ids):
@@ -143,9 +187,42 @@ class ScoringTeacher(ServerTeacher):
                 return f"no log-prob of token {token}, which it was sent"
             if len(row) < num:
                 return f"log-probs of {len(row)} tokens where {num} were asked for (capture.top_k)"
-        return from_server.problem_of(scored.log_probs, num_ids)
+            if not all(map(math.isfinite, row.values())):
+                return f"a log-prob at token {token} that is no finite number"
+        return from_server.problem_of(scored.log_probs, len(self.tokenizers.asked))
 
+    def _other_vocabulary(self, completion: Completion) -> str | None:
+        """Return what is wrong where the server reads most of the ids as other text than we do.
 
-def _record(rows: Sequence[LogProbs], header: SignalHeader) -> TopKRecord:
-    assert header.top_k is not None
-    return from_server.record_of(rows, header.top_k, header.vocab_size)
+        It would score another text. Ids in the middle of a character have none of their own.
+        """
+        assert completion.scored is not None, "_problem comes before"
+        scored, tokenizer = completion.scored, self.tokenizers.asked
+        pairs = [
+            (text.strip(), tokenizer.decode([token]).strip())
+            for token, text in zip(scored.ids[1:], scored.texts, strict=True)
+            if text is not None and REPLACEMENT not in text
+        ]
+        others = [pair for pair in pairs if pair[0] != pair[1]]
+        if 2 * len(others) <= len(pairs):
+            return None
+        theirs, ours = others[0]
+        return (
+            f"it reads {len(others)} of {len(pairs)} token ids as other text than the tokenizer of "
+            f"teacher.model, as {theirs[:40]!r} for {ours[:40]!r}: another vocabulary"
+        )
+
+    def _record_of(
+        self,
+        rows: Sequence[LogProbs],
+        sequence: SignalSequence,
+        header: SignalHeader,
+        columns: Columns,
+    ) -> SignalRecord:
+        """Return the record of an answer; `rows`: the log-probs at each of its tokens."""
+        record = from_server.record_of(rows, self.num_likeliest, header.vocab_size)
+        if header.kind == "top_k":
+            return record
+        ids = sequence.answer_ids
+        own_T = np.array([row[token] for row, token in zip(rows, ids, strict=True)])
+        return from_server.likelihoods_of(record, own_T, ids, columns.boundary_ids, columns.end_ids)

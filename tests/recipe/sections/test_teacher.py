@@ -9,7 +9,7 @@ from distill.recipe.sections import Teacher
 
 def test_a_teacher_runs_in_one_place():
     assert "needs a pinned revision" in problem("teacher.trust_remote_code=true")
-    assert "remove gguf, or server" in problem(
+    assert "remove one of them, or set capture.from_server to scores" in problem(
         "teacher.gguf=t.gguf", "teacher.server=http://h", "teacher.device=auto"
     )
     assert "server_gives text without server" in problem("teacher.server_gives=text")

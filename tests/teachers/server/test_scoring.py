@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from raw_server_helpers import RawServer, http, teacher_on
+from raw_server_helpers import RawServer, http, quickstart_tokenizer, teacher_on
+from scoring_helpers import as_vllm
 from server_helpers import TEACHER
 
 from distill.core.jsonl import row_logs
@@ -12,6 +13,7 @@ from distill.errors import MissingError, ServerError
 from distill.models import load
 from distill.planning import preflight
 from distill.signals.columns import Columns
+from distill.signals.encoding import TopKRecord
 from distill.signals.header import SignalHeader
 from distill.teachers import connect_to_score
 from distill.teachers.base import SignalSequence
@@ -39,26 +41,6 @@ def weights():
     return load.load_model(str(TEACHER), load.Placement("cpu", "float32"))
 
 
-def as_vllm(model, ids, k):
-    """vLLM's answer: at each token but the first the likeliest ids, and the prompt's own."""
-    with torch.no_grad():
-        logp_TV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    rows = [None]
-    for position, own in enumerate(ids[1:]):
-        top = logp_TV[position].topk(k).indices.tolist()
-        chosen = dict.fromkeys([*top, own])
-        rows.append(
-            {
-                str(i): {"logprob": float(logp_TV[position, i]), "rank": 1, "decoded_token": "x"}
-                for i in chosen
-            }
-        )
-    choice = {"text": "a", "finish_reason": "length", "token_ids": [7]}
-    choice |= {"prompt_token_ids": ids, "prompt_logprobs": rows}
-    usage = {"prompt_tokens": len(ids), "completion_tokens": 1}
-    return {"model": "teacher", "choices": [choice], "usage": usage}
-
-
 def scoring(url, folder, *more) -> ScoringTeacher:
     recipe = teacher_on(url, *SIGNAL, *more, folder=folder).recipe
     teacher = connect_to_score(recipe)
@@ -80,6 +62,7 @@ def test_it_says_of_given_tokens_what_the_weights_say(server, weights, tmp_path)
     server.send = lambda number, path, body: http(as_vllm(weights, body["prompt"], TOP_K))
     teacher = scoring(server.url, tmp_path)
     for sequence, record, hidden in signals(teacher):
+        assert isinstance(record, TopKRecord)
         assert hidden is None and record.num_tokens == len(sequence.answer_ids)
         with torch.no_grad():
             logp_TV = weights(torch.tensor([sequence.ids])).logits[0].log_softmax(-1)
@@ -124,6 +107,16 @@ def test_a_server_that_is_away_at_plan_is_a_warning(tmp_path):
         ScoringTeacher(recipe).check()
 
 
+def test_a_server_that_reads_the_ids_as_other_text_scores_another_text(server, weights, tmp_path):
+    """It repeats the ids that it was sent, and its log-probs are fine: of another vocabulary."""
+    letters = [chr(ord("a") + i % 26) for i in range(len(quickstart_tokenizer()))]
+    server.send = lambda number, path, body: http(
+        as_vllm(weights, body["prompt"], TOP_K, letters.__getitem__)
+    )
+    with pytest.raises(ServerError, match=r"as other text than the tokenizer.*another vocabulary"):
+        scoring(server.url, tmp_path).check()
+
+
 def test_without_rounds_nobody_is_asked(tmp_path):
     recipe = teacher_on("http://127.0.0.1:9", *SIGNAL, folder=tmp_path).recipe
     assert preflight.check_scoring(recipe) is None
@@ -143,6 +136,8 @@ def broken(choice):
         "not its own": {
             "prompt_logprobs": [*rows[:-1], {k: v for k, v in last.items() if k != own}]
         },
+        "not finite": {"prompt_logprobs": [*rows[:-1], last | {own: {"logprob": -math.inf}}]},
+        "NaN": {"prompt_logprobs": [*rows[:-1], last | {own: {"logprob": math.nan}}]},
         "above 0": {"prompt_logprobs": [*rows[:-1], last | {own: {"logprob": 3.0}}]},
         "no number": {"prompt_logprobs": [*rows[:-1], last | {own: {"logprob": "x"}}]},
         "a bare number": {"prompt_logprobs": [*rows[:-1], last | {own: -1.0}]},
