@@ -174,10 +174,14 @@ class Workload:
             return 0.0
         return self.teacher_bytes + self._decoding_bytes()
 
+    @property
+    def server_seconds(self) -> float:
+        """Return the seconds of one answer of a server, of many that it is asked for at once."""
+        return SERVER_SECONDS_PER_TOKEN * self.demand.answer / self.recipe.generate.concurrency
+
     def teacher_seconds(self, num_answers: int) -> float:
         if self.on_server:
-            wait = SERVER_SECONDS_PER_TOKEN * self.demand.answer / self.recipe.generate.concurrency
-            return num_answers * wait
+            return num_answers * self.server_seconds
         longest = self.recipe.generate.max_new_tokens
         flops = self.flops(self.teacher_dtype)
         return self.answer_seconds(
