@@ -1,17 +1,19 @@
 """A teacher that transformers loads on this machine."""
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
 from distill import chat
-from distill.core.processes import Processes
+from distill.core.processes import Processes, launched_processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
+from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
 from distill.losses.head import Head
-from distill.models import find, load
+from distill.models import find, load, spread
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.precision import Placed, Work, placed
@@ -64,9 +66,11 @@ class LocalTeacher(Teacher):
             num_rows=num_rows,
         )
 
-    @property
+    @cached_property
     def placement(self) -> load.Placement:
-        return self._placed.placement
+        where = self._placed.placement
+        spread = self.recipe.teacher.device_map == "auto" and where.device == "cuda"
+        return replace(where, spread=spread)
 
     @property
     def type_told(self) -> str | None:
@@ -81,6 +85,7 @@ class LocalTeacher(Teacher):
         if self.type_told is not None and self.local_rank == 0:
             print(f"  teacher: {self.type_told}", flush=True)
         teacher = self.recipe.teacher
+        self._refuse_several_processes()
         self._model = load.load_model(
             self.location,
             self.placement,
@@ -88,6 +93,18 @@ class LocalTeacher(Teacher):
             trust_remote_code=teacher.trust_remote_code,
             local_rank=self.local_rank,
         )
+        if text := spread.told(self._model):
+            print(f"  teacher: {text}", flush=True)
+
+    def _refuse_several_processes(self) -> None:
+        """Raise MismatchError where each of several processes would take all GPUs."""
+        num = launched_processes()
+        if self.placement.spread and num > 1:
+            raise MismatchError(
+                f"teacher.device_map auto, and {num} processes: each would take all GPUs. Do the "
+                "stages that ask the teacher by one (`distill run RECIPE --stages generate,capture`), "
+                "then launch several for `train`"
+            )
 
     def close(self) -> None:
         self._model = self._head = None
