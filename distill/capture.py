@@ -63,6 +63,7 @@ from distill.signals.header import SignalHeader
 from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.listening import (
     Listening,
     columns_of,
@@ -356,6 +357,7 @@ STAGE = Stage(
     fingerprint,
     reads=lambda recipe: sorted({"generate", samples_stage(recipe)}),
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
     asks_teacher=True,
 )

@@ -46,6 +46,7 @@ from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
 
@@ -342,4 +343,5 @@ STAGE = Stage(
     answers_fingerprint,
     reads=reads,
     cost=cost,
+    check_launch=check_teachers_processes,
 )

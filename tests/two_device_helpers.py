@@ -4,6 +4,8 @@ torch's fake tensors on a backend of Python alone: an operation on tensors of bo
 process of its own: torch knows the backend from then on.
 """
 
+from typing import Any
+
 import torch
 from accelerate.hooks import attach_align_device_hook_on_blocks
 from torch._subclasses import FakeTensorMode
@@ -28,6 +30,7 @@ PARTS = {
 
 def spread_model(*, tied: bool):
     """A random model whose second layer lies on the other device, with accelerate's hooks."""
+    options: dict[str, Any] = {"attn_implementation": "eager"}
     config = Qwen3Config(
         vocab_size=50,
         hidden_size=32,
@@ -37,9 +40,9 @@ def spread_model(*, tied: bool):
         num_key_value_heads=1,
         head_dim=16,
         tie_word_embeddings=tied,
-        attn_implementation="eager",
+        **options,
     )
-    model = Qwen3ForCausalLM(config).eval()
+    model: Any = Qwen3ForCausalLM(config).eval()
     parts = {**PARTS, "lm_head": "two:0" if tied else "two:1"}
     for name, device in parts.items():
         for module in model.get_submodule(name).modules():
@@ -49,7 +52,7 @@ def spread_model(*, tied: bool):
                 module._buffers[key] = buffer.to(device)
     attach_align_device_hook_on_blocks(
         model,
-        execution_device={"": "two:0", **parts},
+        execution_device={n: torch.device(d) for n, d in {"": "two:0", **parts}.items()},
         offload=dict.fromkeys(parts, False),
         skip_keys=model._skip_keys_device_placement,
     )

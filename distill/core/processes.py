@@ -125,11 +125,6 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def launched_processes() -> int:
-    """Return how many processes the launcher started, without importing torch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def start(num_wanted: int | None) -> Processes:
     """Join the other processes.
 
@@ -152,7 +147,7 @@ def start(num_wanted: int | None) -> Processes:
         # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files
         os.environ["ACCELERATE_USE_CPU"] = "true"
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
-    launched = launched_processes()
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     kind = str(state.distributed_type).rpartition(".")[2]
     expected = ("NO",) if launched == 1 else ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
     if state.num_processes != launched or kind not in expected:

@@ -81,9 +81,12 @@ def refuse_disk(location: object, model: Any) -> None:
 
 def bytes_on(model: Any, device: str) -> int:
     """Return the bytes of the parts of a spread model that lie on a device (`HOST`, `DISK`)."""
-    parts = [name for name, where in placing_of(model).items() if where == device]
-    parameters = (p for name in parts for p in model.get_submodule(name).parameters())
-    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
+    parts = tuple(f"{name}." for name, where in placing_of(model).items() if where == device)
+    return sum(
+        parameter.numel() * parameter.element_size()
+        for name, parameter in model.named_parameters()
+        if f"{name}.".startswith(parts)
+    )
 
 
 def told(model: Any) -> str | None:

@@ -176,7 +176,7 @@ def _gpus() -> list[Gpu]:
     parts = [line.rpartition(",") for line in listed.stdout.strip().splitlines()]
     found = [Gpu(name.strip(), float(megabytes) * 2**20) for name, _, megabytes in parts]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    # an empty list, or one that torch cannot use, is its own affair: `plan` has always told the first
+    # which of them is nothing to a plan: they are taken to be alike
     return found[: len(visible.split(","))] if visible else found
 
 

@@ -6,10 +6,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from distill import chat
-from distill.core.processes import Processes, launched_processes
+from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
-from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
 from distill.losses.head import Head
@@ -69,8 +68,8 @@ class LocalTeacher(Teacher):
     @cached_property
     def placement(self) -> load.Placement:
         where = self._placed.placement
-        spread = self.recipe.teacher.device_map == "auto" and where.device == "cuda"
-        return replace(where, spread=spread)
+        is_spread = self.recipe.teacher.device_map == "auto" and where.device == "cuda"
+        return replace(where, spread=is_spread)
 
     @property
     def type_told(self) -> str | None:
@@ -85,7 +84,6 @@ class LocalTeacher(Teacher):
         if self.type_told is not None and self.local_rank == 0:
             print(f"  teacher: {self.type_told}", flush=True)
         teacher = self.recipe.teacher
-        self._refuse_several_processes()
         self._model = load.load_model(
             self.location,
             self.placement,
@@ -95,16 +93,6 @@ class LocalTeacher(Teacher):
         )
         if text := spread.told(self._model):
             print(f"  teacher: {text}", flush=True)
-
-    def _refuse_several_processes(self) -> None:
-        """Raise MismatchError where each of several processes would take all GPUs."""
-        num = launched_processes()
-        if self.placement.spread and num > 1:
-            raise MismatchError(
-                f"teacher.device_map auto, and {num} processes: each would take all GPUs. Do the "
-                "stages that ask the teacher by one (`distill run RECIPE --stages generate,capture`), "
-                "then launch several for `train`"
-            )
 
     def close(self) -> None:
         self._model = self._head = None

@@ -1,6 +1,7 @@
 """A model whose layers lie on several devices: the same bits as on one, and everything where it is computed with."""
 
 import multiprocessing
+from typing import Any
 
 import families
 import pytest
@@ -132,7 +133,7 @@ def test_layers_that_have_no_room_in_memory_are_refused_with_the_way_out(both):
 
 
 def test_where_the_layers_lie_is_told_with_the_price_of_this_machines_memory():
-    model = tiny_qwen3()
+    model: Any = tiny_qwen3()
     assert spread.told(model) is None
     model.hf_device_map = dict.fromkeys(PARTS, 0) | {"model.layers.1": "cpu"}
     num_bytes = 4 * sum(p.numel() for p in model.model.layers[1].parameters())
@@ -158,14 +159,6 @@ def test_without_a_gpu_there_is_one_device():
     assert torch.cuda.is_available() or not teacher.placement.spread
     where = load.Placement("cuda", "bfloat16", "nf4", spread=True)
     assert str(where) == "cuda, bfloat16, nf4, layers spread"
-
-
-def test_several_processes_are_refused_where_each_would_take_all_gpus(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    teacher = connect(load_recipe(QUICKSTART, SPREAD))
-    teacher.placement = load.Placement("cuda", "bfloat16", spread=True)
-    with pytest.raises(MismatchError, match="4 processes: each would take all GPUs"):
-        teacher.load()
 
 
 @pytest.mark.parametrize(
