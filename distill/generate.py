@@ -7,6 +7,7 @@ Raw answers are never deleted; what is kept of them is decided anew whenever a f
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is
                              asked twice
     generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
+    generate/held_out/       answers to prompts that nobody learns from (teachers/held_out.py)
     generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
                              draws that were verified
     generate/kept.jsonl      the samples that passed every filter, as token ids
@@ -24,6 +25,7 @@ from dataclasses import replace
 
 from distill import tasks, teachers
 from distill.chat.tokenizers import first_mark
+from distill.conduct.sets import requests_of
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
 from distill.core.results import GenerateResult
@@ -96,6 +98,8 @@ def run(
         left.notes.append(f"languages: {unknown}")
     left.tell("generate", processes)
     stage = folder.stage("generate")
+    if recipe.teachers is not None:
+        requests_of(recipe)  # those that no teacher takes are told before anything is paid for
     generations = [
         Generation(route.recipe, one, processes, stage, held_out)
         for route, one in zip(routes, asked, strict=True)

@@ -14,6 +14,7 @@ from distill import chat
 from distill.benchmarks.reading import read_all
 from distill.catalog.catalog import LicenceVerdict, begun_with
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
+from distill.conduct.sets import requests_of
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes
 from distill.core.results import PlanResult
@@ -107,6 +108,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     left = Left()
     prompts = split_prompts(recipe, left)
     parts = routed(recipe, [*chain(*prompts)])
+    requests_of(recipe)  # those that no teacher takes are told before anything is paid for
     if tokenizers is not None:
         for route in routes:
             check_conversations(route.recipe, route.connect().tokenizers, parts[route.name])

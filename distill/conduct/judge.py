@@ -15,15 +15,15 @@ from distill.chat import split_thinking
 from distill.conduct.answers import Told
 from distill.conduct.outcomes import OutcomeName
 from distill.core.jsonl import Row
-from distill.core.processes import ALONE
 from distill.core.progress import Progress
 from distill.core.safety_results import JudgeAgreement
 from distill.data.samples import Prompt
 from distill.synthesis.llm_judge import SAMPLING
 from distill.teachers import judge_of
 from distill.teachers.base import Teacher
+from distill.teachers.held_out import rows_of
 from distill.teachers.keys import request_maker
-from distill.teachers.requests import AnswerJob, Completion, Request, RequestOptions
+from distill.teachers.requests import RequestOptions
 
 _QUESTION = """\
 What does an assistant's answer do with a user's request? It may be cut at its end.
@@ -52,7 +52,10 @@ def question(told: Told) -> Prompt:
 
 
 def replies_of(teacher: Teacher, told: Sequence[Told], bar: Progress) -> list[Row]:
-    """Return the judge's reply about each answer, in their order."""
+    """Return the judge's reply about each answer, in their order.
+
+    Each is in the log of generate's judge the moment it ends, and asked for once.
+    """
     judge = judge_of(teacher)
     options = replace(RequestOptions.of(teacher.recipe), system_prompt=None, resample_seed=None)
     options = options.with_sampling(**SAMPLING, num_log_probs=0)
@@ -60,18 +63,10 @@ def replies_of(teacher: Teacher, told: Sequence[Told], bar: Progress) -> list[Ro
         options = options.with_sampling(enable_thinking=None)  # a switch of the teacher's template
     make = request_maker(judge, options)
     requests = [make(question(one), 0) for one in told]
-    texts: dict[str, str] = {}
-
-    def record(request: Request, completion: Completion) -> None:
-        texts[request.key] = completion.text
-        bar.advance(1)
-
-    distinct = list({request.key: request for request in requests}.values())
-    blocks = judge.blocks(distinct, options, ALONE)
-    judge.answer(AnswerJob(iter(blocks), options, {}, record, bar.say))
+    rows = rows_of(judge, requests, options, judge.logs.verdicts, bar)
     return [
-        {"key": one.item.key, "reply": texts[request.key]}
-        for one, request in zip(told, requests, strict=True)
+        {"key": one.item.key, "reply": "" if row["finish_reason"] == "error" else row["text"]}
+        for one, row in zip(told, rows, strict=True)
     ]
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from distill.core.digests import digest
 from distill.core.jsonl import BadRow, read_jsonl
 from distill.data import sources
+from distill.data.routes import routed
+from distill.data.samples import Prompt
 from distill.errors import DataError, shown
 from distill.recipe import Recipe
-from distill.recipe.sections import SafetySet
+from distill.recipe.sections import OURS, SafetySet
 from distill.recipe.sources import Source
 from distill.text.scripts import base_code, same_language, scripts_of
 
@@ -56,8 +58,14 @@ class Item:
     set: SafetySet
     language: str
     text: str
-    source: str = "distill"
+    source: str = OURS
     topic: str = ""
+
+    @property
+    def prompt(self) -> Prompt:
+        """Return what a model is asked; nothing checks its answer."""
+        messages = ({"role": "user", "content": self.text},)
+        return Prompt(messages, self.language, source=self.source, verify=False)
 
     @property
     def key(self) -> str:
@@ -100,6 +108,25 @@ def items_of(recipe: Recipe) -> list[Item]:
             f"{', '.join(recipe.languages)}; give {FIELD} of your own"
         )
     return items
+
+
+def asked_of(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+    """Return what of these requests each teacher is asked, by its name; a text that is there twice once.
+
+    Raises DataError for requests that no teacher takes.
+    """
+    distinct = list({prompt.id: prompt for prompt in prompts}.values())
+    return routed(recipe, distinct, "requests of evaluate.safety")
+
+
+def requests_of(recipe: Recipe) -> dict[str, list[Prompt]]:
+    """Return what evaluate.safety asks of each teacher, by its name; nothing where it is null.
+
+    Raises what `items_of` and `asked_of` raise.
+    """
+    if recipe.evaluate.safety is None:
+        return {}
+    return asked_of(recipe, [item.prompt for item in items_of(recipe)])
 
 
 def _codes(recipe: Recipe) -> dict[str, str]:
@@ -189,6 +216,6 @@ def pairs_among(items: Sequence[Item]) -> list[tuple[int, int]]:
     sides = [
         (n, places.get(f"{item.source}/{item.id[:-1]}b/{item.language}"))
         for n, item in ours
-        if item.source == "distill"
+        if item.source == OURS
     ]
     return [(a, b) for a, b in sides if b is not None]

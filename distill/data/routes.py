@@ -10,10 +10,13 @@ from distill.recipe.sections import RoutedTeacher
 from distill.recipe.sources import Source
 
 
-def routed(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
+def routed(
+    recipe: Recipe, prompts: Sequence[Prompt], what: str = "prompts"
+) -> dict[str, list[Prompt]]:
     """Return the prompts of each teacher by its name, in the teachers' order and their own.
 
-    All under "" where the recipe has one teacher. Raises DataError for prompts that none takes.
+    `what`: they are called so in the error. All under "" where the recipe has one teacher. Raises
+    DataError for prompts that none takes.
     """
     if recipe.teachers is None:
         return {"": list(prompts)}
@@ -23,7 +26,7 @@ def routed(recipe: Recipe, prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]
         name = route_of(recipe, prompt)
         (untaken if name is None else divided[name]).append(prompt)
     if untaken:
-        raise _untaken(recipe, untaken)
+        raise _untaken(recipe, untaken, what)
     return divided
 
 
@@ -67,7 +70,7 @@ def _takes(teacher: RoutedTeacher, prompt: Prompt, check: str) -> bool:
     return teacher.tasks is None or check in teacher.tasks
 
 
-def _untaken(recipe: Recipe, prompts: Sequence[Prompt]) -> DataError:
+def _untaken(recipe: Recipe, prompts: Sequence[Prompt], what: str) -> DataError:
     """Return the error that names what no teacher takes: the commonest kinds, three at most."""
     kinds = Counter((p.language, check_of(recipe, p), p.source) for p in prompts)
     named = [
@@ -76,7 +79,7 @@ def _untaken(recipe: Recipe, prompts: Sequence[Prompt]) -> DataError:
     ]
     names = ", ".join(teacher.name for teacher in recipe.teachers or ())
     return DataError(
-        f"{recipe.source}: teachers: no teacher takes {len(prompts):,} of the prompts: "
+        f"{recipe.source}: teachers: no teacher takes {len(prompts):,} of the {what}: "
         f"{'; '.join(named)}: add those to the languages, sources or tasks of one ({names}), or put "
         "a teacher without selectors last"
     )

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,22 @@ def local_folder(
         LocalEntryNotFoundError,
     )
 
-    allowed, ignored = patterns(weights=weights, code=code)
-    at = f" at revision {revision}" if revision else ""
-    try:
+    def found(*, notices: bool) -> Path:
+        allowed, ignored = patterns(weights=weights, code=code, notices=notices)
         return Path(
             snapshot_download(
                 location, revision=revision, allow_patterns=allowed, ignore_patterns=ignored
             )
         )
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        try:
+            return found(notices=True)
+        except IncompleteSnapshotError:  # offline, and earlier versions have not fetched these
+            folder = found(notices=False)
+        _tell_missing_notices(location)
+        return folder
     except IncompleteSnapshotError as error:
         missing = re.search(r"\d+ file\(s\) are missing \(.*?\)", str(error))
         raise MissingError(
@@ -59,12 +68,24 @@ def local_folder(
         raise MissingError(f"model {location!r}: {str(error).splitlines()[0]}") from None
 
 
-def patterns(*, weights: bool, code: bool) -> tuple[list[str], list[str]]:
+@cache
+def _tell_missing_notices(location: str) -> None:
+    print(
+        f"model {location!r}: a licence, notice or policy of use that its repository has is not on this "
+        f"machine; before the student is published, {FETCH}",
+        file=sys.stderr,
+    )
+
+
+def patterns(*, weights: bool, code: bool, notices: bool = True) -> tuple[list[str], list[str]]:
     """Return what a model's files are called that are read, and which of those are not.
 
-    Of some models the weights are there twice: for other programs, in a folder or consolidated.
+    `notices`: all that may have to be passed on with a student (is_licence_file). Of some models the
+    weights are there twice: for other programs, in a folder or consolidated.
     """
     allowed = ["*.json", "*.jinja", "*.txt", "*.model", "LICENSE*"]
+    if notices:
+        allowed += [_in_any_case(name) for name in LICENCE_FILES]
     if weights:
         allowed.append("*.safetensors")
     if code:
@@ -115,6 +136,12 @@ def digest_of_files(paths: Sequence[Path]) -> str:
                 f.seek(min(block * (size // 16), size - SAMPLE))
                 parts.append(f.read(SAMPLE))
     return digest(*parts)
+
+
+def _in_any_case(name: str) -> str:
+    """Return the pattern of what begins so: repositories have LICENSE, License.md and license.txt."""
+    letters = (f"[{c}{c.lower()}]" if c.isalpha() else c for c in name)
+    return "".join(letters) + "*"
 
 
 def is_licence_file(name: str) -> bool:

@@ -131,9 +131,11 @@ def load_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    local_rank: int = 0,
+    local_rank: int | None = None,
 ) -> Any:
     """Return a causal language model in evaluation mode. Weights come from safetensors only.
+
+    `local_rank`: the number of the GPU, where it is on one; None: the one that is this process's.
 
     Raises what `from_folder` raises; MissingError also where there is no such folder, and
     MismatchError where the quantization would leave most weights as they are, or layers that are to
@@ -160,15 +162,20 @@ def load_model(
     return model
 
 
-def placing(where: Placement, local_rank: int) -> dict[str, Any]:
-    """Return what transformers is told of where the layers go.
+def placing(where: Placement, local_rank: int | None) -> dict[str, Any]:
+    """Return what transformers is told of where the layers go; `local_rank`: see `load_model`.
 
     bitsandbytes packs weights on a GPU, and nothing in this machine's memory beside one.
     """
+    import torch
+
     if where.spread:
         on_host = where.quantization == "none"
         return {"device_map": "auto", "max_memory": spread.room_for_weights(on_host=on_host)}
-    return {"device_map": {"": f"cuda:{local_rank}" if where.device == "cuda" else "cpu"}}
+    if where.device != "cuda":
+        return {"device_map": {"": "cpu"}}
+    number = torch.cuda.current_device() if local_rank is None else local_rank
+    return {"device_map": {"": f"cuda:{number}"}}
 
 
 def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:

@@ -212,10 +212,14 @@ class Workload:
             return 0.0
         return self.bytes_on_a_gpu + self._decoding_bytes()
 
+    @property
+    def server_seconds(self) -> float:
+        """Return the seconds of one answer of a server, of many that it is asked for at once."""
+        return SERVER_SECONDS_PER_TOKEN * self.demand.answer / self.recipe.generate.concurrency
+
     def teacher_seconds(self, num_answers: int) -> float:
         if self.on_server:
-            wait = SERVER_SECONDS_PER_TOKEN * self.demand.answer / self.recipe.generate.concurrency
-            return num_answers * wait
+            return num_answers * self.server_seconds
         longest = self.recipe.generate.max_new_tokens
         flops = self.flops(self.teacher_dtype)
         seconds = self.answer_seconds(

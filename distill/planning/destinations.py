@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from urllib.parse import urlsplit
 
 from distill.catalog.servers import known_servers
-from distill.conduct.sets import items_of
+from distill.conduct.sets import requests_of
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import RecipeError
@@ -23,12 +24,14 @@ class Destination:
     """A server that the recipe asks. `field` names its address in the recipe.
 
     `route`: the name of the one of several teachers that it is; None: it is sent all prompts.
+    `requests`: of evaluate.safety, which it is sent as well.
     """
 
     field: str
     url: str
     what: str
     route: str | None = None
+    requests: Sequence[Prompt] = ()
 
     @property
     def host(self) -> str:
@@ -38,6 +41,7 @@ class Destination:
 def destinations(recipe: Recipe) -> list[Destination]:
     """Return the servers that are sent prompts or answers."""
     found = []
+    requests = requests_of(recipe)
     for number, view in enumerate(recipe.views):
         if view.teacher.server is not None:
             what = f"every prompt of {view.route}'s" if view.route else "every prompt"
@@ -45,22 +49,22 @@ def destinations(recipe: Recipe) -> list[Destination]:
                 what = f"{what}, with each kept answer to be scored"
             if recipe.rounds is not None and recipe.capture.from_server:
                 what = f"{what}, and every answer of the student to be scored"
+            own = requests.get(view.route, []) if view.teacher.answers_on_server else []
             if view.teacher.answers_on_server:
-                what += _asked_beside_prompts(recipe, is_judge=number == 0)
-            field = f"{view.teacher_section}.server"
-            found.append(Destination(field, view.teacher.server, what, view.route or None))
+                what += _asked_beside_prompts(recipe, len(own), is_judge=number == 0)
+            field, route = f"{view.teacher_section}.server", view.route or None
+            found.append(Destination(field, view.teacher.server, what, route, own))
     if recipe.generate.judge_server is not None:
         url, what = recipe.generate.judge_server, "every prompt with its answer"
         what += _judged(recipe)
-        found.append(Destination("generate.judge_server", url, what))
+        shown = [*chain(*requests.values())] if _judged(recipe) else []
+        found.append(Destination("generate.judge_server", url, what, requests=shown))
     return found
 
 
-def _asked_beside_prompts(recipe: Recipe, *, is_judge: bool) -> str:
+def _asked_beside_prompts(recipe: Recipe, num_requests: int, *, is_judge: bool) -> str:
     """Return what a teacher is asked beside the prompts, as the end of a list."""
-    asked = ""
-    if recipe.evaluate.safety is not None:
-        asked = f", and the {len(items_of(recipe)):,} requests of evaluate.safety"
+    asked = f", and the {num_requests:,} requests of evaluate.safety" if num_requests else ""
     if is_judge and recipe.generate.judge_server is None:
         asked += _judged(recipe)
     return asked
@@ -97,7 +101,7 @@ def text_of_destinations(
     parts = {None: everything, **routed(recipe, everything)}
     lines = []
     for destination in asked:
-        sent = parts[destination.route]
+        sent = [*parts[destination.route], *destination.requests]
         size = sum(len(prompt.full_text.encode()) for prompt in sent)
         lines.append(
             f"leaves this machine: {destination.what} ({len(sent):,} conversations, "
@@ -105,7 +109,8 @@ def text_of_destinations(
         )
     if all(destination.route is not None for destination in asked):
         everything = [p for destination in asked for p in parts[destination.route]]
-    lines.append(_personal_data(recipe, everything))
+    requests = [prompt for destination in asked for prompt in destination.requests]
+    lines.append(_personal_data(recipe, list({p.id: p for p in [*everything, *requests]}.values())))
     return lines
 
 

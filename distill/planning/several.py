@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill.chat.tokenizers import Tokenizers
+from distill.conduct.sets import requests_of
 from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import MissingError
@@ -56,10 +57,14 @@ def teachers_told(routes: Sequence[Route], work: Workload) -> list[str]:
     """Return a line on each of several teachers, none where there is one."""
     if not work.parts:
         return []
-    return [_told(route, part) for route, part in zip(routes, work.parts, strict=True)]
+    requests = requests_of(work.recipe)
+    return [
+        _told(route, part, len(requests.get(route.name, ())))
+        for route, part in zip(routes, work.parts, strict=True)
+    ]
 
 
-def _told(route: Route, part: Workload) -> str:
+def _told(route: Route, part: Workload, num_requests: int) -> str:
     size = "of unknown size, on a server"
     if part.teacher != UNKNOWN_SIZE:
         size = f"{part.teacher.parameters:,} parameters"
@@ -67,6 +72,8 @@ def _told(route: Route, part: Workload) -> str:
         f"teacher {route.name} ({route.recipe.teacher.model}), {size}: "
         f"{part.demand.num_answers:,} answers, {part.demand.num_held_out:,} held-out prompts"
     )
+    if num_requests:
+        line += f", {num_requests:,} requests of evaluate.safety"
     if part.demand.num_written:
         line += f", {part.demand.num_written:,} prompts to write"
     if route.why_text is not None:
@@ -80,6 +87,7 @@ def teacher_figures(routes: Sequence[Route], work: Workload) -> list[dict[str, A
     """Return what each of several teachers is asked and takes to answer."""
     if not work.parts:
         return []
+    requests = requests_of(work.recipe)
     return [
         {
             "name": route.name,
@@ -88,6 +96,7 @@ def teacher_figures(routes: Sequence[Route], work: Workload) -> list[dict[str, A
             "num_answers": part.demand.num_answers,
             "num_held_out": part.demand.num_held_out,
             "num_written": part.demand.num_written,
+            "num_requests": len(requests.get(route.name, ())),
             "memory": part.asking_bytes,
             "seconds": part.teacher_seconds(part.num_requests),
             "gives_signal": route.gives_signal,

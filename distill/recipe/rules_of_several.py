@@ -6,6 +6,7 @@ Each takes the recipe and raises ValueError with what is wrong, the values, and 
 from typing import TYPE_CHECKING
 
 from distill.errors import shown
+from distill.recipe.sections import OURS
 
 if TYPE_CHECKING:
     from distill.recipe.recipe import Recipe
@@ -49,7 +50,10 @@ def check_reach_of_teachers(recipe: "Recipe") -> None:
 
 def _check_selected_sources(recipe: "Recipe", teacher: "RoutedTeacher") -> None:
     sources = [*recipe.generate.prompts, *(recipe.evaluate.prompts or ())]
-    names = list(dict.fromkeys(source.name for source in sources))
+    safety = recipe.evaluate.safety
+    ours = [OURS] if safety is not None and safety.sets else []
+    sources += [] if safety is None else safety.prompts or ()
+    names = list(dict.fromkeys([*(source.name for source in sources), *ours]))
     for name in teacher.sources or ():
         if name not in names:
             raise ValueError(

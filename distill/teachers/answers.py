@@ -5,7 +5,9 @@ ids (`--shard 1/4`), and the processes of a job its blocks (core/leases.py).
 """
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 
 from distill.core.digests import digest
@@ -32,9 +34,13 @@ def ask(
     options: RequestOptions,
     log: AnswerLog,
     processes: Processes,
+    bar: Progress | None = None,
 ) -> float:
-    """Ask for every answer that is not on disk; return the seconds that took, loading apart."""
-    recipe = teacher.recipe
+    """Ask for every answer that is not on disk; return the seconds that took, loading apart.
+
+    `bar`: the caller's, where these are some of its answers.
+    """
+    recipe, longest = teacher.recipe, options.sampling.max_new_tokens
     log.folder.mkdir(parents=True, exist_ok=True)
     logged = read_log(log)
     if logged.bad and processes.is_main:
@@ -43,39 +49,50 @@ def ask(
             f"({logged.bad[0]})",
             file=sys.stderr,
         )
-    known = _lengths(recipe, logged)
+    known = _lengths(recipe, logged, longest)
     processes.barrier()  # every rank has read the same log before anyone adds to it
     blocks = {
         _name_of(recipe, block): block
         for block in blocks_of(teacher, requests, options, log, processes)
     }
+    if bar is not None:
+        bar.advance(sum(request.key in known for request in requests))
     seconds = 0.0
     with assigned_blocks(
         processes,
         log.leases,
         blocks,
         is_done=lambda block: all(r.key in known for r in block.requests),
-        refresh=lambda: known.update(answer_lengths(recipe, log)),
+        refresh=lambda: known.update(_lengths(recipe, read_log(log), longest)),
     ) as todo:
         first = next(todo, None)
         if first is not None:
             teacher.load()
+            started = time.monotonic()
             mine = static_share(processes, list(blocks.values()))
-            bar = _bar(teacher, log, mine, known, shown=processes.is_main)
-            with RowLog(log.folder) as rows, bar:
-                teacher.budget.leave_out(rows.path)
-                job = AnswerJob(
-                    chain([first], todo),
-                    options,
-                    known,
-                    _recorder(teacher, options, known, rows, bar),
-                    bar.say,
-                    needs_ids=not all(r.is_conversation for r in requests),
-                )
-                teacher.answer(job)
-                seconds = bar.seconds
+            own = bar or _bar(teacher, log, mine, known, shown=processes.is_main)
+            needs_ids = not all(request.is_conversation for request in requests)
+            with nullcontext() if bar else own:
+                _answer(teacher, chain([first], todo), options, log, known, own, needs_ids)
+            seconds = time.monotonic() - started
     processes.barrier()
     return seconds
+
+
+def _answer(
+    teacher: Teacher,
+    blocks: Iterator[Block],
+    options: RequestOptions,
+    log: AnswerLog,
+    known: dict[str, int],
+    bar: Progress,
+    needs_ids: bool,
+) -> None:
+    """Ask for what is missing of the blocks, into a file of the log that is this process's own."""
+    with RowLog(log.folder) as rows:
+        teacher.budget.leave_out(rows.path)
+        record = _recorder(teacher, options, known, rows, bar)
+        teacher.answer(AnswerJob(blocks, options, known, record, bar.say, needs_ids=needs_ids))
 
 
 def _bar(
@@ -107,9 +124,9 @@ def answer_lengths(recipe: Recipe, log: AnswerLog) -> dict[str, int]:
     return _lengths(recipe, read_log(log))
 
 
-def _lengths(recipe: Recipe, logged: LoggedAnswers) -> dict[str, int]:
+def _lengths(recipe: Recipe, logged: LoggedAnswers, longest: int | None = None) -> dict[str, int]:
     num_tokens = logged.rows.heads.num_tokens
-    numbers = final_rows(logged.rows, recipe).numbers
+    numbers = final_rows(logged.rows, recipe, longest).numbers
     return {key: num_tokens[number] for key, number in numbers.items()}
 
 

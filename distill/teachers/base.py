@@ -4,7 +4,6 @@ A new kind of teacher is a subclass in a file of its own, and a line in `connect
 must say who it is and answer; a signal, figures and more are methods with a default.
 """
 
-import time
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -16,12 +15,10 @@ from typing import TYPE_CHECKING, Any, Self
 from distill import chat
 from distill.chat.tokenizers import Tokenizers, load_teachers_tokenizer, tokenizers_of
 from distill.core import shutdown
-from distill.core.digests import digest
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Prompt
-from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
+from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.models import find
 from distill.models.sampling import Sampling
 from distill.recipe import Recipe
@@ -98,6 +95,7 @@ class Teacher(ABC):
     on_server = False  # it answers on a server
     can_use_gpu = True
     tells_every_token = True  # its signal has no token of which nothing is known
+    divides_prompts = False  # ranks evaluate it together; else the first of them does
     num_at_once = LEAST_CLAIM  # requests that it answers side by side
 
     def __init__(self, recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0):
@@ -301,43 +299,13 @@ class Teacher(ABC):
 
     # evaluation
 
-    def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
-        """Return its greedy answers, and the NLL of those in `eval_set` where it can be had."""
-        started = time.monotonic()
-        options = RequestOptions.of(self.recipe).with_sampling(
-            temperature=0.0,
-            top_p=1.0,
-            top_k=0,
-            max_new_tokens=self.recipe.evaluate.max_new_tokens,
-            num_log_probs=0,
-        )
-        answers = self.answer_held_out(eval_set.prompts, eval_set.prompt_ids, options, bar)
-        seconds = time.monotonic() - started
-        return ModelAnswers(answers, {}, seconds, self.runtime, "where it runs, nothing is scored")
+    def evaluate(
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
+    ) -> ModelAnswers:
+        """Return its greedy answers, and the NLL of those in `eval_set` where it can be had.
 
-    def answer_held_out(
-        self,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[list[int]],
-        options: RequestOptions,
-        bar: Progress,
-    ) -> list[TokenAnswer]:
-        """Return an answer to each held-out prompt, in their order. They are in no log."""
-        requests = [
-            Request(str(i), prompt, ids, 0, eval_seed(self.recipe, prompt))
-            for i, (prompt, ids) in enumerate(zip(prompts, prompt_ids, strict=True))
-        ]
-        answers: dict[str, TokenAnswer] = {}
+        `processes`: of ranks that all call it, where it `divides_prompts`.
+        """
+        from distill.teachers.held_out import greedy_answers
 
-        def record(request: Request, completion: Completion) -> None:
-            answers[request.key] = (completion.token_ids or [], completion.finish_reason)
-            bar.advance(1)
-
-        blocks = self.blocks(requests, options, ALONE)
-        self.answer(AnswerJob(iter(blocks), options, {}, record, bar.say))
-        return [answers[request.key] for request in requests]
-
-
-def eval_seed(recipe: Recipe, prompt: Prompt) -> int:
-    """Return the seed of the teacher's sampled answer to a held-out prompt."""
-    return int(digest("evaluate", str(recipe.seed), prompt.id)[:8], 16) >> 1
+        return greedy_answers(self, eval_set, bar)

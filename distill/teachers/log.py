@@ -57,13 +57,15 @@ class AnswerLog:
 class AnswerLogs:
     """The logs of `generate`: answers, prompts that the teacher wrote, and replies of the judge.
 
-    `scored`: what a server took to score given tokens; it holds no answers.
+    `scored`: what a server took to score given tokens; it holds no answers. `held_out`: answers that
+    nobody learns from (teachers/held_out.py).
     """
 
     answers: AnswerLog
     written_prompts: AnswerLog
     verdicts: AnswerLog
     scored: AnswerLog
+    held_out: AnswerLog
 
     @classmethod
     def of(cls, recipe: Recipe, stage: Path, num_ids: Callable[[], int | None]) -> "AnswerLogs":
@@ -78,13 +80,14 @@ class AnswerLogs:
             AnswerLog(stage, "raw_prompts", "prompts", teachers, num_ids, only_of=only_of),
             AnswerLog(stage, "judged", "verdicts", judges, num_ids, only_of=only_of),
             AnswerLog(stage, "scored", "sequences", teachers, num_ids, only_of=only_of),
+            AnswerLog(stage, "held_out", "answers", teachers, num_ids, only_of=only_of),
         )
 
     def usage_log(
         self, prices: Mapping[Whose, Prices] | None = None, only: Whose | None = None
     ) -> UsageLog:
         """Return what all of them say was used; `prices` and `only`: see UsageLog."""
-        logs = (self.answers, self.written_prompts, self.verdicts, self.scored)
+        logs = (self.answers, self.written_prompts, self.verdicts, self.scored, self.held_out)
         return UsageLog({log.folder: log.prices for log in logs}, prices, only)
 
 
@@ -171,32 +174,28 @@ def row_problem(row: Row, num_ids: int | None) -> str | None:
     return None
 
 
-def is_final(row: Row, recipe: Recipe) -> bool:
-    if row["finish_reason"] == "error":
-        return not recipe.generate.retry_errors
-    if row["finish_reason"] == "length":
-        return row["max_new_tokens"] >= recipe.generate.max_new_tokens
-    return True
-
-
-def final_rows(rows: Sequence[Row], recipe: Recipe) -> ChosenRows:
+def final_rows(rows: Sequence[Row], recipe: Recipe, longest: int | None = None) -> ChosenRows:
     """Return the best row of each key for which nothing more is to be asked.
 
-    It is final, or was cut and is refused at this length.
+    It is final, or was cut and is refused at this length. `longest`: tokens of an answer, where that
+    is not generate.max_new_tokens.
     """
     heads = heads_of(rows)
+    longest = longest or recipe.generate.max_new_tokens
+
+    def is_final(row: Row) -> bool:
+        if row["finish_reason"] == "error":
+            return not recipe.generate.retry_errors
+        return row["finish_reason"] != "length" or row["max_new_tokens"] >= longest
+
     refused = {
         head["key"]
         for head in heads
-        if head["finish_reason"] == "error"
-        and is_final(head, recipe)
-        and head["max_new_tokens"] >= recipe.generate.max_new_tokens
+        if head["finish_reason"] == "error" and is_final(head) and head["max_new_tokens"] >= longest
     }
     best = best_rows(rows).numbers
     final = {
-        key: number
-        for key, number in best.items()
-        if is_final(heads[number], recipe) or key in refused
+        key: number for key, number in best.items() if is_final(heads[number]) or key in refused
     }
     return ChosenRows(rows, final)
 

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from huggingface_hub.utils import filter_repo_objects
 
-from distill.models.find import patterns
+from distill.models.find import is_licence_file, patterns
 from distill.models.hub import HubFile, Repository
 
 FILES = [
@@ -19,6 +19,10 @@ ALWAYS = {
     *("config.json", "tokenizer.json", "tokenizer.model", "vocab.txt", "LICENSE", "LICENSE.md"),
     *("model.safetensors.index.json", "chat_template.jinja", "additional_chat_templates/rag.jinja"),
 }
+NOTICES = {
+    *("LICENSE", "LICENSE-MODEL", "License.md", "LICENCE.txt", "NOTICE", "Notice.txt", "NOTICE.md"),
+    *("USE_POLICY.md", "use_policy.txt", "USAGE_POLICY"),
+}
 WEIGHTS = {"model-00001-of-00002.safetensors"}
 
 
@@ -27,6 +31,17 @@ def test_only_what_is_read_is_named(weights):
     allowed, ignored = patterns(weights=weights, code=False)
     named = filter_repo_objects(FILES, allow_patterns=allowed, ignore_patterns=ignored)
     assert set(named) == ALWAYS | (WEIGHTS if weights else set())
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_all_that_may_have_to_be_passed_on_is_named_however_it_is_written(weights):
+    allowed, ignored = patterns(weights=weights, code=False)
+    others = ["figures/LICENSE", "onnx/NOTICE", "licenses.png.bin", "POLICY.md", "my_notice.md"]
+    named = set(
+        filter_repo_objects([*NOTICES, *others], allow_patterns=allowed, ignore_patterns=ignored)
+    )
+    assert named & NOTICES == NOTICES == {name for name in NOTICES if is_licence_file(name)}
+    assert not named & {"figures/LICENSE", "onnx/NOTICE", "POLICY.md", "my_notice.md"}
 
 
 def test_trusted_code_comes_with_what_it_may_read():

@@ -16,6 +16,7 @@ from distill.models import find
 from distill.models.load import load_tokenizer
 from distill.pilot import fetch
 from distill.recipe import load_recipe
+from distill.reporting.licence_files import licence_texts, notice_file
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
 ROWS = [{"question": f"What is {n} and {n}?", "lang": "en"} for n in range(20)]
@@ -105,6 +106,36 @@ def test_a_model_comes_whole_and_nothing_else_and_is_loaded_without_the_hub(
         assert (folder / name).read_bytes() == (TEACHER / name).read_bytes()
     assert load_tokenizer("us/teacher")("a") == load_tokenizer(str(TEACHER))("a")
     assert len(hub.asked) == asked
+
+
+NOTICES = {"NOTICE": b"By us", "USE_POLICY.md": b"No harm", "License.md": b"MIT, (c) us"}
+
+
+def test_notices_and_policies_come_too_and_are_in_the_report(hub, asking, offline, recipe):
+    commit = hub.folder("us/teacher", TEACHER, **NOTICES)
+    fetch.run(recipe())
+    assert set(NOTICES) <= set(paths_in(asking, commit))
+    offline()
+    (text,) = licence_texts(recipe("teacher.licence=mit"))
+    assert "(c) us" in (text.text or "") and "No harm" in (text.text or "")
+    assert notice_file([text], []) == "By us\n"
+
+
+def test_a_cache_without_them_serves_a_run_all_the_same_and_that_is_said(
+    hub, asking, offline, recipe, capsys
+):
+    commit = hub.folder("us/teacher", TEACHER, **NOTICES)
+    fetch.run(recipe())
+    offline()
+    (asking / "models--us--teacher" / "snapshots" / commit / "NOTICE").unlink()
+    for _ in range(2):
+        assert find.local_folder("us/teacher").name == commit
+    assert (
+        capsys.readouterr().err.count("is not on this machine; before the student is publish") == 1
+    )
+    (asking / "models--us--teacher" / "snapshots" / commit / "tokenizer.json").unlink()
+    with pytest.raises(MissingError, match="not whole: 1 file"):
+        find.local_folder("us/teacher")
 
 
 def test_the_plan_says_how_much_and_fetches_nothing(hub, asking, model, recipe, capsys):
@@ -406,7 +437,7 @@ def test_a_process_that_is_killed_in_the_middle_goes_on_from_there(hub, model, t
     with subprocess.Popen(words, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL) as child:
         end = time.monotonic() + 60
         while time.monotonic() < end and not any(
-            path.stat().st_size for path in tmp_path.rglob("*.distill.incomplete")
+            path.stat().st_size > len(b"{}") for path in tmp_path.rglob("*.distill.incomplete")
         ):
             time.sleep(0.02)
         child.send_signal(signal.SIGKILL)

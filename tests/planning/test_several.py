@@ -6,6 +6,8 @@ import pytest
 from conftest import tiny_qwen3
 from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens, words
 
+from distill import generate, safety
+from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
 from distill.data.routes import routed
 from distill.data.samples import split_prompts
@@ -147,6 +149,67 @@ def test_prompts_that_no_teacher_takes_are_told_before_anything_is_asked(folders
     recipe = recipe_of(tmp_path, folders["alike"], languages="[sw, id]")
     with pytest.raises(DataError, match=r"no teacher takes .* in hi \(task market, of "):
         planned(recipe, tmp_path)
+
+
+NAMES = ("./quickstart/prompts.jsonl", "./quickstart/eval.jsonl")
+SAFETY = "evaluate.safety={num_requests: 2, judge: true}"
+
+
+def test_requests_of_safety_are_counted_for_the_teacher_that_is_asked_them(folders, tmp_path):
+    plan = planned(recipe_of(tmp_path, folders["alike"], SAFETY), tmp_path)
+    in_a_language = 2 * 3 + 2 * 2  # two of each set, and both sides of two pairs
+    assert [f["num_requests"] for f in plan.teachers] == [2 * in_a_language, 3 * in_a_language]
+    assert "20 requests of evaluate.safety" in plan.text
+    assert "30 requests of evaluate.safety" in plan.text
+    served = recipe_of(tmp_path, folders["alike"], SAFETY, server="http://127.0.0.1:1")
+    of_south = routed(served, [p for part in split_prompts(served) for p in part])["south"]
+    line = (
+        "every prompt of south's, and the 30 requests of evaluate.safety "
+        f"({len(of_south) + 30:,} conversations"
+    )
+    assert line in planned(served, tmp_path).text
+
+
+def test_a_plan_of_safety_asks_each_teacher_its_own_and_the_first_as_judge(folders, tmp_path):
+    def seconds(*more, **fields):
+        recipe = recipe_of(tmp_path, folders["alike"], *more, **fields)
+        return safety.cost(Workload.of(recipe, MACHINE)).seconds
+
+    of_one = "evaluate.safety={num_requests: 2}"
+    assert seconds(SAFETY) > seconds(of_one)
+    slow = {"server": "http://127.0.0.1:1", "concurrency": 1}
+    assert seconds(of_one, **slow) > seconds(of_one, server="http://127.0.0.1:1")
+    judge = ("generate.judge_server=http://127.0.0.2:1", "generate.judge_model=m")
+    judged = (SAFETY, "generate.judge_min_score=4", *judge)
+    one_at_once = seconds(*judged, "generate.concurrency=1")
+    assert one_at_once > seconds(*judged, "generate.concurrency=10")
+
+
+def generated(recipe, folder):
+    generate.run(recipe, RunFolder(folder), ALONE)
+
+
+@pytest.mark.parametrize("stage", [planned, generated])
+def test_requests_that_teachers_chosen_by_source_do_not_take_are_refused(stage, tmp_path):
+    """Before anything is paid for, and the way out that is told is one."""
+
+    def recipe_with(*sources):
+        teacher = entry("east", TEACHER, sources=f"[{', '.join(sources)}]")
+        source, *overrides = map(str, words(tmp_path, teacher, more=(SAFETY,)))
+        return load_recipe(source, overrides)
+
+    told = (
+        r"no teacher takes 50 of the requests of evaluate\.safety: .* of 'distill'\).*: add those"
+    )
+    with pytest.raises(DataError, match=told):
+        stage(recipe_with(*NAMES), tmp_path)
+    plan = planned(recipe_with(*NAMES, "distill"), tmp_path)
+    assert [figures["num_requests"] for figures in plan.teachers] == [50]
+
+
+def test_our_sets_are_no_source_where_none_is_asked(folders, tmp_path):
+    with pytest.raises(RecipeError, match="sources: 'distill': there is no such source"):
+        recipe_of(tmp_path, folders["alike"], sources="[distill]")
 
 
 def test_a_teacher_whose_template_has_no_switch_is_asked_without(folders, tmp_path):

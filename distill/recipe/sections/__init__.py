@@ -13,12 +13,13 @@ from distill.recipe.sections.quantize import Format, Quantize
 from distill.recipe.sections.report import Report
 from distill.recipe.sections.rounds import Guards, Mix, Rounds
 from distill.recipe.sections.routed_teacher import RoutedTeacher
-from distill.recipe.sections.safety import SETS, Gates, Safety, SafetySet
+from distill.recipe.sections.safety import OURS, SETS, Gates, Safety, SafetySet
 from distill.recipe.sections.student import CountedText, Student, Vocabulary
 from distill.recipe.sections.teacher import Teacher
 from distill.recipe.sections.train import Divergence, Train
 
 __all__ = [
+    "OURS",
     "SETS",
     "BenchmarkUse",
     "Capture",

@@ -30,7 +30,8 @@ class RoutedTeacher(Teacher):
     sources: list[str] | None = field(
         None,
         "Takes prompts of these sources: their file or data set as generate.prompts (or "
-        "evaluate.prompts) names it; null = of any",
+        "evaluate.prompts, evaluate.safety.prompts) names it; distill = our sets of evaluate.safety; "
+        "null = of any",
     )
     tasks: list[Check] | None = field(
         None,

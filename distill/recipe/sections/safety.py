@@ -9,6 +9,7 @@ from distill.recipe.sources import Sources
 
 SafetySet = Literal["harmful", "harmless", "sensitive", "pairs"]
 SETS: tuple[SafetySet, ...] = get_args(SafetySet)
+OURS = "distill"  # what the source of a request of ours is called
 
 
 class Safety(Section):
