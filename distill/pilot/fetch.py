@@ -87,11 +87,22 @@ def wanted_models(recipe: Recipe) -> dict[Repository, Wanted]:
     for view in recipe.views:
         teacher = view.teacher
         if not teacher.text_only:
-            is_loaded = teacher.server is None and teacher.gguf is None
-            add(teacher.model, teacher.revision, Wanted(is_loaded, teacher.trust_remote_code))
+            add(
+                teacher.model,
+                teacher.revision,
+                Wanted(_is_loaded_here(view), teacher.trust_remote_code),
+            )
     if recipe.student.model is not None:
         add(recipe.student.model, recipe.student.revision, Wanted(True, False))
     return wanted
+
+
+def _is_loaded_here(view: Recipe) -> bool:
+    """Return whether the run loads the teacher's weights: to answer, or to capture what a server answered."""
+    if view.teacher.gguf is not None:
+        return False
+    captures = view.capture.signal != "none" and not view.capture.from_server
+    return view.teacher.server is None or captures
 
 
 def _listed_model(one: Repository, wanted: Wanted) -> Listing:

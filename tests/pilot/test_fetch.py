@@ -169,16 +169,19 @@ def test_a_revision_is_the_one_that_is_asked_for(hub, asking, offline, recipe):
     assert find.local_folder("us/teacher").name != old
 
 
-def test_a_teacher_on_a_server_needs_no_weights_and_one_of_text_nothing(
+def test_a_teacher_whose_server_gives_log_probs_needs_no_weights_and_one_of_text_nothing(
     hub, asking, model, recipe, capsys
 ):
     served = "teacher.server=http://127.0.0.1:1"
-    fetch.run(recipe(served))
+    gives = [served, "capture.from_server=true", "capture.signal=top_k"]
+    fetch.run(recipe(*gives))
     there = paths_in(asking, model)
     assert "tokenizer.json" in there and "model.safetensors" not in there
     with pytest.raises(MissingError, match=r"not whole: 1 file.*model\.safetensors.*distill fetch"):
         find_offline(recipe)
     capsys.readouterr()
+    (wanted,) = fetch.wanted_models(recipe(served)).values()
+    assert wanted.weights, "what the server answers is captured by the weights, here"
     assert (
         fetch.wanted_models(
             recipe(
@@ -203,7 +206,7 @@ def test_of_several_teachers_each_comes_with_what_is_read_of_it():
     pinned = load_recipe(two, ["teachers.kimi.server_gives=null", "teachers.qwen.revision=v1"])
     wanted = {(one.id, one.revision): what for one, what in fetch.wanted_models(pinned).items()}
     assert wanted["Qwen/Qwen3-8B", "v1"] == whole
-    assert wanted["moonshotai/Kimi-K2-Instruct-0905", None] == fetch.Wanted(False, False)
+    assert wanted["moonshotai/Kimi-K2-Instruct-0905", None] == whole, "its weights capture"
 
 
 @pytest.mark.parametrize("place", ["blobs", "incomplete"])
