@@ -3,12 +3,13 @@
 
     python scripts/measure_benchmarks.py FOLDER --rows en=eng_Latn_test.tsv --num 20 --rounds 3             # needs .[agreement]
     python scripts/measure_benchmarks.py FOLDER --rows en=eng_Latn_test.tsv --num 20 --rounds 3 --letters
+    python scripts/measure_benchmarks.py FOLDER --rows en=eng_Latn_test.tsv --num 20 --rounds 3 --shots eng_Latn_dev.tsv --few-shot 5
 
 FOLDER is a model as transformers saves it, the rows are SIB-200's. Both score the same rows by the same
 templates in float32 on the CPU, in turns, each time in a process of its own: the CPU seconds of tokenizing and
 scoring, without imports and loading, and the peak memory of the process. The log-likelihoods must be the
 same. With `--letters` the topics stand in the question, and the choices are letters of one token, for which the
-harness reads the context once, too.
+harness reads the context once, too. With `--few-shot` so many of the rows of `--shots` stand before each question.
 """
 
 import argparse
@@ -60,12 +61,15 @@ def definition(folder: Path, *, letters: bool) -> str:
     return str(path)
 
 
-def questions_of(name: str, rows: dict[str, str], num: int | None) -> list[Questions]:
-    """Return the questions of each language, at most `num`."""
-    files = {code: str(Path(path).resolve()) for code, path in rows.items()}
-    use = {"name": name, "files": files, "num_examples": num}
+def questions_of(name: str, options: argparse.Namespace) -> Questions:
+    """Return the questions of the language, at most `--num`."""
+    language, path = options.rows.split("=", 1)
+    use = {"name": name, "files": {language: str(Path(path).resolve())}}
+    use |= {"num_examples": options.num, "few_shot": options.few_shot}
+    if options.shots:
+        use |= {"shots": {language: str(options.shots.resolve())}}
     quickstart = ROOT / "recipes" / "quickstart.yaml"
-    return read_all(load_recipe(quickstart, [f"evaluate.benchmarks={json.dumps([use])}"]))
+    return read_all(load_recipe(quickstart, [f"evaluate.benchmarks={json.dumps([use])}"]))[0]
 
 
 def loaded(folder: Path) -> tuple[Model, InTransformers]:
@@ -105,11 +109,11 @@ def score_in_harness(folder: Path, questions: Questions) -> tuple[float, list[li
     return seconds, [answers[i : i + width] for i in range(0, len(answers), width)]
 
 
-def side(options: argparse.Namespace, rows: dict[str, str]) -> None:
+def side(options: argparse.Namespace) -> None:
     """Score on one side, in this process, and print what it took."""
     with tempfile.TemporaryDirectory() as folder:
         name = definition(Path(folder), letters=options.letters)
-        questions = questions_of(name, rows, options.num)[0]
+        questions = questions_of(name, options)
     score = {"distill": score_here, "harness": score_in_harness}[options.side]
     seconds, values = score(options.folder, questions)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -155,11 +159,12 @@ def main() -> None:
     parser.add_argument("--num", type=int, help="at most so many questions of a language")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--letters", action="store_true")
+    parser.add_argument("--shots", type=Path, metavar="FILE")
+    parser.add_argument("--few-shot", type=int, default=0, metavar="N")
     parser.add_argument("--side", choices=["distill", "harness"], help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = dict([options.rows.split("=", 1)])
     if options.side:
-        side(options, rows)
+        side(options)
     else:
         in_turns(options)
 

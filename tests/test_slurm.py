@@ -1,115 +1,23 @@
 """scripts/slurm/distill.sbatch on a real Slurm, started here on one node: an array of four jobs, one of them preempted."""
 
 import json
-import os
 import re
-import shutil
-import socket
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
-from run_helpers import ROOT, environment, free_port, run
+from run_helpers import run
+from slurm_helpers import NEEDS_SLURM, SCRIPT, cluster, field, until
 from test_server_runs import arguments, asked, logged
 
-pytestmark = [
-    pytest.mark.skipif(
-        os.name != "posix" or os.geteuid() != 0, reason="only root can start a Slurm of its own"
-    ),
-    pytest.mark.skipif(
-        not (shutil.which("slurmctld") and shutil.which("munged")),
-        reason="no Slurm: apt-get install slurm-wlm munge",
-    ),
-]
-SCRIPT = ROOT / "scripts" / "slurm" / "distill.sbatch"
-CONFIG = """
-ClusterName=test
-SlurmctldHost={host}(127.0.0.1)
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=cred_expire=5,socket={folder}/munge.socket
-SlurmctldPort={controller}
-SlurmdPort={daemon}
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
-SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-MpiDefault=none
-SwitchType=switch/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
-SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-SlurmctldParameters=preempt_send_user_signal
-SlurmdParameters=config_overrides
-KillWait=5
-ReturnToService=2
-AccountingStorageType=accounting_storage/none
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=30 State=UP
-PartitionName=high Nodes={host} PriorityTier=10 PreemptMode=OFF State=UP
-"""
-
-
-def until(true, seconds, what):
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.1)
+pytestmark = NEEDS_SLURM
 
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
-    """A function that runs a Slurm command; the daemons end with the module."""
-    folder = tmp_path_factory.mktemp("slurm")
-    (folder / "state").mkdir()
-    text = CONFIG.format(
-        host=socket.gethostname().partition(".")[0],
-        folder=folder,
-        controller=free_port(),
-        daemon=free_port(),
-    )
-    (folder / "slurm.conf").write_text(text)
-    env = environment(SLURM_CONF=str(folder / "slurm.conf"))
-
-    def command(*words):
-        done = subprocess.run(
-            words, env=env, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
-        )
-        assert done.returncode == 0, f"{words}: {done.stderr}"
-        return done.stdout.strip()
-
-    # A munged of our own, on a socket of our own: the machine's may be dead and have left its socket behind.
-    key = folder / "munge.key"
-    key.touch(mode=0o600)
-    key.write_bytes(os.urandom(128))
-    files = [f"--{name}-file={folder}/munged.{name}" for name in ("pid", "log", "seed")]
-    # --force: the test's folder is root's alone, and so are all who ask
-    command("munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket", *files)
-    try:
-        command("slurmctld")
-        command("slurmd")
-        until(lambda: "idle" in command("sinfo", "-h", "-o", "%T"), 30, "an idle node")
+    with cluster(tmp_path_factory.mktemp("slurm")) as command:
         yield command
-    finally:
-        subprocess.run(["scancel", "--user=root"], env=env, check=False)
-        time.sleep(1)
-        for pid in folder.glob("*.pid"):
-            subprocess.run(["kill", pid.read_text().strip()], check=False)
-
-
-def field(text, name):
-    found = re.search(rf"\b{name}=(\S+)", text)
-    assert found, f"no {name} in {text}"
-    return found[1]
 
 
 def test_an_array_of_four_one_preempted_asks_for_everything_once(slurm, proxy, tmp_path):

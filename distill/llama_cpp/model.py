@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from distill.core.prefixes import common_prefix_length
 from distill.errors import DataError, MismatchError, MissingError
 from distill.llama_cpp import library
 from distill.llama_cpp.reference_rows import ReferenceRows, kl_divergence
@@ -132,6 +133,7 @@ class LlamaModel:
                 f"{self.context_length} tokens ({library.LOG.problem}); too little memory?"
             )
         self._memory = self._lib.llama_get_memory(self._context)
+        self._held: Sequence[int] = []  # the context that sequence 0 holds
         self._threads = None if self._exact_threads else self._spare_threads()
 
     @property
@@ -231,8 +233,8 @@ class LlamaModel:
         """Return the log-prob of each continuation of a context, summed over its tokens.
 
         Over the ids that have a text. The context is read once: each continuation of several tokens
-        is a sequence of its own that has its keys and values, too (`one_cache`). Raises DataError
-        where they do not fit.
+        is a sequence of its own that has its keys and values, too (`one_cache`). What the context
+        before began with, too, is not read again. Raises DataError where they do not fit.
         """
         rest = [ids for ids in continuations if len(ids) > 1]
         num_tokens = len(context) + sum(len(ids) - 1 for ids in rest)
@@ -241,8 +243,7 @@ class LlamaModel:
                 f"{self.path}: a context of {len(context)} tokens with {len(rest)} continuations "
                 f"does not fit context_length {self.context_length}, {self.num_sequences} sequences"
             )
-        self._lib.llama_memory_clear(self._memory, True)
-        after_context = _log_softmax(self._prefill(context, 0)[:, : self.num_known_ids])[0]
+        after_context = _log_softmax(self._read_context(context)[:, : self.num_known_ids])[0]
         sums = [float(after_context[ids[0]]) for ids in continuations]
         for slot in range(1, len(rest) + 1):
             self._lib.llama_memory_seq_cp(self._memory, 0, slot, -1, -1)
@@ -265,6 +266,34 @@ class LlamaModel:
             for total, ids in zip(sums, continuations, strict=True)
         ]
 
+    def _read_context(self, context: Sequence[int]) -> np.ndarray:
+        """Read a context into sequence 0, empty all others, and return the logits after it, [1, V]."""
+        for slot in range(1, self.num_sequences):
+            self._lib.llama_memory_seq_rm(self._memory, slot, -1, -1)
+        # the last token is read in any case: its logits are wanted
+        shared = common_prefix_length(self._held, context[:-1])
+        if not self._keep(shared):
+            self._forget()
+            shared = 0
+        self._held = []  # until all of it is read
+        logits_1V = self._prefill(context, 0, start=shared)
+        self._held = context
+        return logits_1V
+
+    def _keep(self, num_tokens: int) -> bool:
+        """Drop all but the first tokens of sequence 0; False where the model cannot.
+
+        A recurrent state cannot go back, and a sliding window may have dropped the first ones.
+        """
+        if not num_tokens or self._lib.llama_memory_seq_pos_min(self._memory, 0) > 0:
+            return False
+        return self._lib.llama_memory_seq_rm(self._memory, 0, num_tokens, -1)
+
+    def _forget(self) -> None:
+        """Empty all sequences."""
+        self._held = []
+        self._lib.llama_memory_clear(self._memory, True)
+
     def logit_blocks(
         self, token_ids: Sequence[int], start: int
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -277,7 +306,7 @@ class LlamaModel:
                 f"{self.path}: {len(token_ids)} tokens do not fit "
                 f"context_length {self.context_length}"
             )
-        self._lib.llama_memory_clear(self._memory, True)
+        self._forget()
         for first in range(0, min(start, len(token_ids)), BATCH_TOKENS):
             part = range(first, min(first + BATCH_TOKENS, start))
             self._decode([token_ids[i] for i in part], part, [0] * len(part), num_outputs=0)
@@ -303,7 +332,7 @@ class LlamaModel:
         """
         choose = choose or self._likeliest
         self._refuse_lengths(prompts, max_new_tokens)
-        self._lib.llama_memory_clear(self._memory, True)
+        self._forget()
         answers: list[list[int]] = [[] for _ in prompts]
         waiting = deque(range(len(prompts)))
         free = list(range(self.num_sequences))
@@ -343,10 +372,10 @@ class LlamaModel:
     def _likeliest(self, logits_NV: np.ndarray, _rows: object = None) -> list[int]:
         return logits_NV[:, : self.num_known_ids].argmax(-1).tolist()
 
-    def _prefill(self, prompt: Sequence[int], slot: int) -> np.ndarray:
-        """Read a prompt into a slot and return the logits after it, [1, V]."""
-        last = (len(prompt) - 1) // BATCH_TOKENS * BATCH_TOKENS
-        for first in range(0, last, BATCH_TOKENS):
+    def _prefill(self, prompt: Sequence[int], slot: int, start: int = 0) -> np.ndarray:
+        """Read a prompt, from token `start` on, into a slot; return the logits after it, [1, V]."""
+        last = start + (len(prompt) - 1 - start) // BATCH_TOKENS * BATCH_TOKENS
+        for first in range(start, last, BATCH_TOKENS):
             part = range(first, first + BATCH_TOKENS)
             self._decode([prompt[i] for i in part], part, [slot] * len(part), num_outputs=0)
         part = range(last, len(prompt))
@@ -357,9 +386,9 @@ class LlamaModel:
     ) -> Speed:
         """Measure the speed on one sequence of arbitrary tokens, after a warm-up."""
         prompt = [i % self.num_known_ids for i in range(num_prompt_tokens)]
-        self._lib.llama_memory_clear(self._memory, True)
+        self._forget()
         self._prefill(prompt[:8], 0)
-        self._lib.llama_memory_clear(self._memory, True)
+        self._forget()
         start = time.perf_counter()
         token = self._likeliest(self._prefill(prompt, 0))[0]
         middle = time.perf_counter()

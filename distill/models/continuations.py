@@ -2,13 +2,16 @@
 
 The context goes through the model once; its keys and values are then repeated for the continuations,
 which are read together. A continuation of one token, such as a letter, needs no second pass: its
-log-prob stands behind the context. Contexts of similar length are batched.
+log-prob stands behind the context. Contexts of similar length are batched. What several contexts
+begin with, such as the examples before each question, is read once for all of them.
 
 Where a row has no place of its own in the model's cache (slots.py: a sliding window, a recurrent
 state) every continuation is read with its context; the sums are the same.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +19,34 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from distill.core.prefixes import common_prefix_length
 from distill.losses.head import Head
 from distill.models.batching import batches_by_length
 from distill.models.head import head_of
 from distill.models.score import logit_chunks, score
 from distill.models.sequences import Continued, TokenSequence
 from distill.models.slots import has_slots
+
+LEAST_SHARED = 32  # tokens of a beginning; a shorter one is read with each context
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Tokens that contexts begin with, and their keys and values [1, ...]; None of no tokens."""
+
+    num_tokens: int
+    cache: DynamicCache | None
+
+    def repeated(self, times: int) -> DynamicCache | None:
+        """Return the keys and values for so many rows, to be added to."""
+        if self.cache is None:
+            return None
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(times)
+        return cache
+
+
+NOTHING = Beginning(0, None)
 
 
 @dataclass(frozen=True)
@@ -54,12 +79,49 @@ def log_likelihoods(
     if not reader.shares_contexts:
         return _each_by_itself(reader, asked, on_done)
     results: list[list[float]] = [[] for _ in asked]
-    for batch in batches_by_length([each.num_cached for each in asked], reader.batch_tokens):
-        found = _of_batch(reader, [asked[i] for i in batch])
-        for index, sums in zip(batch, found, strict=True):
-            results[index] = sums
-        on_done(len(batch))
+    for members, shared in groups_by_beginning([each.context for each in asked]):
+        beginning = _read_beginning(reader, shared)
+        lengths = [asked[i].num_cached for i in members]
+        for batch in batches_by_length(lengths, reader.batch_tokens):
+            indices = [members[i] for i in batch]
+            found = _of_batch(reader, [asked[i] for i in indices], beginning)
+            for index, sums in zip(indices, found, strict=True):
+                results[index] = sums
+            on_done(len(batch))
     return results
+
+
+def groups_by_beginning(
+    contexts: Sequence[Sequence[int]],
+) -> Iterator[tuple[list[int], Sequence[int]]]:
+    """Yield the indices of contexts that begin alike, and all tokens that they begin with.
+
+    At least LEAST_SHARED, and never a whole context: its last token is read by itself. Those that
+    begin like no other come last, together, with no tokens.
+    """
+    by_start: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, context in enumerate(contexts):
+        start = tuple(context[:LEAST_SHARED]) if len(context) > LEAST_SHARED else ()
+        by_start[start].append(index)
+    alone = by_start.pop((), [])
+    for members in by_start.values():
+        if len(members) == 1:
+            alone += members
+            continue
+        of_group = [contexts[i] for i in members]
+        alike = common_prefix_length(*of_group)
+        yield members, of_group[0][: min(alike, min(map(len, of_group)) - 1)]
+    if alone:
+        yield sorted(alone), []
+
+
+def _read_beginning(reader: Reader, ids: Sequence[int]) -> Beginning:
+    if not ids:
+        return NOTHING
+    cache = DynamicCache(config=reader.model.config)
+    ids_1T = torch.tensor([ids], device=reader.model.device)
+    reader.model.base_model(input_ids=ids_1T, past_key_values=cache, use_cache=True)
+    return Beginning(len(ids), cache)
 
 
 def _each_by_itself(
@@ -87,7 +149,9 @@ def _each_by_itself(
     return results
 
 
-def _of_batch(reader: Reader, batch: Sequence[Continued]) -> list[list[float]]:
+def _of_batch(
+    reader: Reader, batch: Sequence[Continued], beginning: Beginning
+) -> list[list[float]]:
     """Return the sums of each continuation of each context of one batch."""
     longer = [
         (row, c)
@@ -95,8 +159,10 @@ def _of_batch(reader: Reader, batch: Sequence[Continued]) -> list[list[float]]:
         for c, ids in enumerate(each.continuations)
         if len(ids) > 1
     ]
-    cache = DynamicCache(config=reader.model.config) if longer else None
-    mask_BT, hidden_BH = _read_contexts(reader, batch, cache)
+    cache = beginning.repeated(len(batch))
+    if cache is None and longer:
+        cache = DynamicCache(config=reader.model.config)
+    mask_BT, hidden_BH = _read_contexts(reader, batch, beginning.num_tokens, cache)
     labels = [[ids[0] for ids in each.continuations] for each in batch]
     sums = _log_probs(reader, hidden_BH, labels)
     if cache is not None:
@@ -108,21 +174,26 @@ def _of_batch(reader: Reader, batch: Sequence[Continued]) -> list[list[float]]:
 
 
 def _read_contexts(
-    reader: Reader, batch: Sequence[Continued], cache: DynamicCache | None
+    reader: Reader, batch: Sequence[Continued], num_read: int, cache: DynamicCache | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mask [B, T] of the contexts, filled up on the left, and the last hidden states."""
+    """Return the mask [B, T] of the contexts, and the last hidden states [B, H].
+
+    The first `num_read` tokens of each are in the cache. What follows is filled up on its left.
+    """
     width = max(len(each.context) for each in batch)
     ids_BT = torch.full((len(batch), width), reader.pad_id)
     mask_BT = torch.zeros_like(ids_BT)
+    mask_BT[:, :num_read] = 1
     for row, each in enumerate(batch):
-        ids_BT[row, width - len(each.context) :] = torch.tensor(each.context)
-        mask_BT[row, width - len(each.context) :] = 1
+        rest = each.context[num_read:]
+        ids_BT[row, width - len(rest) :] = torch.tensor(rest)
+        mask_BT[row, width - len(rest) :] = 1
     positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
     device = reader.model.device
     output = reader.model.base_model(
-        input_ids=ids_BT.to(device),
+        input_ids=ids_BT[:, num_read:].to(device),
         attention_mask=mask_BT.to(device),
-        position_ids=positions_BT.to(device),
+        position_ids=positions_BT[:, num_read:].to(device),
         past_key_values=cache,
         use_cache=cache is not None,
     )

@@ -176,22 +176,47 @@ def test_continuations_of_one_context_are_scored_as_transformers_scores_them(
 ) -> None:
     """Blocks of 7 outputs; contexts shorter and longer than what is read at once."""
     folder, path = written(case, "f32")
-    size = len(load_tokenizer(folder))
+    model, size = load(folder), len(load_tokenizer(folder))
     drawn = torch.randint(0, size, (560,), generator=torch.Generator().manual_seed(2)).tolist()
     monkeypatch.setattr("distill.llama_cpp.model.LOGIT_VALUES", 7 * 640)
     continuations = [drawn[:1], drawn[1:4], drawn[4:20], drawn[5:6], drawn[6:8]]
     with LlamaModel(
         path, num_threads=1, context_length=600, num_sequences=6, one_cache=True
     ) as llama:
-        for context in (drawn[20:23], drawn[20:550], drawn[40:41]):
+        again = [*drawn[20:500], *drawn[:9]]  # begins as the one before
+        for context in (drawn[20:23], drawn[20:550], again, drawn[20:60], drawn[40:41]):
             found = llama.log_likelihoods(context, continuations)
             for ids, total in zip(continuations, found, strict=True):
                 with torch.no_grad():
                     whole = torch.tensor([[*context, *ids]])
-                    logits = load(folder)(whole).logits[0, len(context) - 1 : -1, :size]
+                    logits = model(whole).logits[0, len(context) - 1 : -1, :size]
                 rows = logits.log_softmax(-1)
                 expected = float(rows.gather(1, torch.tensor(ids)[:, None]).sum())
                 assert total == pytest.approx(expected, abs=2e-4 * (1 + len(ids)))
+
+
+def test_what_the_context_before_began_with_is_not_read_again(written: Any) -> None:
+    _, path = written("qwen3", "f32")
+    read = []
+    with LlamaModel(
+        path, num_threads=1, context_length=64, num_sequences=2, one_cache=True
+    ) as llama:
+        decode = llama._decode
+
+        def count(tokens: Any, *args: Any, **kwargs: Any) -> Any:
+            read.append(len(tokens))
+            return decode(tokens, *args, **kwargs)
+
+        llama._decode = count
+        start = list(range(10, 40))
+        first = llama.log_likelihoods([*start, 5, 6], [[7], [8, 9]])
+        llama.log_likelihoods([*start, 50, 51], [[7]])
+        assert llama.log_likelihoods([*start, 5, 6], [[7], [8, 9]]) == pytest.approx(
+            first, abs=1e-4
+        )
+        llama.generate([[4, 5]], max_new_tokens=1, stop_ids=[])  # empties the cache
+        assert llama.log_likelihoods([*start, 5, 6], [[7], [8, 9]]) == first
+    assert read == [32, 1, 2, 2, 1, 2, 32, 1]
 
 
 def test_continuations_that_do_not_fit_are_refused(written: Any) -> None:
