@@ -3,14 +3,14 @@
     benchmark/<model>/<benchmark>.<language>.json   a row a question
 
 Multiple choice by log-likelihood, numbers by a greedy answer: in transformers, and in llama.cpp for
-GGUF files. The context of a question is read once for all its choices. Models are loaded one after
+GGUF files. The context of a question is read once for all its choices. A rank loads one model after
 the other; what is there already is not asked again, and a kill loses a block of questions. A teacher on a server is not asked: servers do
 not score what they are given. Of a training that was repeated, the first repeat's models are asked,
 whose student is quantized.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from distill.benchmarks.scores import (
 )
 from distill.benchmarks.stored import FIRST_SCORING, SCORING, path_of, read_rows, write_rows
 from distill.core.benchmark_results import BenchmarkResult
+from distill.core.claims import Claims
 from distill.core.cores import usual_threads
 from distill.core.digests import canonical_json, digest
 from distill.core.final_student import student_folder, student_stage
@@ -55,12 +56,21 @@ NUMBER_TOKENS = 200  # of an answer that calculates
 BLOCK = 256  # questions, after which rows are written
 
 
-def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
-    """Ask every model what it was not asked yet, and compare them."""
+def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput | None:
+    """Ask every model what it was not asked yet, and compare them.
+
+    Ranks divide the models, and at the end their questions. Returns None on all but the first.
+    """
     stage = folder.stage("benchmark")
     asked = read_all(recipe)
-    models, not_asked = models_of(recipe, folder)
-    rows = _rows_of_all(stage, asked, models)
+    models, not_asked = models_of(recipe, folder, processes.local_rank)
+    _ask_all(stage, asked, models, processes)
+    if not processes.is_main:
+        return None
+    rows: list[dict[str, list[AskedRow]]] = [
+        {m.name: read_rows(path_of(stage, m.name, questions), m, questions) for m in models}
+        for questions in asked
+    ]
     samples = (row for _, row in read_jsonl(folder.stage("generate") / "kept.jsonl"))
     copied = num_copied(asked, samples)
     result = _result(asked, copied, rows, not_asked)
@@ -68,33 +78,40 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files)
 
 
-def _rows_of_all(
-    stage: Path, asked: Sequence[Questions], models: Sequence[Model]
-) -> list[dict[str, list[AskedRow]]]:
-    """Return for each of the questions the rows of each model."""
-    num_items = sum(len(questions.items) for questions in asked)
-    rows: list[dict[str, list[AskedRow]]] = [{} for _ in asked]
-    with Progress("benchmark", len(models) * num_items, "questions") as bar:
-        for number, model in enumerate(models, 1):
-            for of_questions, found in zip(rows, _rows_of(stage, asked, model, bar), strict=True):
-                of_questions[model.name] = found
-            bar.done = number * num_items
-    return rows
+def _ask_all(
+    stage: Path, asked: Sequence[Questions], models: Sequence[Model], processes: Processes
+) -> None:
+    """Ask the models all that is missing, with the other ranks.
+
+    Each takes whole models, so that none is loaded by two; whoever finds none left helps with the
+    questions of those under way.
+    """
+    total = len(models) * sum(len(questions.items) for questions in asked)
+    claims = Claims(processes)
+    with Progress("benchmark", total, "questions", shown=processes.is_main) as bar:
+        for model in claims.of("model", models):
+            _ask_model(stage, asked, model, claims, bar)
+        for model in models:
+            _ask_model(stage, asked, model, claims, bar)
+        processes.barrier()
+        bar.done = total
 
 
-def _rows_of(
-    stage: Path, asked: Sequence[Questions], model: Model, bar: Progress
-) -> list[list[AskedRow]]:
-    """Return a model's rows; it is loaded only where some are missing."""
-    paths = [path_of(stage, model.name, questions) for questions in asked]
-    rows = [read_rows(path, model, of) for path, of in zip(paths, asked, strict=True)]
-    missing = [i for i, of in enumerate(asked) if len(rows[i]) < len(of.items)]
-    bar.advance(sum(map(len, rows)), note=model.name)
-    if missing:
-        with model.open() as answerer:
-            for i in missing:
-                _ask_rest(paths[i], model, answerer, asked[i], rows[i], bar)
-    return rows
+def _ask_model(
+    stage: Path, asked: Sequence[Questions], model: Model, claims: Claims, bar: Progress
+) -> None:
+    """Ask a model what nobody has taken; it is loaded only where rows are missing."""
+    with ExitStack() as until_asked:
+        answerer = None
+        for questions in asked:
+            path = path_of(stage, model.name, questions)
+            if not claims.take(str(path.relative_to(stage))):
+                continue
+            rows = read_rows(path, model, questions)
+            bar.advance(len(rows), note=model.name)
+            if len(rows) < len(questions.items):
+                answerer = answerer or until_asked.enter_context(model.open())
+                _ask_rest(path, model, answerer, questions, rows, bar)
 
 
 def _ask_rest(
@@ -133,7 +150,9 @@ def _result(
     return BenchmarkResult(facts, scores, differences, not_asked)
 
 
-def models_of(recipe: Recipe, folder: RunFolder) -> tuple[list[Model], dict[str, str]]:
+def models_of(
+    recipe: Recipe, folder: RunFolder, local_rank: int = 0
+) -> tuple[list[Model], dict[str, str]]:
     """Return the models to ask, in the order of the report, and why others are not."""
     models, not_asked = [], {}
     for view in recipe.views:
@@ -141,11 +160,11 @@ def models_of(recipe: Recipe, folder: RunFolder) -> tuple[list[Model], dict[str,
         if view.teacher.answers_on_server:
             not_asked[name] = "it is on a server, which does not score what it is given"
         else:
-            models.append(_teacher(view, name))
+            models.append(_teacher(view, name, local_rank))
     return [*models, *_students(recipe, folder)], not_asked
 
 
-def _teacher(view: Recipe, name: str) -> Model:
+def _teacher(view: Recipe, name: str, local_rank: int) -> Model:
     teacher = connect(view)
     tokenizer = teacher.tokenizers.asked
     revision = view.teacher.revision
@@ -153,7 +172,7 @@ def _teacher(view: Recipe, name: str) -> Model:
     stops = find.stop_ids_of_files(teacher.location, revision)
     path = view.gguf_teacher
     if path is None:
-        open_it = partial(_loaded_teacher, view, tokenizer)
+        open_it = partial(_loaded_teacher, view, tokenizer, local_rank)
     else:
         open_it = opened(partial(InLlamaCpp, path, _threads(view)))
     weights = digest(teacher.identity, canonical_json(view.teacher.identity()))
@@ -161,10 +180,10 @@ def _teacher(view: Recipe, name: str) -> Model:
 
 
 @contextmanager
-def _loaded_teacher(view: Recipe, tokenizer: Any) -> Iterator[Answerer]:
+def _loaded_teacher(view: Recipe, tokenizer: Any, local_rank: int) -> Iterator[Answerer]:
     from distill.teachers.local import LocalTeacher
 
-    with LocalTeacher(view) as teacher:
+    with LocalTeacher(view, local_rank=local_rank) as teacher:
         yield InTransformers(teacher.model_here, tokenizer, view.teacher.batch_tokens)
 
 
@@ -311,5 +330,6 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=cost,
+    shared=True,
     keeps_files=True,
 )

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from distill import tasks
 from distill.core import shutdown
+from distill.core.claims import Claims
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
@@ -91,34 +92,61 @@ def run(
     processes: Processes = ALONE,
     *,
     teacher: Teacher | None = None,
-) -> StageOutput:
+) -> StageOutput | None:
     """Evaluate what has no figures yet; `teacher`: the one to ask, if not the recipe's.
 
-    Of several teachers one is asked after the other.
+    Of several teachers one is asked after the other. Ranks divide the teacher's prompts, then the
+    other models. Returns None on all but the first.
     """
     from distill.formats.answering import evaluate_model
 
     stage = folder.stage("evaluate")
-    asked = [teacher] if teacher else [route.connect(folder) for route in routes_of(recipe)]
-    options = recipe.generate
-    tasks.grader(options)  # what this machine lacks for it is said before the work
+    asked = [teacher] if teacher else _connected(recipe, folder, processes)
+    tasks.grader(recipe.generate)  # what this machine lacks for it is said before the work
     trimmed = trimmed_vocabulary(recipe, folder)
     held_out = split_prompts(recipe)[1]
-    own = _teacher_evals(recipe, asked, held_out, folder, trimmed)
+    own = _teacher_evals(recipe, asked, held_out, folder, trimmed, tell=processes.is_main)
     ids = {prompt.id for one in own for prompt in one.prompts}
     prompts = [prompt for prompt in held_out if prompt.id in ids]
     repeats = _repeats(recipe, folder)
     paths = _student_paths(recipe, folder, repeats)
-    names = ["teacher", *paths]
-    with Progress("evaluate", len(names) * len(prompts), "answers") as bar:
-        eval_set = _evaluate_teachers(recipe, own, prompts, stage, bar)
+    total = (1 + len(paths)) * len(prompts)
+    claims = Claims(processes)
+    with Progress("evaluate", total, "answers", shown=processes.is_main) as bar:
+        eval_set = _evaluate_teachers(recipe, own, prompts, bar, processes)
         _advance_to(bar, len(prompts), "teacher")
-        for number, (name, path) in enumerate(paths.items(), 2):
-            if not (stage / f"{name}.json").is_file():
+        for name, path in paths.items():
+            if not (stage / f"{name}.json").is_file() and claims.take(name):
                 _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
-            _advance_to(bar, number * len(prompts), name)
+            num_done = 1 + sum((stage / f"{done}.json").is_file() for done in paths)
+            _advance_to(bar, num_done * len(prompts), name)
+        processes.barrier()
+        bar.done = total
+    if not processes.is_main:
+        return None
+    return _output(recipe, asked, own, prompts, repeats, ["teacher", *paths])
+
+
+def _connected(recipe: Recipe, folder: RunFolder, processes: Processes) -> list[Teacher]:
+    return [route.connect(folder, processes.local_rank) for route in routes_of(recipe)]
+
+
+def _output(
+    recipe: Recipe,
+    asked: Sequence[Teacher],
+    own: Sequence[TeacherEval],
+    prompts: list[Prompt],
+    repeats: list[dict[str, str]],
+    names: list[str],
+) -> StageOutput:
+    """Return what all models' figures, which are written, come to."""
+    stage = own[0].stage
+    if own[0].name and not (stage / "teacher.json").is_file():
+        of_each = {one.name: read_figures(one.figures) for one in own}
+        write_figures(stage / "teacher.json", joined_figures(recipe, prompts, of_each))
     measured = {name: read_figures(stage / f"{name}.json") for name in names}
-    tokenizers_differ = trimmed is not None or not all(one.tokenizers.same for one in asked)
+    is_trimmed = own[0].trimmed is not None
+    tokenizers_differ = is_trimmed or not all(one.tokenizers.same for one in asked)
 
     def student_against(role: str) -> dict[str, Difference] | None:
         if role not in repeats[0]:
@@ -137,8 +165,8 @@ def run(
     result = EvaluateResult(
         models=figures,
         num_examples=len(prompts),
-        task=options.task,
-        task_version=tasks.version(options.task),
+        task=recipe.generate.task,
+        task_version=tasks.version(recipe.generate.task),
         student_against_control=student_against("control"),
         student_against_before=student_against(BEFORE),
         repeats=of_repeats,
@@ -155,33 +183,33 @@ def _teacher_evals(
     held_out: list[Prompt],
     folder: RunFolder,
     trimmed: TrimmedVocabulary | None,
+    *,
+    tell: bool,
 ) -> list[TeacherEval]:
     """Return what each teacher's evaluation takes; one that no held-out prompt comes to has none."""
     stage, student = folder.stage("evaluate"), student_folder(recipe, folder)
     parts = routed(recipe, held_out)
     evals = []
     for teacher in asked:
-        prompts = askable(parts[teacher.recipe.route], teacher)
+        prompts = askable(parts[teacher.recipe.route], teacher, tell=tell)
         if prompts or len(asked) == 1:
             evals.append(TeacherEval(teacher, stage, student, prompts, trimmed))
     return evals
 
 
 def _evaluate_teachers(
-    recipe: Recipe, own: Sequence[TeacherEval], prompts: list[Prompt], stage: Path, bar: Progress
+    recipe: Recipe,
+    own: Sequence[TeacherEval],
+    prompts: list[Prompt],
+    bar: Progress,
+    processes: Processes,
 ) -> EvalSet:
     """Evaluate the teacher, or each of several in turn, and return what the students are asked."""
     sets = []
     for one in own:
         with one.teacher:
-            sets.append(evaluate_teacher(one, bar))
-    if not own[0].name:
-        return sets[0]
-    path = stage / "teacher.json"
-    if not path.is_file():
-        of_each = {one.name: read_figures(one.figures) for one in own}
-        write_figures(path, joined_figures(recipe, prompts, of_each))
-    return joined_sets(recipe, prompts, sets)
+            sets.append(evaluate_teacher(one, bar, processes))
+    return joined_sets(recipe, prompts, sets) if own[0].name else sets[0]
 
 
 def _own_figures(own: TeacherEval) -> TeacherFigures:
@@ -194,19 +222,21 @@ def _own_figures(own: TeacherEval) -> TeacherFigures:
     )
 
 
-def askable(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
+def askable(held_out: list[Prompt], teacher: Teacher, *, tell: bool = True) -> list[Prompt]:
     """Return the prompts that hold no mark of a chat template and fit into the models' contexts.
 
-    Says how many do not. Raises DataError where all hold a mark, MismatchError where none fits.
+    Says how many do not, if it shall `tell`. Raises DataError where all hold a mark, MismatchError
+    where none fits.
     """
-    fitting, beyond = held_out_within_context(teacher, _without_marks(held_out, teacher))
-    if note := left_out_note(held_out, beyond):
+    unmarked = _without_marks(held_out, teacher, tell=tell)
+    fitting, beyond = held_out_within_context(teacher, unmarked)
+    if tell and (note := left_out_note(held_out, beyond)):
         print(f"evaluate: {note}", file=sys.stderr)
     return fitting
 
 
-def _without_marks(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
-    """Return the prompts that hold no mark; say how many do."""
+def _without_marks(held_out: list[Prompt], teacher: Teacher, *, tell: bool) -> list[Prompt]:
+    """Return the prompts that hold no mark; say how many do, if it shall `tell`."""
     marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
     prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
     if len(prompts) == len(held_out):
@@ -218,7 +248,8 @@ def _without_marks(held_out: list[Prompt], teacher: Teacher) -> list[Prompt]:
     )
     if not prompts:
         raise DataError(f"{teacher.recipe.source}: evaluate.prompts: {told}: give others")
-    print(f"evaluate: {told}: they are left out", file=sys.stderr)
+    if tell:
+        print(f"evaluate: {told}: they are left out", file=sys.stderr)
     return prompts
 
 
@@ -275,38 +306,59 @@ def _paths_of(
     return {name: folders[role] for role, name in names.items()}
 
 
-def evaluate_teacher(own: TeacherEval, bar: Progress) -> EvalSet:
+def evaluate_teacher(own: TeacherEval, bar: Progress, processes: Processes = ALONE) -> EvalSet:
     """Return what the students are evaluated on, with the teacher's sampled answers.
 
     The teacher itself is evaluated while it is loaded; where it has no NLL, that is said.
     """
     teacher, recipe = own.teacher, own.teacher.recipe
-    if not own.answers.is_file():
-        write_answers(teacher, own.prompts, own.answers, bar)
+    if not processes.broadcast(own.answers.is_file()):
+        write_answers(teacher, own.prompts, own.answers, bar, processes)
     students, teachers_own = eval_sets(
         recipe, own.prompts, teacher.tokenizers, own.answers, own.student, own.trimmed
     )
-    if not own.figures.is_file():
-        figures = figures_of(teachers_own, teacher.evaluate(teachers_own, bar))
-        if figures["unscored"]:
-            who = f"the teacher {own.name}" if own.name else "the teacher"
-            print(f"evaluate: {who} has no NLL: {figures['unscored']}", file=sys.stderr)
-        write_figures(own.figures, figures)
+    if not processes.broadcast(own.figures.is_file()):
+        _evaluate_itself(own, teachers_own, bar, processes)
     return students
 
 
-def write_answers(teacher: Teacher, prompts: list[Prompt], path: Path, bar: Progress) -> None:
-    """Ask the teacher for an answer to each prompt, and write them to `path`."""
+def _evaluate_itself(
+    own: TeacherEval, eval_set: EvalSet, bar: Progress, processes: Processes
+) -> None:
+    """Write the teacher's own figures: all ranks find them, or the first while the others go on."""
+    teacher = own.teacher
+    if not (teacher.divides_prompts or processes.is_main):
+        return
+    made = teacher.evaluate(eval_set, bar, processes)
+    if not processes.is_main:
+        return
+    figures = figures_of(eval_set, made)
+    if figures["unscored"]:
+        who = f"the teacher {own.name}" if own.name else "the teacher"
+        print(f"evaluate: {who} has no NLL: {figures['unscored']}", file=sys.stderr)
+    write_figures(own.figures, figures)
+
+
+def write_answers(
+    teacher: Teacher,
+    prompts: list[Prompt],
+    path: Path,
+    bar: Progress,
+    processes: Processes = ALONE,
+) -> None:
+    """Ask the teacher for an answer to each prompt, and write them to `path`, for all ranks."""
     recipe, tokenizers = teacher.recipe, teacher.tokenizers
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
-    answers = held_out.answers_to(teacher, prompts, prompt_ids, options, bar)
-    stop_ids = teacher.stop_ids()
-    rows = [
-        {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
-        for p, (ids, why) in zip(prompts, answers, strict=True)
-    ]
-    write_jsonl(path, rows)
+    answers = held_out.answers_to(teacher, prompts, prompt_ids, options, bar, processes)
+    if processes.is_main:
+        stop_ids = teacher.stop_ids()
+        rows = [
+            {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
+            for p, (ids, why) in zip(prompts, answers, strict=True)
+        ]
+        write_jsonl(path, rows)
+    processes.barrier()
 
 
 def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
@@ -344,4 +396,5 @@ STAGE = Stage(
     answers_fingerprint,
     reads=reads,
     cost=cost,
+    shared=True,
 )

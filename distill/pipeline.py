@@ -28,6 +28,7 @@ from distill import (
 from distill.core import processes, shutdown
 from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
+from distill.core.rank_times import RankClock
 from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
@@ -269,7 +270,7 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
             print(f"{stage.name}: already done{_other_seed(stage, recipe, folder)}")
         return
     fingerprint = fingerprint_of(stage, recipe, folder)
-    started = time.monotonic()
+    started, clock = time.monotonic(), RankClock()
     if running.is_main:
         print(f"{stage.name} ...", flush=True)
         folder.start(stage.name, fingerprint)
@@ -285,7 +286,11 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
         assert output is not None, f"{stage.name}: no result of a whole stage"
         manifest = folder.finish(stage.name, fingerprint, output, started=started)
         print(f"{stage.name}: done in {manifest.seconds:.1f} s", flush=True)
-    running.barrier()
+    if running.num > 1:
+        times = clock.meet(stage.name, running)
+        if running.is_main:
+            times.write(folder.path)
+            print(f"  {times}", flush=True)
 
 
 def _inputs_to_verify(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[RecordedFile]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.core import shutdown
+from distill.core.claims import Claims
 from distill.core.digests import file_sha256
 from distill.core.files import files_under
 from distill.core.final_student import student_stage
@@ -32,8 +33,10 @@ from distill.core.results import FileCheck, QuantizeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.core.stored_json import as_type, read_json, write_json
+from distill.models import find
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.licences import licence_verdict
+from distill.planning.machine import GB, available_bytes
 from distill.recipe import Recipe
 from distill.recipe.sections import Quantize
 from distill.shaping.trimmed import samples_stage
@@ -51,24 +54,32 @@ def run(
     processes: Processes = ALONE,
     *,
     formats: "Sequence[Format] | None" = None,
-) -> StageOutput:
-    """Write and check what is not done yet; `formats`: these, and not what a run writes."""
+) -> StageOutput | None:
+    """Write and check what is not done yet; `formats`: these, and not what a run writes.
+
+    Ranks divide the formats, as many at a time as their machine's memory holds. Returns None on all
+    but the first.
+    """
     from distill.formats import chosen
     from distill.formats.export import Export
     from distill.formats.folders import weight_bytes
 
     export = Export.of(recipe, folder)
-    _remove_leftovers(export.stage)
-    checks: dict[str, FileCheck] = {}
     formats = formats or chosen(recipe.quantize.formats)
-    with Progress("quantize", len(formats), "files") as bar:
-        for format in formats:
-            checks[format.name] = check = _check(export, format)
-            if check.note:
-                print(f"quantize: {format.name}: {check.note}", flush=True)
-            bar.advance(1, note=format.name)
-            shutdown.check()
+    missing: list[str] = []
+    if processes.is_main:
+        _remove_leftovers(export.stage)
+        missing = [format.name for format in formats if not _is_checked(export, format)]
+    missing = processes.broadcast(missing)
+    todo = [format for format in formats if format.name in missing]
+    with Progress("quantize", len(formats), "files", shown=processes.is_main) as bar:
+        bar.advance(len(formats) - len(todo))
+        _make_all(export, todo, processes, bar)
+        bar.done = len(formats)
+    if not processes.is_main:
+        return None
     export.distributions.unlink(missing_ok=True)
+    checks = {format.name: _stored(_check_path(export, format))[0] for format in formats}
     checks = {name: _judged(name, check, recipe.quantize) for name, check in checks.items()}
     files = [*_files(export, checks), *_modelfiles(export, checks)]
     return StageOutput(QuantizeResult(checks, weight_bytes(export.student)), files)
@@ -83,19 +94,99 @@ def _remove_leftovers(stage: Path) -> None:
             recovery.remove(path)
 
 
-def _check(export: "Export", format: "Format") -> FileCheck:
-    """Return the check of a file; write and measure it if that is not done yet."""
-    path = export.stage / f"{format.name}.json"
-    if path.is_file():
-        check, sha256 = _stored(path)
-        if sha256 in (None, _sha256_of(export, format)):
-            return check
-        print(f"quantize: {format.name}: not what was checked before; written again", flush=True)
-        path.unlink()
-    format.prepare(export)
-    check = _as_json(_make(export, format))
-    write_json(path, {**check, "files": _sha256_of(export, format)}, indent=1)
-    return _stored(path)[0]
+def _is_checked(export: "Export", format: "Format") -> bool:
+    """Return whether a file was written and checked before; one that has changed since is not."""
+    path = _check_path(export, format)
+    if not path.is_file():
+        return False
+    check, sha256 = _stored(path)
+    if sha256 in (None, _sha256_of(export, format)):
+        _tell(format, check)
+        return True
+    print(f"quantize: {format.name}: not what was checked before; written again", flush=True)
+    path.unlink()
+    return False
+
+
+def _make_all(
+    export: "Export", formats: "Sequence[Format]", processes: Processes, bar: Progress
+) -> None:
+    """Write and check these formats, with the other ranks; what takes long is begun first.
+
+    What the files of a family need is made by one rank, while others write what needs nothing.
+    """
+    if not formats:
+        return
+    if processes.num > 1:
+        export.share_reference(processes)
+    claims, has_room = Claims(processes), _has_room(export, formats, processes)
+    families = {type(format).prepare: format for format in formats if format.has_preparation}
+    in_order = sorted(formats, key=lambda format: not _takes_long(export, format))
+    if has_room:
+        for format in claims.of("family", list(families.values())):
+            format.prepare(export)
+        for format in claims.of("format", [f for f in in_order if not f.has_preparation]):
+            _make(export, format, bar)
+    processes.barrier()
+    if has_room:
+        for format in claims.of("prepared", [f for f in in_order if f.has_preparation]):
+            _make(export, format, bar)
+    processes.barrier()
+
+
+def _takes_long(export: "Export", format: "Format") -> bool:
+    return format.takes_long or format.name in export.recipe.quantize.recover
+
+
+def _has_room(export: "Export", formats: "Sequence[Format]", processes: Processes) -> bool:
+    """Return whether this rank writes files, too: as many of a machine's do as its memory holds.
+
+    The first of each machine does. Where others do not, that is said.
+    """
+    need = max(_bytes_to_make(export, format) for format in formats)
+    free = available_bytes()
+    has_room = processes.local_rank == 0 or (processes.local_rank + 1) * need <= free
+    num_writing = sum(processes.gathered(has_room))
+    if processes.is_main and num_writing < processes.num:
+        print(
+            f"quantize: {num_writing} of {processes.num} processes write files, the others wait: one "
+            f"file takes up to {need / GB:.1f} GB of memory, and {free / GB:.1f} GB are free",
+            flush=True,
+        )
+    return has_room
+
+
+def _bytes_to_make(export: "Export", format: "Format") -> float:
+    """Return the memory that writing and checking a file takes beside this process."""
+    from distill.formats import recovery
+
+    each = format.bytes_to_make
+    if format.name in export.recipe.quantize.recover:
+        each = recovery.BYTES_PER_WEIGHT_IN_MEMORY
+    return PROCESS_BYTES + each * find.num_parameters(export.student)
+
+
+def _make(export: "Export", format: "Format", bar: Progress) -> None:
+    """Write a file and check it."""
+    from distill.formats import recovery
+
+    check = format.make(export, export.student, format.path(export.stage))
+    if format.name in export.recipe.quantize.recover:
+        check = recovery.recover(export, format, check)
+    path = _check_path(export, format)
+    write_json(path, {**_as_json(check), "files": _sha256_of(export, format)}, indent=1)
+    _tell(format, check)
+    bar.advance(1, note=format.name)
+    shutdown.check()
+
+
+def _tell(format: "Format", check: FileCheck) -> None:
+    if check.note:
+        print(f"quantize: {format.name}: {check.note}", flush=True)
+
+
+def _check_path(export: "Export", format: "Format") -> Path:
+    return export.stage / f"{format.name}.json"
 
 
 def _stored(path: Path) -> tuple[FileCheck, dict[str, str] | None]:
@@ -114,15 +205,6 @@ def _sha256_of(export: "Export", format: "Format") -> dict[str, str]:
     path = format.path(export.stage)
     files = files_under(path) if path.is_dir() else [path]
     return {str(f.relative_to(export.stage)): file_sha256(f) for f in files if f.is_file()}
-
-
-def _make(export: "Export", format: "Format") -> FileCheck:
-    from distill.formats import recovery
-
-    check = format.make(export, export.student, format.path(export.stage))
-    if format.name in export.recipe.quantize.recover:
-        check = recovery.recover(export, format, check)
-    return check
 
 
 def _as_json(check: FileCheck) -> dict[str, Any]:
@@ -209,4 +291,5 @@ STAGE = Stage(
     fingerprint,
     reads=lambda recipe: (samples_stage(recipe), student_stage(recipe)),
     cost=cost,
+    shared=True,
 )

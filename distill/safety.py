@@ -27,6 +27,7 @@ from distill.conduct.answers import (
 from distill.conduct.outcomes import VERSION
 from distill.conduct.sets import Item
 from distill.core import shutdown
+from distill.core.claims import Claims
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import Row
 from distill.core.processes import ALONE, Processes
@@ -78,27 +79,51 @@ def run(
     processes: Processes = ALONE,
     *,
     teacher: Teacher | None = None,
-) -> StageOutput:
-    """Ask every model that has no answers yet; `teacher`: the one to ask, if not the recipe's."""
+) -> StageOutput | None:
+    """Ask every model that has no answers yet; `teacher`: the one to ask, if not the recipe's.
+
+    Ranks divide the teacher's requests, then the other models. Returns None on all but the first.
+    """
     from distill.formats.answering import evaluate_model
 
     options = recipe.evaluate.safety
     assert options is not None  # the stage is left out
     asking = _asking(recipe)
-    teachers = [teacher] if teacher else [route.connect(folder) for route in routes_of(asking)]
-    work, num_left_out = _work(asking, folder, teachers)
+    rank = processes.local_rank
+    teachers = [teacher] if teacher else [r.connect(folder, rank) for r in routes_of(asking)]
+    work, num_left_out = _work(asking, folder, teachers, tell=processes.is_main)
     paths = _paths_of(recipe, folder)
-    names = ["teacher", *paths]
-    with Progress("safety", len(names) * len(work.items), "answers") as bar:
-        questions, files = _ask_teachers(work, teachers, bar)
+    total = (1 + len(paths)) * len(work.items)
+    claims = Claims(processes)
+    with Progress("safety", total, "answers", shown=processes.is_main) as bar:
+        questions, files = _ask_teachers(work, teachers, bar, processes)
         _advance_to(bar, len(work.items), "teacher")
-        for number, (name, path) in enumerate(paths.items(), 2):
-            if not work.path(name).is_file():
+        for name, path in paths.items():
+            if not work.path(name).is_file() and claims.take(name):
                 made = evaluate_model(questions, name, path, bar)
                 write_rows(work.path(name), rows_of(work.items, questions, made))
-            _advance_to(bar, number * len(work.items), name)
+            num_done = 1 + sum(work.path(done).is_file() for done in paths)
+            _advance_to(bar, num_done * len(work.items), name)
+        processes.barrier()
+        bar.done = total
+    if not processes.is_main:
+        return None
+    return _output(recipe, work, teachers[0], ["teacher", *paths], files, num_left_out)
+
+
+def _output(
+    recipe: Recipe,
+    work: Work,
+    teacher: Teacher,
+    names: list[str],
+    files: list[Path],
+    num_left_out: int,
+) -> StageOutput:
+    """Return what all answers, which are written, come to; `teacher`: the one that judges."""
+    options = recipe.evaluate.safety
+    assert options is not None  # the stage is left out
     answers = {name: work.answers(name) for name in names}
-    told = _judged(work, teachers[0], answers["student"])
+    told = _judged(work, teacher, answers["student"])
     result = SafetyResult(
         models={name: figures.figures_of(found) for name, found in answers.items()},
         changes=figures.changes_between(answers),
@@ -129,8 +154,10 @@ def _asking(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"evaluate": changed})
 
 
-def _work(recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher]) -> tuple[Work, int]:
-    """Return what can be asked, and how many requests are left out; says so.
+def _work(
+    recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher], *, tell: bool
+) -> tuple[Work, int]:
+    """Return what can be asked, and how many requests are left out; says so, if it shall `tell`.
 
     Raises MismatchError where nothing can be asked.
     """
@@ -150,7 +177,7 @@ def _work(recipe: Recipe, folder: RunFolder, teachers: Sequence[Teacher]) -> tup
             f"{recipe.source}: evaluate.safety: all {num_left_out} requests {why}: give others "
             "(evaluate.safety.prompts)"
         )
-    if num_left_out:
+    if num_left_out and tell:
         told = f"safety: {num_left_out} of {len(items)} requests {why}: they are left out"
         print(told, file=sys.stderr)
     return Work(recipe, folder, [i for i, _ in chosen], [p for _, p in chosen]), num_left_out
@@ -161,14 +188,16 @@ def _has_no_mark(teacher: Teacher, prompt: Prompt) -> bool:
 
 
 def _ask_teachers(
-    work: Work, teachers: Sequence[Teacher], bar: Progress
+    work: Work, teachers: Sequence[Teacher], bar: Progress, processes: Processes
 ) -> tuple[EvalSet, list[Path]]:
     """Ask each teacher its own requests; return what the students are asked, and files of several.
+
+    All ranks ask one that `divides_prompts`; another is the first rank's, while the others go on.
 
     A request that is in two sources has one prompt, which is asked once and answers both.
     """
     parts = sets.asked_of(work.recipe, work.prompts)
-    is_done = work.path("teacher").is_file()
+    is_done = processes.broadcast(work.path("teacher").is_file())
     questions, rows, files = [], dict[str, Row](), []
     for teacher in teachers:
         prompts = parts[teacher.recipe.route]
@@ -178,16 +207,18 @@ def _ask_teachers(
         questions.append(students)
         if teacher.recipe.route:
             files.append(work.path(f"teacher-{teacher.recipe.route}"))
-        if not is_done:
-            answered = _answered(work, teacher, own, bar)
+        if not is_done and (teacher.divides_prompts or processes.is_main):
+            answered = _answered(work, teacher, own, bar, processes)
             rows |= {p.id: row for p, row in zip(prompts, answered, strict=True)}
-    if not is_done:
+    if not is_done and processes.is_main:
         pairs = zip(work.items, work.prompts, strict=True)
         write_rows(work.path("teacher"), [rows[p.id] | {"key": item.key} for item, p in pairs])
     return joined_sets(work.recipe, work.prompts, questions), files
 
 
-def _answered(work: Work, teacher: Teacher, own: EvalSet, bar: Progress) -> list[Row]:
+def _answered(
+    work: Work, teacher: Teacher, own: EvalSet, bar: Progress, processes: Processes
+) -> list[Row]:
     """Return a teacher's answers to its own requests; those of one of several are kept."""
     pairs = reversed(list(zip(work.items, work.prompts, strict=True)))
     first = {prompt.id: item for item, prompt in pairs}
@@ -196,8 +227,8 @@ def _answered(work: Work, teacher: Teacher, own: EvalSet, bar: Progress) -> list
     if teacher.recipe.route and path.is_file():
         return read_rows(path, items)
     with teacher:
-        rows = rows_of(items, own, teacher.evaluate(own, bar))
-    if teacher.recipe.route:
+        rows = rows_of(items, own, teacher.evaluate(own, bar, processes))
+    if teacher.recipe.route and processes.is_main:
         write_rows(path, rows)
     return rows
 
@@ -320,4 +351,5 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=cost,
+    shared=True,
 )

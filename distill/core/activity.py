@@ -15,6 +15,8 @@ BUSY_BYTES = 64 << 10  # read or written between two looks
 
 _signs = 0
 _waiting = 0
+_waiting_since = 0.0
+_waited_seconds = 0.0
 _has_failed_together = False
 
 
@@ -33,6 +35,14 @@ def waits() -> bool:
     return _waiting > 0
 
 
+def waited_seconds() -> float:
+    """Return the seconds that the process has waited for the other ranks.
+
+    In a pass that ranks make together its own arithmetic is among them.
+    """
+    return _waited_seconds
+
+
 def failed_together() -> bool:
     """Return whether something failed that the ranks do together, as where one of them has ended."""
     return _has_failed_together
@@ -41,7 +51,9 @@ def failed_together() -> bool:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Tell that the block waits for the other ranks, or may: what they do together."""
-    global _waiting, _has_failed_together
+    global _waiting, _waiting_since, _waited_seconds, _has_failed_together
+    if not _waiting:
+        _waiting_since = time.monotonic()
     _waiting += 1
     try:
         yield
@@ -50,6 +62,8 @@ def waiting() -> Iterator[None]:
         raise
     finally:
         _waiting -= 1
+        if not _waiting:
+            _waited_seconds += time.monotonic() - _waiting_since
         sign()
 
 
@@ -93,8 +107,12 @@ class Effort:
     def _used(self) -> tuple[float, float, int, int]:
         """Return the time, CPU seconds, bytes read and written, and pages fetched from a disk."""
         faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
-        cpu = time.process_time() + _seconds_of_children()
-        return time.monotonic(), cpu, _bytes_moved(), faults
+        return time.monotonic(), cpu_seconds(), _bytes_moved(), faults
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of those that it started, ended or not."""
+    return time.process_time() + _seconds_of_children()
 
 
 def _seconds_of_children() -> float:

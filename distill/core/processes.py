@@ -19,7 +19,7 @@ from distill.errors import MismatchError
 
 T = TypeVar("T")
 
-# rank 0 quantizes and evaluates for hours while the others wait at a barrier
+# one rank may make a file for hours while the others wait at a barrier
 LONGEST_WAIT = timedelta(days=7)
 
 
@@ -213,6 +213,23 @@ def threads_of_command(words: Sequence[str]) -> dict[str, str]:
         if option.replace("-", "_") == "__num_cpu_threads_per_process":
             return {"OMP_NUM_THREADS": value or following}
     return {}
+
+
+def open_store(num: int, timeout: timedelta) -> Any:
+    """Return a connection of its own with the store through which `num` processes have met.
+
+    `timeout`: how long the store may take to answer. A connection is one thread's alone.
+    """
+    from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
+
+    return TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        num,
+        is_master=False,
+        wait_for_workers=False,
+        timeout=timeout,
+    )
 
 
 def finish(processes: Processes) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 
 from distill.core import activity, terminal
 from distill.core.lifelines import DONE, STOPPED, Lifelines
-from distill.core.processes import Processes
+from distill.core.processes import Processes, open_store
 from distill.errors import DistillError, Stopped, in_short
 
 BEAT = 1.0  # seconds
 NOTICE = 300.0  # seconds without a sign of work
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
-STORE_SECONDS = 10.0  # that the store may take to answer
+STORE_TIMEOUT = timedelta(seconds=10)  # of an answer of the store
 ENDED = 75  # exit status: a rank hung or has ended, and the same command continues (EX_TEMPFAIL)
 KEY = "distill/rank/"
 LISTENING = "distill/lifelines"
@@ -172,7 +172,7 @@ class Watch(threading.Thread):
         """Return a connection with the store, which may be late; None where the watch ends before."""
         while True:
             try:
-                return _store(self._processes.num)
+                return open_store(self._processes.num, STORE_TIMEOUT)
             except Exception:  # of torch's, by whatever name
                 if self._ended.wait(self._beat):
                     return None
@@ -287,20 +287,6 @@ class Watch(threading.Thread):
             if self._lifelines.stopped():
                 self._lifelines.leave(STOPPED)  # let the others finish what they have in hand
             os._exit(ENDED)
-
-
-def _store(num: int) -> Any:
-    """Return a connection of the thread's own to the store: the main thread's may be in use."""
-    from torch.distributed import TCPStore  # type: ignore[reportPrivateImportUsage]
-
-    return TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        num,
-        is_master=False,
-        wait_for_workers=False,
-        timeout=timedelta(seconds=STORE_SECONDS),
-    )
 
 
 def _write(text: str) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.core import shutdown
+from distill.core.claims import Claims
 from distill.core.cores import usual_threads
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.models.batching import blocks_by_length
@@ -16,21 +18,38 @@ from distill.models.sampling import Sampling
 LLAMA_SEQUENCES = 8  # answers that llama.cpp writes at once
 
 
-def evaluate_transformers(eval_set: EvalSet, model: Any, bar: Progress) -> ModelAnswers:
+def evaluate_transformers(
+    eval_set: EvalSet, model: Any, bar: Progress, processes: Processes = ALONE
+) -> ModelAnswers:
+    """Return what a model makes of the set. Several ranks divide it; each returns the whole.
+
+    They divide blocks and batches, never one of them, so that the numbers are those of one process.
+    """
+    claims = Claims(processes)
     started = time.monotonic()
-    answers = _greedy_answers(eval_set, model, bar)
-    seconds = time.monotonic() - started
-    nll = nll_of_answers(eval_set, model)
-    return ModelAnswers(answers, nll, seconds, f"transformers, {model.device.type}")
+    own_answers = _greedy_answers(eval_set, model, bar, claims)
+    own_seconds = time.monotonic() - started
+    own_nll = nll_of_answers(eval_set, model, claims)
+    answers, nll, seconds = dict[int, TokenAnswer](), dict[int, float](), 0.0
+    for part in processes.gathered((own_answers, own_nll, own_seconds)):
+        answers |= part[0]
+        nll |= part[1]
+        seconds += part[2]
+    in_order = [answers[i] for i in range(len(eval_set.prompts))]
+    return ModelAnswers(in_order, nll, seconds, f"transformers, {model.device.type}")
 
 
-def _greedy_answers(eval_set: EvalSet, model: Any, bar: Progress) -> list[TokenAnswer]:
+def _greedy_answers(
+    eval_set: EvalSet, model: Any, bar: Progress, claims: Claims
+) -> dict[int, TokenAnswer]:
+    """Return the answers of the blocks that this rank took, by the prompt's number."""
     from distill.models.decode import answer
 
     recipe, answers = eval_set.recipe, dict[int, TokenAnswer]()
     most = recipe.evaluate.max_new_tokens
     widths = [len(ids) + most for ids in eval_set.prompt_ids]
-    for block in blocks_by_length(widths, recipe.teacher.batch_tokens):
+    blocks = blocks_by_length(widths, recipe.teacher.batch_tokens)
+    for block in claims.of("block", blocks):
         answer(
             model,
             [eval_set.prompt_ids[i] for i in block.indices],
@@ -41,7 +60,7 @@ def _greedy_answers(eval_set: EvalSet, model: Any, bar: Progress) -> list[TokenA
             vocab_size=len(eval_set.tokenizer),
             num_slots=block.num_slots,
         )
-    return [answers[i] for i in range(len(eval_set.prompts))]
+    return answers
 
 
 def _collector(
@@ -55,8 +74,11 @@ def _collector(
     return record
 
 
-def nll_of_answers(eval_set: EvalSet, model: Any) -> dict[int, float]:
-    """Return nats of each of the teacher's answers, by the prompt's number."""
+def nll_of_answers(eval_set: EvalSet, model: Any, claims: Claims | None = None) -> dict[int, float]:
+    """Return nats of each of the teacher's answers, by the prompt's number.
+
+    `claims`: of ranks that divide them; each returns its part.
+    """
     from distill.models.score import TokenSequence, score
 
     numbers = eval_set.scored()
@@ -71,6 +93,7 @@ def nll_of_answers(eval_set: EvalSet, model: Any) -> dict[int, float]:
         batch_tokens=eval_set.recipe.teacher.batch_tokens,
         pad_id=eval_set.tokenizer.pad_token_id,
         vocab_size=len(eval_set.tokenizer),
+        claims=claims,
     )
     return {numbers[index]: -float(logp_T.sum()) for index, logp_T, _ in scores}
 

@@ -49,6 +49,8 @@ class Format(ABC):
     in_vllm: bool = False
     is_folder: ClassVar[bool]
     seconds: ClassVar[float]  # of loading, whatever the size
+    bytes_to_make: ClassVar[float] = BYTES_PER_WEIGHT_IN_MEMORY  # for each weight
+    takes_long: ClassVar[bool] = False  # much longer than others: it is begun first
 
     @abstractmethod
     def path(self, stage: Path) -> Path:
@@ -63,7 +65,11 @@ class Format(ABC):
         """
 
     def prepare(self, export: Export) -> None:  # noqa: B027 - few need it
-        """Do what must come before the first file of the family. Raises MismatchError."""
+        """Do what must come before the files of the family, for all of them. Raises MismatchError."""
+
+    @property
+    def has_preparation(self) -> bool:
+        return type(self).prepare is not Format.prepare
 
     @abstractmethod
     def write(self, export: Export, model_folder: Path, path: Path) -> None:
@@ -100,7 +106,7 @@ class Format(ABC):
         """
         num_weights = work.student.parameters
         return Cost(
-            BYTES_PER_WEIGHT_IN_MEMORY * num_weights,
+            self.bytes_to_make * num_weights,
             self.seconds + num_weights / WEIGHTS_A_SECOND,
             disk=self.bytes_per_weight * num_weights,
         )

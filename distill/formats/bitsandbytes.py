@@ -24,6 +24,7 @@ from distill.formats.folders import (
     written_config,
 )
 from distill.models import load
+from distill.models.saving import save_model
 
 # inputs that share a scale in nf4; the CPU's packed form cannot cut a block between two rows
 BLOCK = 64
@@ -52,7 +53,7 @@ def write_bnb(model_folder: Path, out_folder: Path, quantization: str) -> int:
     )
     load.refuse_unquantized(model, quantization, model_folder)
     _refuse_incompatible_widths(model_folder, model)
-    model.save_pretrained(out_folder)
+    save_model(model, out_folder)
     copy_tokenizer(model_folder, out_folder)
     return weight_bytes(out_folder)
 

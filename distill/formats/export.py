@@ -9,6 +9,7 @@ from typing import Any
 
 from distill import chat
 from distill.core.final_student import student_folder
+from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Sample
 from distill.data.shares import take_turns
@@ -73,6 +74,11 @@ class Export:
         """Return the student itself on the check samples."""
         student = self.in_transformers(self.load_student())
         return refer_to(student, self.check_samples, self.distributions)
+
+    def share_reference(self, processes: Processes) -> None:
+        """Let the first of several ranks make the reference, for all: they read its file."""
+        made = self.reference if processes.is_main else None
+        vars(self)["reference"] = processes.broadcast(made)  # where cached_property keeps it
 
     @cached_property
     def probes(self) -> list[str]:

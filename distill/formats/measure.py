@@ -37,7 +37,7 @@ class Measured:
 
 
 def measure(load: Callable[[Path], Any], path: Path) -> Measured:
-    """Load `path` elsewhere and time it, with as many threads as torch has here.
+    """Load `path` elsewhere and time it, with as many threads as torch has here, on the same GPU.
 
     `load`: a function that can be imported. Raises DataError if that process fails.
     """
@@ -45,6 +45,8 @@ def measure(load: Callable[[Path], Any], path: Path) -> Measured:
 
     function = f"{load.__module__}:{load.__qualname__}"
     words = [function, str(path.absolute()), "--num-threads", str(torch.get_num_threads())]
+    if torch.cuda.is_available():
+        words += ["--gpu", str(torch.cuda.current_device())]
     done = subprocess.run(  # -P: the working folder may hold files named like modules
         [sys.executable, "-P", "-m", "distill.formats.measure", *words],
         env=environment(),
@@ -89,10 +91,13 @@ def main() -> None:
     parser.add_argument("load", type=pkgutil.resolve_name)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--num-threads", type=int, required=True)
+    parser.add_argument("--gpu", type=int, default=0)
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.num_threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(options.gpu)
     model = options.load(options.folder)
     timed = speed(model)
     memory = peak_memory("self")

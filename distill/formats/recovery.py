@@ -12,6 +12,7 @@ from distill.core.stage import Cost
 from distill.formats.base import Format, Rounding
 from distill.formats.compare import refer_to
 from distill.formats.export import Export
+from distill.models.saving import save_model
 
 # Of positions where the likeliest token leads clearly: a file of the same weights mostly has it at
 # so many.
@@ -70,7 +71,7 @@ def _make(export: Export, format: Format, model: Any, path: Path) -> FileCheck:
         for file in export.student.iterdir():
             if file.suffix not in (".safetensors", ".tmp") and file.is_file():
                 shutil.copy2(file, temporary)
-        model.save_pretrained(temporary)
+        save_model(model, temporary)
     check = format.make(export, latent, path)
     shutil.rmtree(latent)
     return check
@@ -86,7 +87,7 @@ def _agreement_with_trained(
     """
     from distill.training.recover import with_rounded_weights
 
-    path = export.stage / "rounded_distributions.npy"
+    path = export.stage / f"{format.name}_distributions.npy"  # other ranks may recover others
     with with_rounded_weights(model, roundings):
         trained = refer_to(export.in_transformers(model), export.reference.samples, path)
         agreement = format.agreement(export, trained, file)

@@ -23,6 +23,7 @@ from distill.formats.export import Export
 from distill.formats.folders import copy_tokenizer
 from distill.models import find, load
 from distill.models.loaded_weights import BeyondTypeError
+from distill.models.saving import save_model
 
 
 def dtypes(model_folder: Path) -> tuple[str, ...]:
@@ -40,7 +41,7 @@ def write_w16a16(model_folder: Path, out_folder: Path, dtype: str) -> None:
             if path.is_file() and path.suffix != ".tmp" and path.name != "training.json":
                 _link(path, out_folder / path.name)
         return
-    load.load_model(str(model_folder), load.Placement("cpu", dtype)).save_pretrained(out_folder)
+    save_model(load.load_model(str(model_folder), load.Placement("cpu", dtype)), out_folder)
     copy_tokenizer(model_folder, out_folder)
 
 

@@ -30,6 +30,7 @@ from distill.formats.folders import (
 from distill.formats.input_squares import input_square_sums
 from distill.formats.planned_student import PlannedStudent
 from distill.models import load
+from distill.models.saving import save_model
 
 GROUP = 32
 LARGEST = 8.0  # the largest magnitude of a group is coded near -8 or 7
@@ -59,7 +60,7 @@ def write_w4a16(
     for name, layer in layers.items():
         layer.weight_scale.data = best_scales(layer.weight.data, importance.get(name), dtype)
         compressed.compress_module(layer)
-    model.to(dtype).save_pretrained(out_folder)
+    save_model(model.to(dtype), out_folder)
     settings.quantization_status = compressed.QuantizationStatus.COMPRESSED
     compressed.ModelCompressor(quantization_config=settings).update_config(str(out_folder))
     copy_tokenizer(model_folder, out_folder)

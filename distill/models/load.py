@@ -128,9 +128,11 @@ def load_model(
     *,
     revision: str | None = None,
     trust_remote_code: bool = False,
-    local_rank: int = 0,
+    local_rank: int | None = None,
 ) -> Any:
     """Return a causal language model in evaluation mode. Weights come from safetensors only.
+
+    `local_rank`: the number of the GPU, where it is on one; None: the one that is this process's.
 
     Raises what `from_folder` raises; MissingError also where there is no such folder, and
     MismatchError where the quantization would leave most weights as they are.
@@ -141,7 +143,9 @@ def load_model(
     folder = local_folder(location, revision, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
-    device = f"cuda:{local_rank}" if where.device == "cuda" else "cpu"
+    device = "cpu"
+    if where.device == "cuda":
+        device = f"cuda:{torch.cuda.current_device() if local_rank is None else local_rank}"
     # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
     # its sinks, has not)
     model = from_folder(

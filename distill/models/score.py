@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.core.claims import Claims
 from distill.models.batching import batches_by_length
 from distill.models.head import Head, logits
 from distill.models.sequences import TokenSequence
@@ -52,13 +53,16 @@ def score(
     pad_id: int,
     vocab_size: int,
     on_chunk: Callable[[int, slice, Tensor], None] | None = None,
+    claims: Claims | None = None,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield (index, log-prob of each answer token [T] float32, likeliest token [T]).
 
     Over the first `vocab_size` ids. `on_chunk(index, slice of the answer, log-probs [N,
-    vocab_size])` is shown the full distributions as they come.
+    vocab_size])` is shown the full distributions as they come. `claims`: of ranks that divide the
+    batches; each yields those that it took.
     """
-    for batch in batches_by_length([len(s.ids) for s in sequences], batch_tokens):
+    batches = batches_by_length([len(s.ids) for s in sequences], batch_tokens)
+    for batch in batches if claims is None else claims.of("batch", batches):
         hidden = answer_hidden_states(model, [sequences[i] for i in batch], pad_id)
         for index, hidden_TH in zip(batch, hidden, strict=True):
             s = sequences[index]

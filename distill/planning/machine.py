@@ -37,7 +37,8 @@ PAUSE_SECONDS, MEASURING_SECONDS = 0.02, 1.0  # before each burst; at most, in a
 SMALL_PRODUCTS, SMALL_SIZE, SHARE_TOGETHER = 20, 64, 0.7
 # A plan asks what bfloat16 gains in training the layers of a small model: whose it is, the run measures
 USUAL_MATRICES = Matrices(Counter({(3072, 1024): 2, (1024, 3072): 1, (2048, 1024): 2}))
-CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO, MEMORY_INFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")  # of a container or batch job
 CPU_FLAGS = {"amx_bf16", "avx512_bf16", "bf16", "svebf16"}
 # What is never free for a model: the system and the user's other programs; on a GPU the screen and
 # CUDA's own context
@@ -119,11 +120,25 @@ def room_for_models() -> Room:
 def memory_bytes() -> int:
     """Return the bytes of memory of this machine, or of this container or batch job if less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
+    limit = CGROUP / "memory.max"
     if not limit.is_file():
         return memory
     text = limit.read_text().strip()
     return min(memory, int(text)) if text.isdigit() else memory
+
+
+def available_bytes() -> int:
+    """Return the bytes of memory that are free here, or in this container or batch job if fewer."""
+    free = memory_bytes()
+    if MEMORY_INFO.is_file():
+        fields = dict(line.split(":") for line in MEMORY_INFO.read_text().splitlines())
+        free = min(free, int(fields["MemAvailable"].split()[0]) << 10)
+    used, stat = CGROUP / "memory.current", CGROUP / "memory.stat"
+    if used.is_file() and stat.is_file():
+        kinds = dict(line.split() for line in stat.read_text().splitlines())
+        taken = int(used.read_text()) - int(kinds["inactive_file"])  # files that it can drop
+        free = min(free, max(0, memory_bytes() - taken))
+    return free
 
 
 def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:

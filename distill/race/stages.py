@@ -119,7 +119,9 @@ def measure(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> 
     return StageOutput(result, files)
 
 
-def _quantize(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
+def _quantize(
+    recipe: Recipe, folder: RunFolder, processes: Processes = ALONE
+) -> StageOutput | None:
     """Write and check the one file that is compared."""
     names = recipe.quantize.formats or [W16A16.name]
     return quantize.run(recipe, folder, processes, formats=[FORMATS[name] for name in names])

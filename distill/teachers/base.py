@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from distill import chat
 from distill.chat.tokenizers import Tokenizers, load_teachers_tokenizer, tokenizers_of
 from distill.core import shutdown
-from distill.core.processes import Processes
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
@@ -95,6 +95,7 @@ class Teacher(ABC):
     on_server = False  # it answers on a server
     can_use_gpu = True
     tells_every_token = True  # its signal has no token of which nothing is known
+    divides_prompts = False  # ranks evaluate it together; else the first of them does
     num_at_once = LEAST_CLAIM  # requests that it answers side by side
 
     def __init__(self, recipe: Recipe, folder: RunFolder | None = None, local_rank: int = 0):
@@ -298,8 +299,13 @@ class Teacher(ABC):
 
     # evaluation
 
-    def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
-        """Return its greedy answers, and the NLL of those in `eval_set` where it can be had."""
+    def evaluate(
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
+    ) -> ModelAnswers:
+        """Return its greedy answers, and the NLL of those in `eval_set` where it can be had.
+
+        `processes`: of ranks that all call it, where it `divides_prompts`.
+        """
         from distill.teachers.held_out import greedy_answers
 
         return greedy_answers(self, eval_set, bar)

@@ -13,6 +13,7 @@ from typing import Any
 
 from distill.core.cores import usual_threads
 from distill.core.digests import digest
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
@@ -120,7 +121,9 @@ class GgufTeacher(Teacher):
         for first, logits_NC in self._llama.logit_blocks(sequence.shown_ids[:-1], start - 1):
             yield slice(first, first + len(logits_NC)), torch.from_numpy(logits_NC)
 
-    def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
+    def evaluate(
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
+    ) -> ModelAnswers:
         return evaluate_gguf(eval_set, self.path, bar)
 
     @contextmanager

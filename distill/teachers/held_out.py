@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from distill.core.digests import digest
 from distill.core.jsonl import Row
-from distill.core.processes import ALONE
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.data.samples import Prompt
 from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
@@ -32,10 +32,15 @@ def answers_to(
     prompt_ids: Sequence[list[int]],
     options: RequestOptions,
     bar: Progress,
+    processes: Processes = ALONE,
 ) -> list[TokenAnswer]:
-    """Return an answer to each held-out prompt, in their order; asks for those that are not there."""
+    """Return an answer to each held-out prompt, in their order; asks for those that are not there.
+
+    Ranks divide what is not there; each returns all.
+    """
     requests = _requests(teacher, prompts, prompt_ids, options)
-    return list(map(_token_answer, rows_of(teacher, requests, options, teacher.logs.held_out, bar)))
+    log = teacher.logs.held_out
+    return list(map(_token_answer, rows_of(teacher, requests, options, log, bar, processes)))
 
 
 def greedy_answers(teacher: Teacher, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
@@ -61,10 +66,11 @@ def rows_of(
     options: RequestOptions,
     log: AnswerLog,
     bar: Progress,
+    processes: Processes = ALONE,
 ) -> list[Row]:
     """Return the row of each request, in their order; asks for those that are not in the log."""
     distinct = list({request.key: request for request in requests}.values())
-    ask(teacher, distinct, options, replace(log, work=bar.label), ALONE, bar)
+    ask(teacher, distinct, options, replace(log, work=bar.label), processes, bar)
     rows = read_best_rows(log)
     return [rows[request.key] for request in requests]
 

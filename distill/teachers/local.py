@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from distill import chat
-from distill.core.processes import Processes
+from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
@@ -30,6 +30,7 @@ class LocalTeacher(Teacher):
     ends with the same answers. What is captured again shares its batch again.
     """
 
+    divides_prompts = True
     _model: Any = None
     _head: Head | None = None
 
@@ -197,5 +198,7 @@ class LocalTeacher(Teacher):
 
         return logit_chunks(self.head, torch.cat(self._hidden_states(batch)))
 
-    def evaluate(self, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
-        return evaluate_transformers(eval_set, self.model_here, bar)
+    def evaluate(
+        self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
+    ) -> ModelAnswers:
+        return evaluate_transformers(eval_set, self.model_here, bar, processes)

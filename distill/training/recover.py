@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from distill.core import shutdown
+from distill.core.processes import launched_rank
 from distill.core.progress import Progress
 from distill.errors import TrainingError
 from distill.losses.head import Head
@@ -85,7 +86,7 @@ def recover(
     groups = [{"params": [p]} for p in peaks]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     losses = []
-    with Progress(label, plan.num_steps, "steps") as bar:
+    with Progress(label, plan.num_steps, "steps", shown=launched_rank() == 0) as bar:
         for step, batch in zip(range(plan.num_steps), pool.batches(plan.seed), strict=False):
             with latent.rounded(refresh=step % REFRESH_EVERY == 0):
                 loss_sum, num_tokens = _loss_sum(model, head, pool, batch, vocab_size)

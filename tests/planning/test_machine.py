@@ -5,6 +5,7 @@ import os
 
 from core_helpers import busy_cores
 
+from distill.planning import machine as of_machine
 from distill.planning.machine import memory_bytes, room_for_models, this_machine
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -41,3 +42,17 @@ def test_the_plan_says_that_the_machine_was_busy(tmp_path):
     assert f"of {machine.cores} cores busy: times are of this machine at rest" in machine.busy
     at_rest = dataclasses.replace(machine, taken_cores=0.1)
     assert at_rest.busy is None
+
+
+def test_free_memory_is_that_of_the_machine_or_of_its_container(tmp_path, monkeypatch):
+    info = tmp_path / "meminfo"
+    info.write_text("MemTotal:       9000 kB\nMemAvailable:   4000 kB\n")
+    monkeypatch.setattr(of_machine, "MEMORY_INFO", info)
+    monkeypatch.setattr(of_machine, "CGROUP", tmp_path)
+    assert of_machine.available_bytes() == 4000 << 10
+    (tmp_path / "memory.max").write_text(f"{3000 << 10}\n")
+    (tmp_path / "memory.current").write_text(f"{2500 << 10}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {500 << 10}\n")
+    assert of_machine.available_bytes() == 1000 << 10, "what files hold can be dropped"
+    (tmp_path / "memory.max").write_text("max\n")
+    assert of_machine.available_bytes() == 4000 << 10

@@ -43,20 +43,26 @@ class GgufFormat(Format):
         return stage / f"{self.name}.gguf"
 
     def prepare(self, export: Export) -> None:
-        """Say what the vocabulary lacks, and try the export, before the first file.
+        """Say what the vocabulary lacks, try the export, and measure the importance matrix.
 
         The export is tried where no f16 file will show that it is right.
         """
-        wanted = [f.name for f in FORMATS if f.name in export.recipe.quantize.formats]
-        if any((export.stage / f"{name}.json").is_file() for name in wanted):
-            return
+        from distill.formats.gguf.imatrix import importance_of
+
+        wanted = [f for f in FORMATS if f.name in export.recipe.quantize.formats]
+        if not any((export.stage / f"{format.name}.json").is_file() for format in wanted):
+            self._check_export(export, with_f16=F16 in wanted)
+        if any(format.weighted for format in wanted):
+            importance_of(export)  # a file: ranks that write side by side find it there
+
+    def _check_export(self, export: Export, *, with_f16: bool) -> None:
         if absent := absent_bytes(export.student):
             print(
                 f"quantize: {export.student / 'tokenizer.json'}: {lack(absent)}: the student "
                 "leaves such a byte out, and so does llama.cpp",
                 flush=True,
             )
-        if F16.name not in wanted:
+        if not with_f16:
             export_check.require_right_export(export)
 
     def write(self, export: Export, model_folder: Path, path: Path) -> None:
@@ -145,6 +151,9 @@ class F16Format(GgufFormat):
 class MixedFormat(GgufFormat):
     """A file within quantize.budget_mb, a type for each tensor."""
 
+    bytes_to_make: ClassVar[float] = 10
+    takes_long: ClassVar[bool] = True
+
     def make(self, export: Export, model_folder: Path, path: Path) -> FileCheck:
         from distill.formats.gguf import mixed
         from distill.formats.gguf.tensor_types import file_type_of
@@ -194,7 +203,6 @@ class MixedFormat(GgufFormat):
         passes = 7 * student.layers * tokens * 2 * student.parameters / work.machine.flops
         return replace(
             cost,
-            memory=10 * student.parameters,
             seconds=cost.seconds + passes,
             disk=(options.budget_mb or 0) * 1e6,
         )
