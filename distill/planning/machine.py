@@ -63,6 +63,7 @@ class Machine:
     bandwidth: float = 0.0  # of the GPU's memory; where there is none it is not needed
     taken_cores: float = 0.0  # that other processes kept busy while the speed was measured
     bfloat16_speedup: float = 0.0
+    num_gpus: int = 0  # of which the first is described here
 
     @property
     def busy(self) -> str | None:
@@ -76,6 +77,7 @@ class Machine:
 
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
+        gpu = f"{self.num_gpus} x {gpu}" if self.num_gpus > 1 else gpu
         return (
             f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, "
             f"{self.disk_free / GB:.1f} GB of disk free, {self.flops / 1e9:,.0f} GFLOP/s{self._bfloat16}"
@@ -102,10 +104,11 @@ class Room:
 
 
 class Gpu(NamedTuple):
-    """A GPU: its name, and the bytes of its memory."""
+    """The first GPU: its name, the bytes of its memory, and how many there are."""
 
     name: str
     memory: float
+    num: int = 1
 
 
 def room_for_models() -> Room:
@@ -162,6 +165,7 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
         bandwidth=bandwidth,
         taken_cores=taken_cores,
         bfloat16_speedup=0.0 if gpu else _bfloat16_speedup(),
+        num_gpus=gpu.num if gpu else 0,
     )
 
 
@@ -185,7 +189,7 @@ def _first_gpu() -> Gpu | None:
     if listed.returncode or not lines:
         return None
     name, _, megabytes = lines[0].rpartition(",")
-    return Gpu(name.strip(), float(megabytes) * 2**20)
+    return Gpu(name.strip(), float(megabytes) * 2**20, len(lines))
 
 
 def _cpu_flops() -> float:
