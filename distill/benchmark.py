@@ -49,6 +49,7 @@ from distill.planning.lengths import context_of, text_config
 from distill.recipe import Recipe
 from distill.teachers import connect
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.launch import check_teachers_processes
 
 QUESTION_TOKENS = 300  # of a question with its choices; those with long passages have more
 QUESTIONS = 1000  # of a benchmark in a language, where the recipe does not say
@@ -330,6 +331,7 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
     keeps_files=True,
 )

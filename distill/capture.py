@@ -63,6 +63,7 @@ from distill.signals.header import SignalHeader
 from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.listening import (
     Listening,
     columns_of,
@@ -338,8 +339,8 @@ def _cost_of_turn(work: Workload) -> Cost:
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
-        memory += work.teacher_bytes + pass_bytes(teacher, recipe.teacher.batch_tokens)
-        seconds = work.sample_tokens * 2 * teacher.parameters / work.flops(work.teacher_dtype)
+        memory += work.bytes_on_a_gpu + pass_bytes(teacher, recipe.teacher.batch_tokens)
+        seconds = work.pass_seconds(work.sample_tokens)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     scoring = scoring_demand(work)
@@ -356,6 +357,7 @@ STAGE = Stage(
     fingerprint,
     reads=lambda recipe: sorted({"generate", samples_stage(recipe)}),
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
     asks_teacher=True,
 )

@@ -49,6 +49,7 @@ from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocab
 from distill.teachers import held_out
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
 
@@ -396,5 +397,6 @@ STAGE = Stage(
     answers_fingerprint,
     reads=reads,
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
 )

@@ -65,6 +65,7 @@ from distill.teachers.generation import (
 )
 from distill.teachers.kept import Candidates, Filtered, unlearnable
 from distill.teachers.keys import request_maker
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.log import read_best_rows
 from distill.teachers.logged_rows import ChosenRows
 from distill.teachers.requests import Request, RequestOptions
@@ -481,6 +482,7 @@ STAGE = Stage(
     GenerateResult,
     fingerprint,
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
     asks_teacher=True,
 )

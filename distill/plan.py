@@ -46,6 +46,7 @@ from distill.planning.several import (
     without_gpu,
 )
 from distill.planning.sizes import UNKNOWN_SIZE
+from distill.planning.spreading import check_spreading, spreading_told
 from distill.planning.training import sharding_told
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
@@ -120,6 +121,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     if recipe.capture.signal == "chunks" and tokenizers is not None:
         chunks = planned_chunks(routes[0].connect(), chain(*prompts))
     work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None, views)
+    check_spreading(work)
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
@@ -131,7 +133,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
         sharding_told(work),
         launch_told(work, planned),
     )
-    notes = [text for text in found if text] + capture_told(work)
+    notes = [text for text in found if text] + capture_told(work) + spreading_told(work)
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
     warnings += [warning for warning in cannot_ask if warning is not None]
@@ -174,7 +176,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
         section = "teacher" if recipe.teachers is None else "teachers.NAME"
         warnings.append(
             f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
-            "needs less"
+            f"needs less{_over_all_gpus(recipe, machine, section)}"
         )
     if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(_less_in_training(recipe))
@@ -192,6 +194,12 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings
+
+
+def _over_all_gpus(recipe: Recipe, machine: Machine, section: str) -> str:
+    if machine.num_gpus == 1 or any(view.teacher.device_map for view in recipe.views):
+        return ""
+    return f"; {section}.device_map=auto divides it over the {machine.num_gpus} GPUs"
 
 
 def _less_in_training(recipe: Recipe) -> str:

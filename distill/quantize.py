@@ -120,15 +120,16 @@ def _make_all(
     if processes.num > 1:
         export.share_reference(processes)
     claims, has_room = Claims(processes), _has_room(export, formats, processes)
-    families = {type(format).prepare: format for format in formats if format.has_preparation}
-    in_order = sorted(formats, key=lambda format: not _takes_long(export, format))
     if has_room:
+        families = {type(format).prepare: format for format in formats if format.has_preparation}
         for format in claims.of("family", list(families.values())):
             format.prepare(export)
+            claims.tell_done(f"family of {format.name}")
+        in_order = sorted(formats, key=lambda format: not _takes_long(export, format))
         for format in claims.of("format", [f for f in in_order if not f.has_preparation]):
             _make(export, format, bar)
-    processes.barrier()
-    if has_room:
+        for format in families.values():
+            claims.wait_for(f"family of {format.name}")
         for format in claims.of("prepared", [f for f in in_order if f.has_preparation]):
             _make(export, format, bar)
     processes.barrier()

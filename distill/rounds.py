@@ -24,6 +24,7 @@ from distill.planning.round_costs import rounds_cost
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
 from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.launch import check_teachers_processes
 from distill.training.placing import check_ranks
 
 if TYPE_CHECKING:
@@ -83,6 +84,12 @@ def reads(recipe: Recipe) -> list[str]:
     return ["generate", *trim_stage(recipe), "capture", "train"]
 
 
+def check_launch(recipe: Recipe, processes: Processes) -> None:
+    """Raise MismatchError where these processes cannot divide the student, or not ask the teacher."""
+    check_ranks(recipe, processes)
+    check_teachers_processes(recipe, processes)
+
+
 STAGE = Stage(
     "rounds",
     "the student learns from its own answers, which the teacher scores",
@@ -92,7 +99,7 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=rounds_cost,
-    check_launch=check_ranks,
+    check_launch=check_launch,
     shared=True,
     keeps_files=True,
 )

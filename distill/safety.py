@@ -46,6 +46,7 @@ from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import teacher_fingerprint, with_served_names
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.routes import routes_of
 
 
@@ -351,5 +352,6 @@ STAGE = Stage(
     reads=reads,
     left_out=left_out,
     cost=cost,
+    check_launch=check_teachers_processes,
     shared=True,
 )

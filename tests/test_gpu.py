@@ -11,8 +11,13 @@ from run_helpers import run, signal_when, small, start_fresh
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import SampledTargets
+from distill.models import spread
 from distill.models.decode import answer
+from distill.models.head import head_of
+from distill.models.load import from_folder
 from distill.models.sampling import Sampling
+from distill.models.score import score
+from distill.models.sequences import TokenSequence
 from distill.models.slots import Rolling
 from distill.signals import draws
 from distill.signals.columns import Columns
@@ -51,6 +56,27 @@ WAYS = {
         "train.divergence=jsd",
     ],
 }
+
+
+def test_a_model_with_a_layer_in_memory_says_what_it_says_on_the_gpu_alone(tmp_path):
+    """teacher.device_map, as on one GPU that has no room for a layer; its weights come for each pass."""
+    tiny_qwen3().save_pretrained(tmp_path)
+    parts = dict.fromkeys(("lm_head", "model.embed_tokens", "model.rotary_emb", "model.norm"), 0)
+    parts |= {"model.layers.0": 0, "model.layers.1": "cpu"}
+    one, several = (
+        from_folder(tmp_path, dtype=torch.float32, device_map=placed)
+        for placed in ({"": "cuda:0"}, parts)
+    )
+    assert spread.is_spread(several) and spread.bytes_on(several, spread.HOST) > 0
+    sequences = [TokenSequence(list(range(3, 60)), 9), TokenSequence(list(range(7, 30)), 2)]
+    found, expected = (
+        list(score(model, head_of(model), sequences, batch_tokens=99, pad_id=0, vocab_size=300))
+        for model in (several, one)
+    )
+    for (_, logp, _), (_, other, _) in zip(found, expected, strict=True):
+        assert torch.allclose(logp, other, atol=1e-5)
+    greedy = Sampling(max_new_tokens=12, stop_ids=(2,))
+    assert answers(several, greedy).keys() == answers(one, greedy).keys()
 
 
 def answers(model, sampling, num_slots=6):

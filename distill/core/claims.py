@@ -34,6 +34,17 @@ class Claims:
         self._taken.add(piece)
         return is_first
 
+    def tell_done(self, piece: str) -> None:
+        """Tell that this rank has made a piece that others may `wait_for`."""
+        if self._store is not None:
+            self._store.set(f"{self._prefix}/{piece} is done", "")
+
+    def wait_for(self, piece: str) -> None:
+        """Wait until whoever took the piece has made it."""
+        if self._store is not None:
+            with activity.waiting():
+                self._store.wait([f"{self._prefix}/{piece} is done"])
+
     def of(self, work: str, pieces: Sequence[T]) -> Iterator[T]:
         """Yield those of the pieces that this rank takes, one as the last is done."""
         for number, piece in enumerate(pieces):

@@ -218,7 +218,7 @@ def _rests(
         ids_RL[number, : len(ids) - 1] = torch.tensor(ids[:-1])
         mask_RL[number, : len(ids) - 1] = 1
     positions_RL = mask_BT.sum(-1)[rows_R, None] + torch.arange(width)
-    cache.batch_select_indices(rows_R.to(device))
+    cache.batch_select_indices(rows_R)  # on the host: layers may lie on several devices
     hidden_RLH = reader.model.base_model(
         input_ids=ids_RL.to(device),
         attention_mask=torch.cat([mask_BT[rows_R], mask_RL], 1).to(device),
@@ -226,7 +226,7 @@ def _rests(
         past_key_values=cache,
         use_cache=True,
     ).last_hidden_state
-    hidden_NH = hidden_RLH[mask_RL.bool().to(device)]
+    hidden_NH = hidden_RLH[mask_RL.bool().to(hidden_RLH.device)]
     labels = [[label] for ids in inputs for label in ids[1:]]
     logp = iter(_log_probs(reader, hidden_NH, labels))
     return [sum(next(logp)[0] for _ in ids[1:]) for ids in inputs]

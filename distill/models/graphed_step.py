@@ -14,18 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models.spread import is_spread
+
 LENGTH_STEP = 128  # positions: more means fewer graphs to record, and more masked positions to read
 NUM_WARM_UPS = 2  # passes before a graph is recorded: libraries set themselves up in them
 
 
 def can_record(model: Any) -> bool:
-    """Return whether a step is always the same kernels, on a GPU that can record them.
+    """Return whether a step is always the same kernels, on one GPU that can record them.
 
     Attention other than sdpa takes no mask of four dimensions. Callers ask for rows that are
     independent (slots.py): experts and LLM.int8 look at values to decide what to compute.
     """
     return (
         model.device.type == "cuda"
+        and not is_spread(model)
         and model.config.get_text_config()._attn_implementation == "sdpa"
     )
 

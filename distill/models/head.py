@@ -4,6 +4,7 @@ from typing import Any
 
 from distill.errors import MismatchError
 from distill.losses.head import Head, softcapped
+from distill.models.spread import head_weight
 
 
 def head_of(model: Any) -> Head:
@@ -13,13 +14,13 @@ def head_of(model: Any) -> Head:
     """
     import torch
 
-    layer = model.get_output_embeddings()
+    layer, weight = model.get_output_embeddings(), head_weight(model)
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     if getattr(config, "logits_scaling", None):
         scale = 1.0 / config.logits_scaling
     head = Head(
-        layer.weight,
+        weight,
         getattr(layer, "bias", None),
         scale,
         getattr(config, "final_logit_softcapping", None),
@@ -27,7 +28,7 @@ def head_of(model: Any) -> Head:
     with torch.no_grad():  # a family with its own arithmetic is found here, not in the results
         ids = torch.arange(8, device=model.device)[None]
         hidden = model.base_model(input_ids=ids).last_hidden_state
-        expected = model(input_ids=ids).logits.float()
+        expected = model(input_ids=ids).logits.float().to(weight.device)
         rebuilt = logits(head, hidden).float()
     if (expected - rebuilt).abs().max() > 1e-2 * expected.abs().max().clamp(min=1.0):
         raise MismatchError(

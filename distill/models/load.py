@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError, MissingError, RecipeError, shown
+from distill.models import spread
 from distill.models.find import local_folder
 from distill.models.json_files import read_json_object, token_ids
 from distill.models.loaded_weights import (
@@ -30,10 +31,12 @@ class Placement:
     device: str
     dtype: str
     quantization: str = "none"
+    spread: bool = False  # over all GPUs of this process, and this machine's memory (spread.py)
 
     def __str__(self) -> str:
         quantization = "" if self.quantization == "none" else f", {self.quantization}"
-        return f"{self.device}, {self.dtype}{quantization}"
+        spread = ", layers spread" if self.spread else ""
+        return f"{self.device}, {self.dtype}{quantization}{spread}"
 
 
 def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
@@ -135,7 +138,8 @@ def load_model(
     `local_rank`: the number of the GPU, where it is on one; None: the one that is this process's.
 
     Raises what `from_folder` raises; MissingError also where there is no such folder, and
-    MismatchError where the quantization would leave most weights as they are.
+    MismatchError where the quantization would leave most weights as they are, or layers that are to
+    be spread have no room.
     """
     import torch
 
@@ -143,20 +147,35 @@ def load_model(
     folder = local_folder(location, revision, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
-    device = "cpu"
-    if where.device == "cuda":
-        device = f"cuda:{torch.cuda.current_device() if local_rank is None else local_rank}"
     # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
     # its sinks, has not)
     model = from_folder(
         folder,
         trust_remote_code=trust_remote_code,
         dtype=getattr(torch, where.dtype),
-        device_map={"": device},
         quantization_config=quantization_config(where.quantization, getattr(torch, where.dtype)),
+        **placing(where, local_rank),
     )
     refuse_unquantized(model, where.quantization, location)
+    if where.spread:
+        spread.refuse_disk(location, model)
     return model
+
+
+def placing(where: Placement, local_rank: int | None) -> dict[str, Any]:
+    """Return what transformers is told of where the layers go; `local_rank`: see `load_model`.
+
+    bitsandbytes packs weights on a GPU, and nothing in this machine's memory beside one.
+    """
+    import torch
+
+    if where.spread:
+        on_host = where.quantization == "none"
+        return {"device_map": "auto", "max_memory": spread.room_for_weights(on_host=on_host)}
+    if where.device != "cuda":
+        return {"device_map": {"": "cpu"}}
+    number = torch.cuda.current_device() if local_rank is None else local_rank
+    return {"device_map": {"": f"cuda:{number}"}}
 
 
 def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
@@ -197,6 +216,8 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
     refuse_not_finite(folder, model, stored)
     untie_other_head(folder, model)
     keep_unpacked(model)
+    if spread.is_spread(model):
+        spread.bring_to_head(model)
     return model.eval()
 
 

@@ -188,12 +188,14 @@ def refuse_not_finite(location: object, model: Any, stored: Mapping[str, StoredT
     """Raise if a weight of the model is NaN or infinite.
 
     DataError where it is so in its file; BeyondTypeError where it was only too large for the type
-    that it was loaded in. Weights that are packed as they are loaded are looked at in their files.
+    that it was loaded in. Weights that are packed as they are loaded, or that stay out of the model
+    until a pass needs them, are looked at in their files.
     """
-    if getattr(model, "hf_quantizer", None) is not None:
+    stays_out = any(tensor.is_meta for _, tensor in _persistent(model))
+    if stays_out or getattr(model, "hf_quantizer", None) is not None:
         _refuse_not_finite_in_files(location, stored)
     for name, tensor in _persistent(model):
-        if is_finite(tensor):
+        if tensor.is_meta or is_finite(tensor):
             continue
         _refuse_not_finite_in_files(location, stored)
         dtype = str(tensor.dtype).removeprefix("torch.")

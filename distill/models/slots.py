@@ -251,8 +251,9 @@ class _SlotLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         assert self.keys is not None and self.values is not None
         rows_N = torch.arange(len(key_states), device=key_states.device)
-        self.keys[rows_N, :, self.positions_N] = key_states[:, :, 0]
-        self.values[rows_N, :, self.positions_N] = value_states[:, :, 0]
+        positions_N = self.positions_N.to(key_states.device)  # of a spread model's other devices
+        self.keys[rows_N, :, positions_N] = key_states[:, :, 0]
+        self.values[rows_N, :, positions_N] = value_states[:, :, 0]
         return self.keys[: len(rows_N), :, : self.length], self.values[
             : len(rows_N), :, : self.length
         ]

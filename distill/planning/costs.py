@@ -16,6 +16,7 @@ from distill import teachers
 from distill.core.stage import Cost
 from distill.data.samples import split_prompts
 from distill.models.precision import LEAST_SPEEDUP
+from distill.models.spread import GPU_SHARE, HOST_COPY_SPEED
 from distill.planning.demands import Demand, SplitPrompts, demand_of, demands_of
 from distill.planning.machine import GB, Machine
 from distill.planning.sizes import Size, size_of, student_size, teacher_size
@@ -147,6 +148,43 @@ class Workload:
         return self.teacher.parameters * (2.0 if self.in_bfloat16(self.teacher_dtype) else 4.0)
 
     @property
+    def loads_teacher(self) -> bool:
+        """Return whether transformers loads the teacher here, to answer or to be listened to."""
+        return self.recipe.teacher.gguf is None and (self.captures or not self.on_server)
+
+    @property
+    def is_spread(self) -> bool:
+        """Return whether the teacher's layers are spread over the GPUs here (models/spread.py)."""
+        is_wanted = self.recipe.teacher.device_map is not None and self.loads_teacher
+        return bool(self.machine.gpu) and is_wanted
+
+    @property
+    def host_bytes(self) -> float:
+        """Return the bytes of a spread teacher's weights that have no room on the GPUs."""
+        if not self.is_spread:
+            return 0.0
+        room = GPU_SHARE * self.machine.num_gpus * self.machine.gpu_memory
+        return max(0.0, self.teacher_bytes - room)
+
+    @property
+    def bytes_on_a_gpu(self) -> float:
+        """Return the bytes of the teacher's weights on one device; all where it is not spread."""
+        return (self.teacher_bytes - self.host_bytes) / self._num_devices
+
+    @property
+    def _num_devices(self) -> int:
+        return self.machine.num_gpus if self.is_spread else 1
+
+    def host_seconds(self, num_passes: float) -> float:
+        """Return how long so many passes wait for the weights that lie in this machine's memory."""
+        return num_passes * self.host_bytes / HOST_COPY_SPEED
+
+    def pass_seconds(self, num_tokens: float) -> float:
+        """Return how long the teacher reads so many tokens."""
+        seconds = num_tokens * 2 * self.teacher.parameters / self.flops(self.teacher_dtype)
+        return seconds + self.host_seconds(num_tokens / self.recipe.teacher.batch_tokens)
+
+    @property
     def teacher_dtype(self) -> str:
         """Return what the recipe says of the type of the teacher's passes; float32 where that counts
         for nothing: in llama.cpp, and quantized on a CPU."""
@@ -172,7 +210,7 @@ class Workload:
         """Return the memory that asking the teacher takes, the process apart."""
         if self.on_server:
             return 0.0
-        return self.teacher_bytes + self._decoding_bytes()
+        return self.bytes_on_a_gpu + self._decoding_bytes()
 
     @property
     def server_seconds(self) -> float:
@@ -184,9 +222,11 @@ class Workload:
             return num_answers * self.server_seconds
         longest = self.recipe.generate.max_new_tokens
         flops = self.flops(self.teacher_dtype)
-        return self.answer_seconds(
+        seconds = self.answer_seconds(
             self.teacher, self.teacher_bytes, num_answers, longest, flops=flops
         )
+        steps = num_answers * self.demand.answer / min(max(1, num_answers), self._num_slots())
+        return seconds + self.host_seconds(steps)
 
     @property
     def teacher_download(self) -> float:
@@ -248,7 +288,9 @@ class Workload:
         each = 2 if self.in_bfloat16(self.teacher_dtype) else 4
         tokens = self.recipe.teacher.batch_tokens
         kv_bytes = tokens * self.teacher.layers * self.teacher.kv_width * 2 * each
-        return kv_bytes + pass_bytes(self.teacher, self._num_slots() * self.demand.prompt)
+        return kv_bytes / self._num_devices + pass_bytes(
+            self.teacher, self._num_slots() * self.demand.prompt
+        )
 
     @cached_property
     def student_source(self) -> Size | None:

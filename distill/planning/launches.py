@@ -76,7 +76,7 @@ def _num_pieces(stage: Stage, work: Workload) -> int | None:
 def launch_of(work: Workload, planned: Sequence[Stage]) -> Launch:
     """Return what the recipe's num_processes take of the stages `planned`."""
     num = work.recipe.num_processes or 1
-    num_a_node = min(num, work.machine.num_gpus or num)
+    num_a_node = work.machine.processes_a_node(num)
     stages = [s for s in planned if s.left_out(work.recipe) is None and s.cost is not None]
     costs = {stage.name: divided(stage, work) for stage in stages}
     seconds = sum(cost.seconds for cost in costs.values())
@@ -91,7 +91,7 @@ def launch_of(work: Workload, planned: Sequence[Stage]) -> Launch:
         max(cost.memory for cost in costs.values()),
         _node_bytes(work, num_a_node, max(cost.memory for cost in costs.values())),
         seconds,
-        unused / seconds,
+        unused / max(seconds, 1e-9),
         tuple(sorted(alone, key=lambda name: -alone[name])),
     )
 

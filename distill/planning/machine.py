@@ -63,7 +63,7 @@ class Machine:
     bandwidth: float = 0.0  # of the GPU's memory; where there is none it is not needed
     taken_cores: float = 0.0  # that other processes kept busy while the speed was measured
     bfloat16_speedup: float = 0.0
-    num_gpus: int = 0  # of which the first is described here
+    num_gpus: int = 1  # that this process sees, as large as the first; where there is none it counts for nothing
 
     @property
     def busy(self) -> str | None:
@@ -75,9 +75,14 @@ class Machine:
             "this machine at rest, as far as that could be measured; beside them the run is slower"
         )
 
+    def processes_a_node(self, num: int) -> int:
+        """Return how many of `num` processes are on a node like this machine: one a GPU; without one all."""
+        return min(num, self.num_gpus) if self.gpu else num
+
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
-        gpu = f"{self.num_gpus} x {gpu}" if self.num_gpus > 1 else gpu
+        if self.gpu and self.num_gpus > 1:
+            gpu = f"{self.num_gpus} x {gpu}"
         return (
             f"{self.cores} cores, {self.memory / GB:.1f} GB of memory, {gpu}, "
             f"{self.disk_free / GB:.1f} GB of disk free, {self.flops / 1e9:,.0f} GFLOP/s{self._bfloat16}"
@@ -104,17 +109,16 @@ class Room:
 
 
 class Gpu(NamedTuple):
-    """The first GPU: its name, the bytes of its memory, and how many there are."""
+    """A GPU: its name, and the bytes of its memory."""
 
     name: str
     memory: float
-    num: int = 1
 
 
 def room_for_models() -> Room:
     """Return how many bytes of this machine a model may take."""
     ram = max(0.0, memory_bytes() - KEPT_BYTES)
-    gpu = _first_gpu()
+    gpu = next(iter(_gpus()), None)
     if gpu is None:
         return Room("this machine (no GPU)", ram, ram)
     return Room(gpu.name, gpu.memory - KEPT_GPU_BYTES, ram)
@@ -151,7 +155,8 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
     recipe that leaves the GPU alone.
     """
     existing = next(path for path in [folder, *folder.parents] if path.exists())
-    gpu = _first_gpu() if with_gpu else None
+    gpus = _gpus() if with_gpu else []
+    gpu = gpus[0] if gpus else None
     watch = CoreWatch()
     flops, bandwidth = _speeds(gpu)
     taken_cores = 0.0 if gpu else watch.taken()
@@ -165,7 +170,7 @@ def this_machine(folder: Path, *, with_gpu: bool = True) -> Machine:
         bandwidth=bandwidth,
         taken_cores=taken_cores,
         bfloat16_speedup=0.0 if gpu else _bfloat16_speedup(),
-        num_gpus=gpu.num if gpu else 0,
+        num_gpus=len(gpus) or 1,
     )
 
 
@@ -179,17 +184,19 @@ def _speeds(gpu: Gpu | None) -> tuple[float, float]:
     return OTHER_GPU_SPEEDS
 
 
-def _first_gpu() -> Gpu | None:
-    """Return the first NVIDIA GPU that nvidia-smi lists."""
+def _gpus() -> list[Gpu]:
+    """Return the NVIDIA GPUs that nvidia-smi lists; as many as CUDA_VISIBLE_DEVICES lets be seen."""
     if not shutil.which("nvidia-smi"):
-        return None
+        return []
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
     listed = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
-    lines = listed.stdout.strip().splitlines()
-    if listed.returncode or not lines:
-        return None
-    name, _, megabytes = lines[0].rpartition(",")
-    return Gpu(name.strip(), float(megabytes) * 2**20, len(lines))
+    if listed.returncode:
+        return []
+    parts = [line.rpartition(",") for line in listed.stdout.strip().splitlines()]
+    found = [Gpu(name.strip(), float(megabytes) * 2**20) for name, _, megabytes in parts]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    # which of them is nothing to a plan: they are taken to be alike
+    return found[: len(visible.split(","))] if visible else found
 
 
 def _cpu_flops() -> float:

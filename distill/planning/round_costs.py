@@ -68,7 +68,7 @@ def rounds_seconds(work: Workload, options: Rounds) -> RoundsSeconds:
     )
     scored = demand.answers * demand.sequence
     if work.captures:
-        scoring = scored * 2 * work.teacher.parameters / work.flops(work.teacher_dtype)
+        scoring = work.pass_seconds(scored)
     else:  # on a server: one token is written for each answer that is read
         at_once = work.recipe.generate.concurrency
         scoring = demand.answers * SERVER_SECONDS_PER_TOKEN / at_once
@@ -87,7 +87,7 @@ def rounds_cost(work: Workload) -> Cost:
     trims = work.recipe.student.vocabulary is not None
     vocabulary = work.student.vocabulary if trims else work.teacher.vocabulary
     stored = signal_bytes_per_token(work.recipe, vocabulary)
-    scoring_bytes = work.teacher_bytes + pass_bytes(work.teacher, work.recipe.teacher.batch_tokens)
+    scoring_bytes = work.bytes_on_a_gpu + pass_bytes(work.teacher, work.recipe.teacher.batch_tokens)
     weights = 3 * 4 * work.student.parameters * work.recipe.train.repeats
     return Cost(
         PROCESS_BYTES + max(scoring_bytes, training_bytes(work)),

@@ -43,7 +43,7 @@ def training_bytes(work: Workload) -> float:
 def _num_dividing(work: Workload) -> int:
     """Return how many ranks divide the student: by `hybrid` those of a node."""
     num = work.recipe.num_processes or FEWEST_RANKS
-    return min(num, work.machine.num_gpus or num) if work.recipe.train.shard == "hybrid" else num
+    return work.machine.processes_a_node(num) if work.recipe.train.shard == "hybrid" else num
 
 
 def rank_bytes(work: Workload, num_ranks: int) -> float:

@@ -319,6 +319,16 @@ def check_rounds(recipe: "Recipe") -> None:
         raise ValueError(f"rounds.divergence {divergence}: train.{problem}")
 
 
+def check_processes(recipe: "Recipe") -> None:
+    """Refuse several processes where one spreads the teacher over all GPUs."""
+    if recipe.teacher.device_map and (recipe.num_processes or 1) > 1:
+        raise ValueError(
+            f"teacher.device_map auto with num_processes {recipe.num_processes}: one process drives all "
+            "GPUs: set num_processes to null, do the stages that ask the teacher by one process (`distill "
+            "run RECIPE --stages plan,generate,capture`), and launch several with `--stages initialize,train`"
+        )
+
+
 def check_privacy(recipe: "Recipe") -> None:
     """Refuse a tracker on somebody's server where nothing may leave this machine."""
     if recipe.privacy == "local" and recipe.train.tracker == "wandb":
@@ -359,6 +369,7 @@ RULES = (
     check_hidden_weight,
     check_trimmed_signal,
     check_rounds,
+    check_processes,
     check_privacy,
     check_gates,
 )

@@ -1,6 +1,7 @@
 """A teacher that transformers loads on this machine."""
 
 from collections.abc import Container, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from distill.core.run_folder import RunFolder
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
 from distill.losses.head import Head
-from distill.models import find, load
+from distill.models import find, load, spread
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.precision import Placed, Work, placed
@@ -65,9 +66,11 @@ class LocalTeacher(Teacher):
             num_rows=num_rows,
         )
 
-    @property
+    @cached_property
     def placement(self) -> load.Placement:
-        return self._placed.placement
+        where = self._placed.placement
+        is_spread = self.recipe.teacher.device_map == "auto" and where.device == "cuda"
+        return replace(where, spread=is_spread)
 
     @property
     def type_told(self) -> str | None:
@@ -89,6 +92,8 @@ class LocalTeacher(Teacher):
             trust_remote_code=teacher.trust_remote_code,
             local_rank=self.local_rank,
         )
+        if text := spread.told(self._model):
+            print(f"  teacher: {text}", flush=True)
 
     def close(self) -> None:
         self._model = self._head = None

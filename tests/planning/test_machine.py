@@ -35,6 +35,21 @@ def test_the_speed_is_the_machines_own_while_others_are_at_work(tmp_path):
     assert beside > rested / 2
 
 
+def test_the_gpus_that_can_be_seen_are_counted(tmp_path, monkeypatch):
+    listed = tmp_path / "nvidia-smi"
+    listed.write_text("#!/bin/sh\necho 'NVIDIA A100, 40960'\necho 'NVIDIA A100, 40960'\n")
+    listed.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    machine = this_machine(tmp_path)
+    assert (machine.gpu, machine.num_gpus) == ("NVIDIA A100", 2)
+    assert "2 x NVIDIA A100, 43 GB" in str(machine)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert this_machine(tmp_path).num_gpus == 1
+    listed.write_text("#!/bin/sh\nexit 9\n")
+    assert this_machine(tmp_path).gpu is None
+
+
 def test_the_plan_says_that_the_machine_was_busy(tmp_path):
     with busy_cores():
         machine = this_machine(tmp_path, with_gpu=False)

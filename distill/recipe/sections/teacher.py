@@ -18,6 +18,13 @@ class Teacher(Section):
     device: Literal["auto", "cpu", "cuda"] = field(
         "auto", "auto = cuda if there is one, else cpu", machine=True
     )
+    device_map: Literal["auto"] | None = field(
+        None,
+        "auto = its layers are spread over all GPUs of this machine, by one process, and what has "
+        "no room there lies in memory and is copied to a GPU for each pass, which is slow; null = "
+        "one device holds it. Without a GPU there is one device",
+        machine=True,
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         "auto",
         "Of its weights, for answers and capture. auto = bfloat16 on cuda; on cpu float32, or "
@@ -75,11 +82,19 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _gguf_runs_alone(self) -> "Teacher":
-        elsewhere = self.quantization != "none" or self.device == "cuda"
+        elsewhere = self.quantization != "none" or self.device == "cuda" or self.device_map
         if self.gguf and elsewhere:
             raise ValueError(
-                "gguf runs on the CPU in its own quantization: remove gguf, or quantization and "
-                "device: cuda"
+                "gguf runs on the CPU in its own quantization: remove gguf, or quantization, "
+                "device: cuda and device_map"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_devices_to_spread_over(self) -> "Teacher":
+        if self.device_map and self.device == "cpu":
+            raise ValueError(
+                "device_map auto spreads layers over GPUs, and device is cpu: remove one of them"
             )
         return self
 
