@@ -32,6 +32,7 @@ from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload, in_turn
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
+from distill.planning.launches import divided, duration, launch_told
 from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
@@ -124,7 +125,14 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     costs = stage_costs(work, planned)
     verdict = licence_verdict(recipe, views)
     told = teachers_told(routes, work)
-    found = (note, *told, vocabulary.text if vocabulary else None, chunks, sharding_told(work))
+    found = (
+        note,
+        *told,
+        vocabulary.text if vocabulary else None,
+        chunks,
+        sharding_told(work),
+        launch_told(work, planned),
+    )
     notes = [text for text in found if text] + capture_told(work) + spreading_told(work)
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
@@ -150,9 +158,9 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
 
 
 def stage_costs(work: Workload, planned: Sequence[Stage]) -> dict[str, Cost]:
-    """Return the cost of each of the recipe's stages that has one, by its name."""
+    """Return what each stage of the recipe that has a cost takes its processes, by its name."""
     stages = [stage for stage in planned if stage.left_out(work.recipe) is None]
-    return {stage.name: stage.cost(work) for stage in stages if stage.cost is not None}
+    return {stage.name: divided(stage, work) for stage in stages if stage.cost is not None}
 
 
 def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> list[str]:
@@ -259,16 +267,10 @@ def _table(costs: Mapping[str, Cost]) -> list[str]:
     lines = [f"{'stage':<12}{'memory GB':>10}{'time':>10}{'disk GB':>9}{'download GB':>13}"]
     for name, cost in [*costs.items(), ("in all", in_all)]:
         lines.append(
-            f"{name:<12}{cost.memory / GB:>10.1f}{_duration(cost.seconds):>10}"
+            f"{name:<12}{cost.memory / GB:>10.1f}{duration(cost.seconds):>10}"
             f"{cost.disk / GB:>9.2f}{cost.download / GB:>13.2f}"
         )
     return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _tokenizers_here(recipe: Recipe) -> Tokenizers | None:

@@ -19,8 +19,9 @@ torch.autocast, the teacher's weights in bfloat16; auto: float32, and bfloat16 t
 would take it here. A ratio is always within one type. On CUDA all weights are in bfloat16.
 
 Time: all cases in turns in one process, the order turned round every other round; ratios are taken within a round.
-Memory: a process a case, the highest resident size (VmHWM; on CUDA the allocator's peak) over two steps, above what the
-models that the case needs take once loaded. So the peers' teacher is not held against them, the student's gradient is in all.
+Memory: a process a case, the highest resident size (VmHWM) over two steps, above what the models that the case needs take
+once loaded. So the peers' teacher is not held against them, the student's gradient is in all. On CUDA it is the allocator's
+peak above what was there before the step, which needs no process of its own.
 """
 
 import argparse
@@ -344,10 +345,8 @@ def cpu_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - started
 
 
-def times(
-    bench: Bench, options: argparse.Namespace
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds of each case by round; and why a case is missing."""
+def steps_of(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Step], dict[str, str]]:
+    """The step of each case, run once; and why a case is missing. A peer that fails stops no other."""
     steps: dict[str, Step] = {}
     missing: dict[str, str] = {}
     for name, (make, _) in CASES.items():
@@ -364,6 +363,20 @@ def times(
         except ImportError as error:
             steps.pop(name, None)
             missing[name] = f"not installed ({error})"
+        except Exception as error:
+            if name not in (*PEERS, CAPTURE_OF["DistillKit"]):
+                raise
+            steps.pop(name, None)
+            first_line = str(error).partition("\n")[0][:80].replace("|", "/")
+            missing[name] = f"failed ({type(error).__name__}: {first_line})"
+            bench.student.zero_grad(set_to_none=True)
+    return steps, missing
+
+
+def times(
+    bench: Bench, steps: dict[str, Step], options: argparse.Namespace
+) -> dict[str, list[float]]:
+    """Seconds of each case by round."""
     spent: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(options.rounds):
         for name in list(steps) if number % 2 else reversed(steps):
@@ -372,7 +385,7 @@ def times(
             spent[name].append(took)
         latest = ", ".join(f"{name} {seconds_[-1]:.1f} s" for name, seconds_ in spent.items())
         print(f"round {number + 1} of {options.rounds}: {latest}", file=sys.stderr, flush=True)
-    return spent, missing
+    return spent
 
 
 def profile(bench: Bench, options: argparse.Namespace) -> str:
@@ -407,6 +420,14 @@ def memory(options: argparse.Namespace, dtype: str, folder: Path, case: str) -> 
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def memory_here(options: argparse.Namespace, bench: Bench, step: Step | None, case: str) -> float:
+    """MiB of the case in this process, which a GPU's allocator tells; `step` None: of the head alone."""
+    if step is None:
+        in_half = argparse.Namespace(**{**vars(options), "dtype": ["bfloat16"]})
+        return head_memory(in_half, int(case.split()[1]))
+    return peak(lambda: [run(bench, step) for _ in range(2)], options.device)
 
 
 def measure_memory(options: argparse.Namespace) -> float:
@@ -530,10 +551,16 @@ def measure(options: argparse.Namespace, dtype: str) -> Measured:
     """Measure all cases in one type."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        spent, missing = times(bench_of(options, dtype, folder, with_teacher=True), options)
+        bench = bench_of(options, dtype, folder, with_teacher=True)
+        steps, missing = steps_of(bench, options)
+        spent = times(bench, steps, options)
+        cases = [] if options.no_memory else [*steps, *(f"head {n}" for n in HEAD_TOKENS)]
         mib = {}
-        for case in () if options.no_memory else [*spent, *(f"head {n}" for n in HEAD_TOKENS)]:
-            mib[case] = memory(options, dtype, folder, case)
+        for case in cases:
+            if options.device == "cuda":
+                mib[case] = memory_here(options, bench, steps.get(case), case)
+            else:
+                mib[case] = memory(options, dtype, folder, case)
             print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
     return Measured(spent, missing, mib)
 

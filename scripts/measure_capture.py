@@ -207,7 +207,7 @@ def profile(work: Callable[[], None], device: str) -> dict[str, float]:
         _timed(draws, "_invert", spent),
         _timed(draws, "_record", spent),
         _timed(store, "encode", spent),
-        _timed(SignalWriter, "_write_shard", spent),
+        _timed(SignalWriter, "flush", spent),
     ):
         seconds(work, device)
     inner = spent["_stratified_uniforms"] + spent["_invert"] + spent["_record"]
@@ -217,7 +217,7 @@ def profile(work: Callable[[], None], device: str) -> dict[str, float]:
         "ids": spent["_invert"],
         "counts": spent["_record"],
         "encoding": spent["encode"],
-        "shards": spent["_write_shard"],
+        "shards": spent["flush"],
     }
 
 

@@ -75,6 +75,10 @@ class Machine:
             "this machine at rest, as far as that could be measured; beside them the run is slower"
         )
 
+    def processes_a_node(self, num: int) -> int:
+        """Return how many of `num` processes are on a node like this machine: one a GPU; without one all."""
+        return min(num, self.num_gpus) if self.gpu else num
+
     def __str__(self) -> str:
         gpu = f"{self.gpu}, {self.gpu_memory / GB:.0f} GB" if self.gpu else "no GPU"
         if self.gpu and self.num_gpus > 1:

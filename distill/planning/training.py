@@ -26,15 +26,24 @@ def optimizer_bytes(work: Workload) -> int:
 def training_bytes(work: Workload) -> float:
     """Return the bytes of weights, gradients and the optimizer's state in float32; of a copy in 16
     bits where passes are in them; of the gradients of head and embedding before they are added up;
-    and of the activations of one micro-batch. Of a sharded student: what one rank takes."""
+    of the gradients once more where several processes add theirs up (DDP's buckets); and of the
+    activations of one micro-batch. Of a sharded student: what one rank takes."""
     options, student = work.recipe.train, work.student
     if options.shard != "none":
-        return rank_bytes(work, work.recipe.num_processes or FEWEST_RANKS)
+        return rank_bytes(work, _num_dividing(work))
     head = 0 if options.lora_rank else 8 * student.head
     copies = 0.0
     if work.machine.gpu or work.in_bfloat16(options.precision):
         copies = 2.0 * student.parameters
+    if (work.recipe.num_processes or 1) > 1:
+        copies += 4 * _num_trained(work)
     return _state_bytes(work) + head + copies + _pass_bytes(work)
+
+
+def _num_dividing(work: Workload) -> int:
+    """Return how many ranks divide the student: by `hybrid` those of a node."""
+    num = work.recipe.num_processes or FEWEST_RANKS
+    return work.machine.processes_a_node(num) if work.recipe.train.shard == "hybrid" else num
 
 
 def rank_bytes(work: Workload, num_ranks: int) -> float:
@@ -68,14 +77,18 @@ def sharding_told(work: Workload) -> str | None:
         f"train.shard {options.shard}: {where} that each process{of_node} takes in train, by their "
         f"number: {', '.join(figures)}; the first also holds the whole student in its host's "
         f"memory, {4 * work.student.parameters / GB:.1f} GB. The table reckons with "
-        f"{work.recipe.num_processes or FEWEST_RANKS} (num_processes)"
+        f"{_num_dividing(work)} (num_processes{of_node})"
     )
 
 
 def _state_bytes(work: Workload) -> float:
     """Return the bytes of weights, gradients and the optimizer's state."""
-    trained_share = 0.02 if work.recipe.train.lora_rank else 1.0
-    return work.student.parameters * (4 + trained_share * (4 + optimizer_bytes(work)))
+    return 4 * work.student.parameters + _num_trained(work) * (4 + optimizer_bytes(work))
+
+
+def _num_trained(work: Workload) -> float:
+    """Return about how many parameters have gradients."""
+    return work.student.parameters * (0.02 if work.recipe.train.lora_rank else 1.0)
 
 
 def _pass_bytes(work: Workload) -> float:
