@@ -313,12 +313,13 @@ def evaluate_teacher(own: TeacherEval, bar: Progress, processes: Processes = ALO
     The teacher itself is evaluated while it is loaded; where it has no NLL, that is said.
     """
     teacher, recipe = own.teacher, own.teacher.recipe
-    if not processes.broadcast(own.answers.is_file()):
+    # asked by the first alone: what another node's file system said stays in its cache for seconds
+    if not processes.broadcast(processes.is_main and own.answers.is_file()):
         write_answers(teacher, own.prompts, own.answers, bar, processes)
     students, teachers_own = eval_sets(
         recipe, own.prompts, teacher.tokenizers, own.answers, own.student, own.trimmed
     )
-    if not processes.broadcast(own.figures.is_file()):
+    if not processes.broadcast(processes.is_main and own.figures.is_file()):
         _evaluate_itself(own, teachers_own, bar, processes)
     return students
 

@@ -116,7 +116,8 @@ def _run(
             names = ", ".join(stage.name for stage in chosen)
             print(f"{folder.path}: everything is done ({names})")
         return _result(pipeline, folder)
-    with at_work(recipe, folder) as running:
+    only_plans = all(stage.name == "plan" for stage in chosen)
+    with at_work(recipe, folder, any_number=only_plans) as running:
         if running.is_main:
             folder.write_recipe(recipe)
             _set_aside(redo, pipeline, recipe, folder)
@@ -183,15 +184,19 @@ def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -
 
 
 @contextmanager
-def at_work(recipe: Recipe, folder: RunFolder, *, shared: bool = False) -> Iterator[Processes]:
+def at_work(
+    recipe: Recipe, folder: RunFolder, *, shared: bool = False, any_number: bool = False
+) -> Iterator[Processes]:
     """Join all processes of this launch and lock the run folder for them.
 
-    `shared`: other shards may work there too. A full disk or a stop signal is told as what it is.
+    `shared`: other shards may work there too. `any_number`: there may be more or fewer processes than
+    the recipe's num_processes, as where one plans for all. A full disk or a stop signal is told as
+    what it is.
     """
     if recipe.privacy == "local":
         keep_off_the_hub()
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
-        running = processes.start(recipe.num_processes)
+        running = processes.start(None if any_number else recipe.num_processes)
         try:
             with watching(running, 60 * recipe.processes.patience):
                 if running.is_main:

@@ -32,7 +32,7 @@ from distill.planning.conversations import check_conversations
 from distill.planning.costs import Workload, in_turn
 from distill.planning.cuts import check_cuts, deep_cut
 from distill.planning.destinations import check_destinations, text_of_destinations
-from distill.planning.launches import divided, duration, launch_told
+from distill.planning.launches import divided, duration, launch_told, too_little_memory
 from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
 from distill.planning.round_costs import rounds_warning
@@ -136,7 +136,8 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     notes = [text for text in found if text] + capture_told(work) + spreading_told(work)
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, machine, costs)]
-    warnings += [warning for warning in cannot_ask if warning is not None]
+    of_node = too_little_memory(work, planned)
+    warnings += [warning for warning in (*cannot_ask, of_node) if warning is not None]
     if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
         warnings.append(deep)
     in_all = sum(cost.seconds for cost in costs.values())

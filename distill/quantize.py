@@ -111,14 +111,23 @@ def _is_checked(export: "Export", format: "Format") -> bool:
 def _make_all(
     export: "Export", formats: "Sequence[Format]", processes: Processes, bar: Progress
 ) -> None:
+    """Write and check these formats: one after the other, or with the other ranks."""
+    if processes.num > 1 and formats:
+        _make_together(export, formats, processes, bar)
+        return
+    for format in formats:
+        format.prepare(export)
+        _make(export, format, bar)
+
+
+def _make_together(
+    export: "Export", formats: "Sequence[Format]", processes: Processes, bar: Progress
+) -> None:
     """Write and check these formats, with the other ranks; what takes long is begun first.
 
     What the files of a family need is made by one rank, while others write what needs nothing.
     """
-    if not formats:
-        return
-    if processes.num > 1:
-        export.share_reference(processes)
+    export.share_reference(processes)
     claims, has_room = Claims(processes), _has_room(export, formats, processes)
     if has_room:
         families = {type(format).prepare: format for format in formats if format.has_preparation}

@@ -198,19 +198,20 @@ def _ask_teachers(
     A request that is in two sources has one prompt, which is asked once and answers both.
     """
     parts = sets.asked_of(work.recipe, work.prompts)
-    is_done = processes.broadcast(work.path("teacher").is_file())
+    is_done = processes.broadcast(processes.is_main and work.path("teacher").is_file())
     questions, rows, files = [], dict[str, Row](), []
     for teacher in teachers:
         prompts = parts[teacher.recipe.route]
         if not prompts:
             continue
-        students, own = _questions(work, teacher, prompts)
-        questions.append(students)
         if teacher.recipe.route:
             files.append(work.path(f"teacher-{teacher.recipe.route}"))
-        if not is_done and (teacher.divides_prompts or processes.is_main):
-            answered = _answered(work, teacher, own, bar, processes)
-            rows |= {p.id: row for p, row in zip(prompts, answered, strict=True)}
+        with teacher:  # to be asked how its answers end it may be loaded
+            students, own = _questions(work, teacher, prompts)
+            questions.append(students)
+            if not is_done and (teacher.divides_prompts or processes.is_main):
+                answered = _answered(work, teacher, own, bar, processes)
+                rows |= {p.id: row for p, row in zip(prompts, answered, strict=True)}
     if not is_done and processes.is_main:
         pairs = zip(work.items, work.prompts, strict=True)
         write_rows(work.path("teacher"), [rows[p.id] | {"key": item.key} for item, p in pairs])
@@ -227,8 +228,7 @@ def _answered(
     path = work.path(f"teacher-{teacher.recipe.route}")
     if teacher.recipe.route and path.is_file():
         return read_rows(path, items)
-    with teacher:
-        rows = rows_of(items, own, teacher.evaluate(own, bar, processes))
+    rows = rows_of(items, own, teacher.evaluate(own, bar, processes))
     if teacher.recipe.route and processes.is_main:
         write_rows(path, rows)
     return rows

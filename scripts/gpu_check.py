@@ -70,10 +70,11 @@ class Outcome:
     text: str = ""
 
 
-def parts_of(python: str, peers: str, device: str = "cuda") -> list[Part]:
+def parts_of(python: str, peers: str, device: str = "cuda", folder: str = "") -> list[Part]:
     """Return the parts: whether it is right comes first, then how fast it is, then how large.
 
-    `peers`: the Python that has the peers' packages.
+    `peers`: the Python that has the peers' packages. `folder`: for the teacher that measure_plan.py
+    writes, "" for one of its own; a part that is ended leaves what it wrote.
     """
     on = ["--device", device]
     shape = ["--shape", "2048x16", "--batch-tokens", "36864", "--prompts", "48"]
@@ -87,7 +88,8 @@ def parts_of(python: str, peers: str, device: str = "cuda") -> list[Part]:
         "--no-quickstart",
     ]
     generate = [python, f"{SCRIPTS}/bench_generate.py", *on, "--dtype", "bfloat16", *shape]
-    memory = [python, f"{SCRIPTS}/measure_plan.py", "--sizes", "24 GB", "12 GB", *_in_memory()]
+    memory = [python, f"{SCRIPTS}/measure_plan.py", "--sizes", "24 GB", "12 GB"]
+    memory += ["--folder", folder] if folder else []
     tests = [python, "-m", "pytest", "-q", "-rfE", str(ROOT / "tests" / "test_gpu.py")]
     return [
         Part("tests", 120, tests, is_section=False),
@@ -98,13 +100,13 @@ def parts_of(python: str, peers: str, device: str = "cuda") -> list[Part]:
     ]
 
 
-def _in_memory() -> list[str]:
-    """Return where measure_plan.py is to write its teacher: in memory, where there is room for it."""
+def _in_memory() -> Path | None:
+    """Return the folder that lies in memory, where there is room in it for a teacher."""
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        return []
+        return None
     free = os.statvfs(folder)
-    return ["--folder", str(folder)] if free.f_bavail * free.f_frsize > FOR_TEACHER else []
+    return folder if free.f_bavail * free.f_frsize > FOR_TEACHER else None
 
 
 def run_all(parts: Sequence[Part], seconds: float) -> list[Outcome]:
@@ -231,8 +233,10 @@ def main() -> int:
     signal.signal(
         signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
     )  # and the part ends, too
-    parts = [part for part in parts_of(sys.executable, options.peers) if part.name in options.only]
-    outcomes = run_all(parts, options.seconds - (time.monotonic() - BEGAN))
+    with tempfile.TemporaryDirectory(dir=_in_memory()) as folder:
+        parts = parts_of(sys.executable, options.peers, folder=folder)
+        chosen = [part for part in parts if part.name in options.only]
+        outcomes = run_all(chosen, options.seconds - (time.monotonic() - BEGAN))
     text = section(outcomes, f"{machine()}, {commit()}", options.seconds)
     print(text)
     if options.write != "-":

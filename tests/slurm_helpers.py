@@ -5,6 +5,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -73,11 +74,21 @@ def field(text: str, name: str) -> str:
 
 
 @contextmanager
-def cluster(folder: Path, nodes: Sequence[str] = (HOST,)) -> Iterator[Command]:
+def cluster(nodes: Sequence[str] = (HOST,)) -> Iterator[Command]:
     """Give a function that runs a Slurm command; the daemons end with the context.
 
     A node of another name than this host's has a host name of its own (a UTS namespace), and no more.
     """
+    # not pytest's folder: the path of a socket has at most 107 bytes
+    with (
+        tempfile.TemporaryDirectory(prefix="slurm", ignore_cleanup_errors=True) as name,
+        daemons(Path(name), nodes) as command,
+    ):
+        yield command
+
+
+@contextmanager
+def daemons(folder: Path, nodes: Sequence[str]) -> Iterator[Command]:
     (folder / "state").mkdir()
     text = CONFIG.format(host=HOST, folder=folder, controller=free_port())
     text += "".join(NODE.format(name=name, port=free_port()) for name in nodes)

@@ -19,10 +19,10 @@ def flipped(data: bytes) -> bytes:
 def files_of(folder: RunFolder, stage: str) -> list[Path]:
     """Return what the stage made, as it lies on the disk.
 
-    Not the log of answers, of which no other stage reads a line that does not match its checksum.
+    Not the logs of answers, of which no other stage reads a line that does not match its checksum.
     """
     made = [path for path in folder.stage(stage).rglob("*") if path.is_file()]
-    of_itself = {"manifest.json", "started.json", "raw"}
+    of_itself = {"manifest.json", "started.json", "raw", "held_out", "judged"}
     return sorted(p for p in made if not of_itself & {*p.parts} and p.stat().st_size > 0)
 
 

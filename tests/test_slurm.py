@@ -15,8 +15,8 @@ pytestmark = NEEDS_SLURM
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory):
-    with cluster(tmp_path_factory.mktemp("slurm")) as command:
+def slurm():
+    with cluster() as command:
         yield command
 
 

@@ -45,8 +45,7 @@ def test_a_divided_training_goes_on_after_it_was_preempted(finished, tmp_path):
         shutil.copytree(finished, folder)
         for later in ("train", "quantize", "evaluate", "report"):
             shutil.rmtree(folder / later)
-    (tmp_path / "slurm").mkdir()
-    with cluster(tmp_path / "slurm", nodes=("node1", "node2")) as slurm:
+    with cluster(("node1", "node2")) as slurm:
         log = tmp_path / "job.log"
         job = slurm(
             "sbatch",

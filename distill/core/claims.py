@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from distill.core import activity
+from distill.core import activity, shutdown
 from distill.core.processes import LONGEST_WAIT, Processes, open_store
 
 T = TypeVar("T")
@@ -37,7 +37,9 @@ class Claims:
     def tell_done(self, piece: str) -> None:
         """Tell that this rank has made a piece that others may `wait_for`."""
         if self._store is not None:
-            self._store.set(f"{self._prefix}/{piece} is done", "")
+            shutdown.check()  # at a stop signal the store may be gone with the first rank
+            with activity.waiting():
+                self._store.set(f"{self._prefix}/{piece} is done", "")
 
     def wait_for(self, piece: str) -> None:
         """Wait until whoever took the piece has made it."""
@@ -48,5 +50,6 @@ class Claims:
     def of(self, work: str, pieces: Sequence[T]) -> Iterator[T]:
         """Yield those of the pieces that this rank takes, one as the last is done."""
         for number, piece in enumerate(pieces):
+            shutdown.check()
             if self.take(f"{work} {number}"):
                 yield piece

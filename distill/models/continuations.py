@@ -165,10 +165,10 @@ def _of_batch(
     mask_BT, hidden_BH = _read_contexts(reader, batch, beginning.num_tokens, cache)
     labels = [[ids[0] for ids in each.continuations] for each in batch]
     sums = _log_probs(reader, hidden_BH, labels)
-    if cache is not None:
-        for (row, c), rest in zip(
-            longer, _rests(reader, batch, longer, cache, mask_BT), strict=True
-        ):
+    if longer:
+        assert cache is not None
+        rests = _rests(reader, batch, longer, cache, mask_BT)
+        for (row, c), rest in zip(longer, rests, strict=True):
             sums[row][c] += rest
     return sums
 

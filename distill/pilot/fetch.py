@@ -98,8 +98,11 @@ def wanted_models(recipe: Recipe) -> dict[Repository, Wanted]:
 
 
 def _is_loaded_here(view: Recipe) -> bool:
-    """Return whether the run loads the teacher's weights: to answer, or to capture what a server answered."""
-    if view.teacher.gguf is not None:
+    """Return whether the run loads the teacher's weights: to answer, or to capture what a server answered.
+
+    Of several teachers those on a server mostly give text alone: their tokenizers differ.
+    """
+    if view.teacher.gguf is not None or (view.route and view.teacher.server is not None):
         return False
     captures = view.capture.signal != "none" and not view.capture.from_server
     return view.teacher.server is None or captures

@@ -35,10 +35,13 @@ class Launch:
 
 
 def divided(stage: Stage, work: Workload) -> Cost:
-    """Return what a stage costs the recipe's num_processes; `work` must know its cost."""
+    """Return what a stage costs the recipe's num_processes; `work` must know its cost.
+
+    Processes without GPUs share the cores that one would take, and are no faster.
+    """
     assert stage.cost is not None
     cost, num = stage.cost(work), work.recipe.num_processes or 1
-    if num == 1 or not stage.shared:
+    if num == 1 or not stage.shared or not work.machine.gpu:
         return cost
     of_server = _server_seconds(stage, work)
     seconds = of_server + (cost.seconds - of_server) / num * _unevenness(stage, work, num)
@@ -102,6 +105,19 @@ def _node_bytes(work: Workload, num_a_node: int, memory: float) -> float:
         return num_a_node * memory
     whole = 4 * work.student.parameters if work.recipe.train.shard != "none" else 0
     return num_a_node * PROCESS_BYTES + whole
+
+
+def too_little_memory(work: Workload, planned: Sequence[Stage]) -> str | None:
+    """Return a warning where a node's processes take more than its memory, or None."""
+    if (work.recipe.num_processes or 1) == 1:
+        return None
+    launch, memory = launch_of(work, planned), work.machine.memory
+    if launch.node_memory <= memory:
+        return None
+    return (
+        f"{launch.num_a_node} processes on a node need about {launch.node_memory / GB:.1f} GB of its "
+        f"memory, this machine has {memory / GB:.1f} GB: start fewer on each"
+    )
 
 
 def duration(seconds: float) -> str:

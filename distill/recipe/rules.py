@@ -324,8 +324,8 @@ def check_processes(recipe: "Recipe") -> None:
     if recipe.teacher.device_map and (recipe.num_processes or 1) > 1:
         raise ValueError(
             f"teacher.device_map auto with num_processes {recipe.num_processes}: one process drives all "
-            "GPUs: set num_processes to null, do the stages that ask the teacher by one process (`distill "
-            "run RECIPE --stages plan,generate,capture`), and launch several with `--stages initialize,train`"
+            "GPUs: set num_processes to null, do the stages that ask the teacher by one process, with "
+            "`--stages plan,generate,capture`, and launch several with `--stages initialize,train`"
         )
 
 

@@ -16,7 +16,7 @@ def check_teachers_processes(recipe: Recipe, processes: Processes) -> None:
         return  # nothing to spread over: each has the whole
     raise MismatchError(
         f"{recipe.source}: {spread[0]}.device_map auto, and {processes.num} processes, each of which "
-        "would take all GPUs: do the stages that ask the teacher by one process (`distill run RECIPE "
-        "--stages plan,generate,capture`), launch several with `--stages initialize,train`, and end by one "
+        "would take all GPUs: do the stages that ask the teacher by one process, with "
+        "`--stages plan,generate,capture`, launch several with `--stages initialize,train`, and end by one "
         "(`distill run RECIPE`)"
     )

@@ -88,7 +88,7 @@ def listen(listening: Listening, sequences: list[SignalSequence], processes: Pro
         ):
             for block in chain([first], todo):
                 said = teacher.signals(header, listening.columns, block, captured)
-                _write_block(said, block, captured, writer, bar)
+                _write_block(said, block, captured, writer, bar, checks=not teacher.stops_by_itself)
 
 
 def _write_block(
@@ -97,13 +97,19 @@ def _write_block(
     captured: set[str],
     writer: "SignalWriter",
     bar: Progress,
+    *,
+    checks: bool,
 ) -> None:
-    """Write what is missing of a block; it is done when it is on disk."""
+    """Write what is missing of a block; it is done when it is on disk.
+
+    `checks`: a stop signal ends it between two sequences.
+    """
     for sequence, record, hidden_states in said:
         if sequence.key not in captured:
             writer.add(sequence.key, record, hidden_states)
             bar.advance(len(sequence.answer_ids))
-        shutdown.check()
+        if checks:
+            shutdown.check()
     writer.flush()
     captured.update(s.key for batch in block for s in batch)
 

@@ -109,6 +109,14 @@ def test_what_contexts_begin_with_is_read_once(qwen3, monkeypatch, batch_tokens)
     assert sum(seen) < 800  # each with its own beginning: more than 900
 
 
+def test_contexts_that_begin_alike_may_have_choices_of_one_token_alone(qwen3):
+    reader = Reader(qwen3, head_of(qwen3), 0, 300, 1000)
+    asked = [Continued([*range(100, 150), n], [[11], [12]]) for n in range(3, 6)]
+    with torch.no_grad():
+        for each, sums in zip(asked, log_likelihoods(reader, asked, lambda _: None), strict=True):
+            assert sums == pytest.approx(one_by_one(qwen3, each), abs=2e-4)
+
+
 def test_groups_hold_each_context_once_and_begin_as_they_say():
     rng = random.Random(1)
     for _ in range(100):

@@ -3,14 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, run_forked, small
 
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost
 from distill.pipeline import PLANNED
 from distill.plan import make_plan, stage_costs
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.launches import launch_of, launch_told
+from distill.planning.launches import launch_of, launch_told, too_little_memory
 from distill.planning.machine import GB, Machine
 from distill.planning.training import training_bytes
 from distill.recipe import load_recipe
@@ -81,6 +81,26 @@ def test_ddp_holds_the_gradients_once_more_and_a_sharded_student_does_not():
     lora = ("train.lora_rank=8", "train.optimizer=adamw")
     added = training_bytes(work(*lora, "num_processes=2")) - training_bytes(work(*lora))
     assert added == pytest.approx(0.02 * 4 * work().student.parameters)
+
+
+def test_processes_that_share_the_cores_are_no_faster_and_their_memory_is_warned_of():
+    alone, two = work(machine=CPU), work("num_processes=2", machine=CPU)
+    seconds = [stage_costs(one, PLANNED)["generate"].seconds for one in (alone, two)]
+    assert seconds[0] == seconds[1]
+    assert too_little_memory(two, PLANNED) is None
+    small_node = replace(CPU, memory=launch_of(two, PLANNED).node_memory - 1)
+    warning = too_little_memory(work("num_processes=2", machine=small_node), PLANNED)
+    assert warning is not None and "start fewer on each" in warning
+    assert too_little_memory(work(machine=small_node), PLANNED) is None
+
+
+def test_a_plan_for_several_processes_is_made_by_one(tmp_path):
+    words = small(tmp_path / "run", "num_processes=2")
+    result = run_forked(*words, word="plan")
+    assert result.returncode == 0, result.stderr
+    assert "2 processes (num_processes), on one node" in result.stdout
+    result = run_forked(*words, word="generate")
+    assert result.returncode == 2 and "the recipe wants 2, 1 is running" in result.stderr
 
 
 def test_nodes_are_as_many_as_the_gpus_of_this_one_make_necessary():

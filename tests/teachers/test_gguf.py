@@ -140,7 +140,7 @@ def test_it_is_evaluated_like_the_model_it_was_made_from(tmp_path, file):
 def test_what_a_file_cannot_do_is_refused_with_the_way_out(tmp_path, file, model_folder):
     for more, words in (
         (["capture.hidden_states=int8"], "llama.cpp gives logits only: set hidden_states to none"),
-        (["teacher.server=http://localhost:1"], "remove gguf"),
+        (["teacher.server=http://localhost:1"], "remove one of them"),
         (["teacher.quantization=nf4"], "remove gguf"),
     ):
         with pytest.raises(RecipeError, match=words):

@@ -42,6 +42,7 @@ class ScoringTeacher(ServerTeacher):
     """It is sent tokens that it need not have written, and says its likeliest ids at each of them."""
 
     tells_every_token = True
+    stops_by_itself = True
 
     @property
     def signal_source(self) -> str:
@@ -105,19 +106,22 @@ class ScoringTeacher(ServerTeacher):
             self.budget.leave_out(log.path)
             for start in range(0, len(wanted), size):
                 group = wanted[start : start + size]
-                scored, ended = self._scored(group, log)
-                for sequence in (s for s in group if s.key in scored):
-                    rows = scored[sequence.key][len(sequence.prompt_ids) - 1 :]
-                    yield sequence, self._record_of(rows, sequence, header, columns), None
+                records, ended = self._scored(group, header, columns, log)
+                for sequence in (s for s in group if s.key in records):
+                    yield sequence, records[sequence.key], None
                 if ended is not None:
                     raise ended
 
     def _scored(
-        self, group: Sequence[SignalSequence], log: RowLog
-    ) -> tuple[dict[str, list[LogProbs]], DistillError | None]:
-        """Return (the log-probs at each token of the sequences but the first, by their keys; what
-        ended it before all were there)."""
-        found: dict[str, list[LogProbs]] = {}
+        self,
+        group: Sequence[SignalSequence],
+        header: SignalHeader,
+        columns: Columns,
+        log: RowLog,
+    ) -> tuple[dict[str, SignalRecord], DistillError | None]:
+        """Return (the records of the sequences, by their keys; what ended it before all were there)."""
+        sequences = {sequence.key: sequence for sequence in group}
+        found: dict[str, SignalRecord] = {}
 
         def requests() -> Iterator[CompletionRequest]:
             for sequence in group:
@@ -126,11 +130,14 @@ class ScoringTeacher(ServerTeacher):
         def deliver(sent: CompletionRequest, completion: Completion) -> None:
             if completion.usage is not None:
                 log.append({"key": sent.key, **self._whose(), "server": completion.usage.row()})
-            problem = completion.error or self._problem(completion, sent.prompt_ids)
-            if problem is not None:
+            if completion.error is not None:
+                raise ServerError(self._not_scored(completion.error, len(sent.prompt_ids)))
+            if problem := self._problem(completion, sent.prompt_ids):
                 raise ServerError(f"teacher.server: {self.endpoint.url}: {problem}; {self.way_out}")
             assert completion.scored is not None
-            found[sent.key] = completion.scored.log_probs
+            sequence = sequences[sent.key]
+            rows = completion.scored.log_probs[len(sequence.prompt_ids) - 1 :]
+            found[sent.key] = self._record_of(rows, sequence, header, columns)
 
         async def ask() -> None:
             server = await self._connected(print)
@@ -147,6 +154,14 @@ class ScoringTeacher(ServerTeacher):
         except DistillError as error:
             return found, error
         return found, None
+
+    def _not_scored(self, error: str, num_tokens: int) -> str:
+        """Return what is told of a sequence that the server would not score."""
+        return (
+            f"teacher.server: {self.endpoint.url}: {error}; it was sent {num_tokens} tokens and writes one: "
+            "if it reads fewer, raise its --max-model-len, or lower generate.max_new_tokens; else run "
+            "the same command again: what was scored is kept"
+        )
 
     def _whose(self) -> dict[str, str | None]:
         """Return what the log says of who was asked, where several teachers have limits of their own."""
