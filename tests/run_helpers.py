@@ -23,6 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+SHARED_DATA = ROOT.parent / "shared" / "data"  # real data; a user's machine has none
 # every stage, several batches and shards, two checkpoints for each role
 SMALL = [
     "generate.num_prompts=40",

@@ -6,18 +6,25 @@ import shutil
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from log_helpers import read_row_logs
-from run_helpers import QUICKSTART, killed_when, made_once, run, run_forked, start_forked
+from run_helpers import (
+    QUICKSTART,
+    SHARED_DATA,
+    killed_when,
+    made_once,
+    run,
+    run_forked,
+    start_forked,
+)
 from server_helpers import TEACHER, log_probs_against_the_weights
 
 from distill.core.jsonl import read_jsonl, write_jsonl
 from distill.errors import RecipeError
 from distill.recipe import load_recipe
 
-MGSM = Path(__file__).resolve().parents[2] / "shared" / "data" / "mgsm"
+MGSM = SHARED_DATA / "mgsm"
 NUM = 80
 CONCURRENCY = 6
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from run_helpers import ROOT, run
+from run_helpers import ROOT, SHARED_DATA, run
 
 from distill.core.jsonl import read_jsonl
 
@@ -28,7 +28,6 @@ SMALL = [
     "quantize.max_kl=null",
 ]
 STAGES = "plan,generate,trim,capture,initialize,train,quantize"
-DATA = ROOT.parent / "shared" / "data"
 
 
 def few_prompts() -> list[str]:
@@ -61,25 +60,27 @@ def test_the_laptops_recipe_runs_on_the_real_model_with_half_its_layers(made):
     assert (trimmed["vocab_size"], trimmed["parent_vocab_size"]) == (16384, 49152)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
+@pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
 def test_benchmarks_and_delicate_requests_of_others_are_asked_of_it_and_of_its_file(made, tmp_path):
     """SIB-200, MGSM, XSTest and deccp as they are published, a few rows of each."""
     given, folder, _ = made
     few = {}
     for name, rows in (("sib200/eng_Latn_test.tsv", 5), ("mgsm/mgsm_en.tsv", 2)):
         few[name] = tmp_path / name.replace("/", "_")
-        few[name].write_text("\n".join((DATA / name).read_text().splitlines()[:rows]) + "\n")
+        few[name].write_text("\n".join((SHARED_DATA / name).read_text().splitlines()[:rows]) + "\n")
     sib, mgsm = few.values()
     columns = "columns: {question: '0', answer_number: '1'}"
     benchmarks = (
         f"evaluate.benchmarks=[{{name: sib200, files: {{en: {sib}}}}}, "
         f"{{name: mgsm, files: {{en: {mgsm}}}, {columns}, few_shot: 0, max_new_tokens: 8}}]"
     )
-    (xstest,) = (DATA / "xstest").glob("*.csv")
+    (xstest,) = (SHARED_DATA / "xstest").glob("*.csv")
     short = tmp_path / "xstest.csv"
     short.write_text("\n".join(xstest.read_text().splitlines()[:3]) + "\n")
     deccp = tmp_path / "deccp.txt"
-    deccp.write_text("\n".join((DATA / "deccp/censored.txt").read_text().splitlines()[:2]) + "\n")
+    deccp.write_text(
+        "\n".join((SHARED_DATA / "deccp/censored.txt").read_text().splitlines()[:2]) + "\n"
+    )
     safety = (
         "evaluate.safety={sets: [], max_new_tokens: 8, prompts: ["
         f"{{file: {short}, language: en, columns: {{id: id, prompt: prompt, reference: label}}}}, "

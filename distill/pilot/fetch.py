@@ -90,22 +90,19 @@ def wanted_models(recipe: Recipe) -> dict[Repository, Wanted]:
             add(
                 teacher.model,
                 teacher.revision,
-                Wanted(_is_loaded_here(view), teacher.trust_remote_code),
+                Wanted(_brings_weights(view), teacher.trust_remote_code),
             )
     if recipe.student.model is not None:
         add(recipe.student.model, recipe.student.revision, Wanted(True, False))
     return wanted
 
 
-def _is_loaded_here(view: Recipe) -> bool:
-    """Return whether the run loads the teacher's weights: to answer, or to capture what a server answered.
+def _brings_weights(view: Recipe) -> bool:
+    """Return whether the run loads the teacher's weights.
 
     Of several teachers those on a server mostly give text alone: their tokenizers differ.
     """
-    if view.teacher.gguf is not None or (view.route and view.teacher.server is not None):
-        return False
-    captures = view.capture.signal != "none" and not view.capture.from_server
-    return view.teacher.server is None or captures
+    return view.loads_teacher and not (view.route and view.teacher.server is not None)
 
 
 def _listed_model(one: Repository, wanted: Wanted) -> Listing:

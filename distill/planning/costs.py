@@ -148,14 +148,9 @@ class Workload:
         return self.teacher.parameters * (2.0 if self.in_bfloat16(self.teacher_dtype) else 4.0)
 
     @property
-    def loads_teacher(self) -> bool:
-        """Return whether transformers loads the teacher here, to answer or to be listened to."""
-        return self.recipe.teacher.gguf is None and (self.captures or not self.on_server)
-
-    @property
     def is_spread(self) -> bool:
         """Return whether the teacher's layers are spread over the GPUs here (models/spread.py)."""
-        is_wanted = self.recipe.teacher.device_map is not None and self.loads_teacher
+        is_wanted = self.recipe.teacher.device_map is not None and self.recipe.loads_teacher
         return bool(self.machine.gpu) and is_wanted
 
     @property

@@ -83,6 +83,7 @@ def launch_of(work: Workload, planned: Sequence[Stage]) -> Launch:
     stages = [s for s in planned if s.left_out(work.recipe) is None and s.cost is not None]
     costs = {stage.name: divided(stage, work) for stage in stages}
     seconds = sum(cost.seconds for cost in costs.values())
+    memory = max(cost.memory for cost in costs.values())
     alone = {stage.name: costs[stage.name].seconds for stage in stages if not stage.shared}
     unused = sum(alone.values()) * (num - 1) / num
     for stage in stages:
@@ -91,8 +92,8 @@ def launch_of(work: Workload, planned: Sequence[Stage]) -> Launch:
     return Launch(
         num,
         num_a_node,
-        max(cost.memory for cost in costs.values()),
-        _node_bytes(work, num_a_node, max(cost.memory for cost in costs.values())),
+        memory,
+        _node_bytes(work, num_a_node, memory),
         seconds,
         unused / max(seconds, 1e-9),
         tuple(sorted(alone, key=lambda name: -alone[name])),

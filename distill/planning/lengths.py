@@ -72,8 +72,7 @@ def check_student(recipe: Recipe, config: Mapping[str, Any], tokenizer: Any) -> 
 
 def teacher_is_here(recipe: Recipe) -> bool:
     """Return whether the teacher reads its prompts, or the answers, on this machine."""
-    captures = recipe.capture.signal != "none" and not recipe.capture.from_server
-    return not recipe.teacher.answers_on_server or captures
+    return recipe.teacher.gguf is not None or recipe.loads_teacher
 
 
 def text_config(location: str, revision: str | None) -> Mapping[str, Any]:

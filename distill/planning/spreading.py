@@ -28,7 +28,9 @@ def check_spreading(work: Workload) -> None:
 def spreading_told(work: Workload) -> list[str]:
     """Return a line for each teacher that is to be spread: what lies where, and what that costs."""
     return [
-        _told(part) for part in work.turns if part.recipe.teacher.device_map and part.loads_teacher
+        _told(part)
+        for part in work.turns
+        if part.recipe.teacher.device_map and part.recipe.loads_teacher
     ]
 
 

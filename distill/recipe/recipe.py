@@ -249,6 +249,13 @@ class Recipe(Section):
         return path
 
     @property
+    def loads_teacher(self) -> bool:
+        """Return whether the teacher's own weights are loaded here: to answer, or for the signal."""
+        captures = self.capture.signal != "none" and not self.capture.from_server
+        is_here = self.teacher.server is None or captures
+        return self.teacher.gguf is None and is_here
+
+    @property
     def gguf_teacher(self) -> Path | None:
         """Return the file of teacher.gguf.
 

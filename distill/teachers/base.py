@@ -94,9 +94,7 @@ class Teacher(ABC):
     takes_ids = True  # it reads token ids; else it gets the conversation
     on_server = False  # it answers on a server
     can_use_gpu = True
-    stops_by_itself = (
-        False  # at a signal `signals` ends, after it has yielded all that was paid for
-    )
+    stops_by_itself = False  # `signals` heeds a stop signal, after all that was paid for
     tells_every_token = True  # its signal has no token of which nothing is known
     divides_prompts = False  # ranks evaluate it together; else the first of them does
     num_at_once = LEAST_CLAIM  # requests that it answers side by side

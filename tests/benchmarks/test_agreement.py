@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from benchmark_helpers import RECIPE, with_benchmarks
+from run_helpers import SHARED_DATA
 
 from distill.benchmarks.answering import InTransformers, Model
 from distill.benchmarks.asking import ask
@@ -21,7 +22,7 @@ from distill.models import load
 lm_eval = pytest.importorskip(
     "lm_eval", reason="lm-evaluation-harness is not installed: pip install -e .[agreement]"
 )
-SIB = Path(__file__).parents[2].parent / "shared" / "data" / "sib200"
+SIB = SHARED_DATA / "sib200"
 TEACHER = RECIPE.parent / "quickstart" / "teacher"
 NUM = 24
 

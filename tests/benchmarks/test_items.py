@@ -2,18 +2,17 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 from benchmark_helpers import FRUIT, FRUIT_ROWS, SUMS, SUMS_ROWS, with_benchmarks, write
+from run_helpers import SHARED_DATA
 
 from distill.benchmarks.definition import parsed, read_benchmark, shipped
 from distill.benchmarks.items import Questions, read_questions, rows_identity
 from distill.errors import DataError
 
 KIND = "rows of benchmarks"
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
-here = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
+here = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason="../shared/data is not there")
 
 
 def questions(use, language="en") -> Questions:
@@ -177,7 +176,7 @@ def test_a_template_without_end_or_measure_is_refused(tmp_path, tally):
 @pytest.mark.parametrize("language", ["eng_Latn", "swh_Latn", "amh_Ethi"])
 def test_sib200_is_read_as_it_comes(language):
     code = {"eng_Latn": "en", "swh_Latn": "sw", "amh_Ethi": "am"}[language]
-    use = {"name": "sib200", "files": {code: str(DATA / "sib200" / f"{language}_test.tsv")}}
+    use = {"name": "sib200", "files": {code: str(SHARED_DATA / "sib200" / f"{language}_test.tsv")}}
     asked = questions(use, code)
     assert len(asked.items) == 204 and {i.right for i in asked.items} == set(range(7))
     assert asked.items[0].choices[asked.items[0].right] == "science/technology"
@@ -185,7 +184,7 @@ def test_sib200_is_read_as_it_comes(language):
 
 @here
 def test_mgsm_is_read_as_it_comes():
-    files = {code: str(DATA / "mgsm" / f"mgsm_{code}.tsv") for code in ("sw", "zh")}
+    files = {code: str(SHARED_DATA / "mgsm" / f"mgsm_{code}.tsv") for code in ("sw", "zh")}
     use = {"name": "mgsm", "files": files, "columns": {"question": "0", "answer_number": "1"}}
     asked = questions(use, "sw")
     assert len(asked.items) == 250 and asked.items[2].reference == "70000"

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from run_helpers import SHARED_DATA
 
 from distill import load_recipe
 from distill.conduct import sets
@@ -17,7 +18,6 @@ from distill.text.identification import identify
 from distill.text.text import Text
 
 ROOT = Path(__file__).parents[2]
-SHARED = ROOT.parent / "shared" / "data"
 COUNTS = {"harmful": 60, "harmless": 60, "sensitive": 40, "pairs": 60}
 LETTERS = (0.5, 2.2)  # of a translation, for one of the English text, dense scripts as three
 
@@ -139,9 +139,9 @@ def test_what_is_asked_changes_its_identity(tmp_path):
     ],
 )
 def test_published_sets_are_read_from_their_files(source, counts):
-    if not SHARED.is_dir():
+    if not SHARED_DATA.is_dir():
         pytest.skip("the published sets are not there (../shared/data)")
-    recipe = recipe_with(f"evaluate.safety={{sets: [], prompts: {source % SHARED}}}")
+    recipe = recipe_with(f"evaluate.safety={{sets: [], prompts: {source % SHARED_DATA}}}")
     assert Counter(item.set for item in sets.items_of(recipe)) == counts
 
 

@@ -1,13 +1,12 @@
 """Copies of evaluation items are found in every script; problems from the same template are not."""
 
-from pathlib import Path
-
 import pytest
+from run_helpers import SHARED_DATA
 
 from distill.filters.contamination import EvalIndex
 from distill.text.text import Text
 
-MGSM = Path(__file__).resolve().parents[3] / "shared" / "data" / "mgsm"
+MGSM = SHARED_DATA / "mgsm"
 ITEMS = {
     "en": "Amina sells mangoes at the market in Kisumu. She brings 48 mangoes in the morning, sells 29 of them before noon "
     "and gives 6 to her sister. How many mangoes does she take home in the evening?",

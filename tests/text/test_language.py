@@ -1,14 +1,13 @@
 """The gates: scripts, then sentences; on sentences of this test and on SIB-200 where it is."""
 
-from pathlib import Path
-
 import pytest
+from run_helpers import SHARED_DATA
 
 from distill.text import language
 from distill.text.identification import by_script_only, can_identify, identify
 from distill.text.text import Text
 
-SIB200 = Path(__file__).resolve().parents[3] / "shared" / "data" / "sib200"
+SIB200 = SHARED_DATA / "sib200"
 
 
 def wrong_language(text, code, languages, prompt=""):
