@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill import tasks
-from distill.core import shutdown
 from distill.core.claims import Claims
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import write_jsonl
@@ -38,7 +37,7 @@ from distill.core.stage import Cost, Stage
 from distill.data.routes import routed
 from distill.data.samples import Prompt, split_prompts
 from distill.errors import DataError
-from distill.evaluation.eval_set import EvalSet, ModelAnswers, eval_sets
+from distill.evaluation.eval_set import EvalSet, eval_sets
 from distill.evaluation.figures import against, figures_of
 from distill.evaluation.several import joined_figures, joined_sets
 from distill.evaluation.stored import model_figures, read_figures, write_figures
@@ -99,7 +98,7 @@ def run(
     Of several teachers one is asked after the other. Ranks divide the teacher's prompts, then the
     other models. Returns None on all but the first.
     """
-    from distill.formats.answering import evaluate_model
+    from distill.formats.answering import evaluate_missing
 
     stage = folder.stage("evaluate")
     asked = [teacher] if teacher else _connected(recipe, folder, processes)
@@ -115,12 +114,14 @@ def run(
     claims = Claims(processes)
     with Progress("evaluate", total, "answers", shown=processes.is_main) as bar:
         eval_set = _evaluate_teachers(recipe, own, prompts, bar, processes)
-        _advance_to(bar, len(prompts), "teacher")
-        for name, path in paths.items():
-            if not (stage / f"{name}.json").is_file() and claims.take(name):
-                _write(stage / f"{name}.json", eval_set, evaluate_model(eval_set, name, path, bar))
-            num_done = 1 + sum((stage / f"{done}.json").is_file() for done in paths)
-            _advance_to(bar, num_done * len(prompts), name)
+        evaluate_missing(
+            eval_set,
+            paths,
+            claims,
+            bar,
+            lambda name: stage / f"{name}.json",
+            lambda path, made: write_figures(path, figures_of(eval_set, made)),
+        )
         processes.barrier()
         bar.done = total
     if not processes.is_main:
@@ -254,13 +255,6 @@ def _without_marks(held_out: list[Prompt], teacher: Teacher, *, tell: bool) -> l
     return prompts
 
 
-def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
-    """Show that a model is done, whatever of it was there already."""
-    bar.done = num_answers
-    bar.advance(0, note=name)
-    shutdown.check()
-
-
 def _repeats(recipe: Recipe, folder: RunFolder) -> list[dict[str, str]]:
     """Return the names of the models of each repeat of the training, by their roles.
 
@@ -361,10 +355,6 @@ def write_answers(
         ]
         write_jsonl(path, rows)
     processes.barrier()
-
-
-def _write(path: Path, eval_set: EvalSet, made: ModelAnswers) -> None:
-    write_figures(path, figures_of(eval_set, made))
 
 
 def reads(recipe: Recipe) -> Sequence[str]:

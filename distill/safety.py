@@ -26,7 +26,6 @@ from distill.conduct.answers import (
 )
 from distill.conduct.outcomes import VERSION
 from distill.conduct.sets import Item
-from distill.core import shutdown
 from distill.core.claims import Claims
 from distill.core.final_student import student_folder, student_stage
 from distill.core.jsonl import Row
@@ -85,7 +84,7 @@ def run(
 
     Ranks divide the teacher's requests, then the other models. Returns None on all but the first.
     """
-    from distill.formats.answering import evaluate_model
+    from distill.formats.answering import evaluate_missing
 
     options = recipe.evaluate.safety
     assert options is not None  # the stage is left out
@@ -98,13 +97,14 @@ def run(
     claims = Claims(processes)
     with Progress("safety", total, "answers", shown=processes.is_main) as bar:
         questions, files = _ask_teachers(work, teachers, bar, processes)
-        _advance_to(bar, len(work.items), "teacher")
-        for name, path in paths.items():
-            if not work.path(name).is_file() and claims.take(name):
-                made = evaluate_model(questions, name, path, bar)
-                write_rows(work.path(name), rows_of(work.items, questions, made))
-            num_done = 1 + sum(work.path(done).is_file() for done in paths)
-            _advance_to(bar, num_done * len(work.items), name)
+        evaluate_missing(
+            questions,
+            paths,
+            claims,
+            bar,
+            work.path,
+            lambda path, made: write_rows(path, rows_of(work.items, questions, made)),
+        )
         processes.barrier()
         bar.done = total
     if not processes.is_main:
@@ -138,13 +138,6 @@ def _output(
     files += [work.path(name) for name in (*names, "outcomes")]
     files += [work.path("judge")] if told is not None else []
     return StageOutput(result, files)
-
-
-def _advance_to(bar: Progress, num_answers: int, name: str) -> None:
-    """Show that so many answers are there, whoever gave them; `name`: of the last."""
-    bar.done = num_answers
-    bar.advance(0, note=name)
-    shutdown.check()
 
 
 def _asking(recipe: Recipe) -> Recipe:
