@@ -206,8 +206,21 @@ def _measure_split(
 
     Of several jobs the first one, or the one that claims it.
     """
-    if not sequences or not processes.is_main or processes.job > 0:
+    if not sequences or processes.job > 0:
         return
+    with teacher.dividing(processes):
+        if processes.is_main:
+            _measure_split_here(teacher, columns, sequences, folder, path, processes)
+
+
+def _measure_split_here(
+    teacher: Teacher,
+    columns: Columns,
+    sequences: list[SignalSequence],
+    folder: RunFolder,
+    path: Path,
+    processes: Processes,
+) -> None:
     sample = _split_sample(teacher, sequences, folder)
     with assigned_blocks(
         processes,
