@@ -352,7 +352,8 @@ def _cost_of_turn(work: Workload) -> Cost:
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
-        memory += work.bytes_on_a_gpu + pass_bytes(teacher, recipe.teacher.batch_tokens)
+        memory += work.bytes_on_a_gpu + work.joined_head_bytes
+        memory += pass_bytes(teacher, recipe.teacher.batch_tokens)
         seconds = work.pass_seconds(work.sample_tokens)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)

@@ -20,13 +20,13 @@ from distill.core import activity
 from distill.core.processes import Processes
 from distill.core.teams import Team
 from distill.errors import MismatchError, Stopped
+from distill.models.families import EXPERTS, first_of
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 LEAST_TRANSFORMERS = (5, 23)  # whose plans were tried here
 PART = "distill_part"  # the attribute of a model that is held in parts
-NUM_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 class _Interrupted(Exception):
@@ -253,7 +253,7 @@ def _num_experts(config: Any) -> int:
     text = config.get_text_config()
     if not text.base_model_ep_plan:
         return 0
-    return next((num for name in NUM_EXPERTS if (num := getattr(text, name, None))), 0)
+    return first_of(text.to_dict(), EXPERTS)
 
 
 def _require_transformers() -> None:

@@ -19,7 +19,7 @@ def check_teachers_processes(recipe: Recipe, processes: Processes) -> None:
     who = f"{recipe.source}: {held[0].teacher_section}.tensor_parallel {size}"
     _check_teams(who, size, processes)
     for view in held:
-        _check_plan(view)
+        check_division(view)
     _check_devices(who, held)
 
 
@@ -59,8 +59,13 @@ def _check_teams(who: str, size: int, processes: Processes) -> None:
             )
 
 
-def _check_plan(view: Recipe) -> None:
-    """Raise MismatchError where transformers cannot divide the model; one that is not here is not asked."""
+def check_division(view: Recipe) -> None:
+    """Raise MismatchError where transformers cannot divide a teacher as its recipe wants it.
+
+    Of one that is not here nothing is known; nothing is fetched.
+    """
+    if view.teacher.num_parts == 1 or not view.loads_teacher:
+        return
     from distill.models import divided, load
 
     location = view.model_location(view.teacher.model)

@@ -27,9 +27,10 @@ class Teacher(Section):
     )
     tensor_parallel: PositiveInt | None = field(
         None,
-        "So many processes hold it together, each with a GPU of its own and a part of its heads, "
-        "neurons and experts, by transformers' plan for its class; a launch with a multiple of them, "
-        "on a node each, holds several copies, which share the work; null = each process holds it",
+        "So many processes, each with a GPU of its own, hold it together: a part of its heads and "
+        "neurons each, of a mixture whole experts, by transformers' plan for its class. A launch with "
+        "a multiple of them holds several copies, each on one node, which share the work; null = each "
+        "process holds it whole",
         machine=True,
     )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
