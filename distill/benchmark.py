@@ -95,8 +95,7 @@ def _ask_all(
         for model in models:
             if model.held_with is not None:
                 with model.held_with(processes) as sharing:
-                    if sharing is not None:
-                        _ask_model(stage, asked, model, claims, bar)
+                    _ask_model(stage, asked if sharing else [], model, claims, bar)
         for model in claims.of("model", own):
             _ask_model(stage, asked, model, claims, bar)
         for model in own:

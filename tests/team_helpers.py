@@ -105,7 +105,8 @@ def help_leader(folder: Path, team: Team) -> None:
     def refuse(*_: Any) -> list[int]:
         raise AssertionError("the leader draws")
 
-    Drawer.__call__ = refuse
+    drawer: Any = Drawer
+    drawer.__call__ = refuse
     for name, dtype in CASES:
         part = loaded(folder / name, dtype, team)
         divided.follow(team.members, lambda part=part: part)

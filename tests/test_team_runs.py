@@ -81,8 +81,8 @@ def ended(started):
 @pytest.fixture(scope="module")
 def alone(place):
     """Answers and signals of one process."""
-    file, *more = words_of(place, "alone")
-    pipeline.run(load_recipe(file, list(map(str, more))), stages=ASKS)
+    file, *more = map(str, words_of(place, "alone"))
+    pipeline.run(load_recipe(file, more), stages=ASKS)
     return place / "alone"
 
 

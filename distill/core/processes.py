@@ -33,8 +33,9 @@ class Processes:
 
     `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's
     work (`--shard`); `leases`: they claim it block by block, and there may be any number of them
-    (`--shard auto`). `node`: what names this rank's. `group`: torch's, of these processes; None: all of the launch. `team`: the ranks
-    that hold a large teacher together (core/teams.py); None: each holds all that it loads.
+    (`--shard auto`). `node`: what names this rank's. `group`: torch's, of these processes; None: all
+    of the launch. `team`: the ranks that hold a large teacher together (core/teams.py); None: each
+    holds all that it loads.
     """
 
     rank: int = 0

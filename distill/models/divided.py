@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from math import gcd
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -26,6 +27,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LEAST_TRANSFORMERS = (5, 23)  # whose plans were tried here
+BY_ONE = "teacher.tensor_parallel=null teacher.device_map=auto with one process"
 PART = "distill_part"  # the attribute of a model that is held in parts
 
 
@@ -178,7 +180,7 @@ def follow(members: Processes, loaded: Callable[[], Any]) -> None:
     Raises Stopped where the leader was stopped.
     """
     while True:
-        told = members.broadcast(None)
+        told: Any = members.broadcast(None)
         if isinstance(told, _End):
             break
         assert isinstance(told, _Told)
@@ -191,9 +193,9 @@ def follow(members: Processes, loaded: Callable[[], Any]) -> None:
 @contextmanager
 def placed_on(team: Team, device: Any) -> Iterator[None]:
     """Let transformers divide a model over this team in the block: by itself it takes all ranks there are."""
-    from transformers.distributed import mixin
     from transformers.distributed.utils import TransformersDeviceMesh
 
+    mixin: Any = import_module("transformers.distributed.mixin")
     of_all_ranks = mixin.initialize_distributed_mesh
     meshes = TransformersDeviceMesh(*team.meshes)
     mixin.initialize_distributed_mesh = lambda _: (device, meshes)
@@ -205,7 +207,7 @@ def placed_on(team: Team, device: Any) -> Iterator[None]:
 
 def division(config: Any, size: int) -> Any:
     """Return transformers' DistributedConfig for `size` parts of a model."""
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     return DistributedConfig(tp_size=size, ep_size=size if _num_experts(config) else 1)
 
@@ -220,8 +222,7 @@ def require_divisible(location: object, config: Any, size: int) -> None:
     who = f"{location}: teacher.tensor_parallel {size}: {config.model_type}"
     if not text.base_model_tp_plan:
         raise MismatchError(
-            f"{who}: transformers has no plan to divide it: take teacher.device_map=auto "
-            "teacher.tensor_parallel=null with one process, or teacher.server"
+            f"{who}: transformers has no plan to divide it: take {BY_ONE}, or teacher.server"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise MismatchError(
@@ -235,7 +236,7 @@ def require_divisible(location: object, config: Any, size: int) -> None:
     if uneven:
         largest = gcd(*(num for num in counts.values() if num))
         sizes = [str(n) for n in range(2, largest + 1) if largest % n == 0]
-        way_out = f"set it to {' or '.join(sizes)}" if sizes else "take teacher.device_map=auto"
+        way_out = f"set it to {' or '.join(sizes)}" if sizes else f"take {BY_ONE}"
         raise MismatchError(
             f"{who}: it has {' and '.join(uneven)}, which {size} cannot share: {way_out}"
         )
@@ -268,13 +269,13 @@ def _require_transformers() -> None:
         )
 
 
-def told(model: Any, config: Any | None = None) -> str | None:
+def told(model: Any) -> str | None:
     """Return how a model is divided, in words; None of one that is whole."""
     part = part_of(model)
     if part is None:
         return None
     text = f"its weights are divided over {part.members.num} processes (tensor parallel"
-    if num := _num_experts(config or model.config):
+    if num := _num_experts(model.config):
         text += f"; of {num} experts each holds {num // part.members.num}"
     text += ", by transformers' plan)"
     if model.device.type == "cuda":

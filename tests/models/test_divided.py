@@ -1,6 +1,7 @@
 """A model in parts on two gloo ranks: the same as on one within rounding, and nobody waits for ever."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def config_of(kind="qwen3", **values):
     return AutoConfig.for_model(kind, **values)
 
 
-HEADS = {"num_attention_heads": 12, "num_key_value_heads": 6}
+HEADS: dict[str, Any] = {"num_attention_heads": 12, "num_key_value_heads": 6}
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ HEADS = {"num_attention_heads": 12, "num_key_value_heads": 6}
             "take teacher.device_map=auto",
             1,
         ),
-        (config_of("gpt2"), "no plan to divide it: take teacher.device_map=auto", None),
+        (config_of("gpt2"), "no plan to divide it: take teacher.tensor_parallel=null", None),
         (config_of(quantization_config={"quant_method": "fp8"}), "files are quantized", None),
     ],
     ids=["heads", "experts", "latent attention", "one head", "no plan", "fp8"],
