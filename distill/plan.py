@@ -23,7 +23,7 @@ from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.counted_texts import texts_inputs
 from distill.data.routes import routed
-from distill.data.samples import split_prompts
+from distill.data.samples import Prompt, split_prompts
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths
@@ -53,7 +53,7 @@ from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
 from distill.teachers.launch import check_division
-from distill.teachers.routes import students_tokenizers
+from distill.teachers.routes import Route, students_tokenizers
 from distill.text.identification import by_script_only
 from distill.text.scripts import scripts_of
 
@@ -88,67 +88,29 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
     """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
-    from distill.planning import preflight
-
-    for code in recipe.languages:
-        scripts_of(code)  # an unknown code is refused here, not after generation
     tokenizers = _tokenizers_here(recipe)
-    note = _check_tokenizers(recipe, tokenizers)
-    check_vocabulary(recipe, tokenizers)
-    check_destinations(recipe)
-    require_permission(recipe)
+    note = _check_recipe(recipe, tokenizers)
     routes = planned_routes(recipe, tokenizers)
-    for route in routes:
-        preflight.check_gguf_teacher(route.recipe)
-        check_division(route.recipe)
-    cannot_ask = [preflight.check_scoring(route.recipe) for route in routes]
-    for route in routes:
-        lengths.check_models(route.recipe, route.connect())
-    check_widths(routes)
-    check_cuts(recipe)
-    preflight.check_formats(recipe)
-    read_all(recipe)  # the benchmarks; what is wrong with them is told before they are asked
+    cannot_ask = _check_models(recipe, routes)
     left = Left()
-    prompts = split_prompts(recipe, left)
-    parts = routed(recipe, [*chain(*prompts)])
-    requests_of(recipe)  # those that no teacher takes are told before anything is paid for
-    if tokenizers is not None:
-        for route in routes:
-            check_conversations(route.recipe, route.connect().tokenizers, parts[route.name])
-        left.notes += lengths_told(routes, recipe, prompts)
-    machine = this_machine(folder.path, with_gpu=not without_gpu(recipe))
-    vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
-    views = [route.recipe for route in routes]
-    chunks = None
-    if recipe.capture.signal == "chunks" and tokenizers is not None:
-        chunks = planned_chunks(routes[0].connect(), chain(*prompts))
-    work = Workload.of(recipe, machine, prompts, vocabulary.size if vocabulary else None, views)
+    prompts = _checked_prompts(recipe, routes, tokenizers, left)
+    work, of_tokens = _workload(recipe, folder, routes, tokenizers, prompts)
     check_spreading(work)
     costs = stage_costs(work, planned)
-    verdict = licence_verdict(recipe, views)
-    told = teachers_told(routes, work)
+    verdict = licence_verdict(recipe, [route.recipe for route in routes])
     found = (
         note,
-        *told,
-        vocabulary.text if vocabulary else None,
-        chunks,
+        *teachers_told(routes, work),
+        *of_tokens,
         sharding_told(work),
         launch_told(work, planned),
     )
     notes = [text for text in found if text] + capture_told(work) + spreading_told(work)
     notes += text_of_destinations(recipe, *prompts)
-    warnings = [*left.notes, *_warnings(recipe, machine, costs)]
-    of_node = too_little_memory(work, planned)
-    warnings += [warning for warning in (*cannot_ask, of_node) if warning is not None]
-    if work.student_source and (deep := deep_cut(recipe, work.student_source.layers)):
-        warnings.append(deep)
-    in_all = sum(cost.seconds for cost in costs.values())
-    if (of_rounds := rounds_warning(work, in_all)) is not None:
-        warnings.append(of_rounds)
-    if machine.busy:
-        warnings.append(machine.busy)
+    warnings = [*left.notes, *_warnings(recipe, work.machine, costs)]
+    warnings += [*cannot_ask, *_warnings_of_work(work, planned, costs)]
     return PlanResult(
-        machine=asdict(machine),
+        machine=asdict(work.machine),
         teacher=asdict(work.teacher),
         student=asdict(work.student),
         work=asdict(work.demand),
@@ -158,6 +120,82 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
         text=_text(work, notes, costs, verdict, warnings),
         teachers=teacher_figures(routes, work),
     )
+
+
+def _check_recipe(recipe: Recipe, tokenizers: Tokenizers | None) -> str | None:
+    """Refuse what can be seen without the teachers' models; return a note on the tokenizers."""
+    for code in recipe.languages:
+        scripts_of(code)  # an unknown code is refused here, not after generation
+    note = _check_tokenizers(recipe, tokenizers)
+    check_vocabulary(recipe, tokenizers)
+    check_destinations(recipe)
+    require_permission(recipe)
+    return note
+
+
+def _check_models(recipe: Recipe, routes: Sequence[Route]) -> list[str]:
+    """Refuse teachers, students and formats that do not go together; return what could not be asked."""
+    from distill.planning import preflight
+
+    for route in routes:
+        preflight.check_gguf_teacher(route.recipe)
+        check_division(route.recipe)
+    cannot_ask = [preflight.check_scoring(route.recipe) for route in routes]
+    for route in routes:
+        lengths.check_models(route.recipe, route.connect())
+    check_widths(routes)
+    check_cuts(recipe)
+    preflight.check_formats(recipe)
+    return [text for text in cannot_ask if text is not None]
+
+
+def _checked_prompts(
+    recipe: Recipe, routes: Sequence[Route], tokenizers: Tokenizers | None, left: Left
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Return the prompts to learn from and the held-out ones; notes on them go to `left`."""
+    read_all(recipe)  # the benchmarks; what is wrong with them is told before they are asked
+    prompts = split_prompts(recipe, left)
+    parts = routed(recipe, [*chain(*prompts)])
+    requests_of(recipe)  # those that no teacher takes are told before anything is paid for
+    if tokenizers is not None:
+        for route in routes:
+            check_conversations(route.recipe, route.connect().tokenizers, parts[route.name])
+        left.notes += lengths_told(routes, recipe, prompts)
+    return prompts
+
+
+def _workload(
+    recipe: Recipe,
+    folder: RunFolder,
+    routes: Sequence[Route],
+    tokenizers: Tokenizers | None,
+    prompts: tuple[list[Prompt], list[Prompt]],
+) -> tuple[Workload, list[str | None]]:
+    """Return what is to be done on this machine, and what is told of the student's tokens."""
+    machine = this_machine(folder.path, with_gpu=not without_gpu(recipe))
+    vocabulary = planned_vocabulary(recipe, tokenizers, prompts)
+    chunks = None
+    if recipe.capture.signal == "chunks" and tokenizers is not None:
+        chunks = planned_chunks(routes[0].connect(), chain(*prompts))
+    views = [route.recipe for route in routes]
+    size = vocabulary.size if vocabulary else None
+    work = Workload.of(recipe, machine, prompts, size, views)
+    return work, [vocabulary.text if vocabulary else None, chunks]
+
+
+def _warnings_of_work(
+    work: Workload, planned: Sequence[Stage], costs: Mapping[str, Cost]
+) -> list[str]:
+    """Return what may go wrong by the work itself: memory of a node, deep cuts, rounds, a busy machine."""
+    cut = work.student_source and deep_cut(work.recipe, work.student_source.layers)
+    seconds = sum(cost.seconds for cost in costs.values())
+    found = (
+        too_little_memory(work, planned),
+        cut or None,
+        rounds_warning(work, seconds),
+        work.machine.busy,
+    )
+    return [text for text in found if text]
 
 
 def stage_costs(work: Workload, planned: Sequence[Stage]) -> dict[str, Cost]:
