@@ -9,7 +9,7 @@ overrides are those that it had. For each seed a student learns from the teacher
 (--epochs), and each contender goes on from those very weights on as many samples as that took, in a process of its own,
 with one thread where OMP_NUM_THREADS says so (peers: scripts/bench_requirements.txt):
 
-    distill         rounds over all prompts, half of the samples the student's answers, the rest the teacher's and earlier
+    distill         rounds of the student's own answers, two to each prompt; the learning rate falls from round to round
     gkd             TRL's GKDTrainer (experimental), lmbda 0.5: half of the batches the student's answers
     distillation    TRL's DistillationTrainer (stable): all of them the student's answers
     plain           none: the training of the recipe itself over all epochs, in one go
@@ -173,7 +173,7 @@ def child(options: argparse.Namespace) -> None:
 
 
 def recipe_of_rounds(options: argparse.Namespace, seed: int) -> Recipe:
-    """Return the recipe of the second half: each round learns as many samples as two epochs do."""
+    """Return the recipe of the second half: each round learns as many samples as two epochs hold."""
     half = options.epochs // 2
     recipe = recipe_of(options, seed, half)
     num_prompts = len(rows_to_learn(recipe, RunFolder.of(recipe)))
@@ -183,7 +183,10 @@ def recipe_of_rounds(options: argparse.Namespace, seed: int) -> Recipe:
         half,
         f"rounds.num_rounds={half // 2}",
         f"rounds.prompts_per_round={num_prompts}",
+        "rounds.answers_per_prompt=2",
+        "rounds.mix={current: 1.0, earlier: 0.0, teacher: 0.0}",
         f"rounds.learning_rate={options.rate}",
+        "rounds.learning_rate_decay=inverse",
     )
 
 
