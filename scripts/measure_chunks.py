@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a student of another tokenizer learns from chunks, against text alone and a student of the teacher's tokenizer.
 
-    python scripts/measure_chunks.py runs/quickstart work --seeds 1 2 3
+    python scripts/measure_chunks.py runs/quickstart work --seeds 1,2,3
     python scripts/measure_chunks.py runs/quickstart work --arms bpe --seeds 1 train.soft_weight=3
 
 RUN is a finished run of the quickstart: its raw answers and the teacher's answers to the held-out problems are taken,
@@ -197,14 +197,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    options, options.overrides = parser.parse_known_args()
+    parser.add_argument("overrides", nargs="*", metavar="FIELD=VALUE")
+    parser.add_argument("--arms", default=",".join(ARMS), help="with commas between")
+    parser.add_argument("--seeds", default="1,2,3", help="with commas between")
+    options = parser.parse_intermixed_args()
     options.work.mkdir(parents=True, exist_ok=True)
     out = options.work / "chunks.jsonl"
     lines = [row for _, row in read_jsonl(out)] if out.is_file() else []
-    for seed in options.seeds:
-        for arm in options.arms:
+    for seed in map(int, options.seeds.split(",")):
+        for arm in options.arms.split(","):
             known = ((r["arm"], r["seed"], r["overrides"]) for r in lines)
             if (arm, seed, options.overrides) not in known:
                 measure(arm, seed, options, out)

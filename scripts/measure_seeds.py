@@ -9,7 +9,9 @@ are taken, and nothing is written there. Overrides change the student and its tr
 `distill run`; each seed is trained by the project's own stages. `--more N` asks N problems more of the market task,
 with numbers that nobody has met: 300 answers alone have a standard error of almost 3 points. Each seed is a JSON line
 of --out and is not trained again; one that was killed is started over. The table at the end is over the seeds of each
-setting in --out. (`train.repeats` repeats the training within a run; this compares settings.)
+setting in --out. (`train.repeats` repeats the training within a run; this compares settings.) With rounds in the recipe
+(`rounds.num_rounds=2`) the student that they kept is measured beside the one that they began with; its seconds and
+tokens are those of the rounds alone, without the training before them.
 """
 
 import argparse
@@ -27,9 +29,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmark_sections import table
 
-from distill import initialize, teachers, train
+from distill import initialize, rounds, teachers, train
 from distill.core.processes import ALONE
 from distill.core.progress import Progress
+from distill.core.results import Round, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt, split_prompts
 from distill.evaluation.eval_set import EvalSet, eval_sets
@@ -65,8 +68,8 @@ def held_out(recipe: Recipe, run: RunFolder, num_more: int) -> EvalSet:
     )
 
 
-def train_anew(recipe: Recipe, run: RunFolder, work: Path) -> dict[str, Any]:
-    """Make and train student and control in the folder `work`; return TrainedModel by role."""
+def train_anew(recipe: Recipe, run: RunFolder, work: Path) -> dict[str, tuple[Path, Line]]:
+    """Make and train student, control and rounds in the folder `work`; return each one's folder and cost."""
     folder = RunFolder(work)
     for name in ("generate", "capture"):
         folder.stage(name).symlink_to(run.stage(name))
@@ -75,7 +78,36 @@ def train_anew(recipe: Recipe, run: RunFolder, work: Path) -> dict[str, Any]:
     folder.stage("train").mkdir()
     output = train.run(recipe, folder, ALONE)
     assert output is not None  # this is the main process
-    return output.result.roles
+    roles = {
+        role: (folder.stage("train") / role, asdict(figures))
+        for role, figures in output.result.roles.items()
+    }
+    if recipe.rounds is not None:
+        folder.stage("rounds").mkdir()
+        output = rounds.run(recipe, folder, ALONE)
+        assert output is not None
+        roles["rounds"] = (folder.stage("rounds") / "student", cost_of_rounds(output.result))
+    return roles
+
+
+def cost_of_rounds(result: RoundsResult) -> Line:
+    """Return what the rounds after the training took, and each one's validation."""
+    made = result.rounds[1:]
+    return {
+        "seconds": sum(sum(each.seconds.values()) for each in result.rounds),
+        "num_tokens": sum(each.trained.num_tokens for each in made if each.trained),
+        "best": result.best,
+        "rounds": [told_of_round(each) for each in result.rounds],
+    }
+
+
+def told_of_round(made: Round) -> Line:
+    return {
+        "validation": made.validation and asdict(made.validation),
+        "guards": made.guards and asdict(made.guards),
+        "seconds": made.seconds,
+        "red": made.red,
+    }
 
 
 def measure(recipe: Recipe, eval_set: EvalSet, num_own: int, model: Path) -> Line:
@@ -155,9 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with tempfile.TemporaryDirectory() as work:
             trained = train_anew(recipe, run, Path(work))
             roles = {
-                role: asdict(figures)
-                | measure(recipe, eval_set, num_own, Path(work) / "train" / role)
-                for role, figures in trained.items()
+                role: cost | measure(recipe, eval_set, num_own, model)
+                for role, (model, cost) in trained.items()
             }
         line = {"setting": setting, "seed": seed, "roles": roles}
         with options.out.open("a") as file:

@@ -29,6 +29,21 @@ def test_the_runs_own_seed_gives_its_own_figures_and_is_not_trained_twice(
     assert out.read_bytes() == written and "| student | 1 |" in capsys.readouterr().out
 
 
+def test_a_seed_whose_recipe_has_rounds_is_measured_before_and_after_them(
+    measure_seeds, finished, tmp_path
+):
+    out = tmp_path / "seeds.jsonl"
+    asked = [str(QUICKSTART), str(finished), "--out", str(out), "--seeds", "1", *SMALL]
+    measure_seeds["main"]([*asked, "rounds.num_rounds=1", "rounds.prompts_per_round=8"])
+    (line,) = map(json.loads, out.read_text().splitlines())
+    assert list(line["roles"]) == ["student", "control", "rounds"]
+    rounds = line["roles"]["rounds"]
+    assert [made["validation"] is not None for made in rounds["rounds"]] == [True, True]
+    assert rounds["num_tokens"] > 0 and rounds["seconds"] > 0
+    kept_first = rounds["best"] == 0
+    assert (rounds["nll"] == line["roles"]["student"]["nll"]) == kept_first
+
+
 def test_the_table_has_mean_and_deviation_over_the_seeds_of_a_setting(measure_seeds):
     def line(setting, seed, exact_match):
         figures = {"exact_match": exact_match, "more": None, "nll": 0.25, "seconds": 9.0}
