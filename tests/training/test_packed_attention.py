@@ -62,7 +62,7 @@ def llama() -> Any:
 
 
 def mixture() -> Any:
-    more = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    more: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
     return Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **more))
 
 
@@ -150,8 +150,8 @@ def test_any_packing_is_attended_to_as_with_its_mask(seed):
     module.num_key_value_groups = group  # pyright: ignore[reportArgumentType]
     outcomes = []
     for mask in (sequences, sequences.mask_B1TT):
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        attended, _ = packed_attention.attention(module, *leaves, mask, scaling=0.3)
+        leaves = query, key, value = [x.clone().requires_grad_() for x in inputs]
+        attended, _ = packed_attention.attention(module, query, key, value, mask, scaling=0.3)
         outcomes.append([attended, *torch.autograd.grad(attended.sin().sum(), leaves)])
     for found, expected in zip(*outcomes, strict=True):
         assert (found - expected).abs().max() <= 1e-12
@@ -160,7 +160,7 @@ def test_any_packing_is_attended_to_as_with_its_mask(seed):
 def test_the_mask_that_is_stood_for_is_the_one_that_transformers_makes():
     batch = collate(random_rows(3), pad_id=0)
     seen = []
-    model = tiny_qwen3()
+    model: Any = tiny_qwen3()
     layer = model.model.layers[0].self_attn
     layer.register_forward_pre_hook(
         lambda _, arguments, given: seen.append(given["attention_mask"]), with_kwargs=True
