@@ -48,6 +48,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import context_of, text_config
 from distill.recipe import Recipe
 from distill.teachers import connect
+from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import teacher_fingerprint
 from distill.teachers.launch import check_teachers_processes
 
@@ -84,15 +85,20 @@ def _ask_all(
 ) -> None:
     """Ask the models all that is missing, with the other ranks.
 
-    Each takes whole models, so that none is loaded by two; whoever finds none left helps with the
-    questions of those under way.
+    First a teacher that several ranks hold, by all of them. Of the others each takes whole models, so
+    that none is loaded by two; whoever finds none left helps with the questions of those under way.
     """
     total = len(models) * sum(len(questions.items) for questions in asked)
     claims = Claims(processes)
+    own = [model for model in models if model.held_with is None]
     with Progress("benchmark", total, "questions", shown=processes.is_main) as bar:
-        for model in claims.of("model", models):
-            _ask_model(stage, asked, model, claims, bar)
         for model in models:
+            if model.held_with is not None:
+                with model.held_with(processes) as sharing:
+                    _ask_model(stage, asked if sharing else [], model, claims, bar)
+        for model in claims.of("model", own):
+            _ask_model(stage, asked, model, claims, bar)
+        for model in own:
             _ask_model(stage, asked, model, claims, bar)
         processes.barrier()
         bar.done = total
@@ -166,26 +172,38 @@ def models_of(
 
 
 def _teacher(view: Recipe, name: str, local_rank: int) -> Model:
-    teacher = connect(view)
+    teacher = connect(view, local_rank=local_rank)
     tokenizer = teacher.tokenizers.asked
     revision = view.teacher.revision
     config = text_config(teacher.location, revision)
     stops = find.stop_ids_of_files(teacher.location, revision)
     path = view.gguf_teacher
     if path is None:
-        open_it = partial(_loaded_teacher, view, tokenizer, local_rank)
+        open_it = partial(_loaded_teacher, teacher)
     else:
         open_it = opened(partial(InLlamaCpp, path, _threads(view)))
     weights = digest(teacher.identity, canonical_json(view.teacher.identity()))
-    return _model(view, name, weights, tokenizer, config, stops, open_it)
+    model = _model(view, name, weights, tokenizer, config, stops, open_it)
+    if view.teacher.num_parts == 1 or path is not None:
+        return model
+    return replace(model, held_with=partial(_held_with, teacher))
 
 
 @contextmanager
-def _loaded_teacher(view: Recipe, tokenizer: Any, local_rank: int) -> Iterator[Answerer]:
+def _loaded_teacher(teacher: Teacher) -> Iterator[Answerer]:
     from distill.teachers.local import LocalTeacher
 
-    with LocalTeacher(view, local_rank=local_rank) as teacher:
-        yield InTransformers(teacher.model_here, tokenizer, view.teacher.batch_tokens)
+    assert isinstance(teacher, LocalTeacher)  # else it is on a server, or in a GGUF file
+    with teacher:
+        batch_tokens = teacher.recipe.teacher.batch_tokens
+        yield InTransformers(teacher.model_here, teacher.tokenizers.asked, batch_tokens)
+
+
+@contextmanager
+def _held_with(teacher: Teacher, processes: Processes) -> Iterator[Processes | None]:
+    """Divide the teacher's questions over those that hold it, and unload it on all of them."""
+    with teacher, teacher.dividing(processes) as sharing:
+        yield sharing
 
 
 @dataclass(frozen=True)

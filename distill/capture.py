@@ -206,8 +206,21 @@ def _measure_split(
 
     Of several jobs the first one, or the one that claims it.
     """
-    if not sequences or not processes.is_main or processes.job > 0:
+    if not sequences or processes.job > 0:
         return
+    with teacher.dividing(processes):
+        if processes.is_main:
+            _measure_split_here(teacher, columns, sequences, folder, path, processes)
+
+
+def _measure_split_here(
+    teacher: Teacher,
+    columns: Columns,
+    sequences: list[SignalSequence],
+    folder: RunFolder,
+    path: Path,
+    processes: Processes,
+) -> None:
     sample = _split_sample(teacher, sequences, folder)
     with assigned_blocks(
         processes,
@@ -339,7 +352,8 @@ def _cost_of_turn(work: Workload) -> Cost:
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
-        memory += work.bytes_on_a_gpu + pass_bytes(teacher, recipe.teacher.batch_tokens)
+        memory += work.bytes_on_a_gpu + work.joined_head_bytes
+        memory += pass_bytes(teacher, recipe.teacher.batch_tokens)
         seconds = work.pass_seconds(work.sample_tokens)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)

@@ -32,6 +32,7 @@ from distill.core.rank_times import RankClock
 from distill.core.results import GenerateResult, ReportResult
 from distill.core.run_folder import Fingerprint, Manifest, RunFolder
 from distill.core.stage import Stage
+from distill.core.teams import in_teams
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
 from distill.core.watch import watching
 from distill.errors import MismatchError, RecipeError
@@ -197,6 +198,7 @@ def at_work(
         keep_off_the_hub()
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
         running = processes.start(None if any_number else recipe.num_processes)
+        running = in_teams(running, recipe.team_size)
         try:
             with watching(running, 60 * recipe.processes.patience):
                 if running.is_main:

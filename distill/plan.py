@@ -46,12 +46,13 @@ from distill.planning.several import (
     without_gpu,
 )
 from distill.planning.sizes import UNKNOWN_SIZE
-from distill.planning.spreading import check_spreading, spreading_told
+from distill.planning.spreading import check_spreading, other_ways, spreading_told
 from distill.planning.training import sharding_told
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
 from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
+from distill.teachers.launch import check_division
 from distill.teachers.routes import students_tokenizers
 from distill.text.identification import by_script_only
 from distill.text.scripts import scripts_of
@@ -99,6 +100,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     routes = planned_routes(recipe, tokenizers)
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
+        check_division(route.recipe)
     cannot_ask = [preflight.check_scoring(route.recipe) for route in routes]
     for route in routes:
         lengths.check_models(route.recipe, route.connect())
@@ -175,9 +177,10 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     ]
     if any("generate" in warning or "capture" in warning for warning in warnings):
         section = "teacher" if recipe.teachers is None else "teachers.NAME"
+        is_divided = any(v.teacher.device_map or v.teacher.num_parts > 1 for v in recipe.views)
         warnings.append(
             f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
-            f"needs less{_over_all_gpus(recipe, machine, section)}"
+            f"needs less{'' if is_divided else other_ways(machine, section)}"
         )
     if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(_less_in_training(recipe))
@@ -195,12 +198,6 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     if unknown := by_script_only(recipe.languages):
         warnings.append(f"languages: {unknown}")
     return warnings
-
-
-def _over_all_gpus(recipe: Recipe, machine: Machine, section: str) -> str:
-    if machine.num_gpus == 1 or any(view.teacher.device_map for view in recipe.views):
-        return ""
-    return f"; {section}.device_map=auto divides it over the {machine.num_gpus} GPUs"
 
 
 def _less_in_training(recipe: Recipe) -> str:

@@ -107,9 +107,10 @@ def run(
         )
         processes.barrier()
         bar.done = total
-    if not processes.is_main:
-        return None
-    return _output(recipe, work, teachers[0], ["teacher", *paths], files, num_left_out)
+    with teachers[0].dividing(processes):  # it may be the judge
+        if not processes.is_main:
+            return None
+        return _output(recipe, work, teachers[0], ["teacher", *paths], files, num_left_out)
 
 
 def _output(

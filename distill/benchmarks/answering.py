@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distill.core import shutdown
+from distill.core.processes import Processes
 from distill.models.batching import blocks_by_length
 from distill.models.sampling import Sampling
 from distill.models.sequences import Continued
@@ -128,6 +129,8 @@ class Model:
 
     `digest`: what tells its weights from others. `longest`: tokens that it reads at most.
     `stop_ids`: what ends its answers. `enable_thinking`: the setting of its template's switch.
+    `held_with`: of one that several ranks hold together, the block in which its leaders ask it
+    (teachers/base.py: `dividing`).
     """
 
     name: str
@@ -138,6 +141,7 @@ class Model:
     system_prompt: str | None
     enable_thinking: bool | None
     open: Callable[[], AbstractContextManager[Answerer]]
+    held_with: Callable[[Processes], AbstractContextManager[Processes | None]] | None = None
 
 
 def opened(answerer: Callable[[], Answerer]) -> Callable[[], AbstractContextManager[Answerer]]:

@@ -51,20 +51,29 @@ def failed_together() -> bool:
 @contextmanager
 def waiting() -> Iterator[None]:
     """Tell that the block waits for the other ranks, or may: what they do together."""
-    global _waiting, _waiting_since, _waited_seconds, _has_failed_together
+    global _waiting, _waiting_since, _waited_seconds
     if not _waiting:
         _waiting_since = time.monotonic()
     _waiting += 1
     try:
-        yield
-    except Exception:
-        _has_failed_together = True
-        raise
+        with in_common():
+            yield
     finally:
         _waiting -= 1
         if not _waiting:
             _waited_seconds += time.monotonic() - _waiting_since
         sign()
+
+
+@contextmanager
+def in_common() -> Iterator[None]:
+    """Note what fails in the block as something that the ranks do together; it waits for nobody."""
+    global _has_failed_together
+    try:
+        yield
+    except Exception:
+        _has_failed_together = True
+        raise
 
 
 def place() -> str:

@@ -5,17 +5,21 @@ Launchers can quietly start one process instead of two, or two that do not know 
 """
 
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from distill.core import activity
 from distill.core.cores import own_cores
 from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
+
+if TYPE_CHECKING:
+    from distill.core.teams import Team
 
 T = TypeVar("T")
 
@@ -29,7 +33,9 @@ class Processes:
 
     `job` of `num_jobs`: independent launches that know nothing of each other and divide one stage's
     work (`--shard`); `leases`: they claim it block by block, and there may be any number of them
-    (`--shard auto`).
+    (`--shard auto`). `node`: what names this rank's. `group`: torch's, of these processes; None: all
+    of the launch. `team`: the ranks that hold a large teacher together (core/teams.py); None: each
+    holds all that it loads.
     """
 
     rank: int = 0
@@ -38,6 +44,9 @@ class Processes:
     job: int = 0
     num_jobs: int = 1
     leases: bool = False
+    node: str = ""
+    group: Any = None
+    team: "Team | None" = None
 
     @property
     def is_partial_job(self) -> bool:
@@ -61,7 +70,7 @@ class Processes:
             import torch.distributed as dist
 
             with activity.waiting():
-                dist.barrier()
+                dist.barrier(group=self.group)
 
     def broadcast(self, value: T) -> T:
         """Return rank 0's value, on every rank."""
@@ -71,8 +80,19 @@ class Processes:
 
         box: list[Any] = [value]
         with activity.waiting():
-            dist.broadcast_object_list(box, src=0)
+            dist.broadcast_object_list(box, group=self.group, group_src=0)
         return box[0]
+
+    def overwrite(self, values: Any) -> Any:
+        """Fill a tensor with rank 0's numbers, in place; return it."""
+        if self.num == 1:
+            return values
+        import torch.distributed as dist
+
+        there = values.to(device_between_ranks())
+        with activity.waiting():
+            dist.broadcast(there, group=self.group, group_src=0)
+            return values.copy_(there)  # on a GPU the wait is here
 
     def any(self, flag: bool) -> bool:
         """Return True on every rank if it is True on one."""
@@ -90,7 +110,7 @@ class Processes:
 
         values: list[Any] = [None] * self.num
         with activity.waiting():
-            dist.all_gather_object(values, value)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     def sum(self, values: Any) -> Any:
@@ -99,16 +119,16 @@ class Processes:
             return values
         import torch.distributed as dist
 
-        there = values.to(_device())  # nccl knows no CPU tensors
+        there = values.to(device_between_ranks())  # nccl knows no CPU tensors
         with activity.waiting():
-            dist.all_reduce(there)
+            dist.all_reduce(there, group=self.group)
             return values.copy_(there)  # on a GPU the wait is here
 
 
 ALONE = Processes()
 
 
-def _device() -> Any:
+def device_between_ranks() -> Any:
     """Return the device where a tensor must be for the ranks to exchange it."""
     import torch
     import torch.distributed as dist
@@ -146,6 +166,7 @@ def start(num_wanted: int | None) -> Processes:
     if not torch.cuda.is_available():
         # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    node = own_node(os.environ)  # before accelerate writes its own guess there
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     kind = str(state.distributed_type).rpartition(".")[2]
@@ -161,8 +182,20 @@ def start(num_wanted: int | None) -> Processes:
             f"`accelerate launch --multi_gpu --num_processes {num_wanted}` (`--cpu` silently starts one)"
         )
     return Processes(
-        rank=state.process_index, num=state.num_processes, local_rank=state.local_process_index
+        rank=state.process_index,
+        num=state.num_processes,
+        local_rank=state.local_process_index,
+        node=node,
     )
+
+
+def own_node(environment: Mapping[str, str]) -> str:
+    """Return what names the node of this rank among those of the launch.
+
+    By the launcher's word for how many ranks it has started on each, else by the name of the host.
+    """
+    said = environment.get("LOCAL_WORLD_SIZE")
+    return f"{launched_rank() // int(said)}" if said else socket.gethostname()
 
 
 def threads_left_idle(

@@ -6,7 +6,8 @@ log-prob stands behind the context. Contexts of similar length are batched. What
 begin with, such as the examples before each question, is read once for all of them.
 
 Where a row has no place of its own in the model's cache (slots.py: a sliding window, a recurrent
-state) every continuation is read with its context; the sums are the same.
+state), or several ranks hold the model, every continuation is read with its context; the sums are
+the same.
 """
 
 import copy
@@ -22,6 +23,7 @@ from transformers import DynamicCache
 from distill.core.prefixes import common_prefix_length
 from distill.losses.head import Head
 from distill.models.batching import batches_by_length
+from distill.models.divided import part_of
 from distill.models.head import head_of
 from distill.models.score import logit_chunks, score
 from distill.models.sequences import Continued, TokenSequence
@@ -65,7 +67,8 @@ class Reader:
 
     @property
     def shares_contexts(self) -> bool:
-        return has_slots(self.model)
+        # what is read once stays with the rank that reads it, and a model in parts has several
+        return has_slots(self.model) and part_of(self.model) is None
 
 
 @torch.no_grad()

@@ -18,12 +18,14 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from distill.models.divided import Part, part_of, together
 from distill.models.sampling import Sampling
 from distill.models.slots import Rolling, has_slots
 
 OnFinished = Callable[[int, list[int], str], None]
 
 
+@together
 def answer(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -47,6 +49,9 @@ def answer(
     are reported once more.
     """
     num_slots, known = num_slots or len(prompts), known_lengths or {}
+    part = part_of(model)
+    if part is not None:
+        on_finished = part.heard(on_finished)
     with torch.inference_mode():
         if has_slots(model):
             rolling = Rolling(
@@ -58,7 +63,8 @@ def answer(
                 pad_id=pad_id,
                 known_lengths=known,
             )
-            rolling.run(Drawer(seeds, sampling, vocab_size), on_finished)
+            drawer = Drawer(seeds, sampling, vocab_size)
+            rolling.run(drawer if part is None else _as_led(part, drawer), on_finished)
             return
         for first in range(0, len(prompts), num_slots):
             part = range(first, min(first + num_slots, len(prompts)))
@@ -73,6 +79,15 @@ def answer(
                 vocab_size=vocab_size,
                 on_finished=_shifted(on_finished, first),
             )
+
+
+def _as_led(part: Part, drawer: "Drawer") -> Callable[..., list[int]]:
+    """Return the drawer of a model that several ranks hold: all take the tokens that their leader draws."""
+
+    def draw_with_all(logits_NV: Tensor, places: Sequence[tuple[int, int]]) -> list[int]:
+        return part.agreed(len(places), lambda: drawer(logits_NV, places))
+
+    return draw_with_all
 
 
 def _shifted(on_finished: OnFinished, first: int) -> OnFinished:
@@ -145,6 +160,8 @@ def _answer_batch(
         processors.append(_OnlyTokens(vocab_size))
     if sampling.temperature > 0:
         processors.append(_SeededSampler(seeds, sampling, width))
+    if (part := part_of(model)) is not None:
+        processors.append(_AsLed(part))
     watcher = _Finished(width, sampling, on_finished, len(prompts))
     model.generate(
         input_ids=ids_BT.to(model.device),
@@ -201,6 +218,18 @@ class _SeededSampler(LogitsProcessor):
             scores.device, torch.float32
         )
         chosen_B1 = draw(scores, uniform_B, self.sampling)
+        return torch.full_like(scores, -torch.inf).scatter_(1, chosen_B1, 0.0)
+
+
+class _AsLed(LogitsProcessor):
+    """Leave only the token of each row that the leader of the ranks takes."""
+
+    def __init__(self, part: Part):
+        self.part = part
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        chosen = self.part.agreed(len(scores), lambda: scores.argmax(-1).tolist())
+        chosen_B1 = torch.tensor(chosen, device=scores.device)[:, None]
         return torch.full_like(scores, -torch.inf).scatter_(1, chosen_B1, 0.0)
 
 

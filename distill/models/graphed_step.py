@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.models.divided import part_of
 from distill.models.spread import is_spread
 
 LENGTH_STEP = 128  # positions: more means fewer graphs to record, and more masked positions to read
@@ -29,6 +30,7 @@ def can_record(model: Any) -> bool:
     return (
         model.device.type == "cuda"
         and not is_spread(model)
+        and part_of(model) is None
         and model.config.get_text_config()._attn_implementation == "sdpa"
     )
 

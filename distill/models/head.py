@@ -4,24 +4,26 @@ from typing import Any
 
 from distill.errors import MismatchError
 from distill.losses.head import Head, softcapped
+from distill.models.divided import together, whole
 from distill.models.spread import head_weight
 
 
+@together
 def head_of(model: Any) -> Head:
-    """Return the model's head and the numbers around it.
+    """Return the model's head and the numbers around it, whole also where it is divided.
 
     Raises MismatchError where logits cannot be rebuilt from it.
     """
     import torch
 
-    layer, weight = model.get_output_embeddings(), head_weight(model)
+    layer, weight = model.get_output_embeddings(), whole(head_weight(model))
     config = model.config.get_text_config()
     scale = getattr(config, "logit_scale", None) or 1.0
     if getattr(config, "logits_scaling", None):
         scale = 1.0 / config.logits_scaling
     head = Head(
         weight,
-        getattr(layer, "bias", None),
+        whole(getattr(layer, "bias", None)),
         scale,
         getattr(config, "final_logit_softcapping", None),
     )

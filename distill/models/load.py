@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.core.teams import Team
 from distill.errors import DataError, MismatchError, MissingError, RecipeError, shown
-from distill.models import spread
+from distill.models import divided, spread
 from distill.models.find import local_folder
 from distill.models.json_files import read_json_object, token_ids
 from distill.models.loaded_weights import (
@@ -32,11 +33,13 @@ class Placement:
     dtype: str
     quantization: str = "none"
     spread: bool = False  # over all GPUs of this process, and this machine's memory (spread.py)
+    num_parts: int = 1  # of several ranks that hold one each (divided.py)
 
     def __str__(self) -> str:
         quantization = "" if self.quantization == "none" else f", {self.quantization}"
         spread = ", layers spread" if self.spread else ""
-        return f"{self.device}, {self.dtype}{quantization}{spread}"
+        parts = f", in {self.num_parts} parts" if self.num_parts > 1 else ""
+        return f"{self.device}, {self.dtype}{quantization}{spread}{parts}"
 
 
 def placement(device: str, dtype: str, quantization: str = "none") -> Placement:
@@ -132,10 +135,12 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     local_rank: int | None = None,
+    team: Team | None = None,
 ) -> Any:
     """Return a causal language model in evaluation mode. Weights come from safetensors only.
 
     `local_rank`: the number of the GPU, where it is on one; None: the one that is this process's.
+    `team`: of which each rank takes a part of it; None: it is whole here.
 
     Raises what `from_folder` raises; MissingError also where there is no such folder, and
     MismatchError where the quantization would leave most weights as they are, or layers that are to
@@ -147,6 +152,8 @@ def load_model(
     folder = local_folder(location, revision, code=trust_remote_code)
     if trust_remote_code:
         refuse_foreign_code(folder)
+    if team is not None:
+        return _own_part(folder, where, team, trust_remote_code=trust_remote_code)
     # attention: left to transformers, which takes sdpa where the family has it (gpt-oss, with
     # its sinks, has not)
     model = from_folder(
@@ -159,6 +166,28 @@ def load_model(
     refuse_unquantized(model, where.quantization, location)
     if where.spread:
         spread.refuse_disk(location, model)
+    return model
+
+
+def _own_part(
+    folder: Path, where: Placement, team: Team, *, trust_remote_code: bool = False
+) -> Any:
+    """Return this rank's part of the model of a folder; no rank of the team waits for another."""
+    import torch
+
+    config = known_config(folder) or config_of(folder, trust_remote_code=trust_remote_code)
+    divided.require_divisible(folder, config, team.members.num)
+    device = torch.device("cpu")
+    if where.device == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())
+    with divided.placed_on(team, device):
+        model = from_folder(
+            folder,
+            trust_remote_code=trust_remote_code,
+            dtype=getattr(torch, where.dtype),
+            distributed_config=divided.division(config, team.members.num),
+        )
+    setattr(model, divided.PART, divided.Part(team.members))
     return model
 
 
@@ -194,7 +223,7 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
     stored = stored_tensors(weight_files(folder))
     refuse_too_many_layers(folder, values, stored)
     refuse_unknown_packing(folder, values)
-    known = _known_config(folder)
+    known = known_config(folder)
     config = known or config_of(folder, trust_remote_code=trust_remote_code)
     require_possible(folder, config, stored, trust_remote_code=trust_remote_code)
     if known is not None:
@@ -301,7 +330,7 @@ def refuse_unquantized(model: Any, quantization: str, location: object) -> None:
 SAME_ARCHITECTURE = {"kimi_k2": "deepseek_v3"}
 
 
-def _known_config(folder: Path) -> Any:
+def known_config(folder: Path) -> Any:
     """Return the transformers config where config.json's model_type is a known one by another name.
 
     None for all others.

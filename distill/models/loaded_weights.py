@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.errors import DataError, MismatchError, shown
+from distill.models.divided import own
 from distill.models.model_files import StoredTensor
 
 # numbers that a config may describe beyond those in the files: what is missing is made up in memory
@@ -195,7 +196,7 @@ def refuse_not_finite(location: object, model: Any, stored: Mapping[str, StoredT
     if stays_out or getattr(model, "hf_quantizer", None) is not None:
         _refuse_not_finite_in_files(location, stored)
     for name, tensor in _persistent(model):
-        if tensor.is_meta or is_finite(tensor):
+        if tensor.is_meta or is_finite(own(tensor)):
             continue
         _refuse_not_finite_in_files(location, stored)
         dtype = str(tensor.dtype).removeprefix("torch.")

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from distill.core.claims import Claims
 from distill.models.batching import batches_by_length
+from distill.models.divided import together
 from distill.models.head import Head, logits
 from distill.models.sequences import TokenSequence
 
 CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
 
 
+@together
 @torch.no_grad()
 def answer_hidden_states(
     model: Any, sequences: Sequence[TokenSequence], pad_id: int

@@ -96,6 +96,7 @@ def recipe_of_student(recipe: Recipe, student: Student) -> Recipe:
             "server_model": None,
             "device": "cpu" if student.gguf else student.placement.device,
             "device_map": None,
+            "tensor_parallel": None,
             "dtype": student.placement.dtype,
             "quantization": "none",
             "trust_remote_code": False,

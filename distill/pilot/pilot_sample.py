@@ -32,6 +32,7 @@ from distill.teachers.base import Teacher
 from distill.teachers.generation import Generation
 from distill.teachers.kept import Filtered
 from distill.teachers.keys import request_maker
+from distill.teachers.launch import check_teachers_processes
 from distill.teachers.log import PILOT, PILOT_WAY_OUT, read_best_rows, read_pilot
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.routes import routes_of
@@ -67,6 +68,7 @@ class PilotSample:
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "list[PilotSample]":
         """Return the sample of each teacher, in the recipe's order; one where there is one."""
         require_permission(recipe)
+        check_teachers_processes(recipe, processes)
         tasks.grader(recipe.generate)  # what this machine lacks is said before anything is asked
         routes = routes_of(recipe)
         asked = [route.connect(folder, processes.local_rank) for route in routes]

@@ -163,12 +163,29 @@ class Workload:
 
     @property
     def bytes_on_a_gpu(self) -> float:
-        """Return the bytes of the teacher's weights on one device; all where it is not spread."""
+        """Return the bytes of the teacher's weights on one device; all where that one holds it."""
         return (self.teacher_bytes - self.host_bytes) / self._num_devices
 
     @property
+    def num_parts(self) -> int:
+        """Return how many processes hold the teacher together (models/divided.py)."""
+        return self.recipe.teacher.num_parts if self.recipe.loads_teacher else 1
+
+    @property
+    def joined_head_bytes(self) -> float:
+        """Return the bytes of the output head that a leader joins from the parts of a teacher."""
+        if self.num_parts == 1:
+            return 0.0
+        return self.teacher.head * self.teacher_bytes / max(1, self.teacher.parameters)
+
+    @property
+    def num_processes(self) -> int:
+        """Return how many processes the recipe wants, at least those that hold a teacher together."""
+        return self.recipe.num_processes or self.recipe.team_size
+
+    @property
     def _num_devices(self) -> int:
-        return self.machine.num_gpus if self.is_spread else 1
+        return self.machine.num_gpus if self.is_spread else self.num_parts
 
     def host_seconds(self, num_passes: float) -> float:
         """Return how long so many passes wait for the weights that lie in this machine's memory."""

@@ -40,7 +40,7 @@ def divided(stage: Stage, work: Workload) -> Cost:
     Processes without GPUs share the cores that one would take, and are no faster.
     """
     assert stage.cost is not None
-    cost, num = stage.cost(work), work.recipe.num_processes or 1
+    cost, num = stage.cost(work), work.num_processes
     if num == 1 or not stage.shared or not work.machine.gpu:
         return cost
     of_server = _server_seconds(stage, work)
@@ -78,7 +78,7 @@ def _num_pieces(stage: Stage, work: Workload) -> int | None:
 
 def launch_of(work: Workload, planned: Sequence[Stage]) -> Launch:
     """Return what the recipe's num_processes take of the stages `planned`."""
-    num = work.recipe.num_processes or 1
+    num = work.num_processes
     num_a_node = work.machine.processes_a_node(num)
     stages = [s for s in planned if s.left_out(work.recipe) is None and s.cost is not None]
     costs = {stage.name: divided(stage, work) for stage in stages}
@@ -110,7 +110,7 @@ def _node_bytes(work: Workload, num_a_node: int, memory: float) -> float:
 
 def too_little_memory(work: Workload, planned: Sequence[Stage]) -> str | None:
     """Return a warning where a node's processes take more than its memory, or None."""
-    if (work.recipe.num_processes or 1) == 1:
+    if work.num_processes == 1:
         return None
     launch, memory = launch_of(work, planned), work.machine.memory
     if launch.node_memory <= memory:
@@ -129,8 +129,8 @@ def duration(seconds: float) -> str:
 
 
 def launch_told(work: Workload, planned: Sequence[Stage]) -> str | None:
-    """Return what the recipe's processes take, in words; None where it names one or none."""
-    if (work.recipe.num_processes or 1) == 1:
+    """Return what the recipe's processes take, in words; None where it wants one or any."""
+    if work.num_processes == 1:
         return None
     launch = launch_of(work, planned)
     memory, node_memory = launch.memory / GB, launch.node_memory / GB
@@ -138,8 +138,9 @@ def launch_told(work: Workload, planned: Sequence[Stage]) -> str | None:
     nodes = f"{launch.num_a_node} on each of {launch.num_nodes} nodes"
     if launch.num_nodes == 1:
         nodes = "on one node"
+    field = "num_processes" if work.recipe.num_processes else "teacher.tensor_parallel"
     return (
-        f"{launch.num} processes (num_processes), {nodes}: up to {memory:.1f} GB of {where} each, "
+        f"{launch.num} processes ({field}), {nodes}: up to {memory:.1f} GB of {where} each, "
         f"{node_memory:.1f} GB of a node's memory in all; {duration(launch.seconds)}, "
         f"in {launch.waiting:.0%} of which a process waits: the first alone does "
         f"{', '.join(launch.alone[:3])} ...; what they send each other is not reckoned"

@@ -1,9 +1,13 @@
-"""What a teacher takes whose layers are spread over the GPUs of a machine (teacher.device_map: auto)."""
+"""What a teacher takes that no GPU holds alone.
+
+Its layers are spread over the GPUs of a machine (teacher.device_map: auto), or several processes hold
+a part of it each (teacher.tensor_parallel).
+"""
 
 from distill.errors import MismatchError
 from distill.models.spread import HOST_SHARE, WAY_OUT, price_of_host
 from distill.planning.costs import Workload
-from distill.planning.machine import GB
+from distill.planning.machine import GB, Machine
 
 
 def check_spreading(work: Workload) -> None:
@@ -30,12 +34,37 @@ def spreading_told(work: Workload) -> list[str]:
     return [
         _told(part)
         for part in work.turns
-        if part.recipe.teacher.device_map and part.recipe.loads_teacher
+        if part.recipe.loads_teacher and (part.recipe.teacher.device_map or part.num_parts > 1)
     ]
+
+
+def other_ways(machine: Machine, section: str) -> str:
+    """Return how a teacher that has no room on one of several GPUs gets it, as the end of a sentence."""
+    num = machine.num_gpus
+    if num == 1:
+        return ""
+    return (
+        f"; {section}.device_map=auto divides it over the {num} GPUs, and so does "
+        f"{section}.tensor_parallel={num} with {num} processes, where all work at once"
+    )
+
+
+def _told_of_parts(whose: str, work: Workload) -> str:
+    num, where = work.num_parts, "its GPU" if work.machine.gpu else "memory"
+    text = (
+        f"{whose}: {num} processes hold it together (tensor_parallel), each {work.bytes_on_a_gpu / GB:.1f} "
+        f"GB of weights in {where}; start them with `accelerate launch --multi_gpu --num_processes "
+        f"{work.num_processes} distill/train.py RECIPE`"
+    )
+    if work.machine.gpu and work.machine.num_gpus < num:
+        text += f" on a machine with {num} GPUs: this one has {work.machine.num_gpus}"
+    return text
 
 
 def _told(work: Workload) -> str:
     whose = f"teacher {work.recipe.route}" if work.recipe.route else "teacher"
+    if work.num_parts > 1:
+        return _told_of_parts(whose, work)
     if not work.is_spread:
         return f"{whose}: device_map auto, and no GPU here: one device holds it"
     text = (

@@ -35,14 +35,14 @@ def training_bytes(work: Workload) -> float:
     copies = 0.0
     if work.machine.gpu or work.in_bfloat16(options.precision):
         copies = 2.0 * student.parameters
-    if (work.recipe.num_processes or 1) > 1:
+    if work.num_processes > 1:
         copies += 4 * _num_trained(work)
     return _state_bytes(work) + head + copies + _pass_bytes(work)
 
 
 def _num_dividing(work: Workload) -> int:
     """Return how many ranks divide the student: by `hybrid` those of a node."""
-    num = work.recipe.num_processes or FEWEST_RANKS
+    num = work.recipe.num_processes or max(FEWEST_RANKS, work.recipe.team_size)
     return work.machine.processes_a_node(num) if work.recipe.train.shard == "hybrid" else num
 
 

@@ -64,6 +64,11 @@ def run(
             f"{recipe.source}: teachers: shape races students with one teacher: give it a recipe with "
             "`teacher:` and that one's languages, and write the student that won into this one"
         )
+    if recipe.team_size > 1:
+        raise RecipeError(
+            f"{recipe.source}: teacher.tensor_parallel {recipe.team_size}: shape races by one process: "
+            "set it to null, and teacher.device_map=auto spreads the teacher over all GPUs"
+        )
     with at_work(recipe, RunFolder.of(recipe)) as running:
         if running.num > 1:
             raise RecipeError(

@@ -256,6 +256,11 @@ class Recipe(Section):
         return self.teacher.gguf is None and is_here
 
     @property
+    def team_size(self) -> int:
+        """Return how many processes hold a teacher together; 1 where none is loaded, or each holds it."""
+        return max((v.teacher.num_parts for v in self.views if v.loads_teacher), default=1)
+
+    @property
     def gguf_teacher(self) -> Path | None:
         """Return the file of teacher.gguf.
 

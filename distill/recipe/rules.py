@@ -320,12 +320,18 @@ def check_rounds(recipe: "Recipe") -> None:
 
 
 def check_processes(recipe: "Recipe") -> None:
-    """Refuse several processes where one spreads the teacher over all GPUs."""
+    """Refuse processes that cannot hold the teacher, or where one alone is to hold it."""
     if recipe.teacher.device_map and (recipe.num_processes or 1) > 1:
         raise ValueError(
             f"teacher.device_map auto with num_processes {recipe.num_processes}: one process drives all "
             "GPUs: set num_processes to null, do the stages that ask the teacher by one process, with "
             "`--stages plan,generate,capture`, and launch several with `--stages initialize,train`"
+        )
+    size, num = recipe.teacher.num_parts, recipe.num_processes
+    if num is not None and num % size and recipe.loads_teacher:
+        raise ValueError(
+            f"teacher.tensor_parallel {size} with num_processes {num}: each copy of the teacher takes "
+            f"{size} processes: set num_processes to {-(-num // size) * size}, or tensor_parallel to null"
         )
 
 

@@ -110,6 +110,17 @@ def check_rounds_of_teachers(recipe: "Recipe") -> None:
         )
 
 
+def check_parts_of_teachers(recipe: "Recipe") -> None:
+    """Refuse teachers that are held by teams of different sizes: a launch has one size."""
+    parts = {t.name: t.num_parts for t in recipe.teachers or () if t.num_parts > 1}
+    if len({*parts.values()}) > 1:
+        named = ", ".join(f"teachers.{name}.tensor_parallel {num}" for name, num in parts.items())
+        raise ValueError(
+            f"{named}: the processes of a launch are divided in one way: give all of them the same, "
+            "or null to those that one device holds"
+        )
+
+
 def check_chunks_of_teachers(recipe: "Recipe") -> None:
     """Refuse chunks: a student learns them of one teacher."""
     if recipe.capture.signal == "chunks":
@@ -128,5 +139,6 @@ RULES_OF_SEVERAL = (
     check_prices_of_teachers,
     check_signal_of_teachers,
     check_rounds_of_teachers,
+    check_parts_of_teachers,
     check_chunks_of_teachers,
 )

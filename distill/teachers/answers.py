@@ -51,12 +51,31 @@ def ask(
         )
     known = _lengths(recipe, logged, longest)
     processes.barrier()  # every rank has read the same log before anyone adds to it
+    if bar is not None:
+        bar.advance(sum(request.key in known for request in requests))
+    seconds = 0.0
+    with teacher.dividing(processes) as sharing:
+        if sharing is not None:
+            seconds = _ask_share(teacher, requests, options, log, sharing, known, bar)
+    processes.barrier()
+    return seconds
+
+
+def _ask_share(
+    teacher: Teacher,
+    requests: Sequence[Request],
+    options: RequestOptions,
+    log: AnswerLog,
+    processes: Processes,
+    known: dict[str, int],
+    bar: Progress | None,
+) -> float:
+    """Ask for what is this process's and not `known`; return the seconds that took, loading apart."""
+    recipe, longest = teacher.recipe, options.sampling.max_new_tokens
     blocks = {
         _name_of(recipe, block): block
         for block in blocks_of(teacher, requests, options, log, processes)
     }
-    if bar is not None:
-        bar.advance(sum(request.key in known for request in requests))
     seconds = 0.0
     with assigned_blocks(
         processes,
@@ -75,7 +94,6 @@ def ask(
             with nullcontext() if bar else own:
                 _answer(teacher, chain([first], todo), options, log, known, own, needs_ids)
             seconds = time.monotonic() - started
-    processes.barrier()
     return seconds
 
 

@@ -7,6 +7,7 @@ must say who it is and answer; a signal, figures and more are methods with a def
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
@@ -174,6 +175,15 @@ class Teacher(ABC):
 
     def close(self) -> None:  # noqa: B027 - nor to unload
         """Unload what was loaded."""
+
+    @contextmanager
+    def dividing(self, processes: Processes) -> Iterator[Processes | None]:
+        """Yield the processes that divide what this teacher is asked in the block.
+
+        Every rank of the launch calls it where one of them will ask. None on a rank that has
+        helped its leader meanwhile (core/teams.py), and has nothing to do itself.
+        """
+        yield processes
 
     def __enter__(self) -> Self:
         return self

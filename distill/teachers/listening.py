@@ -57,10 +57,22 @@ class Listening:
 
 def listen(listening: Listening, sequences: list[SignalSequence], processes: Processes) -> None:
     """Capture the sequences of this process that are not on disk."""
+    captured = _on_disk(listening, processes)
+    with listening.teacher.dividing(processes) as sharing:
+        if sharing is not None:
+            _listen_to_share(listening, sequences, sharing, captured)
+
+
+def _listen_to_share(
+    listening: Listening,
+    sequences: list[SignalSequence],
+    processes: Processes,
+    captured: set[str],
+) -> None:
+    """Capture what is this process's and not `captured`."""
     from distill.signals.store import SignalStore, SignalWriter
 
     teacher, header, shards = listening.teacher, listening.header, listening.shards
-    captured = _on_disk(listening, processes)
     blocks = _blocks(teacher, sequences, processes)
     with assigned_blocks(
         processes,

@@ -1,18 +1,21 @@
 """A teacher that transformers loads on this machine."""
 
 from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from distill import chat
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
+from distill.core.teams import Team
+from distill.errors import MismatchError, Stopped
 from distill.evaluation.eval_set import EvalSet, ModelAnswers
 from distill.evaluation.models import evaluate_transformers
 from distill.losses.head import Head
-from distill.models import find, load, spread
+from distill.models import divided, find, load, spread
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.precision import Placed, Work, placed
@@ -29,11 +32,16 @@ class LocalTeacher(Teacher):
 
     So they are cut from all requests of a job, not from the missing ones, and a run that was killed
     ends with the same answers. What is captured again shares its batch again.
+
+    Where a team of ranks holds it (teacher.tensor_parallel), all of them make each pass, and the
+    leader does all else.
     """
 
     divides_prompts = True
     _model: Any = None
     _head: Head | None = None
+    _team: Team | None = None
+    _leads = False  # the others of the team follow now
 
     def __init__(
         self,
@@ -70,7 +78,12 @@ class LocalTeacher(Teacher):
     def placement(self) -> load.Placement:
         where = self._placed.placement
         is_spread = self.recipe.teacher.device_map == "auto" and where.device == "cuda"
-        return replace(where, spread=is_spread)
+        return replace(where, spread=is_spread, num_parts=self.num_parts)
+
+    @property
+    def num_parts(self) -> int:
+        """Return how many ranks hold it together."""
+        return self.recipe.teacher.num_parts
 
     @property
     def type_told(self) -> str | None:
@@ -85,18 +98,51 @@ class LocalTeacher(Teacher):
         if self.type_told is not None and self.local_rank == 0:
             print(f"  teacher: {self.type_told}", flush=True)
         teacher = self.recipe.teacher
+        if self.num_parts > 1 and self._team is None:
+            raise MismatchError(
+                f"{self.recipe.source}: {self.recipe.teacher_section}.tensor_parallel {self.num_parts}: "
+                "one process asks it here; set it to null, and device_map to auto"
+            )
+        if self._leads and self._team is not None:
+            divided.tell_ready(self._team.members)
         self._model = load.load_model(
             self.location,
             self.placement,
             revision=teacher.revision,
             trust_remote_code=teacher.trust_remote_code,
             local_rank=self.local_rank,
+            team=self._team,
         )
-        if text := spread.told(self._model):
+        text = spread.told(self._model) or divided.told(self._model)
+        if text is not None and (self._team is None or self.local_rank == 0):
             print(f"  teacher: {text}", flush=True)
 
     def close(self) -> None:
         self._model = self._head = None
+
+    @contextmanager
+    def dividing(self, processes: Processes) -> Iterator[Processes | None]:
+        team = processes.team
+        if self.num_parts == 1 or team is None:
+            yield processes
+            return
+        if self._leads:  # within another such block
+            yield team.leading(processes)
+            return
+        self._team = team
+        if not team.is_led_here:
+            divided.follow(team.members, lambda: self.model_here)
+            yield None
+            return
+        self._leads = True
+        try:
+            yield team.leading(processes)
+            divided.tell_end(team.members)
+        except Stopped as stopped:
+            divided.tell_end(team.members, str(stopped))
+            raise
+        finally:
+            self._leads = False
 
     @property
     def model_here(self) -> Any:
@@ -110,6 +156,8 @@ class LocalTeacher(Teacher):
         return self._head
 
     def stop_ids(self) -> list[int]:
+        if self.num_parts > 1:  # no rank loads its part for that
+            return super().stop_ids()
         return chat.stop_ids(self.tokenizers.asked, load.stop_ids(self.model_here))
 
     def blocks(
@@ -206,4 +254,10 @@ class LocalTeacher(Teacher):
     def evaluate(
         self, eval_set: EvalSet, bar: Progress, processes: Processes = ALONE
     ) -> ModelAnswers:
-        return evaluate_transformers(eval_set, self.model_here, bar, processes)
+        if self.num_parts == 1:
+            return evaluate_transformers(eval_set, self.model_here, bar, processes)
+        made = None
+        with self.dividing(processes) as sharing:
+            if sharing is not None:
+                made = evaluate_transformers(eval_set, self.model_here, bar, sharing)
+        return processes.broadcast(cast(ModelAnswers, made))

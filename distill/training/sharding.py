@@ -9,8 +9,6 @@ Source: Zhao et al., "PyTorch FSDP", 2023 (arXiv 2304.11277); torch.distributed.
 """
 
 import copy
-import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -112,9 +110,7 @@ def ranks_a_node(processes: Processes) -> int:
 
     Every rank calls it. Raises MismatchError where nodes have different numbers, or their ranks do not stand together.
     """
-    said = os.environ.get("LOCAL_WORLD_SIZE")
-    node = f"{processes.rank // int(said)}" if said else socket.gethostname()
-    nodes = processes.gathered(node)
+    nodes = processes.gathered(processes.node)
     size = nodes.count(nodes[0])
     rows = [nodes[start : start + size] for start in range(0, len(nodes), size)]
     is_even = all(len(row) == size and len(set(row)) == 1 for row in rows)

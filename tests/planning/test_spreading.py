@@ -1,15 +1,19 @@
 """A teacher over several GPUs: what lies where, and what is refused before anything is fetched."""
 
+import re
+
 import pytest
 from run_helpers import QUICKSTART, ROOT
 
 from distill import capture, generate
 from distill.errors import MismatchError
+from distill.pipeline import PLANNED
 from distill.planning.costs import Workload
+from distill.planning.launches import divided, launch_told
 from distill.planning.machine import GB, Machine
 from distill.planning.scoring import capture_told
 from distill.planning.sizes import Size
-from distill.planning.spreading import check_spreading, spreading_told
+from distill.planning.spreading import check_spreading, other_ways, spreading_told
 from distill.recipe import load_recipe
 
 REAL = ROOT / "recipes" / "qwen_to_1b.yaml"
@@ -111,3 +115,38 @@ def test_of_deepseek_behind_a_server_nothing_is_loaded_or_fetched_here():
     assert said.startswith("capture: h scores the kept answers (prompt_logprobs)")
     spread = work(machine(4, 24), *QWEN_32B, *fields, "train.hard_weight=1", "capture.top_k=20")
     assert not spread.is_spread and not spreading_told(spread)
+
+
+IN_FOUR = ["teacher.model=Qwen/Qwen3-32B", "teacher.tensor_parallel=4", "teacher.device=auto"]
+
+
+def test_four_processes_that_hold_qwen3_32b_take_a_quarter_each_and_that_is_told():
+    four, spread = work(machine(4, 24), *IN_FOUR), work(machine(4, 24), *QWEN_32B)
+    assert four.bytes_on_a_gpu == spread.bytes_on_a_gpu
+    assert 16 * GB < memory_of(spread) < memory_of(four) < 24 * GB, "a leader joins the head"
+    (said,) = spreading_told(four)
+    assert said.startswith("teacher: 4 processes hold it together (tensor_parallel), each 16.4 GB")
+    assert said.endswith("--num_processes 4 distill/train.py RECIPE`")
+    assert "with 4 GPUs: this one has 1" in spreading_told(work(machine(1, 24), *IN_FOUR))[0]
+    eight = work(machine(8, 24), *IN_FOUR, "num_processes=8")
+    assert eight.bytes_on_a_gpu == four.bytes_on_a_gpu
+    assert "--num_processes 8" in spreading_told(eight)[0]
+
+
+def test_the_plan_reckons_with_as_many_processes_as_hold_the_teacher():
+    four, alone = work(machine(4, 24), *IN_FOUR), work(machine(4, 24), IN_FOUR[0], IN_FOUR[2])
+    assert (alone.num_processes, four.num_processes) == (1, 4)
+    assert divided(generate.STAGE, four).seconds < divided(generate.STAGE, alone).seconds / 3
+    told = launch_told(four, PLANNED)
+    assert told is not None and told.startswith(
+        "4 processes (teacher.tensor_parallel), on one node"
+    )
+
+
+def test_where_a_teacher_has_no_room_both_ways_over_several_gpus_are_named():
+    assert other_ways(machine(1, 24), "teacher") == ""
+    said = other_ways(machine(4, 24), "teacher")
+    ways = re.findall(r"teacher\.\w+=\w+", said)
+    assert ways == ["teacher.device_map=auto", "teacher.tensor_parallel=4"]
+    for way in ways:
+        assert memory_of(work(machine(4, 24), *IN_FOUR[::2], way)) < 24 * GB

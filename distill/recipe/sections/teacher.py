@@ -25,6 +25,14 @@ class Teacher(Section):
         "one device holds it. Without a GPU there is one device",
         machine=True,
     )
+    tensor_parallel: PositiveInt | None = field(
+        None,
+        "So many processes, each with a GPU of its own, hold it together: a part of its heads and "
+        "neurons each, of a mixture whole experts, by transformers' plan for its class. A launch with "
+        "a multiple of them holds several copies, each on one node, which share the work; null = each "
+        "process holds it whole",
+        machine=True,
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = field(
         "auto",
         "Of its weights, for answers and capture. auto = bfloat16 on cuda; on cpu float32, or "
@@ -99,6 +107,23 @@ class Teacher(Section):
         return self
 
     @model_validator(mode="after")
+    def _is_divided_in_one_way(self) -> "Teacher":
+        if self.num_parts == 1:
+            return self
+        others = {
+            "device_map": self.device_map,
+            "gguf": self.gguf,
+            "quantization": None if self.quantization == "none" else self.quantization,
+        }
+        named = [f"{name} {value}" for name, value in others.items() if value]
+        if named:
+            raise ValueError(
+                f"tensor_parallel {self.num_parts} divides weights in 16 or 32 bits over processes, "
+                f"which does not go with {' and '.join(named)}: remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _server_can_be_asked(self) -> "Teacher":
         if self.server and (problem := address_problem(self.server)):
             raise ValueError(f"server: {problem}")
@@ -115,6 +140,11 @@ class Teacher(Section):
     def text_only(self) -> bool:
         """Return whether it is asked for text alone, so that nothing here needs its tokenizer."""
         return self.server_gives == "text"
+
+    @property
+    def num_parts(self) -> int:
+        """Return how many processes hold its weights together, where they are loaded here."""
+        return self.tensor_parallel or 1
 
     @property
     def answers_on_server(self) -> bool:
