@@ -32,8 +32,9 @@ from distill.models.load import Placement
 from distill.recipe.sections import Train
 
 NAME = "distill_by_sequence"  # among transformers' attention implementations
-# tokens of a row; on a CPU shorter ones win less than 5 % of a step, and so keep their numbers
-CPU_MIN_LENGTH = 1024
+# tokens of a row: the shortest that clearly won on a CPU (BENCHMARKS.md). Shorter ones won 0 to 8 %
+# of a step, and so keep their numbers
+CPU_MIN_LENGTH = 2048
 SAME = 1e-4  # two ways of one float32 forward differ by less, in shares of the largest value
 SAME_IN_16_BITS = 2e-2
 
