@@ -203,6 +203,18 @@ def go_on(folder: Path, names: list[str]) -> None:
     finish(processes)
 
 
+def check_two_clocks(folder: Path) -> None:
+    """As one of two ranks: a training whose checkpoints are due by the clock of rank 1 alone, after every step."""
+    processes = start(2)
+    run = course(folder, processes)
+    minutes = 0.0 if processes.rank == 1 else 1e6
+    options = run.options.model_copy(
+        update={"checkpoint_every": None, "checkpoint_minutes": minutes, "max_steps": 3}
+    )
+    train_whole(replace(run, options=options))
+    finish(processes)
+
+
 def check_four(folder: Path) -> None:
     """As one of four ranks, two a node: cases, and what two ranks saved."""
     processes = start(4)

@@ -46,15 +46,16 @@ def learn(
     placement: load.Placement,
     stop_ids: Sequence[int],
     seed: int,
+    number: int,
     title: str,
 ) -> None:
-    """Train the round's student and write it to `place`, from the newest checkpoint there."""
+    """Train the student of round `number` and write it to `place`, from the newest checkpoint there."""
     from distill.training.prepare import load_start, rows_of
     from distill.training.run import TrainingRun, examples_of
     from distill.training.written import accelerator_without_defaults, train_and_write
 
     assert recipe.rounds is not None
-    options = options_of(recipe)
+    options = options_of(recipe, number)
     model = load_start(str(lesson.start), placement.device, options, processes)
     packing, by_sequence = rows_of(model, options, placement, processes)
     train_and_write(
@@ -87,15 +88,18 @@ def learn(
     )
 
 
-def options_of(recipe: Recipe) -> Train:
-    """Return train's options as a round has them."""
+def options_of(recipe: Recipe, number: int) -> Train:
+    """Return train's options as round `number`, from 1, has them."""
     options, train = recipe.rounds, recipe.train
     assert options is not None
+    peak = options.learning_rate or LEARNING_RATE_SHARE * train.learning_rate
+    if options.learning_rate_decay == "inverse":
+        peak *= 2 / (number + 1)
     return train.model_copy(
         update={
             "epochs": options.epochs,
             "max_steps": options.max_steps,
-            "learning_rate": options.learning_rate or LEARNING_RATE_SHARE * train.learning_rate,
+            "learning_rate": peak,
             "hidden_weight": 0.0,
             "keep": "last",  # which round is the best is found by its own validation
             "repeats": 1,

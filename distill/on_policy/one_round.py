@@ -222,6 +222,7 @@ def _learn(
         placement=work.placement,
         stop_ids=work.stop_ids,
         seed=int(digest("round", str(work.seed), str(number))[:8], 16) >> 1,
+        number=number,
         title=work.title(number),
     )
 

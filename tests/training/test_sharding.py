@@ -125,6 +125,18 @@ def test_a_killed_rank_loses_nothing_and_a_damaged_checkpoint_is_passed_over(two
     shutil.rmtree(two / "damaged")
 
 
+def test_ranks_whose_clocks_differ_save_a_checkpoint_together(two):
+    """Else one would wait in the save for another that goes on with the next step."""
+    folder = two / "clocks"
+    folder.mkdir()
+    (folder / "signals").symlink_to(two / "signals")
+    started = helpers.ranks(helpers.check_two_clocks, 2, folder)
+    results = [rank.result(60) for rank in started]
+    assert [r.returncode for r in results] == [0, 0], results[0].stderr[-3000:]
+    saved = sorted((folder / "checkpoints" / "student").glob("step-*"))
+    assert [path.name for path in saved] == ["step-00000001", "step-00000002"]
+
+
 def whole_of(folder: Path) -> dict[str, torch.Tensor]:
     """What the ranks wrote into a checkpoint, put together by hand."""
     parts: dict[str, list[torch.Tensor]] = {}

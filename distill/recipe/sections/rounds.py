@@ -62,6 +62,11 @@ class Rounds(Section):
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = field(
         None, "Peak in each round; null = a tenth of train.learning_rate"
     )
+    learning_rate_decay: Literal["none", "inverse"] = field(
+        "none",
+        "How the peak falls from round to round; inverse: to 2/3, 2/4, 2/5 ... of the first round's",
+        is_newer=True,
+    )
     divergence: Divergence | None = field(
         None, "Distance from the teacher's distribution; null = train.divergence"
     )
