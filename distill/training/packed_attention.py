@@ -159,11 +159,11 @@ def attention(
     is_plain = not dropout and position_bias is None
     if isinstance(sequences, Sequences) and is_plain:
         sequences.heads.add((query.shape[1], key.shape[1], query.shape[-1], value.shape[-1]))
-        tokens = [x.transpose(1, 2).flatten(0, 1) for x in (query, key, value)]
         dtype = _dtype_of_products(query)
+        q, k, v = (x.transpose(1, 2).flatten(0, 1).to(dtype) for x in (query, key, value))
         together = query.is_cuda and dtype.itemsize == 2
         attend = _all_at_once if together else _one_by_one
-        attended = attend(*(x.to(dtype) for x in tokens), sequences, scaling)
+        attended = attend(q, k, v, sequences, scaling)
         return attended.unflatten(0, sequences.shape), None
     if isinstance(sequences, Sequences):
         sequences = sequences.mask_B1TT
@@ -274,7 +274,8 @@ def kernel_problem(
         try:
             for attend in (_all_at_once, _one_by_one):
                 inputs = [x.to(device, dtype).requires_grad_() for x in tokens]
-                attended = attend(*inputs, sequences, None)
+                q, k, v = inputs
+                attended = attend(q, k, v, sequences, None)
                 found.append([attended, *torch.autograd.grad(attended.square().sum(), inputs)])
         except Exception as error:  # of whatever kind a kernel refuses its inputs with
             return f"varlen_attn: {shown(error)}"
