@@ -13,11 +13,14 @@ from run_helpers import QUICKSTART, call_distill, sha, small
 from safetensors.torch import load_file, save_file
 from sharding_helpers import ranks
 
-from distill import benchmark, evaluate, pipeline, safety
+from distill import benchmark, capture, evaluate, generate, pipeline, safety
 from distill.benchmarks.reading import read_all
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
+from distill.core.stored_json import write_json
 from distill.core.watch import ENDED
+from distill.data.samples import split_prompts
+from distill.evaluation.eval_set import question_sets
 from distill.models.sampling import Sampling
 from distill.pipeline import at_work
 from distill.recipe import load_recipe
@@ -62,6 +65,8 @@ def words_of(place, name, *more):
         "generate.num_prompts=12",
         "generate.max_new_tokens=40",
         "teacher.batch_tokens=400",
+        "evaluate.num_examples=12",
+        "evaluate.max_new_tokens=4",
     ]
     return small(place / name, *given, *more)
 
@@ -114,6 +119,22 @@ def test_two_ranks_that_hold_the_teacher_make_what_one_process_makes(place, alon
     assert len(logs) == 1, "the leader writes"
 
 
+def go_on_and_evaluate(words):
+    """As a rank, or alone: make answers and signals, and have the teacher answer held-out prompts."""
+    recipe = load_recipe(words[0], words[1:])
+    folder = RunFolder.of(recipe)
+    with at_work(recipe, folder) as processes:
+        pipeline.run_stages([generate.STAGE, capture.STAGE], recipe, folder, processes)
+        (route,) = routes_of(recipe)
+        teacher, prompts = route.connect(folder, processes.local_rank), split_prompts(recipe)[1]
+        ends = teacher.stop_ids()
+        asked, _ = question_sets(recipe, prompts, teacher.tokenizers, ends, folder.path)
+        with Progress("evaluate", len(prompts), "answers", shown=False) as bar, teacher:
+            made = teacher.evaluate(asked, bar, processes)
+        write_json(folder.path / f"answers-{processes.rank}.json", {"answers": made.answers})
+    return 0
+
+
 def test_of_four_ranks_two_teams_share_the_work_and_one_that_dies_ends_all(place, alone):
     words, raw = words_of(place, "four", PARTS), place / "four/generate/raw"
     started = launched(4, words, ASKS)
@@ -125,13 +146,18 @@ def test_of_four_ranks_two_teams_share_the_work_and_one_that_dies_ends_all(place
     assert [one.returncode for one in others] == [ENDED] * 3, others[2].stderr[-2000:]
     assert "rank 3 on " in others[0].stderr and "run the same command" in others[0].stderr
     before = {row["key"] for row in read_row_logs(raw)[0]}
-    results = ended(launched(4, words, ASKS))
+    results = ended(ranks(go_on_and_evaluate, 4, list(map(str, words))))
     assert [bool(one.stdout) for one in results] == [True, False, False, False]
     assert_same(place / "four", alone)
     keys = [row["key"] for row in read_row_logs(raw)[0]]
     assert len(keys) == len(set(keys)) > len(before) >= 3, "nothing is asked twice"
     shards = " ".join(path.name for path in place.glob("four/capture/signals/*/*.shard"))
     assert set(re.findall(r"share(\d)", shards)) == {"0", "1"}, "each team's leader writes"
+    whole = [*map(str, words_of(place, "alone"))]
+    go_on_and_evaluate(whole)
+    (expected,) = (read_json(path) for path in (place / "alone").glob("answers-*.json"))
+    found = [read_json(path) for path in (place / "four").glob("answers-*.json")]
+    assert found == [expected] * 4 and len(expected["answers"]) == 12
 
 
 ASKED = "evaluate.safety={sets: [harmless], num_requests: 1, max_new_tokens: 4}"
