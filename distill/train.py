@@ -142,7 +142,7 @@ def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
 def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     """Train the student or the control from the initialized student, and write its folder."""
     from distill.teachers.byte_chunks import token_sets
-    from distill.training.prepare import packs
+    from distill.training.prepare import rows_of
     from distill.training.run import TrainingRun, chunk_examples, examples_of
     from distill.training.written import train_and_write
 
@@ -152,6 +152,7 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
     placement = lesson.placed.placement
     tokenizer = load.load_tokenizer(str(folder.stage("initialize") / "student"))
     model = _start(lesson, placement.device, repeat, seed)
+    packing, by_sequence = rows_of(model, options, placement, processes)
     soft, hard, hidden = _loss_weights(options, role)
     store = sets_SV = None
     if soft and recipe.capture.signal == "chunks":
@@ -180,7 +181,8 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             folder=place,
             processes=processes,
             accelerator=_accelerator(recipe, folder, role, repeat),
-            packing=packs(model, options, processes),
+            packing=packing,
+            by_sequence=by_sequence,
             teacher_width=store.hidden_size if store and hidden else None,
             repeat=repeat,
             sets_SV=sets_SV,

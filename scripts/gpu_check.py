@@ -79,6 +79,7 @@ def parts_of(python: str, peers: str, device: str = "cuda", folder: str = "") ->
     on = ["--device", device]
     shape = ["--shape", "2048x16", "--batch-tokens", "36864", "--prompts", "48"]
     step = [peers, f"{SCRIPTS}/bench_kd.py", *on, "--tokens", "8192", "--rounds", "3"]
+    packed = [python, f"{SCRIPTS}/bench_packed_rows.py", *on, "--shape", "1024x28"]
     capture = [
         python,
         f"{SCRIPTS}/measure_capture.py",
@@ -93,9 +94,10 @@ def parts_of(python: str, peers: str, device: str = "cuda", folder: str = "") ->
     tests = [python, "-m", "pytest", "-q", "-rfE", str(ROOT / "tests" / "test_gpu.py")]
     return [
         Part("tests", 120, tests, is_section=False),
-        Part("step", 120, step),
+        Part("step", 105, step),
+        Part("packed rows", 30, [*packed, "--lengths", "2048", "8192", "--pairs", "3"]),
         Part("capture", 30, [*capture, "--models", "1024x28", "--tokens", "2048", "--pairs", "5"]),
-        Part("generate", 60, [*generate, "--requests", "0", "--rounds", "1"]),
+        Part("generate", 45, [*generate, "--requests", "0", "--rounds", "1"]),
         Part("memory", 150, memory),
     ]
 

@@ -56,6 +56,7 @@ from distill.signals.store import SignalStore, SignalWriter, sequence_key
 from distill.teachers.records import records_of
 from distill.training.loop import run_step
 from distill.training.optimizer import build_optimizer
+from distill.training.packed_attention import attention_of, use
 from distill.training.prepare import add_lora, checkpoint_activations
 from distill.training.run import Example, TrainingRun
 from distill.training.student import StudentLoss, trainable_parameters
@@ -213,6 +214,9 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     """Tokens a second of the student's optimizer steps."""
     options = recipe.train
     model = student.float()
+    where = load.Placement("cuda", "bfloat16")
+    if attention_of(model, options, where).by_sequence:
+        use(model)
     if options.lora_rank:
         add_lora(recipe.train, model)
     if options.gradient_checkpointing:
@@ -237,7 +241,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
         vocab_size=151_669,
         pad_id=0,
         seed=1,
-        placement=load.Placement("cuda", "bfloat16"),
+        placement=where,
         folder=folder,
         processes=Processes(),
         accelerator=accelerator,

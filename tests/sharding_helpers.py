@@ -20,7 +20,7 @@ from torch import Tensor
 from distill.core.processes import Processes, finish, start
 from distill.models.load import Placement
 from distill.recipe.sections import Train
-from distill.training import sharding
+from distill.training import packed_attention, sharding
 from distill.training.loop import on_ranks, run_step, student_loss, train, validate
 from distill.training.optimizer import build_optimizer
 from distill.training.prepare import add_lora
@@ -65,6 +65,7 @@ CASES: dict[str, tuple[Any, torch.dtype, dict[str, Any]]] = {
     "adapter": (tied, torch.float64, {"lora_rank": 3}),
     "recomputed": (tied, torch.float64, {"gradient_checkpointing": True}),
     "muon": (untied, torch.float64, {"optimizer": "muon"}),
+    "by sequence": (tied, torch.float64, {}),
     "float32": (tied, torch.float32, {}),
     "bfloat16": (untied, torch.float32, {"precision": "bfloat16"}),
 }
@@ -93,6 +94,7 @@ def run_of(
         validation=[*helpers.examples(), *helpers.examples(), helpers.examples()[0]],
         placement=Placement("cpu", "bfloat16" if in_bfloat16 else "float32"),
         folder=folder,
+        by_sequence=name == "by sequence",
     )
 
 
@@ -105,6 +107,8 @@ def steps_of(run: TrainingRun) -> dict[str, Any]:
     before = held_bytes()
     student, module = on_ranks(run, whole)
     held = held_bytes() - before
+    if run.by_sequence:
+        packed_attention.use(student.model)
     trainable = trainable_parameters(student)
     optimizer = build_optimizer(trainable, run.options, outer_parameters(student))
     rows = []

@@ -14,13 +14,18 @@ from distill.losses.targets import SampledTargets
 from distill.models import spread
 from distill.models.decode import answer
 from distill.models.head import head_of
-from distill.models.load import from_folder
+from distill.models.load import Placement, from_folder
 from distill.models.sampling import Sampling
 from distill.models.score import score
 from distill.models.sequences import TokenSequence
 from distill.models.slots import Rolling
+from distill.recipe.sections import Train
 from distill.signals import draws
 from distill.signals.columns import Columns
+from distill.training.batches import collate
+from distill.training.packed_attention import attention_of, use
+from distill.training.prepare import checkpoint_activations
+from distill.training.student import StudentLoss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
 
@@ -179,6 +184,49 @@ def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu(kept):
     assert len(mine & other) > 0.99 * len(mine), (
         "the same uniform numbers draw the same ids, but where rounding decides"
     )
+
+
+def packed_step(model, batch):
+    """Loss and gradients under autocast, and the bytes that the step took at its peak."""
+    student = StudentLoss(model, Train(), model.config.vocab_size)
+    model.zero_grad()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    with torch.autocast("cuda", torch.bfloat16):
+        loss, _ = student(batch, None, 0.0, 1.0)
+    loss.backward()
+    taken = torch.cuda.max_memory_allocated() - before
+    return taken, [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_packed_rows_have_the_loss_and_gradients_of_their_mask_without_one(recomputed):
+    """By varlen_attn, with grouped heads and a tail of padding, also where layers are recomputed."""
+    model = tiny_qwen3(hidden=128).cuda()
+    where = Placement("cuda", "bfloat16")
+    found = attention_of(model, Train(), where)
+    assert found.by_sequence and "varlen_attn" in found.told, found.told
+    if recomputed:
+        checkpoint_activations(model)
+    rows = [
+        [(list(range(3, 3 + n)), 1) for n in lengths] for lengths in ([90, 7, 160, 33], [250, 2])
+    ]
+    batch = collate(rows, pad_id=0).to(torch.device("cuda"))
+    _, expected = packed_step(model.train(), batch)
+    use(model)
+    _, values = packed_step(model, batch)
+    for value, reference in zip(values, expected, strict=True):
+        assert (value - reference).norm() <= 5e-2 * (1e-6 + reference.norm())
+
+
+def test_long_packed_rows_take_less_memory_without_a_mask():
+    model = tiny_qwen3(hidden=128).cuda().train()
+    row = [(list(range(3, 259)), 250)] * 16
+    batch = collate([row], pad_id=0).to(torch.device("cuda"))
+    masked, _ = packed_step(model, batch)
+    use(model)
+    without, _ = packed_step(model, batch)
+    assert without < masked - 4096 * 4096, "the mask alone has a byte for each pair of tokens"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -50,13 +50,14 @@ def learn(
     title: str,
 ) -> None:
     """Train the student of round `number` and write it to `place`, from the newest checkpoint there."""
-    from distill.training.prepare import load_start, packs
+    from distill.training.prepare import load_start, rows_of
     from distill.training.run import TrainingRun, examples_of
     from distill.training.written import accelerator_without_defaults, train_and_write
 
     assert recipe.rounds is not None
     options = options_of(recipe, number)
     model = load_start(str(lesson.start), placement.device, options, processes)
+    packing, by_sequence = rows_of(model, options, placement, processes)
     train_and_write(
         TrainingRun(
             role="student",
@@ -77,7 +78,8 @@ def learn(
             folder=place,
             processes=processes,
             accelerator=accelerator_without_defaults(),
-            packing=packs(model, options, processes),
+            packing=packing,
+            by_sequence=by_sequence,
             name=title,
             own_divergence=recipe.rounds.divergence,
             stop_ids=stop_ids if options.stop_tokens == "together" else [],

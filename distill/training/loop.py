@@ -24,7 +24,7 @@ from distill.core.progress import Progress
 from distill.errors import Stopped, TrainingError
 from distill.recipe.sections import Train
 from distill.signals.collate import chunk_targets, hidden_targets, targets
-from distill.training import sharding
+from distill.training import packed_attention, sharding
 from distill.training.batches import Batch, Plan, Rows, collate
 from distill.training.checkpoints import WholeCheckpoints
 from distill.training.metrics import Metrics
@@ -54,6 +54,8 @@ def train(run: TrainingRun) -> dict[str, Any]:
     plan = run.steps()
     saved = _checkpoints(run)
     step, state = _resume(run, saved, trainable, optimizer)
+    if state.by_sequence:
+        packed_attention.use(student.model)
     metrics_file = run.folder / f"{run.role}.metrics.jsonl"
     metrics = Metrics(metrics_file if processes.is_main else None, step)
     clock = _Clock()
@@ -275,6 +277,7 @@ class _State:
     last_loss: float | None = None
     seconds: float = 0.0
     num_loss_tokens: int = 0
+    by_sequence: bool = False  # of an older version: it had a mask
 
 
 class _Clock:
@@ -308,15 +311,29 @@ def _resume(
     trainable: dict[str, nn.Parameter],
     optimizer: Any,
 ) -> tuple[int, _State]:
-    """Load the newest checkpoint; return its (step, state), or the start's if there is none."""
+    """Load the newest checkpoint; return its (step, state), or the start's if there is none.
+
+    It goes on attending as it began, so that it ends bit for bit as unbroken, if that can be here.
+    """
     newest = saved.load_newest(trainable, optimizer, with_best=run.options.keep == "best")
     if newest is None:
-        return 0, _State()
+        return 0, _State(by_sequence=run.by_sequence)
+    state = _State(**newest.state)
     if run.processes.is_main:
         for note in newest.notes:
             print(f"  train: {note}")
         print(f"  train: {run.title} continues at step {newest.step}")
-    return newest.step, _State(**newest.state)
+        if state.by_sequence != run.by_sequence:
+            print(f"  train: {run.title}: {_other_attention(state.by_sequence)}")
+    state.by_sequence &= run.by_sequence
+    return newest.step, state
+
+
+def _other_attention(began_by_sequence: bool) -> str:
+    """Return what is to be said where a training began to attend otherwise than it would now."""
+    if began_by_sequence:
+        return "packed rows have a mask from here on, they had none: it does not go on bit for bit"
+    return "it began with a mask for packed rows, and goes on with it"
 
 
 def _progress(run: TrainingRun, plan: Plan, step: int) -> Progress:

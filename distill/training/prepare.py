@@ -58,11 +58,26 @@ def checkpoint_activations(model: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def packs(model: Any, options: Train, processes: Processes) -> bool:
-    """Return `can_be_packed`; by the word of the first rank where no other has a model."""
-    if options.shard == "none":
-        return can_be_packed(model)
-    return processes.broadcast(processes.is_main and can_be_packed(model))
+def rows_of(
+    model: Any, options: Train, where: Placement, processes: Processes
+) -> tuple[bool, bool]:
+    """Return (whether a row can hold several samples, whether each is attended to by itself there).
+
+    Every rank calls it; the first says how rows are attended to. No rank makes masks unless one has
+    to; where the first alone has a model its word holds.
+    """
+    from distill.training.packed_attention import attention_of
+
+    packing = None if model is None else can_be_packed(model)
+    packing = bool(processes.broadcast(packing))
+    if not packing:
+        return False, False
+    here = None if model is None else attention_of(model, options, where)
+    found = [attention for attention in processes.gathered(here) if attention is not None]
+    chosen = min(found, key=lambda attention: attention.by_sequence)
+    if processes.is_main:
+        print(f"  train: packed rows are attended to {chosen.told}", flush=True)
+    return True, chosen.by_sequence
 
 
 def can_be_packed(model: Any) -> bool:

@@ -117,8 +117,8 @@ class TrainingRun:
     `own_divergence`: on the student's own text, where examples have such; None:
     options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
     options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None: by role and
-    repeat. Without `soft_weight` and `teacher_width` (of the hidden states to match) it needs no
-    `store`.
+    repeat. `by_sequence`: whether packed rows need no mask (packed_attention.py). Without
+    `soft_weight` and `teacher_width` (of the hidden states to match) it needs no `store`.
     """
 
     role: str
@@ -137,6 +137,7 @@ class TrainingRun:
     processes: Processes
     accelerator: Any
     packing: bool = True
+    by_sequence: bool = False
     teacher_width: int | None = None
     repeat: int = 1
     name: str | None = None

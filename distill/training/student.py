@@ -18,6 +18,7 @@ from distill.losses.targets import Targets
 from distill.models.head import head_of
 from distill.recipe.sections import Train
 from distill.training.batches import Batch
+from distill.training.packed_attention import telling
 
 
 class StudentLoss(nn.Module):
@@ -80,9 +81,10 @@ class StudentLoss(nn.Module):
         teacher's targets and states are of; None: all. Of the others the text alone is learnt: by
         cross-entropy, with both weights (there is then no text of the student's own).
         """
-        hidden_BTH = self.model.base_model(
-            input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
-        ).last_hidden_state
+        with telling(batch.position_ids_BT):
+            hidden_BTH = self.model.base_model(
+                input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False
+            ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[batch.positions_N]
         if isinstance(teacher_targets, ByteChunkTargets):
             return byte_chunk_loss(
