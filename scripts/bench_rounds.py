@@ -122,7 +122,10 @@ def by_trl(contender: str, recipe: Recipe, run: RunFolder, place: Path, rate: fl
         "use_cpu": True,
     }
     if contender == "gkd":
-        from trl.experimental.gkd import GKDConfig, GKDTrainer
+        from trl.experimental.gkd import (  # pyright: ignore[reportMissingImports]
+            GKDConfig,
+            GKDTrainer,
+        )
 
         trainer = GKDTrainer(
             model=student,
@@ -139,7 +142,10 @@ def by_trl(contender: str, recipe: Recipe, run: RunFolder, place: Path, rate: fl
             optimizers=(optimizer, None),
         )
     else:
-        from trl import DistillationConfig, DistillationTrainer
+        from trl import (  # pyright: ignore[reportMissingImports]
+            DistillationConfig,
+            DistillationTrainer,
+        )
 
         trainer = DistillationTrainer(
             model=student,
