@@ -88,6 +88,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
 
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:
     """Return costs by stage, the licence verdict, and the text that `distill plan` prints."""
+    for code in recipe.languages:
+        scripts_of(code)  # an unknown code is refused here, not after generation
     tokenizers = _tokenizers_here(recipe)
     note = _check_recipe(recipe, tokenizers)
     routes = planned_routes(recipe, tokenizers)
@@ -124,8 +126,6 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
 
 def _check_recipe(recipe: Recipe, tokenizers: Tokenizers | None) -> str | None:
     """Refuse what can be seen without the teachers' models; return a note on the tokenizers."""
-    for code in recipe.languages:
-        scripts_of(code)  # an unknown code is refused here, not after generation
     note = _check_tokenizers(recipe, tokenizers)
     check_vocabulary(recipe, tokenizers)
     check_destinations(recipe)

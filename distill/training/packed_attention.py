@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -37,6 +37,9 @@ NAME = "distill_by_sequence"  # among transformers' attention implementations
 CPU_MIN_LENGTH = 2048
 SAME = 1e-4  # two ways of one float32 forward differ by less, in shares of the largest value
 SAME_IN_16_BITS = 2e-2
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
+# what some attentions do beside; torch's own function, too, would leave it out without a word
+NOT_PLAIN = ("softcap", "s_aux", "indices", "block_indices")
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,11 @@ def attention(
     """Return (attention [B, T, H, D], None) as transformers' own function for torch's attention.
 
     query: [B, H, T, D], key and value: [B, K, T, D]. Where dropout or a bias of positions is asked
-    for, the sequences are made a mask of.
+    for, the sequences are made a mask of. Raises NotImplementedError for what is in NOT_PLAIN.
     """
+    left_out = [name for name in NOT_PLAIN if options.get(name) is not None]
+    if left_out:
+        raise NotImplementedError(f"its attention asks for {', '.join(left_out)}")
     sequences = attention_mask
     is_plain = not dropout and position_bias is None
     if isinstance(sequences, Sequences) and is_plain:
@@ -197,11 +203,11 @@ def attention_of(model: Any, options: Train, placement: Placement) -> Attention:
     config = model.config.get_text_config()
     if config._attn_implementation != "sdpa" or not model._can_set_attn_implementation():
         return _masked(f"{type(model).__name__} has an attention of its own")
-    if getattr(config, "attention_dropout", 0):
+    if any(getattr(config, name, 0) for name in DROPOUTS):
         return _masked("attention has dropout")
     sequences = _tried(model)
-    if sequences is None:
-        return _masked(f"{type(model).__name__} needs a mask")
+    if isinstance(sequences, str):
+        return _masked(f"{type(model).__name__} needs one: {sequences}")
     if on_cpu:
         return Attention(
             True, "without a mask, one sequence after the other" + _but(config, options)
@@ -226,16 +232,16 @@ def _masked(reason: str) -> Attention:
 
 
 @torch.no_grad()
-def _tried(model: Any) -> Sequences | None:
-    """Return the sequences of a short packed row, if `model` makes the same of it without a mask.
+def _tried(model: Any) -> Sequences | str:
+    """Return the sequences of a short packed row, or why `model` does not make the same of it without a mask.
 
-    It attends afterwards as before.
+    It attends afterwards as before, and so does each of its parts.
     """
     ids_BT = (
         torch.arange(2, 14, device=model.device)[None] % model.config.get_text_config().vocab_size
     )
     positions_BT = torch.arange(6, device=model.device).repeat(2)[None]
-    before = model.config.get_text_config()._attn_implementation
+    before = _attentions(model)
     was_training = model.training
     model.eval()
     try:
@@ -243,14 +249,28 @@ def _tried(model: Any) -> Sequences | None:
             expected = _hidden_states(model, ids_BT, positions_BT)
             use(model)
             found = _hidden_states(model, ids_BT, positions_BT)
-    except Exception:  # whatever a model's own code does with a mask, this one is none
-        return None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model's own code does with a mask, this one is none
+        return shown(error)
     finally:
-        model.set_attn_implementation(before)
+        for config, name in before:
+            config._attn_implementation_internal = name
         model.train(was_training)
-    if not sequences.heads or not _are_close(found, expected, SAME):
-        return None
+    if not sequences.heads:
+        return "no layer asked for its attention"
+    if not _are_close(found, expected, SAME):
+        return "without a mask its hidden states differ"
     return sequences
+
+
+def _attentions(model: Any) -> list[tuple[Any, str | None]]:
+    """Return each config of a model and of its parts, with the attention that it says."""
+    parts = [model, *(m for m in model.modules() if isinstance(m, PreTrainedModel))]
+    configs = {id(part.config): part.config for part in parts}
+    texts = [config.get_text_config() for config in configs.values()]
+    configs |= {id(text): text for text in texts}
+    return [(config, config._attn_implementation_internal) for config in configs.values()]
 
 
 def _hidden_states(model: Any, ids_BT: Tensor, positions_BT: Tensor) -> Tensor:

@@ -267,12 +267,37 @@ def test_what_cannot_do_without_a_mask_keeps_it_and_says_why():
     on_gpu = attention_of(model, LONG, Placement("cuda", "float32"))
     assert on_gpu.told == "with a mask (passes are in float32)"
     assert attention_of(tiny_qwen3(dropout=0.1), LONG, CPU).told.endswith("has dropout)")
-    assert attention_of(Slicing(LlamaConfig(**SHAPE)), LONG, CPU).told.endswith("needs a mask)")
+    slicing = attention_of(Slicing(LlamaConfig(**SHAPE)), LONG, CPU)
+    assert "(Slicing needs one: " in slicing.told and "Sequences" in slicing.told
     model.set_attn_implementation("eager")
     assert attention_of(model, LONG, CPU).told.endswith("has an attention of its own)")
     assert model.config._attn_implementation == "eager"
     no_gpu = kernel_problem([(4, 2, 16, 16)], torch.device("cpu"), torch.bfloat16)
     assert no_gpu is not None and no_gpu.startswith("varlen_attn: ") and len(no_gpu) < 250
+
+
+@pytest.mark.parametrize("option", ["softcap", "s_aux", "block_indices"])
+def test_an_attention_that_does_more_keeps_its_mask(option):
+    """Else what it asks for would be left out without a word."""
+    model = llama()
+    more = {option: torch.ones(1)}
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, arguments, given: (arguments, given | more), with_kwargs=True
+        )
+    found = attention_of(model, LONG, CPU)
+    assert not found.by_sequence and option in found.told
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_each_part_of_a_model_attends_afterwards_as_before():
+    model = llama()
+    other = tiny_qwen3()
+    other.config._attn_implementation = "eager"
+    model.model.other = other
+    assert attention_of(model, LONG, CPU).by_sequence
+    assert model.config._attn_implementation == "sdpa"
+    assert other.config._attn_implementation == "eager"
 
 
 @pytest.mark.parametrize("name", MODELS)
