@@ -326,7 +326,7 @@ def cost(work: Workload) -> Cost:
         seconds += flops / work.machine.flops
         if num_numbers:
             seconds += work.answer_seconds(size, 2 * size.parameters, num_numbers, NUMBER_TOKENS)
-    memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
+    memory = PROCESS_BYTES + max(part.asking_bytes + part.joined_head_bytes for part in work.turns)
     return Cost(memory, seconds, disk=len(sizes) * (num_choices + num_numbers) * 200)
 
 

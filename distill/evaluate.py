@@ -376,7 +376,7 @@ def cost(work: Workload) -> Cost:
     seconds += num_students * work.answer_seconds(
         work.student, weight_bytes, num_prompts, recipe.evaluate.max_new_tokens
     )
-    memory = PROCESS_BYTES + max(part.asking_bytes for part in work.turns)
+    memory = PROCESS_BYTES + max(part.asking_bytes + part.joined_head_bytes for part in work.turns)
     return Cost(memory, seconds, disk=num_models * num_prompts * 1000)
 
 

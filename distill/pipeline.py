@@ -135,7 +135,9 @@ def run_stages(
     Raises what `run` raises.
     """
     for stage in stages:
-        if folder.manifest(stage.name, stage.result) is None:
+        # the main process's word for all: what it moved away another node may still see, and the
+        # checks are made together
+        if running.broadcast(folder.manifest(stage.name, stage.result) is None):
             stage.check_launch(recipe, running)
     for stage in stages:
         _run_stage(stage, recipe, folder, running)
@@ -172,6 +174,7 @@ def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -
     with at_work(recipe, folder, shared=True) as running:
         job, num_jobs = shard or (0, 1)
         running = replace(running, job=job, num_jobs=num_jobs, leases=shard is None)
+        stage.check_launch(recipe, running)
         if running.is_main:
             folder.start(stage.name, fingerprint)
         running.barrier()
@@ -197,10 +200,10 @@ def at_work(
     if recipe.privacy == "local":
         keep_off_the_hub()
     with advising(recipe), shutdown.listening(), disk_explained(folder.path):
-        running = processes.start(None if any_number else recipe.num_processes)
-        running = in_teams(running, recipe.team_size)
+        launched = processes.start(None if any_number else recipe.num_processes)
         try:
-            with watching(running, 60 * recipe.processes.patience):
+            with watching(launched, 60 * recipe.processes.patience):
+                running = in_teams(launched, recipe.team_size)
                 if running.is_main:
                     folder.lock(shared=shared)
                 running.barrier()

@@ -183,6 +183,16 @@ def _workload(
     return work, [vocabulary.text if vocabulary else None, chunks]
 
 
+def _less_of_teacher(recipe: Recipe, machine: Machine, section: str) -> str:
+    """Return what makes a teacher need less memory; in parts it cannot be quantized as well."""
+    in_parts = any(view.teacher.num_parts > 1 for view in recipe.views)
+    way = f"{section}.tensor_parallel larger" if in_parts else f"{section}.quantization=nf4"
+    text = f"a smaller teacher, {way} or a smaller {section}.batch_tokens needs less"
+    if in_parts or any(view.teacher.device_map for view in recipe.views):
+        return text
+    return f"{text}{other_ways(machine, section)}"
+
+
 def _warnings_of_work(
     work: Workload, planned: Sequence[Stage], costs: Mapping[str, Cost]
 ) -> list[str]:
@@ -215,11 +225,7 @@ def _warnings(recipe: Recipe, machine: Machine, costs: Mapping[str, Cost]) -> li
     ]
     if any("generate" in warning or "capture" in warning for warning in warnings):
         section = "teacher" if recipe.teachers is None else "teachers.NAME"
-        is_divided = any(v.teacher.device_map or v.teacher.num_parts > 1 for v in recipe.views)
-        warnings.append(
-            f"a smaller teacher, {section}.quantization=nf4 or a smaller {section}.batch_tokens "
-            f"needs less{'' if is_divided else other_ways(machine, section)}"
-        )
+        warnings.append(_less_of_teacher(recipe, machine, section))
     if any(warning.startswith(("train", "rounds")) for warning in warnings):
         warnings.append(_less_in_training(recipe))
     disk = sum(cost.disk + cost.download for cost in costs.values())

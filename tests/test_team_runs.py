@@ -224,9 +224,17 @@ def read_json(path):
     return json.loads(path.read_text())
 
 
-def test_a_launch_that_cannot_hold_the_teacher_ends_before_any_work(place):
-    results = [one.result(120) for one in launched(3, words_of(place, "three", PARTS), ASKS)]
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(["run"], ["--stages", ",".join(ASKS)]), (["generate"], ["--shard", "auto"])],
+    ids=["run", "shard"],
+)
+def test_a_launch_that_cannot_hold_the_teacher_ends_before_any_work(place, first, last):
+    folder = place / f"three-{first[0]}"
+    words = map(str, words_of(place, folder.name, PARTS))
+    started = ranks(call_distill, 3, [*first, *words, *last])
+    results = [one.result(120) for one in started]
     assert [one.returncode for one in results] == [2, 2, 2]
     assert "there are 3: start them with `accelerate launch" in results[0].stderr
     assert "--num_processes 4" in results[0].stderr
-    assert not (place / "three/generate/raw").exists()
+    assert not (folder / "generate/raw").exists()

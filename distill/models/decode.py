@@ -67,13 +67,13 @@ def answer(
             rolling.run(drawer if part is None else _as_led(part, drawer), on_finished)
             return
         for first in range(0, len(prompts), num_slots):
-            part = range(first, min(first + num_slots, len(prompts)))
-            if all(i in known for i in part):
+            rows = range(first, min(first + num_slots, len(prompts)))
+            if all(i in known for i in rows):
                 continue
             _answer_batch(
                 model,
-                [prompts[i] for i in part],
-                seeds=[seeds[i] for i in part],
+                [prompts[i] for i in rows],
+                seeds=[seeds[i] for i in rows],
                 sampling=sampling,
                 pad_id=pad_id,
                 vocab_size=vocab_size,

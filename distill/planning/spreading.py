@@ -44,8 +44,9 @@ def other_ways(machine: Machine, section: str) -> str:
     if num == 1:
         return ""
     return (
-        f"; {section}.device_map=auto divides it over the {num} GPUs, and so does "
-        f"{section}.tensor_parallel={num} with {num} processes, where all work at once"
+        f"; {section}.device_map=auto divides it over the {num} GPUs, and so does, without "
+        f"quantization, {section}.tensor_parallel=N with N processes, at most {num}, which its heads "
+        "and experts must divide by: there all work at once"
     )
 
 
