@@ -209,31 +209,21 @@ def _measure_split(
     if not sequences or processes.job > 0:
         return
     with teacher.dividing(processes):
-        if processes.is_main:
-            _measure_split_here(teacher, columns, sequences, folder, path, processes)
-
-
-def _measure_split_here(
-    teacher: Teacher,
-    columns: Columns,
-    sequences: list[SignalSequence],
-    folder: RunFolder,
-    path: Path,
-    processes: Processes,
-) -> None:
-    sample = _split_sample(teacher, sequences, folder)
-    with assigned_blocks(
-        processes,
-        path.parents[2] / "leases",
-        {digest(SPLIT, path.parent.name, sample.digest()): sample},
-        is_done=lambda block: split.read_split(path, block) is not None,
-        refresh=lambda: None,
-    ) as todo:
-        for block in todo:
-            teacher.load(max(block.longest, *(len(s.ids) for s in sequences)))
-            split.write_split(path, split.measure(teacher, columns, block), block)
-    if (measured := split.read_split(path, sample)) is not None:
-        split.tell(measured)
+        if not processes.is_main:
+            return
+        sample = _split_sample(teacher, sequences, folder)
+        with assigned_blocks(
+            processes,
+            path.parents[2] / "leases",
+            {digest(SPLIT, path.parent.name, sample.digest()): sample},
+            is_done=lambda block: split.read_split(path, block) is not None,
+            refresh=lambda: None,
+        ) as todo:
+            for block in todo:
+                teacher.load(max(block.longest, *(len(s.ids) for s in sequences)))
+                split.write_split(path, split.measure(teacher, columns, block), block)
+        if (measured := split.read_split(path, sample)) is not None:
+            split.tell(measured)
 
 
 def _split_sample(

@@ -186,7 +186,7 @@ def _workload(
 def _less_of_teacher(recipe: Recipe, machine: Machine, section: str) -> str:
     """Return what makes a teacher need less memory; in parts it cannot be quantized as well."""
     in_parts = any(view.teacher.num_parts > 1 for view in recipe.views)
-    way = f"{section}.tensor_parallel larger" if in_parts else f"{section}.quantization=nf4"
+    way = f"a larger {section}.tensor_parallel" if in_parts else f"{section}.quantization=nf4"
     text = f"a smaller teacher, {way} or a smaller {section}.batch_tokens needs less"
     if in_parts or any(view.teacher.device_map for view in recipe.views):
         return text

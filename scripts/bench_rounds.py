@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 from benchmark_sections import table
-from measure_seeds import held_out, measure, train_anew
+from measure_seeds import held_out, mean_and_deviation, measure, train_anew
 
 from distill import rounds
 from distill.core.jsonl import read_jsonl
@@ -162,7 +162,7 @@ def by_trl(contender: str, recipe: Recipe, run: RunFolder, place: Path, rate: fl
 
 
 def child(options: argparse.Namespace) -> None:
-    """Run one contender for one seed, and print where its student is and what it took, as JSON."""
+    """Run one contender for one seed; write where its student is and what it took beside it, as JSON."""
     run, place = RunFolder(options.run.resolve()), options.work / f"seed-{int(options.seeds)}"
     recipe = recipe_of_rounds(options, int(options.seeds))
     started = time.monotonic()
@@ -196,6 +196,13 @@ def recipe_of_rounds(options: argparse.Namespace, seed: int) -> Recipe:
     )
 
 
+def run_apart(contender: str, seed: int, options: argparse.Namespace) -> None:
+    """Run one contender in a process of its own (`child`)."""
+    words = [sys.executable, __file__, options.run, options.work, "--child", contender]
+    words += ["--seeds", seed, "--rate", options.rate, "--epochs", options.epochs]
+    subprocess.run([*map(str, words), *options.overrides], check=True)
+
+
 def measured(contender: str, seed: int, options: argparse.Namespace) -> Line:
     """Train with one contender where it has not been, and return its figures."""
     run, place = RunFolder(options.run.resolve()), options.work / f"seed-{seed}"
@@ -208,24 +215,7 @@ def measured(contender: str, seed: int, options: argparse.Namespace) -> Line:
         model, cost = train_anew(whole, run, work)["student"]
         told: Line = {"seconds": cost["seconds"], "peak_mib": None}
     else:
-        again = [
-            sys.executable,
-            __file__,
-            str(options.run),
-            str(options.work),
-            "--child",
-            contender,
-        ]
-        again += [
-            "--seeds",
-            str(seed),
-            "--rate",
-            str(options.rate),
-            "--epochs",
-            str(options.epochs),
-        ]
-        again += options.overrides
-        subprocess.run(again, check=True)
+        run_apart(contender, seed, options)
         told = json.loads((place / f"{contender}.json").read_text())
         model = Path(told.pop("student"))
     num_own = len(eval_set.prompts) - options.more
@@ -271,10 +261,7 @@ COLUMNS = (
 
 def cell(found: list[Line], _: str, name: str, factor: float, digits: int) -> str:
     values = [factor * line[name] for line in found if line[name] is not None]
-    if not values:
-        return "-"
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+    return mean_and_deviation(values, digits)
 
 
 def main() -> None:

@@ -151,10 +151,11 @@ def _cells(figures: Sequence[Line]) -> Iterable[str]:
         ("seconds", 1, 0),
     ):
         values = [factor * f[name] for f in figures if f[name] is not None]
-        yield _mean_and_deviation(values, digits)
+        yield mean_and_deviation(values, digits)
 
 
-def _mean_and_deviation(values: Sequence[float], digits: int) -> str:
+def mean_and_deviation(values: Sequence[float], digits: int) -> str:
+    """Return the cell of a table for one value of each seed; `-` where there is none."""
     if not values:
         return "-"
     mean = f"{statistics.mean(values):.{digits}f}"

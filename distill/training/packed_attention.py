@@ -50,9 +50,6 @@ class Attention:
     told: str
 
 
-MASKED = Attention(False, "with a mask")
-
-
 class Sequences:
     """Where the sequences of packed rows lie, by their position ids [B, T]; it stands for a mask.
 
