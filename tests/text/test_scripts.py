@@ -13,6 +13,13 @@ def test_only_letters_and_vowel_signs_are_counted():
     assert letters_by_script("12 👍") == {}
 
 
+def test_letters_of_plain_ascii_are_counted_as_among_others():
+    for points in ([65], [97, 122], range(0x80), range(0x30, 0x3A), [64, 91, 96, 123]):
+        text = "".join(map(chr, points))
+        beside_another = letters_by_script(text + "中")
+        assert letters_by_script(text) | {"Han": 1} == beside_another
+
+
 def test_a_letter_of_a_dense_script_weighs_three():
     assert weighed({"Latin": 2, "Han": 2}) == {"Latin": 2, "Han": 6}
 
