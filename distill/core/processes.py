@@ -192,10 +192,13 @@ def start(num_wanted: int | None) -> Processes:
 def own_node(environment: Mapping[str, str]) -> str:
     """Return what names the node of this rank among those of the launch.
 
-    By the launcher's word for how many ranks it has started on each, else by the name of the host.
+    By the launcher's word for which of its agents started it, else for how many ranks it has started
+    on each (which may be another number elsewhere), else by the name of the host.
     """
-    said = environment.get("LOCAL_WORLD_SIZE")
-    return f"{launched_rank() // int(said)}" if said else socket.gethostname()
+    agent, num = environment.get("GROUP_RANK"), environment.get("LOCAL_WORLD_SIZE")
+    if agent is not None:
+        return agent
+    return f"{launched_rank() // int(num)}" if num else socket.gethostname()
 
 
 def threads_left_idle(

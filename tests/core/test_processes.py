@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from distill.core.digests import digest
-from distill.core.processes import Processes, threads_left_idle, threads_of_command
+from distill.core.processes import Processes, own_node, threads_left_idle, threads_of_command
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
 
@@ -79,3 +79,11 @@ def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():
     )
     assert [sum(job.is_mine(ids[0], turn) for turn in range(30)) for job in jobs] == [10, 10, 10]
     assert all(Processes(num=4).is_mine(i) for i in ids)
+
+
+def test_ranks_of_nodes_with_unequal_numbers_are_told_apart(monkeypatch):
+    nodes = []
+    for rank, (agent, num) in enumerate([("0", "2")] * 2 + [("1", "4")] * 4):
+        monkeypatch.setenv("RANK", str(rank))
+        nodes.append(own_node({"GROUP_RANK": agent, "LOCAL_WORLD_SIZE": num}))
+    assert nodes == ["0", "0", "1", "1", "1", "1"]

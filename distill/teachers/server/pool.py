@@ -258,5 +258,5 @@ class RequestPool:
         if limit is not None:
             raise Stopped(
                 f"generate.{limit} is reached; every answer so far is kept. Raise it and run the same "
-                "command to go on, or go on without the rest by a smaller generate.num_prompts"
+                "command to go on; in generate, a smaller generate.num_prompts goes on without the rest"
             )
