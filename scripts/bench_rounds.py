@@ -18,6 +18,11 @@ All learn by the recipe's own optimizer, forward KL, the same learning rate and 
 decays linearly. Seconds: from the loaded student to the written one; of distill also what the capture of the teacher's
 own answers took in RUN is not counted, and validation after each round is. Memory: the highest resident size of the
 process (ru_maxrss). Each is a JSON line of work/rounds.jsonl and is not run again.
+
+Overrides of `rounds` make other rounds, a contender of their own:
+
+    python scripts/bench_rounds.py runs/two_thousand work --contenders distill generate.num_prompts=2000 \
+        rounds.answers_per_prompt=1 rounds.num_rounds=4 rounds.epochs=2
 """
 
 import argparse
@@ -57,7 +62,7 @@ def recipe_of(options: argparse.Namespace, seed: int, epochs: int, *more: str) -
     """Return the recipe of a training of so many epochs by this seed, on the run's answers."""
     own = ["train.control=false", f"seed={seed}", f"train.epochs={epochs}"]
     run_folder = f"run_folder={options.run.resolve()}"
-    return load_recipe(RECIPE, [*options.overrides, *own, run_folder, *more])
+    return load_recipe(RECIPE, [*own, run_folder, *more, *options.overrides])
 
 
 def rows_to_learn(recipe: Recipe, run: RunFolder) -> list[Line]:
@@ -78,9 +83,15 @@ def rows_to_learn(recipe: Recipe, run: RunFolder) -> list[Line]:
     ]
 
 
-def by_rounds(recipe: Recipe, run: RunFolder, place: Path) -> Path:
+def label(contender: str, options: argparse.Namespace) -> str:
+    """Return a contender's name: of other rounds than the usual ones with what they have of their own."""
+    own = [word for word in options.overrides if word.startswith("rounds.")]
+    return " ".join([contender, *own]) if contender == "distill" else contender
+
+
+def by_rounds(recipe: Recipe, run: RunFolder, place: Path, contender: str) -> Path:
     """Make the rounds from the trained student of `place`; return the kept student's folder."""
-    folder = RunFolder(place / "distill")
+    folder = RunFolder(place / contender)
     folder.stage("rounds").mkdir(parents=True)
     for name in ("generate", "capture"):
         folder.stage(name).symlink_to(run.stage(name).resolve())
@@ -167,7 +178,7 @@ def child(options: argparse.Namespace) -> None:
     recipe = recipe_of_rounds(options, int(options.seeds))
     started = time.monotonic()
     if options.child == "distill":
-        student = by_rounds(recipe, run, place)
+        student = by_rounds(recipe, run, place, label(options.child, options))
     else:
         student = by_trl(options.child, recipe, run, place, options.rate)
     line = {
@@ -175,7 +186,7 @@ def child(options: argparse.Namespace) -> None:
         "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "student": str(student),
     }
-    (place / f"{options.child}.json").write_text(json.dumps(line))
+    (place / f"{label(options.child, options)}.json").write_text(json.dumps(line))
 
 
 def recipe_of_rounds(options: argparse.Namespace, seed: int) -> Recipe:
@@ -216,11 +227,11 @@ def measured(contender: str, seed: int, options: argparse.Namespace) -> Line:
         told: Line = {"seconds": cost["seconds"], "peak_mib": None}
     else:
         run_apart(contender, seed, options)
-        told = json.loads((place / f"{contender}.json").read_text())
+        told = json.loads((place / f"{label(contender, options)}.json").read_text())
         model = Path(told.pop("student"))
     num_own = len(eval_set.prompts) - options.more
     figures = measure(recipe, eval_set, num_own, model)
-    return {"contender": contender, "seed": seed, **told, **figures}
+    return {"contender": label(contender, options), "seed": seed, **told, **figures}
 
 
 def start_of(seed: int, options: argparse.Namespace, out: Path) -> None:
@@ -290,7 +301,8 @@ def main() -> None:
         start_of(seed, options, out)
         for contender in options.contenders.split(","):
             lines = [row for _, row in read_jsonl(out)] if out.is_file() else []
-            if (contender, seed) not in [(line["contender"], line["seed"]) for line in lines]:
+            known = [(line["contender"], line["seed"]) for line in lines]
+            if (label(contender, options), seed) not in known:
                 write(out, measured(contender, seed, options))
                 print(tell([row for _, row in read_jsonl(out)]), flush=True)
 
