@@ -15,9 +15,10 @@ with one thread where OMP_NUM_THREADS says so (peers: scripts/bench_requirements
     plain           none: the training of the recipe itself over all epochs, in one go
 
 All learn by the recipe's own optimizer, forward KL, the same learning rate and about as many tokens a step; TRL's
-decays linearly. Seconds: from the loaded student to the written one; of distill also what the capture of the teacher's
-own answers took in RUN is not counted, and validation after each round is. Memory: the highest resident size of the
-process (ru_maxrss). Each is a JSON line of work/rounds.jsonl and is not run again.
+decays linearly. Seconds: of all that, libraries and models loaded and the student written among it; of distill the
+validation after each round, too, but not what the capture of the teacher's own answers took in RUN. Memory: the highest
+resident size of the process. Each is a JSON line of work/rounds.jsonl and is not run again; one that was killed is
+begun anew.
 
 Overrides of `rounds` make other rounds, a contender of their own:
 
@@ -28,7 +29,7 @@ Overrides of `rounds` make other rounds, a contender of their own:
 import argparse
 import json
 import os
-import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,7 @@ from distill import rounds
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
+from distill.core.subprocesses import peak_memory
 from distill.data.stored_samples import read_samples, split_samples
 from distill.models.load import Placement, load_model, load_tokenizer
 from distill.recipe import Recipe, load_recipe
@@ -91,6 +93,7 @@ def label(contender: str, options: argparse.Namespace) -> str:
 
 def by_rounds(recipe: Recipe, run: RunFolder, place: Path, contender: str) -> Path:
     """Make the rounds from the trained student of `place`; return the kept student's folder."""
+    shutil.rmtree(place / contender, ignore_errors=True)
     folder = RunFolder(place / contender)
     folder.stage("rounds").mkdir(parents=True)
     for name in ("generate", "capture"):
@@ -181,9 +184,11 @@ def child(options: argparse.Namespace) -> None:
         student = by_rounds(recipe, run, place, label(options.child, options))
     else:
         student = by_trl(options.child, recipe, run, place, options.rate)
+    peak = peak_memory("self")
     line = {
         "seconds": round(time.monotonic() - started, 1),
-        "peak_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        # not getrusage's, which would be that of the process that started this one where that was more
+        "peak_mib": None if peak is None else peak >> 20,
         "student": str(student),
     }
     (place / f"{label(options.child, options)}.json").write_text(json.dumps(line))
@@ -222,7 +227,8 @@ def measured(contender: str, seed: int, options: argparse.Namespace) -> Line:
     if contender == "plain":
         whole = recipe_of(options, seed, options.epochs)
         work = options.work / f"plain-{seed}"
-        work.mkdir(exist_ok=True)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
         model, cost = train_anew(whole, run, work)["student"]
         told: Line = {"seconds": cost["seconds"], "peak_mib": None}
     else:
@@ -239,6 +245,7 @@ def start_of(seed: int, options: argparse.Namespace, out: Path) -> None:
     run, place = RunFolder(options.run.resolve()), options.work / f"seed-{seed}"
     if (place / "train" / "student" / "config.json").is_file():
         return
+    shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     recipe = recipe_of(options, seed, options.epochs // 2)
     model, cost = train_anew(recipe, run, place)["student"]
