@@ -44,7 +44,7 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 ARMS = {"same": None, "bpe": 2048, "bytes": 256 + len(SPECIAL)}
 LENGTHS = {"same": 192, "bpe": 192, "bytes": 576}  # tokens of the longest samples
 SMALL = ["generate.num_prompts=2000", "train.epochs=12", "evaluate.max_new_tokens=400"]
-CHUNKS = ["capture.signal=chunks", "train.hard_weight=1"]
+CHUNKS = ["capture.signal=chunks", "train.hard_weight=0.1"]
 Line = dict[str, Any]
 
 

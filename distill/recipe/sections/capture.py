@@ -17,7 +17,7 @@ class Capture(Section):
         "student must have them; with none and with chunks it keeps its own tokenizer and chat "
         "template, whatever the teacher's are. chunks = how likely the teacher's tokens of the "
         "answer were, for a student of another tokenizer: it matches the likelihood of the pieces "
-        "that both cut alike, 4 bytes a token; best with train.hard_weight 1",
+        "that both cut alike, 4 bytes a token; best with train.hard_weight 0.1",
     )
     num_draws: Annotated[int, Field(gt=0, le=1000)] = field(50, "sampled: draws a token")
     draw_log_probs: bool = field(
