@@ -11,6 +11,7 @@ import pytest
 import torch
 from log_helpers import read_row_logs
 from run_helpers import ROOT, call_distill, environment, killed_when, made_once, sha, small
+from safetensors.torch import load_file
 from server_helpers import TEACHER
 from sharding_helpers import ranks
 
@@ -222,6 +223,32 @@ def test_a_red_guard_ends_the_rounds_and_keeps_the_last_good_student(copy, capsy
     assert result.best == 0
     assert student_digest(copy / "rounds/student") == student_digest(copy / "train/student")
     assert "the last good student is kept" in capsys.readouterr().err
+
+
+def test_where_passes_are_in_bfloat16_what_a_round_learnt_is_not_rounded_away_before_the_next(
+    copy, monkeypatch
+):
+    """At such a rate no step reaches half of one in 16 bits. The kept student alone is in those."""
+    rate = 1e-7
+    more = ["train.precision=bfloat16", f"rounds.learning_rate={rate}", "rounds.patience=9"]
+    make(copy, *more, "rounds.num_rounds=1")
+    first = weights_in(copy / "rounds/round-1/student")
+    monkeypatch.setattr("distill.on_policy.rounds.best_round", lambda rounds: len(rounds) - 1)
+    make(copy, *more, "rounds.num_rounds=2", redo="rounds")
+    second = weights_in(copy / "rounds/round-2/student")
+    for number, before, after in (
+        (1, weights_in(copy / "train/student"), first),
+        (2, first, second),
+    ):
+        most = 2 * rate * result_of(copy).rounds[number].trained.num_steps
+        changes = {name: (after[name] - before[name]).abs().max() for name in before}
+        assert all(0 < change < most for change in changes.values()), changes
+    kept = weights_in(copy / "rounds/student")
+    assert all(torch.equal(kept[name], second[name].bfloat16()) for name in second)
+
+
+def weights_in(folder):
+    return load_file(folder / "model.safetensors")
 
 
 def test_two_processes_share_a_round_and_end_alike(copy, tmp_path):

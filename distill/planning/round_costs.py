@@ -88,6 +88,7 @@ def rounds_cost(work: Workload) -> Cost:
     vocabulary = work.student.vocabulary if trims else work.teacher.vocabulary
     stored = signal_bytes_per_token(work.recipe, vocabulary)
     scoring_bytes = work.bytes_on_a_gpu + pass_bytes(work.teacher, work.recipe.teacher.batch_tokens)
+    # in float32: the best student, the last one, and that which is being written or kept
     weights = 3 * 4 * work.student.parameters * work.recipe.train.repeats
     return Cost(
         PROCESS_BYTES + max(scoring_bytes, training_bytes(work)),
