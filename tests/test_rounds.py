@@ -185,6 +185,16 @@ def test_another_mix_answers_and_scores_nothing_of_round_1_again(rounds_copy):
     assert result_of(rounds_copy).rounds[1].num_samples["teacher"] < 5
 
 
+def test_a_finished_run_is_told_how_it_gets_rounds_before_they_are_made(copy):
+    recipe = recipe_of(copy)
+    for redo in (None, "evaluate"):
+        with pytest.raises(
+            MismatchError, match=r"quantize was made without rounds, .* --redo quant"
+        ):
+            pipeline.run(recipe, redo=redo)
+    assert not (copy / "rounds").exists()
+
+
 def test_more_rounds_go_on_after_those_that_are_done(rounds_copy):
     done = result_of(rounds_copy).rounds
     make(rounds_copy, "rounds.num_rounds=3", "rounds.patience=9", redo="rounds")
