@@ -18,6 +18,7 @@ from distill.data.samples import Sample
 from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError
 from distill.models import load
+from distill.models.memory import free_memory
 from distill.on_policy import guards as guarding
 from distill.on_policy.learning import RoundLesson, learn
 from distill.on_policy.mix import mixed
@@ -39,7 +40,6 @@ from distill.teachers.listening import (
     listen,
     sequence_of,
 )
-from distill.training.prepare import free_memory
 
 
 def first_round(work: Work) -> Round:

@@ -10,6 +10,7 @@ from pathlib import Path
 from distill.core.files import FolderWriter
 from distill.core.results import Round, RoundValidation
 from distill.models import load
+from distill.models.memory import free_memory
 from distill.on_policy.one_round import first_round, next_round, red_of
 from distill.on_policy.selection import best_round, why_ended
 from distill.on_policy.work import Work
@@ -101,6 +102,8 @@ def _fill_in_bfloat16(work: Work, source: Path, folder: Path) -> None:
 
     model = load.load_model(str(source), load.Placement("cpu", "bfloat16"))
     fill(folder, model, work.tokenizer, (source / TRAINING).read_text())
+    del model
+    free_memory()
 
 
 def _link_or_copy(source: str, target: str) -> None:
