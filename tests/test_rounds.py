@@ -16,6 +16,7 @@ from server_helpers import TEACHER
 from sharding_helpers import ranks
 
 from distill import pipeline
+from distill.core.processes import ALONE
 from distill.core.results import EvaluateResult, ReportResult, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
@@ -25,6 +26,7 @@ from distill.formats.gguf.write import write_gguf
 from distill.models import load
 from distill.on_policy.guards import logp_of
 from distill.on_policy.student_answers import student_digest
+from distill.on_policy.work import Work
 from distill.recipe import load_recipe
 from distill.shaping.trimmed import trimmed_vocabulary
 from distill.signals.store import SignalStore, sequence_key
@@ -119,6 +121,15 @@ def test_prompts_of_the_validation_and_the_exam_are_never_answered(made):
         for n in (1, 2)
     ]
     assert rounds[0] != rounds[1], "each round goes on where the last one ended"
+
+
+def test_rounds_are_compared_over_one_exam_so_another_one_makes_them_anew(made):
+    def decides(num):
+        recipe = recipe_of(made, f"rounds.num_validated={num}")
+        return Work.of(recipe, RunFolder(made), ALONE).made_from(1, "a student")
+
+    num_prompts = result_of(made).rounds[0].validation.num_prompts
+    assert decides(512) == decides(num_prompts) != decides(num_prompts - 1)
 
 
 def test_the_student_is_that_of_the_best_round(made):
