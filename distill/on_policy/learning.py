@@ -84,6 +84,7 @@ def learn(
             packing=packing,
             by_sequence=by_sequence,
             name=title,
+            stage="rounds",
             own_divergence=recipe.rounds.divergence,
             stop_ids=stop_ids if options.stop_tokens == "together" else [],
         ),
