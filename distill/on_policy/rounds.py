@@ -126,6 +126,11 @@ def tell(work: Work, made: Round) -> None:
             parts.append(f"{g.logp_of_teacher:.3f} nats a token under the teacher")
         if g.same_likeliest is not None:
             parts.append(f"the same likeliest token at {g.same_likeliest:.1%}")
+    if made.num_too_long:
+        parts.append(
+            f"{made.num_too_long:,} longer than train.max_length {work.longest} with their prompts, "
+            "not learnt"
+        )
     if made.num_samples:
         told = ", ".join(f"{num:,} {name}" for name, num in made.num_samples.items())
         parts.append(f"learnt from {told}")
