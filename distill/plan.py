@@ -146,6 +146,7 @@ def _check_models(recipe: Recipe, routes: Sequence[Route]) -> list[str]:
     check_widths(routes)
     check_cuts(recipe)
     preflight.check_formats(recipe)
+    preflight.check_answering(recipe)
     return [text for text in cannot_ask if text is not None]
 
 
