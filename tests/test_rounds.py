@@ -366,6 +366,30 @@ def test_a_gguf_file_as_teacher_scores_what_each_repeats_student_wrote(tmp_path)
     assert len(answers_in(folder)) == 12
 
 
+def test_a_server_that_scores_given_ids_is_the_teacher_of_a_whole_round(finished, scores, tmp_path):
+    """It wrote none of the answers; of the student's it says what the weights say."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "generate", folder / "generate")
+    served = [f"teacher.server={scores.url}", "generate.concurrency=4", "capture.signal=top_k"]
+    short = ["train.max_steps=2", "rounds.max_steps=2", "capture.from_server=scores"]
+    recipe = recipe_of(folder, *FROM_NOTHING, *served, *short)
+    pipeline.run(recipe, stages=["capture", "initialize", "train"])
+    num_captured = len(scores.scored)
+    pipeline.run(recipe, stages=["rounds"])
+    samples = read_samples(folder / "rounds/round-1/samples.jsonl")
+    assert sorted(scores.scored[num_captured:]) == sorted({tuple(s.ids) for s in samples})
+    made = result_of(folder).rounds[1]
+    (shards,) = folder.glob("rounds/signals/*")
+    store, sample = SignalStore(shards), samples[0]
+    start = len(sample.prompt_ids)
+    with torch.no_grad():
+        logp_TV = scores.model(torch.tensor([sample.ids])).logits[0, start - 1 : -1].log_softmax(-1)
+    record = store.read(sequence_key(sample.ids, start))
+    own = logp_TV.gather(1, torch.tensor(record.ids, dtype=torch.int64))
+    assert record.logp == pytest.approx(own.numpy(), abs=0.02, rel=1e-2)
+    assert made.guards.logp_of_teacher < 0 and made.trained is not None
+
+
 def test_a_trimmed_students_answers_are_shown_to_the_teacher_in_its_own_ids(tmp_path):
     folder = tmp_path / "run"
     recipe = recipe_of(folder, "student.vocabulary={size: 700}", *FROM_NOTHING)
