@@ -66,7 +66,7 @@ from distill.teachers.generation import (
 from distill.teachers.kept import Candidates, Filtered, unlearnable
 from distill.teachers.keys import request_maker
 from distill.teachers.launch import check_teachers_processes
-from distill.teachers.log import read_best_rows
+from distill.teachers.log import read_best_rows, read_rows_of
 from distill.teachers.logged_rows import ChosenRows
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.routes import Route, routes_of
@@ -242,7 +242,8 @@ def expand(
     make = request_maker(teacher, options)
     requests = [make(w.prompt, w.sample_index, w.prompt_ids) for w in wanted]
     ask(teacher, _distinct(requests), options, log, processes)
-    rows = processes.broadcast(dict(read_best_rows(log)) if processes.is_main else {})
+    keys = [request.key for request in requests]
+    rows = processes.broadcast(read_rows_of(log, keys) if processes.is_main else {})
     num_missing = sum(request.key not in rows for request in requests)
     if num_missing:
         if processes.is_main:

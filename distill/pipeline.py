@@ -112,6 +112,7 @@ def _run(
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
+    _refuse_new_inputs(redo, chosen, recipe, folder)
     if redo is None and _all_done(chosen, recipe, folder):
         if processes.launched_rank() == 0:
             names = ", ".join(stage.name for stage in chosen)
@@ -247,6 +248,28 @@ def _set_aside(
         folder.note_read(file.path)
     for stage in pipeline[names.index(redo) :]:
         folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
+
+
+def _refuse_new_inputs(
+    redo: str | None, chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder
+) -> None:
+    """Raise MismatchError where a stage that is there would read one that it was made without.
+
+    It would be refused all the same, but after that one was made: hours, of rounds.
+    """
+    for stage in chosen:
+        if stage.name == redo:
+            return  # this one and those after it are made anew
+        made_from = folder.made_from(stage.name)
+        if made_from is None or stage.cheap:
+            continue
+        for name in stage.reads(recipe):
+            if name not in made_from.inputs and folder.manifest(name, dict) is None:
+                raise MismatchError(
+                    f"{folder.stage(stage.name)} was made without {name}, which the recipe now has: "
+                    f"add --redo {stage.name}, which makes it and what follows anew, after {name} "
+                    "(nothing that cost teacher time is deleted), or set run_folder=PATH"
+                )
 
 
 def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:

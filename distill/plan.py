@@ -44,6 +44,7 @@ from distill.planning.several import (
     teacher_figures,
     teachers_told,
     without_gpu,
+    without_prompts,
 )
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.planning.spreading import check_spreading, other_ways, spreading_told
@@ -146,6 +147,7 @@ def _check_models(recipe: Recipe, routes: Sequence[Route]) -> list[str]:
     check_widths(routes)
     check_cuts(recipe)
     preflight.check_formats(recipe)
+    preflight.check_answering(recipe)
     return [text for text in cannot_ask if text is not None]
 
 
@@ -205,7 +207,7 @@ def _warnings_of_work(
         rounds_warning(work, seconds),
         work.machine.busy,
     )
-    return [text for text in found if text]
+    return [*without_prompts(work), *(text for text in found if text)]
 
 
 def stage_costs(work: Workload, planned: Sequence[Stage]) -> dict[str, Cost]:

@@ -48,6 +48,7 @@ from distill.core.stage import Cost, Stage
 from distill.data.stored_samples import Samples, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import find, load
+from distill.models.memory import free_memory
 from distill.models.precision import Placed
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
@@ -120,7 +121,6 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
 
 def _train_repeat(lesson: _Lesson, repeat: int) -> dict[str, TrainedModel]:
     """Train what of a repeat is not there yet; return how each of its models was trained."""
-    from distill.training.prepare import free_memory
     from distill.training.written import require_as_trained, result_of
 
     options, processes, place = lesson.recipe.train, lesson.processes, lesson.place(repeat)

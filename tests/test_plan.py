@@ -17,7 +17,7 @@ from distill.pipeline import PLANNED
 from distill.plan import _warnings, make_plan, stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
-from distill.planning.preflight import check_formats, check_gguf_teacher
+from distill.planning.preflight import check_answering, check_formats, check_gguf_teacher
 from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
@@ -232,9 +232,14 @@ def test_a_tokenizer_that_gguf_cannot_hold_is_refused_before_generation(
                 QUICKSTART, [f"teacher.model={tmp_path}", student, "quantize.formats=[q8_0]"]
             )
         )
-    check_formats(
-        load_recipe(QUICKSTART, [f"teacher.model={tmp_path}", student, "quantize.formats=[int8]"])
-    )
+    beside = [f"teacher.model={tmp_path}", student, "quantize.formats=[int8]"]
+    check_formats(load_recipe(QUICKSTART, beside))
+    with pytest.raises(
+        MismatchError,
+        match=rf"rounds\.student_as gguf: {tmp_path}/tok.*{message}.*: set rounds\.student_as=weights",
+    ):
+        check_answering(load_recipe(QUICKSTART, [*beside, "rounds.student_as=gguf"]))
+    check_answering(load_recipe(QUICKSTART, [*beside, "rounds.student_as=weights"]))
 
 
 @pytest.mark.parametrize(

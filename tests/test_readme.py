@@ -137,6 +137,8 @@ def _check_distill(words: list[str], variables: dict[str, str], page: str, folde
             assert options.field in answer.stdout
         return
     recipe = load_recipe(_recipe_of(options.recipe, page, folder), options.overrides)
+    if options.command == "run" and recipe.rounds is not None:
+        assert options.redo, "a finished run is refused, whose files are of the student before"
     keys = {name for name in variables if name.endswith("_KEY")}
     assert keys <= {recipe.teacher.api_key_env}, "the recipe reads the key from another variable"
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 from log_helpers import read_row_logs
 from run_helpers import ROOT, call_distill, environment, killed_when, made_once, sha, small
+from safetensors.torch import load_file
 from server_helpers import TEACHER
 from sharding_helpers import ranks
 
 from distill import pipeline
+from distill.core.processes import ALONE
 from distill.core.results import EvaluateResult, ReportResult, RoundsResult
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import read_json, write_json
@@ -24,6 +26,7 @@ from distill.formats.gguf.write import write_gguf
 from distill.models import load
 from distill.on_policy.guards import logp_of
 from distill.on_policy.student_answers import student_digest
+from distill.on_policy.work import Work
 from distill.recipe import load_recipe
 from distill.shaping.trimmed import trimmed_vocabulary
 from distill.signals.store import SignalStore, sequence_key
@@ -120,6 +123,15 @@ def test_prompts_of_the_validation_and_the_exam_are_never_answered(made):
     assert rounds[0] != rounds[1], "each round goes on where the last one ended"
 
 
+def test_rounds_are_compared_over_one_exam_so_another_one_makes_them_anew(made):
+    def decides(num):
+        recipe = recipe_of(made, f"rounds.num_validated={num}")
+        return Work.of(recipe, RunFolder(made), ALONE).made_from(1, "a student")
+
+    num_prompts = result_of(made).rounds[0].validation.num_prompts
+    assert decides(512) == decides(num_prompts) != decides(num_prompts - 1)
+
+
 def test_the_student_is_that_of_the_best_round(made):
     result = result_of(made)
     best = result.rounds[result.best]
@@ -184,6 +196,16 @@ def test_another_mix_answers_and_scores_nothing_of_round_1_again(rounds_copy):
     assert result_of(rounds_copy).rounds[1].num_samples["teacher"] < 5
 
 
+def test_a_finished_run_is_told_how_it_gets_rounds_before_they_are_made(copy):
+    recipe = recipe_of(copy)
+    for redo in (None, "evaluate"):
+        with pytest.raises(
+            MismatchError, match=r"quantize was made without rounds, .* --redo quant"
+        ):
+            pipeline.run(recipe, redo=redo)
+    assert not (copy / "rounds").exists()
+
+
 def test_more_rounds_go_on_after_those_that_are_done(rounds_copy):
     done = result_of(rounds_copy).rounds
     make(rounds_copy, "rounds.num_rounds=3", "rounds.patience=9", redo="rounds")
@@ -222,6 +244,32 @@ def test_a_red_guard_ends_the_rounds_and_keeps_the_last_good_student(copy, capsy
     assert result.best == 0
     assert student_digest(copy / "rounds/student") == student_digest(copy / "train/student")
     assert "the last good student is kept" in capsys.readouterr().err
+
+
+def test_where_passes_are_in_bfloat16_what_a_round_learnt_is_not_rounded_away_before_the_next(
+    copy, monkeypatch
+):
+    """At such a rate no step reaches half of one in 16 bits. The kept student alone is in those."""
+    rate = 1e-7
+    more = ["train.precision=bfloat16", f"rounds.learning_rate={rate}", "rounds.patience=9"]
+    make(copy, *more, "rounds.num_rounds=1")
+    first = weights_in(copy / "rounds/round-1/student")
+    monkeypatch.setattr("distill.on_policy.rounds.best_round", lambda rounds: len(rounds) - 1)
+    make(copy, *more, "rounds.num_rounds=2", redo="rounds")
+    second = weights_in(copy / "rounds/round-2/student")
+    for number, before, after in (
+        (1, weights_in(copy / "train/student"), first),
+        (2, first, second),
+    ):
+        most = 2 * rate * result_of(copy).rounds[number].trained.num_steps
+        changes = {name: (after[name] - before[name]).abs().max() for name in before}
+        assert all(0 < change < most for change in changes.values()), changes
+    kept = weights_in(copy / "rounds/student")
+    assert all(torch.equal(kept[name], second[name].bfloat16()) for name in second)
+
+
+def weights_in(folder):
+    return load_file(folder / "model.safetensors")
 
 
 def test_two_processes_share_a_round_and_end_alike(copy, tmp_path):
@@ -316,6 +364,30 @@ def test_a_gguf_file_as_teacher_scores_what_each_repeats_student_wrote(tmp_path)
     assert others[0].student != result.rounds[0].student and others[1].trained is not None
     assert (folder / "rounds/repeat-2/student/model.safetensors").is_file()
     assert len(answers_in(folder)) == 12
+
+
+def test_a_server_that_scores_given_ids_is_the_teacher_of_a_whole_round(finished, scores, tmp_path):
+    """It wrote none of the answers; of the student's it says what the weights say."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished / "generate", folder / "generate")
+    served = [f"teacher.server={scores.url}", "generate.concurrency=4", "capture.signal=top_k"]
+    short = ["train.max_steps=2", "rounds.max_steps=2", "capture.from_server=scores"]
+    recipe = recipe_of(folder, *FROM_NOTHING, *served, *short)
+    pipeline.run(recipe, stages=["capture", "initialize", "train"])
+    num_captured = len(scores.scored)
+    pipeline.run(recipe, stages=["rounds"])
+    samples = read_samples(folder / "rounds/round-1/samples.jsonl")
+    assert sorted(scores.scored[num_captured:]) == sorted({tuple(s.ids) for s in samples})
+    made = result_of(folder).rounds[1]
+    (shards,) = folder.glob("rounds/signals/*")
+    store, sample = SignalStore(shards), samples[0]
+    start = len(sample.prompt_ids)
+    with torch.no_grad():
+        logp_TV = scores.model(torch.tensor([sample.ids])).logits[0, start - 1 : -1].log_softmax(-1)
+    record = store.read(sequence_key(sample.ids, start))
+    own = logp_TV.gather(1, torch.tensor(record.ids, dtype=torch.int64))
+    assert record.logp == pytest.approx(own.numpy(), abs=0.02, rel=1e-2)
+    assert made.guards.logp_of_teacher < 0 and made.trained is not None
 
 
 def test_a_trimmed_students_answers_are_shown_to_the_teacher_in_its_own_ids(tmp_path):

@@ -201,9 +201,13 @@ class RunFolder:
 
     def changes(self, stage: str, wanted: Fingerprint) -> list[str]:
         """Return what differs between a finished (or begun) stage and what the recipe asks for now."""
-        manifest = self.manifest(stage, dict)
-        made_from = self._started(stage) if manifest is None else manifest.fingerprint
+        made_from = self.made_from(stage)
         return [] if made_from is None else _differences(made_from, wanted)
+
+    def made_from(self, stage: str) -> Fingerprint | None:
+        """Return what decided a finished (or begun) stage, None where it has not begun."""
+        manifest = self.manifest(stage, dict)
+        return self._started(stage) if manifest is None else manifest.fingerprint
 
     def began(self, stage: str) -> bool:
         return any(

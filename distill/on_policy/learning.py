@@ -49,7 +49,10 @@ def learn(
     number: int,
     title: str,
 ) -> None:
-    """Train the student of round `number` and write it to `place`, from the newest checkpoint there."""
+    """Train the student of round `number` and write it to `place`, from the newest checkpoint there.
+
+    It is written in float32, whatever the type of its passes: the next round goes on from it.
+    """
     from distill.training.prepare import load_start, rows_of
     from distill.training.run import TrainingRun, examples_of
     from distill.training.written import accelerator_without_defaults, train_and_write
@@ -81,10 +84,12 @@ def learn(
             packing=packing,
             by_sequence=by_sequence,
             name=title,
+            stage="rounds",
             own_divergence=recipe.rounds.divergence,
             stop_ids=stop_ids if options.stop_tokens == "together" else [],
         ),
         tokenizer,
+        goes_on=True,
     )
 
 

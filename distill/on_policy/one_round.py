@@ -18,6 +18,7 @@ from distill.data.samples import Sample
 from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError
 from distill.models import load
+from distill.models.memory import free_memory
 from distill.on_policy import guards as guarding
 from distill.on_policy.learning import RoundLesson, learn
 from distill.on_policy.mix import mixed
@@ -39,7 +40,6 @@ from distill.teachers.listening import (
     listen,
     sequence_of,
 )
-from distill.training.prepare import free_memory
 
 
 def first_round(work: Work) -> Round:
@@ -66,10 +66,21 @@ def next_round(work: Work, rounds: Sequence[Round]) -> Round:
     made = replace(made, guards=guarding.guards_of(answers), num_too_long=num_learnt - len(fitting))
     red = red_of(work, made, rounds)
     if not fitting:
-        red = red or "no answer of the student can be learnt from"
+        red = red or _nothing_learnt(work, num_learnt)
     if red is not None:
         return replace(made, red=red)
     return _taught(work, made, rounds, fitting)
+
+
+def _nothing_learnt(work: Work, num_too_long: int) -> str:
+    """Return why no answer is learnt from; `num_too_long`: that could be, were they shorter."""
+    text = "no answer of the student can be learnt from"
+    if num_too_long:
+        text += (
+            f": {num_too_long:,} are longer than train.max_length {work.longest} with their prompts "
+            "(raise it, or lower rounds.max_new_tokens)"
+        )
+    return text
 
 
 def _taught(

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from distill.core.files import FolderWriter
 from distill.core.results import Round, RoundValidation
+from distill.models import load
+from distill.models.memory import free_memory
 from distill.on_policy.one_round import first_round, next_round, red_of
 from distill.on_policy.selection import best_round, why_ended
 from distill.on_policy.work import Work
@@ -84,12 +86,24 @@ def _before_red(rounds: Sequence[Round]) -> list[int]:
 
 
 def keep_best(work: Work, rounds: Sequence[Round]) -> Path:
-    """Put the best round's student beside the rounds; return its folder."""
-    path = work.place / "student"
+    """Put the best round's student beside the rounds, in the type of its passes; return its folder."""
+    path, source = work.place / "student", work.student(best_round(rounds))
     with FolderWriter(path) as temporary:
-        source = work.student(best_round(rounds))
-        shutil.copytree(source, temporary, copy_function=_link_or_copy, dirs_exist_ok=True)
+        if best_round(rounds) and work.placement.dtype == "bfloat16":
+            _fill_in_bfloat16(work, source, temporary)
+        else:
+            shutil.copytree(source, temporary, copy_function=_link_or_copy, dirs_exist_ok=True)
     return path
+
+
+def _fill_in_bfloat16(work: Work, source: Path, folder: Path) -> None:
+    """Write the student of a round, which is in float32, to `folder` in bfloat16."""
+    from distill.training.written import TRAINING, fill
+
+    model = load.load_model(str(source), load.Placement("cpu", "bfloat16"))
+    fill(folder, model, work.tokenizer, (source / TRAINING).read_text())
+    del model
+    free_memory()
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -112,6 +126,11 @@ def tell(work: Work, made: Round) -> None:
             parts.append(f"{g.logp_of_teacher:.3f} nats a token under the teacher")
         if g.same_likeliest is not None:
             parts.append(f"the same likeliest token at {g.same_likeliest:.1%}")
+    if made.num_too_long:
+        parts.append(
+            f"{made.num_too_long:,} longer than train.max_length {work.longest} with their prompts, "
+            "not learnt"
+        )
     if made.num_samples:
         told = ", ".join(f"{num:,} {name}" for name, num in made.num_samples.items())
         parts.append(f"learnt from {told}")

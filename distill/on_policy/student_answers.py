@@ -21,7 +21,7 @@ from distill.teachers.base import Teacher
 from distill.teachers.gguf import GgufTeacher
 from distill.teachers.keys import request_maker
 from distill.teachers.local import LocalTeacher
-from distill.teachers.log import AnswerLog, read_best_rows
+from distill.teachers.log import AnswerLog, read_rows_of
 from distill.teachers.requests import Request, RequestOptions
 from distill.teachers.server.budget import FREE
 
@@ -153,7 +153,8 @@ def answers_of(
         make = request_maker(asked, options)
         requests = [make(p, i) for p in prompts for i in range(recipe.rounds.answers_per_prompt)]
         ask(asked, requests, options, log, processes)
-    rows = processes.broadcast(dict(read_best_rows(log)) if processes.is_main else {})
+    keys = [request.key for request in requests]
+    rows = processes.broadcast(read_rows_of(log, keys) if processes.is_main else {})
     return [_drawn(request, rows[request.key]) for request in requests]
 
 

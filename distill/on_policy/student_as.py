@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from distill.core import shutdown
 from distill.core.processes import ALONE
 from distill.core.stored_json import broken, read_json, write_json
 from distill.data.samples import Prompt
@@ -106,6 +107,7 @@ def _measured(
         write_student(student, with_gguf)
         in_llama_cpp = _tokens_per_second(work, with_gguf, prompts)
     except DistillError as error:
+        shutdown.check()  # what stops the run says nothing of llama.cpp
         return "weights", f"its weights: llama.cpp cannot run it ({error})"
     with_weights = _tokens_per_second(work, student, prompts)
     note = f"{with_weights:,.0f} tokens/s with its weights, {in_llama_cpp:,.0f} in llama.cpp"

@@ -146,6 +146,7 @@ class Work:
             "generate": [generate.max_new_tokens, generate.system_prompt, generate.enable_thinking],
             "task": generate.task,
             "evaluate": recipe.evaluate.max_new_tokens,
+            "num_validated": len(self.validation_set.eval_set.prompts),
             "languages": recipe.languages,
             "signal": self.captured.name,
             "samples": self.folder.digest(samples_stage(recipe), recipe),

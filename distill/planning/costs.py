@@ -184,6 +184,12 @@ class Workload:
         return self.recipe.num_processes or self.recipe.team_size
 
     @property
+    def num_at_work(self) -> int:
+        """Return how many times as fast they do what they share: without GPUs they share the cores
+        that one would take."""
+        return self.num_processes if self.machine.gpu else 1
+
+    @property
     def _num_devices(self) -> int:
         return self.machine.num_gpus if self.is_spread else self.num_parts
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.machine import GB
+from distill.planning.round_costs import rounds_seconds
 
 
 @dataclass(frozen=True)
@@ -35,21 +36,21 @@ class Launch:
 
 
 def divided(stage: Stage, work: Workload) -> Cost:
-    """Return what a stage costs the recipe's num_processes; `work` must know its cost.
-
-    Processes without GPUs share the cores that one would take, and are no faster.
-    """
+    """Return what a stage costs the recipe's num_processes; `work` must know its cost."""
     assert stage.cost is not None
-    cost, num = stage.cost(work), work.num_processes
-    if num == 1 or not stage.shared or not work.machine.gpu:
+    cost, num = stage.cost(work), work.num_at_work
+    if num == 1 or not stage.shared:
         return cost
-    of_server = _server_seconds(stage, work)
-    seconds = of_server + (cost.seconds - of_server) / num * _unevenness(stage, work, num)
+    undivided = _undivided_seconds(stage, work)
+    seconds = undivided + (cost.seconds - undivided) / num * _unevenness(stage, work, num)
     return replace(cost, seconds=seconds)
 
 
-def _server_seconds(stage: Stage, work: Workload) -> float:
-    """Return the seconds of a stage in which a server is at work, which more processes do not hasten."""
+def _undivided_seconds(stage: Stage, work: Workload) -> float:
+    """Return the seconds of a stage that more processes do not hasten: a server is at work, or the
+    first of them alone."""
+    if stage.name == "rounds":
+        return rounds_seconds(work).undivided
     if stage.name != "generate":
         return 0.0
     return sum(part.teacher_seconds(part.num_requests) for part in work.turns if part.on_server)

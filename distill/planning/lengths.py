@@ -35,8 +35,9 @@ def check_models(recipe: Recipe, teacher: Teacher | None = None) -> None:
         config = text_config(teacher.location, recipe.teacher.revision)
         if config and not recipe.teacher.gguf and (tokenizer := _asked_tokenizer(teacher)):
             require_rows("teacher", teacher.location, config, tokenizer)
-        _require_room(recipe, context_of(config))
+        _require_room(recipe, context_of(config), "teacher")
     if recipe.student.model is None:
+        _require_room(recipe, _random_context(recipe), "student")
         return
     location = recipe.model_location(recipe.student.model)
     if config := text_config(location, recipe.student.revision):
@@ -68,6 +69,7 @@ def check_student(recipe: Recipe, config: Mapping[str, Any], tokenizer: Any) -> 
             f"{model!r}, {context} tokens (config.json: max_position_embeddings): set "
             f"train.max_length={context}"
         )
+    _require_room(recipe, context, "student")
 
 
 def teacher_is_here(recipe: Recipe) -> bool:
@@ -113,18 +115,35 @@ def require_rows(role: str, model: str, config: Mapping[str, Any], tokenizer: An
     )
 
 
-def _require_room(recipe: Recipe, context: int | None) -> None:
-    """Raise MismatchError if a longest answer leaves no room for a prompt in the teacher's context."""
+def _require_room(recipe: Recipe, context: int | None, role: str) -> None:
+    """Raise MismatchError if a longest answer leaves no room for a prompt in a model's context.
+
+    The student of rounds writes its answers, and the teacher reads them.
+    """
     if context is None:
         return
-    for section in ("generate", "evaluate"):
-        longest = getattr(recipe, section).max_new_tokens
+    for section, longest in _longest_answers(recipe, role).items():
         if longest >= context:
             raise MismatchError(
                 f"{recipe.source}: {section}.max_new_tokens {longest} leaves no room for a prompt in "
-                f"the teacher's context of {context} tokens (config.json: max_position_embeddings): "
+                f"the {role}'s context of {context} tokens (config.json: max_position_embeddings): "
                 f"set {section}.max_new_tokens={context // 2} or so"
             )
+
+
+def _longest_answers(recipe: Recipe, role: str) -> dict[str, int]:
+    """Return the tokens of the longest answer that the model must have room for, by section."""
+    found = {}
+    if role == "teacher":
+        found = {name: getattr(recipe, name).max_new_tokens for name in ("generate", "evaluate")}
+    if recipe.rounds is not None:
+        found["rounds"] = recipe.rounds.max_new_tokens or recipe.generate.max_new_tokens
+    return found
+
+
+def _random_context(recipe: Recipe) -> int:
+    """Return the context of a new model."""
+    return max(RANDOM_CONTEXT, recipe.train.max_length)
 
 
 @dataclass(frozen=True)
@@ -149,7 +168,7 @@ class _Reader:
         """Return the student, in the tokens that it has before any are taken from it."""
         recipe = teacher.recipe
         student = recipe.student
-        context: int | None = max(RANDOM_CONTEXT, recipe.train.max_length)
+        context: int | None = _random_context(recipe)
         if student.model is not None:
             context = context_of(
                 text_config(recipe.model_location(student.model), student.revision)

@@ -7,6 +7,7 @@ export.
 
 from distill.errors import DataError, MismatchError, MissingError
 from distill.formats import FORMATS, W16A16
+from distill.formats.gguf.preflight import problem_of as gguf_problem
 from distill.formats.planned_student import PlannedStudent
 from distill.llama_cpp import gguf_header
 from distill.recipe import Recipe
@@ -27,6 +28,20 @@ def check_formats(recipe: Recipe) -> None:
         families.setdefault(FORMATS[name].check, []).append(name)
     for family in families.values():
         FORMATS[family[0]].check(student, family)
+
+
+def check_answering(recipe: Recipe) -> None:
+    """Raise MismatchError if the student of rounds is to answer as a GGUF file, and cannot be one."""
+    if recipe.rounds is None or recipe.rounds.student_as != "gguf":
+        return
+    student = PlannedStudent(recipe)
+    problem = gguf_problem(student, "q8_0")
+    if student.is_mixture:
+        problem = f"student {recipe.student.model!r} is a mixture of experts"
+    if problem is not None:
+        raise MismatchError(
+            f"{recipe.source}: rounds.student_as gguf: {problem}: set rounds.student_as=weights"
+        )
 
 
 def check_gguf_teacher(recipe: Recipe) -> None:

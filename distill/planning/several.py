@@ -83,6 +83,20 @@ def _told(route: Route, part: Workload, num_requests: int) -> str:
     return line
 
 
+def without_prompts(work: Workload) -> list[str]:
+    """Return a warning for each of several teachers to which nothing comes."""
+    requests, warnings = requests_of(work.recipe), []
+    for part in work.parts:
+        name, demand = part.recipe.route, part.demand
+        num = demand.num_answers + demand.num_held_out + demand.num_written
+        if num + len(requests.get(name, ())) == 0:
+            warnings.append(
+                f"teachers: {name}: no prompt comes to it, by its languages, sources and tasks and "
+                "those of the teachers before it: change them, or take it out"
+            )
+    return warnings
+
+
 def teacher_figures(routes: Sequence[Route], work: Workload) -> list[dict[str, Any]]:
     """Return what each of several teachers is asked and takes to answer."""
     if not work.parts:

@@ -23,7 +23,10 @@ def check_names_of_teachers(recipe: "Recipe") -> None:
 
 
 def check_reach_of_teachers(recipe: "Recipe") -> None:
-    """Refuse a teacher that no prompt can come to, and selectors that nothing can match."""
+    """Refuse a teacher after one that takes all, and what a selector names that the recipe has not.
+
+    Whether a prompt comes to each of them `plan` says: that takes the prompts.
+    """
     takes_all: str | None = None
     for teacher in recipe.teachers or ():
         if takes_all is not None:

@@ -18,6 +18,7 @@ HEADINGS = (
     "same likeliest %",
     "end: teacher %",
     "end: student %",
+    "too long",
     "learnt: own, earlier, teacher's",
 )
 
@@ -30,7 +31,9 @@ def rounds_lines(result: RoundsResult) -> list[list[str]]:
 def _line(made: Round, *, kept: bool) -> list[str]:
     name = f"{made.number}{' (kept)' if kept else ''}{' (red)' if made.red else ''}"
     learnt = ", ".join(f"{num:,}" for num in made.num_samples.values()) or NONE
-    return [name, *_validation_cells(made.validation), *_guard_cells(made.guards), learnt]
+    too_long = NONE if made.guards is None else f"{made.num_too_long:,}"
+    of_answers = [*_guard_cells(made.guards), too_long, learnt]
+    return [name, *_validation_cells(made.validation), *of_answers]
 
 
 def _validation_cells(found: RoundValidation | None) -> list[str]:

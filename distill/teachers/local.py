@@ -18,6 +18,7 @@ from distill.losses.head import Head
 from distill.models import divided, find, load, spread
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
+from distill.models.memory import free_memory
 from distill.models.precision import Placed, Work, placed
 from distill.models.sequences import TokenSequence
 from distill.recipe import Recipe
@@ -118,7 +119,9 @@ class LocalTeacher(Teacher):
             print(f"  teacher: {text}", flush=True)
 
     def close(self) -> None:
-        self._model = self._head = None
+        if self._model is not None:
+            self._model = self._head = None
+            free_memory()
 
     @contextmanager
     def dividing(self, processes: Processes) -> Iterator[Processes | None]:

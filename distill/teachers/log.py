@@ -1,6 +1,6 @@
 """The logs of a teacher's answers, and which of their rows counts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,12 @@ def best_rows(rows: Sequence[Row]) -> ChosenRows:
 def read_best_rows(log: AnswerLog) -> ChosenRows:
     """Return one row a key of what is on disk."""
     return best_rows(read_log(log).rows)
+
+
+def read_rows_of(log: AnswerLog, keys: Iterable[str]) -> dict[str, Row]:
+    """Return the row of each of the keys that is on disk; no other is read."""
+    chosen = read_best_rows(log)
+    return {key: chosen[key] for key in keys if key in chosen}
 
 
 def _rank(row: Row) -> tuple[int, int]:

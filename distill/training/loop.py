@@ -352,7 +352,8 @@ def _require_finite(run: TrainingRun, step: int, loss: float, norm: float) -> No
     raise TrainingError(
         f"{run.title}, step {step + 1}: loss {loss}, gradient norm {norm}: not finite; "
         "the last checkpoint is kept. "
-        f"Lower train.learning_rate (now {run.options.learning_rate}) and use --redo train"
+        f"Lower {run.stage}.learning_rate (the peak was {run.options.learning_rate:g}) and use "
+        f"--redo {run.stage}"
     )
 
 

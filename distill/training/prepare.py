@@ -3,7 +3,6 @@
 And whether it can be packed.
 """
 
-import gc
 from typing import Any
 
 from distill.core.processes import Processes
@@ -110,12 +109,3 @@ def can_be_packed(model: Any) -> bool:
     model.train(was_training)
     tolerance = 1e-3 * (1 + (not_packed - alone).abs().max())
     return bool((packed - alone).abs().max() < tolerance)
-
-
-def free_memory() -> None:
-    """Give back what a model took before the next one is loaded: some are rings of references."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

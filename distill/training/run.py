@@ -117,8 +117,9 @@ class TrainingRun:
     `own_divergence`: on the student's own text, where examples have such; None:
     options.divergence. `stop_ids`: tokens that count as one in the soft loss. `repeat`: which of
     options.repeats it is, from 1; `seed` is its own. `name`: how it is told of, None: by role and
-    repeat. `by_sequence`: whether packed rows need no mask (packed_attention.py). Without
-    `soft_weight` and `teacher_width` (of the hidden states to match) it needs no `store`.
+    repeat. `stage`: whose section of the recipe has its learning rate. `by_sequence`: whether packed
+    rows need no mask (packed_attention.py). Without `soft_weight` and `teacher_width` (of the hidden
+    states to match) it needs no `store`.
     """
 
     role: str
@@ -141,6 +142,7 @@ class TrainingRun:
     teacher_width: int | None = None
     repeat: int = 1
     name: str | None = None
+    stage: str = "train"
     own_divergence: str | None = None
     stop_ids: Sequence[int] = ()
     sets_SV: torch.Tensor | None = None  # of ByteChunkTargets, where the signal is of chunks

@@ -13,6 +13,7 @@ from distill.core.checksums import CHECKSUMS, checksum_problem, write_checksums
 from distill.core.files import FolderWriter
 from distill.core.results import TrainedModel
 from distill.errors import DataError
+from distill.models.saving import save_model
 from distill.training.loop import train
 from distill.training.prepare import add_lora
 from distill.training.run import TrainingRun
@@ -24,10 +25,11 @@ TRAIN_AGAIN = (
 )
 
 
-def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
+def train_and_write(run: TrainingRun, tokenizer: Any, *, goes_on: bool = False) -> None:
     """Train `run.model`, which is used up, and write it to the folder of `run.role`.
 
-    An adapter is merged. In bfloat16 where its passes were.
+    An adapter is merged. In bfloat16 where its passes were; in float32 where another training
+    `goes_on` from it, in which 16 bits would round most of a step of small rate away.
     """
     options, model, processes = run.options, run.model, run.processes
     torch.manual_seed(run.seed)
@@ -41,14 +43,19 @@ def train_and_write(run: TrainingRun, tokenizer: Any) -> None:
             tracker.finish()
     if processes.is_main:
         model = model if adapter is None else adapter.merge_and_unload()
-        if run.placement.dtype == "bfloat16":
+        if run.placement.dtype == "bfloat16" and not goes_on:
             model = model.to(torch.bfloat16)
         with FolderWriter(run.folder / run.role) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            (temporary / TRAINING).write_text(json.dumps(result, indent=1))
+            fill(temporary, model, tokenizer, json.dumps(result, indent=1))
             write_checksums(temporary, checksums_of(run.folder, run.role))
     processes.barrier()
+
+
+def fill(folder: Path, model: Any, tokenizer: Any, training: str) -> None:
+    """Write a trained model's files to `folder`; `training`: the text of its training.json."""
+    save_model(model, folder)
+    tokenizer.save_pretrained(folder)
+    (folder / TRAINING).write_text(training)
 
 
 def checksums_of(place: Path, role: str) -> Path:

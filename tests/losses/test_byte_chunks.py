@@ -116,6 +116,24 @@ def test_nothing_is_learnt_where_the_student_says_what_the_teacher_does():
     assert float(hidden.grad.abs().max()) < 1e-10 and float(weight.grad.abs().max()) < 1e-10
 
 
+@pytest.mark.parametrize(
+    ("teacher", "student", "golden"),
+    [
+        (-2.0, -4.0, 0.6075568647972617),
+        (-4.0, -2.0, 0.7572451241739976),
+        (-0.1, -7.0, 6.471564831187196),
+        (-300.0, -5.0, 267.48232546352193),
+    ],
+)
+def test_the_distance_is_that_of_two_coins_written_out(teacher, student, golden):
+    """100 · KL between coins that fall with P^(1/100), less 1e-6 in logs: no torch, no tricks."""
+    p, q = (math.exp(logp / 100 - 1e-6) for logp in (teacher, student))
+    by_hand = 100 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    both = (torch.tensor([logp], dtype=torch.float64) for logp in (teacher, student))
+    assert by_hand == pytest.approx(golden, rel=1e-12)
+    assert float(likelihood_distance(*both)) == pytest.approx(golden, rel=1e-9)
+
+
 def test_its_slope_is_the_ratio_of_the_surprises_less_one():
     """So its gradient is of cross-entropy's size, and turns round where the student is the surer one."""
     teacher = torch.tensor([-2.0, -2.0, -2.0], dtype=torch.float64)

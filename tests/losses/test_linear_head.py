@@ -22,7 +22,7 @@ from torch import Tensor
 from distill.errors import MismatchError, RecipeError
 from distill.losses.divergences import divergence_by_name, skew_kl
 from distill.losses.head import Head
-from distill.losses.linear_head import linear_head_loss
+from distill.losses.linear_head import OwnText, linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
 
 every_case = pytest.mark.parametrize(("kind", "divergence", "parameters"), CASES)
@@ -417,3 +417,59 @@ def test_what_does_not_fit_is_refused() -> None:
         linear_head_loss(
             hidden.float(), Head(weight), labels, None, soft_weight=0.0, hard_weight=1.0
         )
+
+
+ALPHA = 0.1
+
+
+def with_own_text(
+    arguments: tuple[Any, ...], first: int, chunk_size: int, hard_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """DistiLLM-2: skew_kl on the teacher's text, skew_reverse_kl on the student's."""
+    return linear_head_loss(
+        *arguments,
+        soft_weight=0.7,
+        hard_weight=hard_weight,
+        divergence="skew_kl",
+        divergence_parameters={"alpha": ALPHA},
+        chunk_size=chunk_size,
+        own_text=OwnText(first, "skew_reverse_kl", {"alpha": ALPHA}),
+    )
+
+
+@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+@pytest.mark.parametrize("first", [0, 5, NUM_TOKENS])
+def test_the_students_own_text_has_its_divergence_and_no_labels_by_the_plain_formula(
+    first: int, chunk_size: int
+) -> None:
+    hidden, weight, labels = inputs()
+    logp = teacher_logp()
+    loss, parts = with_own_text(
+        (hidden, Head(weight), labels, DenseTargets(logp)), first, chunk_size, hard_weight=0.4
+    )
+    logq = (hidden @ weight.T).log_softmax(-1)
+    p, q = logp.exp(), logq.exp()
+    skewed = (p * (logp - (ALPHA * p + (1 - ALPHA) * q).log())).sum(-1)
+    own = (q * (logq - ((1 - ALPHA) * p + ALPHA * q.detach()).log())).sum(-1)
+    hard = -logq[range(NUM_TOKENS), labels]
+    expected = {
+        "soft": skewed[:first].sum() + own[first:].sum(),
+        "own": own[first:].sum(),
+        "hard": hard[:first].sum(),
+    }
+    for name, part in expected.items():
+        torch.testing.assert_close(parts[name], part.detach(), rtol=1e-10, atol=1e-10)
+    whole = 0.7 * expected["soft"] + 0.4 * expected["hard"]
+    torch.testing.assert_close(loss, whole, rtol=1e-10, atol=1e-10)
+    found = torch.autograd.grad(loss, [hidden, weight])
+    for mine, wanted in zip(found, torch.autograd.grad(whole, [hidden, weight]), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_nothing_is_learnt_from_own_text_where_the_student_says_what_the_teacher_does() -> None:
+    hidden, weight, labels = inputs()
+    same = DenseTargets((hidden @ weight.T).detach().log_softmax(-1))
+    loss, _ = with_own_text((hidden, Head(weight), labels, same), 0, 4, hard_weight=1.0)
+    assert abs(loss.item()) < 1e-12
+    for gradient in torch.autograd.grad(loss, [hidden, weight]):
+        assert gradient.abs().max() < 1e-12

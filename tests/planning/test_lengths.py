@@ -86,6 +86,35 @@ def test_an_answer_that_fills_the_whole_context_is_refused(model, check):
 
 
 @before_asking
+def test_so_is_one_of_the_students_in_rounds_which_the_student_writes_and_the_teacher_reads(
+    model, tmp_path, check
+):
+    small = Path(shutil.copytree(model, tmp_path / "small"))
+    edit_config(small, max_position_embeddings=180)
+    short = ["train.max_length=180", "generate.max_new_tokens=100", "evaluate.max_new_tokens=100"]
+    rounds = [*short, "rounds.num_rounds=1", "rounds.max_new_tokens=180"]
+    for role in ("student", "teacher"):
+        told = (
+            rf"rounds\.max_new_tokens 180 .* the {role}'s context of 180 .*max_new_tokens=90 or so"
+        )
+        with pytest.raises(MismatchError, match=told):
+            check(recipe_of(model, *rounds, f"{role}.model={small}"))
+    lengths.check_models(recipe_of(small, *rounds, "rounds.max_new_tokens=90"))
+
+
+def test_a_new_model_has_room_for_as_much_as_its_context_will_hold(model):
+    def recipe(most):
+        new = f"student={load_recipe(QUICKSTART).student.model_dump(exclude_unset=True)}"
+        more = ["train.max_length=500", "rounds.num_rounds=1", f"rounds.max_new_tokens={most}"]
+        return recipe_of(model, new, *more)
+
+    edit_config(model, max_position_embeddings=4096)
+    with pytest.raises(MismatchError, match=r"the student's context of 2048"):
+        lengths.check_models(recipe(2048))
+    lengths.check_models(recipe(2047))
+
+
+@before_asking
 def test_training_rows_beyond_the_students_context_are_refused_with_the_way_out(
     model, tmp_path, check
 ):

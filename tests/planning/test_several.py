@@ -151,6 +151,18 @@ def test_prompts_that_no_teacher_takes_are_told_before_anything_is_asked(folders
         planned(recipe, tmp_path)
 
 
+def test_a_teacher_that_no_prompt_comes_to_is_told_of(folders, tmp_path):
+    teachers = [
+        entry("east", TEACHER, languages="[en, zh]"),
+        entry("idle", folders["alike"], languages="[en]", sources="[./quickstart/eval.jsonl]"),
+        entry("rest", folders["other"]),
+    ]
+    source, *overrides = map(str, words(tmp_path, *teachers))
+    warnings = planned(load_recipe(source, overrides), tmp_path).warnings
+    (told,) = [text for text in warnings if "no prompt comes to it" in text]
+    assert told.startswith("teachers: idle: ")
+
+
 NAMES = ("./quickstart/prompts.jsonl", "./quickstart/eval.jsonl")
 SAFETY = "evaluate.safety={num_requests: 2, judge: true}"
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from distill.chat.byte_chunks import align
+from distill.losses.byte_chunks import TEMPERATURE, byte_chunk_loss, sets_of
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, TopKTargets
 from distill.signals import draws
-from distill.signals.alignment import Alignment, PackedAlignment
+from distill.signals.alignment import CLOSED, END, Alignment, PackedAlignment, joined
 from distill.signals.collate import chunk_targets, hidden_targets, targets
 from distill.signals.columns import Columns
 from distill.signals.encoding import LikelihoodRecord, decode, encode
@@ -207,6 +209,30 @@ def test_chunk_targets_sum_what_is_told_of_the_teachers_tokens():
     assert batch.after_M.tolist() == [1, -1, 6, -1, 8, 13, -1]
     expected = [-3.3, -4, -5.6, -6, -3.3, -5.6, -6]
     torch.testing.assert_close(batch.teacher_logp_M, torch.tensor(expected))
+
+
+def test_with_equal_tokenizers_the_loss_through_the_alignment_is_that_of_the_tokens():
+    """From bytes to segments, to chunks, to the loss: each token is a chunk, and nothing is left out."""
+    tokens = [b"Three", b" apples", b" cost", b" 1", b"2", b"."]
+    num, end = len(tokens) + 1, 5
+    generator = torch.Generator().manual_seed(0)
+    logits_NV = 2 * torch.randn(num, 9, generator=generator, dtype=torch.float64)
+    teacher_logp = -3 * torch.rand(num, generator=generator)
+    labels_N = torch.tensor([0, 1, 2, 3, 4, 6, end])
+    record = LikelihoodRecord(teacher_logp.numpy(), np.zeros(num, np.float32))
+    alignment = joined(
+        align(tokens, tokens, (True, True)), record.boundary_logp.tolist(), [True] * num
+    )
+    assert alignment.segments() == [(1, 1, CLOSED)] * 6 + [(1, 1, END)]
+    found = chunk_targets(
+        [record], [PackedAlignment.of_row(alignment.row())], sets_of([1, 2, 3], [end], 9), "cpu"
+    )
+    head = Head(torch.eye(9, dtype=torch.float64))
+    _, parts = byte_chunk_loss(logits_NV, head, labels_N, found, soft_weight=1.0, hard_weight=0.0)
+    logq_N = logits_NV.log_softmax(-1)[range(num), labels_N]
+    p, q = ((logp.double() / TEMPERATURE - 1e-6).exp() for logp in (teacher_logp, logq_N))
+    by_token = TEMPERATURE * (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log())
+    torch.testing.assert_close(parts["soft"], by_token.sum(), rtol=1e-7, atol=1e-9)
 
 
 def test_what_is_closed_is_compared_without_a_boundary():

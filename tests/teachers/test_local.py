@@ -1,5 +1,8 @@
 """The type of a teacher that is loaded here: chosen for what it is about to do, in the run's folder."""
 
+import gc
+import weakref
+
 import pytest
 from run_helpers import QUICKSTART
 
@@ -65,3 +68,16 @@ def test_a_type_that_the_recipe_says_is_not_measured(measured, tmp_path):
     recipe = load_recipe(QUICKSTART, [*WORDS, "teacher.dtype=float32"])
     assert connect(recipe, RunFolder(tmp_path)).describe() == "cpu, float32"
     assert not measured and not list(tmp_path.iterdir())
+
+
+def test_once_it_is_closed_its_weights_are_gone_though_nothing_else_collects_them(tmp_path):
+    """A model is a ring of references, and the next one may need its memory."""
+    recipe = load_recipe(QUICKSTART, [*WORDS, "teacher.dtype=float32"])
+    gc.disable()
+    try:
+        with connect(recipe, RunFolder(tmp_path)) as teacher:
+            model = weakref.ref(teacher.model_here)
+            assert teacher.head is not None and model() is not None
+        assert model() is None
+    finally:
+        gc.enable()

@@ -11,6 +11,7 @@ from distill.teachers.log import (
     final_rows,
     read_answers,
     read_log,
+    read_rows_of,
 )
 from distill.teachers.logged_rows import LOG_PROBS, RAW
 from distill.teachers.server.budget import Prices
@@ -64,6 +65,12 @@ def log_of(folder, *rows, num_ids=100):
         for made_row in rows:
             made.append(made_row)
     return AnswerLog(folder, "raw", "answers", Prices(), lambda: num_ids)
+
+
+def test_of_a_log_only_the_rows_that_are_asked_for_are_read(tmp_path):
+    log = log_of(tmp_path, *({**row("stop", key=k, text=k), "seed": 1} for k in "abc"))
+    found = read_rows_of(log, ["c", "missing", "a"])
+    assert {key: answer["text"] for key, answer in found.items()} == {"c": "c", "a": "a"}
 
 
 def test_rows_that_are_none_are_set_aside_with_a_line_each(tmp_path):

@@ -9,6 +9,9 @@ import torch
 from step_helpers import examples, model, one_step, training_run
 from torch import Tensor
 
+from distill.signals.encoding import DenseRecord
+from distill.signals.header import SignalHeader
+from distill.signals.store import SignalStore, SignalWriter
 from distill.training.loop import forward
 from distill.training.run import Example, TrainingRun
 from distill.training.student import StudentLoss
@@ -69,6 +72,47 @@ def test_it_is_the_sum_of_a_step_on_each_text_with_its_own_loss(store: Any) -> N
     for name, gradient in gradients.items():
         expected = of_teacher[2][name] + of_student[2][name]
         torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+def sure_model() -> Any:
+    """A student that is far from the uniform distribution, to which all teachers are alike."""
+    student = model()
+    with torch.no_grad():
+        student.model.norm.weight.mul_(8)
+    return student
+
+
+def test_each_token_is_compared_with_its_own_teacher_whatever_stands_between(tmp_path: Any) -> None:
+    """By hand, an example after the other: the student's text is put last, with all that belongs to it."""
+    logps = {e.signal_key: 3 * torch.randn(e.num_loss_tokens, helpers.VOCAB) for e in examples()}
+    header = SignalHeader("dense", helpers.VOCAB)
+    with SignalWriter(tmp_path / "signals", header) as writer:
+        for key, logits_TV in logps.items():
+            writer.add(key, DenseRecord(logits_TV.log_softmax(-1).numpy()))
+    store = SignalStore(tmp_path / "signals", header)
+    run = run_of(store, OWN, teacher_width=None, model=sure_model())
+    loss, _, gradients = summed(run, ROWS)
+    student, alpha = sure_model().train(), run.options.alpha
+    expected = torch.zeros((), dtype=torch.float64)
+    for number, example in enumerate(examples()[:7]):
+        logits_TV = student(torch.tensor([example.ids])).logits[0, example.answer_start - 1 : -1]
+        logq = logits_TV.log_softmax(-1)
+        record = store.read(example.signal_key)
+        assert isinstance(record, DenseRecord)
+        p = torch.from_numpy(record.logp).double().softmax(-1)
+        if number in OWN:
+            mixture = (1 - alpha) * p + alpha * logq.exp().detach()
+            expected = expected + SOFT * (logq.exp() * (logq - mixture.log())).sum()
+            continue
+        mixture = alpha * p + (1 - alpha) * logq.exp()
+        labels = example.ids[example.answer_start :]
+        expected = expected + SOFT * (p * (p.log() - mixture.log())).sum()
+        expected = expected - HARD * logq[range(len(labels)), labels].sum()
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-5)
+    for name, parameter in student.named_parameters():
+        mine = gradients[f"model.{name}"]
+        torch.testing.assert_close(mine, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("stop_ids", [(), (5, 9, 40)])

@@ -4,6 +4,7 @@ A sum over tokens, divided once: tests/losses has the same for the loss alone, h
 step.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from step_helpers import VOCAB, examples, model, one_step, targets_of, training_
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill.errors import TrainingError
 from distill.losses.targets import Targets
 from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states
@@ -337,3 +339,15 @@ def test_without_soft_weight_a_step_is_plain_fine_tuning_and_needs_no_store(stor
         without,
         ({**without[0], "loss": (total / count).item(), "hard": (total / count).item()}, stock),
     )
+
+
+@pytest.mark.parametrize("stage", ["train", "rounds"])
+def test_a_loss_that_is_not_finite_names_the_learning_rate_that_it_was_trained_with(stage):
+    run = helpers.training_run(model(), None, soft_weight=0.0, hard_weight=1.0)
+    options = run.options.model_copy(update={"learning_rate": 2e-6})
+    run = replace(run, stage=stage, options=options)
+    with torch.no_grad():
+        run.model.get_input_embeddings().weight.fill_(math.nan)
+    told = rf"Lower {stage}\.learning_rate \(the peak was 2e-06\) and use --redo {stage}$"
+    with pytest.raises(TrainingError, match=told):
+        helpers.one_step(run, [[0, 1]])

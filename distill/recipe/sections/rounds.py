@@ -92,7 +92,10 @@ class Rounds(Section):
         return self
 
     def for_one_round(self) -> dict[str, object]:
-        """Return the fields that decide what a round makes: when to stop is not among them."""
+        """Return the fields that decide what a round makes: when to stop is not among them.
+
+        Nor is num_validated: the prompts that it comes to decide (on_policy/work.py).
+        """
         values = self.identity()
         for name in ("num_rounds", "patience", "guards", "num_validated"):
             values.pop(name)
