@@ -102,7 +102,9 @@ def test_a_rank_that_hangs_is_named_with_the_place(ranks):
 
 def told(**changes):
     given = {"host": "a", "beats": 0, "signs": 0, "efforts": 0}
-    return watch.Told(**{**given, "waits": False, "place": "x.py:1 f", "gone": [], **changes})
+    return watch.Told(
+        **{**given, "waits": False, "place": "x.py:1 f", "gone": [], "refused": [], **changes}
+    )
 
 
 def test_a_rank_that_works_alone_while_others_wait_is_named_and_never_ended(monkeypatch):
