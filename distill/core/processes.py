@@ -148,8 +148,8 @@ def launched_rank() -> int:
 def start(num_wanted: int | None) -> Processes:
     """Join the other processes.
 
-    Raises MismatchError where the launch made another number than it says or was asked for, or
-    where accelerate's configuration names an engine of its own.
+    Raises MismatchError where the launch made another number than it says or was asked for, more
+    than there are GPUs, or where accelerate's configuration names an engine of its own.
     """
     refuse_other_engines(os.environ)
     if launched_rank() == 0:
@@ -166,6 +166,8 @@ def start(num_wanted: int | None) -> Processes:
     if not torch.cuda.is_available():
         # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    else:
+        require_own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
     node = own_node(os.environ)  # before accelerate writes its own guess there
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -186,6 +188,16 @@ def start(num_wanted: int | None) -> Processes:
         num=state.num_processes,
         local_rank=state.local_process_index,
         node=node,
+    )
+
+
+def require_own_gpu(local_rank: int, num_gpus: int) -> None:
+    """Raise MismatchError where the launcher shows this process no GPU of its own."""
+    if local_rank < num_gpus:
+        return
+    raise MismatchError(
+        f"process {local_rank} of this machine (from 0) has no GPU of its own, it sees {num_gpus}: start at "
+        "most one process a GPU; Slurm shows all of them by --gpus-per-node=N in place of --gpus-per-task"
     )
 
 

@@ -5,9 +5,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from distill.core.digests import digest
-from distill.core.processes import Processes, own_node, threads_left_idle, threads_of_command
+from distill.core.processes import (
+    Processes,
+    own_node,
+    start,
+    threads_left_idle,
+    threads_of_command,
+)
+from distill.errors import MismatchError
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
 
@@ -79,6 +87,15 @@ def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():
     )
     assert [sum(job.is_mine(ids[0], turn) for turn in range(30)) for job in jobs] == [10, 10, 10]
     assert all(Processes(num=4).is_mine(i) for i in ids)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused_before_it_joins(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MismatchError, match=r"process 1 .* sees 1: .*--gpus-per-node=N"):
+        start(None)
 
 
 def test_ranks_of_nodes_with_unequal_numbers_are_told_apart(monkeypatch):
