@@ -18,14 +18,12 @@ from typing import Any
 
 from distill.core import activity, terminal
 from distill.core.lifelines import DONE, REFUSED, STOPPED, Lifelines
-from distill.core.processes import Processes, open_store
+from distill.core.processes import ENDED, NOTICE, Processes, open_store
 from distill.errors import DistillError, Stopped, in_short
 
 BEAT = 1.0  # seconds
-NOTICE = 300.0  # seconds without a sign of work
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
 STORE_TIMEOUT = timedelta(seconds=10)  # of an answer of the store
-ENDED = 75  # exit status: a rank hung or has ended, and the same command continues (EX_TEMPFAIL)
 TO_MEND = 2  # exit status: a rank has told what is to be mended
 KEY = "distill/rank/"
 LISTENING = "distill/lifelines"

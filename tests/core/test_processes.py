@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from run_helpers import Forked, environment, free_port
 
 from distill.core.digests import digest
 from distill.core.processes import (
+    ENDED,
     Processes,
     own_node,
     start,
@@ -96,6 +98,23 @@ def test_a_process_without_a_gpu_of_its_own_is_refused_before_it_joins(monkeypat
         monkeypatch.setenv(name, value)
     with pytest.raises(MismatchError, match=r"process 1 .* sees 1: .*--gpus-per-node=N"):
         start(None)
+
+
+def meet(patience):
+    start(None, patience)
+    return 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_waits_for_others_that_never_come_says_so_and_ends(rank):
+    port = str(free_port())
+    of_two = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    alone = Forked(meet, 1.0, variables=environment(**of_two, **place)).result(60)
+    assert alone.returncode == ENDED, alone.stderr
+    said = [line for line in alone.stderr.splitlines() if line.startswith("distill: ")]
+    assert len(said) == 2 and "run the same command" in said[1]
+    assert all(f"waiting for 2 processes at 127.0.0.1:{port}" in line for line in said)
 
 
 def test_ranks_of_nodes_with_unequal_numbers_are_told_apart(monkeypatch):
