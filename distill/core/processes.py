@@ -8,14 +8,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.core import activity
+from distill.core import activity, terminal
 from distill.core.cores import own_cores
 from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
@@ -213,10 +213,14 @@ def meeting(num: int, patience: float) -> Iterator[None]:
             return
         place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         waiting = f"waiting for {num} processes at {place}, which have not all come"
-        _write(f"{waiting} for {notice:.0f} s: see what the launcher and the others say")
+        terminal.write_news(
+            f"{waiting} for {notice:.0f} s: see what the launcher and the others say"
+        )
         if have_met.wait(patience - notice):
             return
-        _write(f"{waiting} for {patience:.0f} s: this one ends; run the same command again")
+        terminal.write_news(
+            f"{waiting} for {patience:.0f} s: this one ends; run the same command again"
+        )
         os._exit(ENDED)
 
     if num > 1:
@@ -225,11 +229,6 @@ def meeting(num: int, patience: float) -> Iterator[None]:
         yield
     finally:
         have_met.set()
-
-
-def _write(text: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        os.write(2, f"\ndistill: {text}\n".encode())
 
 
 def require_own_gpu(local_rank: int, num_gpus: int) -> None:

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -203,7 +203,7 @@ class Watch(threading.Thread):
             text = (
                 f"rank {rank} on {host} cannot be seen to end: no connection with rank 0 ({error})"
             )
-            _write(in_short(text, 300))
+            terminal.write_news(in_short(text, 300))
 
     def _mine(self) -> Told:
         self._beats += 1
@@ -295,7 +295,7 @@ class Watch(threading.Thread):
 
     def _say(self, text: str) -> None:
         if self._speaks(time.monotonic()):
-            _write(text)
+            terminal.write_news(text)
 
     def _end_all(self, text: str) -> None:
         """End this process; its peers see the same and do so too. Every file is whole or not there."""
@@ -311,12 +311,6 @@ class Watch(threading.Thread):
             self._say(f"rank {rank} cannot go on and has said why; all ranks end: mend that first")
             self._lifelines.leave(REFUSED)  # also for those that did not hear of it
             os._exit(TO_MEND)
-
-
-def _write(text: str) -> None:
-    """Write a line of news at once, whatever the main thread is printing."""
-    with suppress(OSError):  # nobody reads it, or the disk is full: the watch goes on
-        os.write(2, f"\ndistill: {terminal.printable(text)}\n".encode())
 
 
 def _name(rank: int, seen: Seen) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from run_helpers import Forked, environment, free_port
 
-from distill.core import activity, watch
+from distill.core import activity, terminal, watch
 from distill.core.processes import Processes
 
 PATIENCE, NOTICE, SURE = 4.0, 1.5, 1.0
@@ -201,7 +201,7 @@ def test_a_line_that_nobody_reads_does_not_end_the_watch():
     stderr = os.dup(2)
     try:
         os.dup2(writer, 2)
-        watch._write("no step for 300 s")
+        terminal.write_news("no step for 300 s")
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)
