@@ -1,8 +1,8 @@
 """The `distill` command: `distill run RECIPE`, a word for each stage, `fetch`, `probe`, `shape`, `inspect`, `teachers`, `explain`,
 and for the result `compare`, `chat`, `serve`, `bench`.
 
-Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend, 75 another rank
-hung or has ended, 130 stopped by a signal,
+Exit status: 0 done, 1 a teacher that `probe` finds unfit, 2 a mistake that the message tells how to mend (on
+every rank of a launch), 75 another rank hung or has ended, 130 stopped by a signal,
 141 nobody reads the output any more.
 """
 

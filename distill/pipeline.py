@@ -200,10 +200,12 @@ def at_work(
     """
     if recipe.privacy == "local":
         keep_off_the_hub()
-    with advising(recipe), shutdown.listening(), disk_explained(folder.path):
-        launched = processes.start(None if any_number else recipe.num_processes)
+    with advising(recipe), shutdown.listening():
+        patience = 60 * recipe.processes.patience
+        launched = processes.start(None if any_number else recipe.num_processes, patience)
         try:
-            with watching(launched, 60 * recipe.processes.patience):
+            # the disk within: what it did is told to the other ranks as a refusal, too
+            with watching(launched, patience), disk_explained(folder.path):
                 running = in_teams(launched, recipe.team_size)
                 if running.is_main:
                     folder.lock(shared=shared)

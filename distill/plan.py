@@ -72,12 +72,19 @@ def stage(planned: Sequence[Stage]) -> Stage:
 
 
 def run(
-    recipe: Recipe, folder: RunFolder, _: Processes = ALONE, *, planned: Sequence[Stage]
+    recipe: Recipe, folder: RunFolder, processes: Processes = ALONE, *, planned: Sequence[Stage]
 ) -> StageOutput:
-    result = make_plan(recipe, folder, planned)
+    result = make_plan(_as_launched(recipe, processes), folder, planned)
     path = folder.stage("plan") / "plan.json"
     write_atomic(path, json.dumps(asdict(result), indent=1, ensure_ascii=False))
     return StageOutput(result, [path])
+
+
+def _as_launched(recipe: Recipe, processes: Processes) -> Recipe:
+    """Return the recipe with the number of processes that run, where it names none."""
+    if recipe.num_processes is not None or processes.num == 1:
+        return recipe
+    return recipe.model_copy(update={"num_processes": max(processes.num, recipe.team_size)})
 
 
 def fingerprint(recipe: Recipe) -> Fingerprint:

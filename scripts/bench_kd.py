@@ -22,6 +22,9 @@ Time: all cases in turns in one process, the order turned round every other roun
 Memory: a process a case, the highest resident size (VmHWM) over two steps, above what the models that the case needs take
 once loaded. So the peers' teacher is not held against them, the student's gradient is in all. On CUDA it is the allocator's
 peak above what was there before the step, which needs no process of its own.
+
+Share of the peak: 6 operations a token and a number in the student's matrices (2 forward, 4 backward; the embedding counts once, as
+the head, attention's own products do not), against one large square product of the same type on the same device.
 """
 
 import argparse
@@ -69,6 +72,7 @@ HEADING = "## A distillation step beside the peers'"
 EPOCHS = 3
 ROW_TOKENS = 512
 HEAD_TOKENS = (2048, 8192)
+PRODUCT_SIDE = {"cpu": 2048, "cuda": 8192}  # of a product that is as fast as they come
 Step = Callable[[], Tensor | None]
 
 
@@ -345,6 +349,26 @@ def cpu_seconds(work: Callable[[], None]) -> float:
     return time.process_time() - started
 
 
+def product_speed(options: argparse.Namespace, dtype: str, side: int | None = None) -> float:
+    """The operations a second of one large product: more than a step can have."""
+    side = side or PRODUCT_SIDE[options.device]
+    where: dict[str, Any] = {"device": options.device, "dtype": getattr(torch, dtype)}
+    left, right, out = (torch.randn(side, side, **where) for _ in range(3))
+
+    def work() -> None:
+        torch.mm(left, right, out=out)
+
+    took = [
+        cpu_seconds(work) if options.cpu_time else seconds(work, options.device) for _ in range(6)
+    ]
+    return 2 * side**3 / min(took[1:])
+
+
+def operations(student: torch.nn.Module, num_tokens: int) -> float:
+    """Those of a step in the student's matrices, forward and backward."""
+    return 6.0 * num_tokens * sum(p.numel() for p in student.parameters() if p.ndim == 2)
+
+
 def steps_of(bench: Bench, options: argparse.Namespace) -> tuple[dict[str, Step], dict[str, str]]:
     """The step of each case, run once; and why a case is missing. A peer that fails stops no other."""
     steps: dict[str, Step] = {}
@@ -516,11 +540,21 @@ def mebibytes(mib: dict[str, float], case: str) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured in one type: seconds of each case by round, why one is missing, MiB of each."""
+    """What was measured in one type: seconds of each case by round, why one is missing, MiB of each.
+
+    `operations`: of a step of ours; `product_speed`: operations a second of one large product.
+    """
 
     spent: dict[str, list[float]]
     missing: dict[str, str]
     mib: dict[str, float]
+    operations: float = 0.0
+    product_speed: float = 1.0
+
+    def share_line(self, dtype: str) -> list[str]:
+        speed = self.operations / statistics.median(self.spent["ours"])
+        share = f"{speed / self.product_speed:.0%}"
+        return [dtype, f"{speed / 1e12:.3g}", f"{self.product_speed / 1e12:.3g}", share]
 
     def step_lines(self, dtype: str, num_tokens: int) -> list[list[str]]:
         ours = self.spent["ours"]
@@ -562,7 +596,8 @@ def measure(options: argparse.Namespace, dtype: str) -> Measured:
             else:
                 mib[case] = memory(options, dtype, folder, case)
             print(f"memory of {case}: {mib[case]:,.0f} MiB", file=sys.stderr, flush=True)
-    return Measured(spent, missing, mib)
+        done = operations(bench.student, options.tokens), product_speed(options, dtype)
+    return Measured(spent, missing, mib, *done)
 
 
 def section(options: argparse.Namespace, measured: dict[str, Measured]) -> str:
@@ -575,6 +610,7 @@ def section(options: argparse.Namespace, measured: dict[str, Measured]) -> str:
         for dtype, made in measured.items()
         for num in HEAD_TOKENS
     ]
+    shares = [made.share_line(dtype) for dtype, made in measured.items()]
     multiplies = "multiplies" if multiplies_bfloat16() else "has no instructions for"
     return f"""{HEADING}
 
@@ -585,6 +621,10 @@ What a step is, what is counted, what the types are and how memory is measured s
 measured on a GPU unless one is named here.
 
 {table(["step, time", "ratio", "target", "our tokens/s"], steps)}
+
+Operations in products, in 10^12 a second:
+
+{table(["type", "our KD step", "one large product", "share of that"], shares)}
 
 Distillation, the teacher counted (captures spread over {EPOCHS} epochs):
 

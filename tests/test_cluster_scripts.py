@@ -10,6 +10,9 @@ TELLS = """#!/bin/sh
 echo "threads=$OMP_NUM_THREADS offline=$HF_HUB_OFFLINE $*"
 exit ${STATUS:-0}
 """
+SRUN = """#!/bin/sh
+[ "$1" = --kill-on-bad-exit=1 ] && shift && SLURM_PROCID=0 SLURM_LOCALID=0 "$@" cpus=$SRUN_CPUS_PER_TASK
+"""
 LAUNCH = "-m torch.distributed.run --standalone --nproc-per-node 4 "
 
 
@@ -25,6 +28,7 @@ def queue(tmp_path):
 
     python = program("python", TELLS)
     program("scontrol", f"#!/bin/sh\necho $* >>{tmp_path}/scontrol.log\n")
+    program("srun", SRUN)
     program("sleep", "#!/bin/sh\n")  # for Slurm to end the job
 
     def run(script, *words, **variables):
@@ -75,13 +79,38 @@ def test_pbs_says_what_is_missing(queue):
 
 
 @pytest.mark.parametrize(
-    ("status", "restarts", "is_put_back"), [(75, 0, True), (75, 3, False), (2, 0, False)]
+    ("status", "num", "restarts", "is_put_back"),
+    [
+        (75, 1, 0, True),
+        (75, 1, 3, False),
+        (2, 1, 0, False),
+        (137, 1, 0, False),  # one process alone, killed by itself: out of memory, mostly
+        (75, 2, 0, True),
+        (2, 2, 0, False),
+        (1, 2, 0, False),
+        *((status, 2, 0, True) for status in (134, 137, 139, 253)),  # srun's of a rank killed
+        (137, 2, 3, False),
+    ],
 )
-def test_slurm_puts_a_job_back_of_which_a_rank_was_gone(queue, status, restarts, is_put_back):
-    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "STATUS": str(status)}
+def test_slurm_puts_a_job_back_of_which_a_rank_was_gone(queue, status, num, restarts, is_put_back):
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_NTASKS": str(num),
+        "SLURM_JOB_NODELIST": "a",
+        "STATUS": str(status),
+    }
     done, asked = queue("slurm/distill.sbatch", "run", SLURM_RESTART_COUNT=str(restarts), **job)
     assert done.returncode == status
-    assert asked == ("requeue 7\n" if is_put_back else "")
+    assert ("requeue 7\n" in asked) is is_put_back
+
+
+def test_slurm_gives_each_of_several_processes_its_cores(queue):
+    job = {"SLURM_JOB_ID": "7", "SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_NODELIST": "a"}
+    four = {"SLURM_NTASKS": "2", "SLURM_CPUS_PER_TASK": "4"}
+    assert "threads=4 offline=1 -m distill run cpus=4" in queue(
+        "slurm/distill.sbatch", "run", **job, **four
+    )[0].stdout.replace("\n", " ")
 
 
 @pytest.mark.parametrize("status", [0, 2, 127])

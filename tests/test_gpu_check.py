@@ -133,6 +133,18 @@ def test_a_real_part_becomes_a_part_of_the_section_and_others_stay_as_they_are(t
     assert "## What capture costs\n\non a CPU\n\n## Last\n\nz\n" in written
 
 
+def test_a_step_is_held_against_one_large_product():
+    bench_kd = script("bench_kd")
+    options = Namespace(device="cpu", cpu_time=False)
+    assert 1e6 < bench_kd["product_speed"](options, "bfloat16", side=64) < 1e16
+    num = bench_kd["operations"](
+        torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2)), 7
+    )
+    assert num == 7 * (3 * 5 + 5 * 2) * 6
+    made = bench_kd["Measured"]({"ours": [2.0, 1.0, 4.0]}, {}, {}, num * 1e12, num * 1e12)
+    assert made.share_line("bfloat16")[-1] == "50%"
+
+
 def test_a_peer_that_is_missing_or_fails_is_told_and_ours_is_measured():
     bench_kd = script("bench_kd")
     globals_of_it = bench_kd["steps_of"].__globals__

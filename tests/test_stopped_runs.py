@@ -1,10 +1,12 @@
 """Whole runs that are killed at many points, stopped, damaged or without room on the disk."""
 
+import os
 import resource
 import shutil
 import signal
 import time
 
+import pytest
 from log_helpers import read_row_logs
 from run_helpers import (
     Forked,
@@ -18,6 +20,7 @@ from run_helpers import (
     small,
     start_forked,
 )
+from sharding_helpers import ranks
 
 from distill.core.stored_json import read_json, write_json
 from distill.core.watch import ENDED
@@ -162,6 +165,29 @@ def test_a_rank_that_is_killed_ends_the_other_and_the_same_command_continues(tmp
     for rank in two_ranks(words):
         assert rank.result().returncode == 0
     assert (tmp_path / "run" / "generate" / "manifest.json").exists()
+
+
+def distill_with_a_full_disk_of_rank_0(words):
+    if os.environ["RANK"] == "0":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+    return call_distill(words)
+
+
+@pytest.mark.parametrize(
+    ("distill", "more", "why"),
+    [
+        (call_distill, "languages=[xx]", "'xx'"),
+        (distill_with_a_full_disk_of_rank_0, "seed=1", "is full"),
+    ],
+)
+def test_what_rank_0_alone_refuses_ends_all_with_its_status(tmp_path, distill, more, why):
+    """The same command would end there again: no queue shall put the job back for it."""
+    words = map(str, small(tmp_path / "run", more))
+    first, other = (rank.result(60) for rank in ranks(distill, 2, ["plan", *words]))
+    assert (first.returncode, other.returncode) == (2, 2), other.stderr
+    assert why in first.stderr and "rank 0" not in first.stderr
+    assert "rank 0 cannot go on and has said why" in other.stderr
+    assert "run the same command" not in other.stderr
 
 
 def two_ranks(words):

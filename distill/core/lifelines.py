@@ -10,8 +10,9 @@ import socket
 import threading
 from contextlib import suppress
 
-# what a rank says that leaves in good order: with its work done, or stopped by a signal
-DONE, STOPPED = b"done\n", b"stopped\n"
+# what a rank says that leaves: its work is done, a signal has stopped it, or it has told its user
+# what is to be mended (the same command would end there again)
+DONE, STOPPED, REFUSED = b"done\n", b"stopped\n", b"refused\n"
 HELLO_BYTES = 64
 SECONDS = 10.0  # that a connection may take
 # a machine that vanishes says nothing: its silence ends the connection after 10 + 4 x 5 seconds
@@ -26,8 +27,10 @@ class Lifelines:
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._token = ""
+        self._met: set[int] = set()
         self._gone: set[int] = set()
         self._stopped: set[int] = set()
+        self._refused: set[int] = set()
         self._lock = threading.RLock()
 
     def listen(self) -> str:
@@ -60,8 +63,17 @@ class Lifelines:
         """Return the ranks that have left because of a signal."""
         return set(self._stopped)
 
+    def refused(self) -> set[int]:
+        """Return the ranks that have left after they told what is to be mended."""
+        return set(self._refused)
+
+    def num_met(self) -> int:
+        """Return with how many ranks this one has had a connection."""
+        self.gone()
+        return len(self._met)
+
     def leave(self, word: bytes) -> None:
-        """Tell the others why this rank leaves (DONE or STOPPED), and close."""
+        """Tell the others why this rank leaves (DONE, STOPPED or REFUSED), and close."""
         with self._lock:
             for end in self._ends.values():
                 with suppress(OSError):
@@ -105,6 +117,7 @@ class Lifelines:
         end.setblocking(False)
         with self._lock:
             self._ends[rank] = end
+            self._met.add(rank)
             self._selector.register(end, selectors.EVENT_READ, rank)
 
     def _hear(self, rank: int) -> None:
@@ -117,6 +130,8 @@ class Lifelines:
         self._drop(rank)
         if said.startswith(STOPPED):
             self._stopped.add(rank)
+        elif said.startswith(REFUSED):
+            self._refused.add(rank)
         elif not said.startswith(DONE):
             self._gone.add(rank)
 

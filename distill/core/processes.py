@@ -6,14 +6,16 @@ Launchers can quietly start one process instead of two, or two that do not know 
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.core import activity
+from distill.core import activity, terminal
 from distill.core.cores import own_cores
 from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
@@ -25,6 +27,9 @@ T = TypeVar("T")
 
 # one rank may make a file for hours while the others wait at a barrier
 LONGEST_WAIT = timedelta(days=7)
+NOTICE = 300.0  # seconds in which nothing is done, before that is told
+PATIENCE = 1800.0  # seconds before that ends all
+ENDED = 75  # exit status: a rank hung or has ended, and the same command continues (EX_TEMPFAIL)
 
 
 @dataclass(frozen=True)
@@ -145,11 +150,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
-def start(num_wanted: int | None) -> Processes:
-    """Join the other processes.
+def start(num_wanted: int | None, patience: float = PATIENCE) -> Processes:
+    """Join the other processes. Where they do not all come within `patience` seconds this one ends.
 
-    Raises MismatchError where the launch made another number than it says or was asked for, or
-    where accelerate's configuration names an engine of its own.
+    Raises MismatchError where the launch made another number than it says or was asked for, more
+    than there are GPUs, or where accelerate's configuration names an engine of its own.
     """
     refuse_other_engines(os.environ)
     if launched_rank() == 0:
@@ -166,9 +171,14 @@ def start(num_wanted: int | None) -> Processes:
     if not torch.cuda.is_available():
         # without this, `accelerate launch --multi_gpu` on a CPU makes independent runs that race on the same files
         os.environ["ACCELERATE_USE_CPU"] = "true"
+    else:
+        require_own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
     node = own_node(os.environ)  # before accelerate writes its own guess there
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
+    with meeting(launched, patience):
+        state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
+        if state.num_processes > 1:
+            torch.distributed.barrier()  # NCCL meets at the first thing that is done together
     kind = str(state.distributed_type).rpartition(".")[2]
     expected = ("NO",) if launched == 1 else ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
     if state.num_processes != launched or kind not in expected:
@@ -186,6 +196,48 @@ def start(num_wanted: int | None) -> Processes:
         num=state.num_processes,
         local_rank=state.local_process_index,
         node=node,
+    )
+
+
+@contextmanager
+def meeting(num: int, patience: float) -> Iterator[None]:
+    """Tell that the block waits for `num` processes; end this one where it does so for too long.
+
+    They watch each other only when all have come (core/watch.py).
+    """
+    have_met = threading.Event()
+    notice = min(NOTICE, patience / 2)
+
+    def count() -> None:
+        if have_met.wait(notice):
+            return
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        waiting = f"waiting for {num} processes at {place}, which have not all come"
+        terminal.write_news(
+            f"{waiting} for {notice:.0f} s: see what the launcher and the others say"
+        )
+        if have_met.wait(patience - notice):
+            return
+        terminal.write_news(
+            f"{waiting} for {patience:.0f} s: this one ends; run the same command again"
+        )
+        os._exit(ENDED)
+
+    if num > 1:
+        threading.Thread(target=count, daemon=True, name="meeting").start()
+    try:
+        yield
+    finally:
+        have_met.set()
+
+
+def require_own_gpu(local_rank: int, num_gpus: int) -> None:
+    """Raise MismatchError where the launcher shows this process no GPU of its own."""
+    if local_rank < num_gpus:
+        return
+    raise MismatchError(
+        f"process {local_rank} of this machine (from 0) has no GPU of its own, it sees {num_gpus}: start at "
+        "most one process a GPU; Slurm shows all of them by --gpus-per-node=N in place of --gpus-per-task"
     )
 
 

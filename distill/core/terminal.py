@@ -5,10 +5,11 @@ into the clipboard. So everything that is printed passes through a guard, which 
 characters as `\\x1b`; only what we style ourselves goes past it.
 """
 
+import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 _CONTROLS = [*range(0x20), *range(0x7F, 0xA0)]  # C0, DEL and C1
@@ -49,6 +50,12 @@ class Guard:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.raw, name)
+
+
+def write_news(text: str) -> None:
+    """Write a line to standard error at once, whatever the main thread is printing."""
+    with suppress(OSError):  # nobody reads it, or the disk is full
+        os.write(2, f"\ndistill: {printable(text)}\n".encode())
 
 
 def raw(stream: TextIO) -> TextIO:

@@ -11,21 +11,20 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from distill.core import activity, terminal
-from distill.core.lifelines import DONE, STOPPED, Lifelines
-from distill.core.processes import Processes, open_store
+from distill.core.lifelines import DONE, REFUSED, STOPPED, Lifelines
+from distill.core.processes import ENDED, NOTICE, Processes, open_store
 from distill.errors import DistillError, Stopped, in_short
 
 BEAT = 1.0  # seconds
-NOTICE = 300.0  # seconds without a sign of work
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
 STORE_TIMEOUT = timedelta(seconds=10)  # of an answer of the store
-ENDED = 75  # exit status: a rank hung or has ended, and the same command continues (EX_TEMPFAIL)
+TO_MEND = 2  # exit status: a rank has told what is to be mended
 KEY = "distill/rank/"
 LISTENING = "distill/lifelines"
 
@@ -41,9 +40,10 @@ class Told:
     waits: bool
     place: str
     gone: list[int]  # ranks that it knows to have ended
+    refused: list[int]  # and those that told before what is to be mended
 
 
-NOTHING = Told("a machine that told nothing yet", 0, 0, 0, False, "its beginning", [])
+NOTHING = Told("a machine that told nothing yet", 0, 0, 0, False, "its beginning", [], [])
 
 
 @dataclass
@@ -85,8 +85,11 @@ def watching(
     except Stopped:
         watch.end(STOPPED)
         raise
-    except BaseException as error:
-        if activity.failed_together() and not isinstance(error, DistillError):
+    except DistillError:
+        watch.end(REFUSED)
+        raise
+    except BaseException:
+        if activity.failed_together():
             # where a rank has died what the others do together fails: let the watch say which it was
             watch.join(SURE + 3 * BEAT)
         watch.end(None)
@@ -108,19 +111,29 @@ class Watch(threading.Thread):
         self._told: dict[int, Told] = {}
         self._heard = time.monotonic()
         self._seen: dict[int, Seen] = {}
+        self._refused: set[int] = set()
         self._lifelines = Lifelines()
         self._effort = activity.Effort()
         self._beats = self._efforts = 0
         self._next_notice = self._notice
 
     def end(self, word: bytes | None) -> None:
-        """End the watch; `word`: what the others are told, None where this rank has failed."""
+        """End the watch; `word`: what the others are told, None where this rank fails by a fault."""
+        if word in (STOPPED, REFUSED):
+            self._meet()
         self._ended.set()
         self.join(2 * BEAT)
         if word is None:
             self._lifelines.close()
         else:
             self._lifelines.leave(word)
+
+    def _meet(self) -> None:
+        """Wait a moment for the lifelines: a rank may leave before the others can hear why."""
+        num_others = self._processes.num - 1 if self._processes.is_main else 1
+        end = time.monotonic() + SURE
+        while self._lifelines.num_met() < num_others and time.monotonic() < end:
+            time.sleep(0.02)
 
     def run(self) -> None:
         threading.Thread(target=self._tell, daemon=True, name="watch's teller").start()
@@ -190,7 +203,7 @@ class Watch(threading.Thread):
             text = (
                 f"rank {rank} on {host} cannot be seen to end: no connection with rank 0 ({error})"
             )
-            _write(in_short(text, 300))
+            terminal.write_news(in_short(text, 300))
 
     def _mine(self) -> Told:
         self._beats += 1
@@ -204,13 +217,15 @@ class Watch(threading.Thread):
             waits=activity.waits(),
             place=activity.place(),
             gone=sorted(self._lifelines.gone()),
+            refused=sorted(self._lifelines.refused()),
         )
 
     def _note(self, told: dict[int, Told], now: float) -> None:
         for rank, news in told.items():
             seen = self._seen.setdefault(rank, Seen(news, now, now, now))
             seen.update(news, now)
-        known = {rank for news in told.values() for rank in news.gone}
+        self._refused |= {rank for news in told.values() for rank in news.refused}
+        known = {rank for news in told.values() for rank in news.gone} | self._refused
         stopped = self._lifelines.stopped()
         if activity.waits():  # for one that was stopped
             known |= stopped
@@ -228,7 +243,9 @@ class Watch(threading.Thread):
     def _end_where_one_has_ended(self, now: float) -> None:
         gone = [(s.gone, rank, s) for rank, s in self._seen.items() if s.gone is not None]
         for since, rank, seen in sorted(gone, key=lambda one: one[0])[:1]:
-            if now - since > SURE:
+            if now - since > SURE and rank in self._refused:
+                self._end_by_refusal(rank)
+            elif now - since > SURE:
                 self._end_all(f"{_name(rank, seen)} has ended ({_stood(seen)})")
         # rank 0, stopped by a signal, may take the store with it: the work in hand is finished
         is_expected = 0 in self._lifelines.stopped() and not activity.waits()
@@ -278,7 +295,7 @@ class Watch(threading.Thread):
 
     def _say(self, text: str) -> None:
         if self._speaks(time.monotonic()):
-            _write(text)
+            terminal.write_news(text)
 
     def _end_all(self, text: str) -> None:
         """End this process; its peers see the same and do so too. Every file is whole or not there."""
@@ -288,11 +305,12 @@ class Watch(threading.Thread):
                 self._lifelines.leave(STOPPED)  # let the others finish what they have in hand
             os._exit(ENDED)
 
-
-def _write(text: str) -> None:
-    """Write a line of news at once, whatever the main thread is printing."""
-    with suppress(OSError):  # nobody reads it, or the disk is full: the watch goes on
-        os.write(2, f"\ndistill: {terminal.printable(text)}\n".encode())
+    def _end_by_refusal(self, rank: int) -> None:
+        """End this process because of what another rank refuses: the same command would, too."""
+        if not self._ended.is_set():
+            self._say(f"rank {rank} cannot go on and has said why; all ranks end: mend that first")
+            self._lifelines.leave(REFUSED)  # also for those that did not hear of it
+            os._exit(TO_MEND)
 
 
 def _name(rank: int, seen: Seen) -> str:

@@ -153,13 +153,17 @@ def text(found: Sequence[Listing]) -> str:
 
 
 def _each_once(found: Sequence[Listing]) -> list[Listing]:
-    """Return the same without files that one before has, too: another split or revision of it."""
+    """Return the same without files whose content one before has, too.
+
+    Another split or revision of it, or two files of one content: the cache holds that once, and two
+    downloads of it would write into one file.
+    """
     before: set[Path] = set()
     once = []
     for one in found:
-        new = [file for file in one.files if one.blob(file) not in before]
-        before |= {one.blob(file) for file in new}
-        once.append(one.only(file.path for file in new))
+        first = {one.blob(file): file.path for file in reversed(one.files)}
+        once.append(one.only(path for blob, path in first.items() if blob not in before))
+        before |= first.keys()
     return once
 
 

@@ -50,10 +50,12 @@ class Saved(NamedTuple):
 
 
 class Saver(NamedTuple):
-    """Who saves: how many ranks, and how they hold the student (train.shard)."""
+    """Who saves: how many ranks, how they hold the student (train.shard), and of `hybrid` how many
+    are on a node."""
 
     num_processes: int = 1
     shard: str = "none"
+    ranks_a_node: int | None = None
 
     def content(self) -> dict[str, Any]:
         """Return what state.json says of it."""
@@ -63,7 +65,10 @@ class Saver(NamedTuple):
         """Return what is to be said where others saved: sums are then in another order."""
         if "num_processes" not in content:  # of an older version
             return []
-        saved = Saver(content["num_processes"], content["shard"])
+        ranks_a_node = content.get("ranks_a_node")
+        if ranks_a_node is None and content["shard"] == self.shard:  # older versions did not say
+            ranks_a_node = self.ranks_a_node
+        saved = Saver(content["num_processes"], content["shard"], ranks_a_node)
         if saved == self:
             return []
         return [
@@ -73,7 +78,8 @@ class Saver(NamedTuple):
 
     def __str__(self) -> str:
         plural = "" if self.num_processes == 1 else "es"
-        return f"{self.num_processes} process{plural} with train.shard {self.shard}"
+        of_node = f", {self.ranks_a_node} on each node" if self.ranks_a_node else ""
+        return f"{self.num_processes} process{plural} with train.shard {self.shard}{of_node}"
 
 
 ONE_PROCESS = Saver()
@@ -268,6 +274,7 @@ def state_of(path: Path) -> dict[str, Any]:
         is_ours = all(isinstance(content[name], kind) for name, kind in expected.items())
         is_ours &= content.get("shard", "none") in ("none", "full", "hybrid")
         is_ours &= isinstance(content.get("num_processes", 1), int)
+        is_ours &= isinstance(content.get("ranks_a_node"), int | None)
         best_step = content["state"]["best_step"]
     except (KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError("state.json is of another form") from None

@@ -209,7 +209,9 @@ def forward(run: TrainingRun, module: nn.Module, rows: Rows) -> tuple[Tensor, di
         stored = [run.store.read_hidden_states(key) for key in keys]
         teacher_states = hidden_targets(stored, run.teacher_width, device)
     told_N = None if run.store is None else _told(examples, device)
-    with run.autocast(device):
+    # of a divided student each layer is gathered from all ranks, so that one that is late is waited
+    # for here; one that holds it whole computes alone
+    with activity.waiting() if run.is_sharded else nullcontext(), run.autocast(device):
         return module(
             batch.to(device),
             teacher_targets,

@@ -32,6 +32,7 @@ from distill.core.processes import Processes
 from distill.errors import DataError, shown
 from distill.training import checkpoints
 from distill.training.checkpoints import Saved, Saver
+from distill.training.sharding import ranks_a_node
 
 # A file is copied in memory before it is written: of how many bytes a rank's files are, about
 FILE_BYTES = 1 << 30
@@ -46,7 +47,8 @@ class ShardedCheckpoints:
     def __init__(self, folder: Path, processes: Processes, how: str) -> None:
         self.folder = folder
         self.processes = processes
-        self.saver = Saver(processes.num, how)
+        of_node = ranks_a_node(processes) if how == "hybrid" else None
+        self.saver = Saver(processes.num, how, of_node)
 
     def save(
         self,

@@ -91,7 +91,7 @@ def accelerator_without_defaults(tracker: str | None = None, folder: Path | None
     `tracker` writes to `folder`.
     """
     from accelerate import Accelerator
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin
 
     return Accelerator(
         mixed_precision="no",
@@ -101,4 +101,7 @@ def accelerator_without_defaults(tracker: str | None = None, folder: Path | None
         log_with=tracker,
         project_dir=folder if tracker else None,
         device_placement=False,
+        # buffers (of rotary positions) are the same on all ranks: else a forward pass would wait for
+        # rank 0, and a rank that waits be taken for one that works
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )

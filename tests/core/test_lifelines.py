@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from distill.core.lifelines import DONE, STOPPED, Lifelines
+from distill.core.lifelines import DONE, REFUSED, STOPPED, Lifelines
 
 
 @pytest.fixture
@@ -40,13 +40,14 @@ def test_one_that_closes_without_a_word_is_gone(three):
     assert seen(three[1], lambda: three[1].gone() == {0})
 
 
-@pytest.mark.parametrize("word", [DONE, STOPPED])
+@pytest.mark.parametrize("word", [DONE, STOPPED, REFUSED])
 def test_one_that_leaves_in_good_order_is_not_gone(three, word):
     three[1].leave(word)
     three[0].gone()
     assert seen(three[0], lambda: 1 not in three[0]._ends)
     assert three[0].gone() == set()
     assert three[0].stopped() == ({1} if word == STOPPED else set())
+    assert three[0].refused() == ({1} if word == REFUSED else set())
     three[0].leave(word)
     assert seen(three[2], lambda: 0 not in three[2]._ends)
     assert three[2].gone() == set()

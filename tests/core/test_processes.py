@@ -5,9 +5,19 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from run_helpers import Forked, environment, free_port
 
 from distill.core.digests import digest
-from distill.core.processes import Processes, own_node, threads_left_idle, threads_of_command
+from distill.core.processes import (
+    ENDED,
+    Processes,
+    own_node,
+    start,
+    threads_left_idle,
+    threads_of_command,
+)
+from distill.errors import MismatchError
 
 LAUNCHED = {"ACCELERATE_MIXED_PRECISION": "no", "OMP_NUM_THREADS": "1"}
 
@@ -79,6 +89,32 @@ def test_jobs_divide_what_ids_stand_for_whatever_else_there_is():
     )
     assert [sum(job.is_mine(ids[0], turn) for turn in range(30)) for job in jobs] == [10, 10, 10]
     assert all(Processes(num=4).is_mine(i) for i in ids)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused_before_it_joins(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MismatchError, match=r"process 1 .* sees 1: .*--gpus-per-node=N"):
+        start(None)
+
+
+def meet(patience):
+    start(None, patience)
+    return 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_that_waits_for_others_that_never_come_says_so_and_ends(rank):
+    port = str(free_port())
+    of_two = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    alone = Forked(meet, 1.0, variables=environment(**of_two, **place)).result(60)
+    assert alone.returncode == ENDED, alone.stderr
+    said = [line for line in alone.stderr.splitlines() if line.startswith("distill: ")]
+    assert len(said) == 2 and "run the same command" in said[1]
+    assert all(f"waiting for 2 processes at 127.0.0.1:{port}" in line for line in said)
 
 
 def test_ranks_of_nodes_with_unequal_numbers_are_told_apart(monkeypatch):

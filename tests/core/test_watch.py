@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from run_helpers import Forked, environment, free_port
 
-from distill.core import activity, watch
+from distill.core import activity, terminal, watch
 from distill.core.processes import Processes
 
 PATIENCE, NOTICE, SURE = 4.0, 1.5, 1.0
@@ -102,7 +102,9 @@ def test_a_rank_that_hangs_is_named_with_the_place(ranks):
 
 def told(**changes):
     given = {"host": "a", "beats": 0, "signs": 0, "efforts": 0}
-    return watch.Told(**{**given, "waits": False, "place": "x.py:1 f", "gone": [], **changes})
+    return watch.Told(
+        **{**given, "waits": False, "place": "x.py:1 f", "gone": [], "refused": [], **changes}
+    )
 
 
 def test_a_rank_that_works_alone_while_others_wait_is_named_and_never_ended(monkeypatch):
@@ -199,7 +201,7 @@ def test_a_line_that_nobody_reads_does_not_end_the_watch():
     stderr = os.dup(2)
     try:
         os.dup2(writer, 2)
-        watch._write("no step for 300 s")
+        terminal.write_news("no step for 300 s")
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

@@ -403,6 +403,18 @@ def test_two_splits_of_a_data_set_are_counted_and_fetched_once(
     assert sum(".parquet" in path for path, _ in hub.downloads) == 2
 
 
+def test_two_files_of_one_content_come_by_one_download(hub, asking, offline, recipe, monkeypatch):
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    files = {"config.json": b"{}", **dict.fromkeys(names, BIG)}
+    commit = hub.commit("models", "us/teacher", files)
+    hub.pause = 0.001
+    monkeypatch.setattr(fetch, "_free", lambda: len(BIG) + 2)
+    fetch.run(recipe())
+    assert sum(".safetensors" in path for path, _ in hub.downloads) == 1
+    snapshot = asking / "models--us--teacher" / "snapshots" / commit
+    assert all((snapshot / name).read_bytes() == BIG for name in names)
+
+
 def test_a_run_asks_without_the_hub(hub, asking, offline, model, tmp_path, recipe):
     """The quickstart with its teacher from a hub, to the answers."""
     words = small(tmp_path / "run", "teacher.model=us/teacher", f"teacher.revision={model}")

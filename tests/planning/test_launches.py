@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 from run_helpers import QUICKSTART, run_forked, small
 
+from distill import plan
+from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Cost
 from distill.pipeline import PLANNED
-from distill.plan import make_plan, stage_costs
+from distill.plan import stage_costs
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.launches import launch_of, launch_told, too_little_memory
 from distill.planning.machine import GB, Machine
@@ -119,8 +121,12 @@ def test_hybrid_divides_over_the_processes_of_a_node():
     assert hybrid == training_bytes(work("num_processes=4", "train.shard=full"))
 
 
-def test_plan_prints_it(tmp_path):
-    recipe = load_recipe(QUICKSTART, ["num_processes=2"])
-    text = make_plan(recipe, RunFolder(tmp_path), PLANNED).text
+@pytest.mark.parametrize(("wanted", "num_running"), [("2", 1), ("null", 2), ("2", 3)])
+def test_plan_prints_it_of_the_number_that_the_recipe_names_else_of_the_one_that_runs(
+    tmp_path, wanted, num_running
+):
+    recipe = load_recipe(QUICKSTART, [f"num_processes={wanted}"])
+    running = Processes(num=num_running)
+    text = plan.run(recipe, RunFolder(tmp_path), running, planned=PLANNED).result.text
     assert "2 processes (num_processes), on one node: up to" in text
     assert "a process waits: the first alone does" in text

@@ -17,6 +17,7 @@ from step_helpers import VOCAB, examples, model, one_step, targets_of, training_
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distill.core import activity
 from distill.errors import TrainingError
 from distill.losses.targets import Targets
 from distill.models.head import head_of
@@ -27,6 +28,7 @@ from distill.teachers.records import records_of
 from distill.training.batches import Batch, collate
 from distill.training.loop import forward
 from distill.training.student import StudentLoss
+from distill.training.written import accelerator_without_defaults
 
 ROWS = [[0, 1], [2, 3], [4, 5], [6]]
 
@@ -34,6 +36,17 @@ ROWS = [[0, 1], [2, 3], [4, 5], [6]]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return helpers.signal(tmp_path_factory.mktemp("step") / "signals")
+
+
+@pytest.mark.parametrize(("shard", "waits"), [("none", False), ("full", True)])
+def test_a_forward_pass_waits_for_other_ranks_where_they_hold_its_layers(store, shard, waits):
+    run = training_run(model(), store)
+    run = replace(run, options=run.options.model_copy(update={"shard": shard}))
+    student, seen = StudentLoss(run.model, run.options, run.vocab_size), []
+    student.register_forward_pre_hook(lambda *_: seen.append(activity.waits()))
+    forward(run, student, [[0, 1]])
+    assert seen == [waits] and not activity.waits()
+    assert accelerator_without_defaults().ddp_handler.broadcast_buffers is False
 
 
 @pytest.fixture(scope="module")

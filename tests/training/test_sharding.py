@@ -24,6 +24,7 @@ from distill.recipe.sections import Train
 from distill.training import checkpoints
 from distill.training.checkpoints import WholeCheckpoints
 from distill.training.placing import check_ranks
+from distill.training.sharded_checkpoints import ShardedCheckpoints
 from distill.training.sharding import ranks_a_node
 
 # of losses, gradient norms and weights; what is wrong shows at 1e-3 and more
@@ -184,6 +185,19 @@ def test_a_checkpoint_of_another_number_of_processes_is_told_of(tmp_path):
         )
         assert saved is not None and len(saved.notes) == notes
     assert "of 2 processes with train.shard none, here are 1 process" in saved.notes[0]
+
+
+def test_a_hybrid_checkpoint_of_nodes_of_another_size_is_told_of(tmp_path):
+    def saver(hosts):
+        nodes = Nodes(num=4)
+        object.__setattr__(nodes, "hosts", tuple(hosts))
+        return ShardedCheckpoints(tmp_path, nodes, "hybrid").saver
+
+    (note,) = saver("aaaa").notes(saver("aabb").content())
+    assert "hybrid, 2 on each node, here are 4 processes with train.shard hybrid, 4 on each" in note
+    assert saver("aaaa").notes(saver("bbbb").content()) == []
+    older = {"num_processes": 4, "shard": "hybrid"}
+    assert saver("aaaa").notes(older) == []
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "paged_adamw_8bit"])
