@@ -60,11 +60,14 @@ CONTENDERS = ("plain", "distill", "gkd", "distillation")
 Line = dict[str, Any]
 
 
-def recipe_of(options: argparse.Namespace, seed: int, epochs: int, *more: str) -> Recipe:
+def recipe_of(
+    options: argparse.Namespace, seed: int, epochs: int, *more: str, without_rounds: bool = False
+) -> Recipe:
     """Return the recipe of a training of so many epochs by this seed, on the run's answers."""
     own = ["train.control=false", f"seed={seed}", f"train.epochs={epochs}"]
     run_folder = f"run_folder={options.run.resolve()}"
-    return load_recipe(RECIPE, [*own, run_folder, *more, *options.overrides])
+    recipe = load_recipe(RECIPE, [*own, run_folder, *more, *options.overrides])
+    return recipe.model_copy(update={"rounds": None}) if without_rounds else recipe
 
 
 def rows_to_learn(recipe: Recipe, run: RunFolder) -> list[Line]:
@@ -225,7 +228,7 @@ def measured(contender: str, seed: int, options: argparse.Namespace) -> Line:
     recipe = recipe_of_rounds(options, seed)
     eval_set = held_out(recipe, run, options.more)
     if contender == "plain":
-        whole = recipe_of(options, seed, options.epochs)
+        whole = recipe_of(options, seed, options.epochs, without_rounds=True)
         work = options.work / f"plain-{seed}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -247,7 +250,7 @@ def start_of(seed: int, options: argparse.Namespace, out: Path) -> None:
         return
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
-    recipe = recipe_of(options, seed, options.epochs // 2)
+    recipe = recipe_of(options, seed, options.epochs // 2, without_rounds=True)
     model, cost = train_anew(recipe, run, place)["student"]
     eval_set = held_out(recipe_of_rounds(options, seed), run, options.more)
     figures = measure(recipe, eval_set, len(eval_set.prompts) - options.more, model)
