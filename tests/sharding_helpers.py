@@ -5,6 +5,7 @@ A rank leaves what it found in files of a folder; `ranks` starts some, as `accel
 
 import gc
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -136,13 +137,13 @@ def _local(parameter: Tensor) -> Tensor:
     return parameter if to_local is None else to_local()
 
 
-def course(folder: Path, processes: Processes) -> TrainingRun:
-    """A whole training of a divided student with dropout, of which the best weights are kept."""
+def course(folder: Path, processes: Processes, how: str = "full") -> TrainingRun:
+    """A whole training of a student with dropout, of which the best weights are kept; `how`: train.shard."""
     run = run_of(
         folder,
         "float32",
         processes,
-        how="full",
+        how=how,
         epochs=100,
         max_steps=NUM_STEPS,
         batch_tokens=3 * helpers.LONGEST,
@@ -169,6 +170,18 @@ class DiesAt:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+class LeavesAt(DiesAt):
+    """An accelerator that copies the folder of the run when it logs a step: what a kill leaves then."""
+
+    def __init__(self, accelerator: Any, step: int, folder: Path, copy: Path) -> None:
+        super().__init__(accelerator, step)
+        self._folders = folder, copy
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        if step == self._step:
+            shutil.copytree(*self._folders, symlinks=True)
+
+
 def take_steps(folder: Path, processes: Processes, how: str, names: Iterable[str]) -> None:
     """Take the steps of these cases, and leave what came of each in a file."""
     for name in names:
@@ -185,10 +198,15 @@ def train_whole(run: TrainingRun) -> None:
 
 
 def check_two(folder: Path) -> None:
-    """As one of two ranks: all cases, a training to the end, and one in which the other is killed."""
+    """As one of two ranks: all cases, trainings to the end, and one in which the other is killed."""
     processes = start(2)
     take_steps(folder, processes, "full", CASES)
     train_whole(course(folder / "unbroken", processes))
+    whole = course(folder / "ddp", processes, "none")
+    if processes.is_main:
+        left = folder / "ddp left"
+        whole.accelerator = LeavesAt(whole.accelerator, KILLED_AT, folder / "ddp", left)
+    train_whole(whole)
     dying = course(folder / "killed", processes)
     if processes.rank == 1:
         dying.accelerator = DiesAt(dying.accelerator, KILLED_AT)
@@ -199,7 +217,8 @@ def go_on(folder: Path, names: list[str]) -> None:
     """As one of two ranks: go on with trainings that were broken off."""
     processes = start(2)
     for name in names:
-        train_whole(course(folder / name, processes))
+        how = "none" if name.startswith("ddp") else "full"
+        train_whole(course(folder / name, processes, how))
     finish(processes)
 
 

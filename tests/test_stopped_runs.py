@@ -156,12 +156,12 @@ def test_a_rank_that_is_killed_ends_the_other_and_the_same_command_continues(tmp
     words = small(tmp_path / "run", "processes.patience=2")
     both = two_ranks(words)
     assert wait_for(lambda: len(list(tmp_path.glob("run/generate/raw/*.jsonl"))) == 2)
-    both[1].send_signal(signal.SIGKILL)
+    both[0].send_signal(signal.SIGKILL)  # of rank 1: test_shared_stages.py
     began = time.monotonic()
-    other = both[0].result(timeout=60)
+    other = both[1].result(timeout=60)
     assert time.monotonic() - began < 10
     assert other.returncode == ENDED
-    assert "rank 1 on " in other.stderr and "run the same command to continue" in other.stderr
+    assert "rank 0 on " in other.stderr and "run the same command to continue" in other.stderr
     for rank in two_ranks(words):
         assert rank.result().returncode == 0
     assert (tmp_path / "run" / "generate" / "manifest.json").exists()

@@ -112,5 +112,5 @@ def test_nothing_is_written_past_the_guard_but_what_we_style_ourselves():
         path.name for path in PACKAGE.rglob("*.py") if past.search(path.read_text(encoding="utf-8"))
     }
     assert found == {"progress.py", "terminal.py", "data.py", "chat.py"}
-    for name in ("core/progress.py", "core/watch.py", "reporting/data.py", "deploy/chat.py"):
+    for name in ("core/progress.py", "reporting/data.py", "deploy/chat.py"):
         assert "terminal.printable(" in (PACKAGE / name).read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def two(tmp_path_factory):
     """What two ranks found, of which one was killed in the end."""
     folder = tmp_path_factory.mktemp("sharded")
     step_helpers.signal(folder / "signals")
-    for name in ("unbroken", "killed"):
+    for name in ("unbroken", "killed", "ddp"):
         (folder / name).mkdir()
         (folder / name / "signals").symlink_to(folder / "signals")
     first, second = helpers.ranks(helpers.check_two, 2, folder)
@@ -111,15 +111,16 @@ def test_a_killed_rank_loses_nothing_and_a_damaged_checkpoint_is_passed_over(two
     content[-5] ^= 1
     part.write_bytes(content)
 
-    results = [
-        rank.result(120) for rank in helpers.ranks(helpers.go_on, 2, two, ["killed", "damaged"])
-    ]
+    left = ["killed", "damaged", "ddp left"]
+    results = [rank.result(120) for rank in helpers.ranks(helpers.go_on, 2, two, left)]
     assert [r.returncode for r in results] == [0, 0], results[0].stderr[-3000:]
-    expected = torch.load(two / "unbroken" / "trained.pt")
-    for name in ("killed", "damaged"):
+    for name in left:
+        unbroken = "ddp" if name == "ddp left" else "unbroken"
+        expected = torch.load(two / unbroken / "trained.pt")
         weights = torch.load(two / name / "trained.pt")
         assert all(torch.equal(weights[key], value) for key, value in expected.items()), name
     said = results[0].stdout
+    assert said.count(f"continues at step {2 * EVERY}") == 2, "one of them by DDP"
     assert f"continues at step {2 * EVERY}" in said and f"continues at step {EVERY}" in said
     assert f"{part.name} does not match its SHA-256); passed over" in said
     assert not results[1].stdout
