@@ -203,7 +203,7 @@ class RunFolder:
         """Return what differs between a finished (or begun) stage and what the recipe asks for now."""
         manifest = self.manifest(stage, dict)
         made_from = self._started(stage) if manifest is None else manifest.fingerprint
-        return [] if made_from is None else _differences(made_from, wanted)
+        return [] if made_from is None else differences(made_from, wanted)
 
     def began(self, stage: str) -> bool:
         return any(
@@ -330,7 +330,7 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """Return a line for each field and input that differs, fields by their dotted names."""
     lines = []
     old_fields, new_fields = flat(old.section), flat(new.section)

@@ -26,7 +26,12 @@ from distill.pipeline import at_work, run_stages
 from distill.planning.machine import GB
 from distill.race import plan, report
 from distill.race.candidates import Candidate, LeftOut
-from distill.race.recipes import as_it_began, recipe_of_candidate, vocabulary_name
+from distill.race.recipes import (
+    as_it_began,
+    decided_by,
+    recipe_of_candidate,
+    vocabulary_name,
+)
 from distill.race.report import Outcome, Row, outcome_of
 from distill.race.stages import (
     HELD_OUT,
@@ -140,7 +145,7 @@ def _run(recipe: Recipe, folders: Folders, race: Race, running: Processes) -> Ou
                 raise
             left_out.append(LeftOut(candidate.name, str(error).splitlines()[0]))
             print(f"shape: {candidate.name} is left out: {error}", flush=True)
-    return outcome_of(replace(race, left_out=left_out), rows, recipe.seed)
+    return outcome_of(replace(race, left_out=left_out), rows, decided_by(recipe, race))
 
 
 @contextmanager

@@ -178,12 +178,14 @@ def test_the_verdict_says_when_it_may_be_chance(outcome):
     best, _ = outcome.rows
     text = report.text(outcome, None)
     assert f"{best.name} wins: " in text
-    alike = outcome_of(outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], 1)
+    alike = outcome_of(
+        outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], outcome.decided_by
+    )
     assert "that may be chance" in report.text(alike, None)
-    alone = outcome_of(outcome.race, [best], 1)
+    alone = outcome_of(outcome.race, [best], outcome.decided_by)
     assert "is the only one that fits" in report.text(alone, None)
     large = best.__class__(**{**vars(best), "fits": False})
-    nobody = outcome_of(outcome.race, [large], 1)
+    nobody = outcome_of(outcome.race, [large], outcome.decided_by)
     assert "no candidate's file fits" in report.text(nobody, None)
     assert "\n* " in report.text(nobody, None)
 
@@ -208,6 +210,36 @@ def test_another_training_than_before_is_refused_before_any_work(raced, tmp_path
     os.remove(tmp_path / "run/shape/shape.json")
     with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
         shape.run(recipe_of(tmp_path / "run", "train.learning_rate=1e-4"), wishes=WISHES)
+
+
+def test_a_finished_race_is_not_printed_for_another_recipe(raced, tmp_path, capsys):
+    from distill.__main__ import main
+
+    (tmp_path / "run/shape").mkdir(parents=True)  # nothing but shape.json is needed
+    shutil.copy(raced / "run/shape/shape.json", tmp_path / "run/shape")
+    for value in (
+        "train.learning_rate=1e-4",
+        "generate.sampling_temperature=0.9",
+        "capture.num_draws=40",
+        "languages=[en]",
+        "seed=5",
+    ):
+        assert main(["shape", *map(str, words(tmp_path / "run", value, "--write"))]) == 2
+        out, err = capsys.readouterr()
+        assert not out and f"{value.partition('=')[0]} was " in err and "--redo" in err
+    for value in ("train.tracker=tensorboard", "train.repeats=3", "train.control=false"):
+        same = recipe_of(tmp_path / "run", value)
+        assert report.finished(same, WISHES) is not None, value
+
+
+def test_a_race_of_other_answers_is_not_printed(raced, tmp_path):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    path = tmp_path / "run/generate/manifest.json"
+    values = json.loads(path.read_text())
+    del values["sha256"]
+    next(iter(values["files"].values()))["sha256"] = "0" * 64
+    path.write_text(json.dumps(values))
+    assert report.finished(recipe_of(tmp_path / "run"), WISHES) is None
 
 
 def test_a_disk_without_room_is_told_before_the_race(finished, tmp_path, monkeypatch):
