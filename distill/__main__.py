@@ -324,6 +324,8 @@ def _shape(options: argparse.Namespace) -> int:
     from distill.race import report, write
     from distill.race.stored import Wishes
 
+    if options.plan and options.write:
+        raise RecipeError("shape: --write and --plan: a plan has no winner; leave out one of them")
     recipe = load_recipe(options.recipe, options.overrides)
     target = None
     if options.target is not None:

@@ -39,6 +39,7 @@ from distill.race.stages import (
     OF_VOCABULARY,
     Folders,
     Measured,
+    RaceChanged,
     is_made,
     remove_weights,
 )
@@ -59,6 +60,8 @@ def run(
     Raises RecipeError (no budget, nothing fits), MismatchError (the recipe has changed), DataError
     (no room on the disk), and what the stages raise.
     """
+    if only_plan and redo:
+        raise RecipeError("shape: --redo and --plan: a plan changes nothing; leave out one of them")
     if recipe.student.budget_mb is None and recipe.student.parameters is None:
         raise RecipeError(
             f"{recipe.source}: student.budget_mb and student.parameters are null: say what the "
@@ -83,11 +86,15 @@ def run(
         if redo:
             folders.run.set_aside("shape", keep_files=False)
         race = _race(recipe, folders, running, wishes, only_plan)
-        print(plan.told(race), flush=True)
         if only_plan:
+            print(plan.told(race), flush=True)
             return None
+        as_began = as_it_began(recipe, race)
+        _require_unchanged(as_began, folders, race)
+        store_race(folders, race)
+        print(plan.told(race), flush=True)
         _require_room(folders, race)
-        outcome = _run(as_it_began(recipe, race), folders, race, running)
+        outcome = _run(as_began, folders, race, running)
         report.store(folders, outcome)
         print(report.deletable(folders))
     return outcome
@@ -111,11 +118,35 @@ def _race(
     answers = folders.run.digest("generate", recipe)
     if began is not None and goes_on(began, recipe, answers, wishes):
         return began
+    if began is not None and not only_plan:
+        _require_same_tokens(folders, began, wishes)
     if began is not None and began.answers == answers and wishes.tokens is None:
         wishes = replace(wishes, tokens=began.tokens)
-    race = plan.make_race(recipe, folders, running, wishes)
-    store_race(folders, race)
-    return race
+    return plan.make_race(recipe, folders, running, wishes)
+
+
+def _require_same_tokens(folders: Folders, began: Race, wishes: Wishes) -> None:
+    """Raise RaceChanged where other tokens are wished for than a candidate was trained on."""
+    if wishes.tokens in (None, began.tokens):
+        return
+    trained = [c.name for c in began.candidates if RunFolder(folders.path / c.name).began("train")]
+    if trained:
+        raise RaceChanged(
+            f"{folders.path}: {trained[0]} was trained in a race with --tokens {began.tokens}, and "
+            f"this asks for --tokens {wishes.tokens}: go on with --tokens {began.tokens}, or let all "
+            "race anew with --redo (answers and signals of the teacher stay)"
+        )
+
+
+def _require_unchanged(recipe: Recipe, folders: Folders, race: Race) -> None:
+    """Raise RaceChanged, before any work, where another recipe made what is there of a candidate."""
+    for candidate in race.candidates:
+        of_candidate, vocabulary, folder = _places(recipe, folders, race, candidate)
+        try:
+            if is_made(OF_VOCABULARY, of_candidate, vocabulary):
+                is_made(OF_CANDIDATE, of_candidate, folder)
+        except MissingError:  # its model has gone since: told when it is its turn
+            continue
 
 
 def _require_room(folders: Folders, race: Race) -> None:
@@ -158,13 +189,20 @@ def _advising_the_race() -> Iterator[None]:
         raise
 
 
+def _places(
+    recipe: Recipe, folders: Folders, race: Race, candidate: Candidate
+) -> tuple[Recipe, RunFolder, RunFolder]:
+    """Return a candidate's recipe, the folder of its vocabulary, and its own."""
+    of_candidate = recipe_of_candidate(recipe, folders, candidate.name, candidate.values, race)
+    vocabulary = folders.of_vocabulary(vocabulary_name(candidate.values, recipe))
+    return of_candidate, vocabulary, folders.of_candidate(candidate.name, vocabulary)
+
+
 def _raced(
     recipe: Recipe, folders: Folders, race: Race, candidate: Candidate, running: Processes
 ) -> Row:
     """Make what of a candidate is not made yet, and return its row."""
-    of_candidate = recipe_of_candidate(recipe, folders, candidate.name, candidate.values, race)
-    vocabulary = folders.of_vocabulary(vocabulary_name(candidate.values, recipe))
-    folder = folders.of_candidate(candidate.name, vocabulary)
+    of_candidate, vocabulary, folder = _places(recipe, folders, race, candidate)
     _make(OF_VOCABULARY, of_candidate, vocabulary, running)
     folder.write_recipe(of_candidate)
     _make(OF_CANDIDATE, of_candidate, folder, running)

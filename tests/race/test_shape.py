@@ -242,6 +242,47 @@ def test_a_race_of_other_answers_is_not_printed(raced, tmp_path):
     assert report.finished(recipe_of(tmp_path / "run"), WISHES) is None
 
 
+def files_and_times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_plan_changes_nothing_of_a_race(raced, tmp_path, capsys):
+    from distill.__main__ import main
+
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    before = files_and_times(tmp_path / "run/shape")
+    other = ["student.budget_mb=1.1", "--tokens", "512"]
+    assert main(["shape", *map(str, words(tmp_path / "run", "--plan", *other[1:]))]) == 0
+    assert "512 tokens each" in capsys.readouterr().out
+    assert shape.run(recipe_of(tmp_path / "run", other[0]), only_plan=True) is None
+    for option in ("--redo", "--write"):
+        assert main(["shape", *map(str, words(tmp_path / "run", "--plan", option))]) == 2
+        assert f"{option} and --plan" in capsys.readouterr().err
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_other_tokens_are_refused_with_those_that_it_began_with(raced, tmp_path, is_over):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    if not is_over:
+        os.remove(tmp_path / "run/shape/shape.json")
+    before = files_and_times(tmp_path / "run/shape")
+    with pytest.raises(MismatchError, match=r"go on with --tokens 2048, or .*--redo"):
+        shape.run(recipe_of(tmp_path / "run"), wishes=Wishes(4096, WISHES.only))
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
+def test_a_race_of_more_students_is_refused_before_it_begins_where_one_was_made_otherwise(
+    raced, tmp_path
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    before = files_and_times(tmp_path / "run/shape")
+    other = recipe_of(tmp_path / "run", "train.learning_rate=1e-4")
+    with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
+        shape.run(other, wishes=Wishes(None, ("last4", *WISHES.only)))
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
 def test_a_disk_without_room_is_told_before_the_race(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "run")
     monkeypatch.setattr(shape.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
