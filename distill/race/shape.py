@@ -13,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from distill import generate
+from distill import generate, initialize
 from distill.core.processes import Processes
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Stage
 from distill.deploy.speed import bytes_per_token
-from distill.errors import DataError, DistillError, MissingError, RecipeError
+from distill.errors import DataError, DistillError, MismatchError, MissingError, RecipeError
 from distill.formats import FORMATS, path_of
 from distill.llama_cpp.gguf_header import read_tensor_infos
 from distill.pipeline import at_work, run_stages
@@ -171,12 +171,20 @@ def _run(recipe: Recipe, folders: Folders, race: Race, running: Processes) -> Ou
         try:
             with _advising_the_race():
                 rows.append(_raced(recipe, folders, race, candidate, running))
-        except MissingError as error:
-            if candidate.values["model"] == recipe.student.model:
+        except (MissingError, CutRefused) as error:
+            own_model = candidate.values["model"] == recipe.student.model
+            if own_model and not isinstance(error, CutRefused):
                 raise
             left_out.append(LeftOut(candidate.name, str(error).splitlines()[0]))
             print(f"shape: {candidate.name} is left out: {error}", flush=True)
+    if not rows:
+        out = left_out[-1]
+        raise MissingError(f"{folders.path}: no candidate could be raced: {out.name}: {out.reason}")
     return outcome_of(replace(race, left_out=left_out), rows, decided_by(recipe, race))
+
+
+class CutRefused(MismatchError):
+    """A model cannot be made into this candidate: others may race."""
 
 
 @contextmanager
@@ -205,9 +213,20 @@ def _raced(
     of_candidate, vocabulary, folder = _places(recipe, folders, race, candidate)
     _make(OF_VOCABULARY, of_candidate, vocabulary, running)
     folder.write_recipe(of_candidate)
+    _initialize(of_candidate, folder, running)
     _make(OF_CANDIDATE, of_candidate, folder, running)
     remove_weights(folder)
     return _row(of_candidate, folder, race, candidate)
+
+
+def _initialize(recipe: Recipe, folder: RunFolder, running: Processes) -> None:
+    """Make the student before training. Raises CutRefused where its model does not allow the cut."""
+    try:
+        _make([initialize.STAGE], recipe, folder, running)
+    except RaceChanged:
+        raise
+    except MismatchError as error:
+        raise CutRefused(*error.args) from None
 
 
 def _make(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder, running: Processes) -> None:

@@ -12,6 +12,7 @@ import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from distill import initialize
 from distill.core.named_run import open_run
 from distill.core.run_folder import RunFolder
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
@@ -281,6 +282,39 @@ def test_a_race_of_more_students_is_refused_before_it_begins_where_one_was_made_
     with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
         shape.run(other, wishes=Wishes(None, ("last4", *WISHES.only)))
     assert files_and_times(tmp_path / "run/shape") == before
+
+
+def refuse_cuts(monkeypatch):
+    def refused(*_):
+        raise MismatchError("QuickLM: its layers do not run one by one; set student.layers_by=even")
+
+    monkeypatch.setattr(initialize, "cut", refused)
+
+
+def test_a_candidate_that_its_family_refuses_is_left_out_and_the_others_race(
+    raced, tmp_path, monkeypatch
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    os.remove(tmp_path / "run/shape/shape.json")
+    shutil.rmtree(tmp_path / "run/shape" / CUT)
+    refuse_cuts(monkeypatch)
+    outcome = shape.run(recipe_of(tmp_path / "run"), wishes=WISHES)
+    assert [row.name for row in outcome.rows] == ["even4"]
+    text = report.text(outcome, None)
+    assert f"left out: {CUT}: QuickLM: its layers do not run" in text
+    assert "even4 is the only one that fits" in text
+
+
+def test_a_race_in_which_nobody_can_take_part_says_why_and_stores_nothing(
+    raced, tmp_path, monkeypatch
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    os.remove(tmp_path / "run/shape/shape.json")
+    shutil.rmtree(tmp_path / "run/shape/even4")
+    refuse_cuts(monkeypatch)
+    with pytest.raises(MissingError, match=r"no candidate could be raced: even4: QuickLM: its "):
+        shape.run(recipe_of(tmp_path / "run"), wishes=Wishes(2048, ("even4",)))
+    assert not (tmp_path / "run/shape/shape.json").exists()
 
 
 def test_a_disk_without_room_is_told_before_the_race(finished, tmp_path, monkeypatch):
