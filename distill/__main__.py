@@ -18,7 +18,7 @@ from distill import generate, pipeline, report
 from distill.core import terminal
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.pipeline import STAGES
-from distill.recipe import Recipe, advising, explain, load_recipe
+from distill.recipe import Recipe, advising, explain, in_full, load_recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -344,7 +344,7 @@ def _shape(options: argparse.Namespace) -> int:
             outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
         if outcome is None:
             return 0
-        print(report.text(outcome, target))
+        print(in_full(report.text(outcome, target), recipe))
         if options.write:
             print(write.write(recipe, outcome))
     return 0

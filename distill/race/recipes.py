@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill.core.run_folder import Fingerprint
+from distill.errors import MissingError
 from distill.formats import W16A16
-from distill.race.candidates import Values
+from distill.race.candidates import LeftOut, Values
 from distill.race.stages import Folders
 from distill.race.stored import Race
 from distill.recipe import Recipe
@@ -87,6 +88,21 @@ def decided_by(recipe: Recipe, race: Race) -> Fingerprint:
     }
     values: Values = {name: section.identity() for name, section in sections.items()}
     return Fingerprint(values | {"languages": recipe.languages}, seed=recipe.seed)
+
+
+def left_out_as_missing(name: str, model: str, recipe: Recipe, error: MissingError) -> LeftOut:
+    """Return a student of a smaller base that is not here; what the error advises brings that one.
+
+    `fetch` alone brings the models that the recipe names.
+    """
+    base = f"student.model={model}"
+    if recipe.student.revision is not None:
+        base += " student.revision=null"
+    named = f"`distill fetch RECIPE {base}`"
+    reason = str(error).splitlines()[0].replace("`distill fetch RECIPE`", named)
+    if named not in reason:
+        reason += f"; or run {named} where there is a network"
+    return LeftOut(name, reason, missing=model)
 
 
 def vocabulary_name(values: Values, recipe: Recipe) -> str:

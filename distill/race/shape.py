@@ -29,6 +29,7 @@ from distill.race.candidates import Candidate, LeftOut
 from distill.race.recipes import (
     as_it_began,
     decided_by,
+    left_out_as_missing,
     recipe_of_candidate,
     vocabulary_name,
 )
@@ -44,7 +45,7 @@ from distill.race.stages import (
     remove_weights,
 )
 from distill.race.stored import Race, Wishes, goes_on, store_race, stored_race
-from distill.recipe import Recipe
+from distill.recipe import Recipe, in_full
 from distill.recipe.commands import advised_instead
 
 NOTHING_MORE = Wishes()
@@ -87,12 +88,12 @@ def run(
             folders.run.set_aside("shape", keep_files=False)
         race = _race(recipe, folders, running, wishes, only_plan)
         if only_plan:
-            print(plan.told(race), flush=True)
+            print(in_full(plan.told(race), recipe), flush=True)
             return None
         as_began = as_it_began(recipe, race)
         _require_unchanged(as_began, folders, race)
         store_race(folders, race)
-        print(plan.told(race), flush=True)
+        print(in_full(plan.told(race), recipe), flush=True)
         _require_room(folders, race)
         outcome = _run(as_began, folders, race, running)
         report.store(folders, outcome)
@@ -171,12 +172,17 @@ def _run(recipe: Recipe, folders: Folders, race: Race, running: Processes) -> Ou
         try:
             with _advising_the_race():
                 rows.append(_raced(recipe, folders, race, candidate, running))
-        except (MissingError, CutRefused) as error:
-            own_model = candidate.values["model"] == recipe.student.model
-            if own_model and not isinstance(error, CutRefused):
-                raise
+        except CutRefused as error:
             left_out.append(LeftOut(candidate.name, str(error).splitlines()[0]))
-            print(f"shape: {candidate.name} is left out: {error}", flush=True)
+        except MissingError as error:
+            model = candidate.values["model"]
+            if model == recipe.student.model:
+                raise
+            left_out.append(left_out_as_missing(candidate.name, model, recipe, error))
+        else:
+            continue
+        told = f"shape: {candidate.name} is left out: {left_out[-1].reason}"
+        print(in_full(told, recipe), flush=True)
     if not rows:
         out = left_out[-1]
         raise MissingError(f"{folders.path}: no candidate could be raced: {out.name}: {out.reason}")

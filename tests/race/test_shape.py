@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -18,10 +21,12 @@ from distill.core.run_folder import RunFolder
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.models import load
 from distill.models.load import config_of
+from distill.pilot import fetch
 from distill.race import report, shape, write
+from distill.race.candidates import LeftOut
 from distill.race.report import outcome_of
 from distill.race.stages import Folders
-from distill.race.stored import Wishes
+from distill.race.stored import Wishes, store_race, stored_race
 from distill.recipe import load_recipe
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -384,3 +389,46 @@ def test_a_smaller_base_of_the_family_races_where_it_is_to_be_had(
     assert "\n  Qwen3-0.6B  " in shown and "\n  trimmed+even4  " in shown
     assert "left out: Qwen2.5-1.5B: model 'Qwen/Qwen2.5-1.5B'" in shown
     assert "the hub cannot be reached" in shown
+    advised = next(c for c in re.findall(r"`(distill fetch .*?)`", shown) if "Qwen2.5-1.5B" in c)
+    _, _, path, *overrides = shlex.split(advised)
+    wanted = fetch.wanted_models(load_recipe(path, overrides))
+    assert any(one.id == "Qwen/Qwen2.5-1.5B" and w.weights for one, w in wanted.items())
+
+
+def test_a_finished_race_goes_on_when_a_base_that_was_missing_is_here(
+    raced, outcome, tmp_path, monkeypatch
+):
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    recipe = recipe_of(tmp_path / "run")
+    missing = LeftOut("Qwen3-0.6B", "not here", missing="Qwen/Qwen3-0.6B")
+    race = replace(outcome.race, left_out=[missing])
+    report.store(Folders(RunFolder(tmp_path / "run")), replace(outcome, race=race))
+    assert report.finished(recipe, WISHES) is not None
+    in_hub_cache(hub, "Qwen/Qwen3-0.6B")
+    assert report.finished(recipe, WISHES) is None
+    next(hub.rglob("*.safetensors")).unlink()
+    assert report.finished(recipe, WISHES) is not None, "its weights are not here yet"
+
+
+def test_a_base_without_its_weights_is_left_out_in_the_race_with_what_brings_it(
+    raced, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-0.6B")
+    next((tmp_path / "hub").rglob("*.safetensors")).unlink()
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    recipe = recipe_of(tmp_path / "run")
+    folders = Folders(RunFolder(tmp_path / "run"))
+    race = stored_race(folders)
+    own = race.candidates[0]
+    other = replace(own, name="Qwen3-0.6B", values={**own.values, "model": "Qwen/Qwen3-0.6B"})
+    store_race(folders, replace(race, candidates=[own, other]))
+    outcome = shape.run(recipe, wishes=WISHES)
+    (out,) = [out for out in outcome.race.left_out if out.missing]
+    assert out.missing == "Qwen/Qwen3-0.6B"
+    shown = capsys.readouterr().out
+    assert "Qwen3-0.6B is left out: " in shown, shown
+    assert "student.model=Qwen/Qwen3-0.6B`" in shown, shown
+    assert "RECIPE" not in shown
