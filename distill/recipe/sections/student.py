@@ -59,12 +59,14 @@ class Vocabulary(Section):
     """Trim the student's tokenizer to the tokens that its languages need."""
 
     size: PositiveInt | None = field(
-        None, "Tokens to keep at most; null = as few as max_fertility_loss allows"
+        None,
+        "Take tokens away until so many stay; null = as few as max_fertility_loss allows. Where that "
+        "is reached first, more than size stay",
     )
     max_fertility_loss: Share | None = field(
         0.01,
         "Keep so many tokens that a text of any of the languages becomes at most this share longer "
-        "in tokens; null = size alone decides",
+        "in tokens, whatever size says; null = size alone decides",
     )
     texts: list[CountedText] = field(
         [],
