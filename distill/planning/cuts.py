@@ -56,7 +56,7 @@ def choice_seconds(work: Workload) -> float:
     prompt = min(work.demand.prompt, PROMPT_TOKENS)
     answer = min(work.demand.answer, ANSWER_TOKENS)
     passes = 2 * 3 * NUM_SEQUENCES * (prompt + answer) * source.parameters
-    if student.layers_by == "nll":
+    if student.method == "layers" and student.layers_by == "nll":
         passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
     return passes / work.machine.flops
 
