@@ -152,6 +152,11 @@ def _verdict(outcome: Outcome) -> list[str]:
     others = [row for row in outcome.rows if row.fits and row is not winner]
     if not others:
         return [f"{winner.name} is the only one that fits"]
+    return _comparison(outcome, winner, others)
+
+
+def _comparison(outcome: Outcome, winner: Row, others: Sequence[Row]) -> list[str]:
+    """Return by how much the winner is ahead of the `others` that fit, and what that is worth."""
     second = others[0]
     found = paired_bootstrap(_pairs(winner.measured, second.measured), seed=outcome.decided_by.seed)
     gap, least, most = -found["difference"], -found["high"], -found["low"]
@@ -163,6 +168,10 @@ def _verdict(outcome: Outcome) -> list[str]:
         lines.append("that may be chance: take the smaller or the faster of the two")
     lines.append(
         "one training each: another seed moves each of them too, by how much is not measured here"
+    )
+    lines.append(
+        "chosen on held-out prompts that the run's report scores, too: the winner's figures there are "
+        "a little too good"
     )
     return lines + _by_task(winner, [winner, *others])
 

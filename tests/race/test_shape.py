@@ -184,6 +184,7 @@ def test_the_verdict_says_when_it_may_be_chance(outcome):
     best, _ = outcome.rows
     text = report.text(outcome, None)
     assert f"{best.name} wins: " in text
+    assert "chosen on held-out prompts that the run's report scores, too" in text
     alike = outcome_of(
         outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], outcome.decided_by
     )
