@@ -18,7 +18,7 @@ from distill import generate, pipeline, report
 from distill.core import terminal
 from distill.errors import DistillError, RecipeError, Stopped
 from distill.pipeline import STAGES
-from distill.recipe import Recipe, advising, explain, load_recipe
+from distill.recipe import Recipe, advising, explain, in_full, load_recipe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -324,6 +324,8 @@ def _shape(options: argparse.Namespace) -> int:
     from distill.race import report, write
     from distill.race.stored import Wishes
 
+    if options.plan and options.write:
+        raise RecipeError("shape: --write and --plan: a plan has no winner; leave out one of them")
     recipe = load_recipe(options.recipe, options.overrides)
     target = None
     if options.target is not None:
@@ -342,7 +344,7 @@ def _shape(options: argparse.Namespace) -> int:
             outcome = shape.run(recipe, wishes=wishes, only_plan=options.plan, redo=options.redo)
         if outcome is None:
             return 0
-        print(report.text(outcome, target))
+        print(in_full(report.text(outcome, target), recipe))
         if options.write:
             print(write.write(recipe, outcome))
     return 0

@@ -45,6 +45,7 @@ from distill.planning.costs import (
     in_turn,
     signal_bytes_per_token,
 )
+from distill.planning.cuts import check_cuts
 from distill.planning.demands import BYTES_PER_TOKEN
 from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.licences import require_permission
@@ -90,6 +91,7 @@ def run(
     for route, one in zip(routes, asked, strict=True):
         check_models(route.recipe, one)
     check_vocabulary(recipe, asked[0].tokenizers)
+    check_cuts(recipe)  # the config came with the tokenizer, where plan could not read it
     if processes.is_main:
         _tell_tokenizers(routes, asked)
     left = Left()

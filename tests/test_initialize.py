@@ -49,7 +49,7 @@ def add_head(folder, change):
 def test_a_head_of_its_own_stays_the_students(model, tmp_path, method):
     """In the config, in its files, and in a GGUF file made of them."""
     add_head(model, lambda embedding: 2 * embedding)
-    share = {"layer_share": 0.5} if method == "layers" else {}
+    share = {"layer_share": 0.5, "layers_by": "even"} if method == "layers" else {}
     student = initialized(model, method, **share)
     assert json.loads((student / "config.json").read_text())["tie_word_embeddings"] is False
     weights = load_file(student / "model.safetensors")

@@ -142,11 +142,11 @@ def test_the_recipe_runs_to_the_end(model_folder, problems, tmp_path):
     formats = manifest("quantize")["formats"]
     assert set(formats) == {"w16a16", "f16", "q8_0", "q4_k_m", "q4_0", "nf4"}
     assert formats["f16"]["top_token_agreement"] >= 0.995
-    capture = manifest("capture")
-    if capture["vocab_size"] > 100_000:
-        assert capture["bytes_per_token"] <= 36, (
-            "the promise of the signal store, at Qwen's vocabulary"
-        )
+    trim, capture = manifest("trim"), manifest("capture")
+    assert capture["vocab_size"] == trim["vocab_size"]
+    if trim["parent_vocab_size"] > 100_000:  # Qwen's own
+        assert trim["vocab_size"] == 49_152
+        assert capture["bytes_per_token"] <= 36, "what the signal store promises"
     assert len(json.loads((folder / "report/manifest.json").read_text())["result"]["table"]) == 9
 
 

@@ -202,7 +202,7 @@ class RunFolder:
     def changes(self, stage: str, wanted: Fingerprint) -> list[str]:
         """Return what differs between a finished (or begun) stage and what the recipe asks for now."""
         made_from = self.made_from(stage)
-        return [] if made_from is None else _differences(made_from, wanted)
+        return [] if made_from is None else differences(made_from, wanted)
 
     def made_from(self, stage: str) -> Fingerprint | None:
         """Return what decided a finished (or begun) stage, None where it has not begun."""
@@ -334,7 +334,7 @@ def _size_and_time(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _differences(old: Fingerprint, new: Fingerprint) -> list[str]:
+def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     """Return a line for each field and input that differs, fields by their dotted names."""
     lines = []
     old_fields, new_fields = flat(old.section), flat(new.section)

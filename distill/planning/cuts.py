@@ -1,11 +1,12 @@
 """What a plan says of a student that is cut out of a bigger model, before anything is spent."""
 
+from distill.catalog import catalog
 from distill.planning.costs import Workload
 from distill.recipe import Recipe
 from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
 from distill.shaping.cutting import reads_samples
-from distill.shaping.experts import refuse_other_experts
-from distill.shaping.feed_forward import refuse_other_widths
+from distill.shaping.experts import no_experts, refuse_other_experts
+from distill.shaping.feed_forward import not_dense, refuse_other_widths
 from distill.shaping.layer_choice import SEARCH_SEQUENCES
 from distill.shaping.layers import num_kept_of
 
@@ -15,18 +16,33 @@ HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billion
 def check_cuts(recipe: Recipe) -> None:
     """Raise MismatchError for a cut that the student's model cannot have, by its config.json.
 
-    Where that is not on this machine yet, it is asked when it is.
+    Where that is not on this machine yet, the catalogue tells mixtures from dense models, and the
+    rest is asked when it is.
     """
     from distill.formats.planned_student import PlannedStudent  # which reads numpy
 
     planned = PlannedStudent(recipe)
     config, student = planned.text_config, recipe.student
     if not config:
+        _check_by_catalogue(recipe)
         return
     if student.num_experts is not None:
         refuse_other_experts(planned.architecture, config, student.num_experts)
     if student.ffn_width is not None:
         refuse_other_widths(planned.architecture, config, student.ffn_width)
+
+
+def _check_by_catalogue(recipe: Recipe) -> None:
+    """Raise MismatchError for a cut of experts where there are none, or of neurons where there are."""
+    student = recipe.student
+    known = catalog.find(student.model or "")
+    if known is None:
+        return
+    if student.ffn_width is not None and known.active is not None:
+        raise not_dense(known.id)
+    is_dense = known.params is not None and known.active is None
+    if student.num_experts is not None and is_dense:
+        raise no_experts(known.id)
 
 
 def deep_cut(recipe: Recipe, num_layers: int) -> str | None:
@@ -56,7 +72,7 @@ def choice_seconds(work: Workload) -> float:
     prompt = min(work.demand.prompt, PROMPT_TOKENS)
     answer = min(work.demand.answer, ANSWER_TOKENS)
     passes = 2 * 3 * NUM_SEQUENCES * (prompt + answer) * source.parameters
-    if student.layers_by == "nll":
+    if student.method == "layers" and student.layers_by == "nll":
         passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
     return passes / work.machine.flops
 

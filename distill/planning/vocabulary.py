@@ -14,7 +14,7 @@ from distill.recipe import Recipe
 from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.bpe import require_bpe
 from distill.shaping.corpus import Corpus
-from distill.shaping.coverage import table_lines
+from distill.shaping.coverage import STOPPED, table_lines
 from distill.shaping.pruning import MULTIPLE
 from distill.shaping.trimming import trim
 from distill.text.scripts import scripts_of
@@ -70,6 +70,9 @@ def planned_vocabulary(
         "their own"
     )
     lines = [first, *table_lines(made.coverage), *made.notes]
+    if options.size is not None and num > options.size:
+        why = STOPPED[made.pruned.stopped_by]
+        lines.insert(1, f"  more than student.vocabulary.size {options.size:,}: {why}")
     if problem := fewer_ids_problem(recipe.capture, num):
         lines.append(f"warning: so capture would stop: {problem}")
     return PlannedVocabulary(num, "\n".join(lines))
@@ -79,9 +82,14 @@ def _untried(recipe: Recipe, tokenizers: Tokenizers | None) -> PlannedVocabulary
     why = "the tokenizer is not on this machine yet"
     if tokenizers is not None:
         why = "a language has no text before the teacher has written some"
-    size = recipe.student.vocabulary.size if recipe.student.vocabulary else None
+    options = recipe.student.vocabulary
+    assert options is not None  # nothing is planned without
+    size = options.size
     if size is None:
         text = f"vocabulary: how many tokens stay is not known ({why}): reckoned as if all did"
         return PlannedVocabulary(None, text)
     size = size // MULTIPLE * MULTIPLE
-    return PlannedVocabulary(size, f"vocabulary: reckoned as {size:,} tokens ({why})")
+    text = f"vocabulary: reckoned as {size:,} tokens ({why})"
+    if options.max_fertility_loss is not None:
+        text += "; student.vocabulary.max_fertility_loss may keep more"
+    return PlannedVocabulary(size, text)

@@ -52,11 +52,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A student that is not in the race, and why; `size` where that is why."""
+    """A student that is not in the race, and why.
+
+    `size`: where that is why. `missing`: the model that is not on this machine, where that is why.
+    """
 
     name: str
     reason: str
     size: Size | None = None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,14 @@ from distill.catalog.catalog import LEVELS
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.processes import Processes
 from distill.core.results import TrimResult
-from distill.errors import DistillError, MismatchError, RecipeError, did_you_mean, shown
+from distill.errors import (
+    DistillError,
+    MismatchError,
+    MissingError,
+    RecipeError,
+    did_you_mean,
+    shown,
+)
 from distill.models import find, load
 from distill.pipeline import run_stages
 from distill.planning import preflight
@@ -28,7 +35,7 @@ from distill.race.candidates import (
     smaller_bases,
     uncut,
 )
-from distill.race.recipes import TRIMMED, changed
+from distill.race.recipes import TRIMMED, changed, left_out_as_missing
 from distill.race.reckoning import with_costs
 from distill.race.sizes import Budget, Outline, deployed_format
 from distill.race.stages import Folders, RaceChanged, is_made
@@ -192,6 +199,9 @@ def _bases(
         name = model.id.rpartition("/")[2]
         try:
             source = _base(changed(recipe, student=values), recipe, values, trimmed)
+        except MissingError as error:
+            left_out.append(left_out_as_missing(name, model.id, recipe, error))
+            continue
         except (DistillError, ValueError) as error:
             left_out.append(LeftOut(name, _reason(error)))
             continue

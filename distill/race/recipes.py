@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from distill.core.run_folder import Fingerprint
+from distill.errors import MissingError
 from distill.formats import W16A16
-from distill.race.candidates import Values
+from distill.race.candidates import LeftOut, Values
 from distill.race.stages import Folders
 from distill.race.stored import Race
 from distill.recipe import Recipe
@@ -39,29 +41,68 @@ def recipe_of_candidate(
     recipe: Recipe, folders: Folders, name: str, values: Values, race: Race
 ) -> Recipe:
     """Return the recipe of a candidate: its student, trained briefly, in one file."""
-    steps = max(1, round(race.tokens / recipe.train.batch_tokens))
-    train_values: Values = {
-        "control": False,
-        "repeats": 1,
-        "max_steps": steps,
-        "epochs": race.epochs,
-        "tracker": "none",
-    }
-    files = [] if race.format == W16A16.name else [race.format]
     return changed(
         recipe,
         name=f"{recipe.name}-{name.replace('+', '-')}"[:200],
         run_folder=str(folders.path / name),
         student={**values, "budget_mb": None, "parameters": None},
-        train=train_values,
+        train=_short_training(recipe, race),
         rounds=None,  # which student is the best is told before them
-        quantize={
-            "formats": files,
-            "recover": [],
-            "budget_mb": None,
-            "num_sequences": min(NUM_CHECKED, recipe.quantize.num_sequences),
-        },
+        quantize=_one_file(recipe, race),
     )
+
+
+def _short_training(recipe: Recipe, race: Race) -> Values:
+    """Return what of the section `train` is another one's for each candidate."""
+    return {
+        "control": False,
+        "repeats": 1,
+        "max_steps": max(1, round(race.tokens / recipe.train.batch_tokens)),
+        "epochs": race.epochs,
+        "tracker": "none",
+    }
+
+
+def _one_file(recipe: Recipe, race: Race) -> Values:
+    """Return what of the section `quantize` is another one's for each candidate."""
+    return {
+        "formats": [] if race.format == W16A16.name else [race.format],
+        "recover": [],
+        "budget_mb": None,
+        "num_sequences": min(NUM_CHECKED, recipe.quantize.num_sequences),
+    }
+
+
+def decided_by(recipe: Recipe, race: Race) -> Fingerprint:
+    """Return what of the recipe decides how a race ends, beside the student that it had.
+
+    It can be told from the recipe alone: a finished race is compared without its folders.
+    """
+    sections = {
+        "teacher": recipe.teacher,
+        "generate": recipe.generate,
+        "evaluate": recipe.evaluate,
+        "capture": recipe.capture,
+        "train": recipe.train.model_copy(update=_short_training(recipe, race)),
+        "quantize": recipe.quantize.model_copy(update=_one_file(recipe, race)),
+    }
+    values: Values = {name: section.identity() for name, section in sections.items()}
+    return Fingerprint(values | {"languages": recipe.languages}, seed=recipe.seed)
+
+
+def left_out_as_missing(name: str, model: str, recipe: Recipe, error: MissingError) -> LeftOut:
+    """Return a student of a smaller base that is not here; what the error advises brings that one.
+
+    `fetch` alone brings the models that the recipe names.
+    """
+    base = f"student.model={model}"
+    if recipe.student.revision is not None:
+        base += " student.revision=null"
+    named = f"`distill fetch RECIPE {base}`"
+    reason = str(error).splitlines()[0].replace("`distill fetch RECIPE`", named)
+    if named not in reason:
+        reason += f"; or run {named} where there is a network"
+    return LeftOut(name, reason, missing=model)
 
 
 def vocabulary_name(values: Values, recipe: Recipe) -> str:

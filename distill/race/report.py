@@ -9,11 +9,12 @@ from pathlib import Path
 
 from distill.core.files import files_under
 from distill.core.intervals import paired_bootstrap
-from distill.core.run_folder import RunFolder
+from distill.core.run_folder import Fingerprint, RunFolder, differences
 from distill.core.stored_json import as_type, read_json, write_json
 from distill.deploy.targets import MEMORY_BOUND, Target
 from distill.race.candidates import Values
-from distill.race.stages import Folders, Measured
+from distill.race.recipes import decided_by
+from distill.race.stages import Folders, Measured, race_changed
 from distill.race.stored import WAY_OUT, Race, Wishes, goes_on
 from distill.recipe import Recipe
 
@@ -37,11 +38,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A finished race: its rows, the best first, and the seed of its intervals."""
+    """A finished race: its rows, the best first. `decided_by`: what of the recipe it ran by."""
 
     race: Race
     rows: list[Row]
-    seed: int
+    decided_by: Fingerprint
 
     @property
     def winner(self) -> Row | None:
@@ -49,8 +50,8 @@ class Outcome:
         return next((row for row in self.rows if row.fits), None)
 
 
-def outcome_of(race: Race, rows: Sequence[Row], seed: int) -> Outcome:
-    return Outcome(race, sorted(rows, key=lambda row: row.measured.nll_after), seed)
+def outcome_of(race: Race, rows: Sequence[Row], ran_by: Fingerprint) -> Outcome:
+    return Outcome(race, sorted(rows, key=lambda row: row.measured.nll_after), ran_by)
 
 
 def store(folders: Folders, outcome: Outcome) -> Path:
@@ -69,11 +70,18 @@ def stored_outcome(folders: Folders) -> Outcome | None:
 
 
 def finished(recipe: Recipe, wishes: Wishes) -> Outcome | None:
-    """Return what came out of the recipe's race, if that is over and was of this recipe."""
+    """Return what came out of the recipe's race, if that is over and it asks for no other one.
+
+    Raises RaceChanged where the race was run by other values than the recipe's.
+    """
     folders = Folders(RunFolder.of(recipe))
     outcome = stored_outcome(folders)
-    if outcome is None or not goes_on(outcome.race, recipe, None, wishes):
+    answers = folders.run.manifest("generate", dict)
+    digest = None if answers is None else answers.digest
+    if outcome is None or not goes_on(outcome.race, recipe, digest, wishes):
         return None
+    if changes := differences(outcome.decided_by, decided_by(recipe, outcome.race)):
+        raise race_changed(_path(folders), changes)
     return outcome
 
 
@@ -144,8 +152,13 @@ def _verdict(outcome: Outcome) -> list[str]:
     others = [row for row in outcome.rows if row.fits and row is not winner]
     if not others:
         return [f"{winner.name} is the only one that fits"]
+    return _comparison(outcome, winner, others)
+
+
+def _comparison(outcome: Outcome, winner: Row, others: Sequence[Row]) -> list[str]:
+    """Return by how much the winner is ahead of the `others` that fit, and what that is worth."""
     second = others[0]
-    found = paired_bootstrap(_pairs(winner.measured, second.measured), seed=outcome.seed)
+    found = paired_bootstrap(_pairs(winner.measured, second.measured), seed=outcome.decided_by.seed)
     gap, least, most = -found["difference"], -found["high"], -found["low"]
     lines = [
         f"{winner.name} wins: {gap:.4f} nats a byte below {second.name} "
@@ -155,6 +168,10 @@ def _verdict(outcome: Outcome) -> list[str]:
         lines.append("that may be chance: take the smaller or the faster of the two")
     lines.append(
         "one training each: another seed moves each of them too, by how much is not measured here"
+    )
+    lines.append(
+        "chosen on held-out prompts that the run's report scores, too: the winner's figures there are "
+        "a little too good"
     )
     return lines + _by_task(winner, [winner, *others])
 

@@ -13,20 +13,26 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from distill import generate
+from distill import generate, initialize
 from distill.core.processes import Processes
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import RunFolder
 from distill.core.stage import Stage
 from distill.deploy.speed import bytes_per_token
-from distill.errors import DataError, DistillError, MissingError, RecipeError
+from distill.errors import DataError, DistillError, MismatchError, MissingError, RecipeError
 from distill.formats import FORMATS, path_of
 from distill.llama_cpp.gguf_header import read_tensor_infos
 from distill.pipeline import at_work, run_stages
 from distill.planning.machine import GB
 from distill.race import plan, report
 from distill.race.candidates import Candidate, LeftOut
-from distill.race.recipes import as_it_began, recipe_of_candidate, vocabulary_name
+from distill.race.recipes import (
+    as_it_began,
+    decided_by,
+    left_out_as_missing,
+    recipe_of_candidate,
+    vocabulary_name,
+)
 from distill.race.report import Outcome, Row, outcome_of
 from distill.race.stages import (
     HELD_OUT,
@@ -34,11 +40,12 @@ from distill.race.stages import (
     OF_VOCABULARY,
     Folders,
     Measured,
+    RaceChanged,
     is_made,
     remove_weights,
 )
 from distill.race.stored import Race, Wishes, goes_on, store_race, stored_race
-from distill.recipe import Recipe
+from distill.recipe import Recipe, in_full
 from distill.recipe.commands import advised_instead
 
 NOTHING_MORE = Wishes()
@@ -54,6 +61,8 @@ def run(
     Raises RecipeError (no budget, nothing fits), MismatchError (the recipe has changed), DataError
     (no room on the disk), and what the stages raise.
     """
+    if only_plan and redo:
+        raise RecipeError("shape: --redo and --plan: a plan changes nothing; leave out one of them")
     if recipe.student.budget_mb is None and recipe.student.parameters is None:
         raise RecipeError(
             f"{recipe.source}: student.budget_mb and student.parameters are null: say what the "
@@ -78,11 +87,15 @@ def run(
         if redo:
             folders.run.set_aside("shape", keep_files=False)
         race = _race(recipe, folders, running, wishes, only_plan)
-        print(plan.told(race), flush=True)
         if only_plan:
+            print(in_full(plan.told(race), recipe), flush=True)
             return None
+        as_began = as_it_began(recipe, race)
+        _require_unchanged(as_began, folders, race)
+        store_race(folders, race)
+        print(in_full(plan.told(race), recipe), flush=True)
         _require_room(folders, race)
-        outcome = _run(as_it_began(recipe, race), folders, race, running)
+        outcome = _run(as_began, folders, race, running)
         report.store(folders, outcome)
         print(report.deletable(folders))
     return outcome
@@ -106,11 +119,35 @@ def _race(
     answers = folders.run.digest("generate", recipe)
     if began is not None and goes_on(began, recipe, answers, wishes):
         return began
+    if began is not None and not only_plan:
+        _require_same_tokens(folders, began, wishes)
     if began is not None and began.answers == answers and wishes.tokens is None:
         wishes = replace(wishes, tokens=began.tokens)
-    race = plan.make_race(recipe, folders, running, wishes)
-    store_race(folders, race)
-    return race
+    return plan.make_race(recipe, folders, running, wishes)
+
+
+def _require_same_tokens(folders: Folders, began: Race, wishes: Wishes) -> None:
+    """Raise RaceChanged where other tokens are wished for than a candidate was trained on."""
+    if wishes.tokens in (None, began.tokens):
+        return
+    trained = [c.name for c in began.candidates if RunFolder(folders.path / c.name).began("train")]
+    if trained:
+        raise RaceChanged(
+            f"{folders.path}: {trained[0]} was trained in a race with --tokens {began.tokens}, and "
+            f"this asks for --tokens {wishes.tokens}: go on with --tokens {began.tokens}, or let all "
+            "race anew with --redo (answers and signals of the teacher stay)"
+        )
+
+
+def _require_unchanged(recipe: Recipe, folders: Folders, race: Race) -> None:
+    """Raise RaceChanged, before any work, where another recipe made what is there of a candidate."""
+    for candidate in race.candidates:
+        of_candidate, vocabulary, folder = _places(recipe, folders, race, candidate)
+        try:
+            if is_made(OF_VOCABULARY, of_candidate, vocabulary):
+                is_made(OF_CANDIDATE, of_candidate, folder)
+        except MissingError:  # its model has gone since: told when it is its turn
+            continue
 
 
 def _require_room(folders: Folders, race: Race) -> None:
@@ -135,12 +172,25 @@ def _run(recipe: Recipe, folders: Folders, race: Race, running: Processes) -> Ou
         try:
             with _advising_the_race():
                 rows.append(_raced(recipe, folders, race, candidate, running))
-        except MissingError as error:
-            if candidate.values["model"] == recipe.student.model:
-                raise
+        except CutRefused as error:
             left_out.append(LeftOut(candidate.name, str(error).splitlines()[0]))
-            print(f"shape: {candidate.name} is left out: {error}", flush=True)
-    return outcome_of(replace(race, left_out=left_out), rows, recipe.seed)
+        except MissingError as error:
+            model = candidate.values["model"]
+            if model == recipe.student.model:
+                raise
+            left_out.append(left_out_as_missing(candidate.name, model, recipe, error))
+        else:
+            continue
+        told = f"shape: {candidate.name} is left out: {left_out[-1].reason}"
+        print(in_full(told, recipe), flush=True)
+    if not rows:
+        out = left_out[-1]
+        raise MissingError(f"{folders.path}: no candidate could be raced: {out.name}: {out.reason}")
+    return outcome_of(replace(race, left_out=left_out), rows, decided_by(recipe, race))
+
+
+class CutRefused(MismatchError):
+    """A model cannot be made into this candidate: others may race."""
 
 
 @contextmanager
@@ -153,18 +203,36 @@ def _advising_the_race() -> Iterator[None]:
         raise
 
 
+def _places(
+    recipe: Recipe, folders: Folders, race: Race, candidate: Candidate
+) -> tuple[Recipe, RunFolder, RunFolder]:
+    """Return a candidate's recipe, the folder of its vocabulary, and its own."""
+    of_candidate = recipe_of_candidate(recipe, folders, candidate.name, candidate.values, race)
+    vocabulary = folders.of_vocabulary(vocabulary_name(candidate.values, recipe))
+    return of_candidate, vocabulary, folders.of_candidate(candidate.name, vocabulary)
+
+
 def _raced(
     recipe: Recipe, folders: Folders, race: Race, candidate: Candidate, running: Processes
 ) -> Row:
     """Make what of a candidate is not made yet, and return its row."""
-    of_candidate = recipe_of_candidate(recipe, folders, candidate.name, candidate.values, race)
-    vocabulary = folders.of_vocabulary(vocabulary_name(candidate.values, recipe))
-    folder = folders.of_candidate(candidate.name, vocabulary)
+    of_candidate, vocabulary, folder = _places(recipe, folders, race, candidate)
     _make(OF_VOCABULARY, of_candidate, vocabulary, running)
     folder.write_recipe(of_candidate)
+    _initialize(of_candidate, folder, running)
     _make(OF_CANDIDATE, of_candidate, folder, running)
     remove_weights(folder)
     return _row(of_candidate, folder, race, candidate)
+
+
+def _initialize(recipe: Recipe, folder: RunFolder, running: Processes) -> None:
+    """Make the student before training. Raises CutRefused where its model does not allow the cut."""
+    try:
+        _make([initialize.STAGE], recipe, folder, running)
+    except RaceChanged:
+        raise
+    except MismatchError as error:
+        raise CutRefused(*error.args) from None
 
 
 def _make(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder, running: Processes) -> None:

@@ -215,6 +215,14 @@ class RaceChanged(MismatchError):
     """What was made of a race is of another recipe than it would be made by now."""
 
 
+def race_changed(place: Path, changes: Sequence[str]) -> RaceChanged:
+    """Return the error that names what was made by another recipe, and the ways out."""
+    return RaceChanged(
+        f"{place} was made by another recipe: {'; '.join(changes[:4])}. Set the values back, or let "
+        "all race anew with --redo (answers and signals of the teacher stay)"
+    )
+
+
 def is_made(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:
     """Return whether all of these stages are done, whether their files are still there or not.
 
@@ -226,11 +234,7 @@ def is_made(stages: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> bool:
         if not folder.began(stage.name):
             return False
         if changes := folder.changes(stage.name, fingerprint_of(stage, recipe, folder)):
-            raise RaceChanged(
-                f"{folder.stage(stage.name)} was made by another recipe: "
-                f"{'; '.join(changes[:4])}. Set the values back, or let all race anew with --redo "
-                "(answers and signals of the teacher stay)"
-            )
+            raise race_changed(folder.stage(stage.name), changes)
         if folder.manifest(stage.name, stage.result) is None:
             return False
     return True

@@ -6,6 +6,8 @@ shape/race.json     written before the first candidate, so that the race goes on
 from dataclasses import asdict, dataclass
 
 from distill.core.stored_json import as_type, read_json, write_json
+from distill.errors import DistillError
+from distill.models import find, model_files
 from distill.race.candidates import Candidate, LeftOut, Values
 from distill.race.sizes import Budget, deployed_format
 from distill.race.stages import Folders
@@ -75,8 +77,8 @@ class Wishes:
 def goes_on(race: Race, recipe: Recipe, answers: str | None, wishes: Wishes) -> bool:
     """Return whether the recipe still asks for this race.
 
-    The student may be the one that it had then, or a candidate that was written into it since.
-    `answers`: the identity of generate's; None: not to be compared.
+    The student may be the one that it had then, or a candidate that was written into it since. Where
+    a model that was missing is here now, it races, too. `answers`: the identity of generate's; None: not to be compared.
     """
     students = [race.student, *({**race.student, **c.values} for c in race.candidates)]
     return (
@@ -85,4 +87,16 @@ def goes_on(race: Race, recipe: Recipe, answers: str | None, wishes: Wishes) -> 
         and answers in (None, race.answers)
         and wishes.tokens in (None, race.tokens)
         and race.only == wishes.only
+        and not any(_is_here(recipe, out.missing) for out in race.left_out)
     )
+
+
+def _is_here(recipe: Recipe, model: str | None) -> bool:
+    """Return whether a model is whole on this machine; the network is not asked."""
+    folder = None if model is None else find.folder_here(recipe.model_location(model))
+    if folder is None:
+        return False
+    try:
+        return bool(model_files.weight_files(folder))
+    except DistillError:
+        return False

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from distill.errors import DistillError
 from distill.recipe.recipe import Recipe
 
-_ADVISED = re.compile(r"`distill ([a-z]+) RECIPE(?: --redo ([a-z]+))?`")
+# a word, values for this command alone, a stage to make anew
+_ADVISED = re.compile(r"`distill ([a-z]+) RECIPE((?: [a-z_.]+=[^\s`]+)*)(?: --redo ([a-z]+))?`")
 
 
 @contextmanager
@@ -27,7 +28,7 @@ def advising(recipe: Recipe) -> Iterator[None]:
 
 def in_full(advice: str, recipe: Recipe) -> str:
     """Return a text with this recipe, and its overrides, in each "`distill ... RECIPE`"."""
-    return _ADVISED.sub(lambda found: f"`{_command(recipe, found[1], found[2])}`", advice)
+    return _ADVISED.sub(lambda found: f"`{_command(recipe, *found.groups())}`", advice)
 
 
 def advised_instead(advice: str, word: str) -> str:
@@ -36,17 +37,18 @@ def advised_instead(advice: str, word: str) -> str:
     def instead(found: re.Match[str]) -> str:
         if found[1] == "fetch":  # it makes nothing: what is missing is missing to every command
             return found[0]
-        return f"`distill {word} RECIPE`" + (" with --redo" if found[2] else "")
+        return f"`distill {word} RECIPE`" + (" with --redo" if found[3] else "")
 
     return _ADVISED.sub(instead, advice)
 
 
-def _command(recipe: Recipe, word: str, redo: str | None) -> str:
+def _command(recipe: Recipe, word: str, values: str, redo: str | None) -> str:
     """Return a command for the shell; for a recipe made in Python, which no shell can name, a call."""
     if recipe.typed is None:
-        return _call(word, redo)
+        call = _call(word, redo)
+        return f"{call}` with `{values.strip()}" if values else call
     options = [] if redo is None else ["--redo", redo]
-    return shlex.join(["distill", word, *recipe.typed, *options])
+    return shlex.join(["distill", word, *recipe.typed, *values.split(), *options])
 
 
 def _call(word: str, redo: str | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from distill.core.results import Coverage, TrimResult
 
-STOPPED = {
+STOPPED = {  # why no more tokens were taken away
     "size": "student.vocabulary.size is reached",
     "fertility": "with fewer the texts of a language would be longer by more than "
     "student.vocabulary.max_fertility_loss",

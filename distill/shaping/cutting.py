@@ -29,7 +29,8 @@ MEASURED = ("block_influence", "nll")  # of student.layers_by: those that read c
 
 def reads_samples(student: Student) -> bool:
     """Return whether a cut is chosen by what the model makes of the run's samples."""
-    return student.layers_by in MEASURED or bool(student.ffn_width or student.num_experts)
+    chooses_layers = student.method == "layers" and student.layers_by in MEASURED
+    return chooses_layers or bool(student.ffn_width or student.num_experts)
 
 
 def cut(

@@ -40,14 +40,19 @@ def keep_busiest(model: Any, num_kept: int, calibration: Calibration) -> None:
     require_config_of_its_weights(model, f"{num_kept} experts a layer", WAY_OUT)
 
 
+def no_experts(family: str) -> MismatchError:
+    """Return the error of a dense model that is to lose experts."""
+    return MismatchError(
+        f"{family}: it has no experts: set student.num_experts=null, and student.ffn_width to cut "
+        "its feed-forward"
+    )
+
+
 def refuse_other_experts(family: str, config: Mapping[str, Any], num_kept: int) -> int:
     """Return how many experts a layer has by a config. Raises MismatchError where it cannot be cut so."""
     before = first_of(config, EXPERTS)
     if not before:
-        raise MismatchError(
-            f"{family}: it has no experts: set student.num_experts=null, and student.ffn_width to cut "
-            "its feed-forward"
-        )
+        raise no_experts(family)
     if num_kept > before:
         raise MismatchError(
             f"student.num_experts {num_kept} is more than the {before} of {family}: set it to fewer, "

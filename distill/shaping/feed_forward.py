@@ -34,13 +34,18 @@ def keep_strongest(model: Any, width: int, calibration: Calibration) -> None:
     require_config_of_its_weights(model, f"a feed-forward of {width}", WAY_OUT)
 
 
+def not_dense(family: str) -> MismatchError:
+    """Return the error of a mixture that is to lose neurons."""
+    return MismatchError(
+        f"{family}: its feed-forward is a mixture of experts, and student.ffn_width cuts dense "
+        "ones: set student.ffn_width=null, and student.num_experts to fewer experts"
+    )
+
+
 def refuse_other_widths(family: str, config: Mapping[str, Any], width: int) -> int:
     """Return the feed-forward's width by a config. Raises MismatchError where it cannot be cut so."""
     if first_of(config, EXPERTS):
-        raise MismatchError(
-            f"{family}: its feed-forward is a mixture of experts, and student.ffn_width cuts dense "
-            "ones: set student.ffn_width=null, and student.num_experts to fewer experts"
-        )
+        raise not_dense(family)
     before = config.get("intermediate_size")
     if not isinstance(before, int):
         raise MismatchError(f"{family}: its config has no one intermediate_size; {WAY_OUT}")

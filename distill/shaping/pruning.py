@@ -37,7 +37,10 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Limits:
-    """How far to go: tokens to keep at most, and the largest share that any language's texts may grow."""
+    """How far to go: down to so many tokens, and the largest share that any language's texts may grow.
+
+    The one that is reached first ends it: with `max_loss` more than `size` may be kept.
+    """
 
     size: int | None
     max_loss: float | None

@@ -3,6 +3,7 @@
 import pytest
 from cutting_helpers import Tokens, calibration, sample
 from families import BY_NAME, save
+from generate_helpers import generate_hot
 from run_helpers import QUICKSTART
 
 from distill.errors import MismatchError
@@ -97,6 +98,38 @@ def test_the_plan_counts_the_width_of_a_model_that_is_not_here():
 def test_a_cut_that_the_model_cannot_have_is_refused_before_anything_is_spent(student, message):
     with pytest.raises(MismatchError, match=message):
         check_cuts(recipe_with(method="base", **student))
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("model: Qwen/Qwen3-0.6B, num_experts: 4", r"Qwen3-0\.6B: it has no experts"),
+        ("model: Qwen/Qwen3-30B-A3B, ffn_width: 256", r"30B-A3B: its feed-forward is a mixture"),
+    ],
+)
+def test_a_cut_of_a_model_that_is_not_here_is_refused_by_the_catalogue(student, message):
+    with pytest.raises(MismatchError, match=message):
+        check_cuts(load_recipe(QUICKSTART, [f"student={{method: base, {student}}}"]))
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        "model: Qwen/Qwen3-0.6B, ffn_width: 256",
+        "model: Qwen/Qwen3-30B-A3B, num_experts: 4",
+        "model: tencent/Hunyuan-A13B-Instruct, num_experts: 4",  # of which it knows no size
+        "model: nobody/knows, num_experts: 4",
+    ],
+)
+def test_what_the_catalogue_does_not_forbid_waits_for_the_models_config(student):
+    check_cuts(load_recipe(QUICKSTART, [f"student={{method: base, {student}}}"]))
+
+
+def test_generate_refuses_such_a_cut_before_the_teacher_is_asked(tmp_path):
+    student = f"student={{method: base, model: {TEACHER}, ffn_width: 768}}"
+    with pytest.raises(MismatchError, match=r"ffn_width 768 is more than the 512 neurons"):
+        generate_hot(tmp_path, student)
+    assert not (tmp_path / "generate/raw").exists()
 
 
 def test_a_mixture_is_cut_by_experts_not_by_width(tmp_path):

@@ -48,6 +48,16 @@ def test_a_signal_of_more_ids_than_the_trial_kept_is_told(tmp_path):
     assert told not in plan_of(tmp_path, "capture.signal=top_k", "capture.top_k=50").text
 
 
+def test_it_says_when_fertility_keeps_more_than_the_size():
+    recipe = recipe_of("student.vocabulary.size=320")
+    planned = planned_vocabulary(recipe, connect(recipe).tokenizers, split_prompts(recipe))
+    assert planned.size > 320
+    assert "more than student.vocabulary.size 320: with fewer the texts of a" in planned.text
+    alone = recipe_of("student.vocabulary={size: 320, max_fertility_loss: null}")
+    planned = planned_vocabulary(alone, connect(alone).tokenizers, split_prompts(alone))
+    assert planned.size == 320 and "more than" not in planned.text
+
+
 def test_what_cannot_be_tried_yet_is_reckoned_by_the_size_or_as_the_whole():
     recipe = recipe_of()
     prompts = split_prompts(recipe)

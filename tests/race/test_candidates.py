@@ -128,7 +128,7 @@ def test_what_fits_is_not_cut(whole):
 
 
 def test_the_recipes_own_student_races_even_where_it_does_not_fit(whole):
-    own = {"method": "layers", "layer_share": 0.8, "vocabulary": {"size": 700}}
+    own = {"method": "layers", "layer_share": 0.8, "layers_by": "even", "vocabulary": {"size": 700}}
     first, *others = field_of(whole, parameters=1_000_000, **own).candidates()
     assert first.name == "trimmed+even5" and first.size.parameters > 1_000_000
     assert others and all(c.size.parameters <= 1_000_000 for c in others)

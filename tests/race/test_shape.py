@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -12,15 +15,18 @@ import yaml
 from run_helpers import QUICKSTART, ROOT, SMALL, made_once, run_forked, signal_when, start_forked
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from distill import initialize
 from distill.core.named_run import open_run
 from distill.core.run_folder import RunFolder
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.models import load
 from distill.models.load import config_of
+from distill.pilot import fetch
 from distill.race import report, shape, write
+from distill.race.candidates import LeftOut
 from distill.race.report import outcome_of
 from distill.race.stages import Folders
-from distill.race.stored import Wishes
+from distill.race.stored import Wishes, store_race, stored_race
 from distill.recipe import load_recipe
 
 TEACHER = ROOT / "recipes" / "quickstart" / "teacher"
@@ -178,12 +184,15 @@ def test_the_verdict_says_when_it_may_be_chance(outcome):
     best, _ = outcome.rows
     text = report.text(outcome, None)
     assert f"{best.name} wins: " in text
-    alike = outcome_of(outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], 1)
+    assert "chosen on held-out prompts that the run's report scores, too" in text
+    alike = outcome_of(
+        outcome.race, [best, best.__class__(**{**vars(best), "name": "twin"})], outcome.decided_by
+    )
     assert "that may be chance" in report.text(alike, None)
-    alone = outcome_of(outcome.race, [best], 1)
+    alone = outcome_of(outcome.race, [best], outcome.decided_by)
     assert "is the only one that fits" in report.text(alone, None)
     large = best.__class__(**{**vars(best), "fits": False})
-    nobody = outcome_of(outcome.race, [large], 1)
+    nobody = outcome_of(outcome.race, [large], outcome.decided_by)
     assert "no candidate's file fits" in report.text(nobody, None)
     assert "\n* " in report.text(nobody, None)
 
@@ -208,6 +217,110 @@ def test_another_training_than_before_is_refused_before_any_work(raced, tmp_path
     os.remove(tmp_path / "run/shape/shape.json")
     with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
         shape.run(recipe_of(tmp_path / "run", "train.learning_rate=1e-4"), wishes=WISHES)
+
+
+def test_a_finished_race_is_not_printed_for_another_recipe(raced, tmp_path, capsys):
+    from distill.__main__ import main
+
+    (tmp_path / "run/shape").mkdir(parents=True)  # nothing but shape.json is needed
+    shutil.copy(raced / "run/shape/shape.json", tmp_path / "run/shape")
+    for value in (
+        "train.learning_rate=1e-4",
+        "generate.sampling_temperature=0.9",
+        "capture.num_draws=40",
+        "languages=[en]",
+        "seed=5",
+    ):
+        assert main(["shape", *map(str, words(tmp_path / "run", value, "--write"))]) == 2
+        out, err = capsys.readouterr()
+        assert not out and f"{value.partition('=')[0]} was " in err and "--redo" in err
+    for value in ("train.tracker=tensorboard", "train.repeats=3", "train.control=false"):
+        same = recipe_of(tmp_path / "run", value)
+        assert report.finished(same, WISHES) is not None, value
+
+
+def test_a_race_of_other_answers_is_not_printed(raced, tmp_path):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    path = tmp_path / "run/generate/manifest.json"
+    values = json.loads(path.read_text())
+    del values["sha256"]
+    next(iter(values["files"].values()))["sha256"] = "0" * 64
+    path.write_text(json.dumps(values))
+    assert report.finished(recipe_of(tmp_path / "run"), WISHES) is None
+
+
+def files_and_times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_plan_changes_nothing_of_a_race(raced, tmp_path, capsys):
+    from distill.__main__ import main
+
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    before = files_and_times(tmp_path / "run/shape")
+    other = ["student.budget_mb=1.1", "--tokens", "512"]
+    assert main(["shape", *map(str, words(tmp_path / "run", "--plan", *other[1:]))]) == 0
+    assert "512 tokens each" in capsys.readouterr().out
+    assert shape.run(recipe_of(tmp_path / "run", other[0]), only_plan=True) is None
+    for option in ("--redo", "--write"):
+        assert main(["shape", *map(str, words(tmp_path / "run", "--plan", option))]) == 2
+        assert f"{option} and --plan" in capsys.readouterr().err
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_other_tokens_are_refused_with_those_that_it_began_with(raced, tmp_path, is_over):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    if not is_over:
+        os.remove(tmp_path / "run/shape/shape.json")
+    before = files_and_times(tmp_path / "run/shape")
+    with pytest.raises(MismatchError, match=r"go on with --tokens 2048, or .*--redo"):
+        shape.run(recipe_of(tmp_path / "run"), wishes=Wishes(4096, WISHES.only))
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
+def test_a_race_of_more_students_is_refused_before_it_begins_where_one_was_made_otherwise(
+    raced, tmp_path
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    before = files_and_times(tmp_path / "run/shape")
+    other = recipe_of(tmp_path / "run", "train.learning_rate=1e-4")
+    with pytest.raises(MismatchError, match=r"train.learning_rate was .*--redo"):
+        shape.run(other, wishes=Wishes(None, ("last4", *WISHES.only)))
+    assert files_and_times(tmp_path / "run/shape") == before
+
+
+def refuse_cuts(monkeypatch):
+    def refused(*_):
+        raise MismatchError("QuickLM: its layers do not run one by one; set student.layers_by=even")
+
+    monkeypatch.setattr(initialize, "cut", refused)
+
+
+def test_a_candidate_that_its_family_refuses_is_left_out_and_the_others_race(
+    raced, tmp_path, monkeypatch
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    os.remove(tmp_path / "run/shape/shape.json")
+    shutil.rmtree(tmp_path / "run/shape" / CUT)
+    refuse_cuts(monkeypatch)
+    outcome = shape.run(recipe_of(tmp_path / "run"), wishes=WISHES)
+    assert [row.name for row in outcome.rows] == ["even4"]
+    text = report.text(outcome, None)
+    assert f"left out: {CUT}: QuickLM: its layers do not run" in text
+    assert "even4 is the only one that fits" in text
+
+
+def test_a_race_in_which_nobody_can_take_part_says_why_and_stores_nothing(
+    raced, tmp_path, monkeypatch
+):
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    os.remove(tmp_path / "run/shape/shape.json")
+    shutil.rmtree(tmp_path / "run/shape/even4")
+    refuse_cuts(monkeypatch)
+    with pytest.raises(MissingError, match=r"no candidate could be raced: even4: QuickLM: its "):
+        shape.run(recipe_of(tmp_path / "run"), wishes=Wishes(2048, ("even4",)))
+    assert not (tmp_path / "run/shape/shape.json").exists()
 
 
 def test_a_disk_without_room_is_told_before_the_race(finished, tmp_path, monkeypatch):
@@ -277,3 +390,46 @@ def test_a_smaller_base_of_the_family_races_where_it_is_to_be_had(
     assert "\n  Qwen3-0.6B  " in shown and "\n  trimmed+even4  " in shown
     assert "left out: Qwen2.5-1.5B: model 'Qwen/Qwen2.5-1.5B'" in shown
     assert "the hub cannot be reached" in shown
+    advised = next(c for c in re.findall(r"`(distill fetch .*?)`", shown) if "Qwen2.5-1.5B" in c)
+    _, _, path, *overrides = shlex.split(advised)
+    wanted = fetch.wanted_models(load_recipe(path, overrides))
+    assert any(one.id == "Qwen/Qwen2.5-1.5B" and w.weights for one, w in wanted.items())
+
+
+def test_a_finished_race_goes_on_when_a_base_that_was_missing_is_here(
+    raced, outcome, tmp_path, monkeypatch
+):
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(hub))
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    recipe = recipe_of(tmp_path / "run")
+    missing = LeftOut("Qwen3-0.6B", "not here", missing="Qwen/Qwen3-0.6B")
+    race = replace(outcome.race, left_out=[missing])
+    report.store(Folders(RunFolder(tmp_path / "run")), replace(outcome, race=race))
+    assert report.finished(recipe, WISHES) is not None
+    in_hub_cache(hub, "Qwen/Qwen3-0.6B")
+    assert report.finished(recipe, WISHES) is None
+    next(hub.rglob("*.safetensors")).unlink()
+    assert report.finished(recipe, WISHES) is not None, "its weights are not here yet"
+
+
+def test_a_base_without_its_weights_is_left_out_in_the_race_with_what_brings_it(
+    raced, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    in_hub_cache(tmp_path / "hub", "Qwen/Qwen3-0.6B")
+    next((tmp_path / "hub").rglob("*.safetensors")).unlink()
+    shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
+    recipe = recipe_of(tmp_path / "run")
+    folders = Folders(RunFolder(tmp_path / "run"))
+    race = stored_race(folders)
+    own = race.candidates[0]
+    other = replace(own, name="Qwen3-0.6B", values={**own.values, "model": "Qwen/Qwen3-0.6B"})
+    store_race(folders, replace(race, candidates=[own, other]))
+    outcome = shape.run(recipe, wishes=WISHES)
+    (out,) = [out for out in outcome.race.left_out if out.missing]
+    assert out.missing == "Qwen/Qwen3-0.6B"
+    shown = capsys.readouterr().out
+    assert "Qwen3-0.6B is left out: " in shown, shown
+    assert "student.model=Qwen/Qwen3-0.6B`" in shown, shown
+    assert "RECIPE" not in shown

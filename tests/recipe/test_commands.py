@@ -69,7 +69,7 @@ def test_the_recipe_of_a_run_folder_names_the_same_files(tmp_path):
 
 # what is named and not advised, or has no recipe
 NAMED = r"distill (plan|compare( A B)?|inspect|teachers( NAME)?|explain .+|.*--help)"
-WHOLE = r"distill (\w+|\{.+?\}) RECIPE( --redo (\w+|\{.+?\}))?"
+WHOLE = r"distill (\w+|\{.+?\}) RECIPE( [\w.]+=\S+| \{base\})*( --redo (\w+|\{.+?\}))?"
 
 
 def texts_of(path):
@@ -87,6 +87,18 @@ def test_every_command_that_an_error_advises_can_be_written_in_full():
             for command in re.findall(r"`(distill [^`(]*)`", text):
                 is_known = re.fullmatch(f"{WHOLE}|{NAMED}", command)
                 assert is_known, f"{path}: `{command}`"
+
+
+def test_values_that_are_for_the_advised_command_alone_come_last():
+    advice = "run `distill fetch RECIPE student.model=a/b student.revision=null`"
+    recipe = load_recipe(QUICKSTART, ["student.model=a/c", "student.method=base"])
+    (command,) = commands_in(in_full(advice, recipe))
+    assert command[3:] == [*recipe.typed[1:], "student.model=a/b", "student.revision=null"]
+    assert load_recipe(command[2], command[3:]).student.model == "a/b"
+    made = Recipe.model_validate(load_recipe(QUICKSTART).model_dump())
+    said = "`distill.pilot.fetch.run(recipe)` with `student.model=a/b student.revision=null`"
+    assert in_full(advice, made) == f"run {said}"
+    assert advised_instead(advice, "shape") == advice
 
 
 def test_what_a_stage_advises_can_be_said_of_another_command():

@@ -183,7 +183,7 @@ def test_the_card_begins_with_the_answers_to_what_one_asks_first(recipe, manifes
 
 
 def test_lineage_names_revision_runtime_and_start(recipe, manifests):
-    layers = "student={method: layers, model: Qwen/Qwen3-0.6B, revision: abc}"
+    layers = "student={method: layers, layers_by: even, model: Qwen/Qwen3-0.6B, revision: abc}"
     text = card(recipe(layers, "teacher={model: zai-org/GLM-4.5-Air, revision: d1}"), manifests)
     assert "- Teacher: zai-org/GLM-4.5-Air, revision d1, run locally" in text
     assert "2 evenly spaced layers of Qwen/Qwen3-0.6B (revision abc)." in text

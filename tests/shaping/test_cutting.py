@@ -76,9 +76,11 @@ def test_layers_chosen_by_nll_are_told_with_what_they_cost(tmp_path, capsys):
 
 
 def test_an_evenly_cut_student_reads_no_samples(tmp_path):
-    recipe = load_recipe(QUICKSTART, [f"student={{method: layers, model: {TEACHER}}}"])
+    recipe = load_recipe(
+        QUICKSTART, [f"student={{method: layers, layers_by: even, model: {TEACHER}}}"]
+    )
     assert initialize.reads(recipe) == () and "layers_by" not in recipe.student.identity()
-    result, _ = cut_student(tmp_path / "run", method="layers", layer_share=0.5)
+    result, _ = cut_student(tmp_path / "run", method="layers", layer_share=0.5, layers_by="even")
     assert result.cuts == [Cut("layers", 6, 3, "even", [0, 2, 5])]
     assert result.nll_before_cuts is None
     assert told(result.cuts, None) == ["3 of 6 layers kept (0, 2, 5), chosen by even"]

@@ -53,6 +53,18 @@ def test_no_language_loses_more_than_it_may(parent, max_loss):
     assert len(pruned.kept) % MULTIPLE == 0 or len(pruned.kept) == len(vocabulary.tokens)
 
 
+def test_of_two_limits_the_one_that_is_reached_first_ends_it():
+    vocabulary = vocabulary_of(made("quickstart"))
+    counts_VL = counts_of(made("quickstart"), LANGUAGES)
+    by_loss = prune(vocabulary, counts_VL, (), Limits(None, 0.05))
+    num = len(by_loss.kept)
+    assert prune(vocabulary, counts_VL, (), Limits(num - MULTIPLE, 0.05)) == by_loss
+    assert by_loss.stopped_by == "fertility"
+    by_size = prune(vocabulary, counts_VL, (), Limits(num + MULTIPLE, 0.05))
+    assert by_size.stopped_by == "size" and len(by_size.kept) == num + MULTIPLE
+    assert by_size == prune(vocabulary, counts_VL, (), Limits(num + MULTIPLE, None))
+
+
 def test_a_language_at_its_limit_does_not_keep_the_tokens_of_others():
     """Before some are put back for a round number, nothing is left that may go."""
     vocabulary = vocabulary_of(made("quickstart"))

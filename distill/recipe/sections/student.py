@@ -1,6 +1,6 @@
 """The section `student`: the model that learns, before training."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
@@ -9,6 +9,7 @@ from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, Share, field
 from distill.recipe.sources import FILES, Column, Source
 
+UNCHOSEN = "even"  # how layers were kept before layers_by: as runs of that time have it
 FFN_STEP = 256  # neurons: a block of llama.cpp's k-quants
 
 
@@ -59,12 +60,14 @@ class Vocabulary(Section):
     """Trim the student's tokenizer to the tokens that its languages need."""
 
     size: PositiveInt | None = field(
-        None, "Tokens to keep at most; null = as few as max_fertility_loss allows"
+        None,
+        "Take tokens away until so many stay; null = as few as max_fertility_loss allows. Where that "
+        "is reached first, more than size stay",
     )
     max_fertility_loss: Share | None = field(
         0.01,
         "Keep so many tokens that a text of any of the languages becomes at most this share longer "
-        "in tokens; null = size alone decides",
+        "in tokens, whatever size says; null = size alone decides",
     )
     texts: list[CountedText] = field(
         [],
@@ -94,12 +97,12 @@ class Student(Section):
     )
     layer_share: PositiveShare = field(0.5, "Share of the layers to keep (layers)")
     layers_by: Literal["even", "last", "block_influence", "nll"] = field(
-        "even",
+        "block_influence",
         "Which layers to keep (layers): even = evenly spaced; last = the first ones, so that the "
         "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
         "after another, always the one without which the answers' NLL is least. The last two read "
-        "some of the run's samples; nll keeps most of what the model knows",
-        is_newer=True,
+        "some of the run's samples: nll keeps most before training and takes minutes, "
+        "block_influence seconds; after a short distillation they were alike (BENCHMARKS.md)",
     )
     ffn_width: PositiveInt | None = field(
         None,
@@ -135,6 +138,13 @@ class Student(Section):
     num_kv_heads: PositiveInt = field(2, "random: key/value heads")
     head_dim: PositiveInt = field(32, "random: width of a head")
 
+    def identity(self) -> dict[str, Any]:
+        """Name how layers are chosen only where some are, and otherwise than before there was a choice."""
+        values = super().identity()
+        if self.method != "layers" or self.layers_by == UNCHOSEN:
+            del values["layers_by"]
+        return values
+
     @model_validator(mode="after")
     def _method_has_its_model(self) -> "Student":
         if self.method != "random" and self.model is None:
@@ -147,7 +157,8 @@ class Student(Section):
 
     @model_validator(mode="after")
     def _cuts_fit_the_method(self) -> "Student":
-        if self.method == "random" and self.layers_by != "even":
+        unused = (UNCHOSEN, type(self).model_fields["layers_by"].default)
+        if self.method == "random" and self.layers_by not in unused:
             raise ValueError(
                 f"layers_by: {self.layers_by} belongs to method: layers, and method is {self.method}"
             )
