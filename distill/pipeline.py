@@ -269,8 +269,9 @@ def _refuse_new_inputs(
             if name not in made_from.inputs and folder.manifest(name, dict) is None:
                 raise MismatchError(
                     f"{folder.stage(stage.name)} was made without {name}, which the recipe now has: "
-                    f"add --redo {stage.name}, which makes it and what follows anew, after {name} "
-                    "(nothing that cost teacher time is deleted), or set run_folder=PATH"
+                    f"run `distill run RECIPE --redo {stage.name}`, which makes it and what follows "
+                    f"anew, after {name} (nothing that cost teacher time is deleted), or set "
+                    "run_folder=PATH"
                 )
 
 

@@ -16,7 +16,7 @@ from distill.catalog.catalog import LicenceVerdict, begun_with
 from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.conduct.sets import requests_of
 from distill.core.files import write_atomic
-from distill.core.processes import ALONE, Processes
+from distill.core.processes import ALONE, Processes, launched_number
 from distill.core.results import PlanResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
@@ -91,6 +91,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     model = recipe.student.model or recipe.teacher.model
     student = find.identity(recipe.model_location(model), recipe.student.revision)
     inputs = teacher_fingerprint(recipe).inputs | prompts_inputs(recipe) | {"student": student}
+    if recipe.num_processes is None and (num := launched_number()) > 1:
+        inputs["num_processes"] = str(num)  # it reckons with those that run
     return Fingerprint(recipe.identity(), inputs | texts_inputs(recipe))
 
 

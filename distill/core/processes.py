@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distill.core import activity, terminal
+from distill.core import activity, shutdown, terminal
 from distill.core.cores import own_cores
 from distill.core.launcher_settings import overruled, refuse_other_engines
 from distill.errors import MismatchError
@@ -150,6 +150,11 @@ def launched_rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def launched_number() -> int:
+    """Return how many processes the launcher has started, without importing torch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(num_wanted: int | None, patience: float = PATIENCE) -> Processes:
     """Join the other processes. Where they do not all come within `patience` seconds this one ends.
 
@@ -174,11 +179,10 @@ def start(num_wanted: int | None, patience: float = PATIENCE) -> Processes:
     else:
         require_own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count())
     node = own_node(os.environ)  # before accelerate writes its own guess there
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    launched = launched_number()
     with meeting(launched, patience):
         state = PartialState(cpu=not torch.cuda.is_available(), timeout=LONGEST_WAIT)
-        if state.num_processes > 1:
-            torch.distributed.barrier()  # NCCL meets at the first thing that is done together
+        state.wait_for_everyone()  # NCCL meets at the first thing that is done together
     kind = str(state.distributed_type).rpartition(".")[2]
     expected = ("NO",) if launched == 1 else ("MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")
     if state.num_processes != launched or kind not in expected:
@@ -223,10 +227,14 @@ def meeting(num: int, patience: float) -> Iterator[None]:
         )
         os._exit(ENDED)
 
-    if num > 1:
-        threading.Thread(target=count, daemon=True, name="meeting").start()
-    try:
+    if num == 1:
         yield
+        return
+    threading.Thread(target=count, daemon=True, name="meeting").start()
+    try:
+        # nothing is at work yet, and torch waits where no handler of ours is called
+        with shutdown.deaf():
+            yield
     finally:
         have_met.set()
 

@@ -39,6 +39,24 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Let the signals end the process at once within the block: nobody looks at the flag there.
+
+    Outside the main thread there is nothing to change.
+    """
+    old = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+            number = getattr(signal, name)
+            old[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def _on_signal(number: int, _frame: object) -> None:
     if _requested:
         signal.signal(number, signal.SIG_DFL)

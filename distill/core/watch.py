@@ -16,10 +16,10 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from distill.core import activity, terminal
+from distill.core import activity, lifelines, terminal
 from distill.core.lifelines import DONE, REFUSED, STOPPED, Lifelines
 from distill.core.processes import ENDED, NOTICE, Processes, open_store
-from distill.errors import DistillError, Stopped, in_short
+from distill.errors import DistillError, ServerError, Stopped, in_short
 
 BEAT = 1.0  # seconds
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
@@ -85,6 +85,9 @@ def watching(
     except Stopped:
         watch.end(STOPPED)
         raise
+    except ServerError:
+        watch.end(None)  # it may be back: the same command goes on
+        raise
     except DistillError:
         watch.end(REFUSED)
         raise
@@ -120,7 +123,7 @@ class Watch(threading.Thread):
     def end(self, word: bytes | None) -> None:
         """End the watch; `word`: what the others are told, None where this rank fails by a fault."""
         if word in (STOPPED, REFUSED):
-            self._meet()
+            self._meet(SURE if word == STOPPED else lifelines.SECONDS)
         self._ended.set()
         self.join(2 * BEAT)
         if word is None:
@@ -128,10 +131,10 @@ class Watch(threading.Thread):
         else:
             self._lifelines.leave(word)
 
-    def _meet(self) -> None:
-        """Wait a moment for the lifelines: a rank may leave before the others can hear why."""
+    def _meet(self, most: float) -> None:
+        """Wait at most so many seconds for the lifelines: a rank may leave before they are there."""
         num_others = self._processes.num - 1 if self._processes.is_main else 1
-        end = time.monotonic() + SURE
+        end = time.monotonic() + most
         while self._lifelines.num_met() < num_others and time.monotonic() < end:
             time.sleep(0.02)
 

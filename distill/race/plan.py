@@ -11,6 +11,7 @@ from distill.catalog.catalog import LEVELS
 from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.processes import Processes
 from distill.core.results import TrimResult
+from distill.core.run_folder import RunFolder
 from distill.errors import (
     DistillError,
     MismatchError,
@@ -136,7 +137,7 @@ def _trimmed(
     folder = folders.of_vocabulary(TRIMMED)
     try:
         trimming = changed(recipe, student=values)
-        if not is_made([trim.STAGE], trimming, folder):
+        if not _is_trimmed(trimming, folders, folder):
             run_stages([trim.STAGE], trimming, folder, running)
     except RaceChanged:
         raise
@@ -150,6 +151,20 @@ def _trimmed(
         left_out.append(LeftOut(TRIMMED, f"all {result.vocab_size:,} tokens are needed"))
         return None
     return folder.stage("trim") / TOKENIZER, result.vocab_size
+
+
+def _is_trimmed(trimming: Recipe, folders: Folders, folder: RunFolder) -> bool:
+    """Return whether the vocabulary is there; another one goes, as long as no candidate has it.
+
+    Raises RaceChanged where one has.
+    """
+    try:
+        return is_made([trim.STAGE], trimming, folder)
+    except RaceChanged:
+        if any(RunFolder(path).began("initialize") for path in folders.path.iterdir()):
+            raise
+        folder.set_aside("trim", keep_files=False)  # only a plan has asked for it
+        return False
 
 
 def _reason(error: Exception) -> str:

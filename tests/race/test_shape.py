@@ -268,6 +268,17 @@ def test_a_plan_changes_nothing_of_a_race(raced, tmp_path, capsys):
     assert files_and_times(tmp_path / "run/shape") == before
 
 
+def test_a_plan_may_follow_one_of_another_vocabulary(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    vocabulary = "student.vocabulary={{size: {}, max_fertility_loss: null}}"
+    for size in (768, 512):
+        assert (
+            shape.run(recipe_of(tmp_path / "run", vocabulary.format(size)), only_plan=True) is None
+        )
+    trimmed = json.loads((tmp_path / "run/shape/vocabulary/trimmed/trim/manifest.json").read_text())
+    assert trimmed["result"]["vocab_size"] == 512
+
+
 @pytest.mark.parametrize("is_over", [True, False])
 def test_other_tokens_are_refused_with_those_that_it_began_with(raced, tmp_path, is_over):
     shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
