@@ -43,7 +43,7 @@ def listening() -> Iterator[None]:
 def deaf() -> Iterator[None]:
     """Let the signals end the process at once within the block: nobody looks at the flag there.
 
-    Outside the main thread there is nothing to change.
+    Outside the main thread there is nothing to change. Raises Stopped for one that came before.
     """
     old = {}
     if threading.current_thread() is threading.main_thread():
@@ -51,6 +51,7 @@ def deaf() -> Iterator[None]:
             number = getattr(signal, name)
             old[number] = signal.signal(number, signal.SIG_DFL)
     try:
+        check()
         yield
     finally:
         for number, handler in old.items():

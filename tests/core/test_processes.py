@@ -1,13 +1,16 @@
 """What the processes of a run are given."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 from run_helpers import Forked, environment, free_port
 
+from distill.core import shutdown
 from distill.core.digests import digest
 from distill.core.processes import (
     ENDED,
@@ -115,6 +118,26 @@ def test_one_that_waits_for_others_that_never_come_says_so_and_ends(rank):
     said = [line for line in alone.stderr.splitlines() if line.startswith("distill: ")]
     assert len(said) == 2 and "run the same command" in said[1]
     assert all(f"waiting for 2 processes at 127.0.0.1:{port}" in line for line in said)
+
+
+def meet_and_listen(marker):
+    with shutdown.listening():
+        marker.touch()
+        start(None, 60.0)
+    return 0
+
+
+def test_a_signal_ends_one_that_waits_for_others(tmp_path):
+    of_two = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    waits = Forked(meet_and_listen, tmp_path / "marker", variables=environment(**of_two, **place))
+    while not (tmp_path / "marker").exists():
+        time.sleep(0.02)
+    time.sleep(0.5)  # in torch by now; a signal that comes before is looked at on the way there
+    waits.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    assert waits.result(50).returncode != 0
+    assert time.monotonic() - began < 20
 
 
 def test_ranks_of_nodes_with_unequal_numbers_are_told_apart(monkeypatch):
