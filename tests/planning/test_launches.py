@@ -130,3 +130,12 @@ def test_plan_prints_it_of_the_number_that_the_recipe_names_else_of_the_one_that
     text = plan.run(recipe, RunFolder(tmp_path), running, planned=PLANNED).result.text
     assert "2 processes (num_processes), on one node: up to" in text
     assert "a process waits: the first alone does" in text
+
+
+def test_a_plan_is_made_anew_by_another_launch_where_the_recipe_leaves_the_number_to_it(
+    monkeypatch,
+):
+    open_number, named = (load_recipe(QUICKSTART, [f"num_processes={n}"]) for n in ("null", "2"))
+    alone = [plan.fingerprint(recipe) for recipe in (open_number, named)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert plan.fingerprint(open_number) != alone[0] and plan.fingerprint(named) == alone[1]
