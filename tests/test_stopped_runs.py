@@ -152,19 +152,39 @@ def test_a_full_disk_is_one_line_and_the_run_continues_after(tmp_path):
     assert run_forked(*small(folder), "--stages", "plan,generate").returncode == 0
 
 
-def test_a_rank_that_is_killed_ends_the_other_and_the_same_command_continues(tmp_path):
-    words = small(tmp_path / "run", "processes.patience=2")
-    both = two_ranks(words)
-    assert wait_for(lambda: len(list(tmp_path.glob("run/generate/raw/*.jsonl"))) == 2)
-    both[0].send_signal(signal.SIGKILL)  # of rank 1: test_shared_stages.py
-    began = time.monotonic()
-    other = both[1].result(timeout=60)
-    assert time.monotonic() - began < 10
-    assert other.returncode == ENDED
-    assert "rank 0 on " in other.stderr and "run the same command to continue" in other.stderr
-    for rank in two_ranks(words):
-        assert rank.result().returncode == 0
-    assert (tmp_path / "run" / "generate" / "manifest.json").exists()
+KILLS_OF_A_RANK = [
+    (0, lambda f: len(list(f.glob("generate/raw/*.jsonl"))) == 2),
+    (1, lambda f: list(f.glob("capture/signals/*/*.shard"))),
+    (0, lambda f: lines(f / "train/student.metrics.jsonl") >= 3),
+    (1, lambda f: lines(f / "train/control.metrics.jsonl") >= 3),
+    (1, lambda f: (f / "quantize/started.json").exists()),
+    (0, lambda f: (f / "evaluate/teacher_answers.jsonl").exists()),
+]
+
+
+def test_whichever_rank_is_killed_the_other_ends_and_the_same_command_continues(tmp_path):
+    folder = tmp_path / "run"
+    words = small(folder, "processes.patience=2")
+    for rank, ready in KILLS_OF_A_RANK:
+        both = two_ranks(words)
+        assert wait_for(lambda ready=ready: ready(folder))
+        both[rank].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        other = both[1 - rank].result(timeout=60)
+        assert time.monotonic() - began < 10
+        assert other.returncode == ENDED, other.stderr
+        assert f"rank {rank} on " in other.stderr
+        assert "run the same command to continue" in other.stderr
+    assert [rank.result().returncode for rank in two_ranks(words)] == [0, 0]
+    keys = [row["key"] for row in read_row_logs(folder / "generate/raw")[0]]
+    assert len(keys) == len(set(keys)), "no answer was paid for twice"
+    unbroken = shutil.copytree(folder, tmp_path / "unbroken", symlinks=True)
+    shutil.rmtree(unbroken / "train")
+    anew = two_ranks(small(unbroken, "processes.patience=2"), word="train")
+    assert [rank.result().returncode for rank in anew] == [0, 0]
+    for role in ("student", "control"):
+        weights = f"train/{role}/model.safetensors"
+        assert sha(folder / weights) == sha(unbroken / weights)
 
 
 def distill_with_a_full_disk_of_rank_0(words):
@@ -190,11 +210,11 @@ def test_what_rank_0_alone_refuses_ends_all_with_its_status(tmp_path, distill, m
     assert "run the same command" not in other.stderr
 
 
-def two_ranks(words):
-    """Start `generate` as two ranks, as Slurm does."""
+def two_ranks(words, word="run"):
+    """Start two ranks, as Slurm does."""
     meeting = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
-        start_forked(*words, word="generate", RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
+        start_forked(*words, word=word, RANK=str(rank), LOCAL_RANK=str(rank), **meeting)
         for rank in range(2)
     ]
 
