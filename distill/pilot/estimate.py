@@ -47,6 +47,7 @@ class Estimate:
     for what. `num_written`: prompts that the teacher is to write. `used`: what is used of the
     limits on a server (`on_server`). `warning`: what should be changed before more is asked.
     `scoring`: what a server is to score when all are there (capture.from_server: scores).
+    `mean_prompt_tokens`: of a prompt.
     """
 
     num_wanted: int
@@ -61,6 +62,7 @@ class Estimate:
     on_server: bool
     warning: str | None = None
     scoring: dict[str, Range] = field(default_factory=dict)
+    mean_prompt_tokens: float = 0.0
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[tuple[Recipe, Estimate]]:
@@ -121,6 +123,7 @@ def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate |
         scoring_usage(
             recipe, left.num_wanted, left.mean_prompt_tokens, lengths, reasons.count(None)
         ),
+        left.mean_prompt_tokens,
     )
 
 
@@ -308,17 +311,31 @@ def _notes(recipe: Recipe, estimate: Estimate) -> list[str]:
             "never had a good one"
         )
     if recipe.rounds is not None:
-        notes.append(
-            "not in these figures: the rounds, in which the teacher scores the student's answers "
-            "(up to "
-            f"{recipe.rounds.num_rounds * recipe.train.repeats} rounds; `distill plan` reckons them)"
-        )
+        notes.append(_rounds_note(recipe, estimate))
     if options.judge_min_score is not None:
         notes.append(
             "not in these figures: the judge (judge_min_score), one short reply about each answer "
             "that passes the other filters"
         )
     return notes
+
+
+def _rounds_note(recipe: Recipe, estimate: Estimate) -> str:
+    """Return what rounds ask beside these figures, if the student's answers are as long as these."""
+    options = recipe.rounds
+    assert options is not None
+    num_rounds = options.num_rounds * recipe.train.repeats
+    num_prompts = estimate.num_wanted / recipe.generate.samples_per_prompt
+    num_learnt = num_prompts * (1 - recipe.train.validation_share)
+    each = min(options.prompts_per_round or num_learnt, num_learnt) * options.answers_per_prompt
+    answer = sum(estimate.lengths) / max(len(estimate.lengths), 1)
+    tokens = num_rounds * each * (estimate.mean_prompt_tokens + answer)
+    served = f" in {num_rounds * each:,.0f} requests" if recipe.capture.from_server else ""
+    return (
+        f"beside these figures: up to {num_rounds} rounds, in each of which the student writes about "
+        f"{each:,.0f} answers; the teacher scores them, with their prompts {tokens / 1000:,.0f} "
+        f"thousand tokens in all{served}, and writes none (`distill plan` reckons the time)"
+    )
 
 
 def _speed_note(options: Generate, estimate: Estimate) -> str:

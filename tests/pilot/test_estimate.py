@@ -251,3 +251,18 @@ def test_the_estimate_says_what_will_be_too_much_long_reasoning():
         10_000, 0, 0, [2000.0] * 4, {"en": 4}, {}, {}, None, Usage(), False, warning
     )
     assert f"warning: {warning}" in estimate.text(load_recipe(QUICKSTART), found)
+
+
+def test_rounds_are_counted():
+    lengths = [30.0, 50.0]
+    found = estimate.Estimate(
+        2000, 0, 0, lengths, {"en": 2}, {}, {}, None, Usage(), False, mean_prompt_tokens=60.0
+    )
+    overrides = ["rounds.num_rounds=3", "train.repeats=2", "generate.samples_per_prompt=2"]
+    told = estimate.text(load_recipe(QUICKSTART, [*overrides, "train.validation_share=0.1"]), found)
+    # 900 of 1,000 prompts are learnt; 6 rounds x 900 answers x 100 tokens
+    assert (
+        "up to 6 rounds" in told and "about 900 answers" in told and "540 thousand tokens" in told
+    )
+    few = [*overrides, "rounds.prompts_per_round=100", "rounds.answers_per_prompt=3"]
+    assert "about 300 answers" in estimate.text(load_recipe(QUICKSTART, few), found)
