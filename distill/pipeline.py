@@ -262,7 +262,7 @@ def _refuse_new_inputs(
     for stage in chosen:
         if stage.name == redo:
             return  # this one and those after it are made anew
-        made_from = folder.made_from(stage.name)
+        made_from = folder.made_from(stage.name) if folder.began(stage.name) else None
         if made_from is None or stage.cheap:
             continue
         for name in stage.reads(recipe):
