@@ -12,7 +12,7 @@ from contextlib import suppress
 
 # what a rank says that leaves: its work is done, a signal has stopped it, or it has told its user
 # what is to be mended (the same command would end there again)
-DONE, STOPPED, REFUSED = b"done\n", b"stopped\n", b"refused\n"
+WORDS = DONE, STOPPED, REFUSED = b"done\n", b"stopped\n", b"refused\n"
 HELLO_BYTES = 64
 SECONDS = 10.0  # that a connection may take
 # a machine that vanishes says nothing: its silence ends the connection after 10 + 4 x 5 seconds
@@ -27,10 +27,7 @@ class Lifelines:
         self._listener: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
         self._token = ""
-        self._met: set[int] = set()
-        self._gone: set[int] = set()
-        self._stopped: set[int] = set()
-        self._refused: set[int] = set()
+        self._left: dict[int, bytes] = {}  # what each rank said that has left; b"": nothing
         self._lock = threading.RLock()
 
     def listen(self) -> str:
@@ -57,20 +54,21 @@ class Lifelines:
                 self._greet(end)
             for key, _ in self._selector.select(0) if self._ends else []:
                 self._hear(key.data)
-            return set(self._gone)
+            return self._that_said(b"")
 
     def stopped(self) -> set[int]:
         """Return the ranks that have left because of a signal."""
-        return set(self._stopped)
+        return self._that_said(STOPPED)
 
     def refused(self) -> set[int]:
         """Return the ranks that have left after they told what is to be mended."""
-        return set(self._refused)
+        return self._that_said(REFUSED)
 
     def num_met(self) -> int:
         """Return with how many ranks this one has had a connection."""
         self.gone()
-        return len(self._met)
+        with self._lock:
+            return len(self._ends.keys() | self._left.keys())
 
     def leave(self, word: bytes) -> None:
         """Tell the others why this rank leaves (DONE, STOPPED or REFUSED), and close."""
@@ -117,7 +115,6 @@ class Lifelines:
         end.setblocking(False)
         with self._lock:
             self._ends[rank] = end
-            self._met.add(rank)
             self._selector.register(end, selectors.EVENT_READ, rank)
 
     def _hear(self, rank: int) -> None:
@@ -128,12 +125,11 @@ class Lifelines:
         except OSError:  # reset, or silent for too long
             said = b""
         self._drop(rank)
-        if said.startswith(STOPPED):
-            self._stopped.add(rank)
-        elif said.startswith(REFUSED):
-            self._refused.add(rank)
-        elif not said.startswith(DONE):
-            self._gone.add(rank)
+        self._left[rank] = next((word for word in WORDS if said.startswith(word)), b"")
+
+    def _that_said(self, word: bytes) -> set[int]:
+        with self._lock:
+            return {rank for rank, said in self._left.items() if said == word}
 
     def _drop(self, rank: int) -> None:
         end = self._ends.pop(rank)

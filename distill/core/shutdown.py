@@ -7,8 +7,9 @@ at once, which is safe too: every file is written whole or not at all.
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from distill.errors import DistillError, Stopped
 
@@ -26,17 +27,11 @@ def listening() -> Iterator[None]:
     """
     _requested.clear()
     _failures.clear()
-    old = {}
-    if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-            number = getattr(signal, name)
-            old[number] = signal.signal(number, _on_signal)
     try:
-        yield
+        with _handled_by(_on_signal):
+            yield
     finally:
         _failures.clear()
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -45,17 +40,26 @@ def deaf() -> Iterator[None]:
 
     Outside the main thread there is nothing to change. Raises Stopped for one that came before.
     """
+    with _handled_by(signal.SIG_DFL):
+        check()
+        yield
+
+
+@contextmanager
+def _handled_by(
+    handler: Callable[[int, FrameType | None], object] | signal.Handlers,
+) -> Iterator[None]:
+    """Give the signals this handler within the block, and the one that they had after it."""
     old = {}
     if threading.current_thread() is threading.main_thread():
         for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
             number = getattr(signal, name)
-            old[number] = signal.signal(number, signal.SIG_DFL)
+            old[number] = signal.signal(number, handler)
     try:
-        check()
         yield
     finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, before in old.items():
+            signal.signal(number, before)
 
 
 def _on_signal(number: int, _frame: object) -> None:
