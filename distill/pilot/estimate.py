@@ -23,6 +23,7 @@ from distill.pilot import pilot_sample
 from distill.pilot.pilot_sample import Measured, PilotSample, num_prompt_tokens
 from distill.pilot.scored import scoring_usage, with_scoring
 from distill.planning.demands import num_written_by
+from distill.planning.round_costs import answers_a_round
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
 from distill.teachers.answers import answer_lengths
@@ -326,8 +327,7 @@ def _rounds_note(recipe: Recipe, estimate: Estimate) -> str:
     assert options is not None
     num_rounds = options.num_rounds * recipe.train.repeats
     num_prompts = estimate.num_wanted / recipe.generate.samples_per_prompt
-    num_learnt = num_prompts * (1 - recipe.train.validation_share)
-    each = min(options.prompts_per_round or num_learnt, num_learnt) * options.answers_per_prompt
+    each = answers_a_round(recipe, options, num_prompts)
     answer = sum(estimate.lengths) / max(len(estimate.lengths), 1)
     tokens = num_rounds * each * (estimate.mean_prompt_tokens + answer)
     served = f" in {num_rounds * each:,.0f} requests" if recipe.capture.from_server else ""

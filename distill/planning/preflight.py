@@ -35,9 +35,10 @@ def check_answering(recipe: Recipe) -> None:
     if recipe.rounds is None or recipe.rounds.student_as != "gguf":
         return
     student = PlannedStudent(recipe)
-    problem = gguf_problem(student, "q8_0")
     if student.is_mixture:
         problem = f"student {recipe.student.model!r} is a mixture of experts"
+    else:
+        problem = gguf_problem(student, "q8_0")
     if problem is not None:
         raise MismatchError(
             f"{recipe.source}: rounds.student_as gguf: {problem}: set rounds.student_as=weights"

@@ -11,6 +11,8 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.planning.training import checkpoint_bytes, training_bytes, training_seconds
+from distill.recipe import Recipe
+from distill.recipe.sections import Rounds
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,19 @@ class RoundsDemand:
     validated: float
 
 
+def answers_a_round(recipe: Recipe, options: Rounds, num_prompts: float) -> float:
+    """Return how many answers the student writes in a round; `num_prompts`: the teacher's."""
+    learnt = num_prompts * (1 - recipe.train.validation_share)
+    return min(options.prompts_per_round or learnt, learnt) * options.answers_per_prompt
+
+
 def rounds_demand(work: Workload) -> RoundsDemand:
     """Return the demand of the recipe's rounds, in all repeats of the training."""
     recipe, options = work.recipe, work.recipe.rounds
     assert options is not None
     asked = work.demand.num_answers / recipe.generate.samples_per_prompt
-    usable = asked * (1 - recipe.train.validation_share)
-    prompts = min(options.prompts_per_round or usable, usable)
     num_rounds = options.num_rounds * recipe.train.repeats
-    answers = prompts * options.answers_per_prompt
+    answers = answers_a_round(recipe, options, asked)
     longest = options.max_new_tokens or recipe.generate.max_new_tokens
     answer = min(work.demand.answer, longest)
     samples = answers / options.mix.current * options.epochs
