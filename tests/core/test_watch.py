@@ -208,6 +208,15 @@ def test_a_line_that_nobody_reads_does_not_end_the_watch():
         os.close(writer)
 
 
+def comes_to_rest(effort):
+    """Return whether one of some looks finds no effort: a tick of a busy machine's clock may count late."""
+    for _ in range(20):
+        time.sleep(0.3)
+        if not effort.is_made():
+            return True
+    return False
+
+
 def test_a_child_that_computes_is_effort():
     effort = activity.Effort()
     code = "import sys\nend = 2**22\nwhile end: end -= 1\nprint(1, flush=True)\nsys.stdin.read()"
@@ -215,12 +224,9 @@ def test_a_child_that_computes_is_effort():
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         child.stdout.readline()
         assert effort.is_made()
-        time.sleep(0.2)
-        assert not effort.is_made()
+        assert comes_to_rest(effort)
         child.communicate(b"")
-    effort.is_made()
-    time.sleep(0.2)
-    assert not effort.is_made()
+    assert comes_to_rest(effort)
 
 
 def test_effort_is_told_from_rest():
@@ -229,5 +235,4 @@ def test_effort_is_told_from_rest():
     while time.process_time() < end:
         pass
     assert effort.is_made()
-    time.sleep(0.2)
-    assert not effort.is_made()
+    assert comes_to_rest(effort)
