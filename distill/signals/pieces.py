@@ -13,6 +13,7 @@ N: positions, C: columns of the logits, V: the student's ids.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
+CACHED_VALUES = 1 << 20  # float32 values of a part that stay in a CPU's cache
 NEGLIGIBLE = 1e-4  # of the mass: a token that the text is in with less is not followed up
 
 
@@ -84,40 +86,45 @@ class Pieces:
         begins = {0, *accumulate(lengths)}
         labels = labels_N.tolist()
         text = _Text()
-        for part, logits_NC in logit_chunks:
+        for part, logits_NC in _in_cache(logit_chunks):
             changes = _Changes()
-            logp_NC = self._log_probs(logits_NC)
-            said = self._of_labels(logp_NC, labels[part])
-            for row, (label, (alone, begun)) in enumerate(zip(labels[part], said, strict=True)):
+            said = self._said(logits_NC)
+            of_labels = self._of_labels(said, labels[part])
+            for row, (label, (alone, begun)) in enumerate(
+                zip(labels[part], of_labels, strict=True)
+            ):
                 if part.start + row in begins:
                     text = _Text()
                 changes.note(row, text)
                 text.read(label, alone, begun)
-            yield part, changes.applied_to(self._between_tokens(logp_NC))
+            yield part, changes.applied_to(self._between_tokens(said))
 
-    def _log_probs(self, logits_NC: "Tensor") -> "Tensor":
-        """Return the log-probs of the teacher's tokens, among those that the student can write."""
+    def _said(self, logits_NC: "Tensor") -> "_Said":
+        """Return what the teacher says, among the tokens that the student can write."""
         known_NC = logits_NC[:, : self.num_known].float()
         if len(self._unwritten):
             unwritten = self._on(logits_NC.device, "unwritten", self._unwritten)
             known_NC = known_NC.index_fill(1, unwritten, -np.inf)
-        return known_NC - known_NC.logsumexp(-1, keepdim=True)
+        centred_NC = known_NC - known_NC.amax(-1, keepdim=True)
+        weights_NC = centred_NC.exp()
+        return _Said(centred_NC, weights_NC, weights_NC.sum(-1, keepdim=True))
 
-    def _between_tokens(self, logp_NC: "Tensor") -> "Tensor":
+    def _between_tokens(self, said: "_Said") -> "Tensor":
         """Return the log-probs [N, V] where the text stands between two of the teacher's tokens."""
         import torch
 
-        device = logp_NC.device
-        first_C = self._on(device, "first", self._first_C)
+        weights_NC, device = said.weights_NC, said.weights_NC.device
+        first_NC = self._on(device, "first", self._first_C).expand(len(weights_NC), -1)
         # on a GPU the order of additions is anybody's: float64 hides it
         wide = torch.float32 if device.type == "cpu" else torch.float64
-        begun_NV = torch.zeros(len(logp_NC), len(self) + 1, dtype=wide, device=device)
-        begun_NV.scatter_add_(1, first_C.expand(len(logp_NC), -1), logp_NC.exp().to(wide))
-        kept_NV = logp_NC.index_select(1, self._on(device, "kept", self.kept_V))
-        return torch.logaddexp(kept_NV, begun_NV[:, :-1].log().float())
+        begun_NV = torch.zeros(len(weights_NC), len(self) + 1, dtype=wide, device=device)
+        begun_NV.scatter_add_(1, first_NC, weights_NC.to(wide))
+        kept_NV = said.centred_NC.index_select(1, self._on(device, "kept", self.kept_V))
+        both_NV = torch.logaddexp(kept_NV, begun_NV[:, :-1].log_().float())
+        return both_NV.sub_(said.total_N1.log())
 
     def _of_labels(
-        self, logp_NC: "Tensor", labels: Sequence[int]
+        self, said: "_Said", labels: Sequence[int]
     ) -> "Iterator[tuple[float, list[tuple[tuple[int, ...], float]]]]":
         """Yield at each position how likely its label is alone, and what is likely that it begins.
 
@@ -130,9 +137,11 @@ class Pieces:
             np.append(ids, self.kept_V[label]) for ids, label in zip(begun, labels, strict=True)
         ]
         sizes = [len(ids) for ids in asked]
-        rows = torch.from_numpy(np.repeat(np.arange(len(labels)), sizes)).to(logp_NC.device)
-        columns = torch.from_numpy(np.concatenate(asked)).to(logp_NC.device)
-        masses = logp_NC[rows, columns].double().exp().cpu().numpy()
+        device = said.weights_NC.device
+        rows = torch.from_numpy(np.repeat(np.arange(len(labels)), sizes)).to(device)
+        columns = torch.from_numpy(np.concatenate(asked)).to(device)
+        weights = said.weights_NC[rows, columns].double()
+        masses = (weights / said.total_N1[rows, 0]).cpu().numpy()
         for ids, of_one in zip(begun, np.split(masses, np.cumsum(sizes)[:-1]), strict=True):
             alone, of_begun = float(of_one[-1]), of_one[:-1]
             likely = np.flatnonzero(of_begun > NEGLIGIBLE * of_one.sum())
@@ -146,6 +155,32 @@ class Pieces:
         if key not in self._on_device:
             self._on_device[key] = torch.from_numpy(ids).to(device)
         return self._on_device[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Said:
+    """What a teacher says at some positions.
+
+    centred_NC: its logits less the largest of the row; weights_NC: their exponentials, total_N1: the
+    sum of those.
+    """
+
+    centred_NC: "Tensor"
+    weights_NC: "Tensor"
+    total_N1: "Tensor"
+
+
+def _in_cache(
+    logit_chunks: "Iterable[tuple[slice, Tensor]]",
+) -> "Iterator[tuple[slice, Tensor]]":
+    """Yield the chunks in parts, on a CPU of as many rows as stay in its cache."""
+    for part, logits_NC in logit_chunks:
+        num_rows, num_columns = logits_NC.shape
+        on_cpu = logits_NC.device.type == "cpu"
+        step = max(1, CACHED_VALUES // num_columns) if on_cpu else max(1, num_rows)
+        for start in range(0, num_rows, step):
+            rows = slice(start, min(start + step, num_rows))
+            yield slice(part.start + rows.start, part.start + rows.stop), logits_NC[rows]
 
 
 class _Text:
