@@ -34,7 +34,7 @@ class Pieces:
         """Take the teacher's ids of the student's tokens, and the others' pieces.
 
         kept: the teacher's id of each of the student's, ascending.
-        pieces: the student's ids, two or more, by the teacher's id of a token that was taken away.
+        pieces: the student's ids, one or more, by the teacher's id of a token that was taken away.
             What the teacher gives to a token that is neither here nor kept is dropped.
         num_known: how many ids the teacher's tokenizer has, 0 .. num_known-1.
 
@@ -209,20 +209,17 @@ class _Text:
         alone: how likely the teacher finds it as a token of its own. begun: (the pieces to come, how
         likely) of the tokens that it is the first piece of.
         """
-        whole = self.whole * alone
-        within = [(rest, self.whole * mass) for rest, mass in begun]
-        for rest, mass in self.within:
-            if rest == (piece,):
-                whole += mass
-            elif rest[0] == piece:
-                within.append((rest[1:], mass))
-        total = whole + sum(mass for _, mass in within)
+        ways = [((), self.whole * alone)]
+        ways += [(rest, self.whole * mass) for rest, mass in begun]
+        ways += [(rest[1:], mass) for rest, mass in self.within if rest[0] == piece]
+        total = sum(mass for _, mass in ways)
         if (
             not total > 0
         ):  # never, says the teacher; or no number, which is refused when it is stored
             self.whole, self.within = 1.0, []
             return
-        self.within = [(rest, mass / total) for rest, mass in within if mass > NEGLIGIBLE * total]
+        least = NEGLIGIBLE * total
+        self.within = [(rest, mass / total) for rest, mass in ways if rest and mass > least]
         self.whole = max(NEGLIGIBLE, 1 - sum(mass for _, mass in self.within))
 
 

@@ -9,10 +9,10 @@ import torch
 from distill.signals import pieces as signal_pieces
 from distill.signals.pieces import Pieces
 
-# The teacher's ids: a b c d, then ab, abc, abcd, cd, bc, and one that is in no text.
-PIECES = {4: (0, 1), 5: (0, 1, 2), 6: (0, 1, 2, 3), 7: (2, 3), 8: (1, 2)}
-UNWRITTEN = 9
-NUM_KNOWN, PADDED = 10, 12
+# The teacher's ids: a b c d, then ab, abc, abcd, cd, bc, another c, and one that is in no text.
+PIECES = {4: (0, 1), 5: (0, 1, 2), 6: (0, 1, 2, 3), 7: (2, 3), 8: (1, 2), 9: (2,)}
+UNWRITTEN = 10
+NUM_KNOWN, PADDED = 11, 13
 SPLIT = [(0,), (1,), (2,), (3,), *PIECES.values()]
 
 
@@ -96,7 +96,7 @@ def test_a_certain_token_that_was_taken_away_is_taught_piece_by_piece():
 
 
 def test_a_token_that_stays_keeps_its_own_mass_beside_what_it_begins():
-    q = np.array([0.1, 0.2, 0.3, 0.05, 0.15, 0.1, 0.02, 0.03, 0.04, 0.01])
+    q = np.array([0.1, 0.2, 0.2, 0.05, 0.15, 0.1, 0.02, 0.03, 0.04, 0.1, 0.01])
     first, second = said(np.stack([q, q]), [0, 1])
     np.testing.assert_allclose(first * 0.99, [0.37, 0.24, 0.33, 0.05], atol=1e-6)
     whole = 0.1 / 0.37
