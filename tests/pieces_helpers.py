@@ -12,7 +12,7 @@ from distill.shaping.trimmed import TrimmedVocabulary
 
 def pieces_of(teacher, vocabulary: TrimmedVocabulary) -> dict[int, list[int]]:
     """Return the student's pieces of each token that was taken away. `teacher`: its folder."""
-    return Reencoder.of(load_tokenizer(str(teacher)), vocabulary).pieces()
+    return Reencoder.of(load_tokenizer(str(teacher)), vocabulary).pieces_of_removed()
 
 
 def in_pieces(

@@ -47,7 +47,7 @@ class Reencoder:
         """
         return [new for piece in self._pieces(ids) for new in piece]
 
-    def pieces(self) -> dict[int, list[int]]:
+    def pieces_of_removed(self) -> dict[int, list[int]]:
         """Return what each of the parent's tokens that was taken away becomes, by the parent's id.
 
         Added tokens become nothing, and are not among them.

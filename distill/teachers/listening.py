@@ -196,7 +196,7 @@ def columns_of(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunF
             f"{trimmed.parent_ids[-1]}, and the teacher's tokenizer has {num_ids:,} ids: run "
             "`distill run RECIPE --redo trim`"
         )
-    pieces = Reencoder.of(teacher.tokenizers.asked, trimmed).pieces()
+    pieces = Reencoder.of(teacher.tokenizers.asked, trimmed).pieces_of_removed()
     return Columns(num_ids, Pieces(trimmed.parent_ids, pieces, num_ids))
 
 

@@ -72,7 +72,7 @@ def test_a_text_is_written_as_the_student_will_read_it(reencoder):
 
 def test_the_pieces_of_a_token_that_was_taken_away_are_its_bytes(reencoder):
     vocabulary, made = reencoder.vocabulary, reencoder.trimmed
-    pieces = reencoder.pieces()
+    pieces = reencoder.pieces_of_removed()
     gone = vocabulary.tokens.keys() - set(made.parent_ids) - vocabulary.added.keys()
     assert pieces.keys() == gone and len(gone) > 100
     for token, ids in pieces.items():
