@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from generate_helpers import HOT, generate_hot
+from pieces_helpers import in_pieces, pieces_of
 from run_helpers import QUICKSTART, ROOT
 from trimmed_helpers import trimmed_by_hand, write_trim
 
@@ -24,8 +25,8 @@ from distill.planning.costs import Workload, signal_bytes_per_token
 from distill.planning.machine import Machine
 from distill.recipe import load_recipe
 from distill.signals.collate import hidden_targets
-from distill.signals.columns import Columns
 from distill.signals.hidden_states import bytes_per_token
+from distill.signals.pieces import Pieces
 from distill.signals.store import SignalStore, sequence_key
 from distill.teachers import split
 
@@ -116,7 +117,7 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     folder, vocabulary, teacher
 ):
     samples = read_samples(folder / "trim/kept.jsonl")
-    kept, removed = torch.tensor(vocabulary.parent_ids), set(range(1024)) - {*vocabulary.parent_ids}
+    removed = set(range(1024)) - {*vocabulary.parent_ids}
     assert any({*s.ids} & removed for s in read_samples(folder / "generate/kept.jsonl"))
     result, dense = captured(folder, "capture.signal=dense", "capture.hidden_states=int8")
     assert result.vocab_size == len(vocabulary) == dense.header.vocab_size < 700
@@ -128,16 +129,15 @@ def test_a_trimmed_student_is_told_what_the_teacher_says_of_the_same_tokens(
     assert result.bytes_per_token == pytest.approx(reckoned, rel=0.1), "less of the shards' heads"
     draws = captured(folder)[1]
     scored = captured(folder, "capture.draw_log_probs=true")[1]
+    pieces = pieces_of(TEACHER, vocabulary)
     for sample in samples:
         key, start = key_of(sample), len(sample.prompt_ids)
         logp_TC = log_probs(teacher, vocabulary.parents_of(sample.ids), start)
-        logp_TV = logp_TC[:, kept].log_softmax(-1)
+        logp_TV = in_pieces(logp_TC, sample.answer_ids, vocabulary.parent_ids, pieces)
         shares, top = dense.read(key).logp, likeliest.read(key)
         np.testing.assert_allclose(np.exp(shares), logp_TV.exp(), atol=2e-3)
         np.testing.assert_allclose(
-            np.exp(top.logp),
-            logp_TC[:, kept].gather(1, torch.tensor(top.ids).long()).exp(),
-            atol=2e-3,
+            np.exp(top.logp), logp_TV.gather(1, torch.tensor(top.ids).long()).exp(), atol=2e-3
         )
         np.testing.assert_allclose(np.exp(top.logp).sum(1) + np.exp(top.tail_logp), 1, atol=2e-3)
         target = logp_TV[range(len(logp_TV)), sample.answer_ids]
@@ -175,13 +175,15 @@ def test_what_trimming_costs_the_teacher_is_measured_and_told(
     told = capsys.readouterr()
     removed = torch.tensor(sorted(set(range(1024)) - {*vocabulary.parent_ids}))
     tokenizer = load_tokenizer(str(TEACHER))
+    pieces = pieces_of(TEACHER, vocabulary)
     masses, nll, own_nll, num_bytes = [], 0.0, 0.0, 0
     own = {s.key: s for s in read_samples(folder / "generate/kept.jsonl")}
     for sample in read_samples(folder / "trim/kept.jsonl"):
         ids, start = vocabulary.parents_of(sample.ids), len(sample.prompt_ids)
         logp_TC = log_probs(teacher, ids, start)
         masses.append(logp_TC[:, removed].exp().sum(1))
-        nll -= float(logp_TC[range(len(logp_TC)), ids[start:]].sum())
+        logp_TV = in_pieces(logp_TC, sample.answer_ids, vocabulary.parent_ids, pieces)
+        nll -= float(logp_TV[range(len(logp_TV)), sample.answer_ids].sum())
         sample = own[sample.key]
         logp_TC = log_probs(teacher, sample.ids, len(sample.prompt_ids))
         own_nll -= float(logp_TC[range(len(logp_TC)), sample.answer_ids].sum())
@@ -319,10 +321,8 @@ def test_the_sample_is_a_tenth_in_bounds_with_the_smallest_keys():
 
 def test_the_mass_of_a_gpus_narrow_logits_is_that_of_exact_ones():
     """Half-precision logits lose digits of the sum only if it is taken in their dtype."""
-    columns = Columns(3, [0])
     logits = torch.tensor([[8.0, 7.0, 1.0, 50.0]]).bfloat16()
-    total = columns.known(logits).float().logsumexp(-1)
-    mass = split._removed_mass(logits, columns, total)
+    mass = Pieces([0], {}, 3).removed_mass(logits)
     assert mass.item() == pytest.approx(
         float(logits[0, :3].double().softmax(-1)[1:].sum()), rel=1e-5
     )

@@ -20,8 +20,10 @@ from distill.models.score import score
 from distill.models.sequences import TokenSequence
 from distill.models.slots import Rolling
 from distill.recipe.sections import Train
-from distill.signals import draws
 from distill.signals.columns import Columns
+from distill.signals.header import SignalHeader
+from distill.signals.pieces import Pieces
+from distill.teachers.records import records_of_logits
 from distill.training.batches import collate
 from distill.training.packed_attention import attention_of, use
 from distill.training.prepare import checkpoint_activations
@@ -165,14 +167,18 @@ def test_the_head_gives_the_loss_and_gradients_of_the_cpu(dtype, tolerance):
     assert not found["cuda"][2][4001:].any()
 
 
-@pytest.mark.parametrize("kept", [None, range(0, 1900, 2)])
-def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu(kept):
-    columns = Columns(1900, kept)
-    logits_NV = 3 * torch.randn(300, 2000, generator=torch.Generator().manual_seed(1))
-    labels_N = torch.arange(300)
-    rows = draws.Rows.of(7, 300)
-    here = draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=columns)
-    there = draws.draw(logits_NV.cuda(), labels_N, rows, num_draws=50, columns=columns)
+@pytest.mark.parametrize("trims", [False, True])
+def test_a_signal_drawn_on_the_gpu_is_that_of_the_cpu(trims):
+    kept = range(0, 1900, 2)
+    split = {token: [(token + 1) // 3, token % 7, 5] for token in range(1, 1900, 2)}
+    columns = Columns(1900, Pieces(kept, split, 1900) if trims else None)
+    logits_NC = 3 * torch.randn(300, 2000, generator=torch.Generator().manual_seed(1))
+    labels = list(range(300))
+    header = SignalHeader("sampled", len(kept) if trims else 1900, num_draws=50)
+    here, there = (
+        next(records_of_logits(header, [(slice(0, 300), on)], [labels], ["7" * 16], columns))
+        for on in (logits_NC, logits_NC.cuda())
+    )
     assert (
         abs(here.entropy - there.entropy).max() < 1e-3
         and abs(here.target_logp - there.target_logp).max() < 1e-3

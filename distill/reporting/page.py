@@ -119,7 +119,7 @@ def signal_sentence(capture: CaptureResult, tokenizer_difference: str | None) ->
     if capture.removed_mass_mean is not None:
         sentence += (
             f" Of the teacher's mass {capture.removed_mass_mean:.2%} was on tokens that the student "
-            f"does not have (99th percentile: {capture.removed_mass_p99:.2%}); its NLL a byte on the "
+            f"writes in pieces (99th percentile: {capture.removed_mass_p99:.2%}); its NLL a byte on the "
             f"student's tokens was {capture.split_loss:+.2%} against that on its own."
         )
     return " ".join([sentence, *map(_teacher_sentence, capture.teachers)])
@@ -136,8 +136,8 @@ def _teacher_sentence(teacher: TeacherSignal) -> str:
     sentence = f"Of {teacher.name} ({samples}) it learnt the signal."
     if teacher.removed_mass_mean is not None:
         sentence += (
-            f" Of its mass {teacher.removed_mass_mean:.2%} was on tokens that the student does not "
-            f"have; its NLL a byte on the student's tokens was {teacher.split_loss:+.2%}."
+            f" Of its mass {teacher.removed_mass_mean:.2%} was on tokens that the student writes in "
+            f"pieces; its NLL a byte on the student's tokens was {teacher.split_loss:+.2%}."
         )
     return sentence
 

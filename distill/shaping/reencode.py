@@ -47,6 +47,14 @@ class Reencoder:
         """
         return [new for piece in self._pieces(ids) for new in piece]
 
+    def pieces_of_removed(self) -> dict[int, list[int]]:
+        """Return what each of the parent's tokens that was taken away becomes, by the parent's id.
+
+        Added tokens become nothing, and are not among them.
+        """
+        removed = self.vocabulary.parts.keys() - self.new_ids.keys() - self.vocabulary.added.keys()
+        return {number: self._in_parts([number]) for number in sorted(removed)}
+
     def require_same_bytes(self, before: Sequence[int], after: Sequence[int], what: str) -> None:
         """Raise MismatchError unless the parent's ids and the trimmed ones are the same bytes."""
         if self._bytes(before) != self._bytes(self.trimmed.parents_of(after)):

@@ -7,14 +7,12 @@ error of the shares is a third of that of independent draws, for a tenth more un
 draws are as good as 50 independent ones. The uniform numbers come from a hash of the sequence's
 seed, the position and j: the same on every device, whatever else is in the batch.
 
-Only ids that teacher and student share take part (`Columns`), which cuts off a padded head. Draws
-and whole distributions are renormalised over them: to draw so is to draw again until an id is
-shared. The likeliest ids keep the log-probs that they have among all of the teacher's tokens, and
-what the others have is in their tail. Ids in a record are the student's. Logits may be of any float
-dtype, on any device that has float64; sums are float32 in blocks, float64 over blocks.
+Only ids that the tokenizer has take part (`Columns`), which cuts off a padded head. For a student
+with a trimmed vocabulary the logits are those of its own ids (signals/pieces.py). Logits may be of
+any float dtype, on any device that has float64; sums are float32 in blocks, float64 over blocks.
 
-N: positions of one sequence, C: columns of the logits, V: shared ids, n: draws, R: positions of a
-chunk, B: blocks of S ids.
+N: positions of one sequence, C: columns of the logits, V: ids, n: draws, R: positions of a chunk,
+B: blocks of S ids.
 """
 
 import math
@@ -103,7 +101,7 @@ def draw(
     Raises MismatchError if an answer has a token that teacher and student do not share, DataError
     if logits are not finite (-inf is: it means never).
     """
-    num_rows, vocab_size = len(logits_NC), len(columns)
+    num_rows, vocab_size = len(logits_NC), columns.num_known
     _check_targets(target_N, num_rows, vocab_size)
     device = logits_NC.device
     uniform_Nn = torch.from_numpy(_stratified_uniforms(rows, num_draws)).to(device)
@@ -121,7 +119,7 @@ def draw(
     weights_buffer_RV = torch.empty(chunk_rows, padded_size, device=device)
     weights_buffer_RV[:, vocab_size:] = 0  # the padding stays zero: no draw falls there
     for part in _chunks(num_rows, values_per_row, device):
-        logits_RV = columns.shared(logits_NC[part]).float()
+        logits_RV = columns.known(logits_NC[part]).float()
         centred_RV = centred_buffer_RV[: len(logits_RV)]
         padded_weights_RV = weights_buffer_RV[: len(logits_RV)]
         weights_RV = padded_weights_RV[:, :vocab_size]
@@ -180,10 +178,7 @@ class _LogProbs:
 
 @torch.no_grad()
 def top_k(logits_NC: Tensor, rows: Rows, *, k: int, columns: Columns) -> TopKRecord:
-    """Return the k likeliest shared ids, their log-probs, and the log of the mass of all others.
-
-    Those are among all of the teacher's tokens: what it gives to tokens that the student does not
-    have is in the tail, as what it gives to the student's others is.
+    """Return the k likeliest ids, their log-probs, and the log of the mass of all others.
 
     Raises DataError as `draw` does.
     """
@@ -192,26 +187,25 @@ def top_k(logits_NC: Tensor, rows: Rows, *, k: int, columns: Columns) -> TopKRec
     logp_NK = torch.empty(num_rows, k)
     tail_N = torch.empty(num_rows)
     for part in _chunks(num_rows, columns.num_known, logits_NC.device):
-        known_RC = columns.known(logits_NC[part]).float()
-        log_total_R1 = known_RC.logsumexp(-1, keepdim=True)
+        logits_RV = columns.known(logits_NC[part]).float()
+        log_total_R1 = logits_RV.logsumexp(-1, keepdim=True)
         _check_finite(log_total_R1[:, 0].cpu().numpy(), rows[part])
-        likeliest_RK = columns.shared(known_RC).topk(k, sorted=False).indices
-        ids_RK = likeliest_RK.sort(-1).values
-        columns_RK = columns.of_ids(ids_RK)
+        ids_RK = logits_RV.topk(k, sorted=False).indices.sort(-1).values
         ids_NK[part] = ids_RK.to("cpu", torch.int32)
-        logp_NK[part] = (known_RC.gather(1, columns_RK) - log_total_R1).cpu()
+        logp_NK[part] = (logits_RV.gather(1, ids_RK) - log_total_R1).cpu()
         # Summed over the others and not log(1 - sum), which loses all digits of a small tail.
-        tail_R = known_RC.scatter(1, columns_RK, -torch.inf).logsumexp(-1)
+        tail_R = logits_RV.scatter(1, ids_RK, -torch.inf).logsumexp(-1)
         tail_N[part] = (tail_R - log_total_R1[:, 0]).cpu()
     return TopKRecord(ids_NK.numpy(), logp_NK.numpy(), tail_N.numpy())
 
 
 @torch.no_grad()
 def dense(logits_NC: Tensor, rows: Rows, *, columns: Columns) -> DenseRecord:
-    """Return the log-probs of all shared ids. Raises DataError as `draw` does."""
-    logp_NV = torch.empty(len(logits_NC), len(columns))
-    for part in _chunks(len(logits_NC), len(columns), logits_NC.device):
-        logp_NV[part] = columns.shared(logits_NC[part]).float().log_softmax(-1).cpu()
+    """Return the log-probs of all ids. Raises DataError as `draw` does."""
+    num_ids = columns.num_known
+    logp_NV = torch.empty(len(logits_NC), num_ids)
+    for part in _chunks(len(logits_NC), num_ids, logits_NC.device):
+        logp_NV[part] = columns.known(logits_NC[part]).float().log_softmax(-1).cpu()
         _check_finite(logp_NV[part].amax(-1).numpy(), rows[part])
     return DenseRecord(logp_NV.numpy())
 

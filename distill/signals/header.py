@@ -16,8 +16,8 @@ class SignalHeader:
     """Equal headers mean interchangeable signals.
 
     kind: sampled, top_k, dense or chunks.
-    vocab_size: ids that teacher and student share, 0 .. vocab_size-1; the signal is renormalised
-        over them. At most 2^20. Of chunks they are the teacher's: that signal is about its own
+    vocab_size: the ids that it is about, 0 .. vocab_size-1: the student's; its probabilities of them
+        make 1. At most 2^20. Of chunks they are the teacher's: that signal is about its own
         tokens, and serves students of any tokenizer.
     num_draws: sampled only, draws a token (at most 65,535). top_k: top_k only, ids kept a token.
     draw_log_probs: sampled only, the log-probs of the ids drawn are stored beside them.

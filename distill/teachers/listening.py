@@ -27,9 +27,11 @@ from distill.errors import MismatchError, RecipeError
 from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.recipe.rules import fewer_ids_problem
+from distill.shaping.reencode import Reencoder
 from distill.shaping.trimmed import TrimmedVocabulary
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
+from distill.signals.pieces import Pieces
 from distill.teachers.base import Signals, SignalSequence, Teacher
 
 if TYPE_CHECKING:
@@ -181,7 +183,7 @@ def _writer_name(processes: Processes) -> str:
 
 
 def columns_of(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunFolder) -> Columns:
-    """Return which of the teacher's ids the student has.
+    """Return what the teacher's logits are of, and what of it the student has.
 
     Raises MismatchError for ids that are not the teacher's.
     """
@@ -194,7 +196,8 @@ def columns_of(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunF
             f"{trimmed.parent_ids[-1]}, and the teacher's tokenizer has {num_ids:,} ids: run "
             "`distill run RECIPE --redo trim`"
         )
-    return Columns(num_ids, trimmed.parent_ids)
+    pieces = Reencoder.of(teacher.tokenizers.asked, trimmed).pieces_of_removed()
+    return Columns(num_ids, Pieces(trimmed.parent_ids, pieces, num_ids))
 
 
 def sequence_of(sample: Sample, trimmed: TrimmedVocabulary | None = None) -> SignalSequence:
@@ -235,6 +238,7 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         fingerprints["server_model"] = teacher.recipe.teacher.scoring_name
     if trimmed is not None:
         fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
+        fingerprints["removed_tokens"] = "as their pieces"  # they were dropped at first
         if problem := fewer_ids_problem(options, vocab_size):
             raise RecipeError(f"{teacher.recipe.source}: {problem}")
     return SignalHeader(

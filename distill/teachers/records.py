@@ -20,7 +20,7 @@ def records_of(
     """Yield what the teacher says at each answer token of a batch: a record a sequence, in order.
 
     hidden: [T, H] a sequence, what predicts its answer (token ids in `answers`, the student's).
-    columns: where the ids of `header` are in the logits; None: they are the first ones. Logits are
+    columns: what the logits are of; None: of the ids of `header`, which come first. Logits are
     made in chunks that do not stop at the end of a sequence: short answers would leave a processor
     idle. Never more than 64 MiB of them at once.
     """
@@ -56,7 +56,10 @@ def records_of_logits(
         ]
     )
 
-    shared = columns or Columns(header.vocab_size)
+    known = columns or Columns(header.vocab_size)
+    if known.pieces is not None:
+        logit_chunks = known.pieces.over_students_ids(logit_chunks, labels_N, lengths)
+        known = Columns(header.vocab_size)
 
     def record_of(part: slice, logits_NC: Any) -> SignalRecord:
         if header.num_draws is not None:
@@ -65,13 +68,13 @@ def records_of_logits(
                 labels_N[part],
                 rows[part],
                 num_draws=header.num_draws,
-                columns=shared,
+                columns=known,
                 with_log_probs=header.draw_log_probs,
             )
         if header.kind == "chunks":
-            return draws.likelihoods(logits_NC, labels_N[part], rows[part], columns=shared)
+            return draws.likelihoods(logits_NC, labels_N[part], rows[part], columns=known)
         if header.top_k is not None:
-            return draws.top_k(logits_NC, rows[part], k=header.top_k, columns=shared)
-        return draws.dense(logits_NC, rows[part], columns=shared)
+            return draws.top_k(logits_NC, rows[part], k=header.top_k, columns=known)
+        return draws.dense(logits_NC, rows[part], columns=known)
 
     return regroup((record_of(part, logits_NC) for part, logits_NC in logit_chunks), lengths)

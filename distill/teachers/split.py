@@ -1,22 +1,21 @@
 """What the teacher loses where the student's tokenizer was trimmed, measured on some of the samples.
 
 The student's text is cut into the trimmed tokenizer's tokens, each of which is one of the teacher's.
-Two things are lost. The teacher's mass on tokens that the student does not have: what it says is
-renormalised over the others, or it goes to the tail of the likeliest ids. And the teacher reads a
-split of the text that it would not have made: its NLL a byte of the same answers is compared with
-that of the split that it wrote.
+What the teacher gives to tokens that the student does not have, it gives to the pieces that the
+student writes instead (signals/pieces.py). What is lost is that it reads a split of the text that it
+would not have made: its NLL a byte of the same answers, as the student is taught them, is compared
+with that of the split that it wrote.
 
 When it *answers*, nothing is taken from it: it writes with all of its tokens, and the stage `trim`
 cuts its text anew. To forbid it the removed tokens instead would change what it says, and every
 answer that is already there.
 """
 
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distill.core import shutdown
 from distill.core.digests import digest
@@ -29,6 +28,8 @@ from distill.teachers.base import SignalSequence, Teacher
 if TYPE_CHECKING:
     from torch import Tensor
 
+    LogitChunks = Iterator[tuple[slice, Tensor]]
+
 SHARE, FEWEST_TOKENS, MOST_TOKENS = 0.1, 2_000, 20_000  # of the answers that are measured on
 LARGEST_LOSS = 0.01  # of NLL a byte, before it is warned of
 
@@ -38,9 +39,9 @@ class Split:
     """What was measured on `num_tokens` answer tokens of the trimmed tokenizer.
 
     removed_mass_mean, removed_mass_p99: over those tokens, the teacher's mass on tokens that the
-        student does not have.
-    nll_per_byte: nats of the teacher for a byte of its answers in the trimmed tokenizer's tokens;
-        own_nll_per_byte: in the tokens that it wrote. Both among all of its own tokens.
+        student does not have, and writes in pieces.
+    nll_per_byte: nats of the teacher for a byte of its answers in the trimmed tokenizer's tokens,
+        as the student is taught them; own_nll_per_byte: in the tokens that it wrote.
     """
 
     num_tokens: int
@@ -56,8 +57,8 @@ class Split:
 
     def __str__(self) -> str:
         return (
-            f"{self.removed_mass_mean:.2%} of the teacher's mass is on tokens that the student does "
-            f"not have (p99 {self.removed_mass_p99:.2%}); NLL {self.nll_per_byte:.4f} nats a byte on "
+            f"{self.removed_mass_mean:.2%} of the teacher's mass is on tokens that the student writes "
+            f"in pieces (p99 {self.removed_mass_p99:.2%}); NLL {self.nll_per_byte:.4f} nats a byte on "
             f"the student's tokens, {self.own_nll_per_byte:.4f} on its own ({self.loss:+.2%}); on "
             f"{self.num_tokens:,} answer tokens"
         )
@@ -107,17 +108,28 @@ def measure(teacher: Teacher, columns: Columns, sample: SplitSample) -> Split:
     """Show the teacher both splits. It is loaded here where it is not."""
     import torch
 
+    pieces = columns.pieces
+    assert pieces is not None  # nobody else's tokens are split
     teacher.load(sample.longest)
     removed: list[Tensor] = []
     nll, own_nll = 0.0, 0.0
     num_tokens = sum(len(s.answer_ids) for s in [*sample.trimmed, *sample.own])
+
+    def noted(chunks: "LogitChunks") -> "LogitChunks":
+        for part, logits_NC in chunks:
+            removed.append(pieces.removed_mass(logits_NC).cpu())
+            yield part, logits_NC
+
     with Progress("capture: what trimming costs", num_tokens, "tokens") as bar:
-        for labels_N, logits_NC in _logits(teacher, sample.trimmed, bar):
-            log_total_N = columns.known(logits_NC).float().logsumexp(-1)
-            nll += _nll(logits_NC, labels_N, log_total_N)
-            removed.append(_removed_mass(logits_NC, columns, log_total_N))
-        for labels_N, logits_NC in _logits(teacher, sample.own, bar):
-            own_nll += _nll(logits_NC, labels_N, columns.known(logits_NC).float().logsumexp(-1))
+        for batch in _batches(teacher, sample.trimmed):
+            labels_N, lengths = _labels(batch), [len(s.answer_ids) for s in batch]
+            chunks = noted(teacher.logits_of_batch(batch))
+            for part, logp_NV in pieces.over_students_ids(chunks, labels_N, lengths):
+                nll += _nll(logp_NV, labels_N[part], bar)
+        for batch in _batches(teacher, sample.own):
+            labels_N = _labels(batch)
+            for part, logits_NC in teacher.logits_of_batch(batch):
+                own_nll += _nll(columns.known(logits_NC), labels_N[part], bar)
     mass_N = torch.cat(removed).double()
     return Split(
         len(mass_N),
@@ -128,33 +140,28 @@ def measure(teacher: Teacher, columns: Columns, sample: SplitSample) -> Split:
     )
 
 
-def _logits(
-    teacher: Teacher, sequences: Sequence[SignalSequence], bar: Progress
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (the teacher's ids of some answer tokens [N], the logits that predict them [N, C])."""
-    import torch
-
+def _batches(
+    teacher: Teacher, sequences: Sequence[SignalSequence]
+) -> Iterator[list[SignalSequence]]:
     lengths = [len(s.ids) for s in sequences]
     for numbers in batches_by_length(lengths, teacher.recipe.teacher.batch_tokens):
-        batch = [sequences[i] for i in numbers]
-        ids = [i for s in batch for i in s.shown_ids[len(s.prompt_ids) :]]
-        labels_N = torch.tensor(ids, dtype=torch.int64)
-        for part, logits_NC in teacher.logits_of_batch(batch):
-            yield labels_N[part].to(logits_NC.device), logits_NC
-            bar.advance(len(logits_NC))
-            shutdown.check()
+        yield [sequences[i] for i in numbers]
 
 
-def _nll(logits_NC: "Tensor", labels_N: "Tensor", log_total_N: "Tensor") -> float:
-    chosen_N = logits_NC.gather(1, labels_N[:, None])[:, 0].float()
-    return float((log_total_N - chosen_N).double().sum())
+def _labels(batch: Sequence[SignalSequence]) -> "Tensor":
+    """Return the answer tokens of a batch, one after the other, int64 on the host."""
+    import torch
+
+    return torch.tensor([i for s in batch for i in s.answer_ids], dtype=torch.int64)
 
 
-def _removed_mass(logits_NC: "Tensor", columns: Columns, log_total_N: "Tensor") -> "Tensor":
-    """Return the share of the mass that is on none of the shared ids, [N] on the host."""
-    kept_V = columns.kept_on(logits_NC.device)
-    others_NC = columns.known(logits_NC).float().index_fill(1, kept_V, -math.inf)
-    return (others_NC.logsumexp(-1) - log_total_N).exp().cpu()
+def _nll(logits_NV: "Tensor", labels_N: "Tensor", bar: Progress) -> float:
+    """Return the nats of some tokens, summed."""
+    shutdown.check()
+    logits_NV, labels_N = logits_NV.float(), labels_N.to(logits_NV.device)
+    chosen_N = logits_NV.gather(1, labels_N[:, None])[:, 0]
+    bar.advance(len(labels_N))
+    return float((logits_NV.logsumexp(-1) - chosen_N).double().sum())
 
 
 def write_split(path: Path, split: Split, sample: SplitSample) -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
-from distill.signals import draws
 from distill.signals.collate import targets
 from distill.signals.columns import Columns
+from distill.signals.header import SignalHeader
+from distill.signals.pieces import Pieces
+from distill.teachers.records import records_of_logits
 
 KEPT = [0, 1, 4, 5, 6, 9, 13, 14, 17, 18]
 REMOVED = [i for i in range(VOCAB) if i not in KEPT]
@@ -22,17 +24,21 @@ REMOVED = [i for i in range(VOCAB) if i not in KEPT]
 def targets_of_trimmed(kind: str) -> Targets:
     """What a teacher of VOCAB ids says, in the ids of a student that has KEPT."""
     logits_NC = (2 * randn(5, NUM_TOKENS, VOCAB)).float()
-    columns, rows = Columns(VOCAB, KEPT), draws.Rows.of(1, NUM_TOKENS)
-    labels_N = torch.arange(NUM_TOKENS) % len(KEPT)
-    record = {
-        "sampled": lambda: draws.draw(logits_NC, labels_N, rows, num_draws=20, columns=columns),
-        "scored": lambda: draws.draw(
-            logits_NC, labels_N, rows, num_draws=5, columns=columns, with_log_probs=True
-        ),
-        "top_k": lambda: draws.top_k(logits_NC, rows, k=4, columns=columns),
-        "dense": lambda: draws.dense(logits_NC, rows, columns=columns),
-    }[kind]()
-    return targets([record], "cpu")
+    pieces = {token: (token % len(KEPT), 3, 1) for token in REMOVED}
+    kinds: dict[str, dict[str, Any]] = {
+        "sampled": {"kind": "sampled", "num_draws": 20},
+        "scored": {"kind": "sampled", "num_draws": 5, "draw_log_probs": True},
+        "top_k": {"kind": "top_k", "top_k": 4},
+        "dense": {"kind": "dense"},
+    }
+    records = records_of_logits(
+        SignalHeader(vocab_size=len(KEPT), **kinds[kind]),
+        [(slice(0, NUM_TOKENS), logits_NC)],
+        [[token % len(KEPT) for token in range(NUM_TOKENS)]],
+        ["1" * 16],
+        Columns(VOCAB, Pieces(KEPT, pieces, VOCAB)),
+    )
+    return targets([*records], "cpu")
 
 
 def in_parent_ids(said: Targets) -> Targets:

@@ -59,7 +59,7 @@ def test_each_criterion_and_each_combination_races_once(whole):
     wanted = {"whole", *(f"{name}3" for name in criteria())}
     wanted |= {f"trimmed+{name}3" for name in criteria()}
     assert criteria() == ("even", "last", "block_influence", "nll")
-    wanted |= {"trimmed+nll4+ffn256"}
+    wanted |= {"trimmed+block_influence4+ffn256"}
     assert names - {"ffn256"} == wanted
 
 
@@ -109,7 +109,7 @@ def test_a_mixture_races_with_fewer_experts_alone_trimmed_and_with_fewer_layers(
     assert [name for name in names if "experts" in name] == [
         "experts3",
         "trimmed+experts3",
-        "trimmed+nll4+experts6",
+        "trimmed+block_influence4+experts6",
     ]
     assert {f"{by}{kept}" for by in criteria() for kept in range(2, 6)} & set(names)
     assert any(n.startswith("trimmed+nll") and "experts" not in n for n in names)

@@ -240,7 +240,7 @@ def test_a_run_without_duties_drops_or_warning_says_nothing_of_them(recipe, mani
             ),
             None,
             "Signal: sampled, 12,345 answer tokens, 36.0 bytes a token. Of the teacher's mass 0.41% "
-            "was on tokens that the student does not have (99th percentile: 5.20%); its NLL a byte "
+            "was on tokens that the student writes in pieces (99th percentile: 5.20%); its NLL a byte "
             "on the student's tokens was +0.67% against that on its own.",
         ),
     ],

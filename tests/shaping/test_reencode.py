@@ -70,6 +70,17 @@ def test_a_text_is_written_as_the_student_will_read_it(reencoder):
             assert reencoder.answer_ids(ids) == new
 
 
+def test_the_pieces_of_a_token_that_was_taken_away_are_its_bytes(reencoder):
+    vocabulary, made = reencoder.vocabulary, reencoder.trimmed
+    pieces = reencoder.pieces_of_removed()
+    gone = vocabulary.tokens.keys() - set(made.parent_ids) - vocabulary.added.keys()
+    assert pieces.keys() == gone and len(gone) > 100
+    for token, ids in pieces.items():
+        parents = made.parents_of(ids)
+        assert ids and not _marks(vocabulary, parents)
+        assert b"".join(map(vocabulary.bytes_of, parents)) == vocabulary.bytes_of(token)
+
+
 def test_a_mark_that_is_spelled_out_stays_text(reencoder):
     parent = reencoder.parent
     for mark in reencoder.vocabulary.added.values():

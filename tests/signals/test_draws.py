@@ -199,66 +199,6 @@ def test_a_padded_head_gives_no_phantom_ids(kind):
     assert same(capture(logits), capture(logits[:, :151_669]))
 
 
-KEPT = sorted(set(range(0, 3001, 3)) | {1, 2, 2999})
-
-
-def test_draws_of_a_trimmed_vocabulary_are_those_of_the_renormalised_distribution(monkeypatch):
-    logits = teacher_logits(40, 3072)
-    target_N, rows = torch.arange(40) % 2, draws.Rows.of(1, 40)
-
-    def drawn(logits, columns):
-        return draws.draw(logits, target_N, rows, num_draws=50, columns=columns)
-
-    record = drawn(logits, Columns(3001, KEPT))
-    assert same(record, drawn(logits[:, KEPT], Columns(len(KEPT)))), "the same uniform numbers"
-    logp = logits[:, KEPT].double().log_softmax(-1)
-    np.testing.assert_allclose(record.target_logp, logp[torch.arange(40), target_N], atol=1e-5)
-    np.testing.assert_allclose(record.entropy, -(logp.exp() * logp).sum(-1), atol=1e-5)
-    monkeypatch.setattr(draws, "CACHED_VALUES", 1)  # a row at a time
-    assert same(drawn(logits, Columns(3001, KEPT)), record)
-
-
-def test_draws_of_a_trimmed_vocabulary_are_as_frequent_as_if_others_were_drawn_again():
-    num, num_draws, kept = 4000, 20, list(range(0, 200, 2))
-    logits = teacher_logits(1, 200)
-    record = draws.draw(
-        logits.expand(num, -1),
-        torch.zeros(num, dtype=torch.long),
-        draws.Rows.of(3, num),
-        num_draws=num_draws,
-        columns=Columns(200, kept),
-    )
-    p = logits[0].double().softmax(-1).numpy()
-    independent = np.random.default_rng(1).choice(200, 400_000, p=p)
-    again = np.bincount(independent[independent % 2 == 0] // 2, minlength=100)
-    found = shares_of(record, num_draws, 100).mean(0)
-    variance = 1 / again.sum() + 1 / (num * num_draws)
-    p_kept = p[kept] / p[kept].sum()
-    allowed = 5 * np.sqrt(p_kept * (1 - p_kept) * variance) + 5 * variance
-    assert (np.abs(found - again / again.sum()) < allowed).all()
-
-
-def test_the_whole_distribution_of_a_trimmed_vocabulary_is_renormalised():
-    logits = teacher_logits(20, 3072)
-    rows = draws.Rows.of(0, 20)
-    record = draws.dense(logits, rows, columns=Columns(3001, KEPT))
-    assert same(record, draws.dense(logits[:, KEPT], rows, columns=Columns(len(KEPT))))
-    np.testing.assert_allclose(np.exp(record.logp).sum(1), 1, atol=1e-5)
-
-
-@pytest.mark.parametrize("k", [1, 8, len(KEPT) - 1])
-def test_what_is_removed_goes_to_the_tail_of_the_likeliest_that_are_kept(k):
-    logits = teacher_logits(20, 3072)
-    record = draws.top_k(logits, draws.Rows.of(0, 20), k=k, columns=Columns(3001, KEPT))
-    logp = logits[:, :3001].double().log_softmax(-1)  # among all that the teacher has
-    likeliest = logp[:, KEPT].topk(k).indices.sort(-1).values
-    assert np.array_equal(record.ids, likeliest)
-    np.testing.assert_allclose(record.logp, logp[:, KEPT].gather(1, likeliest), atol=1e-5)
-    np.testing.assert_allclose(np.exp(record.logp).sum(1) + np.exp(record.tail_logp), 1, atol=1e-5)
-    removed = [i for i in range(3001) if i not in KEPT]
-    assert (record.tail_logp >= logp[:, removed].logsumexp(-1).numpy() - 1e-5).all()
-
-
 def test_top_k_and_tail_make_up_all_mass():
     logits = teacher_logits(20, 3001)
     logp = logits.double().log_softmax(-1)
