@@ -23,10 +23,10 @@ from distill.core.stage import Cost, Stage
 from distill.data.stored_samples import read_samples
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.cuts import choice_seconds
+from distill.planning.cuts import choice_seconds, making_bytes
 from distill.planning.lengths import RANDOM_CONTEXT, check_student
 from distill.recipe import Recipe
-from distill.shaping.cutting import cut, reads_samples, told
+from distill.shaping.cutting import cut, is_cut, reads_samples, told
 from distill.shaping.rows import keep_rows
 from distill.shaping.trimmed import (
     TrimmedVocabulary,
@@ -68,7 +68,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
 def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:
     """Return (student before any cut, in float32 on the CPU; tokenizer).
 
-    `trimmed`: the tokens that it keeps.
+    The layers of one that is to be cut stay in its files (models/on_disk.py). `trimmed`: the tokens
+    that it keeps.
 
     Raises MismatchError if the tokenizers differ.
     """
@@ -84,9 +85,8 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     own = load_students_tokenizer(recipe)
     if tokenizers.same:
         chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
-    model = load.load_model(
-        location, load.Placement("cpu", "float32"), revision=recipe.student.revision
-    )
+    where = load.Placement("cpu", "float32", layers_on_disk=is_cut(recipe.student))
+    model = load.load_model(location, where, revision=recipe.student.revision)
     check_student(recipe, model.config.get_text_config().to_dict(), own)
     if trimmed is not None:
         keep_rows(model, trimmed.parent_ids)
@@ -139,10 +139,9 @@ def reads(recipe: Recipe) -> Sequence[str]:
 
 
 def cost(work: Workload) -> Cost:
-    source, parameters = work.student_source, work.student.parameters
-    loaded = source.parameters if source else parameters
+    parameters = work.student.parameters
     return Cost(
-        PROCESS_BYTES + 4 * loaded,
+        PROCESS_BYTES + making_bytes(work),
         1 + 4 * parameters / 2e8 + choice_seconds(work),
         disk=4 * parameters,
         download=work.student_download,

@@ -1,16 +1,31 @@
 """What a plan says of a student that is cut out of a bigger model, before anything is spent."""
 
+import math
+
 from distill.catalog import catalog
 from distill.planning.costs import Workload
+from distill.planning.sizes import num_tables
 from distill.recipe import Recipe
-from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
-from distill.shaping.cutting import reads_samples
+from distill.shaping.calibration import (
+    ANSWER_TOKENS,
+    BATCH_TOKENS,
+    NUM_SEQUENCES,
+    PROMPT_TOKENS,
+)
+from distill.shaping.cutting import is_cut, reads_samples
 from distill.shaping.experts import no_experts, refuse_other_experts
 from distill.shaping.feed_forward import not_dense, refuse_other_widths
 from distill.shaping.layer_choice import SEARCH_SEQUENCES
 from distill.shaping.layers import num_kept_of
 
 HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billions of tokens to heal
+
+# of one layer in float32 while it is read: a mixture's experts are put together, then gate and up
+READ_LAYERS = 2.5
+# of a mixture, copied when it is saved: gate and up of its experts, which its files have apart
+SAVED_SHARE = 2 / 3
+READ_SPEED = 0.6e9  # bytes of float32 a second, by one core, out of files that memory holds
+HEAD_READS = 2  # before an NLL is measured, to see that logits follow from the hidden states
 
 
 def check_cuts(recipe: Recipe) -> None:
@@ -64,17 +79,49 @@ def deep_cut(recipe: Recipe, num_layers: int) -> str | None:
     )
 
 
+def making_bytes(work: Workload) -> float:
+    """Return the bytes of the weights that are in memory while the student is made.
+
+    Of a model that is cut (models/on_disk.py) those are the tables by token, the layer that is read,
+    and the student as far as it is made; all of it where `nll` runs each layer hundreds of times, and
+    of one that is packed in its files.
+    """
+    source, student = work.student_source, work.student.parameters
+    if source is None:
+        return 4 * student
+    from distill.formats.planned_student import PlannedStudent  # which reads numpy
+
+    planned = PlannedStudent(work.recipe)
+    saved = student * (1 + SAVED_SHARE * planned.is_mixture)
+    is_packed = "quantization_config" in (planned.config or {})
+    if not is_cut(work.recipe.student) or _searches(work.recipe) or is_packed:
+        return 4 * max(source.parameters, saved)
+    tables = source.head * num_tables(work.recipe)
+    layer = (source.parameters - tables) / source.layers
+    return 4 * max(tables + student + READ_LAYERS * layer, saved)
+
+
+def _searches(recipe: Recipe) -> bool:
+    return recipe.student.method == "layers" and recipe.student.layers_by == "nll"
+
+
 def choice_seconds(work: Workload) -> float:
-    """Return the seconds in which cuts are chosen by what the model makes of samples."""
+    """Return the seconds in which cuts are chosen by what the model makes of samples.
+
+    Three passes over them, in each of which the layers are read for every batch.
+    """
     student, source = work.recipe.student, work.student_source
     if source is None or not reads_samples(student):
         return 0.0
     prompt = min(work.demand.prompt, PROMPT_TOKENS)
     answer = min(work.demand.answer, ANSWER_TOKENS)
-    passes = 2 * 3 * NUM_SEQUENCES * (prompt + answer) * source.parameters
-    if student.method == "layers" and student.layers_by == "nll":
+    num_tokens = NUM_SEQUENCES * (prompt + answer)
+    passes = 2 * 3 * num_tokens * source.parameters
+    num_reads = 3 * (HEAD_READS + math.ceil(num_tokens / BATCH_TOKENS))
+    if _searches(work.recipe):
         passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
-    return passes / work.machine.flops
+        num_reads //= 3  # thereafter all of it is in memory
+    return passes / work.machine.flops + num_reads * 4 * source.parameters / READ_SPEED
 
 
 def _search(work: Workload, num_tokens: float, num_answer_tokens: float) -> float:
