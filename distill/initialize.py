@@ -21,10 +21,11 @@ from distill.core.results import InitializeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.stored_samples import read_samples
-from distill.models import find, load
+from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.cuts import choice_seconds, making_bytes
+from distill.planning.cuts import choice_seconds, has_room, making_bytes, searches
 from distill.planning.lengths import RANDOM_CONTEXT, check_student
+from distill.planning.machine import available_bytes
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, is_cut, reads_samples, told
 from distill.shaping.rows import keep_rows
@@ -43,6 +44,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     load.quiet()
     model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
     samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
+    if samples is not None:
+        _read_once_if_it_fits(recipe, model)
     cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples)
     for line in told(cuts, nll_before_cuts):
         print(f"initialize: {line}")
@@ -63,6 +66,25 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
         nll_before_cuts=nll_before_cuts,
     )
     return StageOutput(result, files_under(out))
+
+
+def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
+    """Read all layers of a model that samples go through, where there is room; else tell it.
+
+    What is made of it is the same either way.
+    """
+    import torch
+
+    num_bytes, free = 4 * model.num_parameters(), available_bytes()
+    if load.placement(recipe.train.device, "float32").device == "cuda":
+        free = min(free, torch.cuda.mem_get_info()[0])
+    if has_room(num_bytes, free) or searches(recipe.student):
+        on_disk.keep(model)
+        return
+    print(
+        f"initialize: {num_bytes / 1e9:.1f} GB in float32 have no room in the {free / 1e9:.1f} GB that "
+        "are free: its layers are read from the disk for each batch of samples"
+    )
 
 
 def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:

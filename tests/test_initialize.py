@@ -113,6 +113,7 @@ MEASURED = """
     from cutting_helpers import sample
     from run_helpers import QUICKSTART
     from distill import initialize
+    initialize.available_bytes = lambda: 1e8
     from distill.core.jsonl import write_jsonl
     from distill.core.run_folder import RunFolder
     from distill.recipe import load_recipe
@@ -143,3 +144,5 @@ def test_a_model_that_is_cut_is_never_in_memory_as_a_whole(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) < 0.35 * whole, done.stdout
+    assert "0.3 GB in float32 have no room in the 0.1 GB that are free" in done.stdout
+    assert "0.0 GB in float32" not in done.stdout, "the small one has"

@@ -3,9 +3,9 @@
 Layers go first, then experts, then neurons of the feed-forward: what is ranked later is ranked in the
 model that the student will be. Key/value heads and the hidden width stay as they are.
 
-The model's layers may be on the disk (models/on_disk.py): then one of them is in memory at a time,
-beside the embedding, the head and the student as far as it is made; where layers are chosen by `nll`,
-all of them are, since each runs hundreds of times.
+The model's layers may be on the disk (models/on_disk.py): then one of them is in memory at a time, in
+float32, beside the embedding, the head and the student as far as it is made, and is read for each
+batch of samples; where layers are chosen by `nll`, all of them are, since each runs hundreds of times.
 """
 
 from collections.abc import Sequence

@@ -102,8 +102,8 @@ class Student(Section):
         "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
         "after another, always the one without which the answers' NLL is least. The last two read "
         "some of the run's samples: nll keeps most before training, takes minutes and has the whole "
-        "model in memory, block_influence takes seconds and has a layer at a time; after a short "
-        "distillation they were alike (BENCHMARKS.md)",
+        "model in memory, block_influence takes seconds where memory holds the model, and a layer at a "
+        "time where not; after a short distillation they were alike (BENCHMARKS.md)",
     )
     ffn_width: PositiveInt | None = field(
         None,
