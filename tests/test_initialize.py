@@ -134,7 +134,7 @@ MEASURED = """
 """
 
 
-def test_a_model_that_is_cut_is_never_in_memory_as_a_whole(tmp_path):
+def test_a_model_that_has_no_room_is_cut_without_being_in_memory_as_a_whole(tmp_path):
     """Twenty-four layers of 13 MB: what a small one takes is there before."""
     model_of(2, tmp_path / "small")
     whole = 4 * model_of(24, tmp_path / "large")
