@@ -21,12 +21,13 @@ from distill.core.results import InitializeResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.stored_samples import read_samples
-from distill.models import find, load
+from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.cuts import choice_seconds
+from distill.planning.cuts import choice_seconds, has_room, making_bytes, searches
 from distill.planning.lengths import RANDOM_CONTEXT, check_student
+from distill.planning.machine import available_bytes
 from distill.recipe import Recipe
-from distill.shaping.cutting import cut, reads_samples, told
+from distill.shaping.cutting import cut, is_cut, reads_samples, told
 from distill.shaping.rows import keep_rows
 from distill.shaping.trimmed import (
     TrimmedVocabulary,
@@ -43,6 +44,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     load.quiet()
     model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
     samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
+    if samples is not None:
+        _read_once_if_it_fits(recipe, model)
     cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples)
     for line in told(cuts, nll_before_cuts):
         print(f"initialize: {line}")
@@ -65,10 +68,30 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files_under(out))
 
 
+def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
+    """Read all layers of a model that samples go through, where there is room; else tell it.
+
+    What is made of it is the same either way.
+    """
+    import torch
+
+    num_bytes, free = 4 * model.num_parameters(), available_bytes()
+    if load.placement(recipe.train.device, "float32").device == "cuda":
+        free = min(free, torch.cuda.mem_get_info()[0])
+    if has_room(num_bytes, free) or searches(recipe.student):
+        on_disk.keep(model)
+        return
+    print(
+        f"initialize: {num_bytes / 1e9:.1f} GB in float32 have no room in the {free / 1e9:.1f} GB that "
+        "are free: its layers are read from the disk for each batch of samples"
+    )
+
+
 def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:
     """Return (student before any cut, in float32 on the CPU; tokenizer).
 
-    `trimmed`: the tokens that it keeps.
+    The layers of one that is to be cut stay in its files (models/on_disk.py). `trimmed`: the tokens
+    that it keeps.
 
     Raises MismatchError if the tokenizers differ.
     """
@@ -84,9 +107,8 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     own = load_students_tokenizer(recipe)
     if tokenizers.same:
         chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
-    model = load.load_model(
-        location, load.Placement("cpu", "float32"), revision=recipe.student.revision
-    )
+    where = load.Placement("cpu", "float32", layers_on_disk=is_cut(recipe.student))
+    model = load.load_model(location, where, revision=recipe.student.revision)
     check_student(recipe, model.config.get_text_config().to_dict(), own)
     if trimmed is not None:
         keep_rows(model, trimmed.parent_ids)
@@ -139,10 +161,9 @@ def reads(recipe: Recipe) -> Sequence[str]:
 
 
 def cost(work: Workload) -> Cost:
-    source, parameters = work.student_source, work.student.parameters
-    loaded = source.parameters if source else parameters
+    parameters = work.student.parameters
     return Cost(
-        PROCESS_BYTES + 4 * loaded,
+        PROCESS_BYTES + making_bytes(work),
         1 + 4 * parameters / 2e8 + choice_seconds(work),
         disk=4 * parameters,
         download=work.student_download,

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import tiny_qwen3
+from cutting_helpers import student_of
 from run_helpers import run, signal_when, small, start_fresh
 
 from distill.losses.head import Head
@@ -233,6 +234,18 @@ def test_long_packed_rows_take_less_memory_without_a_mask():
     use(model)
     without, _ = packed_step(model, batch)
     assert without < masked - 4096 * 4096, "the mask alone has a byte for each pair of tokens"
+
+
+def test_a_student_cut_out_of_files_is_the_one_that_is_cut_out_of_memory(tmp_path):
+    tiny_qwen3().save_pretrained(tmp_path)
+    student = {"method": "layers", "layer_share": 0.5, "layers_by": "block_influence"}
+    whole, parts = (
+        student_of(tmp_path, student, layers_on_disk=on_disk, device="cuda")
+        for on_disk in (False, True)
+    )
+    assert parts[:2] == whole[:2]
+    for name, value in whole[2].state_dict().items():
+        assert torch.equal(parts[2].state_dict()[name], value)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from run_helpers import QUICKSTART
 from safetensors.torch import load_file, save_file
 
@@ -79,3 +83,66 @@ def test_a_generation_config_that_transformers_would_not_save_is_refused_or_save
     path.write_text(json.dumps(values))
     student = initialized(model)
     assert json.loads((student / "generation_config.json").read_text())["eos_token_id"] == 5
+
+
+def model_of(num_layers, folder):
+    """Write a random Qwen3 in bfloat16 with the teacher's tokenizer; return its parameters."""
+    tokenizer = load.load_tokenizer(str(TEACHER))
+    config = transformers.Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=4096,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return model.num_parameters()
+
+
+MEASURED = """
+    import resource, sys
+    from pathlib import Path
+    sys.path[:] = {paths!r}
+    from cutting_helpers import sample
+    from run_helpers import QUICKSTART
+    from distill import initialize
+    initialize.available_bytes = lambda: 1e8
+    from distill.core.jsonl import write_jsonl
+    from distill.core.run_folder import RunFolder
+    from distill.recipe import load_recipe
+
+    def peak_after(model):
+        folder = RunFolder(Path(model) / "run")
+        student = "{{method: layers, layer_share: 0.25, ffn_width: 256, model: %s}}" % model
+        recipe = load_recipe(
+            QUICKSTART, ["student=" + student, "teacher.model=" + model, "train.device=cpu"]
+        )
+        samples = [sample(f"s{{i}}", recipe.languages[0]) for i in range(4)]
+        folder.stage("generate").mkdir(parents=True)
+        write_jsonl(folder.stage("generate") / "kept.jsonl", [s.row() for s in samples])
+        initialize.run(recipe, folder)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    print(-peak_after({small!r}) + peak_after({large!r}))
+"""
+
+
+def test_a_model_that_has_no_room_is_cut_without_being_in_memory_as_a_whole(tmp_path):
+    """Twenty-four layers of 13 MB: what a small one takes is there before."""
+    model_of(2, tmp_path / "small")
+    whole = 4 * model_of(24, tmp_path / "large")
+    script = textwrap.dedent(MEASURED).format(
+        paths=sys.path, small=str(tmp_path / "small"), large=str(tmp_path / "large")
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout.split()[-1]) < 0.35 * whole, done.stdout
+    assert "0.3 GB in float32 have no room in the 0.1 GB that are free" in done.stdout
+    assert "0.0 GB in float32" not in done.stdout, "the small one has"

@@ -6,7 +6,7 @@ from typing import Any
 
 from distill.core.teams import Team
 from distill.errors import DataError, MismatchError, MissingError, RecipeError, shown
-from distill.models import divided, spread
+from distill.models import divided, on_disk, spread
 from distill.models.find import local_folder
 from distill.models.json_files import read_json_object, token_ids
 from distill.models.loaded_weights import (
@@ -34,6 +34,7 @@ class Placement:
     quantization: str = "none"
     spread: bool = False  # over all GPUs of this process, and this machine's memory (spread.py)
     num_parts: int = 1  # of several ranks that hold one each (divided.py)
+    layers_on_disk: bool = False  # each is read when it runs (on_disk.py); in float32, on the CPU
 
     def __str__(self) -> str:
         quantization = "" if self.quantization == "none" else f", {self.quantization}"
@@ -161,6 +162,7 @@ def load_model(
         trust_remote_code=trust_remote_code,
         dtype=getattr(torch, where.dtype),
         quantization_config=quantization_config(where.quantization, getattr(torch, where.dtype)),
+        layers_on_disk=where.layers_on_disk,
         **placing(where, local_rank),
     )
     refuse_unquantized(model, where.quantization, location)
@@ -207,8 +209,16 @@ def placing(where: Placement, local_rank: int | None) -> dict[str, Any]:
     return {"device_map": {"": f"cuda:{number}"}}
 
 
-def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any) -> Any:
+def from_folder(
+    folder: Path,
+    *,
+    trust_remote_code: bool = False,
+    layers_on_disk: bool = False,
+    **options: Any,
+) -> Any:
     """Return transformers' model of a folder, in evaluation mode, with `options` for its loader.
+
+    `layers_on_disk`: leave the layers in the files; those of a model that is packed are read.
 
     This is the one way by which weights are loaded here. Raises MissingError (no weights in
     safetensors), DataError (half a download, an index that names other files, broken values, NaN or
@@ -228,21 +238,27 @@ def from_folder(folder: Path, *, trust_remote_code: bool = False, **options: Any
     require_possible(folder, config, stored, trust_remote_code=trust_remote_code)
     if known is not None:
         options["config"] = known
+    layers_on_disk = layers_on_disk and values.get("quantization_config") is None
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **options,
-        )
+        if layers_on_disk:
+            loaded: Any = on_disk.without_layers(folder, config, stored)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     except (OSError, ValueError) as error:
         raise MissingError(f"{folder}: cannot be loaded: {str(error).splitlines()[0]}") from None
     model, notes = loaded
     missing = [*notes["missing_keys"], *(key for key, *_ in notes["mismatched_keys"])]
     refuse_other_weights(folder, model, missing, notes["unexpected_keys"], values)
     refuse_not_finite(folder, model, stored)
+    if layers_on_disk:
+        on_disk.attach(folder, model, stored)
     untie_other_head(folder, model)
     keep_unpacked(model)
     if spread.is_spread(model):

@@ -214,7 +214,8 @@ def _refuse_not_finite_in_files(location: object, stored: Mapping[str, StoredTen
         if tensor.dtype.startswith(("F", "BF")) and not tensor.dtype.startswith("F4"):
             by_file.setdefault(tensor.file, []).append(name)
     for path, names in by_file.items():
-        with safe_open(path, framework="pt") as file:
+        # one tensor in memory: mapped, all of a file would count as this process's
+        with safe_open(path, framework="pt", backend="pread") as file:
             for name in names:
                 if not is_finite(file.get_tensor(name)):
                     raise DataError(

@@ -1,16 +1,33 @@
 """What a plan says of a student that is cut out of a bigger model, before anything is spent."""
 
+import math
+
 from distill.catalog import catalog
 from distill.planning.costs import Workload
+from distill.planning.sizes import num_tables
 from distill.recipe import Recipe
-from distill.shaping.calibration import ANSWER_TOKENS, NUM_SEQUENCES, PROMPT_TOKENS
-from distill.shaping.cutting import reads_samples
+from distill.recipe.sections import Student
+from distill.shaping.calibration import (
+    ANSWER_TOKENS,
+    BATCH_TOKENS,
+    NUM_SEQUENCES,
+    PROMPT_TOKENS,
+)
+from distill.shaping.cutting import is_cut, reads_samples
 from distill.shaping.experts import no_experts, refuse_other_experts
 from distill.shaping.feed_forward import not_dense, refuse_other_widths
 from distill.shaping.layer_choice import SEARCH_SEQUENCES
 from distill.shaping.layers import num_kept_of
 
 HEALED_SHARE = 1 / 3  # of the layers that may go in one cut; more takes billions of tokens to heal
+
+# of one layer in float32 while it is read: a mixture's experts are put together, then gate and up
+READ_LAYERS = 2.5
+# of a mixture, copied when it is saved: gate and up of its experts, which its files have apart
+SAVED_SHARE = 2 / 3
+READ_SPEED = 0.6e9  # bytes of float32 a second, by one core, out of files that memory holds
+ROOM_SHARE = 0.7  # of the memory that is free, for a whole model that is then read once
+HEAD_READS = 2  # before an NLL is measured, to see that logits follow from the hidden states
 
 
 def check_cuts(recipe: Recipe) -> None:
@@ -64,17 +81,65 @@ def deep_cut(recipe: Recipe, num_layers: int) -> str | None:
     )
 
 
+def making_bytes(work: Workload) -> float:
+    """Return the bytes of the weights that are in memory while the student is made.
+
+    Of a model that is cut (models/on_disk.py) those are the tables by token, the layer that is read,
+    and the student as far as it is made. All of it where it has room and samples go through it, where
+    `nll` runs each layer hundreds of times, and where it is packed in its files.
+    """
+    source, student = work.student_source, work.student.parameters
+    if source is None:
+        return 4 * student
+    from distill.formats.planned_student import PlannedStudent  # which reads numpy
+
+    planned = PlannedStudent(work.recipe)
+    saved = student * (1 + SAVED_SHARE * planned.is_mixture)
+    is_packed = "quantization_config" in (planned.config or {})
+    if not is_cut(work.recipe.student) or is_packed or _is_read_once(work):
+        return 4 * max(source.parameters, saved)
+    tables = source.head * num_tables(work.recipe)
+    layer = (source.parameters - tables) / source.layers
+    return 4 * max(tables + student + READ_LAYERS * layer, saved)
+
+
+def has_room(num_bytes: float, free: float) -> bool:
+    """Return whether a model that samples go through is read once, of so many bytes in float32."""
+    return num_bytes <= ROOM_SHARE * free
+
+
+def searches(student: Student) -> bool:
+    """Return whether layers are tried one by one, which has all of them in memory."""
+    return student.method == "layers" and student.layers_by == "nll"
+
+
+def _is_read_once(work: Workload) -> bool:
+    source, machine, student = work.student_source, work.machine, work.recipe.student
+    assert source is not None  # a model that is cut
+    free = min(machine.memory, machine.gpu_memory) if machine.gpu else machine.memory
+    fits = reads_samples(student) and has_room(4 * source.parameters, free)
+    return fits or searches(student)
+
+
 def choice_seconds(work: Workload) -> float:
-    """Return the seconds in which cuts are chosen by what the model makes of samples."""
+    """Return the seconds in which cuts are chosen by what the model makes of samples.
+
+    Three passes over them, in each of which the layers are read for every batch, unless there is room
+    for all.
+    """
     student, source = work.recipe.student, work.student_source
     if source is None or not reads_samples(student):
         return 0.0
     prompt = min(work.demand.prompt, PROMPT_TOKENS)
     answer = min(work.demand.answer, ANSWER_TOKENS)
-    passes = 2 * 3 * NUM_SEQUENCES * (prompt + answer) * source.parameters
-    if student.method == "layers" and student.layers_by == "nll":
+    num_tokens = NUM_SEQUENCES * (prompt + answer)
+    passes = 2 * 3 * num_tokens * source.parameters
+    num_reads = 3 * (HEAD_READS + math.ceil(num_tokens / BATCH_TOKENS))
+    if searches(student):
         passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
-    return passes / work.machine.flops
+    if _is_read_once(work):
+        num_reads = 0  # beyond its loading
+    return passes / work.machine.flops + num_reads * 4 * source.parameters / READ_SPEED
 
 
 def _search(work: Workload, num_tokens: float, num_answer_tokens: float) -> float:

@@ -2,6 +2,10 @@
 
 Layers go first, then experts, then neurons of the feed-forward: what is ranked later is ranked in the
 model that the student will be. Key/value heads and the hidden width stay as they are.
+
+The model's layers may be on the disk (models/on_disk.py): then one of them is in memory at a time, in
+float32, beside the embedding, the head and the student as far as it is made, and is read for each
+batch of samples; where layers are chosen by `nll`, all of them are, since each runs hundreds of times.
 """
 
 from collections.abc import Sequence
@@ -9,7 +13,7 @@ from typing import Any
 
 from distill.core.results import Cut
 from distill.data.samples import Sample
-from distill.models import load
+from distill.models import load, on_disk
 from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
@@ -27,6 +31,11 @@ NAMES = {
 MEASURED = ("block_influence", "nll")  # of student.layers_by: those that read calibration text
 
 
+def is_cut(student: Student) -> bool:
+    """Return whether the student is a part of its model, the vocabulary apart."""
+    return student.method == "layers" or bool(student.ffn_width or student.num_experts)
+
+
 def reads_samples(student: Student) -> bool:
     """Return whether a cut is chosen by what the model makes of the run's samples."""
     chooses_layers = student.method == "layers" and student.layers_by in MEASURED
@@ -38,17 +47,21 @@ def cut(
 ) -> tuple[list[Cut], float | None]:
     """Cut a model on the CPU in place, and return (what was cut, NLL before, nats a token).
 
+    What is left of it is in memory then, wherever its layers were.
+
     `samples`: those of the run, None where no cut reads them (`reads_samples`); the NLLs are None
     then. Raises MismatchError for a family that cannot be cut so.
     """
     if samples is None:
-        return _cuts(recipe.student, model, None), None
+        cuts = _cuts(recipe.student, model, None)
+        on_disk.keep(model)
+        return cuts, None
     calibration = Calibration.of(recipe, samples, tokenizer)
-    device = load.placement(recipe.train.device, "float32").device
-    model.to(device)
+    on_disk.move(model, load.placement(recipe.train.device, "float32").device)
     before = mean_nll(model, calibration)
     cuts = _cuts(recipe.student, model, calibration)
-    model.to("cpu")
+    on_disk.move(model, "cpu")
+    on_disk.keep(model)
     return cuts, before
 
 

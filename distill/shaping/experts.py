@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import MismatchError
+from distill.models import on_disk
 from distill.models.families import EXPERTS, first_of
 from distill.shaping.calibration import Calibration, read_with
 from distill.shaping.layers import layers_of, require_config_of_its_weights
@@ -34,6 +35,7 @@ def keep_busiest(model: Any, num_kept: int, calibration: Calibration) -> None:
     shares = contributions(model, calibration)
     num_groups = values.get("n_group") or 1
     for block, shares_E in zip(blocks, shares, strict=True):
+        on_disk.keep(model, block)
         _keep_experts(block, _largest(shares_E, num_kept, num_groups), before)
     setattr(config, next(name for name in EXPERTS if values.get(name)), num_kept)
     config.num_experts_per_tok = min(config.num_experts_per_tok, num_kept)

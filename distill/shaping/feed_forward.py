@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill.errors import MismatchError
+from distill.models import on_disk
 from distill.models.families import EXPERTS, first_of
 from distill.shaping.calibration import Calibration, read_with
 from distill.shaping.layers import layers_of, require_config_of_its_weights
@@ -29,6 +30,7 @@ def keep_strongest(model: Any, width: int, calibration: Calibration) -> None:
     for block, strengths_I in zip(blocks, strengths(model, calibration), strict=True):
         # of equals the first, so that a width of its own is the model as it is
         kept_K = strengths_I.sort(descending=True, stable=True).indices[:width].sort().values
+        on_disk.keep(model, block)
         _keep_neurons(block, kept_K, before)
     _config(model).intermediate_size = width
     require_config_of_its_weights(model, f"a feed-forward of {width}", WAY_OUT)

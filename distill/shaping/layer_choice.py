@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill.core import shutdown
 from distill.core.progress import Progress
+from distill.models import on_disk
 from distill.shaping.calibration import Calibration, nats, read_with
 from distill.shaping.layer_passes import LayerPasses, output_of
 from distill.shaping.layers import evenly_spaced, layers_of, num_kept_of
@@ -76,6 +77,7 @@ def least_nll(model: Any, calibration: Calibration, num_kept: int) -> list[int]:
 
     from distill.models.head import head_of
 
+    on_disk.keep(model)  # each layer runs hundreds of times
     head, vocab_size = head_of(model), calibration.vocab_size
     left = list(range(len(layers_of(model))))
     with torch.no_grad():

@@ -1,5 +1,7 @@
 """What a plan says of a student that is cut out of a bigger model."""
 
+from dataclasses import replace
+
 import pytest
 from cutting_helpers import Tokens, calibration, sample
 from families import BY_NAME, save
@@ -10,7 +12,7 @@ from distill.errors import MismatchError
 from distill.formats.planned_student import PlannedStudent
 from distill.models import load
 from distill.planning.costs import Workload
-from distill.planning.cuts import check_cuts, choice_seconds, deep_cut
+from distill.planning.cuts import check_cuts, choice_seconds, deep_cut, making_bytes
 from distill.planning.machine import Machine
 from distill.planning.sizes import size_of, student_size
 from distill.recipe import load_recipe
@@ -49,6 +51,63 @@ def test_choosing_layers_takes_time_where_the_model_is_read():
         for by in ("even", "last", "block_influence", "nll")
     }
     assert seconds["even"] == seconds["last"] == 0 < seconds["block_influence"] < seconds["nll"]
+
+
+def bytes_of(student, memory=32e9):
+    """Return (bytes to make a student of a model that is not here, the whole model's, the student's)."""
+    recipe = load_recipe(QUICKSTART, [f"student={{{student}}}"])
+    work = Workload.of(recipe, replace(MACHINE, memory=memory))
+    assert work.student_source is not None
+    return making_bytes(work), 4 * work.student_source.parameters, 4 * work.student.parameters
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        "method: base, model: Qwen/Qwen3-8B, ffn_width: 4096",
+        "method: layers, model: Qwen/Qwen3-8B, layer_share: 0.5",
+        "method: layers, model: Qwen/Qwen3-30B-A3B, layer_share: 0.25, layers_by: even",
+    ],
+)
+def test_a_model_that_is_cut_is_reckoned_by_the_layer_where_it_has_no_room(student):
+    bytes_, whole, kept = bytes_of(student)
+    assert kept < bytes_ < kept + 0.35 * whole
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        "method: base, model: Qwen/Qwen3-8B",
+        "method: layers, model: Qwen/Qwen3-8B, layer_share: 0.5, layers_by: nll",
+    ],
+)
+def test_a_model_that_stays_whole_or_is_searched_is_reckoned_as_a_whole(student):
+    bytes_, whole, _ = bytes_of(student)
+    assert bytes_ == whole
+
+
+def test_a_model_that_has_room_is_read_once():
+    student = "method: layers, model: Qwen/Qwen3-8B, layer_share: 0.5"
+    bytes_, whole, _ = bytes_of(student, 64e9)
+    assert bytes_ == whole
+    evenly, whole, kept = bytes_of(f"{student}, layers_by: even", 64e9)
+    assert kept < evenly < whole, "no sample goes through it"
+
+
+def test_a_mixture_is_copied_in_part_when_it_is_saved():
+    bytes_, whole, kept = bytes_of("method: base, model: Qwen/Qwen3-30B-A3B")
+    assert kept == whole < bytes_ < 2 * whole
+
+
+def test_layers_that_are_read_anew_for_each_batch_take_time():
+    """On machines whose arithmetic takes none, and of which one has no room."""
+
+    def seconds(layers_by, memory):
+        recipe = recipe_with(method="layers", layers_by=layers_by)
+        return choice_seconds(Workload.of(recipe, replace(MACHINE, flops=1e30, memory=memory)))
+
+    assert all(seconds(by, 1e6) < 1e-6 for by in ("even", "nll"))
+    assert seconds("block_influence", 1e9) < 1e-6 < 0.1 < seconds("block_influence", 1e6)
 
 
 @pytest.mark.parametrize(

@@ -101,8 +101,9 @@ class Student(Section):
         "Which layers to keep (layers): even = evenly spaced; last = the first ones, so that the "
         "last are dropped; block_influence = those that turn the hidden states most; nll = drop one "
         "after another, always the one without which the answers' NLL is least. The last two read "
-        "some of the run's samples: nll keeps most before training and takes minutes, "
-        "block_influence seconds; after a short distillation they were alike (BENCHMARKS.md)",
+        "some of the run's samples: nll keeps most before training, takes minutes and has the whole "
+        "model in memory, block_influence takes seconds where memory holds the model, and a layer at a "
+        "time where not; after a short distillation they were alike (BENCHMARKS.md)",
     )
     ffn_width: PositiveInt | None = field(
         None,
