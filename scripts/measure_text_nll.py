@@ -10,6 +10,7 @@ model is a folder as transformers saves it. The first model is what the others a
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,7 +26,7 @@ from distill.models.sequences import TokenSequence
 BATCH_TOKENS = 4096
 
 
-def nats_and_tokens(model: object, tokenizer: object, texts: list[str]) -> tuple[float, int]:
+def nats_and_tokens(model: Any, tokenizer: Any, texts: list[str]) -> tuple[float, int]:
     """Return the nats of all texts together, and the tokens that they take."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     encoded = tokenizer(texts, add_special_tokens=False).input_ids
