@@ -39,7 +39,7 @@ PLANS = {
     "llama_to_1b": (1_235_814_400, "attribution"),
     "phone_4gb": (490_799_104, "allow"),
     "raspberry_pi": (1_510_073_344, "allow"),
-    "smollm2_laptop": (66_945_104, "allow"),
+    "smollm2_laptop": (70_484_108, "allow"),
     "two_teachers": (596_049_920, "allow"),
 }
 OWN_TESTS = {"quickstart", "smollm2_laptop"}  # are run whole elsewhere
