@@ -14,7 +14,8 @@ server's, which is sent the samples (teachers/server/scoring.py).
 What an earlier or a killed run captured is never captured again (teachers/listening.py).
 
 A student with a trimmed tokenizer learns tokens that are the teacher's own under other numbers. The
-teacher is shown its ids of them, and what it says of each is told in the student's.
+teacher is shown its ids of them, and what it says of others is told in those that the student writes
+instead (signals/pieces.py).
 
 Independent jobs (`--shard 1/4`) divide the sequences by their keys, in one run folder, or each in
 its own: then copy their generate/raw/ and capture/signals/ into one, and the whole recipe asks
@@ -322,6 +323,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     if recipe.capture.scores_answers:
         names = {view.route: view.teacher.scoring_name for view in recipe.views}
         section["scored by"] = names
+    if recipe.student.vocabulary is not None and recipe.capture.signal not in ("chunks", "none"):
+        section["removed tokens"] = "in pieces"  # they were dropped at first
     return Fingerprint(section, teacher.inputs)
 
 
@@ -343,7 +346,7 @@ def _cost_of_turn(work: Workload) -> Cost:
     memory, seconds = PROCESS_BYTES, 0.0
     if work.captures:
         memory += work.bytes_on_a_gpu + work.joined_head_bytes
-        memory += pass_bytes(teacher, recipe.teacher.batch_tokens)
+        memory += pass_bytes(teacher, recipe.teacher.batch_tokens, in_pieces=trims)
         seconds = work.pass_seconds(work.sample_tokens)
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)

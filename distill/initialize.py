@@ -75,6 +75,8 @@ def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
     """
     import torch
 
+    if not on_disk.are_on_disk(model):
+        return
     num_bytes, free = 4 * model.num_parameters(), available_bytes()
     if load.placement(recipe.train.device, "float32").device == "cuda":
         free = min(free, torch.cuda.mem_get_info()[0])

@@ -218,7 +218,7 @@ def from_folder(
 ) -> Any:
     """Return transformers' model of a folder, in evaluation mode, with `options` for its loader.
 
-    `layers_on_disk`: leave the layers in the files; those of a model that is packed are read.
+    `layers_on_disk`: leave the layers in the files, where the model is not packed and has no others.
 
     This is the one way by which weights are loaded here. Raises MissingError (no weights in
     safetensors), DataError (half a download, an index that names other files, broken values, NaN or
@@ -239,10 +239,12 @@ def from_folder(
     if known is not None:
         options["config"] = known
     layers_on_disk = layers_on_disk and values.get("quantization_config") is None
+    loaded: Any = None
     try:
         if layers_on_disk:
-            loaded: Any = on_disk.without_layers(folder, config, stored)
-        else:
+            loaded = on_disk.without_layers(folder, config, stored)
+            layers_on_disk = on_disk.can_be_read(loaded[0])
+        if not layers_on_disk:
             loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 use_safetensors=True,

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.errors import DataError, MismatchError, shown
+from distill.errors import DataError, shown
 from distill.models.loaded_weights import refuse_not_finite
 from distill.models.model_files import StoredTensor
 
@@ -87,24 +87,26 @@ def _staying_out() -> Any:
     return StayingOut
 
 
-def attach(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -> None:
-    """Have the layers of a model that was loaded without them read when they run.
+def can_be_read(model: Any) -> bool:
+    """Return whether what a model was loaded without are its layers' own weights, none of them shared.
 
-    Raises MismatchError for a model that has such weights elsewhere, or shares them between layers.
+    Elsewhere (a part that sees or hears may have layers, too) it has to be loaded whole.
     """
+    layers = getattr(model.base_model, "layers", ())
+    within = {id(p) for layer in layers for p in layer.parameters()}
+    elsewhere = any(p.is_meta and id(p) not in within for p in model.parameters())
+    return not elsewhere and not any(map(OF_A_LAYER.search, model.all_tied_weights_keys))
+
+
+def attach(folder: Path, model: Any, stored: Mapping[str, StoredTensor]) -> None:
+    """Have the layers of a model that was loaded without them read when they run."""
     if getattr(model.base_model, "layers", None) is not None:
         setattr(model, ATTRIBUTE, LayersOnDisk(folder, model, stored))
-    within = {
-        id(p) for layer in getattr(model.base_model, "layers", ()) for p in layer.parameters()
-    }
-    elsewhere = [n for n, p in model.named_parameters() if p.is_meta and id(p) not in within]
-    tied = [name for name in model.all_tied_weights_keys if OF_A_LAYER.search(name)]
-    if elsewhere or tied:
-        raise MismatchError(
-            f"{folder}: {(elsewhere + tied)[0]} of a {type(model).__name__} is no weight of one "
-            "layer alone, and such a model cannot be cut layer by layer; use student.method: base "
-            "with student.ffn_width=null and student.num_experts=null"
-        )
+
+
+def are_on_disk(model: Any) -> bool:
+    """Return whether some of the model's layers are read when they run."""
+    return getattr(model, ATTRIBUTE, None) is not None
 
 
 def keep(model: Any, part: Any = None) -> None:
@@ -154,9 +156,12 @@ class LayersOnDisk:
             self._whole = type(model)(copy.deepcopy(model.config))
         self._whole.base_model.layers = model.base_model.layers
         self._conversions = model._weight_conversions
+        # what the file has under a name that is no layer's is in memory, and stays
+        self._empty = {
+            layer: [name for name, value in layer.state_dict().items() if value.is_meta]
+            for layer in layers
+        }
         self._hooks = {layer: self._hooks_of(layer) for layer in layers}
-        for layer in layers:
-            _let_go(layer)
 
     def keep(self, layer: Any) -> None:
         """Read a layer for good, if it was not."""
@@ -168,8 +173,19 @@ class LayersOnDisk:
     def _hooks_of(self, layer: Any) -> list[Any]:
         return [
             layer.register_forward_pre_hook(lambda layer, _: self._read(layer)),
-            layer.register_forward_hook(lambda layer, *_: _let_go(layer), always_call=True),
+            layer.register_forward_hook(lambda layer, *_: self._let_go(layer), always_call=True),
         ]
+
+    def _let_go(self, layer: Any) -> None:
+        """Give back the memory of what was read of a layer."""
+        import torch
+
+        values = layer.state_dict()
+        empty = {
+            name: torch.empty(values[name].shape, dtype=values[name].dtype, device="meta")
+            for name in self._empty[layer]
+        }
+        layer.load_state_dict(empty, assign=True, strict=False)
 
     def _read(self, layer: Any) -> None:
         """Fill a layer, in float32.
@@ -210,14 +226,3 @@ class LayersOnDisk:
 
     def _name(self, layer: Any) -> str:
         return f"layer {list(self._stored).index(layer)}"
-
-
-def _let_go(layer: Any) -> None:
-    """Give back the memory of a layer's weights; buffers that no file holds stay."""
-    import torch
-
-    empty = {
-        name: torch.empty(value.shape, dtype=value.dtype, device="meta")
-        for name, value in layer.state_dict().items()
-    }
-    layer.load_state_dict(empty, assign=True)

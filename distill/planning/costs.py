@@ -317,9 +317,13 @@ class Workload:
         return size_of(self.recipe, student.model, student.revision) if student.model else None
 
 
-def pass_bytes(size: Size, num_tokens: float) -> float:
-    """Return what a forward pass needs beside the weights, logits in chunks among it."""
-    return num_tokens * size.hidden * 40 + 2 * 64 * 2**20
+def pass_bytes(size: Size, num_tokens: float, *, in_pieces: bool = False) -> float:
+    """Return what a forward pass needs beside the weights, logits in chunks among it.
+
+    `in_pieces`: what it says is told in a trimmed student's tokens (signals/pieces.py).
+    """
+    chunks = 6 if in_pieces else 2
+    return num_tokens * size.hidden * 40 + chunks * 64 * 2**20
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:

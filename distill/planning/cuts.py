@@ -124,8 +124,8 @@ def _is_read_once(work: Workload) -> bool:
 def choice_seconds(work: Workload) -> float:
     """Return the seconds in which cuts are chosen by what the model makes of samples.
 
-    Three passes over them, in each of which the layers are read for every batch, unless there is room
-    for all.
+    In each pass over them the layers are read for every batch, unless there is room for all; whether
+    there is, `initialize` sees when it begins.
     """
     student, source = work.recipe.student, work.student_source
     if source is None or not reads_samples(student):
@@ -133,13 +133,25 @@ def choice_seconds(work: Workload) -> float:
     prompt = min(work.demand.prompt, PROMPT_TOKENS)
     answer = min(work.demand.answer, ANSWER_TOKENS)
     num_tokens = NUM_SEQUENCES * (prompt + answer)
-    passes = 2 * 3 * num_tokens * source.parameters
-    num_reads = 3 * (HEAD_READS + math.ceil(num_tokens / BATCH_TOKENS))
+    num_passes = _num_passes(student)
+    passes = 2 * num_passes * num_tokens * source.parameters
+    num_reads = num_passes * (HEAD_READS + math.ceil(num_tokens / BATCH_TOKENS))
     if searches(student):
         passes += _search(work, SEARCH_SEQUENCES * (prompt + answer), SEARCH_SEQUENCES * answer)
     if _is_read_once(work):
         num_reads = 0  # beyond its loading
     return passes / work.machine.flops + num_reads * 4 * source.parameters / READ_SPEED
+
+
+def _num_passes(student: Student) -> int:
+    """Return how often samples go through the model: an NLL before all cuts, and after each one.
+
+    One more chooses what goes, but for layers that are chosen by their numbers, or by NLL.
+    """
+    of_width = bool(student.num_experts) + bool(student.ffn_width)
+    of_layers = student.method == "layers"
+    num_choices = of_width + (of_layers and student.layers_by == "block_influence")
+    return 1 + of_width + of_layers + num_choices
 
 
 def _search(work: Workload, num_tokens: float, num_answer_tokens: float) -> float:

@@ -9,7 +9,7 @@ nll               greedily: layer after layer goes whichever costs least NLL of 
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.core import shutdown
 from distill.core.progress import Progress
@@ -17,9 +17,6 @@ from distill.models import on_disk
 from distill.shaping.calibration import Calibration, nats, read_with
 from distill.shaping.layer_passes import LayerPasses, output_of
 from distill.shaping.layers import evenly_spaced, layers_of, num_kept_of
-
-if TYPE_CHECKING:
-    pass
 
 # the search runs the layers hundreds of times, and as many sequences rank them well
 SEARCH_SEQUENCES = 16

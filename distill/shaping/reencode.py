@@ -48,12 +48,12 @@ class Reencoder:
         return [new for piece in self._pieces(ids) for new in piece]
 
     def pieces_of_removed(self) -> dict[int, list[int]]:
-        """Return what each of the parent's tokens that was taken away becomes, by the parent's id.
+        """Return as what each of the parent's tokens that was taken away is written, by its id.
 
-        Added tokens become nothing, and are not among them.
+        Added tokens are written as nothing, and are not among them.
         """
         removed = self.vocabulary.parts.keys() - self.new_ids.keys() - self.vocabulary.added.keys()
-        return {number: self._in_parts([number]) for number in sorted(removed)}
+        return {n: self._anew([n]) or self._in_parts([n]) for n in sorted(removed)}
 
     def require_same_bytes(self, before: Sequence[int], after: Sequence[int], what: str) -> None:
         """Raise MismatchError unless the parent's ids and the trimmed ones are the same bytes."""

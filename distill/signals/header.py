@@ -24,7 +24,8 @@ class SignalHeader:
     hidden_size: width of the teacher's last hidden states, if those are stored beside the signal;
         None if not.
     fingerprints: of teacher, teacher_dtype, teacher_quantization, tokenizer, chat_template; where a
-        server scored, its name of the model, if that is another.
+        server scored, its name of the model, if that is another; of a trimmed tokenizer, which of
+        the teacher's ids it has, and what becomes of the others.
     format: of the bytes. Raises ValueError for numbers that do not fit the kind.
     """
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CACHED_VALUES = 1 << 20  # float32 values of a part that stay in a CPU's cache
-NEGLIGIBLE = 1e-4  # of the mass: a token that the text is in with less is not followed up
+NEGLIGIBLE = (
+    1e-4  # of the mass: tokens that the text is in with less, together, are not followed up
+)
 
 
 class Pieces:
@@ -47,11 +49,9 @@ class Pieces:
         self.kept_V = np.asarray(kept, np.int64)
         removed = np.fromiter(pieces, np.int64, len(pieces))
         first = np.array([pieces[token][0] for token in pieces], np.int64)
-        self._first_C = np.full(num_known, len(kept))  # behind the last: it begins no other
-        self._first_C[removed] = first
         order = np.argsort(first, kind="stable")
-        self._begun = removed[order]
-        self._bounds = np.searchsorted(first[order], np.arange(len(kept) + 1))
+        self._removed, self._first = removed[order], first[order]
+        self._bounds = np.searchsorted(self._first, np.arange(len(kept) + 1))
         self._rest = {token: tuple(parts[1:]) for token, parts in pieces.items()}
         known = np.arange(num_known)
         self._unwritten = np.setdiff1d(known, np.concatenate([self.kept_V, removed]))
@@ -62,7 +62,7 @@ class Pieces:
 
     def _begun_by(self, piece: int) -> NDArray[np.int64]:
         """Return the teacher's tokens that were taken away and begin with this piece."""
-        return self._begun[self._bounds[piece] : self._bounds[piece + 1]]
+        return self._removed[self._bounds[piece] : self._bounds[piece + 1]]
 
     def removed_mass(self, logits_NC: "Tensor") -> "Tensor":
         """Return the share of the teacher's mass on tokens that the student does not have, [N]."""
@@ -97,31 +97,38 @@ class Pieces:
                     text = _Text()
                 changes.note(row, text)
                 text.read(label, alone, begun)
-            yield part, changes.applied_to(self._between_tokens(said))
+            logp_NV = changes.applied_to(self._between_tokens(said))
+            del said, of_labels  # as large as the logits
+            yield part, logp_NV
 
     def _said(self, logits_NC: "Tensor") -> "_Said":
         """Return what the teacher says, among the tokens that the student can write."""
+        import torch
+
         known_NC = logits_NC[:, : self.num_known].float()
         if len(self._unwritten):
             unwritten = self._on(logits_NC.device, "unwritten", self._unwritten)
             known_NC = known_NC.index_fill(1, unwritten, -np.inf)
         centred_NC = known_NC - known_NC.amax(-1, keepdim=True)
         weights_NC = centred_NC.exp()
-        return _Said(centred_NC, weights_NC, weights_NC.sum(-1, keepdim=True))
+        # in float64, so that rows beside it do not change a row's sum
+        total_N1 = weights_NC.sum(-1, keepdim=True, dtype=torch.float64)
+        return _Said(centred_NC, weights_NC, total_N1)
 
     def _between_tokens(self, said: "_Said") -> "Tensor":
         """Return the log-probs [N, V] where the text stands between two of the teacher's tokens."""
         import torch
 
         weights_NC, device = said.weights_NC, said.weights_NC.device
-        first_NC = self._on(device, "first", self._first_C).expand(len(weights_NC), -1)
-        # on a GPU the order of additions is anybody's: float64 hides it
+        removed = self._on(device, "removed", self._removed)
+        first_NR = self._on(device, "first", self._first).expand(len(weights_NC), -1)
+        # on a GPU the order of additions is anybody's: float64 hides nearly all of that
         wide = torch.float32 if device.type == "cpu" else torch.float64
-        begun_NV = torch.zeros(len(weights_NC), len(self) + 1, dtype=wide, device=device)
-        begun_NV.scatter_add_(1, first_NC, weights_NC.to(wide))
+        begun_NV = torch.zeros(len(weights_NC), len(self), dtype=wide, device=device)
+        begun_NV.scatter_add_(1, first_NR, weights_NC.index_select(1, removed).to(wide))
         kept_NV = said.centred_NC.index_select(1, self._on(device, "kept", self.kept_V))
-        both_NV = torch.logaddexp(kept_NV, begun_NV[:, :-1].log_().float())
-        return both_NV.sub_(said.total_N1.log())
+        both_NV = torch.logaddexp(kept_NV, begun_NV.log_().float())
+        return both_NV.sub_(said.total_N1.log().float())
 
     def _of_labels(
         self, said: "_Said", labels: Sequence[int]
@@ -144,7 +151,7 @@ class Pieces:
         masses = (weights / said.total_N1[rows, 0]).cpu().numpy()
         for ids, of_one in zip(begun, np.split(masses, np.cumsum(sizes)[:-1]), strict=True):
             alone, of_begun = float(of_one[-1]), of_one[:-1]
-            likely = np.flatnonzero(of_begun > NEGLIGIBLE * of_one.sum())
+            likely = _likely(of_begun, of_one.sum())
             yield alone, [(self._rest[ids[i]], float(of_begun[i])) for i in likely]
 
     def _on(self, device: Any, name: str, ids: NDArray[np.int64]) -> "Tensor":
@@ -183,6 +190,12 @@ def _in_cache(
             yield slice(part.start + rows.start, part.start + rows.stop), logits_NC[rows]
 
 
+def _likely(masses: NDArray[np.float64], total: float) -> NDArray[np.int64]:
+    """Return the places of all but the smallest, which together are negligible; ascending."""
+    order = np.argsort(masses, kind="stable")
+    return np.sort(order[np.cumsum(masses[order]) > NEGLIGIBLE * total])
+
+
 class _Text:
     """Where a text stands among the teacher's tokens, after some of its pieces.
 
@@ -213,13 +226,13 @@ class _Text:
         ways += [(rest, self.whole * mass) for rest, mass in begun]
         ways += [(rest[1:], mass) for rest, mass in self.within if rest[0] == piece]
         total = sum(mass for _, mass in ways)
-        if (
-            not total > 0
-        ):  # never, says the teacher; or no number, which is refused when it is stored
+        # never, says the teacher; or it is no number, which is refused when it is stored
+        if not total > 0:
             self.whole, self.within = 1.0, []
             return
-        least = NEGLIGIBLE * total
-        self.within = [(rest, mass / total) for rest, mass in ways if rest and mass > least]
+        within = [(rest, mass / total) for rest, mass in ways if rest]
+        likely = _likely(np.array([mass for _, mass in within]), 1.0)
+        self.within = [within[i] for i in likely]
         self.whole = max(NEGLIGIBLE, 1 - sum(mass for _, mass in self.within))
 
 

@@ -279,7 +279,7 @@ class Teacher(ABC):
     ) -> Signals:
         """Yield what it says at each answer token, a record a sequence.
 
-        `columns`: those of its logits that the header's ids stand for. Sequences whose key is
+        `columns`: what its logits are of. Sequences whose key is
         `captured` may be left out. Here one comes after the other.
         """
         from distill.teachers.records import records_of_logits

@@ -238,7 +238,7 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         fingerprints["server_model"] = teacher.recipe.teacher.scoring_name
     if trimmed is not None:
         fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
-        fingerprints["removed_tokens"] = "as their pieces"  # they were dropped at first
+        fingerprints["removed_tokens"] = "in pieces"  # they were dropped at first
         if problem := fewer_ids_problem(options, vocab_size):
             raise RecipeError(f"{teacher.recipe.source}: {problem}")
     return SignalHeader(

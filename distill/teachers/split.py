@@ -39,7 +39,7 @@ class Split:
     """What was measured on `num_tokens` answer tokens of the trimmed tokenizer.
 
     removed_mass_mean, removed_mass_p99: over those tokens, the teacher's mass on tokens that the
-        student does not have, and writes in pieces.
+        student does not have.
     nll_per_byte: nats of the teacher for a byte of its answers in the trimmed tokenizer's tokens,
         as the student is taught them; own_nll_per_byte: in the tokens that it wrote.
     """

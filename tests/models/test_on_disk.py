@@ -6,7 +6,7 @@ import transformers
 from families import BY_NAME, save
 from safetensors.torch import load_file, save_file
 
-from distill.errors import DataError, DistillError, MismatchError
+from distill.errors import DataError, DistillError
 from distill.models import load, on_disk
 from distill.models.loaded_weights import BeyondTypeError
 
@@ -128,9 +128,31 @@ def test_a_number_beyond_float32_is_refused_when_its_layer_is_read(folder):
         model(IDS)
 
 
-def test_weights_that_layers_share_are_refused(folder, monkeypatch):
+def test_a_model_whose_layers_share_weights_is_loaded_whole(folder, monkeypatch):
     shared = {"model.layers.1.mlp.up_proj.weight": "model.layers.0.mlp.up_proj.weight"}
     family = transformers.Qwen3ForCausalLM
     monkeypatch.setattr(family, "_tied_weights_keys", family._tied_weights_keys | shared)
-    with pytest.raises(MismatchError, match=r"layers\.1\.mlp\.up_proj\.weight .*cannot be cut"):
-        load.load_model(str(folder), ON_DISK)
+    model = load.load_model(str(folder), ON_DISK)
+    assert unread(model) == [] and not on_disk.are_on_disk(model)
+    assert torch.equal(model(IDS).logits, load.load_model(str(folder), WHOLE)(IDS).logits)
+
+
+def test_a_layers_weight_that_the_file_names_otherwise_stays_in_memory(folder, monkeypatch):
+    from transformers import conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamed = WeightRenaming(r"^norms\.(\d+)", r"model.layers.\1.post_attention_layernorm.weight")
+    mapping = conversion_mapping.get_model_conversion_mapping
+    monkeypatch.setattr(
+        "transformers.modeling_utils.get_model_conversion_mapping",
+        lambda *given, **options: [*mapping(*given, **options), renamed],
+    )
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"norms.1": tensors.pop(NORM) + 1}, path, {"format": "pt"})
+    whole, model = (load.load_model(str(folder), where) for where in (WHOLE, ON_DISK))
+    assert NORM not in unread(model) and unread(model)
+    for _ in range(2):
+        assert torch.equal(model(IDS).logits, whole(IDS).logits)
+    on_disk.keep(model)
+    assert torch.equal(model.get_parameter(NORM), whole.get_parameter(NORM))

@@ -70,7 +70,7 @@ def test_a_text_is_written_as_the_student_will_read_it(reencoder):
             assert reencoder.answer_ids(ids) == new
 
 
-def test_the_pieces_of_a_token_that_was_taken_away_are_its_bytes(reencoder):
+def test_the_pieces_of_a_token_that_was_taken_away_are_what_the_student_writes(reencoder):
     vocabulary, made = reencoder.vocabulary, reencoder.trimmed
     pieces = reencoder.pieces_of_removed()
     gone = vocabulary.tokens.keys() - set(made.parent_ids) - vocabulary.added.keys()
@@ -79,6 +79,12 @@ def test_the_pieces_of_a_token_that_was_taken_away_are_its_bytes(reencoder):
         parents = made.parents_of(ids)
         assert ids and not _marks(vocabulary, parents)
         assert b"".join(map(vocabulary.bytes_of, parents)) == vocabulary.bytes_of(token)
+        text = reencoder.parent.decode([token])
+        written = made.tokenizer(text, add_special_tokens=False).input_ids
+        if b"".join(map(vocabulary.bytes_of, made.parents_of(written))) == vocabulary.bytes_of(
+            token
+        ):
+            assert ids == written, text
 
 
 def test_a_mark_that_is_spelled_out_stays_text(reencoder):

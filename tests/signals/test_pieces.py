@@ -150,3 +150,34 @@ def test_the_mass_of_what_was_taken_away_is_measured():
 def test_ids_that_the_teacher_does_not_have_or_that_do_not_ascend_are_refused(kept):
     with pytest.raises(ValueError, match="do not ascend from 0 to below 5"):
         Pieces(kept, {}, 5)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_rows_of_a_large_vocabulary_have_the_same_bits_in_every_chunk(step):
+    num_known, num_kept = 49_152, 32_768
+    rng = np.random.default_rng(1)
+    split = {t: tuple(rng.integers(0, num_kept, 2).tolist()) for t in range(num_kept, num_known)}
+    large = Pieces(range(num_kept), split, num_known)
+    logits_NC = 3 * torch.randn(7, num_known, generator=torch.Generator().manual_seed(1))
+    labels_N = torch.tensor([split[num_kept + n][0] for n in range(7)])
+
+    def told(chunk):
+        chunks = (
+            (slice(n, min(n + chunk, 7)), logits_NC[n : n + chunk]) for n in range(0, 7, chunk)
+        )
+        return torch.cat([logp for _, logp in large.over_students_ids(chunks, labels_N, [7])])
+
+    assert torch.equal(told(step), told(7))
+
+
+def test_what_many_unlikely_tokens_begin_is_not_lost():
+    """Each is below what is negligible, all together are half of the mass."""
+    num = 12_000
+    split = {2 + t: (0, 1) for t in range(num)}
+    probs = np.concatenate([[0.25, 0.25], np.full(num, 0.5 / num)])
+    logits_NC = torch.from_numpy(np.log(np.stack([probs, probs]))).float()
+    many = Pieces([0, 1], split, 2 + num)
+    [(_, logp)] = many.over_students_ids([(slice(0, 2), logits_NC)], torch.tensor([0, 1]), [2])
+    within = 0.5 / 0.75
+    np.testing.assert_allclose(logp[0].exp(), [0.75, 0.25], atol=1e-4)
+    np.testing.assert_allclose(logp[1, 1].exp(), within + (1 - within) * 0.25, atol=1e-3)
