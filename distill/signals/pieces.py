@@ -152,7 +152,7 @@ class Pieces:
         for ids, of_one in zip(begun, np.split(masses, np.cumsum(sizes)[:-1]), strict=True):
             alone, of_begun = float(of_one[-1]), of_one[:-1]
             likely = _likely(of_begun, of_one.sum())
-            yield alone, [(self._rest[ids[i]], float(of_begun[i])) for i in likely]
+            yield alone, [(self._rest[int(ids[i])], float(of_begun[i])) for i in likely]
 
     def _on(self, device: Any, name: str, ids: NDArray[np.int64]) -> "Tensor":
         """Return some ids on a device, where they stay."""
