@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from distill.signals.pieces import Pieces
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from distill.signals.pieces import Pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Columns:
     """
 
     num_known: int
-    pieces: Pieces | None = None
+    pieces: "Pieces | None" = None
     boundary_ids: Sequence[int] = ()
     end_ids: Sequence[int] = ()
     _on_device: dict[Any, "Tensor"] = field(default_factory=dict, init=False, repr=False)

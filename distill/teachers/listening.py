@@ -31,7 +31,6 @@ from distill.shaping.reencode import Reencoder
 from distill.shaping.trimmed import TrimmedVocabulary
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
-from distill.signals.pieces import Pieces
 from distill.teachers.base import Signals, SignalSequence, Teacher
 
 if TYPE_CHECKING:
@@ -187,6 +186,8 @@ def columns_of(teacher: Teacher, trimmed: TrimmedVocabulary | None, folder: RunF
 
     Raises MismatchError for ids that are not the teacher's.
     """
+    from distill.signals.pieces import Pieces  # which reads numpy
+
     num_ids = len(teacher.tokenizers.asked)
     if trimmed is None:
         return Columns(num_ids)
