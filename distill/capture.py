@@ -53,9 +53,11 @@ from distill.planning.scoring import scoring_demand
 from distill.recipe import Recipe
 from distill.shaping.trimmed import (
     KEPT,
+    TOLD,
     TrimmedVocabulary,
     kept_path,
     samples_stage,
+    tells_pieces,
     trimmed_vocabulary,
 )
 from distill.signals.alignment import ALIGNMENT_FILE
@@ -323,8 +325,8 @@ def fingerprint(recipe: Recipe) -> Fingerprint:
     if recipe.capture.scores_answers:
         names = {view.route: view.teacher.scoring_name for view in recipe.views}
         section["scored by"] = names
-    if recipe.student.vocabulary is not None and recipe.capture.signal not in ("chunks", "none"):
-        section["removed tokens"] = "in pieces"  # they were dropped at first
+    if tells_pieces(recipe):
+        section["removed tokens"] = TOLD
     return Fingerprint(section, teacher.inputs)
 
 
@@ -340,7 +342,7 @@ def _cost_of_turn(work: Workload) -> Cost:
     recipe, teacher = work.recipe, work.teacher
     answer_tokens = work.num_samples * work.demand.answer
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
-    trims = recipe.student.vocabulary is not None and recipe.capture.signal != "chunks"
+    trims = tells_pieces(recipe)
     vocabulary = work.student.vocabulary if trims else teacher.vocabulary
     stored = signal_bytes_per_token(recipe, vocabulary) + bytes_per_token(width)
     memory, seconds = PROCESS_BYTES, 0.0

@@ -150,8 +150,8 @@ class CaptureResult:
     `folder` is the name of the signal's folder; `num_unknown` counts tokens of which a server gave
     no log-probs. Sizes are None where nothing was captured (signal: none). The next three are of a
     trimmed tokenizer, measured on some answer tokens: the teacher's mass on tokens that the student
-    has not, which goes to their pieces, and how much its NLL a byte rises on the student's split of a text, as a share.
-    Of chunks alone: how many there are, how many more have numbers that the two tokenizers split
+    does not have, which goes to their pieces, and how much its NLL a byte rises on the student's
+    split of a text, as a share. Of chunks alone: how many there are, how many more have numbers that the two tokenizers split
     otherwise, and how many of the student's tokens are in none.
     `precision`: as in GenerateResult. `teachers`: the same of each of several, which have a folder
     each; the figures above are then of all that give a signal, and none of those folders is `folder`.

@@ -125,11 +125,8 @@ def rounds_cost(work: Workload) -> Cost:
     trims = work.recipe.student.vocabulary is not None
     vocabulary = work.student.vocabulary if trims else work.teacher.vocabulary
     stored = signal_bytes_per_token(work.recipe, vocabulary)
-    scoring_bytes = work.bytes_on_a_gpu + pass_bytes(
-        work.teacher,
-        work.recipe.teacher.batch_tokens,
-        in_pieces=work.recipe.student.vocabulary is not None,
-    )
+    batch_tokens = work.recipe.teacher.batch_tokens
+    scoring_bytes = work.bytes_on_a_gpu + pass_bytes(work.teacher, batch_tokens, in_pieces=trims)
     # in float32: the best student, the last one, and that which is being written or kept
     weights = 3 * 4 * work.student.parameters * work.recipe.train.repeats
     return Cost(

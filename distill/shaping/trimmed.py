@@ -21,6 +21,8 @@ from distill.models import load
 from distill.recipe import Recipe
 
 TOKENIZER, PARENT_IDS, KEPT = "tokenizer", "parent_ids.json", "kept.jsonl"
+# how a signal tells of tokens that were taken away (signals/pieces.py); at first they were dropped
+TOLD = "in pieces"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ def trimmed_vocabulary(recipe: Recipe, folder: RunFolder) -> TrimmedVocabulary |
     if recipe.student.vocabulary is None:
         return None
     return TrimmedVocabulary.read(folder.stage("trim"))
+
+
+def tells_pieces(recipe: Recipe) -> bool:
+    """Return whether the signal is about a trimmed student's tokens: chunks are about the teacher's."""
+    return recipe.student.vocabulary is not None and recipe.capture.signal not in ("chunks", "none")
 
 
 def kept_path(recipe: Recipe, folder: RunFolder) -> Path:

@@ -4,8 +4,11 @@ N: positions, C: columns, as many as the teacher's head has rows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from distill.signals.device_ids import DeviceIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +32,6 @@ class Columns:
     pieces: "Pieces | None" = None
     boundary_ids: Sequence[int] = ()
     end_ids: Sequence[int] = ()
-    _on_device: dict[Any, "Tensor"] = field(default_factory=dict, init=False, repr=False)
 
     def known(self, logits_NC: "Tensor") -> "Tensor":
         """Return the logits of all ids that the teacher's tokenizer has; not a copy."""
@@ -37,13 +39,9 @@ class Columns:
 
     def boundaries_on(self, device: Any) -> "tuple[Tensor, Tensor]":
         """Return `boundary_ids` and `end_ids` as int64 on a device, where they stay."""
-        return self._ids_on("boundary_ids", device), self._ids_on("end_ids", device)
+        boundaries, ends = self._boundaries
+        return boundaries.on(device), ends.on(device)
 
-    def _ids_on(self, name: str, device: Any) -> "Tensor":
-        import torch
-
-        key = name, device
-        if key not in self._on_device:
-            ids = getattr(self, name)
-            self._on_device[key] = torch.tensor(ids, dtype=torch.int64, device=device)
-        return self._on_device[key]
+    @cached_property
+    def _boundaries(self) -> tuple[DeviceIds, DeviceIds]:
+        return DeviceIds(self.boundary_ids), DeviceIds(self.end_ids)

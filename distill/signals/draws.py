@@ -118,7 +118,7 @@ def draw(
     centred_buffer_RV = torch.empty(chunk_rows, vocab_size, device=device)
     weights_buffer_RV = torch.empty(chunk_rows, padded_size, device=device)
     weights_buffer_RV[:, vocab_size:] = 0  # the padding stays zero: no draw falls there
-    for part in _chunks(num_rows, values_per_row, device):
+    for part in chunks(num_rows, values_per_row, device):
         logits_RV = columns.known(logits_NC[part]).float()
         centred_RV = centred_buffer_RV[: len(logits_RV)]
         padded_weights_RV = weights_buffer_RV[: len(logits_RV)]
@@ -186,7 +186,7 @@ def top_k(logits_NC: Tensor, rows: Rows, *, k: int, columns: Columns) -> TopKRec
     ids_NK = torch.empty(num_rows, k, dtype=torch.int32)
     logp_NK = torch.empty(num_rows, k)
     tail_N = torch.empty(num_rows)
-    for part in _chunks(num_rows, columns.num_known, logits_NC.device):
+    for part in chunks(num_rows, columns.num_known, logits_NC.device):
         logits_RV = columns.known(logits_NC[part]).float()
         log_total_R1 = logits_RV.logsumexp(-1, keepdim=True)
         _check_finite(log_total_R1[:, 0].cpu().numpy(), rows[part])
@@ -204,7 +204,7 @@ def dense(logits_NC: Tensor, rows: Rows, *, columns: Columns) -> DenseRecord:
     """Return the log-probs of all ids. Raises DataError as `draw` does."""
     num_ids = columns.num_known
     logp_NV = torch.empty(len(logits_NC), num_ids)
-    for part in _chunks(len(logits_NC), num_ids, logits_NC.device):
+    for part in chunks(len(logits_NC), num_ids, logits_NC.device):
         logp_NV[part] = columns.known(logits_NC[part]).float().log_softmax(-1).cpu()
         _check_finite(logp_NV[part].amax(-1).numpy(), rows[part])
     return DenseRecord(logp_NV.numpy())
@@ -223,7 +223,7 @@ def likelihoods(
     boundary_ids, end_ids = columns.boundaries_on(device)
     target_N = target_N.to(device)
     logp_N, boundary_N = torch.empty(2, len(logits_NC)).unbind()
-    for part in _chunks(len(logits_NC), num_ids, device):
+    for part in chunks(len(logits_NC), num_ids, device):
         known_RC = columns.known(logits_NC[part]).float()
         total_R = known_RC.logsumexp(-1)
         target_R1 = target_N[part, None]
@@ -302,7 +302,8 @@ def _rows_of_chunk(values_per_row: int, device: torch.device) -> int:
     return max(1, values // values_per_row)
 
 
-def _chunks(num_rows: int, values_per_row: int, device: torch.device) -> Iterator[slice]:
+def chunks(num_rows: int, values_per_row: int, device: torch.device) -> Iterator[slice]:
+    """Return slices of so many rows that work on one stays small; on a CPU, in its cache."""
     step = _rows_of_chunk(values_per_row, device)
     return (slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step))
 

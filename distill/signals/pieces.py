@@ -15,18 +15,17 @@ N: positions, C: columns of the logits, V: the student's ids.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from distill.signals.device_ids import DeviceIds
+from distill.signals.draws import chunks
 
-CACHED_VALUES = 1 << 20  # float32 values of a part that stay in a CPU's cache
-NEGLIGIBLE = (
-    1e-4  # of the mass: tokens that the text is in with less, together, are not followed up
-)
+# of the mass: tokens that the text is in with less than that, together, are not followed up
+NEGLIGIBLE = 1e-4
 
 
 class Pieces:
@@ -50,12 +49,13 @@ class Pieces:
         removed = np.fromiter(pieces, np.int64, len(pieces))
         first = np.array([pieces[token][0] for token in pieces], np.int64)
         order = np.argsort(first, kind="stable")
-        self._removed, self._first = removed[order], first[order]
-        self._bounds = np.searchsorted(self._first, np.arange(len(kept) + 1))
+        self._removed = removed[order]
+        self._bounds = np.searchsorted(first[order], np.arange(len(kept) + 1))
         self._rest = {token: tuple(parts[1:]) for token, parts in pieces.items()}
-        known = np.arange(num_known)
-        self._unwritten = np.setdiff1d(known, np.concatenate([self.kept_V, removed]))
-        self._on_device: dict[Any, Tensor] = {}
+        written = np.concatenate([self.kept_V, removed])
+        self._unwritten_ids = DeviceIds(np.setdiff1d(np.arange(num_known), written))
+        self._kept_ids, self._removed_ids = DeviceIds(self.kept_V), DeviceIds(self._removed)
+        self._first_ids = DeviceIds(first[order])
 
     def __len__(self) -> int:
         return len(self.kept_V)
@@ -64,19 +64,19 @@ class Pieces:
         """Return the teacher's tokens that were taken away and begin with this piece."""
         return self._removed[self._bounds[piece] : self._bounds[piece + 1]]
 
-    def removed_mass(self, logits_NC: "Tensor") -> "Tensor":
+    def removed_mass(self, logits_NC: Tensor) -> Tensor:
         """Return the share of the teacher's mass on tokens that the student does not have, [N]."""
         known_NC = logits_NC[:, : self.num_known].float()
-        kept_V = self._on(logits_NC.device, "kept", self.kept_V)
+        kept_V = self._kept_ids.on(logits_NC.device)
         others_NC = known_NC.index_fill(1, kept_V, -np.inf)
         return (others_NC.logsumexp(-1) - known_NC.logsumexp(-1)).exp()
 
     def over_students_ids(
         self,
-        logit_chunks: "Iterable[tuple[slice, Tensor]]",
-        labels_N: "Tensor",
+        logit_chunks: Iterable[tuple[slice, Tensor]],
+        labels_N: Tensor,
         lengths: Sequence[int],
-    ) -> "Iterator[tuple[slice, Tensor]]":
+    ) -> Iterator[tuple[slice, Tensor]]:
         """Yield what the teacher says of the student's tokens: log-probs [N, V], float32.
 
         logit_chunks: (slice of the answer tokens of all sequences, in order; logits [N, C] that
@@ -86,7 +86,7 @@ class Pieces:
         begins = {0, *accumulate(lengths)}
         labels = labels_N.tolist()
         text = _Text()
-        for part, logits_NC in _in_cache(logit_chunks):
+        for part, logits_NC in _in_parts(logit_chunks):
             changes = _Changes()
             said = self._said(logits_NC)
             of_labels = self._of_labels(said, labels[part])
@@ -101,13 +101,11 @@ class Pieces:
             del said, of_labels  # as large as the logits
             yield part, logp_NV
 
-    def _said(self, logits_NC: "Tensor") -> "_Said":
+    def _said(self, logits_NC: Tensor) -> "_Said":
         """Return what the teacher says, among the tokens that the student can write."""
-        import torch
-
         known_NC = logits_NC[:, : self.num_known].float()
-        if len(self._unwritten):
-            unwritten = self._on(logits_NC.device, "unwritten", self._unwritten)
+        if len(self._unwritten_ids):
+            unwritten = self._unwritten_ids.on(logits_NC.device)
             known_NC = known_NC.index_fill(1, unwritten, -np.inf)
         centred_NC = known_NC - known_NC.amax(-1, keepdim=True)
         weights_NC = centred_NC.exp()
@@ -115,30 +113,26 @@ class Pieces:
         total_N1 = weights_NC.sum(-1, keepdim=True, dtype=torch.float64)
         return _Said(centred_NC, weights_NC, total_N1)
 
-    def _between_tokens(self, said: "_Said") -> "Tensor":
+    def _between_tokens(self, said: "_Said") -> Tensor:
         """Return the log-probs [N, V] where the text stands between two of the teacher's tokens."""
-        import torch
-
         weights_NC, device = said.weights_NC, said.weights_NC.device
-        removed = self._on(device, "removed", self._removed)
-        first_NR = self._on(device, "first", self._first).expand(len(weights_NC), -1)
+        removed = self._removed_ids.on(device)
+        first_NR = self._first_ids.on(device).expand(len(weights_NC), -1)
         # on a GPU the order of additions is anybody's: float64 hides nearly all of that
         wide = torch.float32 if device.type == "cpu" else torch.float64
         begun_NV = torch.zeros(len(weights_NC), len(self), dtype=wide, device=device)
         begun_NV.scatter_add_(1, first_NR, weights_NC.index_select(1, removed).to(wide))
-        kept_NV = said.centred_NC.index_select(1, self._on(device, "kept", self.kept_V))
+        kept_NV = said.centred_NC.index_select(1, self._kept_ids.on(device))
         both_NV = torch.logaddexp(kept_NV, begun_NV.log_().float())
         return both_NV.sub_(said.total_N1.log().float())
 
     def _of_labels(
         self, said: "_Said", labels: Sequence[int]
-    ) -> "Iterator[tuple[float, list[tuple[tuple[int, ...], float]]]]":
+    ) -> Iterator[tuple[float, list[tuple[tuple[int, ...], float]]]]:
         """Yield at each position how likely its label is alone, and what is likely that it begins.
 
         The latter as (the other pieces, how likely).
         """
-        import torch
-
         begun = [self._begun_by(label) for label in labels]
         asked = [
             np.append(ids, self.kept_V[label]) for ids, label in zip(begun, labels, strict=True)
@@ -154,15 +148,6 @@ class Pieces:
             likely = _likely(of_begun, of_one.sum())
             yield alone, [(self._rest[int(ids[i])], float(of_begun[i])) for i in likely]
 
-    def _on(self, device: Any, name: str, ids: NDArray[np.int64]) -> "Tensor":
-        """Return some ids on a device, where they stay."""
-        import torch
-
-        key = device, name
-        if key not in self._on_device:
-            self._on_device[key] = torch.from_numpy(ids).to(device)
-        return self._on_device[key]
-
 
 @dataclass(frozen=True, eq=False)
 class _Said:
@@ -172,21 +157,17 @@ class _Said:
     sum of those.
     """
 
-    centred_NC: "Tensor"
-    weights_NC: "Tensor"
-    total_N1: "Tensor"
+    centred_NC: Tensor
+    weights_NC: Tensor
+    total_N1: Tensor
 
 
-def _in_cache(
-    logit_chunks: "Iterable[tuple[slice, Tensor]]",
-) -> "Iterator[tuple[slice, Tensor]]":
-    """Yield the chunks in parts, on a CPU of as many rows as stay in its cache."""
+def _in_parts(
+    logit_chunks: Iterable[tuple[slice, Tensor]],
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the chunks in parts on which work stays small."""
     for part, logits_NC in logit_chunks:
-        num_rows, num_columns = logits_NC.shape
-        on_cpu = logits_NC.device.type == "cpu"
-        step = max(1, CACHED_VALUES // num_columns) if on_cpu else max(1, num_rows)
-        for start in range(0, num_rows, step):
-            rows = slice(start, min(start + step, num_rows))
+        for rows in chunks(len(logits_NC), logits_NC.shape[1], logits_NC.device):
             yield slice(part.start + rows.start, part.start + rows.stop), logits_NC[rows]
 
 
@@ -249,10 +230,8 @@ class _Changes:
             self._rows.append((row, text.whole))
             self._pieces += [(row, piece, mass) for piece, mass in text.next_pieces().items()]
 
-    def applied_to(self, logp_NV: "Tensor") -> "Tensor":
+    def applied_to(self, logp_NV: Tensor) -> Tensor:
         """Return the log-probs between two tokens mixed with those within one; in place."""
-        import torch
-
         if not self._rows:
             return logp_NV
         device = logp_NV.device

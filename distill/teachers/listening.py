@@ -28,7 +28,7 @@ from distill.models import find
 from distill.models.batching import batches_by_length
 from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.reencode import Reencoder
-from distill.shaping.trimmed import TrimmedVocabulary
+from distill.shaping.trimmed import TOLD, TrimmedVocabulary
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers.base import Signals, SignalSequence, Teacher
@@ -239,7 +239,7 @@ def header_of(teacher: Teacher, trimmed: TrimmedVocabulary | None = None) -> Sig
         fingerprints["server_model"] = teacher.recipe.teacher.scoring_name
     if trimmed is not None:
         fingerprints["parent_ids"] = digest(canonical_json(list(trimmed.parent_ids)))
-        fingerprints["removed_tokens"] = "in pieces"  # they were dropped at first
+        fingerprints["removed_tokens"] = TOLD
         if problem := fewer_ids_problem(options, vocab_size):
             raise RecipeError(f"{teacher.recipe.source}: {problem}")
     return SignalHeader(
