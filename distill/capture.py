@@ -340,7 +340,7 @@ def _cost_of_turn(work: Workload) -> Cost:
     from distill.signals.hidden_states import bytes_per_token
 
     recipe, teacher = work.recipe, work.teacher
-    answer_tokens = work.num_samples * work.demand.answer
+    answer_tokens = work.answer_tokens
     width = teacher.hidden if recipe.capture.hidden_states == "int8" else None
     trims = tells_pieces(recipe)
     vocabulary = work.student.vocabulary if trims else teacher.vocabulary

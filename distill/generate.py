@@ -64,6 +64,7 @@ from distill.teachers.generation import (
     sorted_out,
     told_of,
 )
+from distill.teachers.given import log_given
 from distill.teachers.kept import Candidates, Filtered, unlearnable
 from distill.teachers.keys import request_maker
 from distill.teachers.launch import check_teachers_processes
@@ -263,13 +264,21 @@ def _distinct(requests: list[Request]) -> list[Request]:
 
 
 def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
-    """Ask for the prompts' answers, and by rejection sampling for more; return all requests."""
+    """Ask for the prompts' answers, and by rejection sampling for more; return all requests.
+
+    Nobody is asked for those that are given.
+    """
     options = RequestOptions.of(generation.recipe)
     make = request_maker(generation.teacher, options)
     num_samples = generation.recipe.generate.samples_per_prompt
-    requests = [make(prompt, i) for prompt in prompts for i in range(num_samples)]
-    ask(generation.teacher, requests, options, generation.logs.answers, generation.processes)
-    return _draw_on(generation, requests, options)
+    given = [make(prompt, 0) for prompt in prompts if prompt.answer is not None]
+    to_ask = [prompt for prompt in prompts if prompt.answer is None]
+    requests = [make(prompt, i) for prompt in to_ask for i in range(num_samples)]
+    where = generation.logs.answers, generation.processes
+    log_given(generation.teacher, given, options, *where)
+    if requests:  # else the teacher is not even loaded
+        ask(generation.teacher, requests, options, *where)
+    return _draw_on(generation, requests, options) + given
 
 
 def _draw_on(

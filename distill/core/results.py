@@ -52,6 +52,7 @@ class GenerateResult:
 
     `vocab_size` and `format` are those of the student's tokenizer and chat template, which the
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
+    `num_given`: answers that the prompts' files have themselves; nobody was asked for these.
     `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
     files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
     than it stands there. `teachers`: the share of each, where there are several. `precision`: how the
@@ -82,6 +83,7 @@ class GenerateResult:
     reading_notes: list[str] = field(default_factory=list)
     teachers: list[TeacherShare] = field(default_factory=list)
     precision: str | None = None
+    num_given: int = 0
 
 
 @dataclass(frozen=True)

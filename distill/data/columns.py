@@ -12,6 +12,7 @@ from distill.data.sources import listed
 from distill.errors import nearest_names, shown
 
 PROMPT_KEYS = {*FIELDS, "id", "language", "reference", "kind"}
+ANSWER = "answer"  # the column that is learnt where the source says so
 # what others call a column of ours, or what they put beside it
 _MEANT = {
     "language": ("lang", "locale", "lang_code"),
@@ -19,48 +20,59 @@ _MEANT = {
     "prompt": ("question", "query", "instruction", "input", "text"),
     "messages": ("system", "system_prompt", "context", "history"),
 }
-_THEIRS = {name: ours for ours, names in _MEANT.items() for name in names}
+# the same where the rows' answers are learnt (`answers: given`)
+_GIVEN = {"answer": ("response", "output", "completion", "chosen", "answers", "solution", "reply")}
 _SHORT = 3  # letters: shorter names than that are like any other
 
 
-def without_others(row: Row, where: str, field: str) -> tuple[Row, Sequence[str]]:
+def without_others(
+    row: Row, where: str, field: str, *, has_answer: bool = False
+) -> tuple[Row, Sequence[str]]:
     """Return (the row with our columns alone, the names of the others), which are harmless.
 
     Raise BadRow where one of them may be meant, or the row has no prompt. `field`: of the recipe.
+    `has_answer`: whether its answer is learnt (`answers: given`).
     """
-    others = [name for name in row if name not in PROMPT_KEYS]
+    ours = PROMPT_KEYS | {ANSWER} if has_answer else PROMPT_KEYS
+    others = [name for name in row if name not in ours]
     if not others:
         return row, ()
     has_prompt = any(name in row for name in FIELDS)
     for name in others:
-        meant = _meant(str(name))
+        meant = _meant(str(name), ours)
         if meant is not None or not has_prompt:
-            raise _unknown(row, name, meant, where, field)
-    return {name: value for name, value in row.items() if name in PROMPT_KEYS}, others
+            raise _unknown(row, name, meant, where, field, ours)
+    return {name: value for name, value in row.items() if name in ours}, others
 
 
-def _meant(name: str) -> str | None:
+def _meant(name: str, ours: set[str]) -> str | None:
     """Return the column of ours that another name may mean, or None."""
     spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
-    if spelt in PROMPT_KEYS:
+    if spelt in ours:
         return spelt
-    if spelt in _THEIRS:
-        return _THEIRS[spelt]
-    known = [ours for ours in PROMPT_KEYS if len(ours) > _SHORT]
+    meanings = _MEANT | _GIVEN if ANSWER in ours else _MEANT
+    theirs = {name: column for column, names in meanings.items() for name in names}
+    if spelt in theirs:
+        return theirs[spelt]
+    known = [column for column in ours if len(column) > _SHORT]
     return next(iter(nearest_names(spelt, known, cutoff=0.75)), None)
 
 
-def _unknown(row: Row, name: str, meant: str | None, where: str, field: str) -> BadRow:
-    known = {ours: ours for ours in PROMPT_KEYS if ours in row}
+def _unknown(
+    row: Row, name: str, meant: str | None, where: str, field: str, ours: set[str]
+) -> BadRow:
+    known = {column: column for column in ours if column in row}
     if "conversations" in known:
         known["messages"] = known.pop("conversations")
     if not known.keys() & set(FIELDS):
         known = {"prompt": "THEIR_NAME", **known}
     columns = ", ".join(f"{ours}: {column}" for ours, column in sorted(known.items()))
     hint = "" if meant is None else f" (is it {meant}?)"
+    if name == ANSWER:
+        hint = " (is it reference? to learn it set answers: given in this source)"
     return BadRow(
         "unknown_field",
         f"{where}: unknown field {shown(name)}{hint}; there are {listed(row)}; known: "
-        f"{', '.join(sorted(PROMPT_KEYS))}. Name those that are meant by columns, and the others "
+        f"{', '.join(sorted(ours))}. Name those that are meant by columns, and the others "
         f"are left out: {field}=[{{file: ..., columns: {{{columns}}}}}]",
     )

@@ -29,11 +29,11 @@ _CALLS = ("tool_calls", "function_call")
 class Conversation:
     """Turns of role and content, the last one the user's.
 
-    `answer_cut`: whether an assistant's turn stood after it, which is left out and asked anew.
+    `answer`: the assistant's turn that stood after it, if one did.
     """
 
     turns: list[dict[str, str]]
-    answer_cut: bool = False
+    answer: str | None = None
 
 
 def conversation(row: Row, where: str) -> Conversation:
@@ -128,5 +128,5 @@ def _of_turns(turns: list[Turn], where: str) -> Conversation:
             raise BadRow("null_content", f"{where}: turn {number}, the {role}'s, has no content")
     return Conversation(
         [{"role": role, "content": content or ""} for role, content in said],
-        answer_cut=len(asked) < len(turns),
+        answer=turns[len(asked)][1] or "" if len(asked) < len(turns) else None,
     )

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from functools import cached_property
 from typing import TypeVar
@@ -15,8 +15,8 @@ from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import BadRow, Row
 from distill.data import translation
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
-from distill.data.columns import without_others
-from distill.data.conversations import conversation
+from distill.data.columns import ANSWER, without_others
+from distill.data.conversations import Conversation, conversation
 from distill.data.other_languages import by_kind, commonest, unknown_note
 from distill.data.shares import take_turns
 from distill.data.sources import listed
@@ -34,7 +34,8 @@ Item = TypeVar("Item")
 class Prompt:
     """One question. `reference` is the checkable final answer, where there is one.
 
-    It is text, or a number where the file has one that is not whole.
+    It is text, or a number where the file has one that is not whole. `answer`: what is learnt, where
+    the teacher is not asked (`answers: given`).
     """
 
     messages: tuple[dict[str, str], ...]
@@ -46,6 +47,7 @@ class Prompt:
     is_translation: bool = False
     verify: bool = True
     refusals: str = "drop"
+    answer: str | None = None
 
     @cached_property
     def id(self) -> str:
@@ -164,10 +166,10 @@ def _read_source(
     def make(row: Row, where: str) -> list[Prompt]:
         nonlocal num_cut
         if source.translate is not None:
-            pairs = _translations(source.translate, row, where, source.name, recipe.languages)
+            pairs = _translations(source, source.translate, row, where, recipe.languages)
             left.by_reason.update([] if pairs else ["no_pair"])
             return pairs
-        row, others_here = without_others(row, where, name)
+        row, others_here = without_others(row, where, name, has_answer=source.gives_answers)
         ignored.update(others_here)
         language = _language(source, row, where, recipe.languages)
         if language is None:
@@ -175,7 +177,9 @@ def _read_source(
             return []
         asked = conversation(row, where)
         prompt = _prompt(source, row, asked.turns, where, language, task)
-        num_cut += asked.answer_cut
+        if source.gives_answers:
+            return [replace(prompt, answer=_given_answer(row, asked, where))]
+        num_cut += asked.answer is not None
         return [prompt]
 
     read = read_rows(recipe, name, source, make, left)
@@ -239,6 +243,21 @@ def _prompt(
     return prompt
 
 
+def _given_answer(row: Row, asked: Conversation, where: str) -> str:
+    """Return the row's own answer: its column, or the turn after what is asked. Raise BadRow for none."""
+    found = asked.answer if row.get(ANSWER) is None else row[ANSWER]
+    if not isinstance(found, str) or is_invisible(found):
+        told = "" if found is None else f" that can be read, but {shown(found)}"
+        raise BadRow(
+            "no_answer",
+            f"{where}: no answer{told}; answers: given learns `answer` (name theirs by columns), or "
+            "the assistant's turn at the end: leave the row out, or let the teacher answer "
+            "(answers: ask)",
+        )
+    refuse_half_characters(where, found)
+    return normalised(found).strip()
+
+
 def _reference(row: Row, where: str, task: str | None) -> str | float | None:
     """Return the row's reference: text, also for whole numbers; a float for any other number.
 
@@ -270,7 +289,7 @@ def _no_reference(where: str, reference: object, problem: str) -> BadRow:
 
 
 def _translations(
-    columns: dict[str, str], row: Row, where: str, name: str, languages: Sequence[str]
+    source: Source, columns: dict[str, str], row: Row, where: str, languages: Sequence[str]
 ) -> list[Prompt]:
     """Return a prompt for each direction whose answer is in one of the recipe's languages.
 
@@ -289,22 +308,23 @@ def _translations(
             language = same_language(code, tuple(languages)) or code
             texts[language] = normalised(text).strip()
     return [
-        _translation(text, to, texts[to], name)
+        _translation(source, text, to, texts[to])
         for language, text in texts.items()
         for to in texts
         if to != language and to in languages
     ]
 
 
-def _translation(text: str, language: str, reference: str, name: str) -> Prompt:
+def _translation(source: Source, text: str, language: str, reference: str) -> Prompt:
     content = f"{translation.request(language)}\n\n{text}"
     return Prompt(
         ({"role": "user", "content": content},),
         language,
         reference,
-        source=name,
+        source=source.name,
         check_language=False,
         is_translation=True,
+        answer=reference if source.gives_answers else None,
     )
 
 

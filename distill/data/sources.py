@@ -21,7 +21,7 @@ from distill.errors import DataError, MissingError, shown
 from distill.recipe import Recipe
 from distill.recipe.sources import Source
 
-NAMES = {*FIELDS, "id", "language", "reference", "kind", "persona", "place"}
+NAMES = {*FIELDS, "id", "language", "reference", "kind", "persona", "place", "answer"}
 # (where it stands, "line 3", and the row, or why it is none)
 PlacedRows = Iterator[tuple[str, Row | BadRow]]
 

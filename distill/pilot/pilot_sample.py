@@ -22,6 +22,7 @@ from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
 from distill.data.routes import routed
 from distill.data.samples import Prompt, split_prompts
+from distill.errors import DataError
 from distill.filters import prompt_filters
 from distill.pipeline import at_work
 from distill.planning.conversations import check_conversations
@@ -59,7 +60,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class PilotSample:
-    """All that is needed to ask. `prompts`: those that generate would ask."""
+    """All that is needed to ask. `prompts`: those that generate would ask for an answer."""
 
     generation: Generation
     prompts: list[Prompt]
@@ -76,10 +77,17 @@ class PilotSample:
         left = Left()
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
+        teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
+        prompts = [prompt for prompt in prompts if prompt.answer is None]
+        if not prompts and not teacher_writes_some:
+            raise DataError(
+                f"{recipe.source}: generate.prompts: every row has its answer (answers: given), so no "
+                "teacher is asked, and there is nothing to estimate: `distill plan RECIPE` says what the "
+                "rest takes"
+            )
         parts = routed(recipe, [*prompts, *held_out])
         for route, own in zip(routes, tokenizers, strict=True):
             check_conversations(route.recipe, own, parts[route.name])
-        teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
         worth_asking, _ = prompt_filters.select_prompts(
             recipe,
             prompts,

@@ -121,19 +121,28 @@ class Workload:
 
     @property
     def num_samples(self) -> float:
-        return self.demand.num_answers * KEPT_SHARE
+        return (self.demand.num_answers + self.demand.num_given) * KEPT_SHARE
+
+    @property
+    def answer_tokens(self) -> float:
+        """Return the tokens of the answers of all samples."""
+        demand = self.demand
+        return (demand.num_answers * demand.answer + demand.given) * KEPT_SHARE
 
     @property
     def sample_tokens(self) -> float:
         """Return the tokens of all samples, prompts and answers."""
-        return self.num_samples * (self.demand.prompt + self.demand.answer)
+        return self.num_samples * self.demand.prompt + self.answer_tokens
 
     @property
     def num_requests(self) -> int:
         """Return how often the teacher is asked by `generate`."""
         options = self.recipe.generate
-        judges_itself = options.judge_min_score is not None and options.judge_server is None
-        return self.demand.num_written + self.demand.num_answers * (2 if judges_itself else 1)
+        demand = self.demand
+        num = demand.num_written + demand.num_answers
+        if options.judge_min_score is not None and options.judge_server is None:
+            num += demand.num_answers + demand.num_given  # it judges itself
+        return num
 
     @cached_property
     def teacher_bytes(self) -> float:

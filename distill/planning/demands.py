@@ -17,7 +17,8 @@ BYTES_PER_TOKEN = 3.5  # of a prompt's UTF-8 text
 class Demand:
     """What the teacher is asked: prompts to write, answers, held-out prompts.
 
-    `prompt` and `answer`: mean tokens of one.
+    `prompt` and `answer`: mean tokens of one. `num_given`: answers that the rows have themselves
+    (`answers: given`), of `given` tokens in all.
     """
 
     num_written: int
@@ -25,14 +26,19 @@ class Demand:
     num_held_out: int
     prompt: float
     answer: float
+    num_given: int = 0
+    given: float = 0.0
 
     def __str__(self) -> str:
         written = f"{self.num_written:,} prompts to write, " if self.num_written else ""
         tokens = (self.num_written + self.num_answers) * (self.prompt + self.answer)
-        return (
+        told = (
             f"the teacher is asked for {written}{self.num_answers:,} answers, "
             f"about {tokens / 1000:,.0f} thousand tokens in all"
         )
+        if self.num_given:
+            told += f"; {self.num_given:,} more are given, about {self.given / 1000:,.0f} thousand tokens"
+        return told
 
 
 SplitPrompts = tuple[list[Prompt], list[Prompt]]
@@ -46,16 +52,29 @@ def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
     learn, held_out = prompts or split_prompts(recipe)
     options = recipe.generate
     num_written = num_written_by(recipe)
-    num_prompts = len(learn) + num_written
-    if options.mix is not None:
-        if num_written:  # what prompts that are not written yet will be is not known
-            num_prompts = min(num_prompts, options.num_prompts or num_prompts)
-        else:
-            num_prompts = len(mixed(options, learn))
-    prompt = _prompt_tokens(learn or held_out)
-    answer = ANSWER_SHARE * options.max_new_tokens
-    num_answers = num_prompts * options.samples_per_prompt
-    return Demand(num_written, num_answers, len(held_out), prompt, answer)
+    chosen = learn
+    if options.mix is not None and not num_written:
+        chosen = mixed(options, learn)
+    given = [prompt.answer for prompt in chosen if prompt.answer is not None]
+    num_prompts = len(chosen) + num_written
+    if (
+        options.mix is not None and num_written
+    ):  # what those that are not written will be is not known
+        num_prompts = min(num_prompts, options.num_prompts or num_prompts)
+    return Demand(
+        num_written,
+        max(0, num_prompts - len(given)) * options.samples_per_prompt,
+        len(held_out),
+        prompt=_prompt_tokens(learn or held_out),
+        answer=ANSWER_SHARE * options.max_new_tokens,
+        num_given=len(given),
+        given=_answer_tokens(given),
+    )
+
+
+def _answer_tokens(answers: list[str]) -> float:
+    """Return about how many tokens answers have, all together."""
+    return sum(len(answer.encode()) for answer in answers) / BYTES_PER_TOKEN
 
 
 def _prompt_tokens(prompts: list[Prompt]) -> float:
@@ -74,7 +93,11 @@ def demands_of(recipe: Recipe, prompts: SplitPrompts) -> dict[str, Demand]:
     if recipe.generate.mix is not None and not whole.num_written:
         asked = mixed(recipe.generate, learn)
     own, of_exam, known = routed(recipe, asked), routed(recipe, held_out), routed(recipe, learn)
-    wanted = {name: len(of_route) + written[name] for name, of_route in own.items()}
+    given = {
+        name: [prompt.answer for prompt in of_route if prompt.answer is not None]
+        for name, of_route in own.items()
+    }
+    wanted = {name: len(own[name]) - len(given[name]) + written[name] for name in own}
     answers = _in_proportion(whole.num_answers, wanted)
     return {
         name: replace(
@@ -83,6 +106,8 @@ def demands_of(recipe: Recipe, prompts: SplitPrompts) -> dict[str, Demand]:
             num_answers=answers[name],
             num_held_out=len(of_exam[name]),
             prompt=_prompt_tokens(known[name] or of_exam[name] or [*learn, *held_out]),
+            num_given=len(given[name]),
+            given=_answer_tokens(given[name]),
         )
         for name in own
     }

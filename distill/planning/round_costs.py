@@ -43,7 +43,8 @@ def rounds_demand(work: Workload) -> RoundsDemand:
     """Return the demand of the recipe's rounds, in all repeats of the training."""
     recipe, options = work.recipe, work.recipe.rounds
     assert options is not None
-    asked = work.demand.num_answers / recipe.generate.samples_per_prompt
+    demand = work.demand
+    asked = demand.num_answers / recipe.generate.samples_per_prompt + demand.num_given
     num_rounds = options.num_rounds * recipe.train.repeats
     answers = answers_a_round(recipe, options, asked)
     longest = options.max_new_tokens or recipe.generate.max_new_tokens

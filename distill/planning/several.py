@@ -74,6 +74,8 @@ def _told(route: Route, part: Workload, num_requests: int) -> str:
     )
     if num_requests:
         line += f", {num_requests:,} requests of evaluate.safety"
+    if part.demand.num_given:
+        line += f", {part.demand.num_given:,} answers that are given"
     if part.demand.num_written:
         line += f", {part.demand.num_written:,} prompts to write"
     if route.why_text is not None:
@@ -88,7 +90,7 @@ def without_prompts(work: Workload) -> list[str]:
     requests, warnings = requests_of(work.recipe), []
     for part in work.parts:
         name, demand = part.recipe.route, part.demand
-        num = demand.num_answers + demand.num_held_out + demand.num_written
+        num = demand.num_answers + demand.num_given + demand.num_held_out + demand.num_written
         if num + len(requests.get(name, ())) == 0:
             warnings.append(
                 f"teachers: {name}: no prompt comes to it, by its languages, sources and tasks and "
@@ -108,6 +110,7 @@ def teacher_figures(routes: Sequence[Route], work: Workload) -> list[dict[str, A
             "model": route.recipe.teacher.model,
             "parameters": part.teacher.parameters,
             "num_answers": part.demand.num_answers,
+            "num_given": part.demand.num_given,
             "num_held_out": part.demand.num_held_out,
             "num_written": part.demand.num_written,
             "num_requests": len(requests.get(route.name, ())),

@@ -60,6 +60,23 @@ def check_own_exam(recipe: "Recipe") -> None:
         )
 
 
+def check_given_answers(recipe: "Recipe") -> None:
+    """Refuse answers that are given where nobody learns them, or where no signal comes with them."""
+    if any(source.gives_answers for source in recipe.evaluate.prompts or []):
+        raise ValueError(
+            "evaluate.prompts: answers: given: nobody learns from these; `reference` is what an answer "
+            "is checked against: remove answers"
+        )
+    if not any(source.gives_answers for source in recipe.generate.prompts):
+        return
+    if recipe.capture.comes_with_answers:
+        raise ValueError(
+            "generate.prompts: answers: given with capture.from_server true: log-probs come with what "
+            "a server answers, and it answers none of these; set capture.from_server to scores (vLLM), "
+            "or to false (the teacher's weights are then needed here)"
+        )
+
+
 def check_written_prompts(recipe: "Recipe") -> None:
     """Refuse written prompts where a reference is needed, or prompts to evaluate on."""
     written = _written_by_the_teacher(recipe)
@@ -363,6 +380,7 @@ RULES = (
     check_evaluation_prompts,
     check_languages,
     check_own_exam,
+    check_given_answers,
     check_written_prompts,
     check_languages_of_written_prompts,
     check_language_shares,

@@ -9,7 +9,7 @@ from distill.recipe.paths import PathText
 from distill.recipe.schema import PositiveShare, Section, field
 
 FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt")
-Column = Literal["prompt", "messages", "language", "reference", "id", "persona", "place"]
+Column = Literal["prompt", "messages", "answer", "language", "reference", "id", "persona", "place"]
 Expansion = Literal["magpie", "self_instruct", "personas"]
 
 
@@ -64,6 +64,12 @@ class Source(Section):
         "Translation pairs, language: column, e.g. {en: english, sw: kiswahili}: a prompt in "
         "each direction",
     )
+    answers: Literal["ask", "given"] = field(
+        "ask",
+        "ask = the teacher answers the prompts; given = each row has its answer (`answer`, the "
+        "assistant's last turn, or the other text of a translation): the teacher writes none, "
+        "and tells how likely it finds each token of these",
+    )
     share: PositiveShare | None = field(
         None,
         "Share of the prompts that come from this source, after the filters, e.g. 0.45; given "
@@ -111,6 +117,11 @@ class Source(Section):
             raise ValueError(
                 f"expand: {expand} and translate do not go together: make two sources of them"
             )
+        if self.answers == "given":
+            raise ValueError(
+                f"expand: {expand} and answers: given do not go together: what the teacher writes "
+                "has no answer yet; make two sources of them"
+            )
         meaningless = {"check_language"}
         if expand != "self_instruct":
             meaningless.add("num_shown")
@@ -146,6 +157,11 @@ class Source(Section):
         for name in ("config", "split", "revision"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} belongs to a dataset, not to a file: remove it")
+        if self.answers == "given" and self.file.lower().endswith(".txt"):
+            raise ValueError(
+                f"answers: given with {shown(self.file)}: a .txt has one prompt a line and no answers: "
+                "write a .jsonl with prompt and answer"
+            )
         return self
 
     @model_validator(mode="after")
@@ -154,6 +170,10 @@ class Source(Section):
         one_of = ("persona", "place") if self.expand == "personas" else ("prompt", "messages")
         if self.columns is not None and sum(name in columns for name in one_of) != 1:
             raise ValueError(f"columns: map either {one_of[0]} or {one_of[1]}")
+        if "answer" in columns and self.answers == "ask":
+            raise ValueError(
+                "columns.answer is learnt by answers: given alone: set that, or remove the column"
+            )
         if self.language is not None and "language" in columns:
             raise ValueError(
                 "language and columns.language both say what language it is: remove one"
@@ -169,6 +189,11 @@ class Source(Section):
                 f"translate needs two languages or more, got {', '.join(self.translate) or 'none'}"
             )
         return self
+
+    @property
+    def gives_answers(self) -> bool:
+        """Return whether its rows hold the answers that are learnt."""
+        return self.answers == "given"
 
     @property
     def name(self) -> str:

@@ -51,11 +51,16 @@ class Generation:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a teacher was asked, and what became of its answers."""
+    """What a teacher was asked, and what became of its answers, and of those that were given."""
 
     generation: Generation
     requests: list[Request]
     filtered: Filtered
+
+    @property
+    def asked(self) -> list[Request]:
+        """Return the requests that were not answered already (`answers: given`)."""
+        return [request for request in self.requests if request.prompt.answer is None]
 
 
 @dataclass
@@ -118,7 +123,7 @@ class SortedOut:
             name=generation.name,
             model=generation.recipe.teacher.model,
             num_prompts=len({r.prompt.id for r in self.answered.requests}),
-            num_asked=len(self.answered.requests),
+            num_asked=len(self.answered.asked),
             num_kept=sum(reason is None for reason in self.reasons),
             num_answer_tokens=self.num_answer_tokens,
             retokenized=generation.tokenizers.difference,
@@ -167,14 +172,16 @@ def result_of(
     first = written[0].answered.generation
     tokenizers, most = first.tokenizers, recipe.generate.max_reasoning_tokens
     requests = [request for one in written for request in one.answered.requests]
+    asked = [request for one in written for request in one.answered.asked]
     prompts = {r.prompt.id: r.prompt for r in requests}
-    tries = Counter(r.prompt.id for r in requests)
+    tries = Counter(r.prompt.id for r in asked)
     kept = [request.prompt for one in written for request in one.kept_requests]
     dropped = told_of(written, refused)
     num_long = sum(one.num_long_reasoning for one in written)
     return GenerateResult(
         num_prompts=len(prompts) + len(refused),
-        num_asked=len(requests),
+        num_asked=len(asked),
+        num_given=len(requests) - len(asked),
         num_kept=len(kept),
         num_dropped=len(dropped),
         dropped_by_reason=dict(num_by_reason(dropped)),

@@ -2,8 +2,8 @@
 
 The key holds the prompt, the teacher and the sampling values, and the recipe's seed only with
 `generate.resample`: then another seed asks for other answers. Else the seed asks for nothing that
-is on disk. Where the model goes by another name on its server (`teacher.server_model`), that name
-is in the key, too.
+is on disk. That of an answer that is given holds the answer, and nothing is drawn for it. Where the
+model goes by another name on its server (`teacher.server_model`), that name is in the key, too.
 """
 
 from array import array
@@ -37,14 +37,15 @@ def request_maker(teacher: Teacher, options: RequestOptions) -> RequestMaker:
     seed = str(teacher.recipe.seed)
 
     def make(prompt: Prompt, sample_index: int, prompt_ids: list[int] | None = None) -> Request:
-        key = digest(KEY_SCHEMA, prompt.id, key_fields, str(sample_index))
+        given = () if prompt.answer is None else ("given", prompt.answer)
+        key = digest(KEY_SCHEMA, prompt.id, key_fields, str(sample_index), *given)
         ids = _prompt_ids(teacher, options, prompt) if prompt_ids is None else prompt_ids
         return Request(
             key_of(key, teacher.served_name),
             prompt,
             array("i", ids),  # a ninth of a list's memory
             sample_index,
-            _seed_of(seed, key),
+            0 if given else _seed_of(seed, key),
         )
 
     return make
