@@ -381,6 +381,8 @@ def _write(
     num_kept = sum(1 for one in written for _ in one.kept_requests)
     if not num_kept:
         way_out = f"look at {log} and relax `generate`, or raise generate.max_new_tokens"
+        if all(request.prompt.answer is not None for request in requests):
+            way_out = f"look at the answers in {log} and relax `generate`"
         if not requests:
             way_out = "none was worth asking: look at the prompts, and at the languages they say"
         raise DataError(
@@ -396,7 +398,10 @@ def _write(
     print(f"generate: {num_kept:,} kept, {len(dropped):,} dropped: {counts or 'none'}")
     result = result_of(recipe, written, refused, left)
     for share in result.teachers:
-        print(f"generate: {share.name}: {share.num_kept:,} kept of {share.num_asked:,} answers")
+        given = f", and {share.num_given_kept:,} that are given" if share.num_given_kept else ""
+        print(
+            f"generate: {share.name}: {share.num_kept:,} kept of {share.num_asked:,} answers{given}"
+        )
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
@@ -442,7 +447,8 @@ def filter_answers(
     for number, request in enumerate(requests):
         if reasons[number] is None:
             row = rows[request.key]
-            reasons[number] = unlearnable(tokenizers, candidates[number], row)
+            given = request.prompt.answer
+            reasons[number] = unlearnable(tokenizers, candidates[number], row, given)
     return Filtered(candidates, reasons)
 
 

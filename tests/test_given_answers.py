@@ -10,18 +10,31 @@ from generate_helpers import HOT, generate_hot, logged_answers
 from run_helpers import QUICKSTART, SMALL
 
 from distill import chat, pipeline
+from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
+from distill.data.samples import Prompt, split_prompts
 from distill.data.stored_samples import read_samples
-from distill.errors import DataError, RecipeError
+from distill.errors import DataError, RecipeError, Stopped
 from distill.pilot.pilot_sample import PilotSample
 from distill.planning.demands import demand_of
+from distill.planning.destinations import text_of_destinations
 from distill.recipe import load_recipe
 from distill.shaping.trimmed import kept_path
 from distill.signals.store import SignalStore
+from distill.teachers import connect
 from distill.teachers.given import as_written
+from distill.teachers.kept import candidate, unlearnable
+from distill.teachers.keys import request_maker
 from distill.teachers.local import LocalTeacher
+from distill.teachers.requests import Request, RequestOptions
+
+PROSE = (
+    "Bei ya mahindi imepanda tena mwezi huu. Wakulima {n} wanasema mvua ilichelewa, na wengi wao "
+    "wanasubiri mavuno ya mwezi ujao kabla ya kuuza. Sokoni {n} watu wananunua unga kidogo kidogo.\n"
+)
+EXAM = f"evaluate.prompts={QUICKSTART.parent / 'quickstart/prompts.jsonl'}"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +72,7 @@ def never_loads(monkeypatch):
 
 
 def without_keys(rows):
-    return [{name: value for name, value in row.items() if name != "key"} for row in rows]
+    return [{name: row[name] for name in row if name not in ("key", "given")} for row in rows]
 
 
 def test_the_teachers_own_answers_given_back_are_the_same_samples_and_it_is_not_loaded(
@@ -69,13 +82,16 @@ def test_the_teachers_own_answers_given_back_are_the_same_samples_and_it_is_not_
     never_loads(monkeypatch)
     source = given(write(tmp_path / "rows.jsonl", rows))
     result, back = generate_hot(tmp_path / "run", source)
+    assert all(row["given"] for row in back)
     assert without_keys(back) == without_keys(kept) and len(kept) > 10
     assert {row["key"] for row in back}.isdisjoint(row["key"] for row in kept)
     assert (result.num_asked, result.num_given) == (0, len(rows)) == (0, result.num_prompts)
     assert result.num_prompts_without_answer == 0 and result.prompts_by_tries == {}
     logged = logged_answers(tmp_path / "run")
     assert all(row["given"] for row in logged) and len(logged) == len(rows)
-    again, same = generate_hot(tmp_path / "run", source, "seed=7")
+    again, same = generate_hot(
+        tmp_path / "run", source, "seed=7", "generate.sampling_temperature=0.1"
+    )
     assert same == back and again.num_given == len(rows)
     assert len(logged_answers(tmp_path / "run")) == len(rows), "written once"
 
@@ -109,12 +125,14 @@ def test_given_and_asked_go_together_and_filters_see_both(asked, tmp_path):
     _, _, rows = asked
     wrong = [{**rows[5], "answer": "It is 123456789."}]
     mark = [{**rows[6], "answer": f"{rows[6]['answer']}<|im_end|>\n"}]
-    path = write(tmp_path / "rows.jsonl", [*rows[:5], *wrong, *mark])
-    others = write(tmp_path / "others.jsonl", [without(row, "answer") for row in rows[7:]])
+    still_open = [{**rows[7], "answer": f"<think>{rows[7]['answer']}"}]
+    path = write(tmp_path / "rows.jsonl", [*rows[:5], *wrong, *mark, *still_open])
+    others = write(tmp_path / "others.jsonl", [without(row, "answer") for row in rows[8:]])
     sources = f"generate.prompts=[{{file: {path}, answers: given}}, {{file: {others}}}]"
     result, kept = generate_hot(tmp_path / "run", sources)
-    assert (result.num_given, result.num_asked) == (7, len(rows) - 7)
-    assert result.prompts_by_tries == {1: len(rows) - 7}
+    assert (result.num_given, result.num_asked) == (8, len(rows) - 8)
+    assert result.prompts_by_tries == {1: len(rows) - 8} and result.num_given_kept == 5
+    assert sum(row.get("given", False) for row in kept) == 5
     dropped = {
         row["answer"]: row["reason"]
         for _, row in read_jsonl(tmp_path / "run/generate/dropped.jsonl")
@@ -122,12 +140,30 @@ def test_given_and_asked_go_together_and_filters_see_both(asked, tmp_path):
     }
     assert dropped["It is 123456789."].startswith("wrong_answer"), dropped
     assert any(reason.startswith("format") and "im_end" in reason for reason in dropped.values())
+    assert "truncated: <think> in it is not closed" in dropped.values()
     assert [row["answer"] for row in kept[-5:]] == [row["answer"] for row in rows[:5]]
     assert len(logged_answers(tmp_path / "run")) == len(rows)
 
 
 def without(row, name):
     return {key: value for key, value in row.items() if key != name}
+
+
+def test_a_given_answer_does_not_count_as_one_of_the_teachers(asked, tmp_path, monkeypatch):
+    """A server that refuses everything is stopped early only as long as it has answered nothing."""
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", rows[:5])
+    others = write(tmp_path / "others.jsonl", [without(row, "answer") for row in rows[5:]])
+    known, answer = [], LocalTeacher.answer
+
+    def answer_and_note(self, job):
+        known.append(dict(job.known))
+        answer(self, job)
+
+    monkeypatch.setattr(LocalTeacher, "answer", answer_and_note)
+    sources = f"generate.prompts=[{{file: {path}, answers: given}}, {{file: {others}}}]"
+    generate_hot(tmp_path / "run", sources)
+    assert known == [{}]
 
 
 def test_further_draws_are_for_those_that_are_asked(asked, tmp_path):
@@ -145,6 +181,19 @@ def test_further_draws_are_for_those_that_are_asked(asked, tmp_path):
     assert sum(bool(row.get("given")) for row in logged_answers(tmp_path / "run")) == 3
 
 
+def test_two_answers_to_one_prompt_are_two_samples(asked, tmp_path):
+    _, _, rows = asked
+    other = {**rows[0], "answer": f"Let us see. {rows[0]['answer']}"}
+    again = {**rows[1], "answer": f" {rows[1]['answer']}"}
+    path = write(tmp_path / "rows.jsonl", [*rows, other, again])
+    result, kept = generate_hot(
+        tmp_path / "run", given(path), "generate.near_duplicate=1", "generate.num_prompts=null"
+    )
+    told = [row["answer"] for row in kept if row["prompt"] == rows[0]["prompt"]]
+    assert told == [rows[0]["answer"], other["answer"]]
+    assert result.dropped_by_reason == {"duplicate_prompt": 1} and len(kept) == len(rows) + 1
+
+
 def test_a_pair_of_translations_is_a_question_and_its_answer_each_way(tmp_path, monkeypatch):
     never_loads(monkeypatch)
     pairs = [
@@ -152,11 +201,45 @@ def test_a_pair_of_translations_is_a_question_and_its_answer_each_way(tmp_path, 
     ]
     path = write(tmp_path / "pairs.jsonl", pairs)
     source = given(path, translate="{en: en, sw: sw}")
-    prompts = QUICKSTART.parent / "quickstart/prompts.jsonl"
-    result, kept = generate_hot(tmp_path / "run", source, f"evaluate.prompts={prompts}")
+    result, kept = generate_hot(tmp_path / "run", source, EXAM)
     assert result.num_given == 24 and result.num_asked == 0
     told = {(row["language"], row["answer"]) for row in kept}
     assert ("sw", "Bei ni shilingi 21.") in told and ("en", "The price is 21 shillings.") in told
+
+
+def test_texts_are_learnt_as_passages_that_are_continued(tmp_path, monkeypatch):
+    never_loads(monkeypatch)
+    lines = [PROSE.format(n=n) for n in range(60)]
+    text = tmp_path / "sw.txt"
+    text.write_text("\n".join(lines), "utf-8")
+    rows = write(tmp_path / "sw.jsonl", [{"text": "".join(lines)}, {"text": "Fupi."}])
+    for path, more in ((text, ""), (rows, ", columns: {prompt: text}")):
+        source = f"generate.prompts=[{{file: {path}, language: sw, passages: 400{more}}}]"
+        run = tmp_path / path.suffix
+        result, kept = generate_hot(run, source, EXAM, "generate.near_duplicate=1")
+        assert result.num_asked == 0 and result.num_given == len(kept) > 20
+        assert result.num_skipped == ({"short_text": 1} if path is rows else {})
+        for row in kept:
+            request, opening = row["prompt"].split("\n\n")
+            assert request == "Continue this text."
+            assert opening.split()[0] in "".join(lines) and len(row["answer"]) > 100
+        told = "".join(row["answer"] for row in kept)
+        assert "Wakulima 30 wanasema" in told and kept[0]["language"] == "sw"
+
+
+def test_passages_are_no_exam(tmp_path):
+    text = tmp_path / "sw.txt"
+    text.write_text("\n".join(PROSE.format(n=n) for n in range(60)), "utf-8")
+    source = f"{{file: {text}, language: sw, passages: 400}}"
+    with pytest.raises(DataError, match="give prompts to evaluate on"):
+        generate_hot(tmp_path / "run", f"generate.prompts=[{source}]", "evaluate.prompts=null")
+    prompts = QUICKSTART.parent / "quickstart/prompts.jsonl"
+    recipe = load_recipe(
+        QUICKSTART,
+        [*HOT, f"generate.prompts=[{{file: {prompts}}}, {source}]", "evaluate.prompts=null"],
+    )
+    _, held_out = split_prompts(recipe)
+    assert held_out and not any(prompt.is_passage for prompt in held_out)
 
 
 def test_rows_without_an_answer_are_told_by_line_and_way_out(asked, tmp_path):
@@ -184,6 +267,23 @@ def test_rows_without_an_answer_are_told_by_line_and_way_out(asked, tmp_path):
         ),
         (["generate.prompts=[{file: a.txt, answers: given}]"], "one prompt a line and no answers"),
         (["generate.prompts=[{file: a.jsonl, columns: {prompt: p, answer: a}}]"], "set that"),
+        (
+            ["generate.prompts=[{file: a.txt, passages: 700, verify: false}]"],
+            "verify means nothing",
+        ),
+        (
+            ["generate.prompts=[{file: a.csv, passages: 700, translate: {en: a, sw: b}}]"],
+            "make two sources",
+        ),
+        (
+            ["generate.prompts=[{file: a.csv, passages: 700, columns: {messages: a}}]"],
+            "columns.messages means nothing",
+        ),
+        (["evaluate.prompts=[{file: a.txt, passages: 700}]"], "nobody learns from these"),
+        (
+            ["evaluate.safety={sets: [], prompts: [{file: a.jsonl, answers: given}]}"],
+            "answers and passages are for generate.prompts",
+        ),
         (["evaluate.prompts=[{file: a.jsonl, answers: given}]"], "nobody learns from these"),
         (
             [
@@ -221,6 +321,116 @@ def test_every_family_is_given_what_its_template_writes(family):
     read, _ = read_back("<think>\n6 x 7\n</think>\n\n42")
     assert read == ("6 x 7", "42", True)
     assert read_back("<think>\n6 x")[1].finish_reason == "length"
+
+
+def test_a_mark_is_seen_where_the_student_has_another_tokenizer():
+    """Its log row is decoded without control tokens: the answer as it was given tells."""
+    recipe = load_recipe(QUICKSTART)
+    tokenizer = connect(recipe).tokenizers.teacher
+    others = tokenizer_of(BY_NAME["llama"])
+    tokenizers = Tokenizers(tokenizer, others, "another")
+    prompt = Prompt(({"role": "user", "content": "2?"},), "en", answer="No.<|im_end|>\nMore")
+    completion = as_written(recipe, tokenizer, prompt.messages, prompt.answer)
+    row = {"text": completion.text, "token_ids": completion.token_ids, "finish_reason": "stop"}
+    request = Request("key", prompt, tokenizers.prompt_ids(recipe, prompt.messages), 0, 0)
+    assert "im_end" not in completion.text
+    seen = candidate(recipe, request, row, tokenizers)
+    assert "im_end" in unlearnable(tokenizers, seen, row, prompt.answer)
+    assert unlearnable(tokenizers, seen, row) is None
+
+
+def test_what_is_held_out_is_asked_as_ever(asked, tmp_path):
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", rows)
+    values = [*HOT, f"run_folder={tmp_path}", "evaluate.prompts=null", "evaluate.held_out=0.3"]
+    recipe = load_recipe(QUICKSTART, [*values, given(path)])
+    learn, held_out = split_prompts(recipe)
+    assert held_out and all(prompt.answer is None for prompt in held_out)
+    assert all(prompt.answer is not None for prompt in learn)
+    plain = write(tmp_path / "plain.jsonl", [without(row, "answer") for row in rows])
+    _, same = split_prompts(load_recipe(QUICKSTART, [*values, f"generate.prompts={plain}"]))
+    make = request_maker(connect(recipe), RequestOptions.of(recipe))
+    assert [make(p, 0).key for p in held_out] == [make(p, 0).key for p in same]
+
+
+def test_shares_are_of_what_is_given_and_asked_in_probe_too(asked, tmp_path):
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", rows[:10])
+    others = write(tmp_path / "others.jsonl", [without(row, "answer") for row in rows[10:]])
+    sources = f"generate.prompts=[{{file: {path}, answers: given, share: 0.5}}, {{file: {others}, share: 0.5}}]"
+    recipe = load_recipe(
+        QUICKSTART, [*HOT, f"run_folder={tmp_path / 'run'}", sources, "generate.num_prompts=null"]
+    )
+    (sample,) = PilotSample.of(recipe, RunFolder.of(recipe), ALONE)
+    assert len(sample.prompts) == len(sample.given) == min(10, len(rows) - 10)
+
+
+def test_a_long_given_answer_is_measured_by_itself(asked, tmp_path):
+    _, _, rows = asked
+    long = {**rows[0], "answer": f"{'1 ' * 3000}\n{rows[0]['answer']}"}
+    path = write(tmp_path / "rows.jsonl", [long, *rows[1:]])
+    result, kept = generate_hot(tmp_path / "run", given(path), "generate.max_new_tokens=200")
+    assert result.dropped_by_reason == {"beyond_context": 1} and len(kept) == len(rows) - 1
+    dropped = [row for _, row in read_jsonl(tmp_path / "run/generate/dropped.jsonl")]
+    assert "tokens, with the answer that is given are beyond the teacher's" in dropped[0]["reason"]
+
+
+def test_two_answers_in_a_row_are_refused(asked, tmp_path):
+    _, _, rows = asked
+    turns = [{"role": "user", "content": rows[0]["prompt"]}]
+    turns += [{"role": "assistant", "content": text} for text in ("One.", "Two.")]
+    one_turn = [*turns[:2]]
+    for row in ({"messages": turns}, {"messages": one_turn, "answer": "Two."}):
+        path = write(tmp_path / "rows.jsonl", [row | {"language": "en", "reference": "1"}])
+        with pytest.raises(DataError, match="2 answers to one prompt"):
+            generate_hot(tmp_path / "run", given(path))
+
+
+def test_the_way_out_of_an_unknown_column_keeps_the_answers(asked, tmp_path):
+    _, _, rows = asked
+    path = write(
+        tmp_path / "r.jsonl", [without(r, "answer") | {"output": r["answer"]} for r in rows]
+    )
+    with pytest.raises(DataError) as error:
+        generate_hot(tmp_path / "run", given(path))
+    fields = re.search(r"\{file: \.\.\., (.*)\}\]", str(error.value))[1]
+    assert fields.startswith("answers: given") and "answer: output" in fields
+    _, kept = generate_hot(tmp_path / "run", f"generate.prompts=[{{file: {path}, {fields}}}]")
+    assert len(kept) == len(rows)
+
+
+def test_given_answers_leave_where_they_are_scored_or_judged_alone(asked, tmp_path):
+    _, _, rows = asked
+    told = [{**rows[0], "answer": "Call +255 712 345 678 or write to asha@example.com."}, *rows[1:]]
+    path = write(tmp_path / "rows.jsonl", told)
+    server = ["teacher.server=http://10.0.0.7/v1", f"run_folder={tmp_path}", given(path)]
+    asked_only = load_recipe(QUICKSTART, [*HOT, *server])
+    scored = ["capture.signal=top_k", "capture.top_k=20", "capture.from_server=scores"]
+    learn, held_out = split_prompts(asked_only)
+    lines = "\n".join(text_of_destinations(asked_only, learn, held_out))
+    assert f"({len(held_out)} conversations" in lines and "none found" in lines
+    recipe = load_recipe(QUICKSTART, [*HOT, *server, *scored])
+    lines = "\n".join(text_of_destinations(recipe, learn, held_out))
+    assert f"({len(learn) + len(held_out)} conversations" in lines
+    assert "e-mail addresses" in lines
+
+
+def test_stopped_while_they_are_written_it_goes_on(asked, tmp_path, monkeypatch):
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", rows)
+    calls = iter(range(10**6))
+
+    def stop_at_the_fifth():
+        if next(calls) == 5:
+            raise Stopped("told to stop")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("distill.teachers.given.shutdown.check", stop_at_the_fifth)
+        with pytest.raises(Stopped):
+            generate_hot(tmp_path / "run", given(path))
+    assert len(logged_answers(tmp_path / "run")) == 5
+    generate_hot(tmp_path / "run", given(path))
+    assert len(logged_answers(tmp_path / "run")) == len(rows)
 
 
 def test_a_run_on_given_answers_has_the_teachers_own_signal(asked, tmp_path):

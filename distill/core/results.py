@@ -34,7 +34,9 @@ class PlanResult:
 class TeacherShare:
     """What one of several teachers answered (recipe.teachers).
 
-    `retokenized`: why its answers are not in its own tokens, None where they are.
+    `retokenized`: why its answers are not in its own tokens, None where they are. `num_given`: answers
+    that were given with the prompts that came to it, of which `num_given_kept` are kept; they are not
+    in the other numbers.
     """
 
     name: str
@@ -44,6 +46,8 @@ class TeacherShare:
     num_kept: int
     num_answer_tokens: int
     retokenized: str | None
+    num_given: int = 0
+    num_given_kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class GenerateResult:
 
     `vocab_size` and `format` are those of the student's tokenizer and chat template, which the
     samples are in; `retokenized` says why they are not the teacher's, None where they are.
-    `num_given`: answers that the prompts' files have themselves; nobody was asked for these.
+    `num_given`: answers that the prompts' files have themselves, of which `num_given_kept` are kept;
+    nobody was asked for these.
     `prompts_by_tries`: how many prompts took so many draws. `num_skipped`: the rows of the prompts'
     files that were left out, by reason; `reading_notes` tell of them, and of what was read otherwise
     than it stands there. `teachers`: the share of each, where there are several. `precision`: how the
@@ -84,6 +89,7 @@ class GenerateResult:
     teachers: list[TeacherShare] = field(default_factory=list)
     precision: str | None = None
     num_given: int = 0
+    num_given_kept: int = 0
 
 
 @dataclass(frozen=True)

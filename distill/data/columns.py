@@ -66,7 +66,11 @@ def _unknown(
         known["messages"] = known.pop("conversations")
     if not known.keys() & set(FIELDS):
         known = {"prompt": "THEIR_NAME", **known}
-    columns = ", ".join(f"{ours}: {column}" for ours, column in sorted(known.items()))
+    answers = ""
+    if ANSWER in ours:
+        answers = ", answers: given"
+        known.setdefault(ANSWER, name if meant == ANSWER else "THEIR_NAME")
+    columns = ", ".join(f"{column}: {theirs}" for column, theirs in sorted(known.items()))
     hint = "" if meant is None else f" (is it {meant}?)"
     if name == ANSWER:
         hint = " (is it reference? to learn it set answers: given in this source)"
@@ -74,5 +78,5 @@ def _unknown(
         "unknown_field",
         f"{where}: unknown field {shown(name)}{hint}; there are {listed(row)}; known: "
         f"{', '.join(sorted(ours))}. Name those that are meant by columns, and the others "
-        f"are left out: {field}=[{{file: ..., columns: {{{columns}}}}}]",
+        f"are left out: {field}=[{{file: ...{answers}, columns: {{{columns}}}}}]",
     )

@@ -29,11 +29,11 @@ _CALLS = ("tool_calls", "function_call")
 class Conversation:
     """Turns of role and content, the last one the user's.
 
-    `answer`: the assistant's turn that stood after it, if one did.
+    `answers`: the assistant's turns that stood after it.
     """
 
     turns: list[dict[str, str]]
-    answer: str | None = None
+    answers: tuple[str, ...] = ()
 
 
 def conversation(row: Row, where: str) -> Conversation:
@@ -128,5 +128,5 @@ def _of_turns(turns: list[Turn], where: str) -> Conversation:
             raise BadRow("null_content", f"{where}: turn {number}, the {role}'s, has no content")
     return Conversation(
         [{"role": role, "content": content or ""} for role, content in said],
-        answer=turns[len(asked)][1] or "" if len(asked) < len(turns) else None,
+        answers=tuple(content or "" for _, content in turns[len(asked) :]),
     )

@@ -18,6 +18,7 @@ from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.columns import ANSWER, without_others
 from distill.data.conversations import Conversation, conversation
 from distill.data.other_languages import by_kind, commonest, unknown_note
+from distill.data.passages import REQUEST, opening_and_rest, passages_of
 from distill.data.shares import take_turns
 from distill.data.sources import listed
 from distill.errors import DataError, shown
@@ -45,6 +46,7 @@ class Prompt:
     source_id: str | None = None
     check_language: bool = True
     is_translation: bool = False
+    is_passage: bool = False
     verify: bool = True
     refusals: str = "drop"
     answer: str | None = None
@@ -68,6 +70,11 @@ class Prompt:
         """Return what all say in it."""
         return self.text_of(*ROLES)
 
+    @property
+    def text_with_answer(self) -> str:
+        """Return what all say in it, and what is answered, where that is given."""
+        return self.full_text if self.answer is None else f"{self.full_text}\n{self.answer}"
+
     def row(self) -> Row:
         """Return the row of prompts.jsonl."""
         return {
@@ -82,10 +89,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Sample:
-    """One kept answer, as the exact token ids that the teacher read and wrote.
+    """One kept answer, as the exact token ids that the teacher reads, and wrote.
 
     `answer_ids` end with the stop token. `teacher`: the name of the one of several that answered
-    (recipe.teachers).
+    (recipe.teachers). `given`: its row had the answer, no teacher wrote it.
     """
 
     key: str
@@ -97,12 +104,14 @@ class Sample:
     prompt_ids: list[int]
     answer_ids: list[int]
     teacher: str = ""
+    given: bool = False
 
     def row(self) -> Row:
         """Return the row of kept.jsonl."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
-        if not self.teacher:
-            del row["teacher"]
+        for name in ("teacher", "given"):
+            if not row[name]:
+                del row[name]
         return row
 
     @property
@@ -175,11 +184,15 @@ def _read_source(
         if language is None:
             others[str(row.get("language"))] += 1
             return []
+        if source.passages is not None:
+            passages = _passages(source, row, where, language)
+            left.by_reason.update([] if passages else ["short_text"])
+            return passages
         asked = conversation(row, where)
         prompt = _prompt(source, row, asked.turns, where, language, task)
         if source.gives_answers:
             return [replace(prompt, answer=_given_answer(row, asked, where))]
-        num_cut += asked.answer is not None
+        num_cut += bool(asked.answers)
         return [prompt]
 
     read = read_rows(recipe, name, source, make, left)
@@ -243,9 +256,46 @@ def _prompt(
     return prompt
 
 
+def _passages(source: Source, row: Row, where: str, language: str) -> list[Prompt]:
+    """Return the passages of a row's text, each to be continued. Raise BadRow for what is no text."""
+    text = row.get("prompt")
+    if not isinstance(text, str) or is_invisible(text):
+        raise BadRow("no_text", f"{where}: {shown(text)} is no text to cut into passages")
+    refuse_half_characters(where, text)
+    assert source.passages is not None
+    found = passages_of(normalised(text), source.passages)
+    source_id = None if row.get("id") is None else str(row["id"])
+    return [_to_continue(source, passage, language, source_id) for passage in found]
+
+
+def _to_continue(source: Source, passage: str, language: str, source_id: str | None) -> Prompt:
+    opening, rest = opening_and_rest(passage)
+    return Prompt(
+        ({"role": "user", "content": f"{REQUEST}\n\n{opening}"},),
+        language,
+        source=source.name,
+        source_id=source_id,
+        check_language=False,  # what asks for it is English
+        verify=False,
+        refusals="keep",
+        answer=rest,
+        is_passage=True,
+    )
+
+
 def _given_answer(row: Row, asked: Conversation, where: str) -> str:
-    """Return the row's own answer: its column, or the turn after what is asked. Raise BadRow for none."""
-    found = asked.answer if row.get(ANSWER) is None else row[ANSWER]
+    """Return the row's own answer: its column, or the turn after what is asked.
+
+    Raise BadRow for none, or several.
+    """
+    all_found = [*asked.answers, *([] if row.get(ANSWER) is None else [row[ANSWER]])]
+    if len(all_found) > 1:
+        raise BadRow(
+            "two_answers",
+            f"{where}: {len(all_found)} answers to one prompt (turns of the assistant at the end, and "
+            "`answer`): make a row of each",
+        )
+    found = all_found[0] if all_found else None
     if not isinstance(found, str) or is_invisible(found):
         told = "" if found is None else f" that can be read, but {shown(found)}"
         raise BadRow(
@@ -345,8 +395,9 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
 
     Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the
     lowest ids, which does not change when prompts are appended or reordered more than it must;
-    translations, and by a task what has `verify: false`, are not held out: the task cannot grade
-    them; nor is an empty prompt. Both lists keep the sources' order. Rows that are left out are
+    translations, passages, and by a task what has `verify: false`, are not held out: the task cannot
+    grade them; nor is an empty prompt. The teacher answers what is held out, also where a row has its
+    answer. Both lists keep the sources' order. Rows that are left out are
     counted in `left`. Prompts that the teacher writes are in neither: they are had by asking
     (expansion.py) and are never held out. Raise DataError where none is left to learn from.
     """
@@ -363,6 +414,7 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
     else:
         held_out = _lowest_ids(recipe, prompts, is_graded)
     held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
+    held_out = [replace(prompt, answer=None) for prompt in held_out]  # the teacher answers these
     ids = {prompt.id for prompt in held_out}
     learn = [prompt for prompt in prompts if prompt.id not in ids]
     if not learn and len(by_people) == len(recipe.generate.prompts):
@@ -396,12 +448,14 @@ def _lowest_ids(recipe: Recipe, prompts: Sequence[Prompt], is_graded: bool) -> l
     gradable = [
         p
         for p in prompts
-        if not p.is_translation and (p.verify or not is_graded) and not is_invisible(p.text)
+        if not (p.is_translation or p.is_passage)
+        and (p.verify or not is_graded)
+        and not is_invisible(p.text)
     ]
     if not gradable:
         raise DataError(
             f"{recipe.source}: evaluate.prompts is null and generate.prompts are all translations, "
-            "or empty, or have verify: false: give prompts to evaluate on"
+            "passages, or empty, or have verify: false: give prompts to evaluate on"
         )
     limit = int(recipe.evaluate.held_out * 2**64)
     held_out = [prompt for prompt in gradable if int(prompt.id[:16], 16) < limit]

@@ -113,11 +113,18 @@ def _json_list(path: Path) -> PlacedRows:
 
 
 def _text(path: Path, source: Source) -> PlacedRows:
+    """Read a row a line; of texts to be cut into passages several lines together."""
+    waiting: list[str] = []
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
             yield f"line {number}", line
-        elif line.strip():
-            yield f"line {number}", {"prompt": line.strip()}
+            continue
+        waiting += [line.strip()] if line.strip() else []
+        if waiting and sum(map(len, waiting)) >= (source.passages or 0):
+            yield f"line {number}", {"prompt": "\n".join(waiting)}
+            waiting = []
+    if waiting:
+        yield "the last lines", {"prompt": "\n".join(waiting)}
 
 
 def _columns_of(source: Source) -> list[str]:

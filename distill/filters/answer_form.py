@@ -18,6 +18,8 @@ def refused_by_server(answer: Answer, context: FilterContext) -> str | None:
 
 def truncated(answer: Answer, context: FilterContext) -> str | None:
     """Return what cut the answer before it ended by itself, or None."""
+    if answer.is_given and answer.finish_reason == "length":
+        return "<think> in it is not closed"
     return cut_by(answer.finish_reason)
 
 

@@ -18,7 +18,10 @@ from distill.text.text import Text
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer to be filtered, with what is needed to judge it."""
+    """An answer to be filtered, with what is needed to judge it.
+
+    `is_given`: it was in the prompt's row (`answers: given`), the teacher did not write it.
+    """
 
     prompt: str
     prompt_id: str
@@ -31,6 +34,7 @@ class Answer:
     num_reasoning_tokens: int = 0
     verify: bool = True
     refusals: str = "drop"
+    is_given: bool = False
 
     @cached_property
     def text(self) -> Text:

@@ -52,10 +52,14 @@ def template_marks(prompt: Prompt, context: FilterContext) -> str | None:
 def repeated(
     prompts: Sequence[Prompt], left: Sequence[int], context: FilterContext
 ) -> Iterator[tuple[int, str]]:
-    """Yield the prompts that are the same as an earlier one, whatever became of that."""
+    """Yield the prompts that are the same as an earlier one, whatever became of that.
+
+    Of those with an answer (`answers: given`) it must be the same, too.
+    """
     first: dict[str, int] = {}
     originals = [
-        first.setdefault(exact_key(prompt.full_text), index) for index, prompt in enumerate(prompts)
+        first.setdefault(exact_key(prompt.text_with_answer), index)
+        for index, prompt in enumerate(prompts)
     ]
     for index in left:
         if originals[index] != index:
@@ -91,7 +95,10 @@ def nearly_repeated(
 
 
 class _TurnsOf(LazySequence[str, "_TurnsOf"]):
-    """What user and assistant say in some of the prompts, put together when it is asked for."""
+    """What user and assistant say in some of the prompts, put together when it is asked for.
+
+    The answers that are given are part of it.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], numbers: Sequence[int]):
         self._prompts = prompts
@@ -104,7 +111,8 @@ class _TurnsOf(LazySequence[str, "_TurnsOf"]):
         return _TurnsOf(self._prompts, self._numbers[chosen])
 
     def _item(self, number: int) -> str:
-        return self._prompts[self._numbers[number]].text_of("user", "assistant")
+        prompt = self._prompts[self._numbers[number]]
+        return "\n".join(filter(None, (prompt.text_of("user", "assistant"), prompt.answer)))
 
 
 def contaminated(prompt: Prompt, context: FilterContext) -> str | None:

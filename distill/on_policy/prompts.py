@@ -20,15 +20,18 @@ def asked_prompts(recipe: Recipe, folder: RunFolder) -> list[Prompt]:
 
 def _prompt(row: Row, source: Source | None) -> Prompt:
     is_translation = source is not None and source.translate is not None
+    is_passage = source is not None and source.passages is not None
     return Prompt(
         tuple(row["messages"]),
         row["language"],
         row["reference"],
         source=row["source"],
         source_id=row["source_id"],
-        check_language=(source is None or source.check_language) and not is_translation,
+        check_language=(source is None or source.check_language)
+        and not (is_translation or is_passage),
         is_translation=is_translation,
-        verify=source is None or source.verify,
+        is_passage=is_passage,
+        verify=(source is None or source.verify) and not is_passage,
     )
 
 

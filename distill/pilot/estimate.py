@@ -64,6 +64,7 @@ class Estimate:
     warning: str | None = None
     scoring: dict[str, Range] = field(default_factory=dict)
     mean_prompt_tokens: float = 0.0
+    num_given: int = 0
 
 
 def run(recipe: Recipe, *, num: int = NUM_PROMPTS) -> list[tuple[Recipe, Estimate]]:
@@ -102,6 +103,7 @@ def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate |
     rows, measured = sample.rows(), sample.measured()
     lengths = [len(rows[request.key]["token_ids"]) for request in requests]
     left = _left_to_ask(sample, reasons.count(None), len(requests))
+    given = given_lengths(sample)
     answer_tokens = left.num_requests * mean_interval(lengths, 0, recipe.generate.max_new_tokens)
     dropped = Counter(reason.partition(":")[0] for reason in reasons if reason is not None)
     usage_log = usage_log_of(recipe, sample.teacher.logs)
@@ -122,9 +124,10 @@ def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate |
             answers, reasons, left.num_wanted, recipe.generate.max_reasoning_tokens
         ),
         scoring_usage(
-            recipe, left.num_wanted, left.mean_prompt_tokens, lengths, reasons.count(None)
+            recipe, left.num_wanted, left.mean_prompt_tokens, lengths, reasons.count(None), given
         ),
         left.mean_prompt_tokens,
+        len(given),
     )
 
 
@@ -161,6 +164,14 @@ def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
         sum(tokens[key] for key in left) + more * mean,
         mean,
     )
+
+
+def given_lengths(sample: PilotSample) -> list[int]:
+    """Return the tokens of each answer that the rows have themselves."""
+    if not sample.given:
+        return []
+    encoded = sample.teacher.tokenizers.asked(sample.given, add_special_tokens=False).input_ids
+    return [len(ids) + 1 for ids in encoded]  # and its end
 
 
 def spread(prompts: list[Prompt], num: int) -> list[Prompt]:
@@ -313,6 +324,11 @@ def _notes(recipe: Recipe, estimate: Estimate) -> list[str]:
         )
     if recipe.rounds is not None:
         notes.append(_rounds_note(recipe, estimate))
+    if estimate.num_given:
+        notes.append(
+            f"not asked for: {estimate.num_given:,} answers that are given with their prompts"
+            + (", but scored" if recipe.capture.scores_answers else "")
+        )
     if options.judge_min_score is not None:
         notes.append(
             "not in these figures: the judge (judge_min_score), one short reply about each answer "
@@ -326,7 +342,7 @@ def _rounds_note(recipe: Recipe, estimate: Estimate) -> str:
     options = recipe.rounds
     assert options is not None
     num_rounds = options.num_rounds * recipe.train.repeats
-    num_prompts = estimate.num_wanted / recipe.generate.samples_per_prompt
+    num_prompts = estimate.num_wanted / recipe.generate.samples_per_prompt + estimate.num_given
     each = answers_a_round(recipe, options, num_prompts)
     answer = sum(estimate.lengths) / max(len(estimate.lengths), 1)
     tokens = num_rounds * each * (estimate.mean_prompt_tokens + answer)

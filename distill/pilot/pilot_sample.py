@@ -60,10 +60,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class PilotSample:
-    """All that is needed to ask. `prompts`: those that generate would ask for an answer."""
+    """All that is needed to ask. `prompts`: those that generate would ask for an answer.
+
+    `given`: the answers to the others, which are in their rows.
+    """
 
     generation: Generation
     prompts: list[Prompt]
+    given: list[str]
 
     @classmethod
     def of(cls, recipe: Recipe, folder: RunFolder, processes: Processes) -> "list[PilotSample]":
@@ -78,12 +82,11 @@ class PilotSample:
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
-        prompts = [prompt for prompt in prompts if prompt.answer is None]
-        if not prompts and not teacher_writes_some:
+        if not teacher_writes_some and all(prompt.answer is not None for prompt in prompts):
             raise DataError(
-                f"{recipe.source}: generate.prompts: every row has its answer (answers: given), so no "
-                "teacher is asked, and there is nothing to estimate: `distill plan RECIPE` says what the "
-                "rest takes"
+                f"{recipe.source}: generate.prompts: every row has its answer (answers: given, or passages), "
+                "so no teacher is asked for one, and there is nothing to estimate from: `distill plan RECIPE` "
+                "says what the rest takes"
             )
         parts = routed(recipe, [*prompts, *held_out])
         for route, own in zip(routes, tokenizers, strict=True):
@@ -97,7 +100,11 @@ class PilotSample:
         )
         stage, chosen = folder.stage("generate"), routed(recipe, worth_asking)
         return [
-            cls(Generation(route.recipe, teacher, processes, stage, held_out), chosen[route.name])
+            cls(
+                Generation(route.recipe, teacher, processes, stage, held_out),
+                [prompt for prompt in chosen[route.name] if prompt.answer is None],
+                [prompt.answer for prompt in chosen[route.name] if prompt.answer is not None],
+            )
             for route, teacher in zip(routes, asked, strict=True)
         ]
 

@@ -13,19 +13,26 @@ Range = NDArray[np.float64]  # [3]: low, expected, high
 
 
 def scoring_usage(
-    recipe: Recipe, num_wanted: int, prompt_tokens: float, lengths: Sequence[int], num_kept: int
+    recipe: Recipe,
+    num_wanted: int,
+    prompt_tokens: float,
+    lengths: Sequence[int],
+    num_kept: int,
+    given: Sequence[int] = (),
 ) -> dict[str, Range]:
     """Return what scoring the kept ones of `num_wanted` answers takes, by name; {} where nothing is.
 
     `prompt_tokens`: of a mean prompt. `lengths`: tokens of the answers that are there, of which
-    `num_kept` are kept. One token is written for each answer that is read.
+    `num_kept` are kept; `given`: of those that are given, as if all were kept. One token is written for
+    each answer that is read.
     """
     if not recipe.capture.scores_answers:
         return {}
     low, high = wilson(num_kept, len(lengths))
     num_requests = num_wanted * np.array([low, num_kept / len(lengths), high])
     answer = np.array(mean_interval(lengths, 0, recipe.generate.max_new_tokens))
-    read = num_requests * (prompt_tokens + answer)
+    read = num_requests * (prompt_tokens + answer) + len(given) * prompt_tokens + sum(given)
+    num_requests = num_requests + len(given)
     usage = {
         "requests": num_requests,
         "prompt tokens": read,

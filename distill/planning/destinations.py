@@ -24,7 +24,8 @@ class Destination:
     """A server that the recipe asks. `field` names its address in the recipe.
 
     `route`: the name of the one of several teachers that it is; None: it is sent all prompts.
-    `requests`: of evaluate.safety, which it is sent as well.
+    `requests`: of evaluate.safety, which it is sent as well. `gets_answers`: whether it is also sent
+    those prompts whose rows have the answer, and that.
     """
 
     field: str
@@ -32,6 +33,7 @@ class Destination:
     what: str
     route: str | None = None
     requests: Sequence[Prompt] = ()
+    gets_answers: bool = False
 
     @property
     def host(self) -> str:
@@ -53,13 +55,24 @@ def destinations(recipe: Recipe) -> list[Destination]:
             if view.teacher.answers_on_server:
                 what += _asked_beside_prompts(recipe, len(own), is_judge=number == 0)
             field, route = f"{view.teacher_section}.server", view.route or None
-            found.append(Destination(field, view.teacher.server, what, route, own))
+            reads = _reads_answers(view, is_judge=number == 0)
+            found.append(Destination(field, view.teacher.server, what, route, own, reads))
     if recipe.generate.judge_server is not None:
         url, what = recipe.generate.judge_server, "every prompt with its answer"
         what += _judged(recipe)
         shown = [*chain(*requests.values())] if _judged(recipe) else []
-        found.append(Destination("generate.judge_server", url, what, requests=shown))
+        where = "generate.judge_server"
+        found.append(Destination(where, url, what, requests=shown, gets_answers=True))
     return found
+
+
+def _reads_answers(view: Recipe, *, is_judge: bool) -> bool:
+    """Return whether a teacher's server is sent answers that it did not write, to score or to judge."""
+    judges = is_judge and view.generate.judge_min_score is not None
+    if judges and view.generate.judge_server is None:
+        return True
+    in_rounds = view.whole.rounds is not None and view.capture.from_server
+    return view.capture.scores_answers or bool(in_rounds)
 
 
 def _asked_beside_prompts(recipe: Recipe, num_requests: int, *, is_judge: bool) -> str:
@@ -101,17 +114,20 @@ def text_of_destinations(
     parts = {None: everything, **routed(recipe, everything)}
     lines = []
     for destination in asked:
-        sent = [*parts[destination.route], *destination.requests]
-        size = sum(len(prompt.full_text.encode()) for prompt in sent)
+        sent = [*_sent(destination, parts[destination.route]), *destination.requests]
+        size = sum(len(prompt.text_with_answer.encode()) for prompt in sent)
         lines.append(
             f"leaves this machine: {destination.what} ({len(sent):,} conversations, "
             f"{_megabytes(size)}) to {destination.host}: {_whereabouts(destination)}"
         )
-    if all(destination.route is not None for destination in asked):
-        everything = [p for destination in asked for p in parts[destination.route]]
-    requests = [prompt for destination in asked for prompt in destination.requests]
-    lines.append(_personal_data(recipe, list({p.id: p for p in [*everything, *requests]}.values())))
+    leaving = [p for one in asked for p in [*_sent(one, parts[one.route]), *one.requests]]
+    lines.append(_personal_data(recipe, list({p.text_with_answer: p for p in leaving}.values())))
     return lines
+
+
+def _sent(destination: "Destination", prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Return those of the prompts that it is sent; with their answers, where these are given."""
+    return [p for p in prompts if p.answer is None or destination.gets_answers]
 
 
 def _megabytes(size: int) -> str:
@@ -147,7 +163,7 @@ def _personal_data(recipe: Recipe, prompts: Sequence[Prompt]) -> str:
     step = max(1, len(prompts) // MOST_READ)
     read = prompts[::step][:MOST_READ]  # from all over the list
     for prompt in read:
-        findings = find(prompt.full_text, countries)
+        findings = find(prompt.text_with_answer, countries)
         kinds.update(finding.kind for finding in findings)
         num_prompts += bool(findings)
     looked_at = f"{len(read):,} of {len(prompts):,}" if len(read) < len(prompts) else "all"

@@ -150,18 +150,21 @@ def _random_context(recipe: Recipe) -> int:
 class _Reader:
     """What a model was made to read, and a prompt as it reads it.
 
-    `context`: tokens, those of its own answer among them; None where nobody says.
+    `context`: tokens, those of its own answer among them; None where nobody says. `tokenizer`: what an
+    answer that is given is read in.
     """
 
     context: int | None
     prompt_ids: Callable[[Messages], list[int]]
+    tokenizer: Any
 
     @classmethod
     def teacher(cls, teacher: Teacher) -> "_Reader":
         recipe, context = teacher.recipe, None
         if teacher_is_here(recipe):
             context = context_of(text_config(teacher.location, recipe.teacher.revision))
-        return cls(context, partial(teacher.tokenizers.prompt_ids, recipe))
+        tokenizers = teacher.tokenizers
+        return cls(context, partial(tokenizers.prompt_ids, recipe), tokenizers.asked)
 
     @classmethod
     def student(cls, teacher: Teacher) -> "_Reader":
@@ -173,27 +176,36 @@ class _Reader:
             context = context_of(
                 text_config(recipe.model_location(student.model), student.revision)
             )
-        return cls(context, partial(teacher.tokenizers.students_prompt_ids, recipe))
+        tokenizers = teacher.tokenizers
+        return cls(context, partial(tokenizers.students_prompt_ids, recipe), tokenizers.student)
 
     def beyond(
         self, prompts: Sequence[Prompt], longest: int, tokens_a_byte: int = TOKENS_A_BYTE
     ) -> dict[int, int]:
         """Return the tokens of the prompts that leave no room for `longest` more, by their places.
 
-        Only prompts that are long enough in bytes are tokenized.
+        Those whose answer is given must have room for that. Only prompts that are long enough in
+        bytes are tokenized.
         """
         if self.context is None:
             return {}
-        room = self.context - longest
         around = len(self.prompt_ids([{"role": "user", "content": "a"}]))
-        least = (room - around) // tokens_a_byte
         beyond = {}
         for place, prompt in enumerate(prompts):
-            if _num_bytes(prompt) >= least:
-                num_tokens = len(self.prompt_ids(list(prompt.messages)))
+            room = self.context - (longest if prompt.answer is None else 0)
+            if _num_bytes(prompt) >= (room - around) // tokens_a_byte:
+                num_tokens = self._num_tokens(prompt)
                 if num_tokens > room:
                     beyond[place] = num_tokens
         return beyond
+
+    def _num_tokens(self, prompt: Prompt) -> int:
+        """Return the tokens of a prompt, and of its answer with its end where that is given."""
+        num_tokens = len(self.prompt_ids(list(prompt.messages)))
+        if prompt.answer is None:
+            return num_tokens
+        answer = self.tokenizer(prompt.answer, add_special_tokens=False).input_ids
+        return num_tokens + len(answer) + 1
 
 
 def within_context(
@@ -253,8 +265,8 @@ def length_notes(
     learner = replace(_Reader.student(teacher), context=longest)
     if num := len(learner.beyond(prompts, 1, tokens_a_byte=1)):
         notes.append(
-            f"{num} of {len(prompts)} prompts fill train.max_length {longest} alone: their answers "
-            "are paid for and not learnt: raise it, or take them out"
+            f"{num} of {len(prompts)} prompts fill train.max_length {longest} alone, or with the answer "
+            "that is given: their answers are paid for and not learnt: raise it, or take them out"
         )
     return notes
 
@@ -270,8 +282,12 @@ def left_out_note(held_out: Sequence[Prompt], beyond: Sequence[tuple[Prompt, str
 def _beyond_teacher(teacher: Teacher, prompts: Sequence[Prompt], longest: int) -> dict[int, str]:
     """Return why the teacher has no room for answers of `longest` tokens, by the prompts' places."""
     reader = _Reader.teacher(teacher)
+    told = {
+        True: f"and an answer of up to {longest}, are",
+        False: "with the answer that is given are",
+    }
     return {
-        place: f"beyond_context: {num} tokens, and an answer of up to {longest}, are beyond the "
+        place: f"beyond_context: {num} tokens, {told[prompts[place].answer is None]} beyond the "
         f"teacher's context of {reader.context}"
         for place, num in reader.beyond(prompts, longest).items()
     }
@@ -286,4 +302,5 @@ def _divided(
 
 def _num_bytes(prompt: Prompt) -> int:
     texts = [message["content"].encode("utf-8", "replace") for message in prompt.messages]
-    return sum(map(len, texts)) + ADDED * (len(texts) - 1)
+    answer = (prompt.answer or "").encode("utf-8", "replace")
+    return sum(map(len, texts)) + ADDED * (len(texts) - 1) + len(answer)

@@ -64,8 +64,8 @@ def check_given_answers(recipe: "Recipe") -> None:
     """Refuse answers that are given where nobody learns them, or where no signal comes with them."""
     if any(source.gives_answers for source in recipe.evaluate.prompts or []):
         raise ValueError(
-            "evaluate.prompts: answers: given: nobody learns from these; `reference` is what an answer "
-            "is checked against: remove answers"
+            "evaluate.prompts: answers: given, or passages: nobody learns from these; `reference` is what "
+            "an answer is checked against: remove it, and name prompts"
         )
     if not any(source.gives_answers for source in recipe.generate.prompts):
         return

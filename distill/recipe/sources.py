@@ -70,6 +70,12 @@ class Source(Section):
         "assistant's last turn, or the other text of a translation): the teacher writes none, "
         "and tells how likely it finds each token of these",
     )
+    passages: Annotated[int, Field(ge=100, le=20000)] | None = field(
+        None,
+        "Rows are texts, not prompts: each is cut into passages of about so many characters (of a .txt "
+        "the lines together), and the student learns to continue them from their first words, e.g. "
+        "700; the teacher writes nothing, as by answers: given. null = they are prompts",
+    )
     share: PositiveShare | None = field(
         None,
         "Share of the prompts that come from this source, after the filters, e.g. 0.45; given "
@@ -101,6 +107,24 @@ class Source(Section):
             self._check_nothing_is_for_expansion()
         else:
             self._check_expansion(self.expand)
+        return self
+
+    @model_validator(mode="after")
+    def _passages_are_of_texts(self) -> "Source":
+        if self.passages is None:
+            return self
+        meaningless = {"check_language", "verify", "refusals", "answers"} & self.model_fields_set
+        if meaningless:
+            raise ValueError(f"{min(meaningless)} means nothing to passages: remove it")
+        if self.expand is not None or self.translate is not None:
+            other = "translate" if self.expand is None else "expand"
+            raise ValueError(f"passages and {other} do not go together: make two sources of them")
+        unused = sorted((self.columns or {}).keys() - {"prompt", "language", "id"})
+        if unused:
+            raise ValueError(
+                f"columns.{unused[0]} means nothing to passages: columns: {{prompt: THEIR_NAME}} says where "
+                "the text is"
+            )
         return self
 
     def _check_nothing_is_for_expansion(self) -> None:
@@ -157,10 +181,10 @@ class Source(Section):
         for name in ("config", "split", "revision"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} belongs to a dataset, not to a file: remove it")
-        if self.answers == "given" and self.file.lower().endswith(".txt"):
+        if self.answers == "given" and self.passages is None and self.file.lower().endswith(".txt"):
             raise ValueError(
                 f"answers: given with {shown(self.file)}: a .txt has one prompt a line and no answers: "
-                "write a .jsonl with prompt and answer"
+                "write a .jsonl with prompt and answer, or set passages for texts to continue"
             )
         return self
 
@@ -193,7 +217,7 @@ class Source(Section):
     @property
     def gives_answers(self) -> bool:
         """Return whether its rows hold the answers that are learnt."""
-        return self.answers == "given"
+        return self.answers == "given" or self.passages is not None
 
     @property
     def name(self) -> str:

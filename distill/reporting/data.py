@@ -152,5 +152,6 @@ def _sample_text(row: Row | None) -> str:
     if row is None:
         return ""
     reason = f"[{row['reason']}]\n" if "reason" in row else ""
-    answer = f"\n→ {row['answer']}" if row.get("answer") else ""
+    arrow = "→ (given)" if row.get("given") else "→"
+    answer = f"\n{arrow} {row['answer']}" if row.get("answer") else ""
     return f"{reason}{row['prompt']}{answer}"

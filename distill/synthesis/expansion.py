@@ -150,10 +150,15 @@ def _seeds(
     return [seed for seed in seeds if not is_invisible(seed.text)]
 
 
+def _asks(prompt: Prompt) -> bool:
+    """Return whether it is a question, of which more can be asked for."""
+    return not (prompt.is_translation or prompt.is_passage)
+
+
 def _self_instruct(recipe: Recipe, source: Source, seeds: list[Prompt]) -> list[PromptRequest]:
     requests: list[PromptRequest] = []
     for language, num in _languages(recipe, source):
-        usable = [seed for seed in seeds if seed.language == language and not seed.is_translation]
+        usable = [seed for seed in seeds if seed.language == language and _asks(seed)]
         usable = list({seed.id: seed for seed in usable}.values())
         if not usable:
             raise DataError(

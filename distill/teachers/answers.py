@@ -49,7 +49,9 @@ def ask(
             f"({logged.bad[0]})",
             file=sys.stderr,
         )
-    known = _lengths(recipe, logged, longest)
+    # of these requests alone: what stands beside them (answers that were given) no server has written
+    keys = {request.key for request in requests}
+    known = {key: num for key, num in _lengths(recipe, logged, longest).items() if key in keys}
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if bar is not None:
         bar.advance(sum(request.key in known for request in requests))

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from distill import chat
+from distill.core import shutdown
 from distill.core.jsonl import Row, RowLog
 from distill.core.processes import Processes
+from distill.core.progress import Progress
 from distill.recipe import Recipe
 from distill.teachers.answers import raw_row
 from distill.teachers.base import Teacher
@@ -27,20 +29,29 @@ def log_given(
     log: AnswerLog,
     processes: Processes,
 ) -> None:
-    """Write the given answers of this job's requests that are not in the log yet."""
+    """Write the given answers of this job's requests that are not in the log yet.
+
+    Raises Stopped where it was told to.
+    """
     if processes.is_main and requests:
         known = read_best_rows(log)
-        new = [
-            request
-            for request in requests
-            if request.key not in known
-            and processes.is_mine(request.prompt.id, request.sample_index)
-        ]
+        mine = [r for r in requests if processes.is_mine(r.prompt.id, r.sample_index)]
+        new = [request for request in mine if request.key not in known]
         if new:
-            with RowLog(log.folder) as rows:
-                for request in new:
-                    rows.append(_row(teacher, request, options))
+            teacher.describe()  # one that is loaded here chooses its type before its log has rows
+            _write(teacher, new, options, log)
     processes.barrier()
+
+
+def _write(
+    teacher: Teacher, requests: Sequence[Request], options: RequestOptions, log: AnswerLog
+) -> None:
+    label = f"{log.work} (answers that are given)"
+    with RowLog(log.folder) as rows, Progress(label, len(requests), log.unit) as bar:
+        for request in requests:
+            shutdown.check()
+            rows.append(_row(teacher, request, options))
+            bar.advance(1)
 
 
 def _row(teacher: Teacher, request: Request, options: RequestOptions) -> Row:

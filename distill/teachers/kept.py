@@ -69,12 +69,19 @@ def candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
         is_translation=request.prompt.is_translation,
         verify=request.prompt.verify,
         refusals=request.prompt.refusals,
+        is_given=request.prompt.answer is not None,
     )
 
 
-def unlearnable(tokenizers: Tokenizers, candidate: Answer, row: Row) -> str | None:
-    """Return that an answer holds a control token of a model, if so: it could end the answer."""
-    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}"
+def unlearnable(
+    tokenizers: Tokenizers, candidate: Answer, row: Row, given: str | None = None
+) -> str | None:
+    """Return that an answer holds a control token of a model, if so: it could end the answer.
+
+    `given`: the answer as its row has it, where the teacher did not write it (`answers: given`): the
+    row of the log has no control tokens as text.
+    """
+    text = f"{candidate.reasoning or ''}\n{candidate.answer_text}\n{given or ''}"
     mark = tokenizers.mark_in_answer(text, row["token_ids"][:-1])  # a cut answer is dropped anyway
     return f"format: {mark!r}, a control token or a template's mark, is in it" if mark else None
 
@@ -100,6 +107,7 @@ def sample_row(
         prompt_ids,
         answer_ids,
         recipe.route,
+        given=prompt.answer is not None,
     )
     return sample.row()
 

@@ -34,18 +34,21 @@ class RequestMaker(Protocol):
 
 def request_maker(teacher: Teacher, options: RequestOptions) -> RequestMaker:
     key_fields = canonical_json(_key_fields(teacher, options))
+    given_fields = canonical_json(_given_fields(teacher, options))
     seed = str(teacher.recipe.seed)
 
     def make(prompt: Prompt, sample_index: int, prompt_ids: list[int] | None = None) -> Request:
-        given = () if prompt.answer is None else ("given", prompt.answer)
-        key = digest(KEY_SCHEMA, prompt.id, key_fields, str(sample_index), *given)
+        if prompt.answer is None:
+            key = digest(KEY_SCHEMA, prompt.id, key_fields, str(sample_index))
+        else:
+            key = digest(KEY_SCHEMA, prompt.id, given_fields, "given", prompt.answer)
         ids = _prompt_ids(teacher, options, prompt) if prompt_ids is None else prompt_ids
         return Request(
             key_of(key, teacher.served_name),
             prompt,
             array("i", ids),  # a ninth of a list's memory
             sample_index,
-            0 if given else _seed_of(seed, key),
+            _seed_of(seed, key) if prompt.answer is None else 0,
         )
 
     return make
@@ -70,6 +73,11 @@ def _key_fields(teacher: Teacher, options: RequestOptions) -> list[object]:
     if sampling.num_log_probs:
         key_fields += ["top_k", sampling.num_log_probs]
     return key_fields
+
+
+def _given_fields(teacher: Teacher, options: RequestOptions) -> list[object]:
+    """Return the same of an answer that is given: what decides how the teacher would write it."""
+    return [*teacher.key_fields(), options.sampling.enable_thinking, options.system_prompt]
 
 
 def _prompt_ids(teacher: Teacher, options: RequestOptions, prompt: Prompt) -> list[int]:

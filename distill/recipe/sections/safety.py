@@ -47,6 +47,8 @@ class Safety(Section):
             where = f"prompts.{number}"
             if source.share is not None or source.expand or source.translate:
                 raise ValueError(f"{where}: share, expand and translate are for generate.prompts")
+            if source.gives_answers:
+                raise ValueError(f"{where}: answers and passages are for generate.prompts")
             if "messages" in (source.columns or {}):
                 raise ValueError(f"{where}: messages: a request here is one prompt; map prompt")
         if not self.sets and not self.prompts:

@@ -159,8 +159,8 @@ class ScoringTeacher(ServerTeacher):
         """Return what is told of a sequence that the server would not score."""
         return (
             f"teacher.server: {self.endpoint.url}: {error}; it was sent {num_tokens} tokens and writes one: "
-            "if it reads fewer, raise its --max-model-len, or lower generate.max_new_tokens; else run "
-            "the same command again: what was scored is kept"
+            "if it reads fewer, raise its --max-model-len, or lower generate.max_new_tokens (of answers that "
+            "are given generate.max_characters); else run the same command again: what was scored is kept"
         )
 
     def _whose(self) -> dict[str, str | None]:
