@@ -46,7 +46,7 @@ from distill.planning.costs import (
     signal_bytes_per_token,
 )
 from distill.planning.cuts import check_cuts
-from distill.planning.demands import BYTES_PER_TOKEN
+from distill.planning.demands import BYTES_PER_TOKEN, given_notes
 from distill.planning.lengths import check_models, length_notes, within_context
 from distill.planning.licences import require_permission
 from distill.planning.vocabulary import check_vocabulary
@@ -110,8 +110,10 @@ def run(
     parts, exam = routed(recipe, [*prompts, *held_out]), routed(recipe, held_out)
     for generation in generations:
         check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
-        # of the prompts plan has told
-        left.notes += length_notes(generation.teacher, [], exam[generation.name])
+        # of the prompts that are asked plan has told
+        given = [prompt for prompt in parts[generation.name] if prompt.answer is not None]
+        left.notes += length_notes(generation.teacher, given, exam[generation.name])
+        left.notes += given_notes(generation.recipe, given)
     with ExitStack() as until_the_end:
         if len(generations) == 1:  # several are loaded in turn
             until_the_end.enter_context(asked[0])

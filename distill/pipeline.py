@@ -313,9 +313,14 @@ def _run_stage(stage: Stage, recipe: Recipe, folder: RunFolder, running: Process
     running.barrier()
     output = None
     to_verify = _inputs_to_verify(stage, recipe, folder) if running.is_main else []
-    with verifying(to_verify):
-        if stage.shared or running.is_main:
-            output = stage.run(recipe, folder, running)
+    try:
+        with verifying(to_verify):
+            if stage.shared or running.is_main:
+                output = stage.run(recipe, folder, running)
+    except BaseException:
+        if running.is_main:
+            folder.forget_start(stage.name)  # what is mended now need not be made anew
+        raise
     for file in to_verify:
         folder.note_read(file.path)
     if running.is_main:

@@ -91,8 +91,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes) -> StageOutput 
     learn, validation = split_samples(fitting, recipe.train.validation_share)
     if not learn:
         raise DataError(
-            f"{stage}: {len(samples)} samples, none left to learn from; generate more, or raise "
-            "train.max_length"
+            f"{stage}: {len(samples)} samples, none left to learn from: {_why_none(samples, fitting, recipe)}"
         )
     where = training_placed(recipe, folder)
     if where.told is not None and processes.is_main:
@@ -189,6 +188,22 @@ def _train_role(lesson: _Lesson, role: str, repeat: int) -> None:
             stop_ids=_stop_ids(options, folder, tokenizer),
         ),
         tokenizer,
+    )
+
+
+def _why_none(samples: Samples, fitting: Samples, recipe: Recipe) -> str:
+    """Return why no sample can be learnt, and the way out."""
+    options = recipe.train
+    if len(fitting):
+        return (
+            f"{len(fitting)} fit into train.max_length {options.max_length}, and all of them are validated on: "
+            f"generate more, or lower train.validation_share {options.validation_share:g}"
+        )
+    lengths = zip(samples.prompt_lengths, samples.answer_lengths, strict=True)
+    shortest = min((prompt + answer for prompt, answer in lengths), default=0)
+    return (
+        f"the shortest has {shortest:,} tokens, prompt and answer together, and train.max_length is "
+        f"{options.max_length}: raise that"
     )
 
 

@@ -14,6 +14,7 @@ from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
+from distill.data.bad_rows import Left
 from distill.data.samples import Prompt, split_prompts
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError, Stopped
@@ -219,12 +220,69 @@ def test_texts_are_learnt_as_passages_that_are_continued(tmp_path, monkeypatch):
         result, kept = generate_hot(run, source, EXAM, "generate.near_duplicate=1")
         assert result.num_asked == 0 and result.num_given == len(kept) > 20
         assert result.num_skipped == ({"short_text": 1} if path is rows else {})
+        if path is rows:
+            assert "1 of 2 texts have fewer than 100 characters" in result.reading_notes[0]
         for row in kept:
             request, opening = row["prompt"].split("\n\n")
             assert request == "Continue this text."
             assert opening.split()[0] in "".join(lines) and len(row["answer"]) > 100
         told = "".join(row["answer"] for row in kept)
         assert "Wakulima 30 wanasema" in told and kept[0]["language"] == "sw"
+
+
+def test_texts_that_are_all_too_short_are_told_truly(tmp_path):
+    path = write(tmp_path / "short.jsonl", [{"text": "Fupi."}])
+    source = f"generate.prompts=[{{file: {path}, language: sw, passages: 400, columns: {{prompt: text}}}}]"
+    with pytest.raises(
+        DataError, match=r"1 of 1 texts have fewer than 100 characters.*set it lower"
+    ):
+        generate_hot(tmp_path / "run", source, EXAM)
+
+
+def test_bad_lines_of_a_text_are_a_share_of_its_lines(tmp_path):
+    path = tmp_path / "sw.txt"
+    lines = [PROSE.format(n=n).encode() for n in range(300)]
+    lines[7] = lines[90] = b"\xff\xfe not UTF-8\n"
+    path.write_bytes(b"".join(lines))
+    source = f"generate.prompts=[{{file: {path}, language: sw, passages: 2000}}]"
+    left = Left()
+    learn, _ = split_prompts(load_recipe(QUICKSTART, [*HOT, source, EXAM]), left)
+    assert left.by_reason == {"not_utf8": 2} and "2 of 300 rows are left out" in left.notes[0]
+    assert 20 < len(learn) < 40
+
+
+def test_what_would_not_fit_into_a_row_is_told_before_it_is_captured(tmp_path, capsys):
+    path = tmp_path / "sw.txt"
+    path.write_text("".join(PROSE.format(n=n) for n in range(60)), "utf-8")
+    source = f"generate.prompts=[{{file: {path}, language: sw, passages: 1500}}]"
+    values = [*HOT, source, EXAM, f"run_folder={tmp_path / 'run'}", "generate.near_duplicate=1"]
+    pipeline.run(load_recipe(QUICKSTART, values), stages=["generate"])
+    told = capsys.readouterr().err
+    assert re.search(
+        r"sw.txt: (\d+) of \1 answers that are given have .* more tokens than train", told
+    )
+    assert "answers are given, and train.hard_weight is 0" in told
+    with pytest.raises(DataError, match=r"the shortest has [\d,]+ tokens.*train.max_length is 192"):
+        pipeline.run(load_recipe(QUICKSTART, values), stages=["capture", "initialize", "train"])
+
+
+def test_a_source_that_is_mended_after_an_error_need_not_be_made_anew(asked, tmp_path):
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", [without(row, "answer") for row in rows])
+    recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path / 'run'}", given(path)])
+    with pytest.raises(DataError, match="no answer"):
+        pipeline.run(recipe, stages=["generate"])
+    write(path, rows)
+    result = pipeline.run(recipe, stages=["generate"]).manifests["generate"].result
+    assert result.num_kept == len(rows)
+
+
+def test_a_column_of_translations_that_no_row_has_is_named(tmp_path):
+    path = write(
+        tmp_path / "pairs.jsonl", [{"en": f"Price {n}", "sw": f"Bei {n}"} for n in range(9)]
+    )
+    with pytest.raises(DataError, match=r"no row has the column 'kiswahili'; there are en, sw"):
+        generate_hot(tmp_path / "run", given(path, translate="{en: en, sw: kiswahili}"), EXAM)
 
 
 def test_passages_are_no_exam(tmp_path):
@@ -244,7 +302,7 @@ def test_passages_are_no_exam(tmp_path):
 
 def test_rows_without_an_answer_are_told_by_line_and_way_out(asked, tmp_path):
     _, _, rows = asked
-    bad = [without(rows[0], "answer"), {**rows[1], "answer": " "}, {**rows[2], "answer": 7}]
+    bad = [without(rows[0], "answer"), {**rows[1], "answer": " "}, {**rows[2], "answer": ["a"]}]
     for number, row in enumerate(bad):
         path = write(tmp_path / f"{number}.jsonl", [row])
         with pytest.raises(DataError, match=r"line 1: no answer.*answers: ask"):

@@ -168,6 +168,12 @@ class RunFolder:
         assert stage not in self._shared, f"{stage} is another run's"
         write_json(self.stage(stage) / "started.json", asdict(fingerprint), indent=1)
 
+    def forget_start(self, stage: str) -> None:
+        """Let a stage that failed before it made anything be as if it had not begun."""
+        folder = self.stage(stage)
+        if [path.name for path in folder.iterdir()] == ["started.json"]:
+            (folder / "started.json").unlink()
+
     def finish(
         self, stage: str, fingerprint: Fingerprint, output: StageOutput, *, started: float
     ) -> Manifest[Any]:

@@ -72,7 +72,7 @@ def _unknown(
         known.setdefault(ANSWER, name if meant == ANSWER else "THEIR_NAME")
     columns = ", ".join(f"{column}: {theirs}" for column, theirs in sorted(known.items()))
     hint = "" if meant is None else f" (is it {meant}?)"
-    if name == ANSWER:
+    if name == ANSWER and field == "generate.prompts":
         hint = " (is it reference? to learn it set answers: given in this source)"
     return BadRow(
         "unknown_field",

@@ -6,14 +6,18 @@ answer: so a corpus that nobody asks anything about teaches like any other answe
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 REQUEST = "Continue this text."  # in English, as that for a translation
 OPENING = 0.1  # share of a passage that is shown
 LONGEST = 1.3  # of the wanted length: so much is not cut once more
 SHORTEST = 0.25  # of the wanted length: a text, or the end of one, that is shorter is no passage
+WRAPPED = (
+    40  # characters: a line that was broken for its length has so many; a heading may have fewer
+)
 _CLOSED = r"[\"'”’»)\]」』]*"
 _END_OF_SENTENCE = re.compile(rf"[.!?…]{_CLOSED}(?=\s)|[。！？।॥։؟۔።]{_CLOSED}|\n")
+_IS_ENDED = re.compile(rf"[.!?…。！？।॥։؟۔።:;：；]{_CLOSED}$")
 
 
 def passages_of(text: str, length: int) -> Iterator[str]:
@@ -26,6 +30,34 @@ def passages_of(text: str, length: int) -> Iterator[str]:
     rest = text[start:].strip()
     if len(rest) >= SHORTEST * length:
         yield rest
+
+
+def unwrapped(lines: Iterable[str]) -> str:
+    """Return the lines of a file as one text; an empty line parts paragraphs.
+
+    A long line that no sentence ends was broken by whoever wrote the file, and goes on in the next.
+    """
+    paragraphs, current = [], ""
+    for line in [*lines, ""]:
+        if not line:
+            paragraphs += [current] if current else []
+            current = ""
+        elif current:
+            last = current[current.rfind("\n") + 1 :]
+            goes_on = len(last) >= WRAPPED and not _IS_ENDED.search(last)
+            current += (_between(last[-1], line[0]) if goes_on else "\n") + line
+        else:
+            current = line
+    return "\n\n".join(paragraphs)
+
+
+def _between(before: str, after: str) -> str:
+    """Return what stands between two parts of a line: nothing where no spaces are written."""
+    return "" if _is_unspaced(before) and _is_unspaced(after) else " "
+
+
+def _is_unspaced(character: str) -> bool:
+    return unicodedata.east_asian_width(character) in ("W", "F")
 
 
 def _place_to_cut(text: str, start: int, length: int) -> int:

@@ -18,7 +18,13 @@ from distill.data.bad_rows import Left, read_rows, refuse_half_characters
 from distill.data.columns import ANSWER, without_others
 from distill.data.conversations import Conversation, conversation
 from distill.data.other_languages import by_kind, commonest, unknown_note
-from distill.data.passages import REQUEST, opening_and_rest, passages_of
+from distill.data.passages import (
+    REQUEST,
+    SHORTEST,
+    opening_and_rest,
+    passages_of,
+    unwrapped,
+)
 from distill.data.shares import take_turns
 from distill.data.sources import listed
 from distill.errors import DataError, shown
@@ -139,9 +145,11 @@ def read_prompts(
     task = recipe.generate.task if needs_reference else None
     for source in sources:
         others: Counter[str] = Counter()
-        of_recipe = _read_source(
-            recipe, name, source, task if source.verify else None, others, left
-        )
+        if source.passages is not None:
+            of_recipe = _read_passages(recipe, name, source, others, left)
+        else:
+            checked_by = task if source.verify else None
+            of_recipe = _read_source(recipe, name, source, checked_by, others, left)
         if not of_recipe:
             languages = ", ".join(recipe.languages)
             met = f"; its languages are {commonest(others)}" if others else ""
@@ -171,10 +179,12 @@ def _read_source(
     """Read a source's prompts; the code of each row in another language is counted in `others`."""
     num_cut = 0
     ignored: Counter[str] = Counter()
+    met: set[str] = set()
 
     def make(row: Row, where: str) -> list[Prompt]:
         nonlocal num_cut
         if source.translate is not None:
+            met.update(row)
             pairs = _translations(source, source.translate, row, where, recipe.languages)
             left.by_reason.update([] if pairs else ["no_pair"])
             return pairs
@@ -184,10 +194,6 @@ def _read_source(
         if language is None:
             others[str(row.get("language"))] += 1
             return []
-        if source.passages is not None:
-            passages = _passages(source, row, where, language)
-            left.by_reason.update([] if passages else ["short_text"])
-            return passages
         asked = conversation(row, where)
         prompt = _prompt(source, row, asked.turns, where, language, task)
         if source.gives_answers:
@@ -196,6 +202,12 @@ def _read_source(
         return [prompt]
 
     read = read_rows(recipe, name, source, make, left)
+    absent = [column for column in (source.translate or {}).values() if column not in met]
+    if absent and met:
+        raise DataError(
+            f"{recipe.source}: {name}: {source.name}: translate: no row has the column "
+            f"{shown(absent[0])}; there are {listed(sorted(met))}"
+        )
     if ignored:
         left.notes.append(
             f"{name}: {source.name}: columns that are none of ours are left out: {listed(ignored)}"
@@ -256,16 +268,46 @@ def _prompt(
     return prompt
 
 
-def _passages(source: Source, row: Row, where: str, language: str) -> list[Prompt]:
-    """Return the passages of a row's text, each to be continued. Raise BadRow for what is no text."""
-    text = row.get("prompt")
-    if not isinstance(text, str) or is_invisible(text):
-        raise BadRow("no_text", f"{where}: {shown(text)} is no text to cut into passages")
-    refuse_half_characters(where, text)
+def _read_passages(
+    recipe: Recipe, name: str, source: Source, others: Counter[str], left: Left
+) -> list[Prompt]:
+    """Read a source's texts, and cut them; what is in another language is counted in `others`.
+
+    Raise DataError where all are too short to be cut.
+    """
     assert source.passages is not None
-    found = passages_of(normalised(text), source.passages)
-    source_id = None if row.get("id") is None else str(row["id"])
-    return [_to_continue(source, passage, language, source_id) for passage in found]
+
+    def make(row: Row, where: str) -> tuple[str, str, str | None] | None:
+        row, _ = without_others(row, where, name)
+        language = _language(source, row, where, recipe.languages)
+        text = row.get("prompt")
+        if language is None:
+            others[str(row.get("language"))] += 1
+            return None
+        if not isinstance(text, str):
+            raise BadRow("no_text", f"{where}: {shown(text)} is no text to cut into passages")
+        refuse_half_characters(where, text)
+        return normalised(text), language, None if row.get("id") is None else str(row["id"])
+
+    texts = [made for made in read_rows(recipe, name, source, make, left) if made is not None]
+    if texts and source.file is not None and source.file.lower().endswith(".txt"):
+        texts = [(unwrapped(line for line, _, _ in texts), texts[0][1], None)]
+    found = []
+    num_short = 0
+    for text, language, source_id in texts:
+        passages = list(passages_of(text, source.passages))
+        num_short += not passages
+        found += [_to_continue(source, passage, language, source_id) for passage in passages]
+    if num_short:
+        told = (
+            f"{name}: {source.name}: {num_short:,} of {len(texts):,} texts have fewer than "
+            f"{SHORTEST * source.passages:.0f} characters, a quarter of passages {source.passages}"
+        )
+        if not found:
+            raise DataError(f"{recipe.source}: {told}: set it lower, or take longer texts")
+        left.by_reason["short_text"] += num_short
+        left.notes.append(f"{told}, and are left out")
+    return found
 
 
 def _to_continue(source: Source, passage: str, language: str, source_id: str | None) -> Prompt:
@@ -296,6 +338,8 @@ def _given_answer(row: Row, asked: Conversation, where: str) -> str:
             "`answer`): make a row of each",
         )
     found = all_found[0] if all_found else None
+    if isinstance(found, int | float | Decimal) and not isinstance(found, bool):
+        found = str(found)
     if not isinstance(found, str) or is_invisible(found):
         told = "" if found is None else f" that can be read, but {shown(found)}"
         raise BadRow(

@@ -113,18 +113,12 @@ def _json_list(path: Path) -> PlacedRows:
 
 
 def _text(path: Path, source: Source) -> PlacedRows:
-    """Read a row a line; of texts to be cut into passages several lines together."""
-    waiting: list[str] = []
+    """Read a row a line; of texts to be cut into passages also the empty ones, between paragraphs."""
     for number, line in text_lines(path):
         if isinstance(line, BadRow):
             yield f"line {number}", line
-            continue
-        waiting += [line.strip()] if line.strip() else []
-        if waiting and sum(map(len, waiting)) >= (source.passages or 0):
-            yield f"line {number}", {"prompt": "\n".join(waiting)}
-            waiting = []
-    if waiting:
-        yield "the last lines", {"prompt": "\n".join(waiting)}
+        elif line.strip() or source.passages is not None:
+            yield f"line {number}", {"prompt": line.strip()}
 
 
 def _columns_of(source: Source) -> list[str]:

@@ -72,6 +72,19 @@ def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
     )
 
 
+def given_notes(recipe: Recipe, prompts: list[Prompt]) -> list[str]:
+    """Return what a person should know of how answers that are given are learnt."""
+    num_given = sum(prompt.answer is not None for prompt in prompts)
+    if not num_given or recipe.capture.signal == "none" or recipe.train.hard_weight >= 0.5:
+        return []
+    return [
+        f"{num_given:,} answers are given, and train.hard_weight is {recipe.train.hard_weight:g}: at each of "
+        "their tokens the student learns what the teacher would say there. Where it would not say these "
+        "answers, their text is learnt by cross-entropy: set train.hard_weight to 1 and "
+        "train.soft_weight to 0, or to something between"
+    ]
+
+
 def _answer_tokens(answers: list[str]) -> float:
     """Return about how many tokens answers have, all together."""
     return sum(len(answer.encode()) for answer in answers) / BYTES_PER_TOKEN

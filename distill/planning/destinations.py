@@ -79,6 +79,8 @@ def _asked_beside_prompts(recipe: Recipe, num_requests: int, *, is_judge: bool) 
     """Return what a teacher is asked beside the prompts, as the end of a list."""
     asked = f", and the {num_requests:,} requests of evaluate.safety" if num_requests else ""
     if is_judge and recipe.generate.judge_server is None:
+        if recipe.generate.judge_min_score is not None:
+            asked += ", and each answer with its prompt to be judged"
         asked += _judged(recipe)
     return asked
 

@@ -5,6 +5,7 @@ What a server's model has room for is the server's to say. Where a model's files
 machine yet, it is asked again when they are.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -263,12 +264,28 @@ def length_notes(
     recipe = teacher.recipe
     longest = recipe.train.max_length
     learner = replace(_Reader.student(teacher), context=longest)
-    if num := len(learner.beyond(prompts, 1, tokens_a_byte=1)):
+    asked = [prompt for prompt in prompts if prompt.answer is None]
+    if num := len(learner.beyond(asked, 1, tokens_a_byte=1)):
         notes.append(
-            f"{num} of {len(prompts)} prompts fill train.max_length {longest} alone, or with the answer "
-            "that is given: their answers are paid for and not learnt: raise it, or take them out"
+            f"{num} of {len(asked)} prompts fill train.max_length {longest} alone: their answers "
+            "are paid for and not learnt: raise it, or take them out"
         )
-    return notes
+    return notes + _too_long_notes(learner, [p for p in prompts if p.answer is not None])
+
+
+def _too_long_notes(learner: _Reader, given: Sequence[Prompt]) -> list[str]:
+    """Return a note on each source with answers that no row of training holds."""
+    beyond = learner.beyond(given, 0, tokens_a_byte=1)
+    num_given = Counter(prompt.source for prompt in given)
+    by_source: dict[str, list[int]] = {}
+    for place, num_tokens in beyond.items():
+        by_source.setdefault(given[place].source, []).append(num_tokens)
+    return [
+        f"{source}: {len(lengths):,} of {num_given[source]:,} answers that are given have with their "
+        f"prompts more tokens than train.max_length {learner.context} (up to {max(lengths):,}), and are "
+        "not learnt: raise it, or take shorter ones (of texts: fewer characters in passages)"
+        for source, lengths in by_source.items()
+    ]
 
 
 def left_out_note(held_out: Sequence[Prompt], beyond: Sequence[tuple[Prompt, str]]) -> str | None:

@@ -9,6 +9,7 @@ from distill.data.routes import routed
 from distill.data.samples import Prompt
 from distill.errors import MissingError
 from distill.planning.costs import Workload
+from distill.planning.demands import given_notes
 from distill.planning.lengths import length_notes
 from distill.planning.sizes import UNKNOWN_SIZE
 from distill.recipe import Recipe
@@ -42,7 +43,9 @@ def lengths_told(
     learn, held_out = (routed(recipe, of_kind) for of_kind in prompts)
     notes = []
     for route in routes:
-        told = length_notes(route.connect(), learn[route.name], held_out[route.name])
+        own = learn[route.name]
+        told = length_notes(route.connect(), own, held_out[route.name])
+        told += given_notes(route.recipe, own)
         notes += [f"{route.prefix}{note}" for note in told]
     return notes
 

@@ -22,7 +22,7 @@ from distill.reporting.repeats import figures_text
 from distill.reporting.results import RunResults
 from distill.reporting.rounds import rounds_sentence
 from distill.reporting.safety import SafetyText
-from distill.reporting.summary import Statement
+from distill.reporting.summary import Statement, kind_of_exam
 from distill.reporting.table import ModelRow, tokenizers_meet
 from distill.shaping.cutting import told
 
@@ -83,6 +83,7 @@ def model_card(
         starting_point=_starting_point(recipe, results),
         cuts=told(student.cuts, student.nll_before_cuts),
         generate=results.generate,
+        exam=kind_of_exam(recipe),
         sources=[source.name for source in recipe.generate.prompts],
         training=_training(recipe, results.generate.retokenized),
         num_steps=results.train.roles["student"].num_steps,

@@ -23,7 +23,7 @@ from distill.reporting.repeats import repeats_table
 from distill.reporting.results import RunResults
 from distill.reporting.safety import SafetyText, limit
 from distill.reporting.safety_picture import safety_pictures
-from distill.reporting.summary import Statement
+from distill.reporting.summary import Statement, kind_of_exam
 from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
 from distill.shaping import coverage
 from distill.shaping.cutting import told
@@ -163,7 +163,7 @@ def _first_of_each_reason(dropped: Sequence[Row]) -> list[Row]:
 
 def _limits(recipe: Recipe, results: RunResults) -> list[str]:
     limits = [
-        f"Quality was measured on {results.evaluate.num_examples} prompts of the same kind as the training data: "
+        f"Quality was measured on {results.evaluate.num_examples} {kind_of_exam(recipe)}: "
         "it says nothing about other work.",
         limit(results.safety),
         "Speed is that of this machine and of batched work; "

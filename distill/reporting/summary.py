@@ -14,6 +14,7 @@ from distill.core.results import FileCheck
 from distill.core.safety_results import ConductFigures, SafetyResult
 from distill.formats import FORMATS
 from distill.formats.gguf.modelfile import smallest_passing
+from distill.recipe import Recipe
 from distill.reporting.benchmarks import accuracy_text, scores_together
 from distill.reporting.measures import (
     ACCURACY,
@@ -274,3 +275,10 @@ def _parameters(num: int) -> str:
 
 def _megabytes(size: float) -> str:
     return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
+
+
+def kind_of_exam(recipe: Recipe) -> str:
+    """Return what prompts it was evaluated on."""
+    if recipe.evaluate.prompts is None:
+        return "prompts of the same kind as the training data"
+    return f"prompts of {', '.join(source.name for source in recipe.evaluate.prompts)}"

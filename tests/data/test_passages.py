@@ -1,11 +1,12 @@
 """Texts are cut into passages where sentences end, and nothing of them is lost but short ends."""
 
 import random
+import textwrap
 import unicodedata
 
 import pytest
 
-from distill.data.passages import LONGEST, SHORTEST, opening_and_rest, passages_of
+from distill.data.passages import LONGEST, SHORTEST, opening_and_rest, passages_of, unwrapped
 
 SENTENCES = {
     "sw": "Bei ya mahindi imepanda tena mwezi huu. Wakulima wanasema mvua ilichelewa!",
@@ -57,3 +58,22 @@ def test_a_long_text_takes_time_in_proportion():
     """A book in one row: some ten thousand passages, each found from where the last one ended."""
     text = SENTENCES["sw"] * 50_000
     assert sum(1 for _ in passages_of(text, 700)) > 4000
+
+
+def test_lines_that_were_broken_for_their_length_are_joined_and_paragraphs_stay():
+    wrapped = textwrap.wrap(f"{SENTENCES['sw']} Walimu walikuwa kwenye mkutano.", 60)
+    text = unwrapped(["Habari", *wrapped, "", *wrapped])
+    paragraph = " ".join(wrapped)
+    assert text == f"Habari\n{paragraph}\n\n{paragraph}"
+    dense = SENTENCES["zh"] * 3
+    assert unwrapped([dense[:45], dense[45:]]) == dense, "no spaces are written there"
+    verse = ["Polepole ndio mwendo", "haba na haba hujaza kibaba"]
+    assert unwrapped(verse) == "\n".join(verse)
+    ended = ["A line that is long and ends with a sentence of its own.", "Another one."]
+    assert unwrapped(ended) == "\n".join(ended)
+
+
+def test_passages_of_a_wrapped_file_end_where_sentences_do():
+    lines = textwrap.wrap(" ".join([SENTENCES["sw"]] * 60), 78)
+    passages = list(passages_of(unwrapped(lines), 300))
+    assert len(passages) > 10 and all(passage[-1] in ".!" for passage in passages)

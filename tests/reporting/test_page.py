@@ -73,7 +73,7 @@ def test_the_page_shows_what_the_run_found(recipe, manifests):
         "Signal: sampled, 1,275 answer tokens, 9.8 bytes a token.",
         "allow: ./quickstart/teacher (apache-2.0): learning from it is allowed",
         "./quickstart/teacher: credit the teacher (a courtesy, no duty)",
-        "Quality was measured on 10 prompts of the same kind as the training data",
+        "Quality was measured on 10 prompts of ./quickstart/eval.jsonl: it says nothing about other work",
         "torch 2.9, distill 0.1.0",
         "2026-11-22 10:00 UTC",
     ):
