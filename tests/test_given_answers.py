@@ -369,7 +369,7 @@ def test_every_family_is_given_what_its_template_writes(family):
 
     def read_back(answer):
         completion = as_written(recipe, tokenizer, asked, answer)
-        assert completion.token_ids[-1] in chat.stop_ids(tokenizer, None)
+        assert completion.token_ids and completion.token_ids[-1] in chat.stop_ids(tokenizer, None)
         marks = chat.answer_marks(tokenizer)
         return chat.split_thinking(completion.text, opened=opened, marks=marks), completion
 
@@ -387,13 +387,14 @@ def test_a_mark_is_seen_where_the_student_has_another_tokenizer():
     tokenizer = connect(recipe).tokenizers.teacher
     others = tokenizer_of(BY_NAME["llama"])
     tokenizers = Tokenizers(tokenizer, others, "another")
-    prompt = Prompt(({"role": "user", "content": "2?"},), "en", answer="No.<|im_end|>\nMore")
-    completion = as_written(recipe, tokenizer, prompt.messages, prompt.answer)
+    answer = "No.<|im_end|>\nMore"
+    prompt = Prompt(({"role": "user", "content": "2?"},), "en", answer=answer)
+    completion = as_written(recipe, tokenizer, prompt.messages, answer)
     row = {"text": completion.text, "token_ids": completion.token_ids, "finish_reason": "stop"}
     request = Request("key", prompt, tokenizers.prompt_ids(recipe, prompt.messages), 0, 0)
     assert "im_end" not in completion.text
     seen = candidate(recipe, request, row, tokenizers)
-    assert "im_end" in unlearnable(tokenizers, seen, row, prompt.answer)
+    assert "im_end" in str(unlearnable(tokenizers, seen, row, answer))
     assert unlearnable(tokenizers, seen, row) is None
 
 
@@ -451,7 +452,9 @@ def test_the_way_out_of_an_unknown_column_keeps_the_answers(asked, tmp_path):
     )
     with pytest.raises(DataError) as error:
         generate_hot(tmp_path / "run", given(path))
-    fields = re.search(r"\{file: \.\.\., (.*)\}\]", str(error.value))[1]
+    found = re.search(r"\{file: \.\.\., (.*)\}\]", str(error.value))
+    assert found
+    fields = found[1]
     assert fields.startswith("answers: given") and "answer: output" in fields
     _, kept = generate_hot(tmp_path / "run", f"generate.prompts=[{{file: {path}, {fields}}}]")
     assert len(kept) == len(rows)
