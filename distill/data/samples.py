@@ -208,16 +208,18 @@ def _read_source(
             f"{recipe.source}: {name}: {source.name}: translate: no row has the column "
             f"{shown(absent[0])}; there are {listed(sorted(met))}"
         )
-    if ignored:
-        left.notes.append(
-            f"{name}: {source.name}: columns that are none of ours are left out: {listed(ignored)}"
-        )
+    _note_ignored(ignored, f"{name}: {source.name}", left)
     if num_cut:
         left.notes.append(
             f"{name}: {source.name}: {num_cut:,} conversations end with the assistant's turn: it is "
             "left out, and asked anew"
         )
     return [prompt for prompts in read for prompt in prompts]
+
+
+def _note_ignored(ignored: Counter[str], where: str, left: Left) -> None:
+    if ignored:
+        left.notes.append(f"{where}: columns that are none of ours are left out: {listed(ignored)}")
 
 
 def _language(source: Source, row: Row, where: str, languages: Sequence[str]) -> str | None:
@@ -276,9 +278,11 @@ def _read_passages(
     Raise DataError where all are too short to be cut.
     """
     assert source.passages is not None
+    ignored: Counter[str] = Counter()
 
     def make(row: Row, where: str) -> tuple[str, str, str | None] | None:
-        row, _ = without_others(row, where, name)
+        row, others_here = without_others(row, where, name)
+        ignored.update(others_here)
         language = _language(source, row, where, recipe.languages)
         text = row.get("prompt")
         if language is None:
@@ -290,6 +294,7 @@ def _read_passages(
         return normalised(text), language, None if row.get("id") is None else str(row["id"])
 
     texts = [made for made in read_rows(recipe, name, source, make, left) if made is not None]
+    _note_ignored(ignored, f"{name}: {source.name}", left)
     if texts and source.file is not None and source.file.lower().endswith(".txt"):
         texts = [(unwrapped(line for line, _, _ in texts), texts[0][1], None)]
     found = []
