@@ -34,8 +34,9 @@ from distill.core.repeats import repeat_folder
 from distill.core.results import Difference, EvaluateResult, QuantizeResult, TeacherFigures
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
+from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, eval_sets
 from distill.evaluation.figures import against, figures_of

@@ -19,7 +19,7 @@ An answer's key holds the prompt, the teacher and the sampling values; its seed 
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -32,8 +32,9 @@ from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
+from distill.data.prompts import split_prompts
 from distill.data.routes import route_of_written, routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.filters.base import FilterContext
 from distill.filters.contamination import EvalIndex
@@ -58,8 +59,9 @@ from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.generation import (
     Answered,
     Generation,
-    SortedOut,
+    all_dropped_rows,
     num_by_reason,
+    prompt_rows,
     result_of,
     sorted_out,
     told_of,
@@ -391,9 +393,9 @@ def _write(
             f"{stage}: no sample passed the filters ({len(dropped)} dropped: {counts}); {way_out}"
         )
     files = {
-        "prompts.jsonl": _prompt_rows(requests, written),
+        "prompts.jsonl": prompt_rows(requests, written),
         "kept.jsonl": (row for one in written for row in one.kept()),
-        "dropped.jsonl": _dropped_rows(refused, written),
+        "dropped.jsonl": all_dropped_rows(refused, written),
     }
     for name, file_rows in files.items():
         write_jsonl(stage / name, file_rows)
@@ -407,23 +409,6 @@ def _write(
     if result.warning:
         print(f"generate: warning: {result.warning}", file=sys.stderr)
     return StageOutput(result, [stage / name for name in files])
-
-
-def _prompt_rows(requests: list[Request], written: Sequence[SortedOut]) -> Iterator[Row]:
-    """Yield the prompts that were asked, with the share of their draws that were verified."""
-    rates = {name: rate for one in written for name, rate in one.pass_rates.items()}
-    prompts = {request.prompt.id: request.prompt for request in requests}
-    for prompt_id, prompt in prompts.items():
-        rate = {"pass_rate": rates[prompt_id]} if prompt_id in rates else {}
-        yield prompt.row() | rate
-
-
-def _dropped_rows(refused: list[tuple[Prompt, str]], written: Sequence[SortedOut]) -> Iterator[Row]:
-    """Yield what is dropped: prompts that were not asked, then answers."""
-    for prompt, reason in refused:
-        yield {"prompt": prompt.text, "language": prompt.language, "reason": reason}
-    for one in written:
-        yield from one.dropped()
 
 
 def filter_answers(

@@ -22,8 +22,9 @@ from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.counted_texts import texts_inputs
+from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.errors import MissingError
 from distill.models import find
 from distill.planning import lengths

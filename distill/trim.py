@@ -22,7 +22,8 @@ from distill.core.results import TrimResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage, always
 from distill.data.counted_texts import texts_inputs
-from distill.data.samples import Prompt, Sample, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt, Sample
 from distill.data.stored_samples import Samples, read_samples
 from distill.models import find
 from distill.planning.costs import PROCESS_BYTES, Workload

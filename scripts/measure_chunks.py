@@ -30,7 +30,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
 from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.evaluation.eval_set import eval_sets
 from distill.evaluation.figures import figures_of
 from distill.evaluation.models import evaluate_transformers

@@ -37,7 +37,7 @@ from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
 from distill.core.subprocesses import peak_memory
 from distill.data.bad_rows import Left
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.data.stored_samples import read_samples, split_samples
 from distill.filters import answer_filters, prompt_filters
 from distill.recipe import Recipe, load_recipe

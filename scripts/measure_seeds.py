@@ -34,7 +34,8 @@ from distill.core.processes import ALONE
 from distill.core.progress import Progress
 from distill.core.results import Round, RoundsResult
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.evaluation.eval_set import EvalSet, eval_sets
 from distill.evaluation.figures import figures_of
 from distill.evaluation.models import evaluate_transformers

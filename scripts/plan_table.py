@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.pipeline import PLANNED
 from distill.planning.costs import Workload
 from distill.planning.demands import SplitPrompts

@@ -6,7 +6,8 @@ import pytest
 from run_helpers import ROOT
 
 from distill.core.jsonl import read_jsonl
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.filters.dedup import near_duplicates
 from distill.filters.prompt_filters import select_prompts
 from distill.recipe import Recipe, load_recipe

@@ -13,7 +13,7 @@ from distill.core import shutdown
 from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.errors import MissingError, ServerError, Stopped
 from distill.formats.gguf.write import write_gguf
 from distill.planning.demands import demand_of

@@ -16,7 +16,8 @@ from distill.core.jsonl import RowLog, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.bad_rows import Left
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.errors import RecipeError, Stopped
 from distill.evaluation.eval_set import eval_sets
 from distill.filters import prompt_filters

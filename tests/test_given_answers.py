@@ -15,7 +15,8 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
 from distill.data.bad_rows import Left
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError, Stopped
 from distill.pilot.pilot_sample import PilotSample

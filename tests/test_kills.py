@@ -12,7 +12,7 @@ from distill import generate
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.filters import prompt_filters
 from distill.formats.gguf.write import write_gguf
 from distill.recipe import load_recipe

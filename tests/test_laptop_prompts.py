@@ -8,7 +8,7 @@ import yaml
 from run_helpers import ROOT, script
 
 from distill.core.jsonl import read_jsonl
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.filters.dedup import near_duplicates
 from distill.filters.prompt_filters import select_prompts
 from distill.recipe import load_recipe

@@ -16,7 +16,7 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import Processes
 from distill.core.progress import Progress
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError, MissingError, RecipeError
 from distill.evaluation.figures import figures_of

@@ -13,7 +13,7 @@ from server_helpers import TEACHER, log_probs_against_the_weights
 from distill import capture, generate, teachers
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError, ServerError, Stopped
 from distill.formats.gguf.write import write_gguf

@@ -9,8 +9,8 @@ from run_helpers import killed_when, run_forked, sha
 from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens, words
 
 from distill import chat
+from distill.data.prompts import split_prompts
 from distill.data.routes import route_of
-from distill.data.samples import split_prompts
 from distill.data.stored_samples import read_samples
 from distill.models import load
 from distill.pipeline import run

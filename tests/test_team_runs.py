@@ -19,7 +19,7 @@ from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import write_json
 from distill.core.watch import ENDED
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.evaluation.eval_set import question_sets
 from distill.models.sampling import Sampling
 from distill.pipeline import at_work

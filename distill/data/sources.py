@@ -1,6 +1,6 @@
 """Rows of prompts from files and `datasets`, under our own names.
 
-What they mean is read in samples.py.
+What they mean is read in prompts.py.
 
 Files are read as they are, without a library's cache between, so that a changed file is a changed
 input.

@@ -20,8 +20,9 @@ from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
+from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.filters import prompt_filters
 from distill.pipeline import at_work

@@ -14,7 +14,7 @@ from math import lgamma, log
 
 from distill import teachers
 from distill.core.stage import Cost
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.models.precision import LEAST_SPEEDUP
 from distill.models.spread import GPU_SHARE, HOST_COPY_SPEED
 from distill.planning.demands import Demand, SplitPrompts, demand_of, demands_of

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from distill.data.prompts import split_prompts
 from distill.data.routes import route_of_written, routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.data.shares import mixed
 from distill.recipe import Recipe
 

@@ -22,7 +22,8 @@ from distill.core.progress import Progress
 from distill.core.results import Interval
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.data.shares import take_turns
 from distill.errors import MismatchError
 from distill.evaluate import askable, write_answers

@@ -22,7 +22,8 @@ from distill import chat
 from distill.core.jsonl import BadRow, Row
 from distill.core.splitmix import splitmix
 from distill.data.bad_rows import Left, read_rows, refuse_half_characters
-from distill.data.samples import Prompt, normalised, read_prompts
+from distill.data.prompts import read_prompts
+from distill.data.samples import Prompt, normalised
 from distill.data.translation import name_of
 from distill.errors import DataError, shown
 from distill.filters.answer_form import cut_by, server_error

@@ -157,6 +157,25 @@ def told_of(written: Sequence[SortedOut], refused: Sequence[tuple[Prompt, str]])
     return [*of_prompts, *(row for one in written for row in one.told)]
 
 
+def prompt_rows(requests: list[Request], written: Sequence[SortedOut]) -> Iterator[Row]:
+    """Yield the prompts that were asked, with the share of their draws that were verified."""
+    rates = {name: rate for one in written for name, rate in one.pass_rates.items()}
+    prompts = {request.prompt.id: request.prompt for request in requests}
+    for prompt_id, prompt in prompts.items():
+        rate = {"pass_rate": rates[prompt_id]} if prompt_id in rates else {}
+        yield prompt.row() | rate
+
+
+def all_dropped_rows(
+    refused: list[tuple[Prompt, str]], written: Sequence[SortedOut]
+) -> Iterator[Row]:
+    """Yield what is dropped: prompts that were not asked, then answers."""
+    for prompt, reason in refused:
+        yield {"prompt": prompt.text, "language": prompt.language, "reason": reason}
+    for one in written:
+        yield from one.dropped()
+
+
 def num_by_reason(dropped: Iterable[Row]) -> Counter[str]:
     """Count what is dropped by the names of the reasons."""
     return Counter(row["reason"].partition(":")[0] for row in dropped)

@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from distill.data.bad_rows import Left
-from distill.data.samples import normalised, read_prompts
+from distill.data.prompts import read_prompts
+from distill.data.samples import normalised
 
 KIND = "prompt files"
 BOM = "\ufeff"

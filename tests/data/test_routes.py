@@ -8,8 +8,9 @@ from itertools import pairwise
 import pytest
 from run_helpers import QUICKSTART
 
+from distill.data.prompts import split_prompts
 from distill.data.routes import check_of, route_of_written, routed
-from distill.data.samples import Prompt, split_prompts
+from distill.data.samples import Prompt
 from distill.errors import DataError
 from distill.planning.demands import demand_of, demands_of, num_written_by
 from distill.recipe import load_recipe

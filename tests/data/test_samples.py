@@ -6,7 +6,8 @@ import pytest
 
 from distill.core.jsonl import write_jsonl
 from distill.data.bad_rows import Left
-from distill.data.samples import Prompt, Sample, count_by_language, read_prompts, split_prompts
+from distill.data.prompts import read_prompts, split_prompts
+from distill.data.samples import Prompt, Sample, count_by_language
 from distill.data.stored_samples import split_samples
 from distill.errors import DataError, RecipeError
 

@@ -6,7 +6,7 @@ import pytest
 from run_helpers import ROOT
 
 from distill.core.jsonl import write_jsonl
-from distill.data.samples import read_prompts, split_prompts
+from distill.data.prompts import read_prompts, split_prompts
 from distill.data.shares import by_shares, mixed, take_turns
 from distill.errors import DataError, RecipeError
 from distill.filters import prompt_filters

@@ -8,7 +8,7 @@ from distill.core.digests import file_sha256
 from distill.core.jsonl import write_jsonl
 from distill.data import sources
 from distill.data.bad_rows import Left
-from distill.data.samples import read_prompts
+from distill.data.prompts import read_prompts
 from distill.errors import DataError, MissingError, RecipeError
 
 

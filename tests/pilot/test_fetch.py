@@ -10,7 +10,7 @@ import pytest
 from hub_helpers import hash_of
 from run_helpers import ROOT, call_distill, command, small
 
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.errors import DataError, MismatchError, MissingError
 from distill.models import find
 from distill.models.load import load_tokenizer

@@ -5,7 +5,7 @@ from run_helpers import QUICKSTART
 
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.pilot import probe
 from distill.recipe import load_recipe
 from distill.teachers import connect

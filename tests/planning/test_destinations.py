@@ -6,7 +6,8 @@ import pytest
 from run_helpers import QUICKSTART
 
 from distill.catalog.servers import known_servers
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.errors import RecipeError
 from distill.models.find import keep_off_the_hub
 from distill.planning.destinations import check_destinations, text_of_destinations

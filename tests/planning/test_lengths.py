@@ -10,7 +10,8 @@ from run_helpers import QUICKSTART
 from distill import evaluate, generate, plan
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
-from distill.data.samples import Prompt, split_prompts
+from distill.data.prompts import split_prompts
+from distill.data.samples import Prompt
 from distill.errors import MismatchError
 from distill.models.load import load_tokenizer
 from distill.pipeline import PLANNED

@@ -9,8 +9,8 @@ from several_helpers import TEACHER, entry, like_the_teacher, with_other_tokens,
 from distill import generate, safety
 from distill.core.processes import ALONE
 from distill.core.run_folder import RunFolder
+from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import split_prompts
 from distill.errors import DataError, MismatchError, RecipeError
 from distill.pipeline import PLANNED
 from distill.plan import make_plan

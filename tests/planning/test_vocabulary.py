@@ -4,7 +4,7 @@ import pytest
 from run_helpers import QUICKSTART
 
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.pipeline import PLANNED
 from distill.plan import make_plan
 from distill.planning.vocabulary import planned_vocabulary

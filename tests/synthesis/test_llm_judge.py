@@ -14,7 +14,7 @@ from distill import generate
 from distill.core.jsonl import RowLog, read_jsonl
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.errors import DataError, Stopped
 from distill.filters import prompt_filters
 from distill.filters.base import Answer

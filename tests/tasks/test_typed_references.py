@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from run_helpers import QUICKSTART
 
 from distill.core.jsonl import write_jsonl
-from distill.data.samples import Prompt, Sample, read_prompts
+from distill.data.prompts import read_prompts
+from distill.data.samples import Prompt, Sample
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError
 from distill.recipe import load_recipe

@@ -7,7 +7,7 @@ from run_helpers import QUICKSTART
 
 from distill.core.leases import static_share
 from distill.core.processes import Processes
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.recipe import load_recipe
 from distill.teachers import connect
 from distill.teachers.answers import blocks_of

@@ -14,7 +14,7 @@ from distill.conduct.answers import Told
 from distill.conduct.outcomes import Outcome
 from distill.conduct.sets import Item
 from distill.core.progress import Progress
-from distill.data.samples import split_prompts
+from distill.data.prompts import split_prompts
 from distill.errors import Stopped
 from distill.evaluation.eval_set import question_sets
 from distill.recipe import load_recipe
