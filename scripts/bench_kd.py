@@ -671,6 +671,8 @@ def main() -> None:
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: quartiles need 2 at least")
     options.student = options.student or {"cpu": "256x4", "cuda": "1536x28"}[options.device]
     options.teacher = options.teacher or {"cpu": "768x12", "cuda": "4096x36"}[options.device]
     torch.set_num_threads(options.threads)
