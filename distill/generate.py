@@ -5,7 +5,7 @@ Raw answers are never deleted; what is kept of them is decided anew whenever a f
     generate/raw_prompts/    what the teacher wrote where it was asked for prompts (expand), as in
                              raw/
     generate/raw/*.jsonl     every answer as it ended, append-only, keyed by content: nothing is
-                             asked twice
+                             asked twice; with `given` those that nobody was asked for
     generate/judged/         what the judge replied about each answer (judge_min_score), as in raw/
     generate/held_out/       answers to prompts that nobody learns from (teachers/held_out.py)
     generate/prompts.jsonl   the prompts that were asked, where each came from, and the share of its
@@ -113,7 +113,7 @@ def run(
     for generation in generations:
         check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
         # of the prompts that are asked plan has told
-        given = [prompt for prompt in parts[generation.name] if prompt.answer is not None]
+        given = [prompt for prompt in parts[generation.name] if prompt.is_given]
         left.notes += length_notes(generation.teacher, given, exam[generation.name])
         left.notes += given_notes(generation.recipe, given)
     with ExitStack() as until_the_end:
@@ -275,12 +275,12 @@ def _draw(generation: Generation, prompts: list[Prompt]) -> list[Request]:
     options = RequestOptions.of(generation.recipe)
     make = request_maker(generation.teacher, options)
     num_samples = generation.recipe.generate.samples_per_prompt
-    given = [make(prompt, 0) for prompt in prompts if prompt.answer is not None]
-    to_ask = [prompt for prompt in prompts if prompt.answer is None]
+    given = [make(prompt, 0) for prompt in prompts if prompt.is_given]
+    to_ask = [prompt for prompt in prompts if not prompt.is_given]
     requests = [make(prompt, i) for prompt in to_ask for i in range(num_samples)]
     where = generation.logs.answers, generation.processes
     log_given(generation.teacher, given, options, *where)
-    if requests:  # else the teacher is not even loaded
+    if requests:  # else the log need not be read again
         ask(generation.teacher, requests, options, *where)
     return _draw_on(generation, requests, options) + given
 
@@ -385,7 +385,7 @@ def _write(
     num_kept = sum(1 for one in written for _ in one.kept_requests)
     if not num_kept:
         way_out = f"look at {log} and relax `generate`, or raise generate.max_new_tokens"
-        if all(request.prompt.answer is not None for request in requests):
+        if all(request.prompt.is_given for request in requests):
             way_out = f"look at the answers in {log} and relax `generate`"
         if not requests:
             way_out = "none was worth asking: look at the prompts, and at the languages they say"

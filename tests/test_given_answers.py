@@ -26,10 +26,12 @@ from distill.recipe import load_recipe
 from distill.shaping.trimmed import kept_path
 from distill.signals.store import SignalStore
 from distill.teachers import connect
+from distill.teachers.answers import _lengths_of
 from distill.teachers.given import as_written
 from distill.teachers.kept import candidate, unlearnable
 from distill.teachers.keys import request_maker
 from distill.teachers.local import LocalTeacher
+from distill.teachers.log import read_log
 from distill.teachers.requests import Request, RequestOptions
 
 PROSE = (
@@ -166,6 +168,28 @@ def test_a_given_answer_does_not_count_as_one_of_the_teachers(asked, tmp_path, m
     sources = f"generate.prompts=[{{file: {path}, answers: given}}, {{file: {others}}}]"
     generate_hot(tmp_path / "run", sources)
     assert known == [{}]
+
+
+def test_nor_does_one_that_another_process_has_written(asked, tmp_path):
+    """What is read again where a process took over another's work is of the same requests."""
+    _, _, rows = asked
+    path = write(tmp_path / "rows.jsonl", rows)
+    generate_hot(tmp_path / "run", given(path))
+    recipe = load_recipe(QUICKSTART, [*HOT, f"run_folder={tmp_path / 'run'}", given(path)])
+    teacher = connect(recipe, RunFolder.of(recipe))
+    prompt = Prompt(({"role": "user", "content": "2?"},), "en")
+    request = request_maker(teacher, RequestOptions.of(recipe))(prompt, 0)
+    logged = read_log(teacher.logs.answers)
+    assert len(logged.rows) == len(rows)
+    assert _lengths_of([request], recipe, logged, 64) == {}
+
+
+def test_a_number_is_an_answer_and_none_that_is_no_number(asked, tmp_path):
+    _, _, rows = asked
+    numbers = [{**rows[0], "answer": 10**30}, {**rows[1], "answer": 2.5}, {**rows[2], "answer": 0}]
+    path = write(tmp_path / "rows.jsonl", numbers)
+    learn, _ = split_prompts(load_recipe(QUICKSTART, [*HOT, given(path)]))
+    assert [prompt.answer for prompt in learn] == ["1" + "0" * 30, "2.5", "0"]
 
 
 def test_further_draws_are_for_those_that_are_asked(asked, tmp_path):

@@ -20,8 +20,11 @@ _MEANT = {
     "prompt": ("question", "query", "instruction", "input", "text"),
     "messages": ("system", "system_prompt", "context", "history"),
 }
+_THEIRS = {name: ours for ours, names in _MEANT.items() for name in names}
 # the same where the rows' answers are learnt (`answers: given`)
-_GIVEN = {"answer": ("response", "output", "completion", "chosen", "answers", "solution", "reply")}
+_KEYS_GIVEN = PROMPT_KEYS | {ANSWER}
+_NAMES_OF_ANSWERS = ("response", "output", "completion", "chosen", "answers", "solution", "reply")
+_THEIRS_GIVEN = _THEIRS | dict.fromkeys(_NAMES_OF_ANSWERS, ANSWER)
 _SHORT = 3  # letters: shorter names than that are like any other
 
 
@@ -33,7 +36,7 @@ def without_others(
     Raise BadRow where one of them may be meant, or the row has no prompt. `field`: of the recipe.
     `has_answer`: whether its answer is learnt (`answers: given`).
     """
-    ours = PROMPT_KEYS | {ANSWER} if has_answer else PROMPT_KEYS
+    ours = _KEYS_GIVEN if has_answer else PROMPT_KEYS
     others = [name for name in row if name not in ours]
     if not others:
         return row, ()
@@ -50,8 +53,7 @@ def _meant(name: str, ours: set[str]) -> str | None:
     spelt = name.strip().lower().replace("-", "_").replace(" ", "_")
     if spelt in ours:
         return spelt
-    meanings = _MEANT | _GIVEN if ANSWER in ours else _MEANT
-    theirs = {name: column for column, names in meanings.items() for name in names}
+    theirs = _THEIRS_GIVEN if ANSWER in ours else _THEIRS
     if spelt in theirs:
         return theirs[spelt]
     known = [column for column in ours if len(column) > _SHORT]

@@ -8,14 +8,16 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+from distill.text.words import is_unspaced
+
 REQUEST = "Continue this text."  # in English, as that for a translation
 OPENING = 0.1  # share of a passage that is shown
 LONGEST = 1.3  # of the wanted length: so much is not cut once more
 SHORTEST = 0.25  # of the wanted length: a text, or the end of one, that is shorter is no passage
-WRAPPED = (
-    40  # characters: a line that was broken for its length has so many; a heading may have fewer
-)
+# characters: a line that was broken for its length has so many; a heading may have fewer
+WRAPPED = 40
 _CLOSED = r"[\"'”’»)\]」』]*"
+_SPACE = re.compile(r"\s")
 _END_OF_SENTENCE = re.compile(rf"[.!?…]{_CLOSED}(?=\s)|[。！？।॥։؟۔።]{_CLOSED}|\n")
 _IS_ENDED = re.compile(rf"[.!?…。！？।॥։؟۔።:;：；]{_CLOSED}$")
 
@@ -37,27 +39,22 @@ def unwrapped(lines: Iterable[str]) -> str:
 
     A long line that no sentence ends was broken by whoever wrote the file, and goes on in the next.
     """
-    paragraphs, current = [], ""
-    for line in [*lines, ""]:
-        if not line:
-            paragraphs += [current] if current else []
-            current = ""
-        elif current:
-            last = current[current.rfind("\n") + 1 :]
-            goes_on = len(last) >= WRAPPED and not _IS_ENDED.search(last)
-            current += (_between(last[-1], line[0]) if goes_on else "\n") + line
-        else:
-            current = line
-    return "\n\n".join(paragraphs)
+    parts: list[str] = []
+    last = ""
+    for line in lines:
+        if line:
+            if parts:
+                parts.append(_between(last, line) if last else "\n\n")
+            parts.append(line)
+        last = line
+    return "".join(parts)
 
 
-def _between(before: str, after: str) -> str:
-    """Return what stands between two parts of a line: nothing where no spaces are written."""
-    return "" if _is_unspaced(before) and _is_unspaced(after) else " "
-
-
-def _is_unspaced(character: str) -> bool:
-    return unicodedata.east_asian_width(character) in ("W", "F")
+def _between(line: str, following: str) -> str:
+    """Return what stands between two lines of a paragraph."""
+    if len(line) < WRAPPED or _IS_ENDED.search(line):
+        return "\n"
+    return "" if is_unspaced(line[-1]) or is_unspaced(following[0]) else " "
 
 
 def _place_to_cut(text: str, start: int, length: int) -> int:
@@ -82,6 +79,6 @@ def _before_a_character(text: str, place: int) -> int:
 def opening_and_rest(passage: str) -> tuple[str, str]:
     """Return the first words of a passage, a tenth of it or somewhat more, and what follows them."""
     first = max(1, int(OPENING * len(passage)))
-    space = re.compile(r"\s").search(passage, first, 2 * first + 20)
+    space = _SPACE.search(passage, first, 2 * first + 20)
     place = _before_a_character(passage, first) if space is None else space.start()
     return passage[:place].strip(), passage[place:].strip()

@@ -159,13 +159,12 @@ def _prompt(
     Raise BadRow for a reference that is needed, and not there or none for the task.
     """
     reference = _reference(row, where, task)
-    source_id = row.get("id")
     prompt = Prompt(
         tuple({"role": turn["role"], "content": normalised(turn["content"])} for turn in turns),
         language,
         reference,
         source=source.name,
-        source_id=None if source_id is None else str(source_id),
+        source_id=_source_id(row),
         check_language=source.check_language,
         verify=source.verify,
         refusals=source.refusals,
@@ -195,7 +194,7 @@ def _read_passages(
         if not isinstance(text, str):
             raise BadRow("no_text", f"{where}: {shown(text)} is no text to cut into passages")
         refuse_half_characters(where, text)
-        return normalised(text), language, None if row.get("id") is None else str(row["id"])
+        return normalised(text), language, _source_id(row)
 
     texts = [made for made in read_rows(recipe, name, source, make, left) if made is not None]
     _note_ignored(ignored, f"{name}: {source.name}", left)
@@ -247,7 +246,8 @@ def _given_answer(row: Row, asked: Conversation, where: str) -> str:
             "`answer`): make a row of each",
         )
     found = all_found[0] if all_found else None
-    if isinstance(found, int | float | Decimal) and not isinstance(found, bool):
+    found = _whole_number(found) or found
+    if isinstance(found, float | Decimal) and math.isfinite(found):
         found = str(found)
     if not isinstance(found, str) or is_invisible(found):
         told = "" if found is None else f" that can be read, but {shown(found)}"
@@ -269,8 +269,8 @@ def _reference(row: Row, where: str, task: str | None) -> str | float | None:
     answer could be right.
     """
     reference = row.get("reference")
-    if isinstance(reference, int) and not isinstance(reference, bool):
-        return format(Decimal(reference), "f")  # `str` refuses 5,000 digits
+    if (whole := _whole_number(reference)) is not None:
+        return whole
     if isinstance(reference, float | Decimal) and math.isfinite(reference):
         return float(reference)
     if isinstance(reference, str) and not is_invisible(reference):
@@ -281,6 +281,17 @@ def _reference(row: Row, where: str, task: str | None) -> str | float | None:
     if task is not None:
         raise _no_reference(where, reference, "a task needs it as text or as a number")
     return None
+
+
+def _whole_number(value: object) -> str | None:
+    """Return a whole number as text, None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return format(Decimal(value), "f")  # `str` refuses 5,000 digits
+    return None
+
+
+def _source_id(row: Row) -> str | None:
+    return None if row.get("id") is None else str(row["id"])
 
 
 def _no_reference(where: str, reference: object, problem: str) -> BadRow:

@@ -41,6 +41,11 @@ class Prompt:
         return digest(canonical_json(list(self.messages)))
 
     @property
+    def is_given(self) -> bool:
+        """Return whether its row has the answer, so that no teacher is asked."""
+        return self.answer is not None
+
+    @property
     def text(self) -> str:
         """Return what the user says last."""
         return self.messages[-1]["content"]
@@ -69,6 +74,11 @@ class Prompt:
             "source": self.source,
             "source_id": self.source_id,
         }
+
+
+def given_answers(prompts: Iterable[Prompt]) -> list[str]:
+    """Return the answers that the prompts' rows have."""
+    return [prompt.answer for prompt in prompts if prompt.answer is not None]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from distill.core.stored_json import broken, write_json
 from distill.data.bad_rows import Left
 from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import Prompt
+from distill.data.samples import Prompt, given_answers
 from distill.errors import DataError
 from distill.filters import prompt_filters
 from distill.pipeline import at_work
@@ -83,7 +83,7 @@ class PilotSample:
         prompts, held_out = split_prompts(recipe, left)
         left.tell("prompts", processes)
         teacher_writes_some = any(source.expand for source in recipe.generate.prompts)
-        if not teacher_writes_some and all(prompt.answer is not None for prompt in prompts):
+        if not teacher_writes_some and all(prompt.is_given for prompt in prompts):
             raise DataError(
                 f"{recipe.source}: generate.prompts: every row has its answer (answers: given, or passages), "
                 "so no teacher is asked for one, and there is nothing to estimate from: `distill plan RECIPE` "
@@ -103,8 +103,8 @@ class PilotSample:
         return [
             cls(
                 Generation(route.recipe, teacher, processes, stage, held_out),
-                [prompt for prompt in chosen[route.name] if prompt.answer is None],
-                [prompt.answer for prompt in chosen[route.name] if prompt.answer is not None],
+                [prompt for prompt in chosen[route.name] if not prompt.is_given],
+                given_answers(chosen[route.name]),
             )
             for route, teacher in zip(routes, asked, strict=True)
         ]

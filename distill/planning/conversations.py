@@ -111,7 +111,7 @@ def _check_own_requests(recipe: Recipe, tokenizers: Tokenizers) -> None:
                 chat.user_turn(tokenizers.teacher, system_prompt)
         elif source.expand is not None:
             _ask(recipe, tokenizers, ("user",))
-    if options.judge_min_score is not None and options.judge_server is None:
+    if options.teacher_judges:
         _ask(recipe, tokenizers, ("user",))
         _ask(recipe, tokenizers, ("user", "assistant", "user"))  # asked again for a score
 

@@ -140,8 +140,8 @@ class Workload:
         options = self.recipe.generate
         demand = self.demand
         num = demand.num_written + demand.num_answers
-        if options.judge_min_score is not None and options.judge_server is None:
-            num += demand.num_answers + demand.num_given  # it judges itself
+        if options.teacher_judges:
+            num += demand.num_answers + demand.num_given
         return num
 
     @cached_property

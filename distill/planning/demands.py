@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from distill.data.prompts import split_prompts
 from distill.data.routes import route_of_written, routed
-from distill.data.samples import Prompt
+from distill.data.samples import Prompt, given_answers
 from distill.data.shares import mixed
 from distill.recipe import Recipe
 
@@ -56,11 +56,10 @@ def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
     chosen = learn
     if options.mix is not None and not num_written:
         chosen = mixed(options, learn)
-    given = [prompt.answer for prompt in chosen if prompt.answer is not None]
+    given = given_answers(chosen)
     num_prompts = len(chosen) + num_written
-    if (
-        options.mix is not None and num_written
-    ):  # what those that are not written will be is not known
+    # what those that are not written yet will be is not known
+    if options.mix is not None and num_written:
         num_prompts = min(num_prompts, options.num_prompts or num_prompts)
     return Demand(
         num_written,
@@ -75,7 +74,7 @@ def demand_of(recipe: Recipe, prompts: SplitPrompts | None = None) -> Demand:
 
 def given_notes(recipe: Recipe, prompts: list[Prompt]) -> list[str]:
     """Return what a person should know of how answers that are given are learnt."""
-    num_given = sum(prompt.answer is not None for prompt in prompts)
+    num_given = len(given_answers(prompts))
     if not num_given or recipe.capture.signal == "none" or recipe.train.hard_weight >= 0.5:
         return []
     return [
@@ -107,10 +106,7 @@ def demands_of(recipe: Recipe, prompts: SplitPrompts) -> dict[str, Demand]:
     if recipe.generate.mix is not None and not whole.num_written:
         asked = mixed(recipe.generate, learn)
     own, of_exam, known = routed(recipe, asked), routed(recipe, held_out), routed(recipe, learn)
-    given = {
-        name: [prompt.answer for prompt in of_route if prompt.answer is not None]
-        for name, of_route in own.items()
-    }
+    given = {name: given_answers(of_route) for name, of_route in own.items()}
     wanted = {name: len(own[name]) - len(given[name]) + written[name] for name in own}
     answers = _in_proportion(whole.num_answers, wanted)
     return {

@@ -68,8 +68,7 @@ def destinations(recipe: Recipe) -> list[Destination]:
 
 def _reads_answers(view: Recipe, *, is_judge: bool) -> bool:
     """Return whether a teacher's server is sent answers that it did not write, to score or to judge."""
-    judges = is_judge and view.generate.judge_min_score is not None
-    if judges and view.generate.judge_server is None:
+    if is_judge and view.generate.teacher_judges:
         return True
     in_rounds = view.whole.rounds is not None and view.capture.from_server
     return view.capture.scores_answers or bool(in_rounds)
@@ -79,7 +78,7 @@ def _asked_beside_prompts(recipe: Recipe, num_requests: int, *, is_judge: bool) 
     """Return what a teacher is asked beside the prompts, as the end of a list."""
     asked = f", and the {num_requests:,} requests of evaluate.safety" if num_requests else ""
     if is_judge and recipe.generate.judge_server is None:
-        if recipe.generate.judge_min_score is not None:
+        if recipe.generate.teacher_judges:
             asked += ", and each answer with its prompt to be judged"
         asked += _judged(recipe)
     return asked
@@ -129,7 +128,7 @@ def text_of_destinations(
 
 def _sent(destination: "Destination", prompts: Sequence[Prompt]) -> list[Prompt]:
     """Return those of the prompts that it is sent; with their answers, where these are given."""
-    return [p for p in prompts if p.answer is None or destination.gets_answers]
+    return [p for p in prompts if not p.is_given or destination.gets_answers]
 
 
 def _megabytes(size: int) -> str:

@@ -193,7 +193,7 @@ class _Reader:
         around = len(self.prompt_ids([{"role": "user", "content": "a"}]))
         beyond = {}
         for place, prompt in enumerate(prompts):
-            room = self.context - (longest if prompt.answer is None else 0)
+            room = self.context - (0 if prompt.is_given else longest)
             if _num_bytes(prompt) >= (room - around) // tokens_a_byte:
                 num_tokens = self._num_tokens(prompt)
                 if num_tokens > room:
@@ -264,13 +264,13 @@ def length_notes(
     recipe = teacher.recipe
     longest = recipe.train.max_length
     learner = replace(_Reader.student(teacher), context=longest)
-    asked = [prompt for prompt in prompts if prompt.answer is None]
+    asked = [prompt for prompt in prompts if not prompt.is_given]
     if num := len(learner.beyond(asked, 1, tokens_a_byte=1)):
         notes.append(
             f"{num} of {len(asked)} prompts fill train.max_length {longest} alone: their answers "
             "are paid for and not learnt: raise it, or take them out"
         )
-    return notes + _too_long_notes(learner, [p for p in prompts if p.answer is not None])
+    return notes + _too_long_notes(learner, [p for p in prompts if p.is_given])
 
 
 def _too_long_notes(learner: _Reader, given: Sequence[Prompt]) -> list[str]:
@@ -299,15 +299,19 @@ def left_out_note(held_out: Sequence[Prompt], beyond: Sequence[tuple[Prompt, str
 def _beyond_teacher(teacher: Teacher, prompts: Sequence[Prompt], longest: int) -> dict[int, str]:
     """Return why the teacher has no room for answers of `longest` tokens, by the prompts' places."""
     reader = _Reader.teacher(teacher)
-    told = {
-        True: f"and an answer of up to {longest}, are",
-        False: "with the answer that is given are",
-    }
+    beyond = reader.beyond(prompts, longest)
     return {
-        place: f"beyond_context: {num} tokens, {told[prompts[place].answer is None]} beyond the "
+        place: f"beyond_context: {num} tokens, {_answer_told(prompts[place], longest)} are beyond the "
         f"teacher's context of {reader.context}"
-        for place, num in reader.beyond(prompts, longest).items()
+        for place, num in beyond.items()
     }
+
+
+def _answer_told(prompt: Prompt, longest: int) -> str:
+    """Return how an answer is counted, after a prompt's tokens."""
+    if prompt.is_given:
+        return "with the answer that is given"
+    return f"and an answer of up to {longest},"
 
 
 def _divided(

@@ -49,9 +49,7 @@ def ask(
             f"({logged.bad[0]})",
             file=sys.stderr,
         )
-    # of these requests alone: what stands beside them (answers that were given) no server has written
-    keys = {request.key for request in requests}
-    known = {key: num for key, num in _lengths(recipe, logged, longest).items() if key in keys}
+    known = _lengths_of(requests, recipe, logged, longest)
     processes.barrier()  # every rank has read the same log before anyone adds to it
     if bar is not None:
         bar.advance(sum(request.key in known for request in requests))
@@ -84,7 +82,7 @@ def _ask_share(
         log.leases,
         blocks,
         is_done=lambda block: all(r.key in known for r in block.requests),
-        refresh=lambda: known.update(_lengths(recipe, read_log(log), longest)),
+        refresh=lambda: known.update(_lengths_of(requests, recipe, read_log(log), longest)),
     ) as todo:
         first = next(todo, None)
         if first is not None:
@@ -142,6 +140,17 @@ def _recorder(
 def answer_lengths(recipe: Recipe, log: AnswerLog) -> dict[str, int]:
     """Return the number of tokens of every answer that is on disk and final, by its key."""
     return _lengths(recipe, read_log(log))
+
+
+def _lengths_of(
+    requests: Sequence[Request], recipe: Recipe, logged: LoggedAnswers, longest: int
+) -> dict[str, int]:
+    """Return the lengths of the answers to these requests alone.
+
+    No teacher has written what was given with its prompt and stands beside them.
+    """
+    lengths = _lengths(recipe, logged, longest)
+    return {r.key: lengths[r.key] for r in requests if r.key in lengths}
 
 
 def _lengths(recipe: Recipe, logged: LoggedAnswers, longest: int | None = None) -> dict[str, int]:

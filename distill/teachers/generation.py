@@ -60,7 +60,7 @@ class Answered:
     @property
     def asked(self) -> list[Request]:
         """Return the requests that were not answered already (`answers: given`)."""
-        return [request for request in self.requests if request.prompt.answer is None]
+        return [request for request in self.requests if not request.prompt.is_given]
 
 
 @dataclass
@@ -118,18 +118,19 @@ class SortedOut:
         return self.answered.generation.recipe.generate.max_reasoning_tokens
 
     def share(self) -> TeacherShare:
-        generation, answered = self.answered.generation, self.answered
-        given_kept = sum(request.prompt.answer is not None for request in self.kept_requests)
+        generation, asked = self.answered.generation, self.answered.asked
+        num_kept = sum(reason is None for reason in self.reasons)
+        num_given_kept = sum(request.prompt.is_given for request in self.kept_requests)
         return TeacherShare(
             name=generation.name,
             model=generation.recipe.teacher.model,
-            num_prompts=len({r.prompt.id for r in answered.asked}),
-            num_asked=len(answered.asked),
-            num_kept=sum(reason is None for reason in self.reasons) - given_kept,
+            num_prompts=len({request.prompt.id for request in asked}),
+            num_asked=len(asked),
+            num_kept=num_kept - num_given_kept,
             num_answer_tokens=self.num_answer_tokens,
             retokenized=generation.tokenizers.difference,
-            num_given=len(answered.requests) - len(answered.asked),
-            num_given_kept=given_kept,
+            num_given=len(self.answered.requests) - len(asked),
+            num_given_kept=num_given_kept,
         )
 
 
@@ -204,7 +205,7 @@ def result_of(
         num_prompts=len(prompts) + len(refused),
         num_asked=len(asked),
         num_given=len(requests) - len(asked),
-        num_given_kept=sum(prompt.answer is not None for prompt in kept),
+        num_given_kept=sum(prompt.is_given for prompt in kept),
         num_kept=len(kept),
         num_dropped=len(dropped),
         dropped_by_reason=dict(num_by_reason(dropped)),

@@ -69,7 +69,7 @@ def candidate(recipe: Recipe, request: Request, row: Row, tokenizers: Tokenizers
         is_translation=request.prompt.is_translation,
         verify=request.prompt.verify,
         refusals=request.prompt.refusals,
-        is_given=request.prompt.answer is not None,
+        is_given=request.prompt.is_given,
     )
 
 
@@ -107,7 +107,7 @@ def sample_row(
         prompt_ids,
         answer_ids,
         recipe.route,
-        given=prompt.answer is not None,
+        given=prompt.is_given,
     )
     return sample.row()
 

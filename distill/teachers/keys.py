@@ -48,7 +48,7 @@ def request_maker(teacher: Teacher, options: RequestOptions) -> RequestMaker:
             prompt,
             array("i", ids),  # a ninth of a list's memory
             sample_index,
-            _seed_of(seed, key) if prompt.answer is None else 0,
+            0 if prompt.is_given else _seed_of(seed, key),
         )
 
     return make

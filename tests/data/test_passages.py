@@ -73,6 +73,19 @@ def test_lines_that_were_broken_for_their_length_are_joined_and_paragraphs_stay(
     assert unwrapped(ended) == "\n".join(ended)
 
 
+def test_a_space_stands_where_the_script_writes_one():
+    korean = "올해는 비가 늦게 내려서 옥수수 값이 다시 올랐다고 농부들이 시장에서 말했습니다 그리고"
+    assert unwrapped([korean, "내일은"]) == f"{korean} 내일은"
+    thai = SENTENCES["th"]
+    assert unwrapped([thai, thai]) == thai * 2
+
+
+def test_a_long_wrapped_file_without_empty_lines_takes_time_in_proportion():
+    """Each line is looked at with the one before it, not with all that it was joined to."""
+    line = "a line of a book that was broken where it was long enough"
+    assert len(unwrapped([line] * 200_000)) == 200_000 * (len(line) + 1) - 1
+
+
 def test_passages_of_a_wrapped_file_end_where_sentences_do():
     lines = textwrap.wrap(" ".join([SENTENCES["sw"]] * 60), 78)
     passages = list(passages_of(unwrapped(lines), 300))

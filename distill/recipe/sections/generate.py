@@ -164,6 +164,11 @@ class Generate(Section):
         0.0, "judge_server: price of a million answer tokens", machine=True
     )
 
+    @property
+    def teacher_judges(self) -> bool:
+        """Return whether answers are judged, and by the teacher itself."""
+        return self.judge_min_score is not None and self.judge_server is None
+
     def identity(self) -> dict[str, Any]:
         """Leave out the licences of the data, which no answer depends on."""
         return {**super().identity(), "prompts": without_licences(self.prompts)}
