@@ -23,6 +23,9 @@ from distill.errors import DistillError, ServerError, Stopped, in_short
 
 BEAT = 1.0  # seconds
 SURE = 2.0  # seconds that a process has been gone: all may be ending together
+# Looks until the death of a rank is known: rank 0 sees it and tells, another hears and notes it, and
+# finds at a last one that it is sure.
+LOOKS_TO_KNOW = 5
 STORE_TIMEOUT = timedelta(seconds=10)  # of an answer of the store
 TO_MEND = 2  # exit status: a rank has told what is to be mended
 KEY = "distill/rank/"
@@ -94,7 +97,7 @@ def watching(
     except BaseException:
         if activity.failed_together():
             # where a rank has died what the others do together fails: let the watch say which it was
-            watch.join(SURE + 3 * BEAT)
+            watch.join(SURE + LOOKS_TO_KNOW * beat + BEAT)
         watch.end(None)
         raise
     watch.end(DONE)

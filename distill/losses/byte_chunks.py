@@ -57,7 +57,7 @@ def byte_chunk_loss(
     soft_weight: float,
     hard_weight: float,
     vocab_size: int | None = None,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sum `soft_weight · distance(teacher, student)` over chunks and `hard_weight · cross-entropy` over N.
 
@@ -69,7 +69,7 @@ def byte_chunk_loss(
         labels_N,
         targets.sets_SV,
         vocab_size=vocab_size,
-        block_size=block_size,
+        chunk_size=chunk_size,
     )
     student_logp_M = chunk_log_probs(logp_N, mass_NS, targets)
     teacher_logp_M = targets.teacher_logp_M.to(student_logp_M)

@@ -33,7 +33,8 @@ class HeadGradients:
         self.num_rows = len(weight_VH)
         self.dtypes = [None if t is None else t.dtype for t in (hidden_NH, weight_VH, bias_V)]
         self.hidden_NH = torch.empty_like(hidden_NH) if needs_hidden else None
-        self.weight_VH = torch.zeros_like(weight_VH, dtype=exact_dtype) if needs_weight else None
+        self.weight_VH = torch.empty_like(weight_VH, dtype=exact_dtype) if needs_weight else None
+        self._holds_weight = False  # what is added first is written: clearing it takes time
         self.bias_V = None
         if bias_V is not None and needs_bias:
             self.bias_V = torch.zeros_like(bias_V, dtype=exact_dtype)
@@ -56,13 +57,19 @@ class HeadGradients:
             sum_R = grad_nR.sum(0, dtype=self.bias_V.dtype)
             self.bias_V[: grad_nR.shape[1]].add_(sum_R, alpha=factor)
         if self.weight_VH is not None:
-            _add_product(self.weight_VH[: grad_nR.shape[1]], grad_nR, hidden_nH, factor)
+            sum_RH = self.weight_VH[: grad_nR.shape[1]]
+            if not self._holds_weight:
+                self.weight_VH[len(sum_RH) :].zero_()
+            _add_product(sum_RH, grad_nR, hidden_nH, factor, int(self._holds_weight))
+            self._holds_weight = True
 
     def scaled(self, factor: Tensor) -> list[Tensor | None]:
         """Return the gradients times `factor`, in the inputs' dtypes.
 
         They are scaled in place: a second copy of the head's would be large.
         """
+        if self.weight_VH is not None and not self._holds_weight:
+            self.weight_VH.zero_()  # there were no positions
         gradients = (self.hidden_NH, self.weight_VH, self.bias_V)
         return [
             None if gradient is None else gradient.mul_(factor).to(dtype)
@@ -70,19 +77,29 @@ class HeadGradients:
         ]
 
 
-def _add_product(sum_RH: Tensor, grad_nR: Tensor, hidden_nH: Tensor, factor: float) -> None:
-    """Add `factor · grad_nR.T @ hidden_nH` to `sum_RH`, whose dtype may be the more exact one."""
+def _add_product(
+    sum_RH: Tensor, grad_nR: Tensor, hidden_nH: Tensor, factor: float, beta: int
+) -> None:
+    """Make `sum_RH` beta · itself + `factor · grad_nR.T @ hidden_nH`; its dtype may be more exact.
+
+    beta: 0 or 1; where it is 0 nothing is read there.
+    """
     if grad_nR.dtype == sum_RH.dtype:
-        sum_RH.addmm_(grad_nR.T, hidden_nH, alpha=factor)
+        sum_RH.addmm_(grad_nR.T, hidden_nH, beta=beta, alpha=factor)
         return
     if grad_nR.is_cuda and torch.version.cuda:
         # cuBLAS adds a low-precision product to a float32 matrix as it makes it.
-        torch.addmm(sum_RH, grad_nR.T, hidden_nH, out_dtype=sum_RH.dtype, alpha=factor, out=sum_RH)
+        into = {"out_dtype": sum_RH.dtype, "beta": beta, "alpha": factor, "out": sum_RH}
+        torch.addmm(sum_RH, grad_nR.T, hidden_nH, **into)
         return
     # Elsewhere that takes three calls; by blocks the copies stay small. A CPU adds one type to
     # another five times as slowly as it converts and adds, to the same bits.
     block_rows = max(1, WEIGHT_GRADIENT_VALUES // hidden_nH.shape[1])
     for start in range(0, len(sum_RH), block_rows):
         block_nB = grad_nR[:, start : start + block_rows]
-        product_BH = torch.mm(block_nB.T, hidden_nH)
-        sum_RH[start : start + len(product_BH)].add_(product_BH.to(sum_RH.dtype), alpha=factor)
+        product_BH = torch.mm(block_nB.T, hidden_nH).to(sum_RH.dtype)
+        sum_BH = sum_RH[start : start + len(product_BH)]
+        if beta:
+            sum_BH.add_(product_BH, alpha=factor)
+        else:
+            torch.mul(product_BH, factor, out=sum_BH)

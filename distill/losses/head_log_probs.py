@@ -1,13 +1,14 @@
 """The student's log-prob of each label, and of sets of ids, straight from hidden states and a head.
 
 A loss that compares sums over several positions needs these before it has a gradient. So the
-logits, made a block of positions at a time, are thrown away and made again in the backward pass:
+logits, made a chunk of positions at a time, are thrown away and made again in the backward pass:
 one matrix product in four, and never [N, V].
 
-N: positions, H: hidden width, V: rows of the head, S: sets, n: positions of a block, R: rows that
-are projected (projection.py).
+N: positions, H: hidden width, V: rows of the head, S: sets, n: positions of a chunk, b: of a block
+of it, R: rows that are projected (projection.py).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,11 @@ from torch.autograd.function import once_differentiable
 from distill.errors import MismatchError
 from distill.losses.head import Head
 from distill.losses.head_gradients import HeadGradients
-from distill.losses.projection import Projection, product_dtype
+from distill.losses.projection import Projection, cached_block, fast_chunk, product_dtype
 
-BLOCK_VALUES = 8 << 20  # numbers in one [n, R] buffer, of which there are three
-CUDA_BLOCK_VALUES = 32 << 20
-LARGEST_BLOCK = 1024  # positions
+BLOCK_VALUES = 8 << 20  # numbers in one [b, R] buffer, of which there are three
+CUDA_BLOCK_VALUES = 32 << 20  # a block is the chunk there
+LARGEST_CHUNK = 1024  # positions
 
 
 def head_log_probs(
@@ -32,13 +33,13 @@ def head_log_probs(
     sets_SV: Tensor,
     *,
     vocab_size: int | None = None,
-    block_size: int | None = None,
+    chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (log-probs [N] of the labels, log-probs [N, S] of any id of a set).
 
     hidden_NH, the head's weight and bias: one floating dtype. labels_N: int64. sets_SV: bool,
     whether an id is in a set; a set without ids has the log of the smallest float32.
-    vocab_size: ids that have mass; None = all rows of the head. block_size: positions projected at
+    vocab_size: ids that have mass; None = all rows of the head. chunk_size: positions projected at
     a time; it changes no result.
 
     The results are float32 (float64 for float64 inputs) and differentiable once. Raises
@@ -48,14 +49,19 @@ def head_log_probs(
     _check_fit(hidden_NH, head, labels_N, sets_SV, num_ids)
     exact_dtype = torch.promote_types(hidden_NH.dtype, torch.float32)
     dtype = product_dtype(hidden_NH, head.weight)
-    values = CUDA_BLOCK_VALUES if hidden_NH.is_cuda else BLOCK_VALUES
-    blocks = _Blocks(
+    if hidden_NH.device.type == "cpu":
+        chunk, block = fast_chunk(num_ids, dtype), cached_block(num_ids, BLOCK_VALUES)
+    else:
+        values = CUDA_BLOCK_VALUES if hidden_NH.is_cuda else BLOCK_VALUES
+        chunk = block = max(1, values // num_ids)
+    chunks = _Chunks(
         labels_N,
         sets_SV[:, :num_ids],
         Projection(num_ids, head.scale, head.softcap, dtype, exact_dtype),
-        block_size or min(LARGEST_BLOCK, max(1, values // num_ids)),
+        chunk_size or min(LARGEST_CHUNK, chunk),
+        block,
     )
-    logp_N, mass_NS = _HeadLogProbs.apply(hidden_NH, head.weight, head.bias, blocks)
+    logp_N, mass_NS = _HeadLogProbs.apply(hidden_NH, head.weight, head.bias, chunks)
     return logp_N, mass_NS
 
 
@@ -74,17 +80,34 @@ def _check_fit(
 
 
 @dataclass(frozen=True)
-class _Blocks:
-    """All that gets no gradient."""
+class _Chunks:
+    """All that gets no gradient; how many positions are projected, and looked at, at a time."""
 
     labels_N: Tensor
     sets_SV: Tensor
     projection: Projection
     size: int
+    block_size: int
 
-    def parts(self) -> list[slice]:
-        num = len(self.labels_N)
-        return [slice(start, min(start + self.size, num)) for start in range(0, num, self.size)]
+    def projected(
+        self, hidden_NH: Tensor, weight_RH: Tensor, bias_V: Tensor | None
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (positions, their hidden states, what `multiply` makes of them), in one memory."""
+        projection, num = self.projection, len(self.labels_N)
+        bias_R = None if bias_V is None else projection.aligned(bias_V)
+        buffer_nR = weight_RH.new_empty(min(self.size, num), len(weight_RH))
+        for start in range(0, num, self.size):
+            part = slice(start, min(start + self.size, num))
+            hidden_nH = hidden_NH[part].to(projection.product_dtype)
+            raw_nR = buffer_nR[: len(hidden_nH)]
+            projection.multiply(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
+            yield part, hidden_nH, raw_nR
+
+    def blocks(self, part: slice, raw_nR: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield (positions, their rows of `raw_nR`): a piece of a chunk after the other."""
+        for start in range(part.start, part.stop, self.block_size):
+            block = slice(start, min(start + self.block_size, part.stop))
+            yield block, raw_nR[block.start - part.start : block.stop - part.start]
 
     def sets(self, num_rows: int) -> Tensor:
         """Return the sets as numbers [S, R]."""
@@ -98,31 +121,28 @@ class _Blocks:
 class _HeadLogProbs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, blocks: _Blocks
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, chunks: _Chunks
     ) -> tuple[Tensor, Tensor]:
-        projection, dtype = blocks.projection, blocks.projection.exact_dtype
+        projection, dtype = chunks.projection, chunks.projection.exact_dtype
         with torch.autocast(hidden_NH.device.type, enabled=False):
             weight_RH = projection.aligned(weight_VH)
-            bias_R = None if bias_V is None else projection.aligned(bias_V)
-            sets_SR = blocks.sets(len(weight_RH))
+            sets_SR = chunks.sets(len(weight_RH))
             total_N = hidden_NH.new_empty(len(hidden_NH), dtype=dtype)  # log-sum-exp
             logp_N, mass_NS = (
                 torch.empty_like(total_N),
                 total_N.new_empty(len(hidden_NH), len(sets_SR)),
             )
-            buffer_nR = weight_RH.new_empty(min(blocks.size, len(hidden_NH)), len(weight_RH))
-            for part in blocks.parts():
-                hidden_nH = hidden_NH[part].to(projection.product_dtype)
-                raw_nR = buffer_nR[: len(hidden_nH)]
-                logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, raw_nR).to(dtype)
-                total_N[part] = logits_nR.logsumexp(-1)
-                labels_n1 = blocks.labels_N[part, None]
-                logp_N[part] = logits_nR.gather(1, labels_n1)[:, 0] - total_N[part]
-                q_nR = logits_nR.sub_(total_N[part, None]).exp_()
-                mass_NS[part] = q_nR @ sets_SR.T
+            for part, _, raw_nR in chunks.projected(hidden_NH, weight_RH, bias_V):
+                for block, raw_bR in chunks.blocks(part, raw_nR):
+                    logits_bR = projection.finished(raw_bR).to(dtype)
+                    total_N[block] = logits_bR.logsumexp(-1)
+                    labels_b1 = chunks.labels_N[block, None]
+                    logp_N[block] = logits_bR.gather(1, labels_b1)[:, 0] - total_N[block]
+                    q_bR = logits_bR.sub_(total_N[block, None]).exp_()
+                    mass_NS[block] = q_bR @ sets_SR.T
         mass_NS.clamp_(min=torch.finfo(torch.float32).tiny)
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, total_N, mass_NS)
-        ctx.blocks = blocks
+        ctx.chunks = chunks
         return logp_N, mass_NS.log()
 
     @staticmethod
@@ -132,8 +152,8 @@ class _HeadLogProbs(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         hidden_NH, weight_VH, bias_V, total_N, mass_NS = ctx.saved_tensors
-        blocks: _Blocks = ctx.blocks
-        projection, dtype = blocks.projection, blocks.projection.exact_dtype
+        chunks: _Chunks = ctx.chunks
+        projection, dtype = chunks.projection, chunks.projection.exact_dtype
         slope_N, slope_NS = grad_outputs
         gradients = HeadGradients(
             hidden_NH, weight_VH, bias_V, needed=ctx.needs_input_grad[:3], exact_dtype=dtype
@@ -143,18 +163,15 @@ class _HeadLogProbs(torch.autograd.Function):
         all_N1 = (slope_N + slope_NS.sum(-1))[:, None]
         with torch.autocast(hidden_NH.device.type, enabled=False):
             weight_RH = projection.aligned(weight_VH)
-            bias_R = None if bias_V is None else projection.aligned(bias_V)
-            sets_SR = blocks.sets(len(weight_RH))
-            buffer_nR = weight_RH.new_empty(min(blocks.size, len(hidden_NH)), len(weight_RH))
-            for part in blocks.parts():
-                hidden_nH = hidden_NH[part].to(projection.product_dtype)
-                raw_nR = buffer_nR[: len(hidden_nH)]
-                logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, raw_nR)
-                grad_nR = (logits_nR - total_N[part, None]).exp_()
-                grad_nR.mul_((share_NS[part] @ sets_SR).sub_(all_N1[part]))
-                grad_nR.scatter_add_(1, blocks.labels_N[part, None], slope_N[part, None])
-                projection.go_back_through_softcap(grad_nR, logits_nR)
-                if projection.product_dtype != dtype:
-                    grad_nR = raw_nR.copy_(grad_nR)
-                gradients.add(part, grad_nR, projection.scale, hidden_nH, weight_RH)
+            sets_SR = chunks.sets(len(weight_RH))
+            for part, hidden_nH, raw_nR in chunks.projected(hidden_NH, weight_RH, bias_V):
+                for block, raw_bR in chunks.blocks(part, raw_nR):
+                    logits_bR = projection.finished(raw_bR)
+                    grad_bR = (logits_bR - total_N[block, None]).exp_()
+                    grad_bR.mul_((share_NS[block] @ sets_SR).sub_(all_N1[block]))
+                    labels_b1 = chunks.labels_N[block, None]
+                    grad_bR.scatter_add_(1, labels_b1, slope_N[block, None])
+                    projection.go_back_through_softcap(grad_bR, logits_bR)
+                    raw_bR.copy_(grad_bR)
+                gradients.add(part, raw_nR, projection.scale, hidden_nH, weight_RH)
         return (*gradients.scaled(torch.ones((), dtype=dtype)), None)

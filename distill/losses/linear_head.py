@@ -3,11 +3,12 @@
 The logits of all tokens together are never held. A chunk of tokens is projected, its loss is
 taken, its logits become the gradient in place, and that goes into the gradients of the hidden
 states and of the head, before the next chunk comes. Hence forward does all the work and backward
-only scales. Pure torch: CPU, CUDA, ROCm, XPU and NPU alike.
+only scales. On a CPU a chunk is as large as matrix products need to be fast, and its loss is taken
+a block of positions at a time, which a cache holds. Pure torch: CPU, CUDA, ROCm, XPU and NPU alike.
 
 N: positions that carry loss, H: hidden width, V: rows of the head, K: ids kept for a position,
-n: positions of a chunk, R: rows that are projected (projection.py). A chunk is a piece of the
-memory, and has nothing to do with the byte-aligned chunks of a text (byte_chunks.py).
+n: positions of a chunk, b: of a block, R: rows that are projected (projection.py). A chunk is a
+piece of the memory, and has nothing to do with the byte-aligned chunks of a text (byte_chunks.py).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,16 +25,22 @@ from distill.losses.divergences import divergence_by_name, divergence_of_draws
 from distill.losses.estimates import signal_problem
 from distill.losses.head import Head
 from distill.losses.head_gradients import HeadGradients
-from distill.losses.projection import Projection, product_dtype
+from distill.losses.projection import (
+    CHUNK_BYTES,
+    Projection,
+    cached_block,
+    fast_chunk,
+    product_dtype,
+)
 from distill.losses.stop_class import StopClass
 from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
 
-# Numbers in one [n, R] buffer: 64 MiB in float32. There are two, logits and probabilities; 151,936
-# ids give n = 110.
-CHUNK_VALUES = 16 << 20
+# Numbers in one [b, R] buffer: 64 MiB in float32. Not on a CPU a block is the chunk, and there are
+# two buffers, logits and probabilities; 151,936 ids give n = 110.
+BLOCK_VALUES = 16 << 20
 # On a GPU the head's gradient, read and written once a chunk, is what takes time: four times as
 # many positions, 384 MiB in all.
-CUDA_CHUNK_VALUES = 64 << 20
+CUDA_BLOCK_VALUES = 64 << 20
 LARGEST_CHUNK = 1024  # positions; a small vocabulary's chunk then stays near the processor's cache
 
 
@@ -79,8 +86,8 @@ def linear_head_loss(
         no gradient. None = all rows.
     loss_temperature: divides the logits in the soft part only. The targets must have been captured
         at it. No T² is multiplied in: where it is wanted it belongs in soft_weight.
-    chunk_size: positions projected at a time; None = what fits in 64 MiB of float32 logits (256 MiB
-        on a GPU), at most 1,024. It changes no result.
+    chunk_size: positions projected at a time; None = what fits in 150 MiB of logits (256 MiB on a
+        GPU), at most 1,024. It changes no result.
     stop_ids: tokens that end an answer and count as one in the soft part (`stop_class.py`); fewer
         than two are as none.
     own_text: which of the positions are of the student's own text, and what is learnt there; None =
@@ -128,20 +135,17 @@ def linear_head_loss(
         of_draws=divergence_of_draws(divergence, alpha=(divergence_parameters or {}).get("alpha")),
         stop_class=stop_class,
     )
+    projection = Projection(
+        num_ids, head.scale, head.softcap, product_dtype(hidden_NH, head.weight), exact_dtype
+    )
     chunks = _Chunks(
         labels_N=labels_N,
         targets=targets,
         loss=chunk_loss,
         own_loss=None if own_text is None else _loss_of_own_text(chunk_loss, own_text),
         first_own=len(hidden_NH) if own_text is None else own_text.first,
-        size=chunk_size or _default_chunk_size(hidden_NH, targets, temperature, num_ids),
-        projection=Projection(
-            num_ids,
-            head.scale,
-            head.softcap,
-            product_dtype(hidden_NH, head.weight),
-            exact_dtype,
-        ),
+        sizes=_sizes(hidden_NH.device, targets, temperature, projection, chunk_size),
+        projection=projection,
     )
     loss, soft, hard, own = _LinearHeadLoss.apply(*inputs, chunks)
     if own_text is None:
@@ -201,15 +205,23 @@ class _LinearHeadLoss(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
+class _Sizes:
+    """How many positions are projected at a time, and of how many of them the loss is taken."""
+
+    chunk: int
+    block: int
+
+
+@dataclass(frozen=True)
 class _Chunks:
-    """The loss of all positions, taken `size` at a time; it holds all that gets no gradient."""
+    """The loss of all positions, a chunk at a time; it holds all that gets no gradient."""
 
     labels_N: Tensor
     targets: Targets | None
     loss: ChunkLoss
     own_loss: ChunkLoss | None  # at the positions from `first_own` on
     first_own: int
-    size: int
+    sizes: _Sizes
     projection: Projection
 
     def sum(
@@ -220,32 +232,60 @@ class _Chunks:
         exact_dtype = projection.exact_dtype
         weight_RH = projection.aligned(weight_VH)
         bias_R = None if bias_V is None else projection.aligned(bias_V)
-        buffer_shape = min(self.size, len(hidden_NH)), len(weight_RH)
-        logits_buffer_nR = weight_RH.new_empty(buffer_shape)
-        grad_buffer_nR = weight_RH.new_empty(buffer_shape, dtype=exact_dtype)
+        num_rows = len(weight_RH)
+        buffer_nR = weight_RH.new_empty((min(self.sizes.chunk, len(hidden_NH)), num_rows))
+        block_shape = min(self.sizes.block, len(buffer_nR)), num_rows
+        grad_buffer_bR = weight_RH.new_empty(block_shape, dtype=exact_dtype)
         soft, hard, own = weight_RH.new_zeros(3, dtype=exact_dtype).unbind()
 
         for part, loss in self._parts():
             hidden_nH = hidden_NH[part].to(projection.product_dtype)
-            raw_nR = logits_buffer_nR[: len(hidden_nH)]
-            grad_nR = grad_buffer_nR[: len(hidden_nH)]
-            logits_nR = projection.logits(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
-
-            targets = None if self.targets is None else self.targets[part].to(hidden_NH.device)
-            labels_n1 = self.labels_N[part, None]
-            chunk_soft, chunk_hard, factor = loss(logits_nR, labels_n1, targets, grad_nR)
+            raw_nR = buffer_nR[: len(hidden_nH)]
+            projection.multiply(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
+            chunk_soft, chunk_hard, grad_nR, factor = self._loss_of(
+                part, loss, raw_nR, grad_buffer_bR, gradients.any_needed
+            )
             if loss is self.loss:
                 soft = soft + chunk_soft
                 hard = hard + chunk_hard
             else:
                 own = own + chunk_soft
-
             if gradients.any_needed:
-                projection.go_back_through_softcap(grad_nR, logits_nR)
-                if projection.product_dtype != exact_dtype:
-                    grad_nR = raw_nR.copy_(grad_nR)
                 gradients.add(part, grad_nR, factor * projection.scale, hidden_nH, weight_RH)
         return soft, hard, own
+
+    def _loss_of(
+        self,
+        part: slice,
+        loss: ChunkLoss,
+        raw_nR: Tensor,
+        grad_buffer_bR: Tensor,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, float]:
+        """Return a chunk's sums (soft, hard), the gradient on its logits but for a factor, and that.
+
+        raw_nR: what was multiplied; used up. The gradient stands there or in the other buffer.
+        """
+        projection = self.projection
+        targets_n = None if self.targets is None else self.targets[part].to(raw_nR.device)
+        labels_n1 = self.labels_N[part, None]
+        soft, hard = raw_nR.new_zeros(2, dtype=projection.exact_dtype).unbind()
+        factor, grad_nR = 1.0, raw_nR
+        for start in range(0, len(raw_nR), len(grad_buffer_bR)):
+            block = slice(start, min(start + len(grad_buffer_bR), len(raw_nR)))
+            logits_bR = projection.finished(raw_nR[block])
+            grad_bR = grad_buffer_bR[: len(logits_bR)]
+            targets_b = None if targets_n is None else targets_n[block]
+            block_soft, block_hard, factor = loss(logits_bR, labels_n1[block], targets_b, grad_bR)
+            soft = soft + block_soft
+            hard = hard + block_hard
+            if with_gradient:
+                projection.go_back_through_softcap(grad_bR, logits_bR)
+                if len(grad_bR) == len(raw_nR) and grad_bR.dtype == raw_nR.dtype:
+                    grad_nR = grad_bR
+                else:
+                    raw_nR[block].copy_(grad_bR)
+        return soft, hard, grad_nR, factor
 
     def _parts(self) -> Iterator[tuple[slice, ChunkLoss]]:
         """Yield the positions of each chunk and their loss; a chunk is of one kind of text."""
@@ -253,24 +293,34 @@ class _Chunks:
         if self.own_loss is not None:
             pieces.append((self.first_own, len(self.labels_N), self.own_loss))
         for first, stop, loss in pieces:
-            for start in range(first, stop, self.size):
-                yield slice(start, min(start + self.size, stop)), loss
+            for start in range(first, stop, self.sizes.chunk):
+                yield slice(start, min(start + self.sizes.chunk, stop)), loss
 
 
-def _default_chunk_size(
-    hidden_NH: Tensor, targets: Targets | None, temperature: float, num_ids: int
-) -> int:
-    """Return how many positions make a chunk of CHUNK_VALUES logits.
+def _sizes(
+    device: torch.device,
+    targets: Targets | None,
+    temperature: float,
+    projection: Projection,
+    chunk_size: int | None,
+) -> _Sizes:
+    """Return how many positions make a chunk, and a block.
 
-    Fewer where more than two buffers of that size are alive together (autograd inside the
-    divergence, tempered logits).
+    Fewer where more than two buffers of a block's size are alive together (autograd inside the
+    divergence, tempered logits), or of a chunk's (the teacher's distribution).
     """
-    values = CUDA_CHUNK_VALUES if hidden_NH.is_cuda else CHUNK_VALUES
+    num_ids = projection.num_ids
+    largest_values = CUDA_BLOCK_VALUES if device.type == "cuda" else BLOCK_VALUES
     if isinstance(targets, DenseTargets | HeadTargets):
-        values //= 8
+        largest_values //= 8
     elif temperature != 1:
-        values //= 2
-    return min(LARGEST_CHUNK, max(1, values // num_ids))
+        largest_values //= 2
+    if device.type != "cpu":
+        chunk = chunk_size or min(LARGEST_CHUNK, max(1, largest_values // num_ids))
+        return _Sizes(chunk, chunk)
+    num_bytes = CHUNK_BYTES // 2 if isinstance(targets, HeadTargets) else CHUNK_BYTES
+    fitting = fast_chunk(num_ids, projection.product_dtype, num_bytes)
+    return _Sizes(chunk_size or min(LARGEST_CHUNK, fitting), cached_block(num_ids, largest_values))
 
 
 def _check_objective(

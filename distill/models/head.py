@@ -43,5 +43,7 @@ def logits(head: Head, hidden: Any) -> Any:
     """Return the logits [..., V] of hidden states [..., H], in the hidden states' dtype."""
     import torch.nn.functional as F
 
-    linear = F.linear(hidden, head.weight.to(hidden.dtype), head.bias) * head.scale
-    return softcapped(linear, head.softcap)
+    bias = None if head.bias is None else head.bias.to(hidden.dtype)
+    linear = F.linear(hidden, head.weight.to(hidden.dtype), bias)
+    scaled = linear if head.scale == 1 else linear * head.scale  # a copy as large as they are
+    return softcapped(scaled, head.softcap)

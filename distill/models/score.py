@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from distill.core.claims import Claims
+from distill.losses.projection import Projection, cached_block, fast_chunk
 from distill.models.batching import batches_by_length
 from distill.models.divided import together
 from distill.models.head import Head, logits
 from distill.models.sequences import TokenSequence
 
-CHUNK_VALUES = 16 << 20  # float32 logits held at once: 64 MiB
+CHUNK_VALUES = 16 << 20  # float32 logits shown at once: 64 MiB
 
 
 @together
@@ -38,11 +39,31 @@ def answer_hidden_states(
 
 @torch.no_grad()
 def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (slice of positions, float32 logits of them), at most CHUNK_VALUES numbers at once."""
-    step = max(1, CHUNK_VALUES // head.weight.shape[0])
-    for start in range(0, len(hidden_NH), step):
-        part = slice(start, min(start + step, len(hidden_NH)))
-        yield part, logits(head, hidden_NH[part]).float()
+    """Yield (slice of positions, float32 logits of them), at most CHUNK_VALUES numbers at once.
+
+    Logits are valid until the next are asked for: on a CPU many positions are multiplied at once,
+    which is faster, always in the same memory, and a block of them comes after the other.
+    """
+    num_ids = len(head.weight)
+    if hidden_NH.device.type != "cpu":
+        step = max(1, CHUNK_VALUES // num_ids)
+        for start in range(0, len(hidden_NH), step):
+            part = slice(start, min(start + step, len(hidden_NH)))
+            yield part, logits(head, hidden_NH[part]).float()
+        return
+    projection = Projection(num_ids, head.scale, head.softcap, hidden_NH.dtype, torch.float32)
+    weight_RH = projection.aligned(head.weight)
+    bias_R = None if head.bias is None else projection.aligned(head.bias)
+    chunk = min(fast_chunk(num_ids, hidden_NH.dtype), len(hidden_NH))
+    buffer_nR = hidden_NH.new_empty(chunk, len(weight_RH))
+    block = cached_block(num_ids, CHUNK_VALUES)
+    for first in range(0, len(hidden_NH), max(1, chunk)):
+        raw_nR = buffer_nR[: len(hidden_NH) - first]
+        projection.multiply(hidden_NH[first : first + chunk], weight_RH, bias_R, raw_nR)
+        for start in range(0, len(raw_nR), block):
+            rows_bR = raw_nR[start : start + block]
+            part = slice(first + start, first + start + len(rows_bR))
+            yield part, projection.finished(rows_bR)[:, :num_ids].float()
 
 
 @torch.no_grad()

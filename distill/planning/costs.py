@@ -331,8 +331,8 @@ def pass_bytes(size: Size, num_tokens: float, *, in_pieces: bool = False) -> flo
 
     `in_pieces`: what it says is told in a trimmed student's tokens (signals/pieces.py).
     """
-    chunks = 6 if in_pieces else 2
-    return num_tokens * size.hidden * 40 + chunks * 64 * 2**20
+    logits = 400 if in_pieces else 160  # MiB; losses/projection.py
+    return num_tokens * size.hidden * 40 + logits * 2**20
 
 
 def signal_bytes_per_token(recipe: Recipe, vocabulary: int) -> float:

@@ -49,9 +49,9 @@ def plain_loss(hidden, weight, labels, found, soft_weight, hard_weight):
     return soft_weight * soft - hard_weight * own.sum(), soft
 
 
-@pytest.mark.parametrize("block_size", [2, 100])
+@pytest.mark.parametrize("chunk_size", [2, 100])
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.7, 1.0), (0.0, 1.0)])
-def test_value_and_gradient_are_those_of_the_plain_formula(block_size, weights):
+def test_value_and_gradient_are_those_of_the_plain_formula(chunk_size, weights):
     hidden, weight, labels = inputs()
     found = targets()
     loss, parts = byte_chunk_loss(
@@ -61,7 +61,7 @@ def test_value_and_gradient_are_those_of_the_plain_formula(block_size, weights):
         found,
         soft_weight=weights[0],
         hard_weight=weights[1],
-        block_size=block_size,
+        chunk_size=chunk_size,
     )
     loss.backward()
     mine = hidden.grad, weight.grad

@@ -6,6 +6,7 @@ from loss_helpers import HIDDEN, NUM_TOKENS, VOCAB, inputs, randn
 from memory_helpers import Memory
 
 from distill.errors import MismatchError
+from distill.losses import head_log_probs as head_log_probs_module
 from distill.losses.head import Head, softcapped
 from distill.losses.head_log_probs import head_log_probs
 
@@ -20,14 +21,16 @@ def plain(hidden, head, labels, sets, num_ids):
     return logp.gather(1, labels[:, None])[:, 0], torch.stack(masses, -1)
 
 
-@pytest.mark.parametrize("block_size", [1, 4, 100])
+@pytest.mark.parametrize(("chunk_size", "block"), [(1, None), (4, None), (100, None), (5, 2)])
 @pytest.mark.parametrize(
     ("rows", "bias", "scale", "softcap"),
     [(VOCAB, False, 1.0, None), (VOCAB + 3, True, 1.0, None), (VOCAB, True, 0.5, 3.0)],
 )
 def test_values_and_gradients_are_those_of_the_plain_formula(
-    block_size, rows, bias, scale, softcap
+    monkeypatch, chunk_size, block, rows, bias, scale, softcap
 ):
+    if block is not None:
+        monkeypatch.setattr(head_log_probs_module, "cached_block", lambda ids, largest: block)
     found = []
     for fused in (True, False):
         hidden, weight, labels = inputs(rows=rows)
@@ -35,7 +38,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
         head = Head(weight, bias_V, scale, softcap)
         if fused:
             logp, masses = head_log_probs(
-                hidden, head, labels, SETS, vocab_size=VOCAB, block_size=block_size
+                hidden, head, labels, SETS, vocab_size=VOCAB, chunk_size=chunk_size
             )
         else:
             logp, masses = plain(hidden, head, labels, SETS, VOCAB)
@@ -51,7 +54,7 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
 def test_gradcheck():
     hidden, weight, labels = inputs()
     torch.autograd.gradcheck(
-        lambda h, w: head_log_probs(h, Head(w), labels, SETS, block_size=5), (hidden, weight)
+        lambda h, w: head_log_probs(h, Head(w), labels, SETS, chunk_size=5), (hidden, weight)
     )
 
 
@@ -78,7 +81,7 @@ def test_nothing_of_tokens_times_vocabulary_is_ever_made():
     labels = torch.randint(1000, (64,), generator=generator)
     sets = torch.rand(2, 1000, generator=generator) < 0.1
     with Memory() as memory:
-        logp, masses = head_log_probs(hidden, Head(weight), labels, sets, block_size=4)
+        logp, masses = head_log_probs(hidden, Head(weight), labels, sets, chunk_size=4)
         (logp.sum() + masses.sum()).backward()
     assert memory.largest == 1000 * 8  # the head's gradient; the logits of a block are fewer
     assert weight.grad is not None and weight.grad.abs().sum() > 0

@@ -20,6 +20,7 @@ from loss_helpers import (
 from torch import Tensor
 
 from distill.errors import MismatchError, RecipeError
+from distill.losses import linear_head
 from distill.losses.divergences import divergence_by_name, skew_kl
 from distill.losses.head import Head
 from distill.losses.linear_head import OwnText, linear_head_loss
@@ -105,11 +106,26 @@ def assert_equals_plain(
         torch.testing.assert_close(found * 7, wanted, rtol=1e-8, atol=1e-10)
 
 
+def set_block(monkeypatch: pytest.MonkeyPatch, block: int | None) -> None:
+    """Take the loss of so many positions at a time, as a CPU does with a large vocabulary."""
+    if block is not None:
+        monkeypatch.setattr(linear_head, "cached_block", lambda num_ids, largest_values: block)
+
+
 @every_case
-@pytest.mark.parametrize("chunk_size", [1, 5, 13, 100, None])
-def test_equals_plain_for_any_chunk(
-    kind: str, divergence: str, parameters: dict[str, float], chunk_size: int
+@pytest.mark.parametrize(
+    ("chunk_size", "block"),
+    [(1, None), (5, None), (13, None), (100, None), (None, None), (5, 2), (None, 1), (13, 13)],
+)
+def test_equals_plain_for_any_chunk_and_block(
+    kind: str,
+    divergence: str,
+    parameters: dict[str, float],
+    chunk_size: int,
+    block: int | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    set_block(monkeypatch, block)
     hidden, weight, labels = inputs()
     assert_equals_plain(
         (hidden, Head(weight), labels, targets_of(kind, teacher_logp())),
@@ -135,7 +151,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("biased", "block"), [(False, None), (True, None), (True, 2)])
 @pytest.mark.parametrize(
     ("kind", "divergence"),
     [
@@ -148,8 +164,14 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ],
 )
 def test_equals_plain_with_bias_scale_softcap_and_temperature(
-    kind: str, divergence: str, biased: bool, option: str
+    kind: str,
+    divergence: str,
+    biased: bool,
+    block: int | None,
+    option: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    set_block(monkeypatch, block)
     hidden, weight, labels = inputs(rows=VOCAB + 8)
     bias = randn(4, VOCAB + 8).requires_grad_() if biased else None
     of_head, of_loss = OPTIONS[option]
@@ -318,6 +340,40 @@ def test_padded_rows_of_the_head_change_nothing(
     assert (results[1][2][VOCAB:] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_gradients_are_the_same_bits_for_any_block(
+    dtype: torch.dtype, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for block in (None, 1, 4):
+        set_block(monkeypatch, block)
+        hidden, weight, labels = inputs(torch.float32)
+        targets = targets_of("sampled", teacher_logp().float())
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            loss, _ = linear_head_loss(
+                hidden,
+                Head(weight, softcap=softcap),
+                labels,
+                targets,
+                soft_weight=0.7,
+                hard_weight=0.4,
+            )
+        found.append((loss.detach(), *torch.autograd.grad(loss, (hidden, weight))))
+    for of_blocks in found[1:]:
+        torch.testing.assert_close(of_blocks[0], found[0][0], rtol=1e-6, atol=0)
+        assert torch.equal(of_blocks[1], found[0][1]) and torch.equal(of_blocks[2], found[0][2])
+
+
+def test_without_positions_the_heads_gradient_is_zero() -> None:
+    hidden, weight, labels = inputs()
+    loss, _ = linear_head_loss(
+        hidden[:0], Head(weight), labels[:0], None, soft_weight=0.0, hard_weight=1.0
+    )
+    found = torch.autograd.grad(loss, (hidden, weight))
+    assert loss == 0 and not found[0].any() and not found[1].any()
+
+
 @pytest.mark.parametrize("kind", ["sampled", "top_k", "dense", "scored"])
 def test_soft_weight_zero_is_cross_entropy_to_the_last_bit(kind: str) -> None:
     hidden, weight, labels = inputs(torch.float32)
@@ -437,11 +493,12 @@ def with_own_text(
     )
 
 
-@pytest.mark.parametrize("chunk_size", [1, 4, 100])
+@pytest.mark.parametrize(("chunk_size", "block"), [(1, None), (4, None), (100, None), (100, 3)])
 @pytest.mark.parametrize("first", [0, 5, NUM_TOKENS])
 def test_the_students_own_text_has_its_divergence_and_no_labels_by_the_plain_formula(
-    first: int, chunk_size: int
+    first: int, chunk_size: int, block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    set_block(monkeypatch, block)
     hidden, weight, labels = inputs()
     logp = teacher_logp()
     loss, parts = with_own_text(

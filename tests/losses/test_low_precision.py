@@ -32,13 +32,16 @@ def test_the_softmax_is_that_of_a_copy(num_ids, dtype):
     assert torch.equal(made_nR, torch.softmax(logits_nR, -1, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("beta", [0, 1])
 @pytest.mark.parametrize("factor", [1.0, 0.37])
-def test_the_heads_gradient_is_the_sum_of_the_products_in_bfloat16(monkeypatch, factor):
+def test_the_heads_gradient_is_the_sum_of_the_products_in_bfloat16(monkeypatch, factor, beta):
     monkeypatch.setattr(head_gradients, "WEIGHT_GRADIENT_VALUES", 640)  # several blocks
     torch.manual_seed(3)
-    sum_RH, grad_nR, hidden_nH = torch.randn(100, 16), torch.randn(7, 100), torch.randn(7, 16)
+    sum_RH = torch.randn(100, 16) if beta else torch.full((100, 16), torch.nan)
+    grad_nR, hidden_nH = torch.randn(7, 100), torch.randn(7, 16)
     grad_nR, hidden_nH = grad_nR.bfloat16(), hidden_nH.bfloat16()
     blocks = [torch.mm(block_nB.T, hidden_nH) for block_nB in grad_nR.split(40, 1)]
-    expected_RH = sum_RH.clone().add_(torch.cat(blocks), alpha=factor)
-    _add_product(sum_RH, grad_nR, hidden_nH, factor)
+    before_RH = sum_RH.clone() if beta else torch.zeros(100, 16)
+    expected_RH = before_RH.add_(torch.cat(blocks), alpha=factor)
+    _add_product(sum_RH, grad_nR, hidden_nH, factor, beta)
     assert torch.equal(sum_RH, expected_RH)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from distill.models import decode
 from distill.models.decode import answer, draw
 from distill.models.sampling import Sampling
 
@@ -100,6 +101,29 @@ def test_draws_have_the_tempered_and_cut_distribution(sampling):
     drawn = draw(scores_V.expand(num, -1), uniform, sampling)[:, 0]
     shares = drawn.bincount(minlength=50) / num
     assert (shares - p).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_top_p_among_the_likeliest_ids_draws_what_a_sort_of_all_would(monkeypatch, dtype):
+    """Sharp rows and flat ones, which need the sort, side by side; in bfloat16 many are equal."""
+    generator = torch.Generator().manual_seed(1)
+    spread_B1 = torch.tensor([0.1, 1.0, 3.0, 6.0, 12.0]).repeat(400)[:, None]
+    scores_BV = (torch.randn(2000, 3000, generator=generator) * spread_B1).to(dtype)
+    scores_BV[:, 2900:] = -torch.inf
+    uniform_B = torch.rand(2000, generator=generator)
+    sampling, sorted_rows = Sampling(0.7, 0.9), []
+    of_all = decode._drawn_of_all
+
+    def noted(scores_BV, uniform_B, sampling):
+        sorted_rows.append(len(scores_BV))
+        return of_all(scores_BV, uniform_B, sampling)
+
+    monkeypatch.setattr(decode, "_drawn_of_all", noted)
+    drawn_B1 = draw(scores_BV, uniform_B, sampling)
+    assert torch.equal(drawn_B1, of_all(scores_BV, uniform_B, sampling))
+    assert 400 <= sum(sorted_rows) <= 1200, "only those that need it"
+    alone = [draw(scores_BV[i : i + 1], uniform_B[i : i + 1], sampling) for i in range(0, 2000, 97)]
+    assert torch.equal(torch.cat(alone), drawn_B1[::97]), "whatever else is in the batch"
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0), Sampling(1.0, 0.9, 40)])

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from distill.losses.head import Head
+from distill.models import score as score_module
 from distill.models.batching import batches_by_length
-from distill.models.head import head_of
-from distill.models.score import TokenSequence, answer_hidden_states, score
+from distill.models.head import head_of, logits
+from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks, score
 
 SEQUENCES = [
     TokenSequence([5, 6, 7, 8, 9], 2),
@@ -54,3 +56,25 @@ def test_batches_hold_every_index_once_and_respect_the_limit():
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 60 for b in batches)
     assert batches == batches_by_length(lengths, 60)
     assert batches_by_length([100], 10) == [[0]], "a sequence over the limit stands alone"
+
+
+@pytest.mark.parametrize("num", [0, 1, 7, 64, 131])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("around", [{}, {"scale": 0.5}, {"softcap": 3.0}, {"bias": True}])
+def test_logits_in_chunks_are_all_the_heads_logits(monkeypatch, num, dtype, weight_dtype, around):
+    monkeypatch.setattr(score_module, "fast_chunk", lambda num_ids, dtype: 64)
+    monkeypatch.setattr(score_module, "cached_block", lambda num_ids, largest: 10)
+    torch.manual_seed(num)
+    bias_V = torch.randn(37).to(weight_dtype) if around.get("bias") else None
+    numbers = {name: value for name, value in around.items() if name != "bias"}
+    head = Head(torch.randn(37, 8).to(weight_dtype), bias_V, **numbers)
+    hidden_NH = torch.randn(num, 8).to(dtype)
+    found_NV, stop = torch.empty(num, 37), 0
+    for part, logits_NV in logit_chunks(head, hidden_NH):
+        assert part.start == stop and logits_NV.dtype == torch.float32
+        found_NV[part], stop = logits_NV, part.stop
+    assert stop == num
+    rounding = 1e-5 if dtype == torch.float32 else 3e-2
+    expected_NV = logits(head, hidden_NH).float()
+    torch.testing.assert_close(found_NV, expected_NV, rtol=rounding, atol=rounding)

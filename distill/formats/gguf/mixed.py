@@ -34,7 +34,7 @@ from distill.formats.rounding import as_stored
 from distill.llama_cpp import ggml
 from distill.losses.divergences import forward_kl
 from distill.models.batching import batches_by_length
-from distill.models.head import head_of, logits
+from distill.models.head import head_of
 from distill.models.score import TokenSequence, answer_hidden_states, logit_chunks
 
 # By size. Where rows are no multiples of 256 the k-quants are out, as in llama.cpp.
@@ -116,8 +116,13 @@ class SensitivityMeter:
         """Return KL(unrounded ‖ model as it is now), nats a token."""
         hidden_NH = self._hidden_states()
         total = 0.0
-        for part, unrounded_nV in logit_chunks(self._unrounded_head, self._unrounded_NH):
-            logp_nV = self._log_probs(logits(self._head, hidden_NH[part]))
+        both = zip(
+            logit_chunks(self._unrounded_head, self._unrounded_NH),
+            logit_chunks(self._head, hidden_NH),
+            strict=True,
+        )
+        for (_, unrounded_nV), (_, logits_nV) in both:
+            logp_nV = self._log_probs(logits_nV)
             total += float(forward_kl(logp_nV, self._log_probs(unrounded_nV)).sum())
         return total / len(hidden_NH)
 
