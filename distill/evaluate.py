@@ -1,6 +1,7 @@
 """evaluate: every model of the run on the held-out prompts, the teacher and the control among them.
 
-    evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts
+    evaluate/teacher_answers.jsonl   the teacher's own sampled answers to the held-out prompts, and those
+                                     that their rows have (`answers: given`)
     evaluate/<model>.json            the figures, and one row an example
     evaluate/teacher-<name>.json     those of each of several teachers; their answers likewise
     generate/held_out/               each answer of the teacher as it ended: it is asked once
@@ -49,6 +50,7 @@ from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocab
 from distill.teachers import held_out
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.given import GIVEN
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
@@ -168,6 +170,7 @@ def _output(
     result = EvaluateResult(
         models=figures,
         num_examples=len(prompts),
+        num_given=sum(prompt.is_given for prompt in prompts),
         task=recipe.generate.task,
         task_version=tasks.version(recipe.generate.task),
         student_against_control=student_against("control"),
@@ -343,7 +346,7 @@ def write_answers(
     bar: Progress,
     processes: Processes = ALONE,
 ) -> None:
-    """Ask the teacher for an answer to each prompt, and write them to `path`, for all ranks."""
+    """Write an answer to each prompt to `path`, for all ranks: ask the teacher where none is given."""
     recipe, tokenizers = teacher.recipe, teacher.tokenizers
     prompt_ids = [tokenizers.prompt_ids(recipe, list(p.messages)) for p in prompts]
     options = RequestOptions.of(recipe).with_sampling(num_log_probs=0)
@@ -352,6 +355,7 @@ def write_answers(
         stop_ids = teacher.stop_ids()
         rows = [
             {"prompt_id": p.id, "token_ids": ids, "finish_reason": why, "stop_ids": stop_ids}
+            | ({GIVEN: True} if p.is_given else {})
             for p, (ids, why) in zip(prompts, answers, strict=True)
         ]
         write_jsonl(path, rows)

@@ -13,12 +13,14 @@ from distill import chat, pipeline
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE
+from distill.core.progress import Progress
 from distill.core.run_folder import RunFolder
 from distill.data.bad_rows import Left
 from distill.data.prompts import split_prompts
 from distill.data.samples import Prompt
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError, Stopped
+from distill.evaluate import write_answers
 from distill.pilot.pilot_sample import PilotSample
 from distill.planning.demands import demand_of
 from distill.planning.destinations import text_of_destinations
@@ -28,6 +30,7 @@ from distill.signals.store import SignalStore
 from distill.teachers import connect
 from distill.teachers.answers import _lengths_of
 from distill.teachers.given import as_written
+from distill.teachers.held_out import _requests, answers_to
 from distill.teachers.kept import candidate, unlearnable
 from distill.teachers.keys import request_maker
 from distill.teachers.local import LocalTeacher
@@ -423,18 +426,55 @@ def test_a_mark_is_seen_where_the_student_has_another_tokenizer():
     assert unlearnable(tokenizers, seen, row) is None
 
 
-def test_what_is_held_out_is_asked_as_ever(asked, tmp_path):
+def held_out_of(rows, folder, *values):
+    """(recipe, held-out prompts) of given rows."""
+    path = write(folder / "rows.jsonl", rows)
+    wanted = [*HOT, "evaluate.prompts=null", "evaluate.held_out=0.3", f"run_folder={folder}"]
+    recipe = load_recipe(QUICKSTART, [*wanted, given(path), *values])
+    return recipe, split_prompts(recipe)[1]
+
+
+def test_held_out_rows_are_scored_on_their_own_answers_and_nobody_is_asked(
+    asked, tmp_path, monkeypatch
+):
+    _, kept, rows = asked
+    recipe, held_out = held_out_of(rows, tmp_path)
+    assert held_out and all(prompt.is_given for prompt in held_out)
+
+    def blocks(self, requests, *others):
+        assert not requests, "nobody is asked"
+        return []
+
+    monkeypatch.setattr(LocalTeacher, "blocks", blocks)
+    teacher = connect(recipe, RunFolder.of(recipe))
+    with Progress("evaluate", 1, "answers", shown=False) as bar:
+        write_answers(teacher, held_out, tmp_path / "answers.jsonl", bar)
+    written = [row for _, row in read_jsonl(tmp_path / "answers.jsonl")]
+    ids_of = {sample["prompt_id"]: sample["answer_ids"] for sample in kept}
+    assert [row["token_ids"] for row in written] == [ids_of[p.id] for p in held_out]
+    assert all(row["finish_reason"] == "stop" and row["given"] for row in written)
+
+    longest = max(len(row["token_ids"]) for row in written)
+    recipe, held_out = held_out_of(rows, tmp_path, f"generate.max_new_tokens={longest - 1}")
+    options = RequestOptions.of(recipe)
+    ids = [teacher.tokenizers.prompt_ids(recipe, list(p.messages)) for p in held_out]
+    answers = answers_to(connect(recipe, RunFolder.of(recipe)), held_out, ids, options, bar)
+    reasons = {len(ids): reason for ids, reason in answers}
+    assert reasons[longest] == "length" and set(reasons.values()) == {"stop", "length"}
+
+
+def test_greedily_the_teacher_is_asked_all_the_same_by_the_keys_of_ever(asked, tmp_path):
     _, _, rows = asked
-    path = write(tmp_path / "rows.jsonl", rows)
-    values = [*HOT, f"run_folder={tmp_path}", "evaluate.prompts=null", "evaluate.held_out=0.3"]
-    recipe = load_recipe(QUICKSTART, [*values, given(path)])
-    learn, held_out = split_prompts(recipe)
-    assert held_out and all(prompt.answer is None for prompt in held_out)
-    assert all(prompt.answer is not None for prompt in learn)
+    recipe, held_out = held_out_of(rows, tmp_path)
     plain = write(tmp_path / "plain.jsonl", [without(row, "answer") for row in rows])
-    _, same = split_prompts(load_recipe(QUICKSTART, [*values, f"generate.prompts={plain}"]))
-    make = request_maker(connect(recipe), RequestOptions.of(recipe))
-    assert [make(p, 0).key for p in held_out] == [make(p, 0).key for p in same]
+    _, same = held_out_of(rows, tmp_path, f"generate.prompts={plain}")
+    teacher, options = connect(recipe), RequestOptions.of(recipe)
+    ids = [teacher.tokenizers.prompt_ids(recipe, list(p.messages)) for p in held_out]
+    keys, as_ever = (
+        [request.key for request in _requests(teacher, prompts, ids, options)]
+        for prompts in (held_out, same)
+    )
+    assert keys == as_ever
 
 
 def test_shares_are_of_what_is_given_and_asked_in_probe_too(asked, tmp_path):

@@ -465,7 +465,8 @@ class EvaluateResult:
     `tokenizers_differ`: the teacher's tokens are not the students', so its NLL can be compared by
     the byte alone. `student_against_before`: the student minus what it was before the rounds, where
     there were some. `teachers`: the figures of each of several, by its name; in `models` they are
-    together `teacher`.
+    together `teacher`. `num_given`: of the examples, those whose answer is the data's, not the
+    teacher's.
     """
 
     models: dict[str, ModelFigures]
@@ -477,6 +478,7 @@ class EvaluateResult:
     tokenizers_differ: bool = False
     teachers: dict[str, TeacherFigures] = field(default_factory=dict)
     student_against_before: dict[str, Difference] | None = None
+    num_given: int = 0
 
 
 @dataclass(frozen=True)

@@ -348,10 +348,10 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
     Held-out ones come from evaluate.prompts, else they are the share of generate.prompts with the
     lowest ids, which does not change when prompts are appended or reordered more than it must;
     translations, passages, and by a task what has `verify: false`, are not held out: the task cannot
-    grade them; nor is an empty prompt. The teacher answers what is held out, also where a row has its
-    answer. Both lists keep the sources' order. Rows that are left out are
-    counted in `left`. Prompts that the teacher writes are in neither: they are had by asking
-    (expansion.py) and are never held out. Raise DataError where none is left to learn from.
+    grade them; nor is an empty prompt. A held-out row that has its answer keeps it: models are scored
+    on that. Both lists keep the sources' order. Rows that are left out are counted in `left`.
+    Prompts that the teacher writes are in neither: they are had by asking (expansion.py) and are
+    never held out. Raise DataError where none is left to learn from.
     """
     left = left or Left()
     is_graded = recipe.generate.task is not None
@@ -366,7 +366,6 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
     else:
         held_out = _lowest_ids(recipe, prompts, is_graded)
     held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
-    held_out = [replace(prompt, answer=None) for prompt in held_out]  # the teacher answers these
     ids = {prompt.id for prompt in held_out}
     learn = [prompt for prompt in prompts if prompt.id not in ids]
     if not learn and len(by_people) == len(recipe.generate.prompts):

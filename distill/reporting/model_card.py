@@ -100,6 +100,7 @@ def model_card(
         safety=SafetyText.of(results.safety, results.gates),
         missing_texts=[text for text in texts if text.text is None],
         num_examples=results.evaluate.num_examples,
+        num_given=results.evaluate.num_given,
         num_repeats=len(results.repeats),
         table=figures_text(results, rows),
         tokenizers_meet=tokenizers_meet(rows),

@@ -58,6 +58,7 @@ def page(
         rows=rows,
         tokenizers_meet=tokenizers_meet(rows),
         num_examples=results.evaluate.num_examples,
+        num_given=results.evaluate.num_given,
         answers=answers,
         pictures=pictures,
         repeats_headings=repeats_headings,

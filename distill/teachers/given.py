@@ -50,11 +50,12 @@ def _write(
     with RowLog(log.folder) as rows, Progress(label, len(requests), log.unit) as bar:
         for request in requests:
             shutdown.check()
-            rows.append(_row(teacher, request, options))
+            rows.append(given_row(teacher, request, options))
             bar.advance(1)
 
 
-def _row(teacher: Teacher, request: Request, options: RequestOptions) -> Row:
+def given_row(teacher: Teacher, request: Request, options: RequestOptions) -> Row:
+    """Return the row of a request's given answer, in the tokens in which the teacher would write it."""
     answer, tokenizer = request.prompt.answer, teacher.tokenizers.teacher
     assert answer is not None
     completion = Completion(answer, "stop")  # text alone, where its tokens are not known

@@ -2,6 +2,8 @@
 
     generate/held_out/*.jsonl   each answer as it ended, append-only, as in generate/raw
 
+Where a held-out row has its answer, models are scored on that one; greedily the teacher answers it, too.
+
 What cost teacher time is asked once, whatever is killed or made anew. An answer's key holds what that
 of generate does, its seed, and the limit of its length: a longer answer than a student may give is
 none to compare with. Where a teacher is loaded here, neighbours decide the last bits, and all prompts
@@ -21,6 +23,7 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.recipe import Recipe
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
+from distill.teachers.given import given_row
 from distill.teachers.keys import request_maker
 from distill.teachers.log import AnswerLog, read_best_rows
 from distill.teachers.requests import Request, RequestOptions
@@ -36,11 +39,21 @@ def answers_to(
 ) -> list[TokenAnswer]:
     """Return an answer to each held-out prompt, in their order; asks for those that are not there.
 
-    Ranks divide what is not there; each returns all.
+    Ranks divide what is not there; each returns all. Nobody is asked for one that is given; if it is
+    longer than an answer may be it counts as cut, as one of the teacher's would.
     """
     requests = _requests(teacher, prompts, prompt_ids, options)
-    log = teacher.logs.held_out
-    return list(map(_token_answer, rows_of(teacher, requests, options, log, bar, processes)))
+    to_ask = [r for r, prompt in zip(requests, prompts, strict=True) if not prompt.is_given]
+    rows = iter(rows_of(teacher, to_ask, options, teacher.logs.held_out, bar, processes))
+    answers = []
+    for request, prompt in zip(requests, prompts, strict=True):
+        if not prompt.is_given:
+            answers.append(_token_answer(next(rows)))
+            continue
+        ids, reason = _token_answer(given_row(teacher, replace(request, prompt=prompt), options))
+        is_whole = len(ids) <= options.sampling.max_new_tokens
+        answers.append((ids, reason if is_whole else "length"))
+    return answers
 
 
 def greedy_answers(teacher: Teacher, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
@@ -86,7 +99,8 @@ def _requests(
     limit = str(options.sampling.max_new_tokens)
     requests = []
     for prompt, ids in zip(prompts, prompt_ids, strict=True):
-        made, seed = make(prompt, 0, ids), eval_seed(teacher.recipe, prompt)
+        made = make(replace(prompt, answer=None), 0, ids)
+        seed = eval_seed(teacher.recipe, prompt)
         key = digest("held out", made.key, str(seed), limit, together)
         requests.append(replace(made, key=key, seed=seed))
     return requests

@@ -22,7 +22,7 @@ def records_of(
     hidden: [T, H] a sequence, what predicts its answer (token ids in `answers`, the student's).
     columns: what the logits are of; None: of the ids of `header`, which come first. Logits are
     made in chunks that do not stop at the end of a sequence: short answers would leave a processor
-    idle. Never more than 64 MiB of them at once.
+    idle. Never more than 150 MiB of them at once.
     """
     import torch
 
