@@ -101,7 +101,7 @@ def loss_curves(train: Path, result: TrainResult) -> str:
     thin = "; thin: other repeats" if result.repeats else ""
     axes = Axes(
         f"optimizer step (ring: weights kept{thin})",
-        "NLL of the teacher's answers, nats a token",
+        "NLL of the validation answers, nats a token",
         span([step for step, _ in points], 0.02),
         span([loss for _, loss in points]),
     )
@@ -149,7 +149,7 @@ def value_row(model: str, value: float, interval: Sequence[float] | None, measur
 
 
 def size_against_quality(rows: Sequence[ModelRow]) -> str:
-    """Draw the bytes on disk against the NLL of the teacher's answers.
+    """Draw the bytes on disk against the NLL of the held-out answers.
 
     A cross is a file that failed its check.
     """
@@ -161,7 +161,7 @@ def size_against_quality(rows: Sequence[ModelRow]) -> str:
     spots.sort(key=lambda spot: spot.y)
     axes = Axes(
         "size on disk, MB (log scale)",
-        "NLL of the teacher's answers, nats a token",
+        "NLL of the held-out answers, nats a token",
         _log_span([spot.x for spot in spots]),
         span([spot.y for spot in spots] or [0.0], 0.15),
         is_log=True,
