@@ -9,7 +9,8 @@
     evaluate/before_rounds.json      of the student that `train` made, where rounds came after
 
 Two figures: exact match of greedy answers (where there is a task), with Wilson's 95 % interval; and
-the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say. It is
+the NLL of the teacher's sampled answers: how well a model predicts what the teacher would say, or
+what the data says where a held-out row has its answer (`answers: given`). It is
 told in nats a token (the logarithm of the perplexity) and in nats a byte: the nats of all that is
 scored, end token included, over the UTF-8 bytes of its text. Student and control are compared
 example by example, by a paired bootstrap, and where training was repeated over its repeats, too.
@@ -28,7 +29,7 @@ from pathlib import Path
 from distill import tasks
 from distill.core.claims import Claims
 from distill.core.final_student import student_folder, student_stage
-from distill.core.jsonl import write_jsonl
+from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.repeats import repeat_folder
@@ -37,7 +38,7 @@ from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.prompts import split_prompts
 from distill.data.routes import routed
-from distill.data.samples import Prompt
+from distill.data.samples import GIVEN, Prompt
 from distill.errors import DataError
 from distill.evaluation.eval_set import EvalSet, eval_sets
 from distill.evaluation.figures import against, figures_of
@@ -50,7 +51,6 @@ from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocab
 from distill.teachers import held_out
 from distill.teachers.base import Teacher
 from distill.teachers.fingerprint import answers_fingerprint
-from distill.teachers.given import GIVEN
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
@@ -170,7 +170,7 @@ def _output(
     result = EvaluateResult(
         models=figures,
         num_examples=len(prompts),
-        num_given=sum(prompt.is_given for prompt in prompts),
+        num_given=_num_given(prompts, measured["student"]["examples"]),
         task=recipe.generate.task,
         task_version=tasks.version(recipe.generate.task),
         student_against_control=student_against("control"),
@@ -181,6 +181,12 @@ def _output(
     )
     files = [*(one.answers for one in own), *(one.figures for one in own if one.name)]
     return StageOutput(result, [*files, *(stage / f"{name}.json" for name in names)])
+
+
+def _num_given(prompts: Sequence[Prompt], examples: Sequence[Row]) -> int:
+    """Return how many of the examples are scored on an answer that the data has."""
+    given = {prompt.id for prompt in prompts if prompt.is_given}
+    return sum(row["prompt_id"] in given and row["nll"] is not None for row in examples)
 
 
 def _teacher_evals(
@@ -243,13 +249,14 @@ def askable(held_out: list[Prompt], teacher: Teacher, *, tell: bool = True) -> l
 
 def _without_marks(held_out: list[Prompt], teacher: Teacher, *, tell: bool) -> list[Prompt]:
     """Return the prompts that hold no mark; say how many do, if it shall `tell`."""
-    marks = [teacher.tokenizers.mark_in(prompt.messages) for prompt in held_out]
+    marks = [_mark_in(prompt, teacher) for prompt in held_out]
     prompts = [p for p, mark in zip(held_out, marks, strict=True) if mark is None]
     if len(prompts) == len(held_out):
         return prompts
     found = ", ".join(sorted({repr(mark) for mark in marks if mark is not None})[:3])
     told = (
-        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts hold what would be read "
+        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts, or their given answers, "
+        "hold what would be read "
         f"as a mark of the chat template ({found})"
     )
     if not prompts:
@@ -257,6 +264,14 @@ def _without_marks(held_out: list[Prompt], teacher: Teacher, *, tell: bool) -> l
     if tell:
         print(f"evaluate: {told}: they are left out", file=sys.stderr)
     return prompts
+
+
+def _mark_in(prompt: Prompt, teacher: Teacher) -> str | None:
+    """Return a mark in a prompt, or in the answer that its row has."""
+    mark = teacher.tokenizers.mark_in(prompt.messages)
+    if mark is None and prompt.answer is not None:
+        mark = teacher.tokenizers.mark_in_answer(prompt.answer, [])
+    return mark
 
 
 def _repeats(recipe: Recipe, folder: RunFolder) -> list[dict[str, str]]:

@@ -109,11 +109,12 @@ def run(
         Generation(route.recipe, one, processes, stage, held_out)
         for route, one in zip(routes, asked, strict=True)
     ]
-    parts, exam = routed(recipe, [*prompts, *held_out]), routed(recipe, held_out)
+    parts = routed(recipe, [*prompts, *held_out])
+    learnt, exam = routed(recipe, prompts), routed(recipe, held_out)
     for generation in generations:
         check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
         # of the prompts that are asked plan has told
-        given = [prompt for prompt in parts[generation.name] if prompt.is_given]
+        given = [prompt for prompt in learnt[generation.name] if prompt.is_given]
         left.notes += length_notes(generation.teacher, given, exam[generation.name])
         left.notes += given_notes(generation.recipe, given)
     with ExitStack() as until_the_end:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from distill.data.prompts import split_prompts
 from distill.data.samples import Prompt
 from distill.data.stored_samples import read_samples
 from distill.errors import DataError, RecipeError, Stopped
-from distill.evaluate import write_answers
+from distill.evaluate import askable, write_answers
 from distill.pilot.pilot_sample import PilotSample
 from distill.planning.demands import demand_of
 from distill.planning.destinations import text_of_destinations
+from distill.planning.lengths import _Reader, held_out_within_context
 from distill.recipe import load_recipe
 from distill.shaping.trimmed import kept_path
 from distill.signals.store import SignalStore
@@ -370,7 +372,6 @@ def test_rows_without_an_answer_are_told_by_line_and_way_out(asked, tmp_path):
             ["evaluate.safety={sets: [], prompts: [{file: a.jsonl, answers: given}]}"],
             "answers and passages are for generate.prompts",
         ),
-        (["evaluate.prompts=[{file: a.jsonl, answers: given}]"], "nobody learns from these"),
         (
             [
                 "generate.prompts=[{file: a.jsonl, answers: given}]",
@@ -454,13 +455,70 @@ def test_held_out_rows_are_scored_on_their_own_answers_and_nobody_is_asked(
     assert [row["token_ids"] for row in written] == [ids_of[p.id] for p in held_out]
     assert all(row["finish_reason"] == "stop" and row["given"] for row in written)
 
-    longest = max(len(row["token_ids"]) for row in written)
-    recipe, held_out = held_out_of(rows, tmp_path, f"generate.max_new_tokens={longest - 1}")
-    options = RequestOptions.of(recipe)
-    ids = [teacher.tokenizers.prompt_ids(recipe, list(p.messages)) for p in held_out]
-    answers = answers_to(connect(recipe, RunFolder.of(recipe)), held_out, ids, options, bar)
-    reasons = {len(ids): reason for ids, reason in answers}
-    assert reasons[longest] == "length" and set(reasons.values()) == {"stop", "length"}
+
+def test_a_teacher_of_text_alone_has_them_in_the_students_tokens(asked, tmp_path):
+    _, _, rows = asked
+    server = ["teacher.server=http://127.0.0.1:9/v1", "teacher.server_gives=text"]
+    server += ["teacher.model=some/model", "teacher.licence=mit", "capture.signal=none"]
+    learns = ["train.soft_weight=0", "train.hard_weight=1", "student.licence=apache-2.0"]
+    learns.append(f"student={{method: base, model: {QUICKSTART.parent / 'quickstart/teacher'}}}")
+    recipe, held_out = held_out_of(rows, tmp_path, *server, *learns)
+    teacher = connect(recipe, RunFolder.of(recipe))
+    assert teacher.tokenizers.teacher is None
+    with Progress("evaluate", 1, "answers", shown=False) as bar:
+        found = answers_to(teacher, held_out, [[]] * len(held_out), RequestOptions.of(recipe), bar)
+    tokenizer = teacher.tokenizers.asked
+    for prompt, (ids, reason) in zip(held_out, found, strict=True):
+        assert reason == "stop" and ids[-1] in teacher.stop_ids()
+        assert ids[:-1] == tokenizer(prompt.answer, add_special_tokens=False).input_ids
+
+
+def test_of_two_answers_to_one_prompt_the_first_is_held_out(asked, tmp_path):
+    _, _, rows = asked
+    twice = [*rows, *({**row, "answer": f"{row['answer']} So it is."} for row in rows)]
+    _, once = held_out_of(rows, tmp_path)
+    recipe, held_out = held_out_of(twice, tmp_path)
+    assert [p.answer for p in held_out] == [p.answer for p in once]
+    ids = {prompt.id for prompt in held_out}
+    assert not any(prompt.id in ids for prompt in split_prompts(recipe)[0])
+
+
+def test_an_exam_of_its_own_may_have_answers(asked, tmp_path, capsys):
+    _, _, rows = asked
+    marked = {**rows[0], "prompt": "What is on the shelf?", "answer": "Rice.<|im_end|> Oil."}
+    path = write(tmp_path / "exam.jsonl", [*rows[:4], marked])
+    values = [*HOT, f"run_folder={tmp_path}"]
+    exam = f"evaluate.prompts=[{{file: {path}, answers: given}}]"
+    recipe = load_recipe(QUICKSTART, [*values, exam])
+    _, held_out = split_prompts(recipe)
+    assert [p.answer for p in held_out] == [row["answer"] for row in [*rows[:4], marked]]
+    assert askable(held_out, connect(recipe)) == held_out[:4]
+    assert "1 of 5 held-out prompts, or their given answers, hold" in capsys.readouterr().err
+
+
+def test_held_out_rows_must_fit_with_the_teachers_own_answer_and_with_theirs(asked, tmp_path):
+    _, _, rows = asked
+    teacher = connect(load_recipe(QUICKSTART, HOT))
+    context = _Reader.teacher(teacher).context
+    own = {**rows[0], "prompt": "mahindi " * context}
+    theirs = {**rows[0], "prompt": "Say mahindi often.", "answer": "mahindi " * context}
+    path = write(tmp_path / "long.jsonl", [own, theirs, rows[1]])
+    recipe = load_recipe(QUICKSTART, [*HOT, f"evaluate.prompts=[{{file: {path}, answers: given}}]"])
+    fitting, beyond = held_out_within_context(connect(recipe), split_prompts(recipe)[1])
+    assert [p.text for p in fitting] == [rows[1]["prompt"]]
+    room = context - max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
+    little = {**rows[0], "prompt": "mahindi " * room, "answer": "Yes."}
+    path = write(tmp_path / "little.jsonl", [little, rows[1]])
+    _, beyond = held_out_within_context(connect(recipe), split_prompts(recipe)[1])
+    assert len(beyond) == 2 and all(reason.startswith("beyond_context") for _, reason in beyond)
+
+
+def test_generate_tells_of_the_answers_that_are_learnt(asked, tmp_path, capsys):
+    _, _, rows = asked
+    recipe, held_out = held_out_of(rows, tmp_path)
+    pipeline.run(recipe, stages=["generate"])
+    num = len(rows) - len(held_out)
+    assert f"{num} answers are given" in capsys.readouterr().err
 
 
 def test_greedily_the_teacher_is_asked_all_the_same_by_the_keys_of_ever(asked, tmp_path):
@@ -535,6 +593,8 @@ def test_given_answers_leave_where_they_are_scored_or_judged_alone(asked, tmp_pa
     learn, held_out = split_prompts(asked_only)
     lines = "\n".join(text_of_destinations(asked_only, learn, held_out))
     assert f"({len(held_out)} conversations" in lines and "none found" in lines
+    answered = [replace(prompt, answer="To asha@example.com.") for prompt in held_out]
+    assert "\n".join(text_of_destinations(asked_only, learn, answered)) == lines
     recipe = load_recipe(QUICKSTART, [*HOT, *server, *scored])
     lines = "\n".join(text_of_destinations(recipe, learn, held_out))
     assert f"({len(learn) + len(held_out)} conversations" in lines

@@ -365,7 +365,7 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
         held_out = _exam(recipe, recipe.evaluate.prompts, is_graded, left)
     else:
         held_out = _lowest_ids(recipe, prompts, is_graded)
-    held_out = _evenly(held_out, recipe.languages, recipe.evaluate.num_examples)
+    held_out = _evenly(_one_answer_each(held_out), recipe.languages, recipe.evaluate.num_examples)
     ids = {prompt.id for prompt in held_out}
     learn = [prompt for prompt in prompts if prompt.id not in ids]
     if not learn and len(by_people) == len(recipe.generate.prompts):
@@ -392,6 +392,18 @@ def _exam(recipe: Recipe, sources: Sequence[Source], is_graded: bool, left: Left
     if not held_out:
         raise DataError(f"{recipe.source}: evaluate.prompts: all {len(read)} prompts are empty")
     return held_out
+
+
+def _one_answer_each(held_out: Sequence[Prompt]) -> list[Prompt]:
+    """Return the prompts without a second row of one that has its answer: scores are kept by prompt."""
+    given = {prompt.id for prompt in held_out if prompt.is_given}
+    firsts: set[str] = set()
+    kept = []
+    for prompt in held_out:
+        if prompt.id not in firsts or prompt.id not in given:
+            kept.append(prompt)
+        firsts.add(prompt.id)
+    return kept
 
 
 def _lowest_ids(recipe: Recipe, prompts: Sequence[Prompt], is_graded: bool) -> list[Prompt]:

@@ -12,6 +12,7 @@ from distill.core.digests import canonical_json, digest
 from distill.core.jsonl import Row
 
 ROLES = ("system", "user", "assistant")
+GIVEN = "given"  # field of a row whose answer the data has: nobody was asked
 Item = TypeVar("Item")
 
 

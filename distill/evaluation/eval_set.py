@@ -9,7 +9,7 @@ from distill import chat
 from distill.chat.tokenizers import Tokenizers
 from distill.core.jsonl import Row, read_jsonl
 from distill.core.stored_json import broken, field_problem
-from distill.data.samples import Prompt
+from distill.data.samples import GIVEN, Prompt
 from distill.errors import DataError, MismatchError
 from distill.models import find
 from distill.recipe import Recipe
@@ -21,9 +21,10 @@ TokenAnswer = tuple[list[int], str]  # token ids, and stop, length or error
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What every model is asked: prompts as token ids, and the teacher's sampled answers to them.
+    """What every model is asked: prompts as token ids, and the answers to them that it is scored on.
 
-    An answer is None where it was cut: it is left out. `num_bytes`: of the text of each, which is
+    Those are the teacher's sampled ones or, where a prompt's row has one (`answers: given`), that. An
+    answer is None where it was cut: it is left out. `num_bytes`: of the text of each, which is
     the same for every model whatever its tokens (`_num_bytes`); 0 where it is left out. `marks`: what
     whoever answers may write round an answer (chat.answer_marks). `unscored`: why all answers are
     left out here.
@@ -88,13 +89,12 @@ def eval_sets(
         _target_ids(recipe, tokenizers, prompt, ids, row)
         for prompt, ids, row in zip(prompts, prompt_ids, rows, strict=True)
     ]
-    if all(ids is None for ids in targets):
-        raise DataError(
-            f"{answers}: the teacher finished none of {len(rows)} answers; "
-            "raise generate.max_new_tokens"
-        )
     if not tokenizers.same:  # the end alone: reasoning that never came to an answer
         targets = [ids if ids and len(ids) > 1 else None for ids in targets]
+    if all(ids is None for ids in targets):
+        raise DataError(
+            f"{answers}: none of its {len(rows)} answers came to an end; raise generate.max_new_tokens"
+        )
     num_bytes = [
         0 if target is None else _num_bytes(recipe, tokenizers, ids, row["token_ids"])
         for target, ids, row in zip(targets, prompt_ids, rows, strict=True)
@@ -239,7 +239,8 @@ def _read_answers(path: Path, prompts: Sequence[Prompt]) -> list[Row]:
         raise DataError(f"{error}; {way_out}") from None
     problems = (field_problem(row, _ROW) for row in rows)
     problem = next(filter(None, problems), None)
-    if problem is None and [row["prompt_id"] for row in rows] != [p.id for p in prompts]:
+    wanted = [(prompt.id, prompt.is_given) for prompt in prompts]
+    if problem is None and [(row["prompt_id"], bool(row.get(GIVEN))) for row in rows] != wanted:
         problem = f"{len(rows)} answers, and not those to the {len(prompts)} held-out prompts"
     if problem is not None:
         raise broken(path, problem, way_out)

@@ -318,7 +318,7 @@ def _sizes(
     if device.type != "cpu":
         chunk = chunk_size or min(LARGEST_CHUNK, max(1, largest_values // num_ids))
         return _Sizes(chunk, chunk)
-    num_bytes = CHUNK_BYTES // 2 if isinstance(targets, HeadTargets) else CHUNK_BYTES
+    num_bytes = CHUNK_BYTES // 4 if isinstance(targets, HeadTargets) else CHUNK_BYTES
     fitting = fast_chunk(num_ids, projection.product_dtype, num_bytes)
     return _Sizes(chunk_size or min(LARGEST_CHUNK, fitting), cached_block(num_ids, largest_values))
 

@@ -21,7 +21,7 @@ ALIGNMENT = 64  # of a row, in numbers
 CHUNK_BYTES = 150 << 20
 FAST_MULTIPLE = 64  # of positions
 # What follows is done with a block of them at a time: so many numbers, a thread, stay in a cache.
-BLOCK_VALUES = 1 << 20
+CACHED_VALUES = 1 << 20
 
 
 def fast_chunk(num_ids: int, dtype: torch.dtype, num_bytes: int = CHUNK_BYTES) -> int:
@@ -37,7 +37,7 @@ def cached_block(num_ids: int, largest_values: int) -> int:
 
     Never more than `largest_values` numbers, but one position at least.
     """
-    values = min(BLOCK_VALUES * torch.get_num_threads(), largest_values)
+    values = min(CACHED_VALUES * torch.get_num_threads(), largest_values)
     return max(1, values // num_ids)
 
 
@@ -66,13 +66,6 @@ class Projection:
         copy_R = rows_R.new_zeros((num_aligned, *rows_V.shape[1:]), dtype=self.product_dtype)
         copy_R[: len(rows_R)] = rows_R
         return copy_R
-
-    def logits(
-        self, hidden_nH: Tensor, weight_RH: Tensor, bias_R: Tensor | None, out_nR: Tensor
-    ) -> Tensor:
-        """Return a block's logits, made in `out_nR`; in a copy if a softcap needs it more exact."""
-        self.multiply(hidden_nH, weight_RH, bias_R, out_nR)
-        return self.finished(out_nR)
 
     def multiply(
         self, hidden_nH: Tensor, weight_RH: Tensor, bias_R: Tensor | None, out_nR: Tensor

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from urllib.parse import urlsplit
 
@@ -111,7 +111,8 @@ def text_of_destinations(
     asked = destinations(recipe)
     if not asked:
         return ["leaves this machine: no prompt and no answer (no server is asked)"]
-    everything = [*prompts, *held_out]
+    # the teacher is asked all of these, also where models are scored on an answer that is given
+    everything = [*prompts, *(replace(prompt, answer=None) for prompt in held_out)]
     parts = {None: everything, **routed(recipe, everything)}
     lines = []
     for destination in asked:

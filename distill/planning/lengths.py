@@ -233,14 +233,17 @@ def held_out_within_context(
     """Return the held-out prompts that teacher and student can answer, and the others, as above.
 
     The teacher answers them twice: as it answers prompts, and as the student is asked. The student
-    must be able to begin. `field` of the recipe has the prompts and the longest answer.
+    must be able to begin. Where an answer is given both must hold that, too. `field` of the recipe has the prompts and the longest answer.
     """
     recipe, student = teacher.recipe, _Reader.student(teacher)
     longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
+    asked = [replace(prompt, answer=None) for prompt in held_out]
     reasons = {
         place: f"beyond_context: {num} tokens fill the student's context of {student.context}"
         for place, num in student.beyond(held_out, 1).items()
-    } | _beyond_teacher(teacher, held_out, longest)
+    }
+    reasons |= _beyond_teacher(teacher, held_out, longest)
+    reasons |= _beyond_teacher(teacher, asked, longest)
     fitting, beyond = _divided(held_out, reasons)
     if beyond and not fitting:
         raise MismatchError(

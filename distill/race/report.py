@@ -103,7 +103,7 @@ def text(outcome: Outcome, target: Target | None) -> str:
     lines += [f"  left out: {out.name}: {out.reason}" for out in race.left_out]
     num = len(outcome.rows[0].measured.nats)
     lines.append(
-        f"NLL/byte: nats a byte of the teacher's answers to {num} held-out prompts, before and after "
+        f"NLL/byte: nats a byte of the answers to {num} held-out prompts, before and after "
         f"(healed) the short distillation; MB: of the {race.format} file; * beyond the budget"
     )
     if target is not None:

@@ -54,7 +54,7 @@ class HeldOut:
 class Measured:
     """A candidate before and after the short distillation, on the held-out prompts.
 
-    `nll_before`, `nll_after`: nats a byte of the teacher's answers. `nats`, `num_bytes`: after it,
+    `nll_before`, `nll_after`: nats a byte of the held-out answers. `nats`, `num_bytes`: after it,
     of each answer that is scored. Exact match and its interval only where a task checks.
     """
 
@@ -89,7 +89,7 @@ def _answers(folder: RunFolder) -> Path:
 
 
 def measure(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
-    """Measure the candidate on the teacher's answers; its own answers are kept where a task checks."""
+    """Measure the candidate on the held-out answers; its own answers are kept where a task checks."""
     teacher = teachers.connect(recipe, folder)
     start, healed = folder.stage("initialize") / "student", folder.stage("train") / "student"
     trimmed = trimmed_vocabulary(recipe, folder)

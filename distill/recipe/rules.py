@@ -61,11 +61,11 @@ def check_own_exam(recipe: "Recipe") -> None:
 
 
 def check_given_answers(recipe: "Recipe") -> None:
-    """Refuse answers that are given where nobody learns them, or where no signal comes with them."""
-    if any(source.gives_answers for source in recipe.evaluate.prompts or []):
+    """Refuse passages as an exam, and answers that are given where no signal comes with them."""
+    if any(source.passages is not None for source in recipe.evaluate.prompts or []):
         raise ValueError(
-            "evaluate.prompts: answers: given, or passages: nobody learns from these; `reference` is what "
-            "an answer is checked against: remove it, and name prompts"
+            "evaluate.prompts: passages: nobody learns from these, and no model is asked to go on with "
+            "a text: name prompts, by answers: given with the answers that models are scored on"
         )
     if not any(source.gives_answers for source in recipe.generate.prompts):
         return

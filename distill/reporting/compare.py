@@ -204,7 +204,7 @@ def _why_not(first: ComparedRun, run: ComparedRun, measure: Measure) -> str | No
     if any(example[size] is None for example in (*mine.values(), *base.values())):
         return "an earlier version evaluated one of the two and counted no bytes"
     if any(mine[key][size] != base[key][size] for key in mine):
-        return f"the teacher's answers, which it is of, are not those of {first.label}"
+        return f"the held-out answers, which it is of, are not those of {first.label}"
     return None
 
 

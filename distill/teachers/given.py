@@ -13,13 +13,12 @@ from distill.core import shutdown
 from distill.core.jsonl import Row, RowLog
 from distill.core.processes import Processes
 from distill.core.progress import Progress
+from distill.data.samples import GIVEN
 from distill.recipe import Recipe
 from distill.teachers.answers import raw_row
 from distill.teachers.base import Teacher
 from distill.teachers.log import AnswerLog, read_best_rows
 from distill.teachers.requests import Completion, Request, RequestOptions
-
-GIVEN = "given"  # field of a row: nobody was asked
 
 
 def log_given(
@@ -50,12 +49,11 @@ def _write(
     with RowLog(log.folder) as rows, Progress(label, len(requests), log.unit) as bar:
         for request in requests:
             shutdown.check()
-            rows.append(given_row(teacher, request, options))
+            rows.append(_row(teacher, request, options))
             bar.advance(1)
 
 
-def given_row(teacher: Teacher, request: Request, options: RequestOptions) -> Row:
-    """Return the row of a request's given answer, in the tokens in which the teacher would write it."""
+def _row(teacher: Teacher, request: Request, options: RequestOptions) -> Row:
     answer, tokenizer = request.prompt.answer, teacher.tokenizers.teacher
     assert answer is not None
     completion = Completion(answer, "stop")  # text alone, where its tokens are not known

@@ -23,10 +23,11 @@ from distill.evaluation.eval_set import EvalSet, ModelAnswers, TokenAnswer
 from distill.recipe import Recipe
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
-from distill.teachers.given import given_row
+from distill.teachers.given import as_written
 from distill.teachers.keys import request_maker
 from distill.teachers.log import AnswerLog, read_best_rows
-from distill.teachers.requests import Request, RequestOptions
+from distill.teachers.requests import Completion, Request, RequestOptions
+from distill.teachers.server.token_ids import with_token_ids
 
 
 def answers_to(
@@ -39,21 +40,30 @@ def answers_to(
 ) -> list[TokenAnswer]:
     """Return an answer to each held-out prompt, in their order; asks for those that are not there.
 
-    Ranks divide what is not there; each returns all. Nobody is asked for one that is given; if it is
-    longer than an answer may be it counts as cut, as one of the teacher's would.
+    Ranks divide what is not there; each returns all. Nobody is asked for one that is given.
     """
-    requests = _requests(teacher, prompts, prompt_ids, options)
-    to_ask = [r for r, prompt in zip(requests, prompts, strict=True) if not prompt.is_given]
-    rows = iter(rows_of(teacher, to_ask, options, teacher.logs.held_out, bar, processes))
-    answers = []
-    for request, prompt in zip(requests, prompts, strict=True):
-        if not prompt.is_given:
-            answers.append(_token_answer(next(rows)))
-            continue
-        ids, reason = _token_answer(given_row(teacher, replace(request, prompt=prompt), options))
-        is_whole = len(ids) <= options.sampling.max_new_tokens
-        answers.append((ids, reason if is_whole else "length"))
-    return answers
+    pairs = list(zip(prompts, prompt_ids, strict=True))
+    asked = [(prompt, ids) for prompt, ids in pairs if not prompt.is_given]
+    requests = _requests(teacher, [p for p, _ in asked], [ids for _, ids in asked], options)
+    log = teacher.logs.held_out
+    rows = iter(rows_of(teacher, requests, options, log, bar, processes))
+    return [
+        _token_answer(next(rows)) if prompt.answer is None else _given(teacher, prompt, ids)
+        for prompt, ids in pairs
+    ]
+
+
+def _given(teacher: Teacher, prompt: Prompt, prompt_ids: Sequence[int]) -> TokenAnswer:
+    """Return the answer that a prompt's row has, in the tokens in which an answer would come."""
+    tokenizers = teacher.tokenizers
+    assert prompt.answer is not None
+    if tokenizers.teacher is None:  # known by its text alone
+        whole = Completion(prompt.answer, "stop")
+        made = with_token_ids(whole, tokenizers.asked, prompt_ids, teacher.stop_ids())
+    else:
+        made = as_written(teacher.recipe, tokenizers.teacher, prompt.messages, prompt.answer)
+    assert made.token_ids is not None
+    return made.token_ids, made.finish_reason
 
 
 def greedy_answers(teacher: Teacher, eval_set: EvalSet, bar: Progress) -> ModelAnswers:
