@@ -88,7 +88,7 @@ def test_nats_of_other_answers_are_not_compared(runs):
     changed(runs[1], lambda example: example.update(num_bytes=example["num_bytes"] + 1))
     comparison = compare([str(path) for path in runs])
     assert {change.measure.key for change in comparison.changes} == {"exact_match"}
-    assert "the teacher's answers, which it is of, are not those of first" in comparison.why_not[0]
+    assert "the held-out answers, which it is of, are not those of first" in comparison.why_not[0]
 
 
 def test_runs_of_a_version_that_counted_no_bytes_are_not_compared_by_the_byte(runs):
