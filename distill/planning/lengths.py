@@ -233,7 +233,8 @@ def held_out_within_context(
     """Return the held-out prompts that teacher and student can answer, and the others, as above.
 
     The teacher answers them twice: as it answers prompts, and as the student is asked. The student
-    must be able to begin. Where an answer is given both must hold that, too. `field` of the recipe has the prompts and the longest answer.
+    must be able to begin. Where an answer is given both must hold that, too. `field` of the recipe has
+    the prompts and the longest answer.
     """
     recipe, student = teacher.recipe, _Reader.student(teacher)
     longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
