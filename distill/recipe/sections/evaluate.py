@@ -14,7 +14,9 @@ class Evaluate(Section):
     """Every model of the run on held-out prompts."""
 
     prompts: Sources | None = field(
-        None, "A file or sources like generate.prompts; null = hold out a share of those"
+        None,
+        "A file or sources like generate.prompts (by answers: given models are scored on the answers "
+        "of its rows, else on the teacher's); null = hold out a share of those",
     )
     held_out: Annotated[float, Field(gt=0, lt=1)] = field(
         0.1, "Share of generate.prompts to hold out, where prompts is null"
