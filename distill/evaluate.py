@@ -254,9 +254,9 @@ def _without_marks(held_out: list[Prompt], teacher: Teacher, *, tell: bool) -> l
     if len(prompts) == len(held_out):
         return prompts
     found = ", ".join(sorted({repr(mark) for mark in marks if mark is not None})[:3])
+    given = ", or their given answers," if any(p.is_given for p in held_out) else ""
     told = (
-        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts, or their given answers, "
-        "hold what would be read "
+        f"{len(held_out) - len(prompts)} of {len(held_out)} held-out prompts{given} hold what would be read "
         f"as a mark of the chat template ({found})"
     )
     if not prompts:
