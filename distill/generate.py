@@ -109,13 +109,13 @@ def run(
         Generation(route.recipe, one, processes, stage, held_out)
         for route, one in zip(routes, asked, strict=True)
     ]
-    parts = routed(recipe, [*prompts, *held_out])
     learnt, exam = routed(recipe, prompts), routed(recipe, held_out)
     for generation in generations:
-        check_conversations(generation.recipe, generation.tokenizers, parts[generation.name])
+        own, own_exam = learnt[generation.name], exam[generation.name]
+        check_conversations(generation.recipe, generation.tokenizers, [*own, *own_exam])
         # of the prompts that are asked plan has told
-        given = [prompt for prompt in learnt[generation.name] if prompt.is_given]
-        left.notes += length_notes(generation.teacher, given, exam[generation.name])
+        given = [prompt for prompt in own if prompt.is_given]
+        left.notes += length_notes(generation.teacher, given, own_exam)
         left.notes += given_notes(generation.recipe, given)
     with ExitStack() as until_the_end:
         if len(generations) == 1:  # several are loaded in turn

@@ -19,7 +19,13 @@ from torch.autograd.function import once_differentiable
 from distill.errors import MismatchError
 from distill.losses.head import Head
 from distill.losses.head_gradients import HeadGradients
-from distill.losses.projection import Projection, cached_block, fast_chunk, product_dtype
+from distill.losses.projection import (
+    Projection,
+    cached_block,
+    fast_chunk,
+    product_dtype,
+    slices,
+)
 
 BLOCK_VALUES = 8 << 20  # numbers in one [b, R] buffer, of which there are three
 CUDA_BLOCK_VALUES = 32 << 20  # a block is the chunk there
@@ -89,24 +95,12 @@ class _Chunks:
     size: int
     block_size: int
 
-    def projected(
-        self, hidden_NH: Tensor, weight_RH: Tensor, bias_V: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Yield (positions, their hidden states, what `multiply` makes of them), in one memory."""
-        projection, num = self.projection, len(self.labels_N)
-        bias_R = None if bias_V is None else projection.aligned(bias_V)
-        buffer_nR = weight_RH.new_empty(min(self.size, num), len(weight_RH))
-        for start in range(0, num, self.size):
-            part = slice(start, min(start + self.size, num))
-            hidden_nH = hidden_NH[part].to(projection.product_dtype)
-            raw_nR = buffer_nR[: len(hidden_nH)]
-            projection.multiply(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
-            yield part, hidden_nH, raw_nR
+    def parts(self) -> list[slice]:
+        return list(slices(0, len(self.labels_N), self.size))
 
     def blocks(self, part: slice, raw_nR: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield (positions, their rows of `raw_nR`): a piece of a chunk after the other."""
-        for start in range(part.start, part.stop, self.block_size):
-            block = slice(start, min(start + self.block_size, part.stop))
+        for block in slices(part.start, part.stop, self.block_size):
             yield block, raw_nR[block.start - part.start : block.stop - part.start]
 
     def sets(self, num_rows: int) -> Tensor:
@@ -132,7 +126,8 @@ class _HeadLogProbs(torch.autograd.Function):
                 torch.empty_like(total_N),
                 total_N.new_empty(len(hidden_NH), len(sets_SR)),
             )
-            for part, _, raw_nR in chunks.projected(hidden_NH, weight_RH, bias_V):
+            products = projection.multiplied(hidden_NH, weight_RH, bias_V, chunks.parts())
+            for part, _, raw_nR in products:
                 for block, raw_bR in chunks.blocks(part, raw_nR):
                     logits_bR = projection.finished(raw_bR).to(dtype)
                     total_N[block] = logits_bR.logsumexp(-1)
@@ -164,7 +159,8 @@ class _HeadLogProbs(torch.autograd.Function):
         with torch.autocast(hidden_NH.device.type, enabled=False):
             weight_RH = projection.aligned(weight_VH)
             sets_SR = chunks.sets(len(weight_RH))
-            for part, hidden_nH, raw_nR in chunks.projected(hidden_NH, weight_RH, bias_V):
+            products = projection.multiplied(hidden_NH, weight_RH, bias_V, chunks.parts())
+            for part, hidden_nH, raw_nR in products:
                 for block, raw_bR in chunks.blocks(part, raw_nR):
                     logits_bR = projection.finished(raw_bR)
                     grad_bR = (logits_bR - total_N[block, None]).exp_()

@@ -11,7 +11,7 @@ n: positions of a chunk, b: of a block, R: rows that are projected (projection.p
 piece of the memory, and has nothing to do with the byte-aligned chunks of a text (byte_chunks.py).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,7 @@ from distill.losses.projection import (
     cached_block,
     fast_chunk,
     product_dtype,
+    slices,
 )
 from distill.losses.stop_class import StopClass
 from distill.losses.targets import DenseTargets, HeadTargets, SampledTargets, Targets, TopKTargets
@@ -231,17 +232,13 @@ class _Chunks:
         projection = self.projection
         exact_dtype = projection.exact_dtype
         weight_RH = projection.aligned(weight_VH)
-        bias_R = None if bias_V is None else projection.aligned(bias_V)
-        num_rows = len(weight_RH)
-        buffer_nR = weight_RH.new_empty((min(self.sizes.chunk, len(hidden_NH)), num_rows))
-        block_shape = min(self.sizes.block, len(buffer_nR)), num_rows
-        grad_buffer_bR = weight_RH.new_empty(block_shape, dtype=exact_dtype)
+        num_block = min(self.sizes.block, self.sizes.chunk, len(hidden_NH))
+        grad_buffer_bR = weight_RH.new_empty((num_block, len(weight_RH)), dtype=exact_dtype)
         soft, hard, own = weight_RH.new_zeros(3, dtype=exact_dtype).unbind()
 
-        for part, loss in self._parts():
-            hidden_nH = hidden_NH[part].to(projection.product_dtype)
-            raw_nR = buffer_nR[: len(hidden_nH)]
-            projection.multiply(hidden_nH, weight_RH, bias_R, out_nR=raw_nR)
+        parts, losses = self._parts()
+        products = projection.multiplied(hidden_NH, weight_RH, bias_V, parts)
+        for loss, (part, hidden_nH, raw_nR) in zip(losses, products, strict=True):
             chunk_soft, chunk_hard, grad_nR, factor = self._loss_of(
                 part, loss, raw_nR, grad_buffer_bR, gradients.any_needed
             )
@@ -271,8 +268,7 @@ class _Chunks:
         labels_n1 = self.labels_N[part, None]
         soft, hard = raw_nR.new_zeros(2, dtype=projection.exact_dtype).unbind()
         factor, grad_nR = 1.0, raw_nR
-        for start in range(0, len(raw_nR), len(grad_buffer_bR)):
-            block = slice(start, min(start + len(grad_buffer_bR), len(raw_nR)))
+        for block in slices(0, len(raw_nR), len(grad_buffer_bR)):
             logits_bR = projection.finished(raw_nR[block])
             grad_bR = grad_buffer_bR[: len(logits_bR)]
             targets_b = None if targets_n is None else targets_n[block]
@@ -287,14 +283,15 @@ class _Chunks:
                     raw_nR[block].copy_(grad_bR)
         return soft, hard, grad_nR, factor
 
-    def _parts(self) -> Iterator[tuple[slice, ChunkLoss]]:
-        """Yield the positions of each chunk and their loss; a chunk is of one kind of text."""
-        pieces = [(0, self.first_own, self.loss)]
+    def _parts(self) -> tuple[list[slice], list[ChunkLoss]]:
+        """Return the positions of each chunk, and their losses; a chunk is of one kind of text."""
+        parts = list(slices(0, self.first_own, self.sizes.chunk))
+        losses = [self.loss] * len(parts)
         if self.own_loss is not None:
-            pieces.append((self.first_own, len(self.labels_N), self.own_loss))
-        for first, stop, loss in pieces:
-            for start in range(first, stop, self.sizes.chunk):
-                yield slice(start, min(start + self.sizes.chunk, stop)), loss
+            of_own = list(slices(self.first_own, len(self.labels_N), self.sizes.chunk))
+            parts += of_own
+            losses += [self.own_loss] * len(of_own)
+        return parts, losses
 
 
 def _sizes(

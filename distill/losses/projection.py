@@ -7,6 +7,7 @@ a block.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,12 @@ def cached_block(num_ids: int, largest_values: int) -> int:
     return max(1, values // num_ids)
 
 
+def slices(first: int, stop: int, size: int) -> Iterator[slice]:
+    """Yield slices of `size` positions from `first` to `stop`; the last may be shorter."""
+    for start in range(first, stop, size):
+        yield slice(start, min(start + size, stop))
+
+
 @dataclass(frozen=True)
 class Projection:
     """How hidden states become logits.
@@ -67,10 +74,29 @@ class Projection:
         copy_R[: len(rows_R)] = rows_R
         return copy_R
 
-    def multiply(
+    def multiplied(
+        self,
+        hidden_NH: Tensor,
+        weight_RH: Tensor,
+        bias_V: Tensor | None,
+        parts: Sequence[slice],
+    ) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Yield (positions, their hidden states, their logits [n, R] but for what `finished` does).
+
+        `parts`: of the positions. All logits are made in the same memory, one part after the other.
+        """
+        bias_R = None if bias_V is None else self.aligned(bias_V)
+        largest = max((part.stop - part.start for part in parts), default=0)
+        buffer_nR = weight_RH.new_empty(largest, len(weight_RH))
+        for part in parts:
+            hidden_nH = hidden_NH[part].to(self.product_dtype)
+            raw_nR = buffer_nR[: len(hidden_nH)]
+            self._multiply(hidden_nH, weight_RH, bias_R, raw_nR)
+            yield part, hidden_nH, raw_nR
+
+    def _multiply(
         self, hidden_nH: Tensor, weight_RH: Tensor, bias_R: Tensor | None, out_nR: Tensor
     ) -> None:
-        """Write the logits of positions to `out_nR`, but for what `finished` does."""
         scale = self.scale
         if bias_R is None:
             out_nR.addmm_(hidden_nH, weight_RH.T, beta=0, alpha=scale)
@@ -78,7 +104,7 @@ class Projection:
             torch.addmm(bias_R, hidden_nH, weight_RH.T, beta=scale, alpha=scale, out=out_nR)
 
     def finished(self, raw_nR: Tensor) -> Tensor:
-        """Return logits of `multiply` with their softcap and without other ids; in place if it can."""
+        """Return logits of `multiplied` with their softcap and without other ids; in place if it can."""
         logits_nR = raw_nR
         if self.softcap is not None:
             logits_nR = raw_nR.to(self.exact_dtype)  # float32: the buffer itself

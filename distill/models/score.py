@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distill.core.claims import Claims
-from distill.losses.projection import Projection, cached_block, fast_chunk
+from distill.losses.projection import Projection, cached_block, fast_chunk, slices
 from distill.models.batching import batches_by_length
 from distill.models.divided import together
 from distill.models.head import Head, logits
@@ -46,24 +46,17 @@ def logit_chunks(head: Head, hidden_NH: Tensor) -> Iterator[tuple[slice, Tensor]
     """
     num_ids = len(head.weight)
     if hidden_NH.device.type != "cpu":
-        step = max(1, CHUNK_VALUES // num_ids)
-        for start in range(0, len(hidden_NH), step):
-            part = slice(start, min(start + step, len(hidden_NH)))
+        for part in slices(0, len(hidden_NH), max(1, CHUNK_VALUES // num_ids)):
             yield part, logits(head, hidden_NH[part]).float()
         return
     projection = Projection(num_ids, head.scale, head.softcap, hidden_NH.dtype, torch.float32)
     weight_RH = projection.aligned(head.weight)
-    bias_R = None if head.bias is None else projection.aligned(head.bias)
-    chunk = min(fast_chunk(num_ids, hidden_NH.dtype), len(hidden_NH))
-    buffer_nR = hidden_NH.new_empty(chunk, len(weight_RH))
     block = cached_block(num_ids, CHUNK_VALUES)
-    for first in range(0, len(hidden_NH), max(1, chunk)):
-        raw_nR = buffer_nR[: len(hidden_NH) - first]
-        projection.multiply(hidden_NH[first : first + chunk], weight_RH, bias_R, raw_nR)
-        for start in range(0, len(raw_nR), block):
-            rows_bR = raw_nR[start : start + block]
-            part = slice(first + start, first + start + len(rows_bR))
-            yield part, projection.finished(rows_bR)[:, :num_ids].float()
+    parts = list(slices(0, len(hidden_NH), fast_chunk(num_ids, hidden_NH.dtype)))
+    for part, _, raw_nR in projection.multiplied(hidden_NH, weight_RH, head.bias, parts):
+        for rows in slices(0, len(raw_nR), block):
+            logits_bR = projection.finished(raw_nR[rows])[:, :num_ids].float()
+            yield slice(part.start + rows.start, part.start + rows.stop), logits_bR
 
 
 @torch.no_grad()

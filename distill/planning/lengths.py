@@ -238,12 +238,13 @@ def held_out_within_context(
     """
     recipe, student = teacher.recipe, _Reader.student(teacher)
     longest = max(recipe.evaluate.max_new_tokens, recipe.generate.max_new_tokens)
-    asked = [replace(prompt, answer=None) for prompt in held_out]
+    asked = [replace(p, answer=None) if p.is_given else p for p in held_out]
     reasons = {
         place: f"beyond_context: {num} tokens fill the student's context of {student.context}"
         for place, num in student.beyond(held_out, 1).items()
     }
-    reasons |= _beyond_teacher(teacher, held_out, longest)
+    if asked != held_out:
+        reasons |= _beyond_teacher(teacher, held_out, longest)
     reasons |= _beyond_teacher(teacher, asked, longest)
     fitting, beyond = _divided(held_out, reasons)
     if beyond and not fitting:
