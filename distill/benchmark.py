@@ -41,15 +41,15 @@ from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import QuantizeResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.stage import Cost, Stage, by_seed
 from distill.models import find, load
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.lengths import context_of, text_config
 from distill.recipe import Recipe
 from distill.teachers import connect
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.fingerprint import teacher_inputs
 from distill.teachers.launch import check_teachers_processes
 
 QUESTION_TOKENS = 300  # of a question with its choices; those with long passages have more
@@ -288,23 +288,27 @@ def left_out(recipe: Recipe) -> str | None:
     return None if recipe.evaluate.benchmarks else "evaluate.benchmarks is empty"
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the questions, and who the teacher is."""
+def section(recipe: Recipe) -> dict[str, Any]:
     uses = recipe.evaluate.benchmarks
-    section = {
+    values = {
         "evaluate.benchmarks": [use.model_dump(mode="json", exclude_defaults=True) for use in uses],
         "languages": recipe.languages,
         "system_prompt": recipe.generate.system_prompt,
         "enable_thinking": recipe.generate.enable_thinking,
     }
     if SCORING > FIRST_SCORING:  # folders that were made before it was told stay valid
-        section["scoring"] = SCORING
-    inputs = dict(teacher_fingerprint(recipe).inputs)
-    for number, use in enumerate(uses):
+        values["scoring"] = SCORING
+    return values
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return who the teacher is, and which questions there are."""
+    found = teacher_inputs(recipe)
+    for number, use in enumerate(recipe.evaluate.benchmarks):
         benchmark = read_benchmark(recipe, use)
         rows = rows_identity(recipe, use, benchmark)
-        inputs[f"evaluate.benchmarks.{number} ({use.name})"] = digest(benchmark.digest, rows)
-    return Fingerprint(section, inputs, seed=recipe.seed)
+        found[f"evaluate.benchmarks.{number} ({use.name})"] = digest(benchmark.digest, rows)
+    return found
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
@@ -345,7 +349,9 @@ STAGE = Stage(
     "every model of the run on benchmarks",
     run,
     BenchmarkResult,
-    fingerprint,
+    section,
+    inputs,
+    by_seed,
     reads=reads,
     left_out=left_out,
     cost=cost,

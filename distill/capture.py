@@ -28,7 +28,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill import chat, teachers
 from distill.chat.token_bytes import TokenBytes
@@ -37,7 +37,7 @@ from distill.core.jsonl import write_jsonl
 from distill.core.leases import assigned_blocks
 from distill.core.processes import Processes
 from distill.core.results import CaptureResult, TeacherSignal
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.samples import Sample
 from distill.data.stored_samples import Samples, read_samples
@@ -65,7 +65,7 @@ from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
-from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.fingerprint import teacher_inputs, teacher_section
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.listening import (
     Listening,
@@ -319,15 +319,14 @@ def _with_chunks(
     return StageOutput(result, [*output.files, path])
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    teacher = teacher_fingerprint(recipe)
-    section = teacher.section | {"capture": recipe.capture.identity()}
+def section(recipe: Recipe) -> dict[str, Any]:
+    values = teacher_section(recipe) | {"capture": recipe.capture.identity()}
     if recipe.capture.scores_answers:
         names = {view.route: view.teacher.scoring_name for view in recipe.views}
-        section["scored by"] = names
+        values["scored by"] = names
     if tells_pieces(recipe):
-        section["removed tokens"] = TOLD
-    return Fingerprint(section, teacher.inputs)
+        values["removed tokens"] = TOLD
+    return values
 
 
 def cost(work: Workload) -> Cost:
@@ -363,7 +362,8 @@ STAGE = Stage(
     "store the teacher's distribution at each answer token",
     run,
     CaptureResult,
-    fingerprint,
+    section,
+    teacher_inputs,
     reads=lambda recipe: sorted({"generate", samples_stage(recipe)}),
     cost=cost,
     check_launch=check_teachers_processes,

@@ -50,7 +50,7 @@ from distill.recipe import Recipe
 from distill.shaping.trimmed import TrimmedVocabulary, trim_stage, trimmed_vocabulary
 from distill.teachers import held_out
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.fingerprint import answers_inputs, answers_section
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.requests import RequestOptions
 from distill.teachers.routes import routes_of
@@ -405,7 +405,8 @@ STAGE = Stage(
     "every model of the run on held-out prompts",
     run,
     EvaluateResult,
-    answers_fingerprint,
+    answers_section,
+    answers_inputs,
     reads=reads,
     cost=cost,
     check_launch=check_teachers_processes,

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from distill.conduct import gates
 from distill.conduct.answers import read_outcomes
 from distill.core.processes import ALONE, Processes
 from distill.core.results import FileCheck, QuantizeResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.safety_results import GatesResult, with_gates
 from distill.core.stage import Stage
 from distill.core.stored_json import write_json
@@ -57,9 +58,9 @@ def left_out(recipe: Recipe) -> str | None:
     return "evaluate.gates is null" if recipe.evaluate.gates is None else None
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
+def section(recipe: Recipe) -> dict[str, Any]:
     limits = recipe.evaluate.gates
-    return Fingerprint({"gates": None if limits is None else limits.identity()})
+    return {"gates": None if limits is None else limits.identity()}
 
 
 def reads(recipe: Recipe) -> list[str]:
@@ -71,7 +72,7 @@ STAGE = Stage(
     "which files fail a gate, in all and in one language",
     run,
     GatesResult,
-    fingerprint,
+    section,
     reads=reads,
     left_out=left_out,
     cheap=True,

@@ -29,7 +29,7 @@ from distill.conduct.sets import requests_of
 from distill.core.jsonl import Row, write_jsonl
 from distill.core.processes import Processes
 from distill.core.results import GenerateResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.prompts import split_prompts
@@ -55,7 +55,7 @@ from distill.recipe import Recipe
 from distill.synthesis import llm_judge
 from distill.teachers.answers import ask
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.fingerprint import answers_inputs, answers_section
 from distill.teachers.generation import (
     Answered,
     Generation,
@@ -448,9 +448,9 @@ def _names_of_teachers(recipe: Recipe) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for names in named for name in names))
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    answers = answers_fingerprint(recipe)
-    return replace(answers, seed=recipe.seed) if recipe.generate.resample else answers
+def seed(recipe: Recipe) -> int:
+    """Return the recipe's seed where it asks for other answers with another one."""
+    return recipe.seed if recipe.generate.resample else 0
 
 
 def cost(work: Workload) -> Cost:
@@ -486,7 +486,9 @@ STAGE = Stage(
     "the teacher answers the prompts; the answers are filtered",
     run,
     GenerateResult,
-    fingerprint,
+    answers_section,
+    answers_inputs,
+    seed,
     cost=cost,
     check_launch=check_teachers_processes,
     shared=True,

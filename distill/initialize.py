@@ -18,8 +18,8 @@ from distill.chat.tokenizers import load_students_tokenizer
 from distill.core.files import FolderWriter, files_under
 from distill.core.processes import ALONE, Processes
 from distill.core.results import InitializeResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.stage import Cost, Stage, by_seed
 from distill.data.stored_samples import read_samples
 from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
@@ -152,10 +152,13 @@ def random_config(recipe: Recipe, tokenizer: Any) -> Any:
     )
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
+def section(recipe: Recipe) -> dict[str, Any]:
+    return {"student": recipe.student.identity()}
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
     model = recipe.student.model or recipe.teacher.model
-    identity = find.identity(recipe.model_location(model), recipe.student.revision)
-    return Fingerprint({"student": recipe.student.identity()}, {"student": identity}, recipe.seed)
+    return {"student": find.identity(recipe.model_location(model), recipe.student.revision)}
 
 
 def reads(recipe: Recipe) -> Sequence[str]:
@@ -177,7 +180,9 @@ STAGE = Stage(
     "make the student before training",
     run,
     InitializeResult,
-    fingerprint,
+    section,
+    inputs,
+    by_seed,
     reads=reads,
     cost=cost,
 )

@@ -30,7 +30,7 @@ from distill.core.disk_errors import disk_explained
 from distill.core.processes import Processes
 from distill.core.rank_times import RankClock
 from distill.core.results import GenerateResult, ReportResult
-from distill.core.run_folder import Fingerprint, Manifest, RunFolder
+from distill.core.run_folder import Fingerprint, Manifest, RunFolder, differences
 from distill.core.stage import Stage
 from distill.core.teams import in_teams
 from distill.core.verification import RecordedFile, require_present, require_same_content, verifying
@@ -112,6 +112,7 @@ def _run(
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
+    _refuse_other_values(redo, pipeline, chosen, recipe, folder)
     _refuse_new_inputs(redo, chosen, recipe, folder)
     if redo is None and _all_done(chosen, recipe, folder):
         if processes.launched_rank() == 0:
@@ -168,6 +169,7 @@ def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -
             "(`accelerate launch --num_processes N distill/train.py RECIPE`)"
         )
     folder = RunFolder.of(recipe)
+    _refuse_other_values(None, pipeline, [stage], recipe, folder)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")
         return
@@ -252,6 +254,54 @@ def _set_aside(
         folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
 
 
+def _refuse_other_values(
+    redo: str | None,
+    pipeline: Sequence[Stage],
+    chosen: Sequence[Stage],
+    recipe: Recipe,
+    folder: RunFolder,
+) -> None:
+    """Raise MismatchError where a stage that is kept was made by other values than the recipe's now.
+
+    Kept are the earlier stages that one of `chosen` reads, at first or second hand, and, of `chosen`,
+    those before `redo`. Only what the recipe says is compared: prompts, models and servers need not
+    be in reach.
+    """
+    needed = {stage.name for stage in chosen}
+    for stage in reversed(pipeline):
+        if stage.name in needed:
+            needed.update(stage.reads(recipe))
+    for stage in pipeline:
+        if stage.name == redo:
+            return  # this one and those after it are made anew
+        if stage.name not in needed or stage.cheap:
+            continue
+        if changes := _changed_values(stage, recipe, folder):
+            anew = f"--redo {stage.name}"
+            if stage not in chosen:
+                anew = f"`distill {stage.name} RECIPE {anew}`, which sets aside what was made of it"
+            raise _made_by_another(stage, folder, changes, anew)
+
+
+def _changed_values(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[str]:
+    """Return which of the recipe's values are others now than the stage was made by, if it was."""
+    made_from = folder.made_from(stage.name) if folder.began(stage.name) else None
+    if made_from is None:
+        return []
+    wanted = Fingerprint(stage.section(recipe), made_from.inputs, stage.seed(recipe))
+    return differences(made_from, wanted)
+
+
+def _made_by_another(
+    stage: Stage, folder: RunFolder, changes: Sequence[str], anew: str
+) -> MismatchError:
+    return MismatchError(
+        f"{folder.stage(stage.name)} was made by another recipe: {'; '.join(changes[:4])}. Set the "
+        f"values back, or make it anew with {anew} (nothing that cost teacher time is deleted), or "
+        "set run_folder=PATH"
+    )
+
+
 def _refuse_new_inputs(
     redo: str | None, chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder
 ) -> None:
@@ -288,11 +338,7 @@ def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> boo
             if stage.cheap:
                 done = False  # made anew, but only if no later stage refuses the recipe
                 continue
-            raise MismatchError(
-                f"{folder.stage(stage.name)} was made by another recipe: {'; '.join(changes[:4])}. "
-                f"Set the values back, or make it anew with --redo {stage.name} (nothing that cost "
-                "teacher time is deleted), or set run_folder=PATH"
-            )
+            raise _made_by_another(stage, folder, changes, f"--redo {stage.name}")
         if folder.manifest(stage.name, stage.result) is None:
             return False
         require_present(folder.recorded_files(stage.name))

@@ -18,7 +18,7 @@ from distill.conduct.sets import requests_of
 from distill.core.files import write_atomic
 from distill.core.processes import ALONE, Processes, launched_number
 from distill.core.results import PlanResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.bad_rows import Left
 from distill.data.counted_texts import texts_inputs
@@ -53,7 +53,7 @@ from distill.planning.training import sharding_told
 from distill.planning.vocabulary import check_vocabulary, planned_vocabulary
 from distill.recipe import Recipe
 from distill.recipe.sections import Student, Teacher
-from distill.teachers.fingerprint import prompts_inputs, teacher_fingerprint
+from distill.teachers.fingerprint import answers_inputs
 from distill.teachers.launch import check_division
 from distill.teachers.routes import Route, students_tokenizers
 from distill.text.identification import by_script_only
@@ -67,7 +67,8 @@ def stage(planned: Sequence[Stage]) -> Stage:
         "memory, time, disk, download and licences of a recipe on this machine; downloads nothing",
         partial(run, planned=planned),
         PlanResult,
-        fingerprint,
+        Recipe.identity,
+        inputs,
         cheap=True,
     )
 
@@ -88,13 +89,14 @@ def _as_launched(recipe: Recipe, processes: Processes) -> Recipe:
     return recipe.model_copy(update={"num_processes": max(processes.num, recipe.team_size)})
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
+def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return who teacher and student are, the texts, and the number of processes it reckons with."""
     model = recipe.student.model or recipe.teacher.model
     student = find.identity(recipe.model_location(model), recipe.student.revision)
-    inputs = teacher_fingerprint(recipe).inputs | prompts_inputs(recipe) | {"student": student}
+    found = answers_inputs(recipe) | {"student": student}
     if recipe.num_processes is None and (num := launched_number()) > 1:
-        inputs["num_processes"] = str(num)  # it reckons with those that run
-    return Fingerprint(recipe.identity(), inputs | texts_inputs(recipe))
+        found["num_processes"] = str(num)  # it reckons with those that run
+    return found | texts_inputs(recipe)
 
 
 def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> PlanResult:

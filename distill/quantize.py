@@ -30,7 +30,7 @@ from distill.core.final_student import student_stage
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import FileCheck, QuantizeResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.core.stored_json import as_type, read_json, write_json
 from distill.models import find
@@ -273,8 +273,8 @@ def _modelfiles(export: "Export", checks: dict[str, FileCheck]) -> list[Path]:
     return write_modelfiles(export, licence_verdict(export.recipe), checks)
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    return Fingerprint({"quantize": recipe.quantize.identity()})
+def section(recipe: Recipe) -> dict[str, Any]:
+    return {"quantize": recipe.quantize.identity()}
 
 
 def cost(work: Workload) -> Cost:
@@ -298,7 +298,7 @@ STAGE = Stage(
     "write the files for deployment and load each one back",
     run,
     QuantizeResult,
-    fingerprint,
+    section,
     reads=lambda recipe: (samples_stage(recipe), student_stage(recipe)),
     cost=cost,
     shared=True,

@@ -9,13 +9,13 @@ Nothing is measured here: every figure comes from another stage's manifest.
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill.core.files import write_atomic
 from distill.core.jsonl import read_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import Difference, ReportResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -156,8 +156,8 @@ def _outcome(measure: Measure, found: Difference) -> str:
     return "beat" if is_more == measure.more_is_better else "lost to"
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    return Fingerprint({"report": recipe.report.identity()})
+def section(recipe: Recipe) -> dict[str, Any]:
+    return {"report": recipe.report.identity()}
 
 
 def cost(_: Workload) -> Cost:
@@ -169,7 +169,7 @@ STAGE = Stage(
     "report.html and the model card",
     run,
     ReportResult,
-    fingerprint,
+    section,
     reads=reads,
     cost=cost,
     cheap=True,

@@ -13,17 +13,17 @@ validates on, never on those that `evaluate` holds out.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill.core.files import files_under
 from distill.core.processes import Processes
 from distill.core.results import Round, RoundsResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Stage
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.stage import Stage, by_seed
 from distill.planning.round_costs import rounds_cost
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
-from distill.teachers.fingerprint import teacher_fingerprint
+from distill.teachers.fingerprint import teacher_inputs, teacher_section
 from distill.teachers.launch import check_teachers_processes
 from distill.training.placing import check_ranks
 
@@ -72,12 +72,9 @@ def left_out(recipe: Recipe) -> str | None:
     return "rounds is null" if recipe.rounds is None else None
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the rounds beside the trained student and the samples."""
+def section(recipe: Recipe) -> dict[str, Any]:
     assert recipe.rounds is not None  # the stage is left out without
-    teacher = teacher_fingerprint(recipe)
-    section = teacher.section | {"rounds": recipe.rounds.identity()}
-    return Fingerprint(section, teacher.inputs, seed=recipe.seed)
+    return teacher_section(recipe) | {"rounds": recipe.rounds.identity()}
 
 
 def reads(recipe: Recipe) -> list[str]:
@@ -95,7 +92,9 @@ STAGE = Stage(
     "the student learns from its own answers, which the teacher scores",
     run,
     RoundsResult,
-    fingerprint,
+    section,
+    teacher_inputs,
+    by_seed,
     reads=reads,
     left_out=left_out,
     cost=rounds_cost,

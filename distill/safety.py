@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distill.conduct import figures, judge, sets
 from distill.conduct.answers import (
@@ -32,9 +33,9 @@ from distill.core.jsonl import Row
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import QuantizeResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.safety_results import JudgeAgreement, SafetyResult
-from distill.core.stage import Cost, Stage
+from distill.core.stage import Cost, Stage, by_seed
 from distill.data.samples import Prompt
 from distill.errors import MismatchError
 from distill.evaluation.eval_set import EvalSet, question_sets
@@ -44,7 +45,7 @@ from distill.planning.lengths import held_out_within_context
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import teacher_fingerprint, with_served_names
+from distill.teachers.fingerprint import served_section, teacher_inputs
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.routes import routes_of
 
@@ -285,22 +286,21 @@ def left_out(recipe: Recipe) -> str | None:
     return "evaluate.safety is null" if recipe.evaluate.safety is None else None
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the answers, and the judge's replies, beside the models."""
+def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the answers, and the judge's replies."""
     options = recipe.evaluate.safety
-    if options is None:
-        return Fingerprint()
-    section = {
+    assert options is not None  # the stage is left out
+    return served_section(recipe) | {
         "languages": recipe.languages,
         "safety": options.identity() | {"rules": VERSION},
         "system_prompt": recipe.generate.system_prompt,
         "enable_thinking": recipe.generate.enable_thinking,
         "judge_model": recipe.generate.judge_model if options.judge else None,
     }
-    teacher = teacher_fingerprint(recipe)
-    section |= with_served_names(recipe, teacher.section)
-    inputs = teacher.inputs | {"requests": sets.identity(recipe)}
-    return Fingerprint(section, inputs, recipe.seed)
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
+    return teacher_inputs(recipe) | {"requests": sets.identity(recipe)}
 
 
 def reads(recipe: Recipe) -> list[str]:
@@ -342,7 +342,9 @@ STAGE = Stage(
     "every model on requests that show refusals and bias",
     run,
     SafetyResult,
-    fingerprint,
+    section,
+    inputs,
+    by_seed,
     reads=reads,
     left_out=left_out,
     cost=cost,

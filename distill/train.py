@@ -43,8 +43,8 @@ from distill.core.results import (
     TrainResult,
     TrimResult,
 )
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage
+from distill.core.run_folder import RunFolder, StageOutput
+from distill.core.stage import Cost, Stage, by_seed
 from distill.data.stored_samples import Samples, read_samples, split_samples
 from distill.errors import DataError, MismatchError
 from distill.models import find, load
@@ -333,8 +333,8 @@ def _open_store(folder: RunFolder, fingerprint: str | None, name: str) -> "Signa
     return store
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    return Fingerprint({"train": recipe.train.identity()}, seed=recipe.seed)
+def section(recipe: Recipe) -> dict[str, Any]:
+    return {"train": recipe.train.identity()}
 
 
 def cost(work: Workload) -> Cost:
@@ -356,7 +356,8 @@ STAGE = Stage(
     "distil the student, and train the control",
     run,
     TrainResult,
-    fingerprint,
+    section,
+    seed=by_seed,
     reads=lambda recipe: (samples_stage(recipe), "capture", "initialize"),
     cost=cost,
     check_launch=check_ranks,

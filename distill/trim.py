@@ -19,7 +19,7 @@ from distill.chat.tokenizers import Tokenizers, load_students_tokenizer
 from distill.core.jsonl import Row, read_jsonl, write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.results import TrimResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage, always
 from distill.data.counted_texts import texts_inputs
 from distill.data.prompts import split_prompts
@@ -124,19 +124,21 @@ def left_out(recipe: Recipe) -> str | None:
     return "student.vocabulary is null" if recipe.student.vocabulary is None else None
 
 
-def fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the vocabulary beside the answers.
+def section(recipe: Recipe) -> dict[str, Any]:
+    assert recipe.student.vocabulary is not None  # the stage is left out without
+    return {"student.vocabulary": recipe.student.vocabulary.identity()}
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return which model's tokenizer is trimmed, and by which texts.
 
     `generate`, which it reads, stands for the teacher's tokenizer and the prompts.
     """
-    vocabulary, model = recipe.student.vocabulary, recipe.student.model
-    assert vocabulary is not None  # the stage is left out without
-    inputs = {}
+    model, found = recipe.student.model, {}
     if model is not None:
         location = recipe.model_location(model)
-        inputs["student"] = find.identity(location, recipe.student.revision)
-    inputs |= texts_inputs(recipe)
-    return Fingerprint({"student.vocabulary": vocabulary.identity()}, inputs)
+        found["student"] = find.identity(location, recipe.student.revision)
+    return found | texts_inputs(recipe)
 
 
 def cost(work: Workload) -> Cost:
@@ -150,7 +152,8 @@ STAGE = Stage(
     "keep the tokens of the student that its languages need",
     run,
     TrimResult,
-    fingerprint,
+    section,
+    inputs,
     reads=always("generate"),
     left_out=left_out,
     cost=cost,

@@ -189,10 +189,10 @@ def test_questions_that_the_training_data_hold_are_counted(copy, tmp_path):
 
 def test_another_way_of_scoring_asks_anew_and_the_first_is_not_told(uses, monkeypatch):
     recipe = recipe_of("x", uses)
-    before = benchmark.fingerprint(recipe)
+    before = benchmark.STAGE.fingerprint(recipe)
     assert "scoring" not in before.section, "folders that were made before it was told stay valid"
     monkeypatch.setattr(benchmark, "SCORING", 2)
-    assert benchmark.fingerprint(recipe).section == before.section | {"scoring": 2}
+    assert benchmark.STAGE.fingerprint(recipe).section == before.section | {"scoring": 2}
 
 
 def test_a_recipe_without_benchmarks_has_no_such_stage_and_its_evaluation_does_not_know(uses):

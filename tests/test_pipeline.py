@@ -40,7 +40,7 @@ COUNT = Stage(
     "count the characters of the answers",
     count,
     CountResult,
-    fingerprint=lambda recipe: Fingerprint({"languages": recipe.languages}),
+    section=lambda recipe: {"languages": recipe.languages},
     reads=always("generate"),
     cost=lambda work: Cost(memory=1e6, seconds=work.num_samples / 1e3),
 )
@@ -84,6 +84,31 @@ def test_what_makes_it_stale_is_told_and_it_is_made_anew_on_demand(recipe):
     again = run(recipe(), "generate", "count", redo="count").manifests["count"]
     assert again.result == first.result and (folder.path / "count.replaced-1").is_dir()
     assert not list(folder.path.glob("generate.replaced-*")), "it comes before"
+
+
+def test_an_earlier_stage_of_other_values_is_told_before_one_stage_is_made_of_it(recipe, tmp_path):
+    """Nothing but the recipe is asked: the prompts may be on another machine."""
+    run(recipe(), "generate")
+    other = recipe("generate.sampling_temperature=0.123")
+    command = (
+        rf"`distill generate \S*quickstart\.yaml .*run_folder={tmp_path / 'run'}.* --redo generate`"
+    )
+    with pytest.raises(MismatchError, match=rf"temperature was .* now 0\.123.* {command}"):
+        run(other, "count")
+    assert not RunFolder.of(recipe()).began("count")
+    with pytest.raises(MismatchError, match=r"generate was made by another recipe"):
+        pipeline.run_shard(other, "capture", (0, 2))
+    run(other, "generate", redo="generate")  # the way out
+    assert run(other, "count").manifests["count"].result.num_characters
+
+
+def test_a_redo_on_an_earlier_stage_of_other_values_is_refused_and_what_was_made_stays(recipe):
+    run(recipe(), "generate", "count")
+    with pytest.raises(
+        MismatchError, match=r"generate was made by another recipe.*--redo generate"
+    ):
+        run(recipe("generate.sampling_temperature=0.123"), "generate", "count", redo="count")
+    assert RunFolder.of(recipe()).manifest("count", CountResult) is not None
 
 
 def test_a_stage_that_the_recipe_leaves_out_is_passed_over(recipe):

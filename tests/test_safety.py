@@ -220,13 +220,13 @@ def test_what_decides_the_prompts_and_who_replies_makes_the_answers_stale(tmp_pa
     server = ("teacher.server=http://h:1", *judge, "generate.judge_model=one")
     judged = "evaluate.safety={sets: [harmful], num_requests: 1, judge: true}"
     folder = RunFolder(tmp_path)
-    folder.start("safety", safety.fingerprint(recipe_of(tmp_path, *server, judged)))
-    now = safety.fingerprint(recipe_of(tmp_path, *server, judged, change))
+    folder.start("safety", safety.STAGE.fingerprint(recipe_of(tmp_path, *server, judged)))
+    now = safety.STAGE.fingerprint(recipe_of(tmp_path, *server, judged, change))
     assert [line.split(" was ")[0] for line in folder.changes("safety", now)] == [name]
 
 
 def test_a_run_folder_of_before_these_were_noted_stays_valid_where_none_is_set(tmp_path):
-    now = safety.fingerprint(recipe_of(tmp_path, ASKED, "generate.judge_min_score=4"))
+    now = safety.STAGE.fingerprint(recipe_of(tmp_path, ASKED, "generate.judge_min_score=4"))
     new = ("system_prompt", "enable_thinking", "judge_model")
     section = {key: value for key, value in now.section.items() if key not in new}
     section["teacher"] = {k: v for k, v in section["teacher"].items() if k != "server_model"}

@@ -25,7 +25,6 @@ from distill.planning.machine import Machine
 from distill.planning.scoring import capture_told, scoring_demand
 from distill.recipe import load_recipe
 from distill.signals.store import SignalStore
-from distill.teachers.fingerprint import answers_fingerprint
 from distill.teachers.listening import header_of
 from distill.teachers.server.scoring import ScoringTeacher
 
@@ -67,7 +66,7 @@ def test_answers_that_the_weights_gave_earlier_are_scored_and_nothing_is_asked_t
 ):
     recipe = recipe_of(folder, scores.url)
     by_weights = load_recipe(QUICKSTART, [*HOT, f"run_folder={folder}"])
-    assert answers_fingerprint(recipe) == answers_fingerprint(by_weights)
+    assert generate.STAGE.fingerprint(recipe) == generate.STAGE.fingerprint(by_weights)
     output = captured(recipe)
     assert output is not None
     result = output.result
@@ -110,7 +109,7 @@ def test_a_gguf_files_answers_are_scored_by_a_server(scores, tmp_path):
     generate.run(before, RunFolder.of(before), Processes())
     assert not scores.asked
     recipe = recipe_of(tmp_path, scores.url, *few, "teacher.server_model=other")
-    assert answers_fingerprint(recipe) == answers_fingerprint(before)
+    assert generate.STAGE.fingerprint(recipe) == generate.STAGE.fingerprint(before)
     assert not teachers.connect(recipe).on_server
     assert isinstance(teachers.connect_to_capture(recipe), ScoringTeacher)
     captured(recipe)
@@ -125,7 +124,9 @@ def test_another_name_on_the_server_is_another_model_and_scores_anew(folder, sco
     captured(recipe_of(folder, scores.url))
     asked = len(scores.asked)
     other = recipe_of(folder, scores.url, "teacher.server_model=other")
-    assert capture.fingerprint(other) != capture.fingerprint(recipe_of(folder, scores.url))
+    assert capture.STAGE.fingerprint(other) != capture.STAGE.fingerprint(
+        recipe_of(folder, scores.url)
+    )
     one, two = (
         header_of(teachers.connect_to_capture(recipe))
         for recipe in (recipe_of(folder, scores.url), other)

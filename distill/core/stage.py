@@ -35,6 +35,21 @@ def never(_: Recipe) -> str | None:
     return None
 
 
+def no_inputs(_: Recipe) -> dict[str, str]:
+    """Return that nothing decides a stage's result beside the recipe's values and earlier stages."""
+    return {}
+
+
+def without_seed(_: Recipe) -> int:
+    """Return the seed of a stage that draws nothing."""
+    return 0
+
+
+def by_seed(recipe: Recipe) -> int:
+    """Return the seed of a stage that draws by the recipe's."""
+    return recipe.seed
+
+
 def any_launch(_: Recipe, __: Processes) -> None:
     """Accept that a stage works with whatever processes there are."""
 
@@ -45,9 +60,14 @@ class Stage:
 
     `run(recipe, folder, processes)` returns None where there is no manifest to write: on every
     process but the first, and in a job that does only a part. `result` is the type of what it
-    returns otherwise. `fingerprint(recipe)` returns what decides the result beside the stages that
-    it `reads`. `cost(workload)` takes a planning.costs.Workload; None: the stage costs nothing to
-    speak of. `left_out(recipe)` returns why the recipe has no such stage, None where it has.
+    returns otherwise.
+
+    What decides the result, beside the earlier stages that it `reads`: of the recipe's values
+    `section(recipe)` and `seed(recipe)`, which ask for nothing but the recipe, and of what lies
+    outside it `inputs(recipe)`, the identity of models, texts and servers.
+
+    `cost(workload)` takes a planning.costs.Workload; None: the stage costs nothing to speak of.
+    `left_out(recipe)` returns why the recipe has no such stage, None where it has.
     `check_launch(recipe, processes)` raises MismatchError where these processes cannot do it: it is
     asked before any stage works.
     """
@@ -56,7 +76,9 @@ class Stage:
     summary: str
     run: Callable[[Recipe, RunFolder, Processes], StageOutput | None]
     result: type
-    fingerprint: Callable[[Recipe], Fingerprint]
+    section: Callable[[Recipe], dict[str, Any]]
+    inputs: Callable[[Recipe], dict[str, str]] = no_inputs
+    seed: Callable[[Recipe], int] = without_seed
     reads: Callable[[Recipe], Sequence[str]] = nothing
     left_out: Callable[[Recipe], str | None] = never
     cost: Callable[[Any], Cost] | None = None
@@ -65,3 +87,10 @@ class Stage:
     cheap: bool = False  # made again without asking when anything changed
     asks_teacher: bool = False  # independent jobs may divide it, and its files stay on a redo
     keeps_files: bool = False  # its files stay on a redo: it knows what of them still fits
+
+    def fingerprint(self, recipe: Recipe) -> Fingerprint:
+        """Return what decides the result beside the earlier stages.
+
+        Raises what the finding of models and reading of files raises.
+        """
+        return Fingerprint(self.section(recipe), self.inputs(recipe), self.seed(recipe))

@@ -20,7 +20,7 @@ from distill.core.jsonl import write_jsonl
 from distill.core.processes import ALONE, Processes
 from distill.core.progress import Progress
 from distill.core.results import Interval
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.data.prompts import split_prompts
 from distill.data.samples import Prompt
@@ -37,7 +37,7 @@ from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import answers_fingerprint
+from distill.teachers.fingerprint import answers_inputs, answers_section
 
 NUM_HELD_OUT = 100  # prompts, even over the languages
 WEIGHTS = "*.safetensors"
@@ -161,7 +161,8 @@ HELD_OUT = Stage(
     "the teacher's answers to some held-out prompts",
     answer_held_out,
     HeldOut,
-    answers_fingerprint,
+    answers_section,
+    answers_inputs,
     cost=_held_out_cost,
 )
 MEASURE = Stage(
@@ -169,7 +170,7 @@ MEASURE = Stage(
     "how well a candidate predicts the teacher before and after a short distillation",
     measure,
     Measured,
-    lambda recipe: Fingerprint({"num_held_out": NUM_HELD_OUT}),
+    lambda _: {"num_held_out": NUM_HELD_OUT},
     reads=_measure_reads,
     cost=_measure_cost,
 )

@@ -2,29 +2,34 @@
 
 from typing import Any
 
-from distill.core.run_folder import Fingerprint
 from distill.data import sources
 from distill.recipe import Recipe
 from distill.teachers import connect
 
 
-def teacher_fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides what the teacher says about a given text; of several, each by its name."""
+def teacher_section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides what the teacher says about a given text.
+
+    Of several teachers: each by its name.
+    """
     if recipe.teachers is None:
-        section = {"teacher": recipe.teacher.identity()}
-        return Fingerprint(section, {"teacher": connect(recipe).identity})
-    views = {view.route: view for view in recipe.views}
-    section = {name: view.teacher.identity() for name, view in views.items()}
-    inputs = {f"teachers.{name}": connect(view).identity for name, view in views.items()}
+        return {"teacher": recipe.teacher.identity()}
+    section = {view.route: view.teacher.identity() for view in recipe.views}
     # who comes first decides which prompts are whose
-    return Fingerprint({"teachers": section, "order of teachers": list(views)}, inputs)
+    return {"teachers": section, "order of teachers": list(section)}
 
 
-def answers_fingerprint(recipe: Recipe) -> Fingerprint:
-    """Return what decides the teacher's answers, to the prompts and to those that are held out."""
-    teacher = teacher_fingerprint(recipe)
+def teacher_inputs(recipe: Recipe) -> dict[str, str]:
+    """Return who the teacher is, or each of several."""
+    if recipe.teachers is None:
+        return {"teacher": connect(recipe).identity}
+    return {f"teachers.{view.route}": connect(view).identity for view in recipe.views}
+
+
+def answers_section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the teacher's answers, to the prompts and to those held out."""
     section = {
-        **with_served_names(recipe, teacher.section),
+        **served_section(recipe),
         "languages": recipe.languages,
         "generate": recipe.generate.identity(),
         "evaluate": recipe.evaluate.identity(),
@@ -33,11 +38,17 @@ def answers_fingerprint(recipe: Recipe) -> Fingerprint:
         section["capture"] = recipe.capture.identity()
     if recipe.teachers is not None:  # who has the student's tokens, and who gives text alone
         section["student"] = {"model": recipe.student.model, "signal": recipe.capture.signal}
-    return Fingerprint(section, teacher.inputs | prompts_inputs(recipe))
+    return section
 
 
-def with_served_names(recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
-    """Return the section with the teachers' names on servers: another name may be another model."""
+def answers_inputs(recipe: Recipe) -> dict[str, str]:
+    """Return who the teacher is and which prompts it answers."""
+    return teacher_inputs(recipe) | prompts_inputs(recipe)
+
+
+def served_section(recipe: Recipe) -> dict[str, Any]:
+    """Return `teacher_section` with names on servers: another name may be another model."""
+    section = teacher_section(recipe)
     if recipe.teachers is None:
         return {"teacher": section["teacher"] | {"server_model": recipe.teacher.served_name}}
     of_each = dict(section["teachers"])

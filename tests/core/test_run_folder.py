@@ -137,7 +137,7 @@ def test_another_name_of_the_model_on_its_server_is_another_recipe(tmp_path):
 
     def wanted(name):
         served = ["teacher.server=http://h:1", f"teacher.server_model={name}"]
-        return generate.fingerprint(load_recipe(QUICKSTART, served))
+        return generate.STAGE.fingerprint(load_recipe(QUICKSTART, served))
 
     folder.start("generate", wanted("a"))
     assert folder.changes("generate", wanted("a")) == []

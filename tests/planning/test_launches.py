@@ -136,6 +136,9 @@ def test_a_plan_is_made_anew_by_another_launch_where_the_recipe_leaves_the_numbe
     monkeypatch,
 ):
     open_number, named = (load_recipe(QUICKSTART, [f"num_processes={n}"]) for n in ("null", "2"))
-    alone = [plan.fingerprint(recipe) for recipe in (open_number, named)]
+    alone = [plan.stage([]).fingerprint(recipe) for recipe in (open_number, named)]
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert plan.fingerprint(open_number) != alone[0] and plan.fingerprint(named) == alone[1]
+    assert (
+        plan.stage([]).fingerprint(open_number) != alone[0]
+        and plan.stage([]).fingerprint(named) == alone[1]
+    )

@@ -315,4 +315,4 @@ def test_the_line_and_the_reason_are_told_of_an_override():
 def test_a_teacher_file_of_another_kind_is_refused_before_anything_is_asked(tmp_path):
     recipe = load_recipe(QUICKSTART, ["teacher.gguf=/etc/passwd"])
     with pytest.raises(RecipeError, match=r"teacher\.gguf: /etc/passwd: not a GGUF file"):
-        plan.fingerprint(recipe)
+        plan.stage([]).fingerprint(recipe)
