@@ -18,14 +18,16 @@ from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
 from distill.errors import DataError
+from distill.filters.base import Answer
 from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
+from distill.pilot.afterwards import VERDICT_TOKENS, judging_usage, scoring_usage, together
 from distill.pilot.pilot_sample import Measured, PilotSample, num_prompt_tokens
-from distill.pilot.scored import scoring_usage, with_scoring
 from distill.planning.demands import num_written_by
 from distill.planning.round_costs import answers_a_round
 from distill.recipe import Recipe
 from distill.recipe.sections import Generate
+from distill.synthesis import llm_judge
 from distill.teachers.answers import answer_lengths
 from distill.teachers.keys import request_maker
 from distill.teachers.requests import RequestOptions
@@ -47,7 +49,8 @@ class Estimate:
     it is told from, `languages` and `reasons`: how many of those are in which language, or dropped
     for what. `num_written`: prompts that the teacher is to write. `used`: what is used of the
     limits on a server (`on_server`). `warning`: what should be changed before more is asked.
-    `scoring`: what a server is to score when all are there (capture.from_server: scores).
+    `judging`: what the judge is to be asked when all are there (generate.judge_min_score), and
+    `scoring` what a server is to score then (capture.from_server: scores).
     `mean_prompt_tokens`: of a prompt.
     """
 
@@ -62,6 +65,7 @@ class Estimate:
     used: Usage
     on_server: bool
     warning: str | None = None
+    judging: dict[str, Range] = field(default_factory=dict)
     scoring: dict[str, Range] = field(default_factory=dict)
     mean_prompt_tokens: float = 0.0
     num_given: int = 0
@@ -123,6 +127,13 @@ def _estimate(sample: PilotSample, num: int, processes: Processes) -> Estimate |
         long_reasoning_ahead(
             answers, reasons, left.num_wanted, recipe.generate.max_reasoning_tokens
         ),
+        judging_usage(
+            recipe,
+            left.num_wanted,
+            reasons.count(None),
+            _question_lengths(sample, answers),
+            len(given),
+        ),
         scoring_usage(
             recipe, left.num_wanted, left.mean_prompt_tokens, lengths, reasons.count(None), given
         ),
@@ -164,6 +175,15 @@ def _left_to_ask(sample: PilotSample, num_kept: int, num: int) -> _Left:
         sum(tokens[key] for key in left) + more * mean,
         mean,
     )
+
+
+def _question_lengths(sample: PilotSample, answers: Sequence[Answer]) -> list[int]:
+    """Return the tokens of what the judge is asked about each answer, as the teacher's; [] without one."""
+    if sample.generation.recipe.generate.judge_min_score is None:
+        return []
+    texts = [llm_judge.question(answer).full_text for answer in answers]
+    encoded = sample.teacher.tokenizers.asked(texts, add_special_tokens=False).input_ids
+    return [len(ids) for ids in encoded]
 
 
 def given_lengths(sample: PilotSample) -> list[int]:
@@ -255,28 +275,35 @@ def text(recipe: Recipe, estimate: Estimate) -> str:
     for name in SHOWN:
         if name in estimate.usage:
             lines.append(f"  {name:<14} {_range_text(estimate.usage[name])}")
-    lines += _scoring_lines(estimate)
+    judge = options.judge_model or "the teacher"
+    judged = f"to be judged afterwards by {judge} (generate.judge_min_score)"
+    lines += _usage_lines(judged, estimate.judging)
+    scored = "to be scored by the server afterwards (capture.from_server: scores)"
+    lines += _usage_lines(scored, estimate.scoring)
     lines += _notes(recipe, estimate)
-    if estimate.on_server or estimate.scoring:
+    if of_servers := _of_servers(recipe, estimate):
         section, fields = "generate", vars(options)
         if recipe.route:
             section, fields = recipe.teacher_section, vars(recipe.teacher)
-        lines += _limits(section, fields, estimate.used, _of_server(estimate))
+        lines += _limits(section, fields, estimate.used, of_servers)
     return "\n".join(lines)
 
 
-def _scoring_lines(estimate: Estimate) -> list[str]:
-    if not estimate.scoring:
+def _usage_lines(heading: str, usage: Mapping[str, Range]) -> list[str]:
+    if not usage:
         return []
-    told = [f"  {n:<14} {_range_text(estimate.scoring[n])}" for n in SHOWN if n in estimate.scoring]
-    return ["to be scored by the server afterwards (capture.from_server: scores):", *told]
+    shown = [f"  {name:<14} {_range_text(usage[name])}" for name in SHOWN if name in usage]
+    return [f"{heading}:", *shown]
 
 
-def _of_server(estimate: Estimate) -> dict[str, Range]:
-    """Return what the server is asked and what it scores together, which is what the limits count."""
-    if not estimate.on_server:
-        return estimate.scoring
-    return with_scoring(estimate.usage, estimate.scoring)
+def _of_servers(recipe: Recipe, estimate: Estimate) -> dict[str, Range]:
+    """Return what is asked of servers in all, which is what the limits count; {}: nothing is."""
+    parts = [estimate.scoring]
+    if estimate.on_server:
+        parts.append(estimate.usage)
+    if estimate.on_server or recipe.generate.judge_server is not None:
+        parts.append(estimate.judging)
+    return together(*parts)
 
 
 def text_of_all(recipe: Recipe, found: Sequence[tuple[Recipe, Estimate]]) -> str:
@@ -287,11 +314,10 @@ def text_of_all(recipe: Recipe, found: Sequence[tuple[Recipe, Estimate]]) -> str
     usage = _sum([of_teacher.usage for _, of_teacher in found])
     lines = ["all teachers together, one after the other:"]
     lines += [f"  {name:<14} {_range_text(usage[name])}" for name in SHOWN if name in usage]
-    if on_servers := [one for _, one in found if one.on_server or one.scoring]:
+    if usages := [usage for view, one in found if (usage := _of_servers(view, one))]:
         used = Usage()
-        for of_teacher in on_servers:
+        for _, of_teacher in found:
             used.add(of_teacher.used)
-        usages = [_of_server(of_teacher) for of_teacher in on_servers]
         lines += _limits("generate", vars(recipe.generate), used, _sum(usages))
     return "\n\n".join([*texts, "\n".join(lines)])
 
@@ -329,10 +355,10 @@ def _notes(recipe: Recipe, estimate: Estimate) -> list[str]:
             f"not asked for: {estimate.num_given:,} answers that are given with their prompts"
             + (", but scored" if recipe.capture.scores_answers else "")
         )
-    if options.judge_min_score is not None:
+    if estimate.judging:
         notes.append(
-            "not in these figures: the judge (judge_min_score), one short reply about each answer "
-            "that passes the other filters"
+            f"a verdict is counted as {VERDICT_TOKENS} tokens, once for each answer that passes the other "
+            "filters; a judge that reasons first writes far more"
         )
     return notes
 

@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 from log_helpers import read_row_logs
 from run_helpers import QUICKSTART
@@ -18,6 +19,7 @@ from distill.data.prompts import split_prompts
 from distill.errors import DataError, Stopped
 from distill.filters import prompt_filters
 from distill.filters.base import Answer
+from distill.pilot import estimate
 from distill.recipe import load_recipe
 from distill.recipe.sections import Generate
 from distill.synthesis.llm_judge import low_score, question, repair, score
@@ -290,6 +292,40 @@ def test_the_judge_is_billed_by_its_own_prices(judge, tmp_path, capsys):
             assert took.get("cost", 0) == pytest.approx(cost / 1e6) and took["prompt_tokens"] > 9
         is_told = "counts as free towards max_cost" in capsys.readouterr().out
         assert is_told == (per_prompt == 0)
+
+
+def test_an_estimate_tells_what_the_judge_will_take_and_the_limits_hold_it(judge, tmp_path):
+    """All answers are there, so what is told of them is what the judge is then asked."""
+    answer_all(tmp_path)
+    options = [
+        f"generate.judge_server={judge.url}",
+        "generate.judge_model=big",
+        "generate.judge_min_score=2",
+        "generate.judge_price_prompt=1000",
+        "generate.judge_price_answer=2000",
+        "generate.max_cost=0.1",
+        "generate.max_requests=1000",
+    ]
+    recipe = recipe_of(tmp_path, *options)
+    ((_, found),) = estimate.estimates(recipe, RunFolder.of(recipe), 1000, Processes())
+    assert not judge.asked
+    said = estimate.text(recipe, found)
+    assert "to be judged afterwards by big (generate.judge_min_score):" in said
+    assert "generate.max_cost 0.1 would stop it before the end" in said
+    assert "generate.max_requests 1,000 is enough" in said
+    cost = found.judging["prompt tokens"] + 2 * found.judging["answer tokens"]
+    np.testing.assert_allclose(found.judging["cost"], cost / 1000)
+
+    run(tmp_path, *options, "generate.max_cost=null")
+    questions = [a["messages"][0]["content"] for a in judge.graded() if len(a["messages"]) == 1]
+    assert found.judging["requests"][1] == pytest.approx(len(questions))
+    tokenizer = connect(recipe).tokenizers.asked
+    read = sum(map(len, tokenizer(questions, add_special_tokens=False).input_ids))
+    assert found.judging["prompt tokens"][1] == pytest.approx(read, rel=0.02)
+
+    recipe = recipe_of(tmp_path)
+    ((_, found),) = estimate.estimates(recipe, RunFolder.of(recipe), 1000, Processes())
+    assert not found.judging and "judge" not in estimate.text(recipe, found)
 
 
 def test_the_teacher_may_judge_itself_and_what_cannot_grade_keeps_nothing(tmp_path):
