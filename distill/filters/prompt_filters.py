@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from distill.core.lazy_sequence import LazySequence
 from distill.data.samples import Prompt
 from distill.data.shares import mixed
+from distill.errors import shown
 from distill.filters.base import FilterContext, FindMark, PromptFilter, each
 from distill.filters.contamination import EvalIndex
 from distill.filters.dedup import exact_key, near_prompts
@@ -63,7 +64,7 @@ def repeated(
     ]
     for index in left:
         if originals[index] != index:
-            yield index, f"same as prompt {originals[index]}"
+            yield index, f"the same as {_named(prompts[originals[index]])}"
 
 
 def wrong_language(prompt: Prompt, context: FilterContext) -> str | None:
@@ -91,7 +92,13 @@ def nearly_repeated(
     )
     for index, original in zip(left, originals, strict=True):
         if original is not None:
-            yield index, f"nearly prompt {left[original]}"
+            yield index, f"nearly {_named(prompts[left[original]])}"
+
+
+def _named(prompt: Prompt) -> str:
+    """Return what a reader finds a prompt by: how it begins, and the source that it is from."""
+    source = f" of {prompt.source}" if prompt.source else ""
+    return f"{shown(prompt.text)}{source}"
 
 
 class _TurnsOf(LazySequence[str, "_TurnsOf"]):

@@ -53,7 +53,7 @@ def test_prompts_are_judged_before_they_cost_anything():
     assert reasons_of(prompts_of("x" * 20_001)) == [
         "prompt_too_long: 20001 characters, at most 20000"
     ]
-    assert reasons[2] == "duplicate_prompt: same as prompt 0"
+    assert reasons[2] == "duplicate_prompt: the same as 'How many goats?'"
     known = {prompt_filter.name for prompt_filter in PROMPT_FILTERS}
     assert all(reason is None or name_of(reason) in known for reason in reasons)
 
@@ -86,8 +86,8 @@ def test_a_prompt_filter_is_one_function_added_to_the_list(monkeypatch):
     prompts = prompts_of("HOW MANY GOATS?", "How many goats?", "how many goats?")
     assert reasons_of(prompts) == [
         "shouting: in capitals",
-        "duplicate_prompt: same as prompt 0",
-        "duplicate_prompt: same as prompt 0",
+        "duplicate_prompt: the same as 'HOW MANY GOATS?'",
+        "duplicate_prompt: the same as 'HOW MANY GOATS?'",
     ]
 
 
@@ -223,6 +223,7 @@ def test_a_prompt_in_another_language_or_nearly_asked_before_is_not_asked():
     ]
     asked = [Prompt(({"role": "user", "content": text},), "sw") for text in prompts]
     reasons = reasons_of(asked, languages=("sw", "en"), near_duplicate=0.7)
+    assert (reasons[1] or "").startswith(f"near_duplicate_prompt: nearly '{goats[:80]}")
     assert [r and r.partition(":")[0] for r in reasons] == [
         None,
         "near_duplicate_prompt",

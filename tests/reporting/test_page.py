@@ -27,7 +27,7 @@ EXAMPLES = [
 DROPPED = [
     {"prompt": "Ngapi?", "language": "sw", "answer": "Six.", "reason": "wrong_language: 1 of 1"},
     {"prompt": "Tena?", "language": "sw", "answer": "Five.", "reason": "wrong_language: 2 of 2"},
-    {"prompt": "Ngapi?", "language": "sw", "reason": "duplicate_prompt: same as prompt 0"},
+    {"prompt": "Ngapi?", "language": "sw", "reason": "duplicate_prompt: the same as 'Ngapi?'"},
 ]
 
 
