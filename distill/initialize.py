@@ -21,6 +21,7 @@ from distill.core.results import InitializeResult
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage, by_seed
 from distill.data.stored_samples import read_samples
+from distill.errors import MismatchError
 from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.planning.cuts import choice_seconds, has_room, making_bytes, searches
@@ -95,7 +96,7 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     The layers of one that is to be cut stay in its files (models/on_disk.py). `trimmed`: the tokens
     that it keeps.
 
-    Raises MismatchError if the tokenizers differ.
+    Raises MismatchError if the tokenizers differ, or `trimmed` is of another model's.
     """
     import torch
 
@@ -113,12 +114,25 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     model = load.load_model(location, where, revision=recipe.student.revision)
     check_student(recipe, model.config.get_text_config().to_dict(), own)
     if trimmed is not None:
+        _require_parent(recipe, trimmed, own)
         keep_rows(model, trimmed.parent_ids)
         return model, trimmed.tokenizer
     if tokenizers.same:
         # the student answers in the format that the teacher's template makes, so it carries that
         own.chat_template = tokenizers.student.chat_template
     return model, own
+
+
+def _require_parent(recipe: Recipe, trimmed: TrimmedVocabulary, own: Any) -> None:
+    """Raise MismatchError where a kept token has another id in the student's own tokenizer."""
+    kept = trimmed.tokenizer.convert_ids_to_tokens(list(range(len(trimmed))))
+    parents = own.convert_ids_to_tokens(list(trimmed.parent_ids))
+    for parent_id, parent, token in zip(trimmed.parent_ids, parents, kept, strict=True):
+        if parent != token:
+            raise MismatchError(
+                f"{recipe.source}: student.model: {recipe.student.model} has not the tokenizer that was "
+                f"trimmed: {token!r} is not its token {parent_id}: run `distill trim RECIPE --redo trim`"
+            )
 
 
 def _random(recipe: Recipe, tokenizer: Any) -> Any:

@@ -3,8 +3,9 @@
 Every question that a finished run needs answered is answered here from files alone, without torch.
 """
 
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -112,8 +113,9 @@ def _run(
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
-    _refuse_other_values(redo, pipeline, chosen, recipe, folder)
+    _refuse_redo(redo, pipeline, chosen, recipe, folder)
     _refuse_new_inputs(redo, chosen, recipe, folder)
+    _tell_of_other_recipes(pipeline, chosen, recipe, folder)
     if redo is None and _all_done(chosen, recipe, folder):
         if processes.launched_rank() == 0:
             names = ", ".join(stage.name for stage in chosen)
@@ -122,7 +124,10 @@ def _run(
     only_plans = all(stage.name == "plan" for stage in chosen)
     with at_work(recipe, folder, any_number=only_plans) as running:
         if running.is_main:
-            folder.write_recipe(recipe)
+            if not (only_plans and any(folder.began(s.name) for s in pipeline if s not in chosen)):
+                folder.write_recipe(
+                    recipe
+                )  # what is only planned is not what the folder was made by
             _set_aside(redo, pipeline, recipe, folder)
         running.barrier()
         run_stages(chosen, recipe, folder, running)
@@ -169,7 +174,7 @@ def _run_shard(recipe: Recipe, stage_name: str, shard: tuple[int, int] | None) -
             "(`accelerate launch --num_processes N distill/train.py RECIPE`)"
         )
     folder = RunFolder.of(recipe)
-    _refuse_other_values(None, pipeline, [stage], recipe, folder)
+    _tell_of_other_recipes(pipeline, [stage], recipe, folder)
     if _all_done([stage], recipe, folder):
         print(f"{stage.name}: already done")
         return
@@ -254,52 +259,75 @@ def _set_aside(
         folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
 
 
-def _refuse_other_values(
+def _refuse_redo(
     redo: str | None,
     pipeline: Sequence[Stage],
     chosen: Sequence[Stage],
     recipe: Recipe,
     folder: RunFolder,
 ) -> None:
-    """Raise MismatchError where a stage that is kept was made by other values than the recipe's now.
+    """Refuse a redo that could not go on once it has set aside what was made.
 
-    Kept are the earlier stages that one of `chosen` reads, at first or second hand, and, of `chosen`,
-    those before `redo`. Only what the recipe says is compared: prompts, models and servers need not
-    be in reach.
+    Raises RecipeError where the stage would not be run, MissingError where one that it reads is not
+    there and would not be made, MismatchError where one before it was made by another recipe.
     """
+    if redo is None:
+        return
+    names = [stage.name for stage in chosen]
+    if redo not in names:
+        raise RecipeError(
+            f"--redo {redo}: it sets aside what {redo} and the stages after it made, and of those "
+            f"nothing would run: run `distill run RECIPE --redo {redo}`"
+        )
+    for name in chosen[names.index(redo)].reads(recipe):
+        if name not in names:
+            folder.require(name, dict, recipe)
+    _all_done(chosen[: names.index(redo)], recipe, folder)
+
+
+def _tell_of_other_recipes(
+    pipeline: Sequence[Stage], chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder
+) -> None:
+    """Warn of earlier stages that are read, are not run now, and were made by another recipe.
+
+    Who runs one stage may mean it so, as for one that needs less memory. Only the recipe and the run
+    folder are compared: prompts, models and servers need not be in reach.
+    """
+    if processes.launched_rank() != 0:
+        return
+    stages = {stage.name: stage for stage in pipeline}
+    for stage in pipeline:
+        if stage in chosen or stage.name not in _needed(pipeline, chosen, recipe):
+            continue
+        if changes := _changes_within(stage, recipe, folder, stages):
+            print(
+                f"warning: {folder.stage(stage.name)} was made by another recipe: "
+                f"{'; '.join(changes[:4])}. It is read as it is",
+                file=sys.stderr,
+            )
+
+
+def _needed(pipeline: Sequence[Stage], chosen: Sequence[Stage], recipe: Recipe) -> set[str]:
+    """Return the names of the chosen stages, and of all that those read at first or second hand."""
     needed = {stage.name for stage in chosen}
     for stage in reversed(pipeline):
         if stage.name in needed:
             needed.update(stage.reads(recipe))
-    for stage in pipeline:
-        if stage.name == redo:
-            return  # this one and those after it are made anew
-        if stage.name not in needed or stage.cheap:
-            continue
-        if changes := _changed_values(stage, recipe, folder):
-            anew = f"--redo {stage.name}"
-            if stage not in chosen:
-                anew = f"`distill {stage.name} RECIPE {anew}`, which sets aside what was made of it"
-            raise _made_by_another(stage, folder, changes, anew)
+    return needed
 
 
-def _changed_values(stage: Stage, recipe: Recipe, folder: RunFolder) -> list[str]:
-    """Return which of the recipe's values are others now than the stage was made by, if it was."""
+def _changes_within(
+    stage: Stage, recipe: Recipe, folder: RunFolder, stages: Mapping[str, Stage]
+) -> list[str]:
+    """Return what of recipe and run folder is other now than when the stage was made, if it was."""
     made_from = folder.made_from(stage.name) if folder.began(stage.name) else None
     if made_from is None:
         return []
-    wanted = Fingerprint(stage.section(recipe), made_from.inputs, stage.seed(recipe))
-    return differences(made_from, wanted)
-
-
-def _made_by_another(
-    stage: Stage, folder: RunFolder, changes: Sequence[str], anew: str
-) -> MismatchError:
-    return MismatchError(
-        f"{folder.stage(stage.name)} was made by another recipe: {'; '.join(changes[:4])}. Set the "
-        f"values back, or make it anew with {anew} (nothing that cost teacher time is deleted), or "
-        "set run_folder=PATH"
-    )
+    inputs = {name: known for name, known in made_from.inputs.items() if name not in stages}
+    for name in stage.reads(recipe):
+        manifest = folder.manifest(name, dict)
+        inputs[name] = made_from.inputs.get(name, "") if manifest is None else manifest.digest
+    return differences(made_from, Fingerprint(stage.section(recipe), inputs, stage.seed(recipe)))
 
 
 def _refuse_new_inputs(
@@ -338,7 +366,11 @@ def _all_done(chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder) -> boo
             if stage.cheap:
                 done = False  # made anew, but only if no later stage refuses the recipe
                 continue
-            raise _made_by_another(stage, folder, changes, f"--redo {stage.name}")
+            raise MismatchError(
+                f"{folder.stage(stage.name)} was made by another recipe: {'; '.join(changes[:4])}. "
+                f"Set the values back, or make it anew with --redo {stage.name} (nothing that cost "
+                "teacher time is deleted), or set run_folder=PATH"
+            )
         if folder.manifest(stage.name, stage.result) is None:
             return False
         require_present(folder.recorded_files(stage.name))

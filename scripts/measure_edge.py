@@ -4,7 +4,7 @@
     python scripts/measure_edge.py                          # a quarter of an hour on 2 cores, 8 GB of memory, 5 GB of disk
     python scripts/measure_edge.py --write BENCHMARKS.md    # replaces its own section there
 
-The student has the shape of recipes/qwen_to_1b.yaml's (14 layers of Qwen3-1.7B) and random weights: how fast a file is does not depend
+The student has 14 layers of Qwen3-1.7B, all its tokens, and random weights: how fast a file is does not depend
 on their values. Its tokenizer is the quickstart's, which no speed depends on either.
 """
 

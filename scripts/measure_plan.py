@@ -86,16 +86,17 @@ INTERMEDIATE = {
     "Qwen/Qwen3-1.7B": 6_144,
     "Qwen/Qwen3-4B": 9_728,
 }  # the catalogue has the rest
+NUM_IDS = 151_669  # of Qwen3's tokenizer; a trimmed student has fewer
 Measured = tuple[float, float]  # bytes, tokens a second
 
 
-def random_model(model: str, share: float = 1.0) -> Any:
-    """A Qwen3 of the shape of that model in bfloat16, `share` of its layers."""
+def random_model(model: str, share: float = 1.0, num_ids: int | None = None) -> Any:
+    """A Qwen3 of the shape of that model in bfloat16, `share` of its layers, `num_ids` rows in its table."""
     known = catalog.find(model)
     assert known is not None and known.shape is not None and known.width is not None
     layers, hidden, heads, kv_heads, head_dim = (number or 0 for number in known.shape)
     config = Qwen3Config(
-        vocab_size=known.width,
+        vocab_size=num_ids or known.width,
         hidden_size=hidden,
         intermediate_size=INTERMEDIATE[model],
         num_hidden_layers=round(layers * share),
@@ -135,8 +136,8 @@ def generate(recipe: Recipe, model: Any) -> float:
     longest = PROMPT + options.max_new_tokens
     num_slots = recipe.teacher.batch_tokens // longest
     dice = random.Random(1)
-    prompts = [[dice.randrange(2, 150_000) for _ in range(PROMPT)] for _ in range(num_slots)]
-    drawer = Drawer(range(num_slots), Sampling.of(options), 151_669)
+    prompts = [[dice.randrange(2, NUM_IDS) for _ in range(PROMPT)] for _ in range(num_slots)]
+    drawer = Drawer(range(num_slots), Sampling.of(options), NUM_IDS)
     times: list[float] = []
 
     class Enough(Exception):
@@ -169,12 +170,12 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     num = recipe.teacher.batch_tokens // (PROMPT + ANSWER)
     dice = random.Random(2)
     sequences = [
-        TokenSequence([dice.randrange(2, 150_000) for _ in range(PROMPT + ANSWER)], PROMPT)
+        TokenSequence([dice.randrange(2, NUM_IDS) for _ in range(PROMPT + ANSWER)], PROMPT)
         for _ in range(num)
     ]
     keys = [sequence_key(s.ids, s.answer_start) for s in sequences]
     header, head = (
-        SignalHeader("sampled", 151_669, num_draws=recipe.capture.num_draws),
+        SignalHeader("sampled", NUM_IDS, num_draws=recipe.capture.num_draws),
         head_of(model),
     )
     took = []
@@ -192,20 +193,19 @@ def capture(recipe: Recipe, model: Any, folder: Path) -> float:
     return num * (PROMPT + ANSWER) / took[-1]
 
 
-def signal(folder: Path, items: list[Example]) -> SignalStore:
-    """What a teacher of 1.8 nats or so said about random answers."""
-    header = SignalHeader("sampled", 151_669, num_draws=50)
+def signal(folder: Path, items: list[Example], num_ids: int) -> SignalStore:
+    """What a teacher of 1.8 nats or so said about random answers, in a vocabulary of `num_ids`."""
+    header = SignalHeader("sampled", num_ids, num_draws=50)
     generator = torch.Generator("cuda").manual_seed(3)
     with SignalWriter(folder, header) as writer:
         for item in items:
             labels_N = torch.tensor(item.ids[item.answer_start :])
-            logits_NV = (
-                torch.randn(len(labels_N), 151_669, generator=generator, device="cuda") * 4.5
-            )
+            shape = len(labels_N), num_ids
+            logits_NV = torch.randn(shape, generator=generator, device="cuda") * 4.5
             rows = draws.Rows.of(draws.seed_of(item.signal_key), len(labels_N))
             writer.add(
                 item.signal_key,
-                draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(151_669)),
+                draws.draw(logits_NV, labels_N, rows, num_draws=50, columns=Columns(num_ids)),
             )
     return SignalStore(folder, header)
 
@@ -214,6 +214,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     """Tokens a second of the student's optimizer steps."""
     options = recipe.train
     model = student.float()
+    num_ids = min(NUM_IDS, model.config.vocab_size)
     where = load.Placement("cuda", "bfloat16")
     if attention_of(model, options, where).by_sequence:
         use(model)
@@ -224,7 +225,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     dice = random.Random(4)
     size = PROMPT + ANSWER
     lists = [
-        [dice.randrange(2, 150_000) for _ in range(size)]
+        [dice.randrange(2, num_ids) for _ in range(size)]
         for _ in range(3 * options.batch_tokens // size + 1)
     ]
     items = [Example(ids, PROMPT, sequence_key(ids, PROMPT)) for ids in lists]
@@ -237,8 +238,8 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
         hard_weight=options.hard_weight,
         examples=items,
         validation=[],
-        store=signal(folder / "train", items),
-        vocab_size=151_669,
+        store=signal(folder / "train", items, num_ids),
+        vocab_size=num_ids,
         pad_id=0,
         seed=1,
         placement=where,
@@ -248,7 +249,7 @@ def train(recipe: Recipe, student: Any, folder: Path) -> float:
     )
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    module = StudentLoss(model, options, 151_669)
+    module = StudentLoss(model, options, num_ids)
     trainable = trainable_parameters(module)
     optimizer = build_optimizer(trainable, options)
     speeds = []
@@ -270,9 +271,11 @@ def of_size(recipe: Recipe, here: Machine, folder: Path, teacher_folder: Path) -
     """A row a stage: planned and measured."""
     where = load.placement("cuda", "bfloat16", recipe.teacher.quantization)
     found = asked(recipe, load.load_model(str(teacher_folder), where), folder)
-    student = random_model(recipe.student.model or "", recipe.student.layer_share)
+    options = recipe.student
+    num_ids = options.vocabulary.size if options.vocabulary else None
+    student = random_model(options.model or "", options.layer_share, num_ids)
     found["train"] = measured(lambda: train(recipe, student, folder))
-    work = Workload.of(recipe, here)
+    work = Workload.of(recipe, here, vocabulary=num_ids)
     work = replace(work, demand=replace(work.demand, prompt=PROMPT, answer=ANSWER))
     costs = stage_costs(work, PLANNED)
     answers, samples = work.demand.num_answers * ANSWER, work.sample_tokens

@@ -1,5 +1,6 @@
 """The pipeline knows no stage by name: one that is defined here runs in its place."""
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from distill import pipeline
 from distill.core.jsonl import read_jsonl
 from distill.core.results import GenerateResult
 from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
-from distill.core.stage import Cost, Stage, always
+from distill.core.stage import Cost, Stage, always, nothing
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.plan import stage_costs
 from distill.planning.costs import Workload
@@ -86,29 +87,54 @@ def test_what_makes_it_stale_is_told_and_it_is_made_anew_on_demand(recipe):
     assert not list(folder.path.glob("generate.replaced-*")), "it comes before"
 
 
-def test_an_earlier_stage_of_other_values_is_told_before_one_stage_is_made_of_it(recipe, tmp_path):
+def test_an_earlier_stage_of_another_recipe_is_told_before_one_stage_reads_it(recipe, capsys):
     """Nothing but the recipe is asked: the prompts may be on another machine."""
     run(recipe(), "generate")
-    other = recipe("generate.sampling_temperature=0.123")
-    command = (
-        rf"`distill generate \S*quickstart\.yaml .*run_folder={tmp_path / 'run'}.* --redo generate`"
-    )
-    with pytest.raises(MismatchError, match=rf"temperature was .* now 0\.123.* {command}"):
-        run(other, "count")
-    assert not RunFolder.of(recipe()).began("count")
-    with pytest.raises(MismatchError, match=r"generate was made by another recipe"):
-        pipeline.run_shard(other, "capture", (0, 2))
-    run(other, "generate", redo="generate")  # the way out
-    assert run(other, "count").manifests["count"].result.num_characters
+    capsys.readouterr()
+    run(recipe(), "count", redo="count")
+    assert "warning" not in capsys.readouterr().err
+    other = recipe("generate.sampling_temperature=0.123", "generate.prompts=elsewhere.jsonl")
+    told = r"warning: .*/generate was made by another recipe: .*temperature was .* now 0\.123"
+    run(other, "count", redo="count")
+    assert re.search(told, capsys.readouterr().err)
+    pipeline.run_shard(other, "capture", (0, 2))
+    assert re.search(told, capsys.readouterr().err)
 
 
-def test_a_redo_on_an_earlier_stage_of_other_values_is_refused_and_what_was_made_stays(recipe):
+def test_a_stage_that_reads_another_one_now_is_told(recipe, capsys):
+    """Files that were made of one student are not shown as another one's in silence."""
     run(recipe(), "generate", "count")
+    plain = tuple(replace(s, reads=nothing) if s is COUNT else s for s in WITH_COUNT)
+    last = replace(COUNT, name="last", reads=always("count"))
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="subpath"):  # it writes into the other stage's folder
+        pipeline.run(recipe(), stages=["last"], pipeline=(*plain, last))
+    assert "its input `generate` has changed. It is read as it is" in capsys.readouterr().err
+
+
+def test_a_redo_that_could_not_go_on_sets_nothing_aside(recipe):
+    run(recipe(), "generate", "count")
+    folder = RunFolder.of(recipe())
     with pytest.raises(
         MismatchError, match=r"generate was made by another recipe.*--redo generate"
     ):
         run(recipe("generate.sampling_temperature=0.123"), "generate", "count", redo="count")
-    assert RunFolder.of(recipe()).manifest("count", CountResult) is not None
+    with pytest.raises(RecipeError, match=r"--redo generate: .*`distill run .* --redo generate`"):
+        run(recipe(), "count", redo="generate")
+    reads_more = replace(COUNT, reads=always("generate", "capture"))
+    stages = tuple(reads_more if s is COUNT else s for s in WITH_COUNT)
+    with pytest.raises(MissingError, match=r"capture: not finished"):
+        pipeline.run(recipe(), stages=["count"], redo="count", pipeline=stages)
+    assert folder.manifest("count", CountResult) is not None
+    assert not list(folder.path.glob("*.replaced-*"))
+
+
+def test_what_is_only_planned_is_not_noted_as_what_the_folder_was_made_by(recipe):
+    run(recipe(), "generate")
+    made_by = RunFolder.of(recipe()).path / "recipe.yaml"
+    before = made_by.read_bytes()
+    run(recipe("train.epochs=17"), "plan")
+    assert made_by.read_bytes() == before
 
 
 def test_a_stage_that_the_recipe_leaves_out_is_passed_over(recipe):

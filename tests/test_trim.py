@@ -95,6 +95,17 @@ def test_it_is_made_again_to_the_same_bytes_and_kept_by_a_run_that_has_it(genera
         trimmed(generated, "student.vocabulary.size=896")
 
 
+def test_rows_of_a_model_whose_tokenizer_was_not_trimmed_are_not_taken(generated):
+    """Another id for a token is another row: the student would be noise."""
+    recipe, _ = trimmed(generated, f"student.model={TEACHER}", "student.method=base")
+    made = TrimmedVocabulary.read(generated.stage("trim"))
+    removed = next(i for i in range(1024) if i not in made.parent_ids)
+    others = tuple(sorted({*made.parent_ids[:-1], removed}))
+    with pytest.raises(MismatchError, match=r"student\.model: .*is not its token.*--redo trim"):
+        initialize.build(recipe, replace(made, parent_ids=others))
+    initialize.build(recipe, made)
+
+
 def test_texts_that_the_recipe_names_keep_their_tokens(generated, tmp_path):
     """The quickstart's prompts hold no such words; with the file they stay, and it is an input."""
     (tmp_path / "more.txt").write_text("university library dictionary\n" * 300)

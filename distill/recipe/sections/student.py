@@ -66,8 +66,9 @@ class Vocabulary(Section):
     )
     max_fertility_loss: Share | None = field(
         0.01,
-        "Keep so many tokens that a text of any of the languages becomes at most this share longer "
-        "in tokens, whatever size says; null = size alone decides",
+        "Keep so many tokens that the texts that are counted, of any of the languages, become at most this "
+        "share longer in tokens, whatever size says; other texts grow by more, so count much of their "
+        "kind; null = size alone decides",
     )
     texts: list[CountedText] = field(
         [],
