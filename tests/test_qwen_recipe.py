@@ -1,8 +1,9 @@
 """recipes/qwen_to_1b.yaml to the end, on two-layer Qwen3 models made here, the teacher loaded and asked here.
 
-It knows a few answers by heart and could write no prompt, so the mix is replaced by what it knows (test_recipes.py runs the mix
-itself). Nothing else is overridden but the two model names and the number of steps (and where the run lives). The vocabulary
-is Qwen's own 151,936 where its tokenizer can be built, the quickstart's small one elsewhere.
+It knows a few answers by heart and could write no prompt, so the mix is replaced by what it knows, which can be checked and is
+evaluated on, too (test_recipes.py runs the mix itself, its held-out prompts, and Qwen's tokenizer with them). Nothing else is
+overridden but the two models, their licences and the number of steps (and where the run lives). The vocabulary is Qwen's own
+151,936 where its tokenizer can be built, the quickstart's small one elsewhere.
 """
 
 import json

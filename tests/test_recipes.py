@@ -217,6 +217,7 @@ class Run:
     formats: str = "[]"
     more: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of several teachers; `teacher` is then the first one's class
+    own_tokenizer: bool = False  # Qwen's own 151,669 tokens, where they can be had
 
     @property
     def sections(self) -> list[str]:
@@ -225,7 +226,7 @@ class Run:
 
 
 RUNS = [
-    Run("qwen_to_1b", "qwen3", "qwen3", formats="[q8_0]"),
+    Run("qwen_to_1b", "qwen3", "qwen3", formats="[q8_0]", own_tokenizer=True),
     Run(
         "deepseek_r1_to_1.5b",
         "qwen2.5",
@@ -244,6 +245,7 @@ RUNS = [
     Run("two_teachers", "qwen3", "qwen3", key="KIMI_KEY", names=("qwen", "kimi")),
 ]
 NUM_EVALUATED = 5
+QWEN_ROWS = 151_936  # of Qwen3's tables, more than its tokenizer has tokens
 SMALL = [
     "generate.num_prompts=10",
     "train.max_steps=2",
@@ -269,36 +271,48 @@ def few_prompts(recipe: str) -> str:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory):
-    """`model_folder("qwen3", "llama")`: a random model of the first's class with the tokenizer of the second."""
+    """`model_folder("qwen3")`: a random model of that class with the tokenizer in a folder, else a small one."""
 
-    def made(name: str) -> Path:
+    def made(name: str, own: Path | None = None) -> Path:
         def make(folder: Path) -> None:
             family: Family = BY_NAME[name]
-            tokenizer = tokenizer_of(family)
-            model_of(family, tokenizer, max_position_embeddings=8192).save_pretrained(folder)
+            tokenizer, sizes = tokenizer_of(family), {}
+            if own is not None:
+                template = tokenizer.chat_template
+                tokenizer = load_tokenizer(str(own))
+                tokenizer.chat_template = template
+                sizes = {"vocab_size": QWEN_ROWS, "tie_word_embeddings": True}
+            model = model_of(family, tokenizer, max_position_embeddings=8192, **sizes)
+            model.save_pretrained(folder)
             tokenizer.save_pretrained(folder)
 
-        return made_once(tmp_path_factory, f"two_layers_{name}", make)
+        ending = "" if own is None else "_own_tokens"
+        return made_once(tmp_path_factory, f"two_layers_{name}{ending}", make)
 
     return made
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.recipe)
-def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, api, tmp_path):
+def test_the_recipe_runs_on_two_layer_models_of_its_classes(
+    run, model_folder, qwen_tokenizer, api, tmp_path
+):
     api.reply = Teacher(run.reasoning).reply
+    own = qwen_tokenizer if run.own_tokenizer else None
+    student = model_folder(run.student, own)
     overrides = [
         few_prompts(run.recipe),
         *SMALL,
         *run.more,
         f"quantize.formats={run.formats}",
         *(f"{section}.server={api.url}" for section in run.sections),
-        f"student.model={model_folder(run.student)}",
+        f"student.model={student}",
         "student.licence=apache-2.0",
         f"run_folder={tmp_path}",
     ]
     if run.teacher is not None:
         first = run.sections[0]
-        overrides += [f"{first}.model={model_folder(run.teacher)}", f"{first}.licence=apache-2.0"]
+        overrides += [f"{first}.model={model_folder(run.teacher, own)}"]
+        overrides += [f"{first}.licence=apache-2.0"]
     keys = {run.key: "a key"} if run.key else {}
     done = run_forked(RECIPES / f"{run.recipe}.yaml", *overrides, **keys)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -309,7 +323,13 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(run, model_folder, a
     recipe = load_recipe(RECIPES / f"{run.recipe}.yaml")
     kept = [row for _, row in read_jsonl(tmp_path / "generate" / "kept.jsonl")]
     assert {row["language"] for row in kept} == set(recipe.languages)
-    tokenizer = load_tokenizer(str(model_folder(run.student)))
+    if own is not None:
+        trim = result("trim")
+        assert (trim["parent_vocab_size"], trim["vocab_size"]) == (
+            len(load_tokenizer(str(own))),
+            49_152,
+        )
+    tokenizer = load_tokenizer(str(student))
     learnt = tokenizer.decode(kept[0]["answer_ids"])
     if run.reasoning is not None:
         assert (run.reasoning in learnt) == (recipe.generate.reasoning == "short")
