@@ -291,15 +291,19 @@ def _tell_of_other_recipes(
     """Warn of earlier stages that are read, are not run now, and were made by another recipe.
 
     Who runs one stage may mean it so, as for one that needs less memory. Only the recipe and the run
-    folder are compared: prompts, models and servers need not be in reach.
+    folder are compared: prompts, models and servers need not be in reach. What the recipe says of a
+    chosen stage itself is no news to it.
     """
     if processes.launched_rank() != 0:
         return
     stages = {stage.name: stage for stage in pipeline}
+    own_fields = tuple(f"{stage.name}." for stage in chosen)
+    needed = _needed(pipeline, chosen, recipe)
     for stage in pipeline:
-        if stage in chosen or stage.name not in _needed(pipeline, chosen, recipe):
+        if stage in chosen or stage.name not in needed:
             continue
-        if changes := _changes_within(stage, recipe, folder, stages):
+        found = _changes_within(stage, recipe, folder, stages)
+        if changes := [change for change in found if not change.startswith(own_fields)]:
             print(
                 f"warning: {folder.stage(stage.name)} was made by another recipe: "
                 f"{'; '.join(changes[:4])}. It is read as it is",

@@ -180,6 +180,28 @@ def test_where_a_recipe_cannot_be_written_its_section_is_printed(raced, outcome,
     assert section["method"] == "layers" and section["model"] == str(TEACHER)
 
 
+def test_what_a_task_grades_has_its_column_and_another_winner_by_it_is_told(outcome):
+    """A student that predicts best need not solve most."""
+    winner, second = outcome.rows
+
+    def solving(row, share):
+        measured = replace(row.measured, exact_match=share, interval=(share - 0.05, share + 0.05))
+        return replace(row, measured=measured)
+
+    def told(of_winner, of_second):
+        rows = [solving(winner, of_winner), solving(second, of_second)]
+        return report.text(outcome_of(outcome.race, rows, outcome.decided_by), None)
+
+    other = told(0.1, 0.3)
+    lines = {line.split()[0]: line for line in other.splitlines() if line.startswith("  ")}
+    assert lines["candidate"].endswith("exact match")
+    assert lines[winner.name].endswith("10.0%") and lines[second.name].endswith("30.0%")
+    assert (
+        f"by exact match it would be {second.name}: 30.0% [25.0%, 35.0%], the winner 10.0%" in other
+    )
+    assert "by exact match it would be" not in told(0.3, 0.3)
+
+
 def test_the_verdict_says_when_it_may_be_chance(outcome):
     best, _ = outcome.rows
     text = report.text(outcome, None)
