@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, replace
 
 import pytest
-from run_helpers import QUICKSTART
+from run_helpers import QUICKSTART, SMALL
 
 from distill import pipeline
 from distill.core.jsonl import read_jsonl
@@ -99,6 +99,18 @@ def test_an_earlier_stage_of_another_recipe_is_told_before_one_stage_reads_it(re
     assert re.search(told, capsys.readouterr().err)
     pipeline.run_shard(other, "capture", (0, 2))
     assert re.search(told, capsys.readouterr().err)
+
+
+def test_what_is_changed_of_the_stage_itself_is_no_news_to_it(copy, capsys):
+    """The plan, which the report reads, was made by the whole recipe."""
+    recipe = load_recipe(QUICKSTART, [*SMALL, f"run_folder={copy}", "report.title=Mine"])
+    pipeline.run(recipe, stages=["report"])
+    assert "warning" not in capsys.readouterr().err
+    recipe = load_recipe(QUICKSTART, [*SMALL, f"run_folder={copy}", "teacher.licence=mit"])
+    pipeline.run(recipe, stages=["report"])
+    told = capsys.readouterr().err
+    assert "/plan was made by another recipe: teacher.licence was " in told
+    assert "/generate was made by another recipe" in told
 
 
 def test_a_stage_that_reads_another_one_now_is_told(recipe, capsys):
