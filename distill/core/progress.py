@@ -13,11 +13,22 @@ class Progress:
     """A progress bar on a terminal, lines elsewhere.
 
     `with Progress("generate", total, "answers") as bar: bar.advance(3, note="drop 1 %")`. Silent
-    where `shown` is False (on every process but the first).
+    where `shown` is False (on every process but the first). `only_long`: nothing stays of one that
+    was over before the first line was due.
     """
 
-    def __init__(self, label: str, total: int, unit: str, *, done: int = 0, shown: bool = True):
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        shown: bool = True,
+        only_long: bool = False,
+    ):
         self.label, self.total, self.unit, self.shown = label, total, unit, shown
+        self.only_long = only_long
         self.done = self._start_done = done
         self._start = self._last_line = time.monotonic()
         self._bar = self._task = None
@@ -38,6 +49,7 @@ class Progress:
                 TimeRemainingColumn(compact=True),
                 TextColumn("{task.fields[note]}", markup=False),
                 console=Console(file=terminal.raw(sys.stderr)),
+                transient=self.only_long,
             )
             self._bar.start()
             terminal.guard()  # it has put streams of its own there, that print above the bar
@@ -50,6 +62,10 @@ class Progress:
     def seconds(self) -> float:
         """Return the seconds since the bar began."""
         return time.monotonic() - self._start
+
+    @property
+    def _is_left_out(self) -> bool:
+        return self.only_long and self.seconds < LINE_SECONDS
 
     def rate(self) -> float:
         """Return the units per second since the bar began."""
@@ -95,7 +111,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.shown and error is None:
+        elif self.shown and error is None and not self._is_left_out:
             print(
                 f"  {self.label}: {self.done} {self.unit} in {self.seconds:.1f} s {self._note}".rstrip(),
                 file=sys.stderr,

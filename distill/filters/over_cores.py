@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from distill.core import shutdown
 from distill.core.cores import usual_threads
+from distill.core.processes import launched_rank
+from distill.core.progress import Progress
 from distill.core.subprocesses import environment
 from distill.data.samples import Prompt
 from distill.errors import DataError, DistillError
@@ -34,12 +36,23 @@ def checked(check: Check[Item], items: Sequence[Item], context: FilterContext) -
     `context.find_mark` is for checks in this process: others do not see it. Raises what the check
     raises, and DataError where a process ends by itself.
     """
-    num_processes = min(usual_threads(), len(items) // LEAST)
-    if num_processes < 2:
-        return [check(item, context) for item in items]
-    with _Children() as children:
-        children.start(num_processes, check, replace(context, find_mark=None))
-        return children.results(items)
+    shown = launched_rank() == 0
+    with Progress("filters", len(items), "texts", shown=shown, only_long=True) as bar:
+        num_processes = min(usual_threads(), len(items) // LEAST)
+        if num_processes < 2:
+            return list(_checked_here(check, items, context, bar))
+        with _Children(bar) as children:
+            children.start(num_processes, check, replace(context, find_mark=None))
+            return children.results(items)
+
+
+def _checked_here(
+    check: Check[Item], items: Iterable[Item], context: FilterContext, bar: Progress
+) -> Iterator[str | None]:
+    for part in _parts(items):
+        for item in part:
+            yield check(item, context)
+        bar.advance(len(part))
 
 
 def each_over_cores(check: Callable[[Prompt, FilterContext], str | None]) -> PromptsCheck:
@@ -59,7 +72,8 @@ def each_over_cores(check: Callable[[Prompt, FilterContext], str | None]) -> Pro
 class _Children:
     """Processes that apply a check to what they are given."""
 
-    def __init__(self) -> None:
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
         self._started: dict[Connection, subprocess.Popen[bytes]] = {}
         self._given: dict[Connection, int] = {}  # the number of the part that it works at
 
@@ -109,6 +123,7 @@ class _Children:
             if isinstance(results, Exception):
                 raise results
             found[self._given.pop(connection)] = results
+            self._bar.advance(len(results))
 
 
 @contextlib.contextmanager

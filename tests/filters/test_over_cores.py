@@ -101,3 +101,14 @@ def test_verifiers_with_limits_by_the_clock_run_one_at_a_time(task, on_three_cor
     monkeypatch.setattr(over_cores, "_start", lambda _: pytest.fail("a process was started"))
     timed = replace(CONTEXT, options=OPTIONS.model_copy(update={"task": task}))
     assert filter_answers(answers(50), timed)[1] == "empty: no answer"
+
+
+def test_what_takes_long_is_shown_and_what_does_not_is_not(on_three_cores, monkeypatch, capsys):
+    checked(slowly, range(70), CONTEXT)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("distill.core.progress.LINE_SECONDS", 0.0)
+    for cores in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", cores)
+        checked(slowly, range(70), CONTEXT)
+        lines = capsys.readouterr().err.splitlines()
+        assert "  filters: 7/70 texts, " in lines[0] and "  filters: 70 texts in " in lines[-1]
