@@ -289,6 +289,7 @@ def left_out(recipe: Recipe) -> str | None:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the questions, and how models are asked."""
     uses = recipe.evaluate.benchmarks
     values = {
         "evaluate.benchmarks": [use.model_dump(mode="json", exclude_defaults=True) for use in uses],

@@ -320,6 +320,7 @@ def _with_chunks(
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the signal."""
     values = teacher_section(recipe) | {"capture": recipe.capture.identity()}
     if recipe.capture.scores_answers:
         names = {view.route: view.teacher.scoring_name for view in recipe.views}

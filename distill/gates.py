@@ -59,6 +59,7 @@ def left_out(recipe: Recipe) -> str | None:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return the limits that files must keep."""
     limits = recipe.evaluate.gates
     return {"gates": None if limits is None else limits.identity()}
 

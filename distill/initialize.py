@@ -167,10 +167,12 @@ def random_config(recipe: Recipe, tokenizer: Any) -> Any:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the student before training."""
     return {"student": recipe.student.identity()}
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return which model the student begins as, or is cut from."""
     model = recipe.student.model or recipe.teacher.model
     return {"student": find.identity(recipe.model_location(model), recipe.student.revision)}
 

@@ -274,6 +274,7 @@ def _modelfiles(export: "Export", checks: dict[str, FileCheck]) -> list[Path]:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the files."""
     return {"quantize": recipe.quantize.identity()}
 
 

@@ -157,6 +157,7 @@ def _outcome(measure: Measure, found: Difference) -> str:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the page and the card, beside what the stages found."""
     return {"report": recipe.report.identity()}
 
 

@@ -73,6 +73,7 @@ def left_out(recipe: Recipe) -> str | None:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the rounds beside the trained student and the samples."""
     assert recipe.rounds is not None  # the stage is left out without
     return teacher_section(recipe) | {"rounds": recipe.rounds.identity()}
 

@@ -300,6 +300,7 @@ def section(recipe: Recipe) -> dict[str, Any]:
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return who the teacher is, and which requests there are."""
     return teacher_inputs(recipe) | {"requests": sets.identity(recipe)}
 
 

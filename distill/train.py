@@ -334,6 +334,7 @@ def _open_store(folder: RunFolder, fingerprint: str | None, name: str) -> "Signa
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides the training."""
     return {"train": recipe.train.identity()}
 
 

@@ -125,6 +125,7 @@ def left_out(recipe: Recipe) -> str | None:
 
 
 def section(recipe: Recipe) -> dict[str, Any]:
+    """Return what of the recipe decides which tokens stay."""
     assert recipe.student.vocabulary is not None  # the stage is left out without
     return {"student.vocabulary": recipe.student.vocabulary.identity()}
 
