@@ -276,8 +276,8 @@ def _refuse_redo(
     names = [stage.name for stage in chosen]
     if redo not in names:
         raise RecipeError(
-            f"--redo {redo}: it sets aside what {redo} and the stages after it made, and of those "
-            f"nothing would run: run `distill run RECIPE --redo {redo}`"
+            f"--redo {redo} sets aside what {redo} and the stages after it made, and this does not "
+            f"run {redo}: run `distill run RECIPE --redo {redo}`"
         )
     for name in chosen[names.index(redo)].reads(recipe):
         if name not in names:

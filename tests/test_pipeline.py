@@ -131,7 +131,9 @@ def test_a_redo_that_could_not_go_on_sets_nothing_aside(recipe):
         MismatchError, match=r"generate was made by another recipe.*--redo generate"
     ):
         run(recipe("generate.sampling_temperature=0.123"), "generate", "count", redo="count")
-    with pytest.raises(RecipeError, match=r"--redo generate: .*`distill run .* --redo generate`"):
+    with pytest.raises(
+        RecipeError, match=r"--redo generate sets aside .*`distill run .* --redo generate`"
+    ):
         run(recipe(), "count", redo="generate")
     reads_more = replace(COUNT, reads=always("generate", "capture"))
     stages = tuple(reads_more if s is COUNT else s for s in WITH_COUNT)
