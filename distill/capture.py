@@ -65,7 +65,7 @@ from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.teachers import byte_chunks, split
 from distill.teachers.base import SignalSequence, Teacher
-from distill.teachers.fingerprint import teacher_inputs, teacher_section
+from distill.teachers.fingerprint import teacher_identity, teacher_inputs
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.listening import (
     Listening,
@@ -321,7 +321,7 @@ def _with_chunks(
 
 def section(recipe: Recipe) -> dict[str, Any]:
     """Return what of the recipe decides the signal."""
-    values = teacher_section(recipe) | {"capture": recipe.capture.identity()}
+    values = teacher_identity(recipe) | {"capture": recipe.capture.identity()}
     if recipe.capture.scores_answers:
         names = {view.route: view.teacher.scoring_name for view in recipe.views}
         values["scored by"] = names

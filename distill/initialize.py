@@ -110,11 +110,12 @@ def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any
     own = load_students_tokenizer(recipe)
     if tokenizers.same:
         chat.require_same_tokenizer(recipe, tokenizers.teacher, own)
+    if trimmed is not None:
+        _require_parent(recipe, trimmed, own)  # before its weights are read
     where = load.Placement("cpu", "float32", layers_on_disk=is_cut(recipe.student))
     model = load.load_model(location, where, revision=recipe.student.revision)
     check_student(recipe, model.config.get_text_config().to_dict(), own)
     if trimmed is not None:
-        _require_parent(recipe, trimmed, own)
         keep_rows(model, trimmed.parent_ids)
         return model, trimmed.tokenizer
     if tokenizers.same:

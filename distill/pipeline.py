@@ -5,7 +5,7 @@ Every question that a finished run needs answered is answered here from files al
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +113,7 @@ def _run(
     chosen = [stage for stage in pipeline if stages is None or stage.name in stages]
     folder = RunFolder.of(recipe)
     # asked on every rank alike, before any of them writes
-    _refuse_redo(redo, pipeline, chosen, recipe, folder)
+    _refuse_redo(redo, chosen, recipe, folder)
     _refuse_new_inputs(redo, chosen, recipe, folder)
     _tell_of_other_recipes(pipeline, chosen, recipe, folder)
     if redo is None and _all_done(chosen, recipe, folder):
@@ -124,10 +124,10 @@ def _run(
     only_plans = all(stage.name == "plan" for stage in chosen)
     with at_work(recipe, folder, any_number=only_plans) as running:
         if running.is_main:
-            if not (only_plans and any(folder.began(s.name) for s in pipeline if s not in chosen)):
-                folder.write_recipe(
-                    recipe
-                )  # what is only planned is not what the folder was made by
+            # what is only planned is not what the folder was made by
+            others = [stage.name for stage in pipeline if stage not in chosen]
+            if not only_plans or not any(map(folder.began, others)):
+                folder.write_recipe(recipe)
             _set_aside(redo, pipeline, recipe, folder)
         running.barrier()
         run_stages(chosen, recipe, folder, running)
@@ -260,11 +260,7 @@ def _set_aside(
 
 
 def _refuse_redo(
-    redo: str | None,
-    pipeline: Sequence[Stage],
-    chosen: Sequence[Stage],
-    recipe: Recipe,
-    folder: RunFolder,
+    redo: str | None, chosen: Sequence[Stage], recipe: Recipe, folder: RunFolder
 ) -> None:
     """Refuse a redo that could not go on once it has set aside what was made.
 
@@ -296,13 +292,13 @@ def _tell_of_other_recipes(
     """
     if processes.launched_rank() != 0:
         return
-    stages = {stage.name: stage for stage in pipeline}
+    names = {stage.name for stage in pipeline}
     own_fields = tuple(f"{stage.name}." for stage in chosen)
     needed = _needed(pipeline, chosen, recipe)
     for stage in pipeline:
         if stage in chosen or stage.name not in needed:
             continue
-        found = _changes_within(stage, recipe, folder, stages)
+        found = _changes_within(stage, recipe, folder, names)
         if changes := [change for change in found if not change.startswith(own_fields)]:
             print(
                 f"warning: {folder.stage(stage.name)} was made by another recipe: "
@@ -321,13 +317,16 @@ def _needed(pipeline: Sequence[Stage], chosen: Sequence[Stage], recipe: Recipe) 
 
 
 def _changes_within(
-    stage: Stage, recipe: Recipe, folder: RunFolder, stages: Mapping[str, Stage]
+    stage: Stage, recipe: Recipe, folder: RunFolder, names: Collection[str]
 ) -> list[str]:
-    """Return what of recipe and run folder is other now than when the stage was made, if it was."""
-    made_from = folder.made_from(stage.name) if folder.began(stage.name) else None
+    """Return what of recipe and run folder is other now than when the stage was made, if it was.
+
+    `names`: of all stages, to tell them from its other inputs.
+    """
+    made_from = folder.made_from(stage.name)
     if made_from is None:
         return []
-    inputs = {name: known for name, known in made_from.inputs.items() if name not in stages}
+    inputs = {name: known for name, known in made_from.inputs.items() if name not in names}
     for name in stage.reads(recipe):
         manifest = folder.manifest(name, dict)
         inputs[name] = made_from.inputs.get(name, "") if manifest is None else manifest.digest
@@ -344,7 +343,7 @@ def _refuse_new_inputs(
     for stage in chosen:
         if stage.name == redo:
             return  # this one and those after it are made anew
-        made_from = folder.made_from(stage.name) if folder.began(stage.name) else None
+        made_from = folder.made_from(stage.name)
         if made_from is None or stage.cheap:
             continue
         for name in stage.reads(recipe):

@@ -23,7 +23,7 @@ from distill.core.stage import Stage, by_seed
 from distill.planning.round_costs import rounds_cost
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage
-from distill.teachers.fingerprint import teacher_inputs, teacher_section
+from distill.teachers.fingerprint import teacher_identity, teacher_inputs
 from distill.teachers.launch import check_teachers_processes
 from distill.training.placing import check_ranks
 
@@ -75,7 +75,7 @@ def left_out(recipe: Recipe) -> str | None:
 def section(recipe: Recipe) -> dict[str, Any]:
     """Return what of the recipe decides the rounds beside the trained student and the samples."""
     assert recipe.rounds is not None  # the stage is left out without
-    return teacher_section(recipe) | {"rounds": recipe.rounds.identity()}
+    return teacher_identity(recipe) | {"rounds": recipe.rounds.identity()}
 
 
 def reads(recipe: Recipe) -> list[str]:

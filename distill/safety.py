@@ -45,7 +45,7 @@ from distill.planning.lengths import held_out_within_context
 from distill.recipe import Recipe
 from distill.shaping.trimmed import trim_stage, trimmed_vocabulary
 from distill.teachers.base import Teacher
-from distill.teachers.fingerprint import served_section, teacher_inputs
+from distill.teachers.fingerprint import served_identity, teacher_inputs
 from distill.teachers.launch import check_teachers_processes
 from distill.teachers.routes import routes_of
 
@@ -290,7 +290,7 @@ def section(recipe: Recipe) -> dict[str, Any]:
     """Return what of the recipe decides the answers, and the judge's replies."""
     options = recipe.evaluate.safety
     assert options is not None  # the stage is left out
-    return served_section(recipe) | {
+    return served_identity(recipe) | {
         "languages": recipe.languages,
         "safety": options.identity() | {"rules": VERSION},
         "system_prompt": recipe.generate.system_prompt,

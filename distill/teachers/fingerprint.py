@@ -7,7 +7,7 @@ from distill.recipe import Recipe
 from distill.teachers import connect
 
 
-def teacher_section(recipe: Recipe) -> dict[str, Any]:
+def teacher_identity(recipe: Recipe) -> dict[str, Any]:
     """Return what of the recipe decides what the teacher says about a given text.
 
     Of several teachers: each by its name.
@@ -29,7 +29,7 @@ def teacher_inputs(recipe: Recipe) -> dict[str, str]:
 def answers_section(recipe: Recipe) -> dict[str, Any]:
     """Return what of the recipe decides the teacher's answers, to the prompts and to those held out."""
     section = {
-        **served_section(recipe),
+        **served_identity(recipe),
         "languages": recipe.languages,
         "generate": recipe.generate.identity(),
         "evaluate": recipe.evaluate.identity(),
@@ -46,9 +46,9 @@ def answers_inputs(recipe: Recipe) -> dict[str, str]:
     return teacher_inputs(recipe) | prompts_inputs(recipe)
 
 
-def served_section(recipe: Recipe) -> dict[str, Any]:
-    """Return `teacher_section` with names on servers: another name may be another model."""
-    section = teacher_section(recipe)
+def served_identity(recipe: Recipe) -> dict[str, Any]:
+    """Return `teacher_identity` with names on servers: another name may be another model."""
+    section = teacher_identity(recipe)
     if recipe.teachers is None:
         return {"teacher": section["teacher"] | {"server_model": recipe.teacher.served_name}}
     of_each = dict(section["teachers"])
