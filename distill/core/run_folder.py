@@ -102,8 +102,15 @@ class RunFolder:
 
     @classmethod
     def of(cls, recipe: Recipe) -> "RunFolder":
-        path = recipe.run_folder or f"runs/{recipe.name}"
-        return cls(Path(path).expanduser().resolve())
+        """Return the recipe's run folder, which need not be there yet.
+
+        Raises MismatchError where a file stands at its place or above it.
+        """
+        path = Path(recipe.run_folder or f"runs/{recipe.name}").expanduser().resolve()
+        for place in (path, *path.parents):
+            if place.exists() and not place.is_dir():
+                raise _in_the_way(place)
+        return cls(path)
 
     def stage(self, name: str) -> Path:
         if name in self._shared:
@@ -265,10 +272,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise MismatchError(
-                f"run_folder: {error.filename}: a file stands in the way; "
-                "set run_folder=PATH to a folder"
-            ) from None
+            raise _in_the_way(error.filename) from None
         except FileNotFoundError as error:  # in /proc, and the like
             raise MismatchError(
                 f"run_folder: {error.filename}: no folder can be made there; set run_folder=PATH"
@@ -298,6 +302,12 @@ class RunFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _in_the_way(place: Path | str) -> MismatchError:
+    return MismatchError(
+        f"run_folder: {place}: a file stands in the way; set run_folder=PATH to a folder"
+    )
 
 
 _STARTED = {"section": dict, "inputs": dict, "seed": int}
