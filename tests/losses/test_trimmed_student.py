@@ -5,17 +5,22 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import tiny_qwen3
 from loss_helpers import CASES, HIDDEN, NUM_TOKENS, VOCAB, randn
 from torch import Tensor
 
 from distill.losses.head import Head
 from distill.losses.linear_head import linear_head_loss
 from distill.losses.targets import DenseTargets, SampledTargets, Targets, TopKTargets
+from distill.recipe.sections import Train
+from distill.shaping.rows import keep_rows
 from distill.signals.collate import targets
 from distill.signals.columns import Columns
 from distill.signals.header import SignalHeader
 from distill.signals.pieces import Pieces
 from distill.teachers.records import records_of_logits
+from distill.training.batches import collate
+from distill.training.student import StudentLoss
 
 KEPT = [0, 1, 4, 5, 6, 9, 13, 14, 17, 18]
 REMOVED = [i for i in range(VOCAB) if i not in KEPT]
@@ -99,3 +104,63 @@ def test_loss_and_gradient_are_those_of_a_masked_untrimmed_student(
     masked[-1] = masked[-1][KEPT]
     for ours, theirs in zip(trimmed, masked, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+def untrimmed(tied: bool) -> Any:
+    """A random two-layer Qwen3 of VOCAB tokens in float64, its head that of its embedding or another."""
+    model = tiny_qwen3(vocabulary=VOCAB).double()
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(randn(4, *model.lm_head.weight.shape) / 8)
+    return model
+
+
+def with_masked_head(model: Any) -> Any:
+    """The model that gives the tokens that were removed no mass."""
+    mask_V = torch.zeros(VOCAB, dtype=torch.float64).index_fill(
+        0, torch.tensor(REMOVED), -torch.inf
+    )
+    model.lm_head.bias = torch.nn.Parameter(mask_V, requires_grad=False)
+    return model
+
+
+def step_of(model: Any, rows: Any, said: Targets, options: Train) -> dict[str, Tensor]:
+    """Loss, its parts, and the gradient of each parameter, as a training step computes them."""
+    student = StudentLoss(model, options, model.config.vocab_size)
+    loss, parts = student(collate(rows, pad_id=0), said, 0.7, 0.4)
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    return {"loss": loss.detach(), **parts, **gradients}
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "head of its own"])
+@pytest.mark.parametrize(
+    ("kind", "divergence"),
+    [("sampled", "forward_kl"), ("top_k", "jsd"), ("dense", "skew_kl"), ("scored", "reverse_kl")],
+)
+def test_a_whole_model_has_the_loss_and_gradients_of_the_masked_one_it_was_cut_from(
+    kind: str, divergence: str, tied: bool
+) -> None:
+    # two samples packed in a row, one alone: their answers are NUM_TOKENS long together
+    ids = [[3, 1, 7, 2, 9, 4, 0], [5, 8, 6, 1, 1, 3], [2, 9, 9, 4, 0, 7, 8, 5]]
+    starts = [2, 3, 3]
+    shown = [[KEPT[token] for token in sample] for sample in ids]
+    said, options = targets_of_trimmed(kind), Train(divergence=divergence)
+    assert sum(map(len, ids)) - sum(starts) == NUM_TOKENS
+
+    def rows(samples: Any) -> Any:
+        first, second, third = zip(samples, starts, strict=True)
+        return [[first, second], [third]]
+
+    theirs = step_of(with_masked_head(untrimmed(tied)), rows(shown), in_parent_ids(said), options)
+    trimmed = untrimmed(tied)
+    keep_rows(trimmed, KEPT)
+    ours = step_of(trimmed, rows(ids), said, options)
+
+    tables = ["model.embed_tokens.weight", "lm_head.weight"][: 1 if tied else 2]
+    for name in tables:
+        assert (theirs[name][REMOVED] == 0).all() and ours[name].abs().max() > 1e-2
+        theirs[name] = theirs[name][KEPT]
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=1e-9, atol=1e-12)
