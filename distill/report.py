@@ -8,7 +8,7 @@
 Nothing is measured here: every figure comes from another stage's manifest.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from distill.core.files import write_atomic
@@ -19,7 +19,7 @@ from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
-from distill.reporting.measures import MEASURES, Measure, read_examples_of
+from distill.reporting.measures import EXACT_MATCH, MEASURES, Measure, read_examples_of
 from distill.reporting.results import RunResults, read_results, reads
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _against_before(results: RunResults) -> str | None:
 def _all_told(results: RunResults, who: str, other: str, differences: dict[str, Difference]) -> str:
     sentences = [
         _comparison(who, other, measure, differences[measure.key])
-        for measure in MEASURES
+        for measure in _measures(results)
         if measure.key in differences
     ]
     told = "; ".join(sentences) + "."
@@ -140,6 +140,16 @@ def _all_told(results: RunResults, who: str, other: str, differences: dict[str, 
         f"Mean of {num_repeats} repeats of the training, intervals over repeats and examples: "
         f"{told} The files are those of the first repeat, not of the best."
     )
+
+
+def _measures(results: RunResults) -> list[Measure]:
+    """Return all, in the order in which they are told; exact match last where it is of some answers."""
+    evaluated = results.evaluate
+    num_unchecked = evaluated.models["student"].unchecked
+    if not num_unchecked:
+        return list(MEASURES)
+    unit = f"{EXACT_MATCH.unit} ({evaluated.num_examples - num_unchecked} prompts are checked)"
+    return [*(m for m in MEASURES if m is not EXACT_MATCH), replace(EXACT_MATCH, unit=unit)]
 
 
 def _comparison(who: str, other: str, measure: Measure, found: Difference) -> str:

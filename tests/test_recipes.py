@@ -129,9 +129,9 @@ def test_the_hours_and_memory_of_a_gpu_are_the_plans(gigabytes, tmp_path):
 
 def test_the_line_for_the_users_own_prompts_can_be_switched_on(tmp_path):
     text = (RECIPES / "qwen_to_1b.yaml").read_text()
-    own = "    # - {file: my_prompts.jsonl, share: 0.2}\n"
-    assert text.count(own) == 1 and text.count("share: 0.614}") == 1
-    text = text.replace(own, own.replace("# ", "")).replace("share: 0.614}", "share: 0.414}")
+    own = "    # - {file: my_prompts.jsonl, share: 0.2, verify: false}\n"
+    assert text.count(own) == 1 and text.count("share: 0.614,") == 1
+    text = text.replace(own, own.replace("# ", "")).replace("share: 0.614,", "share: 0.414,")
     text = text.replace("file: ", f"file: {RECIPES}/").replace(f"{RECIPES}/my", "my")
     (tmp_path / "r.yaml").write_text(text)
     (tmp_path / "my_prompts.jsonl").write_text(
@@ -244,7 +244,7 @@ RUNS = [
     Run("raspberry_pi", "qwen3", "qwen3"),
     Run("two_teachers", "qwen3", "qwen3", key="KIMI_KEY", names=("qwen", "kimi")),
 ]
-NUM_EVALUATED = 5
+NUM_EVALUATED = 5  # of each source
 QWEN_ROWS = 151_936  # of Qwen3's tables, more than its tokenizer has tokens
 SMALL = [
     "generate.num_prompts=10",
@@ -252,7 +252,7 @@ SMALL = [
     "train.batch_tokens=4096",
     "train.validation_share=0.1",
     "quantize.num_sequences=4",
-    f"evaluate.num_examples={NUM_EVALUATED}",
+    f"evaluate.num_examples={2 * NUM_EVALUATED}",
     "evaluate.max_new_tokens=8",
 ]
 
@@ -267,6 +267,19 @@ def few_prompts(recipe: str) -> str:
         if "num" in source:
             source["num"] = 5
     return f"generate.prompts={yaml.safe_dump(prompts, default_flow_style=True, width=10_000)}"
+
+
+def few_held_out(recipe: str, folder: Path) -> list[str]:
+    """Return the recipe's held-out prompts as an override, the first of each file; they are written to `folder`."""
+    sources = yaml.safe_load((RECIPES / f"{recipe}.yaml").read_text())["evaluate"].get("prompts")
+    if sources is None:
+        return []
+    sources = [sources] if isinstance(sources, dict) else sources
+    for source in sources:
+        rows = (RECIPES / source["file"]).read_text(encoding="utf-8").splitlines()
+        source["file"] = str(folder / Path(source["file"]).name)
+        Path(source["file"]).write_text("\n".join(rows[:NUM_EVALUATED]), encoding="utf-8")
+    return [f"evaluate.prompts={yaml.safe_dump(sources, default_flow_style=True, width=10_000)}"]
 
 
 @pytest.fixture(scope="module")
@@ -301,13 +314,14 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(
     student = model_folder(run.student, own)
     overrides = [
         few_prompts(run.recipe),
+        *few_held_out(run.recipe, tmp_path),
         *SMALL,
         *run.more,
         f"quantize.formats={run.formats}",
         *(f"{section}.server={api.url}" for section in run.sections),
         f"student.model={student}",
         "student.licence=apache-2.0",
-        f"run_folder={tmp_path}",
+        f"run_folder={tmp_path / 'run'}",
     ]
     if run.teacher is not None:
         first = run.sections[0]
@@ -316,12 +330,13 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(
     keys = {run.key: "a key"} if run.key else {}
     done = run_forked(RECIPES / f"{run.recipe}.yaml", *overrides, **keys)
     assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "run"
 
     def result(stage: str) -> dict[str, Any]:
-        return json.loads((tmp_path / stage / "manifest.json").read_text())["result"]
+        return json.loads((folder / stage / "manifest.json").read_text())["result"]
 
     recipe = load_recipe(RECIPES / f"{run.recipe}.yaml")
-    kept = [row for _, row in read_jsonl(tmp_path / "generate" / "kept.jsonl")]
+    kept = [row for _, row in read_jsonl(folder / "generate" / "kept.jsonl")]
     assert {row["language"] for row in kept} == set(recipe.languages)
     if own is not None:
         trim = result("trim")
@@ -333,8 +348,16 @@ def test_the_recipe_runs_on_two_layer_models_of_its_classes(
     learnt = tokenizer.decode(kept[0]["answer_ids"])
     if run.reasoning is not None:
         assert (run.reasoning in learnt) == (recipe.generate.reasoning == "short")
-    dropped = [row["reason"] for _, row in read_jsonl(tmp_path / "generate" / "dropped.jsonl")]
+    dropped = [row["reason"] for _, row in read_jsonl(folder / "generate" / "dropped.jsonl")]
     assert not [reason for reason in dropped if not reason.startswith("beyond_share")]
     assert result("train")["roles"]["student"]["num_steps"] == 2
     assert all(made["top_token_agreement"] > 0.8 for made in result("quantize")["formats"].values())
-    assert (tmp_path / "report" / "report.html").is_file()
+    evaluated, sources = result("evaluate"), recipe.evaluate.prompts or []
+    student_figures = evaluated["models"]["student"]
+    if (
+        recipe.generate.task is not None and len(sources) > 1
+    ):  # one that is checked, one that is not
+        assert evaluated["num_examples"] == 2 * NUM_EVALUATED
+        assert student_figures["unchecked"] == NUM_EVALUATED
+    assert (student_figures["exact_match"] is None) == (recipe.generate.task is None)
+    assert (folder / "report" / "report.html").is_file()

@@ -416,7 +416,8 @@ class ModelFigures:
     """What evaluate measured on one model; exact match and its interval only where a task checks.
 
     `nll` is in nats a token of its own tokens, `nll_per_byte` the same nats over the bytes of the
-    text (None in runs of earlier versions); `unscored` says why there is neither.
+    text (None in runs of earlier versions); `unscored` says why there is neither. `unchecked`: the
+    answers that no task checks, where it checks others: exact match is without them.
     """
 
     runtime: str
@@ -430,6 +431,7 @@ class ModelFigures:
     exact_match: float | None = None
     interval: Interval | None = None
     by_language: dict[str, float] = field(default_factory=dict)
+    unchecked: int = 0
 
 
 @dataclass(frozen=True)

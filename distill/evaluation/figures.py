@@ -63,7 +63,7 @@ def _example(
         marks=eval_set.marks,
     )[1]
     right = None
-    if grade is not None:
+    if grade is not None and prompt.verify:
         right = grade(text, {"reference": prompt.reference, "language": prompt.language})
     return {
         "prompt_id": prompt.id,
@@ -87,17 +87,24 @@ def _nll_over(examples: list[Example], size: str, *, decimals: int) -> float | N
 
 
 def _exact_match(examples: list[Example], languages: list[str]) -> dict[str, Any]:
-    """Return the share of right answers, in all and by language, with Wilson's 95 % interval."""
-    num_right = sum(bool(e["right"]) for e in examples)
+    """Return the share of right answers, in all and by language, with Wilson's 95 % interval.
+
+    It is over those that are checked; nothing where none is.
+    """
+    checked = [e for e in examples if e["right"] is not None]
+    if not checked:
+        return {}
+    num_right = sum(bool(e["right"]) for e in checked)
     by_language = {}
     for language in languages:
-        rights = [bool(e["right"]) for e in examples if e["language"] == language]
+        rights = [bool(e["right"]) for e in checked if e["language"] == language]
         if rights:
             by_language[language] = sum(rights) / len(rights)
     return {
-        "exact_match": num_right / len(examples),
-        "interval": wilson(num_right, len(examples)),
+        "exact_match": num_right / len(checked),
+        "interval": wilson(num_right, len(checked)),
         "by_language": by_language,
+        "unchecked": len(examples) - len(checked),
     }
 
 
@@ -119,8 +126,11 @@ def against(
     ]
     result = {}
     if "exact_match" in students[0]:
-        differences = [[float(s["right"]) - float(c["right"]) for s, c in row] for row in pairs]
-        result["exact_match"] = _difference(differences, [1.0] * len(pairs[0]), seed)
+        differences = [
+            [float(s["right"]) - float(c["right"]) for s, c in row if s["right"] is not None]
+            for row in pairs
+        ]
+        result["exact_match"] = _difference(differences, [1.0] * len(differences[0]), seed)
     scored = [[(s, c) for s, c in row if s["nll"] is not None] for row in pairs]
     differences = [[s["nll"] - c["nll"] for s, c in row] for row in scored]
     sizes = {"nll": "num_tokens"}

@@ -32,8 +32,8 @@ MANY_CUT = 0.2
 class Verdict:
     """What became of the answers in one language.
 
-    Counts, of `num` answers; `num_in_language` is of the `num_ended` that have an end and a text;
-    `num_verified` is None where nothing verifies them.
+    Counts, of `num` answers; `num_in_language` is of the `num_ended` that have an end and a text,
+    `num_verified` of the `num_verifiable` that a task or their translation checks.
     """
 
     language: str
@@ -42,7 +42,8 @@ class Verdict:
     num_cut: int
     num_ended: int
     num_in_language: int
-    num_verified: int | None
+    num_verifiable: int
+    num_verified: int
     reasons: dict[str, int]
 
     @property
@@ -126,8 +127,11 @@ def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | 
     """Return the verdict on the answers in one language, each with the reason why it is dropped."""
     grade = tasks.grader(recipe.generate)
     context = FilterContext(recipe.generate, recipe.languages, grade)
-    checkable = grade is not None or any(c.is_translation for c, _ in answers)
     ended = [c for c, _ in answers if c.finish_reason == "stop" and c.answer_text.strip()]
+
+    def is_verifiable(answer: Answer) -> bool:
+        return answer.is_translation or (grade is not None and answer.verify)
+
     return Verdict(
         language=language,
         num=len(answers),
@@ -135,7 +139,8 @@ def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | 
         num_cut=sum(c.finish_reason == "length" for c, _ in answers),
         num_ended=len(ended),
         num_in_language=sum(wrong_language(c, context) is None for c in ended),
-        num_verified=sum(wrong_answer(c, context) is None for c in ended) if checkable else None,
+        num_verifiable=sum(is_verifiable(c) for c, _ in answers),
+        num_verified=sum(is_verifiable(c) and wrong_answer(c, context) is None for c in ended),
         reasons=dict(
             Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()
         ),
@@ -147,8 +152,9 @@ def text(recipe: Recipe, verdicts: list[Verdict]) -> str:
     lines = [f"teacher {recipe.teachers_named}; shares with 95 % intervals (Wilson)", ""]
     for v in verdicts:
         verified = "not verified"
-        if v.num_verified is not None:
-            verified = f"{percent(v.num_verified, v.num)} verified"
+        if v.num_verifiable:
+            of = "" if v.num_verifiable == v.num else f" of {v.num_verifiable}"
+            verified = f"{percent(v.num_verified, v.num_verifiable)}{of} verified"
         dropped = ", ".join(f"{name} {count}" for name, count in v.reasons.items()) or "none"
         lines += [
             f"{v.language}: {v.num} answers: {percent(v.num_kept, v.num)} kept, "

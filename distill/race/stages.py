@@ -99,7 +99,7 @@ def measure(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> 
     model = _loaded(healed)
     figures: dict[str, Any] = {}
     files = []
-    if tasks.grader(recipe.generate) is not None:
+    if tasks.grader(recipe.generate) is not None and any(prompt.verify for prompt in prompts):
         with Progress("measure", len(prompts), "answers") as bar:
             made = evaluate_transformers(eval_set, model, bar)
         after, figures = made.nll, figures_of(eval_set, made)

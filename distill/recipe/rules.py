@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 
 
 def check_evaluation_prompts(recipe: "Recipe") -> None:
-    """Refuse prompts of the evaluation that are translated, or that say what to filter."""
+    """Refuse prompts of the evaluation that are translated, or say what is of learning alone."""
     sources = recipe.evaluate.prompts or []
     if any(source.translate for source in sources):
         raise ValueError(
             "evaluate.prompts: translate: the task cannot grade translations; map columns instead"
         )
-    if any(not source.verify or source.refusals != "drop" for source in sources):
+    if any(source.refusals != "drop" for source in sources):
         raise ValueError(
-            "evaluate.prompts: verify and refusals say what is worth learning from: "
-            "remove them here"
+            "evaluate.prompts: refusals says what is worth learning from: remove it here"
         )
     if any(source.licence for source in sources):
         raise ValueError(

@@ -87,7 +87,8 @@ class Source(Section):
     verify: bool = field(
         True,
         "false = generate.task does not check these answers and rows need no reference: chat, "
-        "safety, or prompts that the teacher writes, beside problems that are checked",
+        "safety, or prompts that the teacher writes, beside problems that are checked; in "
+        "evaluate.prompts they count for NLL and not for exact match",
     )
     refusals: Literal["drop", "keep", "require"] = field(
         "drop",

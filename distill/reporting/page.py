@@ -24,7 +24,7 @@ from distill.reporting.results import RunResults
 from distill.reporting.safety import SafetyText, limit
 from distill.reporting.safety_picture import safety_pictures
 from distill.reporting.summary import Statement, kind_of_exam
-from distill.reporting.table import ModelRow, page_columns, tokenizers_meet
+from distill.reporting.table import ModelRow, page_columns, tokenizers_meet, unchecked_lines
 from distill.shaping import coverage
 from distill.shaping.cutting import told
 from distill.text.identification import by_script_only
@@ -72,6 +72,7 @@ def page(
         benchmarks=benchmark_tables(results.benchmark) if results.benchmark else None,
         benchmark_pictures=benchmark_pictures(results.benchmark, rows) if results.benchmark else [],
         languages=list(rows[0].by_language),
+        unchecked=unchecked_lines(rows),
         examples=examples,
         generate=results.generate,
         dropped_by_reason=dict(Counter(results.generate.dropped_by_reason).most_common()),
@@ -88,7 +89,7 @@ def page(
         licence=results.licence,
         duties=duty_lines(results.licence, licence_texts(recipe)),
         accepted=recipe.licence_accepted if results.licence.level == "forbid" else None,
-        limits=_limits(recipe, results),
+        limits=_limits(recipe, results, rows),
         stage_runs=results.stage_runs,
         versions=results.versions,
     )
@@ -162,7 +163,7 @@ def _first_of_each_reason(dropped: Sequence[Row]) -> list[Row]:
     return list(first.values())
 
 
-def _limits(recipe: Recipe, results: RunResults) -> list[str]:
+def _limits(recipe: Recipe, results: RunResults, rows: Sequence[ModelRow]) -> list[str]:
     limits = [
         f"Quality was measured on {results.evaluate.num_examples} {kind_of_exam(recipe)}: "
         "it says nothing about other work.",
@@ -174,7 +175,7 @@ def _limits(recipe: Recipe, results: RunResults) -> list[str]:
         limits.append(
             "It was trained once: how far another seed would have led is not known (train.repeats)."
         )
-    if not recipe.generate.task:
+    if rows[0].exact_match is None:
         limits.insert(0, "No task checked the answers: only their likelihood was measured.")
     if unknown := by_script_only(recipe.languages):
         limits.append(f"The language of the answers: {unknown}.")

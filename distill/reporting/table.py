@@ -20,7 +20,8 @@ class ModelRow:
 
     `exact_match`, `interval`, `agreement`, `refused` and `by_language` are shares, `nll` and `kl`
     nats a token of the student, `nll_per_byte` nats a byte of the text, `prefill_speed` and
-    `decode_speed` tokens a second of one sequence. `unscored` says why there is no NLL.
+    `decode_speed` tokens a second of one sequence. `unscored` says why there is no NLL, `unchecked`
+    how many answers exact match leaves out.
     """
 
     model: str
@@ -41,6 +42,7 @@ class ModelRow:
     tokens_per_second: float
     runtime: str
     by_language: dict[str, float]
+    unchecked: int = 0
 
     @property
     def style(self) -> str:
@@ -88,6 +90,7 @@ def _teacher_row(name: str, own: TeacherFigures) -> ModelRow:
         tokens_per_second=own.tokens_per_second,
         runtime=own.runtime,
         by_language=own.by_language,
+        unchecked=own.unchecked,
     )
 
 
@@ -106,6 +109,7 @@ def _model_row(results: RunResults, name: str, score: ModelFigures) -> ModelRow:
         tokens_per_second=score.tokens_per_second,
         runtime=score.runtime,
         by_language=score.by_language,
+        unchecked=score.unchecked,
     )
     check = results.quantize.formats.get(name)
     return row if check is None else _with_check(row, check)
@@ -169,11 +173,11 @@ def tokenizers_meet(rows: Sequence[ModelRow]) -> bool:
 
 
 def measure_of(rows: Sequence[ModelRow]) -> Measure:
-    """Return by what the models are compared: exact match, or NLL where no task checks.
+    """Return by what the models are compared: exact match, or NLL where no task checks all answers.
 
     That is by the byte where models of different tokenizers meet.
     """
-    if rows[0].exact_match is not None:
+    if rows[0].exact_match is not None and not rows[0].unchecked:
         return EXACT_MATCH
     return NLL_PER_BYTE if tokenizers_meet(rows) else NLL
 
@@ -193,7 +197,7 @@ def table_text(rows: list[ModelRow]) -> str:
     """Return the table for a terminal, without what belongs to this machine.
 
     NLL a byte is left out where NLL a token says the same. Below the table is a line for each file
-    that failed its check, and for each model that has no NLL.
+    that failed its check, for each model that has no NLL, and for what exact match leaves out.
     """
     needs_bytes = tokenizers_meet(rows)
     columns = [
@@ -205,7 +209,15 @@ def table_text(rows: list[ModelRow]) -> str:
     cells = [headings, *([column.text(row) for column in columns] for row in rows)]
     failed = [f"{row.model} FAILED its check: {row.failed}" for row in rows if row.failed]
     unscored = [f"{row.model} has no NLL: {row.unscored}" for row in rows if row.unscored]
-    return "\n".join([text_lines(cells), *failed, *unscored])
+    return "\n".join([text_lines(cells), *failed, *unscored, *unchecked_lines(rows)])
+
+
+def unchecked_lines(rows: Sequence[ModelRow]) -> list[str]:
+    """Return the sentence on what exact match leaves out; none where it leaves out nothing."""
+    num = rows[0].unchecked
+    if not num:
+        return []
+    return [f"exact match: without {num} held-out prompts whose answers no task checks"]
 
 
 def text_lines(cells: Sequence[list[str]]) -> str:

@@ -89,7 +89,7 @@ def test_sources_that_are_not_verified_stand_beside_a_task_and_are_not_held_out(
         "[{file: sums.jsonl}, {expand: magpie, num: 3, verify: false}]",
         "generate.task=final_number",
     )
-    with pytest.raises(RecipeError, match="verify and refusals"):
+    with pytest.raises(RecipeError, match="refusals says what is worth"):
         recipe("[{file: sums.jsonl}]", "evaluate.prompts=[{file: harm.txt, refusals: keep}]")
 
 

@@ -109,6 +109,25 @@ def test_two_models_are_compared_example_by_example(tokenizer, eval_set):
     assert "nll_per_byte" not in difference, "it would say the same of one tokenizer"
 
 
+def test_exact_match_is_of_the_prompts_that_are_checked(tokenizer, eval_set):
+    prompts = [replace(eval_set.prompts[0], verify=False, reference=None), *eval_set.prompts[1:]]
+    mixed = replace(eval_set, prompts=prompts)
+    better, worse = (
+        figures_of(mixed, answers(tokenizer, *numbers, nll={0: nll, 1: 1.0}))
+        for numbers, nll in (((0, 2, 9), 2.0), ((0, 9, 9), 4.0))
+    )
+    assert [e["right"] for e in better["examples"]] == [None, True, False]
+    assert better["exact_match"] == 1 / 2 and better["by_language"] == {"en": 1.0, "sw": 0.0}
+    assert better["unchecked"] == 1 and better["nll"] == 3.0 / 40, "NLL is of all"
+    difference = against([better], [worse], seed=1)
+    assert difference["exact_match"].difference == 1 / 2
+    assert difference["nll"].difference == pytest.approx(-2 / 40)
+    unchecked = replace(eval_set, prompts=[replace(p, verify=False) for p in prompts])
+    figures = figures_of(unchecked, answers(tokenizer, 1, 2, 3, nll={0: 2.0, 1: 1.0}))
+    assert "exact_match" not in figures and "unchecked" not in figures
+    assert "exact_match" not in against([figures], [figures], seed=1)
+
+
 def test_students_of_another_tokenizer_are_also_compared_by_the_byte(tokenizer, eval_set):
     better = figures_of(eval_set, answers(tokenizer, 1, 2, 3, nll={0: 1.0, 1: 3.0}))
     worse = figures_of(eval_set, answers(tokenizer, 9, 9, 9, nll={0: 2.0, 1: 6.0}))

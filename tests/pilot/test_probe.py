@@ -1,13 +1,17 @@
 """probe: a few prompts in each language are asked first, once; what the verdicts say."""
 
+from dataclasses import replace
+
 from generate_helpers import HOT, generate_hot, logged_answers
 from run_helpers import QUICKSTART
 
 from distill.core.processes import ALONE, Processes
 from distill.core.run_folder import RunFolder
 from distill.data.prompts import split_prompts
+from distill.filters.base import Answer
 from distill.pilot import probe
 from distill.recipe import load_recipe
+from distill.tasks import market
 from distill.teachers import connect
 from distill.teachers.answers import blocks_of
 from distill.teachers.requests import Request, RequestOptions
@@ -28,8 +32,7 @@ def test_a_probe_judges_each_language_and_generate_asks_none_of_it_again(tmp_pat
     for v in verdicts:
         assert (
             v.num == v.num_kept + sum(v.reasons.values())
-            and v.num_verified is not None
-            and v.num_kept <= v.num_verified
+            and v.num_kept <= v.num_verified <= v.num_verifiable == v.num
         )
     result, _ = generate_hot(tmp_path)
     rows = logged_answers(tmp_path)
@@ -49,8 +52,21 @@ def blocks_for(teacher, requests, processes):
 
 def verdict(kept, in_language, num=200, cut=0):
     return probe.Verdict(
-        "sw", num, kept, cut, num - cut, in_language, None, {"wrong_language": num - kept}
+        "sw", num, kept, cut, num - cut, in_language, 0, 0, {"wrong_language": num - kept}
     )
+
+
+def test_what_nothing_checks_does_not_count_as_verified():
+    recipe = load_recipe(QUICKSTART)
+    right = Answer("3 + 4?", "p1", f"{market.WORDING['en'].final}7", None, "stop", "en", "7")
+    wrong = replace(right, reference="8")
+    free = replace(right, reference=None, verify=False)
+    pairs = [(right, None), (wrong, "wrong_answer"), (free, None)]
+    verdict = probe.verdict_on(recipe, "en", pairs)
+    assert (verdict.num, verdict.num_verifiable, verdict.num_verified) == (3, 2, 1)
+    assert "50 % [9, 91] of 2 verified" in probe.text(recipe, [verdict])
+    nothing = probe.verdict_on(recipe, "en", pairs[2:])
+    assert "not verified" in probe.text(recipe, [nothing])
 
 
 def test_a_verdict_is_plain_and_says_when_it_cannot_tell():
@@ -63,7 +79,7 @@ def test_a_verdict_is_plain_and_says_when_it_cannot_tell():
     assert verdict(101, 199).word == "unsure" and "--num" in verdict(101, 199).sentence(recipe)
     assert "raise generate.max_new_tokens (now 96)" in verdict(100, 100, cut=100).sentence(recipe)
     assert (
-        probe.Verdict("sw", 0, 0, 0, 0, 0, None, {})
+        probe.Verdict("sw", 0, 0, 0, 0, 0, 0, 0, {})
         .sentence(recipe)
         .startswith("unsure: there is no prompt")
     )

@@ -151,8 +151,8 @@ def test_languages_are_the_recipes(overrides, message):
             "the task cannot grade translations",
         ),
         (
-            ["evaluate.prompts={file: e.jsonl, verify: false}"],
-            "verify and refusals say what is worth learning from",
+            ["evaluate.prompts={file: e.jsonl, refusals: keep}"],
+            "refusals says what is worth learning from",
         ),
         ([f"evaluate.prompts=[{{{MAGPIE}}}]"], "the teacher does not set its own exam"),
         (

@@ -53,6 +53,16 @@ def test_the_gain_is_told_by_the_byte_too_where_it_was_measured(manifests):
     )
 
 
+def test_what_a_task_checks_of_some_prompts_is_told_last(manifests):
+    for figures in manifests["evaluate"].result["models"].values():
+        figures["unchecked"] = 4
+    num = manifests["evaluate"].result["num_examples"]
+    assert told(manifests, exact_match=(0.1, 0.05, 0.15), nll=(-0.2, -0.3, -0.1)).startswith(
+        "KD beat the control: -0.2000 nats a token of NLL, 95 % interval [-0.3000, -0.1000]; KD beat "
+        f"the control: +10.0 points of exact match ({num - 4} prompts are checked), 95 % interval"
+    )
+
+
 def test_without_a_control_no_gain_is_told(manifests):
     del manifests["evaluate"].result["student_against_control"]
     assert gain(read_results(manifests)) == (

@@ -2,7 +2,15 @@
 
 from report_helpers import read_results
 
-from distill.reporting.table import COLUMNS, model_rows, table_html, table_text, tokenizers_meet
+from distill.reporting.measures import EXACT_MATCH, NLL
+from distill.reporting.table import (
+    COLUMNS,
+    measure_of,
+    model_rows,
+    table_html,
+    table_text,
+    tokenizers_meet,
+)
 
 
 def without_task(manifests):
@@ -51,6 +59,18 @@ def test_without_a_task_there_is_no_exact_match(manifests):
     rows = model_rows(read_results(manifests))
     for text in (table_html(rows), table_text(rows)):
         assert "exact match" not in text and "interval" not in text and "NLL" in text
+
+
+def test_where_a_task_checks_some_the_models_are_compared_by_their_nll(manifests):
+    assert measure_of(model_rows(read_results(manifests))) is EXACT_MATCH
+    for figures in manifests["evaluate"].result["models"].values():
+        figures["unchecked"] = 7
+    rows = model_rows(read_results(manifests))
+    assert measure_of(rows) is NLL
+    text = table_text(rows)
+    assert "exact match %" in text and text.endswith(
+        "exact match: without 7 held-out prompts whose answers no task checks"
+    )
 
 
 def test_a_teacher_that_could_not_be_scored_has_a_dash(manifests):
