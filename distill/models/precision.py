@@ -4,6 +4,7 @@ float32, and bfloat16 where the processor multiplies it and a measurement of a s
 faster for this model. The choice is written down before the work of a stage begins:
 
     <stage>/precision.json      the type, and how fast bfloat16 was
+    <stage>/precision-<name>.json   likewise, of one of several teachers
 
 Whoever goes on with that work (the same run later, another process, rank or shard) takes what stands
 there and measures nothing: bits depend on it. On a GPU `auto` is bfloat16, and nothing is written.
@@ -36,11 +37,11 @@ class Precision:
 class Work:
     """What a stage is about to do with a model.
 
-    `began`: returns whether some of it is done already. `num_rows`: tokens in one pass. `folder`:
-    returns the model's folder.
+    `note`: the file of the choice. `began`: returns whether some of it is done already. `num_rows`:
+    tokens in one pass. `folder`: returns the model's folder.
     """
 
-    stage: Path
+    note: Path
     began: Callable[[], bool]
     folder: Callable[[], Path]
     num_rows: int
@@ -81,7 +82,7 @@ def placed(device: str, dtype: str, quantization: str, work: Work) -> Placed:
         return Placed(where)
     # before the file is looked for: who has begun has written it before
     began = work.began()
-    path = work.stage / FILE
+    path = work.note
     precision, here = _read(path), "where it began"
     if precision is None and began:
         return Placed(where)  # by an earlier version, which knew float32 alone

@@ -19,7 +19,7 @@ from distill.models import divided, find, load, spread
 from distill.models.batching import blocks_by_length
 from distill.models.head import head_of
 from distill.models.memory import free_memory
-from distill.models.precision import Placed, Work, placed
+from distill.models.precision import FILE, Placed, Work, placed
 from distill.models.sequences import TokenSequence
 from distill.recipe import Recipe
 from distill.signals.columns import Columns
@@ -55,6 +55,8 @@ class LocalTeacher(Teacher):
         super().__init__(recipe, folder, local_rank)
         self._stage = (folder or RunFolder.of(recipe)).stage(work)
         self._captures = work == "capture"
+        if self._captures:  # a race's signals lie where the run's do: one type for both
+            self._stage = (self._stage / "signals").resolve().parent
 
     @cached_property
     def _placed(self) -> Placed:
@@ -63,14 +65,15 @@ class LocalTeacher(Teacher):
         return placed(teacher.device, teacher.dtype, teacher.quantization, self._work())
 
     def _work(self) -> Work:
-        teacher = self.recipe.teacher
+        """Return its work; one of several has begun where its own choice is noted."""
+        teacher, route = self.recipe.teacher, self.recipe.route
         num_rows, made = teacher.batch_tokens, "signals/*/*.shard"
         if not self._captures:  # decodes a token of each of so many answers at a time
             num_rows //= self.recipe.generate.max_new_tokens
             made = "*/*.jsonl"  # raw answers, written prompts, verdicts
         return Work(
-            stage=self._stage,
-            began=lambda: any(self._stage.glob(made)),
+            note=self._stage / (f"precision-{route}.json" if route else FILE),
+            began=lambda: not route and any(self._stage.glob(made)),
             folder=lambda: find.local_folder(self.location, teacher.revision),
             num_rows=num_rows,
         )

@@ -3,7 +3,7 @@
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
-from distill.models.precision import Placed, Work, placed
+from distill.models.precision import FILE, Placed, Work, placed
 from distill.recipe import Recipe
 
 
@@ -41,7 +41,7 @@ def training_placed(recipe: Recipe, folder: RunFolder) -> Placed:
     """
     stage, options = folder.stage("train"), recipe.train
     work = Work(
-        stage=stage,
+        note=stage / FILE,
         began=lambda: any(stage.rglob("state.json")) or any(stage.rglob("training.json")),
         folder=lambda: folder.stage("initialize") / "student",
         num_rows=options.micro_batch_tokens,

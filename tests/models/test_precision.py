@@ -30,7 +30,7 @@ class Measured(Work):
 
 
 def work(stage: Path, *, began: bool = False, speedup: float | None = 1.8) -> Work:
-    made = Measured(stage, lambda: began, lambda: stage, num_rows=4)
+    made = Measured(stage / precision.FILE, lambda: began, lambda: stage, num_rows=4)
     object.__setattr__(made, "known", speedup)
     return made
 

@@ -5,10 +5,12 @@ import weakref
 
 import pytest
 from run_helpers import QUICKSTART
+from several_helpers import TEACHER, entry, words
 
 from distill.core.run_folder import RunFolder
 from distill.models import precision
 from distill.models.load import Placement
+from distill.race.stages import Folders
 from distill.recipe import load_recipe
 from distill.teachers import connect, connect_to_capture
 
@@ -62,6 +64,40 @@ def test_what_an_earlier_version_has_made_is_gone_on_with_in_float32(measured, t
     began = made.partition("/")[0]
     assert dtypes.pop(began) == "float32" and set(dtypes.values()) == {"bfloat16"}
     assert not (tmp_path / began / "precision.json").exists()
+
+
+def test_signals_that_lie_in_another_folder_have_that_ones_type(measured, tmp_path):
+    """A vocabulary of a race links to the run's signals: one teacher, in one type."""
+    recipe, run = load_recipe(QUICKSTART, WORDS), RunFolder(tmp_path / "run")
+    raced = Folders(run).of_vocabulary("trimmed")
+    first = connect_to_capture(recipe, raced)
+    assert first.precision() == ("bfloat16", "none")
+    shard = raced.stage("capture") / "signals" / "1f" / "a.shard"
+    shard.parent.mkdir(parents=True)
+    shard.touch()
+    for folder in (run, Folders(run).of_vocabulary("whole")):
+        later = connect_to_capture(recipe, folder)
+        assert later.precision() == ("bfloat16", "none")
+        assert later.type_told == "bfloat16: 2.0 times float32 where it began, measured"
+    assert len(measured) == 1
+    assert [p.parent.name for p in tmp_path.rglob("precision.json")] == ["capture"]
+
+
+def test_each_of_several_teachers_has_a_type_of_its_own(measured, tmp_path):
+    east = entry("east", TEACHER, device="cpu", dtype="auto", languages="[en, zh]")
+    south = entry("south", TEACHER, device="cpu", dtype="auto")
+    source, *overrides = map(str, words(tmp_path, east, south))
+    recipe = load_recipe(source, overrides)
+    folder = RunFolder(tmp_path)
+    views = recipe.views
+    first = connect(views[0], folder)
+    assert first.precision() == ("bfloat16", "none")
+    answer = tmp_path / "generate" / "raw" / "a.jsonl"
+    answer.parent.mkdir()
+    answer.touch()
+    second = connect(views[1], folder)
+    assert second.precision() == ("bfloat16", "none"), "what the first has written is not its own"
+    assert len(measured) == 2 and str(second.type_told).endswith("here, measured")
 
 
 def test_a_type_that_the_recipe_says_is_not_measured(measured, tmp_path):
