@@ -1,6 +1,7 @@
 """shape: a race of students that fit a budget, each distilled for a short while.
 
     shape/race.json      what is raced, as it was planned
+    shape/precision.json the type that all are trained in, where it was chosen here
     shape/<candidate>/   a run folder like any other, but for the weights: its file alone stays
     shape/shape.json     what came out
 
@@ -12,8 +13,10 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from distill import generate, initialize
+from distill.core.files import write_atomic
 from distill.core.processes import Processes
 from distill.core.results import QuantizeResult
 from distill.core.run_folder import RunFolder
@@ -22,6 +25,7 @@ from distill.deploy.speed import bytes_per_token
 from distill.errors import DataError, DistillError, MismatchError, MissingError, RecipeError
 from distill.formats import FORMATS, path_of
 from distill.llama_cpp.gguf_header import read_tensor_infos
+from distill.models.precision import FILE as PRECISION
 from distill.pipeline import at_work, run_stages
 from distill.planning.machine import GB
 from distill.race import plan, report
@@ -220,9 +224,23 @@ def _raced(
     _make(OF_VOCABULARY, of_candidate, vocabulary, running)
     folder.write_recipe(of_candidate)
     _initialize(of_candidate, folder, running)
+    chosen, own = folders.path / PRECISION, folder.stage("train") / PRECISION
+    _keep_choice(chosen, own)
     _make(OF_CANDIDATE, of_candidate, folder, running)
+    _keep_choice(own, chosen)
     remove_weights(folder)
     return _row(of_candidate, folder, race, candidate)
+
+
+def _keep_choice(made: Path, copy: Path) -> None:
+    """Copy the note of a type, if there is one and no copy yet.
+
+    All candidates are trained in the type that train.precision auto chose for the first: else types
+    would be compared, and not students.
+    """
+    if made.is_file() and not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(copy, made.read_bytes())
 
 
 def _initialize(recipe: Recipe, folder: RunFolder, running: Processes) -> None:

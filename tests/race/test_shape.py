@@ -17,7 +17,9 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from distill import initialize
 from distill.core.named_run import open_run
+from distill.core.results import TrainResult
 from distill.core.run_folder import RunFolder
+from distill.core.stored_json import write_json
 from distill.errors import DataError, MismatchError, MissingError, RecipeError
 from distill.models import load
 from distill.models.load import config_of
@@ -36,7 +38,9 @@ OVERRIDES = [
     f"student.model={TEACHER}",
     "student.budget_mb=1.2",
     "quantize.formats=[f16, q4_0]",
+    "train.precision=auto",
 ]
+CHOSEN = {"dtype": "float32", "speedup": 1.0}  # as where bfloat16 is no faster, on any machine
 CUT = "trimmed+even4"
 OPTIONS = ["--tokens", "2048", "--only", f"even4,{CUT}"]
 WISHES = Wishes(2048, ("even4", CUT))
@@ -60,9 +64,11 @@ def raced(tmp_path_factory, finished):
 
     def make(folder):
         shutil.copytree(finished, folder / "run")
+        write_json(folder / "run/shape/precision.json", CHOSEN)
         result = run_forked(*words(folder / "run"), word="shape")
         assert result.returncode == 0, result.stderr[-3000:]
         (folder / "said.txt").write_text(result.stdout, encoding="utf-8")
+        (folder / "shown.txt").write_text(result.stderr, encoding="utf-8")
 
     return made_once(tmp_path_factory, "raced", make)
 
@@ -103,9 +109,16 @@ def test_signals_are_shared_with_the_run_and_weights_do_not_stay(raced):
         assert (run / "shape/vocabulary" / name / "capture/signals").resolve() == (
             run / "capture/signals"
         )
-    assert "capture (" not in (raced / "said.txt").read_text().split(CUT + "\n")[0]
+    shown = (raced / "shown.txt").read_text(encoding="utf-8")
+    captured = [line for line in shown.splitlines() if line.startswith("  capture (")]
+    assert len(captured) == 1, "the run had those of its own tokens"
+    assert shown.index(captured[0]) > shown.index("train student"), "the second candidate's"
     assert not list((run / "shape").rglob("*.safetensors"))
     assert not list((run / "shape").rglob("checkpoints/*"))
+    told = "float32: bfloat16 1.0 times as fast where it began, measured"
+    for name in ("even4", CUT):  # one type for all, or types would be compared
+        trained = RunFolder(run / "shape" / name).require("train", TrainResult).result
+        assert trained.precision == told
     recipe, folder = open_run(str(run / "shape" / CUT))
     assert recipe.train.max_steps == 4 and (folder.path / "quantize/q4_0.gguf").is_file()
 
@@ -125,6 +138,7 @@ def test_a_finished_race_is_printed_again_at_once(raced, said, monkeypatch, caps
 def test_killed_in_the_middle_it_ends_with_the_same_table(finished, raced, said, tmp_path, place):
     if place.startswith("even4"):
         shutil.copytree(finished, tmp_path / "run")
+        write_json(tmp_path / "run/shape/precision.json", CHOSEN)
     else:  # the first candidate is there; the second is begun anew
         shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
         shutil.rmtree(tmp_path / "run/shape" / CUT)
@@ -152,7 +166,7 @@ def test_the_winner_is_written_into_the_recipe_and_the_race_still_stands(raced, 
     path.write_text(text[:start] + section + text[end:], encoding="utf-8")
     path.chmod(0o640)
     shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
-    more = ["quantize.formats=[f16, q4_0]", f"run_folder={tmp_path / 'run'}"]
+    more = [*OVERRIDES[-2:], f"run_folder={tmp_path / 'run'}"]
     arguments = [path, *SMALL, *more, *OPTIONS, "--write"]
     result = run_forked(*arguments, word="shape")
     assert result.returncode == 0, result.stderr
