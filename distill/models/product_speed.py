@@ -44,18 +44,21 @@ def multiplies_bfloat16() -> bool:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices that a token's way through a model goes by.
+    """A model's matrices, the embedding apart.
 
-    `layers`: how many there are of each shape (rows out, width in). `head`: the output head's shape.
+    `layers`: how many there are of each shape (rows out, width in), `experts`: of those of experts.
+    `head`: the output head's shape.
     """
 
     layers: Counter[tuple[int, int]] = field(default_factory=Counter)
     head: tuple[int, int] | None = None
+    experts: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     @property
     def num_numbers(self) -> int:
         head = self.head[0] * self.head[1] if self.head else 0
-        return head + sum(rows * width * num for (rows, width), num in self.layers.items())
+        counted = [*self.layers.items(), *self.experts.items()]
+        return head + sum(rows * width * num for (rows, width), num in counted)
 
 
 def matrices_of(folder: Path) -> Matrices:
@@ -65,23 +68,26 @@ def matrices_of(folder: Path) -> Matrices:
     """
     config = read_config(str(folder))
     vocab_size = (config.get("text_config") or config).get("vocab_size")
-    matrices: Counter[tuple[int, int]] = Counter()
+    layers: Counter[tuple[int, int]] = Counter()
+    experts: Counter[tuple[int, int]] = Counter()
     head = None
-    for tensor in stored_tensors(weight_files(folder)).values():
+    for name, tensor in stored_tensors(weight_files(folder)).items():
         if len(tensor.shape) not in (2, 3) or min(tensor.shape[-2:]) < LEAST_SIDE:
             continue
         rows, width = tensor.shape[-2:]
         if rows == vocab_size:
             head = (rows, width)  # the embedding is either tied to it, or only looked up
         else:
-            matrices[rows, width] += tensor.size // (rows * width)  # 3: all experts of a layer
-    return Matrices(matrices, head)
+            of_kind = experts if ".experts." in name else layers
+            of_kind[rows, width] += tensor.size // (rows * width)  # 3: all experts of a layer
+    return Matrices(layers, head, experts)
 
 
 def measured_speedup(matrices: Matrices, num_rows: int, *, trains: bool) -> float:
     """Return how many times as fast passes of `num_rows` tokens are in bfloat16 as in float32.
 
-    trains: forward and backward in float32 weights under autocast, else forward in weights of the
+    trains: forward and backward in float32 weights under autocast, which leaves experts as they are
+    (transformers multiplies them together, by torch's grouped_mm); else forward in weights of the
     type. Takes about SECONDS, and up to 300 MB.
     """
     import torch
@@ -114,36 +120,39 @@ def _some_of(matrices: Matrices, products_a_number: int) -> Matrices:
     """
     room = min(MOST_NUMBERS, MOST_PRODUCTS / products_a_number)
     share = min(1.0, room / max(1, matrices.num_numbers))
+    head = None
+    if matrices.head is not None:
+        head = (max(64, _even(matrices.head[0] * share)), matrices.head[1])
+    return Matrices(_share_of(matrices.layers, share), head, _share_of(matrices.experts, share))
+
+
+def _share_of(counts: Counter[tuple[int, int]], share: float) -> Counter[tuple[int, int]]:
     some: Counter[tuple[int, int]] = Counter()
-    for (rows, width), num in matrices.layers.items():
+    for (rows, width), num in counts.items():
         whole, part = divmod(num * share, 1)
         if whole:
             some[rows, width] += int(whole)
         if (rows_of_part := _even(rows * part)) > 0:
             some[rows_of_part, width] += 1
-    head = None
-    if matrices.head is not None:
-        head = (max(64, _even(matrices.head[0] * share)), matrices.head[1])
-    return Matrices(some, head)
+    return some
 
 
 def _even(rows: float) -> int:
     return round(rows / LEAST_SIDE) * LEAST_SIDE
 
 
-def _tensors(some: Matrices, dtype: Any, **options: Any) -> "list[Tensor]":
-    """Return the matrices of the layers. What is in them makes no difference to their speed."""
+def _tensors(shapes: Counter[tuple[int, int]], dtype: Any, **options: Any) -> "list[Tensor]":
+    """Return matrices of these shapes. What is in them makes no difference to their speed."""
     import torch
 
-    shapes = list(some.layers.elements())
-    return [torch.full(shape, 0.01, dtype=dtype, **options) for shape in shapes]
+    return [torch.full(shape, 0.01, dtype=dtype, **options) for shape in shapes.elements()]
 
 
 def _forward_pass(some: Matrices, num_rows: int, dtype: Any) -> Callable[[], None]:
     import torch
     from torch.nn.functional import linear
 
-    weights = _tensors(some, dtype)
+    weights = _tensors(some.layers + some.experts, dtype)
     if some.head is not None:
         weights.append(torch.full(some.head, 0.01, dtype=dtype))
     widths = {weight.shape[1] for weight in weights}
@@ -163,19 +172,24 @@ def _training_pass(some: Matrices, num_rows: int, dtype: Any) -> Callable[[], No
 
     from distill.losses.linear_head import linear_head_loss
 
-    weights = _tensors(some, torch.float32, requires_grad=True)
+    weights = _tensors(some.layers, torch.float32, requires_grad=True)
+    experts = _tensors(some.experts, torch.float32, requires_grad=True)
     head = None
     if some.head is not None:
         head = torch.full(some.head, 0.01, requires_grad=True)
     labels = torch.zeros(num_rows, dtype=torch.long)
 
+    def both_ways(weights: "list[Tensor]") -> None:
+        for weight in weights:
+            states = torch.full((num_rows, weight.shape[1]), 0.01, requires_grad=True)
+            out = linear(states, weight)
+            out.backward(torch.ones_like(out))
+            weight.grad = None
+
     def work() -> None:
+        both_ways(experts)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            for weight in weights:
-                states = torch.full((num_rows, weight.shape[1]), 0.01, requires_grad=True)
-                out = linear(states, weight)
-                out.backward(torch.ones_like(out))
-                weight.grad = None
+            both_ways(weights)
             if head is not None:
                 states = torch.full((num_rows, head.shape[1]), 0.01, requires_grad=True)
                 loss, _ = linear_head_loss(

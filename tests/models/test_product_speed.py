@@ -1,6 +1,7 @@
 """How fast a model's matrices are multiplied in bfloat16: which ones, how many, and for how long."""
 
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ def test_a_head_of_its_own_counts_once_and_every_expert_counts(tmp_path):
         vocabulary, width = model.get_output_embeddings().weight.shape
         matrices = matrices_of(tmp_path / name)
         assert matrices.head == (vocabulary, width) and matrices.head not in matrices.layers
+        assert bool(matrices.experts) == (name == "qwen3-moe")
         inner = [p for n, p in model.named_parameters() if p.ndim > 1 and len(p) != vocabulary]
         assert matrices.num_numbers == vocabulary * width + sum(
             p.numel() for p in inner if min(p.shape[-2:]) >= 16
@@ -58,6 +60,24 @@ def test_a_measurement_is_a_ratio_and_takes_no_longer_than_it_may(monkeypatch, t
     start = time.perf_counter()
     assert 0.001 < measured_speedup(small, 64, trains=trains) < 100
     assert time.perf_counter() - start < 5
+
+
+def test_experts_are_trained_outside_autocast_as_transformers_does(monkeypatch):
+    import torch
+
+    seen = []
+    linear = torch.nn.functional.linear
+
+    def watched(states, weight):
+        seen.append((tuple(weight.shape), torch.is_autocast_enabled("cpu")))
+        return linear(states, weight)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", watched)
+    some = Matrices(Counter({(64, 32): 1}), None, Counter({(32, 16): 2}))
+    for dtype, is_on in ((torch.float32, False), (torch.bfloat16, True)):
+        seen.clear()
+        product_speed._training_pass(some, 8, dtype)()
+        assert seen == [((32, 16), False)] * 2 + [((64, 32), is_on)]
 
 
 def test_torch_knows_whether_this_processor_multiplies_bfloat16():
