@@ -17,7 +17,7 @@ from typing import Any
 from distill.formats import FORMATS, W16A16
 from distill.models.families import EXPERTS, first_of
 from distill.recipe.sections import Quantize, Student
-from distill.shaping.layers import evenly_spaced
+from distill.shaping.layers import BY_LAYER, evenly_spaced
 
 FOUR_BITS = ("q4_k_m", "q4_0", "iq4_nl")
 LEAST_LAYERS = 2
@@ -123,19 +123,16 @@ class Outline:
                 shapes[f"{found[1]}{numbers[int(found[2])]}{found[3]}"] = shape
         config = copy.deepcopy(self.config)
         config.num_hidden_layers = len(kept)
-        if getattr(config, "layer_types", None):
-            config.layer_types = [self.config.layer_types[i] for i in kept]
+        for name in BY_LAYER:
+            if values := getattr(config, name, None):
+                setattr(config, name, [values[i] for i in kept])
         return replace(self, config=config, shapes=shapes)
 
     def with_width(self, width: int) -> "Outline":
         """Return it with another width of the feed-forward."""
-        shapes = {
-            name: _exchanged(shape, self.width, width) if ".mlp." in name else shape
-            for name, shape in self.shapes.items()
-        }
         config = copy.deepcopy(self.config)
         config.intermediate_size = width
-        return replace(self, config=config, shapes=shapes)
+        return replace(self, config=config, shapes=_shapes(config))
 
     def with_experts(self, num_kept: int) -> "Outline":
         """Return a mixture with fewer experts a layer."""
@@ -153,7 +150,7 @@ class Outline:
             for name, shape in self.shapes.items()
         }
         config = copy.deepcopy(self.config)
-        config.vocab_size = num_ids
+        config.vocab_size, config.pad_token_id = num_ids, None  # its id there is another
         return Outline(config, shapes, vocabulary_bytes(tokenizer))
 
     def size(self, format_name: str) -> Size:
@@ -181,10 +178,6 @@ def _shapes(config: Any) -> dict[str, tuple[int, ...]]:
     if config.tie_word_embeddings:
         shapes.pop("lm_head.weight", None)
     return shapes
-
-
-def _exchanged(shape: tuple[int, ...], old: int, new: int) -> tuple[int, ...]:
-    return tuple(new if number == old else number for number in shape)
 
 
 def _tensor_bytes(outline: Outline, format_name: str) -> Iterator[int]:
@@ -225,11 +218,9 @@ def most_layers(outline: Outline, fits: Fits) -> int | None:
 
 def widest(outline: Outline, fits: Fits) -> int | None:
     """Return the widest feed-forward that fits, narrower than it is, in steps; None where none does."""
-    most = (outline.width - 1) // WIDTH_STEP * WIDTH_STEP
-    for width in range(most, 0, -WIDTH_STEP):
-        if fits(outline.with_width(width)):
-            return width
-    return None
+    widths = range(WIDTH_STEP, outline.width, WIDTH_STEP)
+    num_fit = bisect.bisect_left(widths, True, key=lambda n: not fits(outline.with_width(n)))
+    return widths[num_fit - 1] if num_fit else None
 
 
 def expert_counts(outline: Outline) -> list[int]:

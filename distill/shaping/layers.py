@@ -4,6 +4,10 @@ from typing import Any
 
 from distill.errors import MismatchError
 
+WAY_OUT = "use another student.layer_share, or student.method: base"
+# what a config has a value a layer of: which kind of attention, and whether it knows places (RoPE)
+BY_LAYER = ("layer_types", "no_rope_layers")
+
 
 def num_kept_of(num_layers: int, share: float) -> int:
     return max(1, round(num_layers * share))
@@ -42,22 +46,23 @@ def keep_layers(model: Any, kept: list[int]) -> None:
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", number)  # noqa: B010 - torch types them as tensors
     _keep_layers_in_config(model, kept)
-    way_out = "use another student.layer_share, or student.method: base"
-    require_config_of_its_weights(model, f"layers {kept}", way_out)
+    require_config_of_its_weights(model, f"layers {kept}", WAY_OUT)
+    _require_settings_of_its_config(model, kept)
 
 
 def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
     config = model.config.get_text_config()
-    config.num_hidden_layers = len(kept)
     if layer_types := getattr(config, "layer_types", None):
-        kept_types = [layer_types[i] for i in kept]
-        has_full_attention = any("full" in kind for kind in kept_types)
+        has_full_attention = any("full" in layer_types[i] for i in kept)
         if "linear_attention" in layer_types and not has_full_attention:
             raise MismatchError(
                 f"{type(model).__name__}: layers {kept} are all linear attention, and the family "
                 "needs one of full attention; raise student.layer_share"
             )
-        config.layer_types = kept_types
+    for name in BY_LAYER:
+        if values := getattr(config, name, None):
+            setattr(config, name, [values[i] for i in kept])
+    config.num_hidden_layers = len(kept)
     # mixtures of experts begin with some dense layers, which the config counts
     if getattr(config, "first_k_dense_replace", None):
         config.first_k_dense_replace = sum(i < config.first_k_dense_replace for i in kept)
@@ -66,6 +71,38 @@ def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
         config.moe_layer_start_index = sum(i < config.moe_layer_start_index for i in kept)
     if dense := getattr(config, "mlp_only_layers", None):
         config.mlp_only_layers = [new for new, old in enumerate(kept) if old in dense]
+
+
+def _require_settings_of_its_config(model: Any, kept: list[int]) -> None:
+    """Raise MismatchError where a model made of the config treats a layer otherwise than this one.
+
+    Weights do not tell, as of layers with and without RoPE. What is the same in all layers counts as
+    no setting of theirs.
+    """
+    import torch
+
+    with torch.device("meta"):
+        of_config = type(model)(model.config)
+    mine, expected = (_settings_of(layers_of(made)) for made in (model, of_config))
+    for name in sorted(mine.keys() & expected.keys()):
+        found, wanted = mine[name], expected[name]
+        differ_by_layer = len({*found.values()}) > 1 or len({*wanted.values()}) > 1
+        if found != wanted and differ_by_layer:
+            raise MismatchError(
+                f"{type(model).__name__}: layers {kept} cannot be told in its config (by layer "
+                f"{name} is {found}, the config says {wanted}); {WAY_OUT}"
+            )
+
+
+def _settings_of(layers: Any) -> dict[str, dict[int, Any]]:
+    """Return by name what the layers' modules are set to, by the numbers of those that have it."""
+    found: dict[str, dict[int, Any]] = {}
+    for number, layer in enumerate(layers):
+        for path, module in layer.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, bool | int | float | str) and not name.startswith("_"):
+                    found.setdefault(f"{path}.{name}", {})[number] = value
+    return found
 
 
 def require_config_of_its_weights(model: Any, what: str, way_out: str) -> None:

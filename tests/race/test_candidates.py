@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import transformers
 from cutting_helpers import calibration
 from families import BY_NAME, model_of, save, tokenizer_of
 
@@ -12,6 +13,7 @@ from distill.race.candidates import Field, Source, criteria, smaller_bases, uncu
 from distill.race.sizes import Budget, Outline, deployed_format, expert_counts
 from distill.recipe.sections import Quantize, Student
 from distill.shaping.experts import keep_busiest
+from distill.shaping.feed_forward import keep_strongest
 
 TEACHER = Path(__file__).parents[2] / "recipes" / "quickstart" / "teacher"
 
@@ -61,6 +63,18 @@ def test_each_criterion_and_each_combination_races_once(whole):
     assert criteria() == ("even", "last", "block_influence", "nll")
     wanted |= {"trimmed+block_influence4+ffn256"}
     assert names - {"ffn256"} == wanted
+
+
+@pytest.mark.parametrize("hidden", [256, 1024])
+def test_a_narrower_feed_forward_is_as_large_as_planned(hidden, tmp_path):
+    """Gate and up in one matrix, and a hidden width that is the feed-forward's own."""
+    sizes = {"hidden_size": hidden, "intermediate_size": 1024, "num_hidden_layers": 2}
+    config = transformers.Phi3Config(vocab_size=320, pad_token_id=0, num_attention_heads=4, **sizes)
+    planned = Outline.of(config, TEACHER)
+    model = transformers.Phi3ForCausalLM(config)
+    assert planned.size("w16a16").parameters == model.num_parameters()
+    keep_strongest(model, 512, calibration())
+    assert planned.with_width(512).size("w16a16").parameters == model.num_parameters()
 
 
 @pytest.fixture(scope="module")
