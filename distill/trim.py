@@ -12,6 +12,7 @@ generate asks in that, and every trimmed id is one of its.
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from distill import chat
@@ -25,6 +26,7 @@ from distill.data.counted_texts import texts_inputs
 from distill.data.prompts import split_prompts
 from distill.data.samples import Prompt, Sample
 from distill.data.stored_samples import Samples, read_samples
+from distill.errors import MismatchError
 from distill.models import find
 from distill.planning.costs import PROCESS_BYTES, Workload
 from distill.recipe import Recipe
@@ -42,6 +44,7 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     generated = folder.stage("generate")
     prompts = {row["prompt_id"]: row for _, row in read_jsonl(generated / "prompts.jsonl")}
     samples = read_samples(generated / KEPT)
+    _require_languages(recipe, generated / "prompts.jsonl", prompts.values())
     own = _own_texts(recipe, parent, prompts.values(), split_prompts(recipe)[1], samples)
     made = trim(recipe, parent, Corpus(recipe, own))
     for note in made.notes:
@@ -53,6 +56,16 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     result = _result(made, parent, samples, read_samples(stage / KEPT))
     print(f"trim: {told(result)}")
     return StageOutput(result, [*files, stage / KEPT])
+
+
+def _require_languages(recipe: Recipe, path: Path, prompts: Iterable[Row]) -> None:
+    """Raise MismatchError where prompts are in a language that the recipe does not have any more."""
+    others = sorted({row["language"] for row in prompts} - set(recipe.languages))
+    if others:
+        raise MismatchError(
+            f"{path}: has prompts in {', '.join(others)}, and languages is {recipe.languages}: name all "
+            "of them there, or make the samples anew with --redo generate (answers stay)"
+        )
 
 
 def students_tokenizer(recipe: Recipe, tokenizers: Tokenizers) -> Any:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -197,6 +198,25 @@ def test_a_language_without_text_is_refused(generated):
     recipe = recipe_of(generated, "languages=[en, zh, sw, id, hi, fr]")
     with pytest.raises(DataError, match=r"no text in fr"):
         trim.run(recipe, generated)
+
+
+def test_a_language_that_was_taken_out_is_refused_before_the_work(generated):
+    with pytest.raises(
+        MismatchError, match=r"prompts.jsonl: has prompts in hi, id, .*--redo generate"
+    ):
+        trim.run(recipe_of(generated, "languages=[en, zh, sw]"), generated)
+
+
+def test_a_tokenizer_with_several_templates_is_written_with_all_of_them(generated, tmp_path):
+    recipe, _ = trimmed(generated)
+    vocabulary = trimmed_vocabulary(recipe, generated)
+    assert vocabulary is not None
+    template = vocabulary.tokenizer.chat_template
+    templates = {"default": template, "tool_use": f"{template}{{# with tools #}}"}
+    vocabulary.tokenizer.chat_template = templates
+    files = vocabulary.write(tmp_path / "made")
+    assert sum(path.suffix == ".jinja" for path in files) == 2 and all(map(Path.is_file, files))
+    assert TrimmedVocabulary.read(tmp_path / "made").tokenizer.chat_template == templates
 
 
 def test_a_stage_that_was_cut_off_is_made_whole(generated, monkeypatch):

@@ -64,13 +64,14 @@ def take_turns(
     """Return the first `num` items (None: all) in an order in which their groups take turns.
 
     The first of each group comes first, then the second of each that has one, and so on. In a turn
-    they stand in the order of `groups`, or without it as in `items`.
+    they stand in the order of `groups`, those that it lacks at the end, or without it as in `items`.
     """
     rank = {group: number for number, group in enumerate(groups or ())}
     num_seen: Counter[Hashable] = Counter()
     order = []
     for index, item in enumerate(items):
         group = group_of(item)
-        order.append((num_seen[group], rank[group] if groups else 0, index))
+        place = rank.get(group, len(rank)) if groups else 0
+        order.append((num_seen[group], place, index))
         num_seen[group] += 1
     return [items[index] for _, _, index in sorted(order)[:num]]

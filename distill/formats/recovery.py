@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distill.core.files import FolderWriter, fsync_folder
+from distill.core.files import FolderWriter, files_under, fsync_folder
 from distill.core.results import Agreement, Closeness, FileCheck, Recovery
 from distill.core.stage import Cost
 from distill.formats.base import Format, Rounding
@@ -68,9 +68,11 @@ def _make(export: Export, format: Format, model: Any, path: Path) -> FileCheck:
     """Write the trained model to `path`, by way of a model folder, and measure the file."""
     latent = export.stage / f".{format.name}.latent"
     with FolderWriter(latent) as temporary:
-        for file in export.student.iterdir():
-            if file.suffix not in (".safetensors", ".tmp") and file.is_file():
-                shutil.copy2(file, temporary)
+        for file in files_under(export.student):
+            if file.suffix != ".safetensors":
+                copy = temporary / file.relative_to(export.student)
+                copy.parent.mkdir(exist_ok=True)  # of further chat templates
+                shutil.copy2(file, copy)
         save_model(model, temporary)
     check = format.make(export, latent, path)
     shutil.rmtree(latent)

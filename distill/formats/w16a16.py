@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill.core.files import FolderWriter
+from distill.core.files import FolderWriter, files_under
 from distill.core.results import FileCheck
 from distill.formats.base import FolderFormat
 from distill.formats.export import Export
@@ -37,9 +37,11 @@ def write_w16a16(model_folder: Path, out_folder: Path, dtype: str) -> None:
     Files that are in that dtype already are hard links. Raises what `load_model` raises.
     """
     if _dtype(model_folder) == dtype:
-        for path in model_folder.iterdir():
-            if path.is_file() and path.suffix != ".tmp" and path.name != "training.json":
-                _link(path, out_folder / path.name)
+        for path in files_under(model_folder):
+            if path.name != "training.json":
+                link = out_folder / path.relative_to(model_folder)
+                link.parent.mkdir(exist_ok=True)  # of further chat templates
+                _link(path, link)
         return
     save_model(load.load_model(str(model_folder), load.Placement("cpu", dtype)), out_folder)
     copy_tokenizer(model_folder, out_folder)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from distill.core.files import files_under
 from distill.core.run_folder import RunFolder
 from distill.core.stored_json import broken, read_json, write_json
 from distill.models import load
@@ -43,7 +44,7 @@ class TrimmedVocabulary:
         """Write it below `folder`, and return the files."""
         self.tokenizer.save_pretrained(folder / TOKENIZER)
         write_json(folder / PARENT_IDS, {"parent_ids": list(self.parent_ids)})
-        return [*sorted((folder / TOKENIZER).iterdir()), folder / PARENT_IDS]
+        return [*sorted(files_under(folder / TOKENIZER)), folder / PARENT_IDS]
 
     @classmethod
     def read(cls, folder: Path) -> "TrimmedVocabulary":

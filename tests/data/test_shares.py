@@ -94,4 +94,7 @@ def test_groups_take_turns_as_they_come_or_in_a_given_order():
     assert take_turns(items, lambda item: item[0]) == ["a1", "b1", "c1", "a2", "b2", "a3"]
     ordered = take_turns(items, lambda item: item[0], ["c", "b", "a"])
     assert ordered == ["c1", "b1", "a1", "b2", "a2", "a3"]
+    assert take_turns(items, lambda item: item[0], ["b"])[:3] == ["b1", "a1", "c1"], (
+        "a, c: not named"
+    )
     assert take_turns([], lambda item: item) == []

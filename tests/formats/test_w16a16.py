@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distill.core.files import files_under
 from distill.formats import w16a16
 from distill.models import find, load
 
@@ -20,6 +21,10 @@ def log_probs(folder: Path, dtype: str) -> torch.Tensor:
         .logits.float()
         .log_softmax(-1)
     )
+
+
+def names_under(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in files_under(folder)}
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama", "ernie", "qwen3.5"])
@@ -43,14 +48,15 @@ def test_a_bfloat16_student_takes_no_disk_twice(
     model_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model_folder("qwen3", dtype=torch.bfloat16, shard_size="1MB")
+    templates = folder / "additional_chat_templates"
+    templates.mkdir(exist_ok=True)
+    (templates / "tool_use.jinja").write_text("{{ messages }}", encoding="utf-8")
     assert w16a16.dtypes(folder) == ("bfloat16",)
     out, copied = tmp_path / "out", tmp_path / "copied"
     out.mkdir()
     w16a16.write_w16a16(folder, out, "bfloat16")
-    assert {p.name for p in out.iterdir()} == {p.name for p in folder.iterdir()} and len(
-        list(out.glob("*.safetensors"))
-    ) > 1
-    assert all(path.samefile(folder / path.name) for path in out.iterdir())
+    assert names_under(out) == names_under(folder) and len(list(out.glob("*.safetensors"))) > 1
+    assert all((out / name).samefile(folder / name) for name in names_under(out))
     assert torch.equal(log_probs(out, "bfloat16"), log_probs(folder, "bfloat16"))
 
     def refuse(*_: object) -> None:
@@ -59,6 +65,6 @@ def test_a_bfloat16_student_takes_no_disk_twice(
     monkeypatch.setattr(w16a16.os, "link", refuse)
     copied.mkdir()
     w16a16.write_w16a16(folder, copied, "bfloat16")
-    assert {p.name: p.read_bytes() for p in copied.iterdir()} == {
-        p.name: p.read_bytes() for p in folder.iterdir()
-    }
+    assert names_under(copied) == names_under(folder)
+    for name in names_under(copied):
+        assert (copied / name).read_bytes() == (folder / name).read_bytes()
