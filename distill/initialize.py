@@ -24,9 +24,10 @@ from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError
 from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.cuts import choice_seconds, has_room, making_bytes, searches
+from distill.planning.cuts import choice_seconds, cut_bytes, has_room, making_bytes, searches
 from distill.planning.lengths import RANDOM_CONTEXT, check_student
 from distill.planning.machine import available_bytes
+from distill.planning.sizes import UNKNOWN_SIZE, size_of, student_size
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, is_cut, reads_samples, told
 from distill.shaping.rows import keep_rows
@@ -45,9 +46,11 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     load.quiet()
     model, tokenizer = build(recipe, trimmed_vocabulary(recipe, folder))
     samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
+    device = "cpu"
     if samples is not None:
         _read_once_if_it_fits(recipe, model)
-    cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples)
+        device = _device_of_cut(recipe, model)
+    cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples, device)
     for line in told(cuts, nll_before_cuts):
         print(f"initialize: {line}")
     with FolderWriter(out) as temporary:
@@ -88,6 +91,31 @@ def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
         f"initialize: {num_bytes / 1e9:.1f} GB in float32 have no room in the {free / 1e9:.1f} GB that "
         "are free: its layers are read from the disk for each batch of samples"
     )
+
+
+def _device_of_cut(recipe: Recipe, model: Any) -> str:
+    """Return where samples go through the model: on a GPU where what stays in memory has room there.
+
+    That is all of the model, or, where its layers are on the disk, what the cuts leave of them.
+    """
+    import torch
+
+    device = load.placement(recipe.train.device, "float32").device
+    if device != "cuda":
+        return device
+    num_bytes = 4 * model.num_parameters()
+    if on_disk.are_on_disk(model):
+        student = recipe.student
+        source = size_of(recipe, student.model or "", student.revision)
+        num_bytes = cut_bytes(recipe, source, student_size(recipe, UNKNOWN_SIZE))
+    free = torch.cuda.mem_get_info()[0]
+    if has_room(num_bytes, free):
+        return device
+    print(
+        f"initialize: {num_bytes / 1e9:.1f} GB in float32 have no room in the {free / 1e9:.1f} GB that "
+        "are free on the GPU: it is cut on the CPU"
+    )
+    return "cpu"
 
 
 def build(recipe: Recipe, trimmed: TrimmedVocabulary | None = None) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from distill.core.run_folder import RunFolder
 from distill.errors import MismatchError
 from distill.formats.gguf.write import write_gguf
 from distill.llama_cpp.gguf_header import read_tensor_infos
-from distill.models import load
+from distill.models import load, on_disk
 from distill.recipe import load_recipe
 
 TEACHER = QUICKSTART.parent / "quickstart" / "teacher"
@@ -146,3 +146,26 @@ def test_a_model_that_has_no_room_is_cut_without_being_in_memory_as_a_whole(tmp_
     assert int(done.stdout.split()[-1]) < 0.35 * whole, done.stdout
     assert "0.3 GB in float32 have no room in the 0.1 GB that are free" in done.stdout
     assert "0.0 GB in float32" not in done.stdout, "the small one has"
+
+
+def test_a_gpu_without_room_for_what_the_cuts_leave_is_not_taken(tmp_path, monkeypatch, capsys):
+    """Here there is none: what one would say of its memory is told instead."""
+    whole = 4 * model_of(24, tmp_path)
+    student = f"{{method: layers, layer_share: 0.25, ffn_width: 256, model: {tmp_path}}}"
+    recipe = load_recipe(QUICKSTART, [f"student={student}", f"teacher.model={tmp_path}"])
+    model, _ = initialize.build(recipe)
+    assert on_disk.are_on_disk(model)
+    free = 0.0
+    monkeypatch.setattr(load, "placement", lambda *_: load.Placement("cuda", "float32"))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, free))
+
+    free = 0.3 * whole  # six narrow layers, the tables, and those that are read
+    assert initialize._device_of_cut(recipe, model) == "cuda" and not capsys.readouterr().out
+    free = 0.02 * whole
+    assert initialize._device_of_cut(recipe, model) == "cpu"
+    assert "that are free on the GPU: it is cut on the CPU" in capsys.readouterr().out
+    on_disk.keep(model)
+    free = 1.2 * whole
+    assert initialize._device_of_cut(recipe, model) == "cpu", "all of it would move there"
+    free = 2 * whole
+    assert initialize._device_of_cut(recipe, model) == "cuda"

@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.core.results import Cut
 from distill.data.samples import Sample
-from distill.models import load, on_disk
+from distill.models import on_disk
 from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
@@ -43,21 +43,25 @@ def reads_samples(student: Student) -> bool:
 
 
 def cut(
-    recipe: Recipe, model: Any, tokenizer: Any, samples: Sequence[Sample] | None
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    samples: Sequence[Sample] | None,
+    device: str = "cpu",
 ) -> tuple[list[Cut], float | None]:
     """Cut a model on the CPU in place, and return (what was cut, NLL before, nats a token).
 
     What is left of it is in memory then, wherever its layers were.
 
     `samples`: those of the run, None where no cut reads them (`reads_samples`); the NLLs are None
-    then. Raises MismatchError for a family that cannot be cut so.
+    then. `device`: where they go through it. Raises MismatchError for a family that cannot be cut so.
     """
     if samples is None:
         cuts = _cuts(recipe.student, model, None)
         on_disk.keep(model)
         return cuts, None
     calibration = Calibration.of(recipe, samples, tokenizer)
-    on_disk.move(model, load.placement(recipe.train.device, "float32").device)
+    on_disk.move(model, device)
     before = mean_nll(model, calibration)
     cuts = _cuts(recipe.student, model, calibration)
     on_disk.move(model, "cpu")
