@@ -14,7 +14,7 @@ from distill.recipe import Recipe
 from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.bpe import require_bpe
 from distill.shaping.corpus import Corpus
-from distill.shaping.coverage import STOPPED, table_lines
+from distill.shaping.coverage import NEW_TEXT, STOPPED, table_lines
 from distill.shaping.pruning import MULTIPLE
 from distill.shaping.trimming import trim
 from distill.text.scripts import scripts_of
@@ -69,7 +69,7 @@ def planned_vocabulary(
         f"{LONGEST / 1e6:.0f} MB of each named text; the answers will count, too, and keep words of "
         "their own"
     )
-    lines = [first, *table_lines(made.coverage), *made.notes]
+    lines = [first, *table_lines(made.coverage), f"  {NEW_TEXT}", *made.notes]
     if options.size is not None and num > options.size:
         why = STOPPED[made.pruned.stopped_by]
         lines.insert(1, f"  more than student.vocabulary.size {options.size:,}: {why}")

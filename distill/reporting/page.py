@@ -82,6 +82,7 @@ def page(
         trim=results.trim,
         coverage_headings=coverage.HEADINGS,
         coverage_lines=coverage.cells(results.trim.coverage) if results.trim else [],
+        new_text=coverage.NEW_TEXT,
         why_no_fewer=coverage.STOPPED[results.trim.stopped_by] if results.trim else "",
         signal=signal_sentence(results.capture, results.generate.retokenized),
         dropped=_first_of_each_reason(dropped),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BATCH = 1000  # texts that are in memory at once
+TENTH = 10  # of the texts one in so many tells how new text fares
 LITTLE = 1_000_000  # bytes of a language's text that say little of its other words
 
 
@@ -86,10 +87,14 @@ class Corpus:
 
 @dataclass(frozen=True)
 class TextCounts:
-    """What a corpus has in each of its languages: tokens by id (float64 [V, L]), words, bytes."""
+    """What a corpus has in each of its languages: tokens by id (float64 [V, L]), words, bytes.
+
+    `tenth_VL`: the tokens of every tenth text alone.
+    """
 
     languages: list[str]
     counts_VL: "NDArray[np.float64]"
+    tenth_VL: "NDArray[np.float64]"
     num_words: list[int]
     num_bytes: list[int]
 
@@ -105,11 +110,18 @@ class TextCounts:
             "student.vocabulary.texts, unless the prompts are all that the student is for"
         ]
 
-    def coverage(self, tokens_after: Sequence[int]) -> list[Coverage]:
-        """Return a row for each language. `tokens_after`: of its texts in the trimmed vocabulary."""
+    def coverage(
+        self, tokens_after: Sequence[int], new_text_loss: Sequence[float | None]
+    ) -> list[Coverage]:
+        """Return a row for each language.
+
+        `tokens_after`: of its texts in the trimmed vocabulary. `new_text_loss`: as `Coverage` has it.
+        """
         totals = [int(total) for total in self.counts_VL.sum(0)]
-        columns = (self.languages, self.num_words, self.num_bytes, totals, tokens_after)
-        return [Coverage(*row) for row in zip(*columns, strict=True)]
+        sizes = (self.languages, self.num_words, self.num_bytes)
+        return [
+            Coverage(*row) for row in zip(*sizes, totals, tokens_after, new_text_loss, strict=True)
+        ]
 
 
 def count_tokens(tokenizer: Any, corpus: Corpus, num_rows: int, bar: Progress) -> TextCounts:
@@ -120,12 +132,20 @@ def count_tokens(tokenizer: Any, corpus: Corpus, num_rows: int, bar: Progress) -
     import numpy as np
 
     languages = corpus.languages
-    counts_LV = np.zeros((len(languages), num_rows))
+    counts_LV, tenth_LV = np.zeros((2, len(languages), num_rows))
+    num_texts = [0] * len(languages)
     num_words, num_bytes = [0] * len(languages), [0] * len(languages)
     for language, texts in corpus.batches(bar, corpus.left):
         place = languages.index(language)
-        ids = np.fromiter(chain.from_iterable(encoded(tokenizer, texts)), np.int64)
-        counts_LV[place] += np.bincount(ids, minlength=num_rows)
+        ids_of_texts = encoded(tokenizer, texts)
+        first_tenth = -(num_texts[place] + 1) % TENTH
+        for counts_V, ids in (
+            (counts_LV[place], ids_of_texts),
+            (tenth_LV[place], ids_of_texts[first_tenth::TENTH]),
+        ):
+            flat = np.fromiter(chain.from_iterable(ids), np.int64)
+            counts_V += np.bincount(flat, minlength=num_rows)
+        num_texts[place] += len(texts)
         num_words[place] += sum(len(words(text)) for text in texts)
         num_bytes[place] += _num_bytes(texts)
     empty = [code for code, num in zip(languages, counts_LV.sum(1), strict=True) if not num]
@@ -135,7 +155,7 @@ def count_tokens(tokenizer: Any, corpus: Corpus, num_rows: int, bar: Progress) -
             "none of its own would be kept: add some to student.vocabulary.texts "
             f"([{{file: ..., language: {empty[0]}}}]), or remove it from languages"
         )
-    return TextCounts(languages, counts_LV.T.copy(), num_words, num_bytes)
+    return TextCounts(languages, counts_LV.T.copy(), tenth_LV.T.copy(), num_words, num_bytes)
 
 
 def num_tokens(tokenizer: Any, corpus: Corpus, bar: Progress) -> list[int]:

@@ -18,7 +18,9 @@ HEADINGS = (
     "tokens a byte before",
     "after",
     "longer by",
+    "new text longer by",
 )
+NEW_TEXT = "new text: a tenth of each language's texts, in as many tokens, which the other nine tenths chose"
 
 
 def told(result: TrimResult) -> str:
@@ -28,7 +30,7 @@ def told(result: TrimResult) -> str:
         f"{result.vocab_size:,} of {result.parent_vocab_size:,} tokens stay ({share:.0%}): "
         f"{STOPPED[result.stopped_by]}"
     )
-    return "\n".join([first, *table_lines(result.coverage)])
+    return "\n".join([first, *table_lines(result.coverage), f"  {NEW_TEXT}"])
 
 
 def cells(coverage: Sequence[Coverage]) -> list[list[str]]:
@@ -46,6 +48,7 @@ def _cells_of(row: Coverage) -> list[str]:
         f"{row.tokens_before / num_bytes:.4f}",
         f"{row.tokens_after / num_bytes:.4f}",
         f"{row.loss:.2%}",
+        "–" if row.new_text_loss is None else f"{row.new_text_loss:.2%}",
     ]
 
 

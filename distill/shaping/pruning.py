@@ -66,6 +66,28 @@ def prune(
     return Pruned(sorted(state.kept), stopped_by, [float(loss) for loss in state.loss_L])
 
 
+def longer_by(
+    vocabulary: BpeVocabulary, kept: Collection[int], counts_VL: "NDArray[np.float64]"
+) -> list[float | None]:
+    """Return the share by which texts of these counts grow where `kept` alone are left, by language.
+
+    Reckoned: each token that is gone as its parts. None where a language has no text.
+    """
+    import numpy as np
+
+    num_parts = dict.fromkeys(kept, 1)
+
+    def num_parts_of(number: int) -> int:
+        if number not in num_parts:
+            num_parts[number] = sum(map(num_parts_of, vocabulary.parts[number]))
+        return num_parts[number]
+
+    ids = np.flatnonzero(counts_VL.any(1))
+    after_L = np.array([num_parts_of(number) for number in ids.tolist()]) @ counts_VL[ids]
+    pairs = zip(after_L.tolist(), counts_VL.sum(0).tolist(), strict=True)
+    return [after / before - 1 if before else None for after, before in pairs]
+
+
 class _State:
     """The tokens that are kept, those that were removed in turn, and the leaves by their weight.
 

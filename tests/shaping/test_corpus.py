@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -53,7 +54,21 @@ def test_texts_are_counted_in_their_language_from_every_kind_of_file(tmp_path, f
         assert counts.num_bytes[1] == sum(len(text.encode()) for text in files)
         after = num_tokens(tokenizer, corpus, BAR)
         assert after == [int(n) for n in counts.counts_VL.sum(0)]
-        assert [row.loss for row in counts.coverage(after)] == [0.0, 0.0]
+        rows = counts.coverage(after, [None, 0.5])
+        assert [row.loss for row in rows] == [0.0, 0.0]
+        assert [row.new_text_loss for row in rows] == [None, 0.5]
+
+
+@pytest.mark.parametrize("batch", [3, 7, 100])
+def test_every_tenth_text_is_counted_alone_too(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr("distill.shaping.corpus.BATCH", batch)
+    tokenizer = made("quickstart")
+    texts = [f"Bei ni {number} na {number * 7}." for number in range(34)]
+    corpus = Corpus(recipe_of(tmp_path), {"en": SENTENCES[:9], "sw": texts})
+    counts = count_tokens(tokenizer, corpus, 1024, BAR)
+    assert counts.tenth_VL[:, 0].sum() == 0
+    ids = [i for t in texts[9::10] for i in tokenizer(t, add_special_tokens=False).input_ids]
+    assert counts.tenth_VL[:, 1].tolist() == np.bincount(ids, minlength=1024).tolist()
 
 
 def test_a_language_without_any_text_is_refused_with_the_way_out(tmp_path, files):

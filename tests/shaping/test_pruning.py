@@ -6,7 +6,7 @@ from format_helpers import SENTENCES
 from shaping_helpers import KINDS, counts_of, made, vocabulary_of
 
 from distill.shaping.bpe import BpeVocabulary
-from distill.shaping.pruning import MULTIPLE, Limits, _State, prune
+from distill.shaping.pruning import MULTIPLE, Limits, _State, longer_by, prune
 
 LANGUAGES = (SENTENCES[:2], SENTENCES[2:4], SENTENCES[4:5])
 
@@ -51,6 +51,17 @@ def test_no_language_loses_more_than_it_may(parent, max_loss):
     assert max(pruned.loss) <= max_loss
     assert pruned.stopped_by == "fertility"
     assert len(pruned.kept) % MULTIPLE == 0 or len(pruned.kept) == len(vocabulary.tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_reckoned_of_a_set_of_tokens_is_what_pruning_reckoned(kind):
+    vocabulary = vocabulary_of(made(kind))
+    counts_VL = counts_of(made(kind), LANGUAGES)
+    pruned = prune(vocabulary, counts_VL, (), Limits(448, None))
+    assert longer_by(vocabulary, pruned.kept, counts_VL) == pytest.approx(pruned.loss, abs=1e-9)
+    assert longer_by(vocabulary, list(vocabulary.tokens), counts_VL) == [0.0, 0.0, 0.0]
+    nothing = counts_VL * np.array([1, 0, 1])
+    assert longer_by(vocabulary, pruned.kept, nothing)[1] is None
 
 
 def test_of_two_limits_the_one_that_is_reached_first_ends_it():
