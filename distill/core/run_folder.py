@@ -176,10 +176,14 @@ class RunFolder:
         write_json(self.stage(stage) / "started.json", asdict(fingerprint), indent=1)
 
     def forget_start(self, stage: str) -> None:
-        """Let a stage that failed before it made anything be as if it had not begun."""
-        folder = self.stage(stage)
-        if [path.name for path in folder.iterdir()] == ["started.json"]:
-            (folder / "started.json").unlink()
+        """Let a stage that failed before it made anything be as if it had not begun.
+
+        Of its own files only notes on how it would be made may be there (models/precision.py).
+        """
+        paths = list(self.stage(stage).iterdir())
+        if all(path.name == "started.json" or path.match("precision*.json") for path in paths):
+            for path in paths:
+                path.unlink()
 
     def finish(
         self, stage: str, fingerprint: Fingerprint, output: StageOutput, *, started: float

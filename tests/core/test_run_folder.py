@@ -216,3 +216,25 @@ def test_a_shared_stage_is_read_where_it_was_made_and_never_made_elsewhere(tmp_p
         with pytest.raises(AssertionError):
             forbidden()
     assert path.is_file()
+
+
+@pytest.mark.parametrize("made", [(), ("precision.json", "precision-south.json")])
+def test_a_stage_that_made_nothing_has_not_begun_and_its_notes_are_chosen_anew(tmp_path, made):
+    folder = RunFolder(tmp_path)
+    folder.start("capture", Fingerprint(seed=1))
+    for name in made:
+        (folder.stage("capture") / name).write_text("{}")
+    folder.forget_start("capture")
+    assert not folder.began("capture") and not list(folder.stage("capture").iterdir())
+
+
+@pytest.mark.parametrize("made", ["raw/a.jsonl", "checkpoints/1", "kept.jsonl"])
+def test_a_stage_that_made_something_has_begun(tmp_path, made):
+    folder = RunFolder(tmp_path)
+    folder.start("generate", Fingerprint(seed=1))
+    path, note = folder.stage("generate") / made, folder.stage("generate") / "precision.json"
+    path.parent.mkdir(exist_ok=True)
+    for file in (path, note):
+        file.write_text("{}")
+    folder.forget_start("generate")
+    assert folder.began("generate") and path.is_file() and note.is_file()
