@@ -11,6 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -280,9 +281,15 @@ def _run(options: argparse.Namespace) -> int:
             )
         pipeline.run_shard(recipe, options.command, options.shard or None)
         return 0
+    began = datetime.now(UTC).isoformat(timespec="seconds")
     result = pipeline.run(recipe, stages=stages, redo=options.redo)
     if _is_main() and options.command == "plan":
-        print(result.manifests["plan"].result.text)
+        planned = result.manifests["plan"]
+        if planned.finished < began:
+            print(
+                f"planned at {planned.finished}, for what this machine had then: --redo plan plans anew"
+            )
+        print(planned.result.text)
     elif _is_main() and (stages is None or "report" in stages):
         print(result.text)
         print(f"report: {result.report}")
@@ -413,7 +420,7 @@ def _deploy(options: argparse.Namespace) -> int:
 
 
 def _stages(text: str | None) -> list[str] | None:
-    if not text:
+    if text is None:
         return None
     names = text.split(",")
     known = [stage.name for stage in STAGES]

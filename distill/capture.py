@@ -353,9 +353,10 @@ def _cost_of_turn(work: Workload) -> Cost:
         if trims:  # both splits of a part of them, before
             seconds *= 1 + 2 * min(1.0, split.num_measured(answer_tokens) / answer_tokens)
     scoring = scoring_demand(work)
-    download = scoring.num_bytes + (work.teacher_download if work.on_server else 0)
+    download = work.teacher_download if work.on_server else 0.0
     seconds += scoring.seconds
-    return Cost(memory, seconds, disk=answer_tokens * stored, download=download)
+    disk = answer_tokens * stored
+    return Cost(memory, seconds, disk=disk, download=download, traffic=scoring.num_bytes)
 
 
 STAGE = Stage(

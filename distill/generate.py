@@ -470,14 +470,13 @@ def _cost_of_turn(work: Workload) -> Cost:
         logged_bytes = (
             signal_bytes_per_token(work.recipe, work.teacher.vocabulary) * 4 / 3
         )  # base64
-    download = work.teacher_download
-    if work.on_server:
-        download = work.num_requests * demand.answer * answer_bytes
+    traffic = work.num_requests * demand.answer * answer_bytes if work.on_server else 0.0
     return Cost(
         PROCESS_BYTES + work.asking_bytes,
         work.teacher_seconds(work.num_requests),
         disk=tokens * 12 + demand.num_answers * demand.answer * logged_bytes,
-        download=download,
+        download=0.0 if work.on_server else work.teacher_download,
+        traffic=traffic,
     )
 
 

@@ -248,15 +248,23 @@ def _stages_of(recipe: Recipe, pipeline: Sequence[Stage], asked_for: Sequence[st
 def _set_aside(
     redo: str | None, pipeline: Sequence[Stage], recipe: Recipe, folder: RunFolder
 ) -> None:
-    """Set aside what the stage `redo` and those after it made, if what it reads is whole."""
+    """Set aside what the stage `redo` and those after it made, if what it reads is whole.
+
+    Of a cheap one, as `plan`, its own alone: what reads that is cheap too, and is made anew by itself.
+    """
     if redo is None:
         return
-    names = [stage.name for stage in pipeline]
-    for file in _inputs_to_verify(pipeline[names.index(redo)], recipe, folder):
+    number = [stage.name for stage in pipeline].index(redo)
+    for file in _inputs_to_verify(pipeline[number], recipe, folder):
         require_same_content(file)
         folder.note_read(file.path)
-    for stage in pipeline[names.index(redo) :]:
-        folder.set_aside(stage.name, keep_files=stage.asks_teacher or stage.keeps_files)
+    later = [] if pipeline[number].cheap else pipeline[number + 1 :]
+    kept = []
+    for stage in (pipeline[number], *later):
+        keep_files = stage.asks_teacher or stage.keeps_files
+        kept.append(folder.set_aside(stage.name, keep_files=keep_files))
+    if names := ", ".join(path.name for path in kept if path is not None):
+        print(f"--redo {redo}: what was made before is in {names}")
 
 
 def _refuse_redo(

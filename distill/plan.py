@@ -36,6 +36,7 @@ from distill.planning.destinations import check_destinations, text_of_destinatio
 from distill.planning.launches import divided, duration, launch_told, too_little_memory
 from distill.planning.licences import licence_verdict, require_permission
 from distill.planning.machine import GB, Machine, this_machine
+from distill.planning.overlooked import fields_of_other_methods, without_prompts_told
 from distill.planning.round_costs import rounds_warning
 from distill.planning.scoring import capture_told
 from distill.planning.several import (
@@ -70,6 +71,7 @@ def stage(planned: Sequence[Stage]) -> Stage:
         Recipe.identity,
         inputs,
         cheap=True,
+        keeps_files=True,
     )
 
 
@@ -124,6 +126,7 @@ def make_plan(recipe: Recipe, folder: RunFolder, planned: Sequence[Stage]) -> Pl
     notes += text_of_destinations(recipe, *prompts)
     warnings = [*left.notes, *_warnings(recipe, work.machine, costs)]
     warnings += [*cannot_ask, *_warnings_of_work(work, planned, costs)]
+    warnings += [*fields_of_other_methods(recipe), *without_prompts_told(recipe, prompts)]
     return PlanResult(
         machine=asdict(work.machine),
         teacher=asdict(work.teacher),
@@ -152,6 +155,7 @@ def _check_models(recipe: Recipe, routes: Sequence[Route]) -> list[str]:
 
     for route in routes:
         preflight.check_gguf_teacher(route.recipe)
+        preflight.check_quantization(route.recipe)
         check_division(route.recipe)
     cannot_ask = [preflight.check_scoring(route.recipe) for route in routes]
     for route in routes:
@@ -200,7 +204,13 @@ def _workload(
 def _less_of_teacher(recipe: Recipe, machine: Machine, section: str) -> str:
     """Return what makes a teacher need less memory; in parts it cannot be quantized as well."""
     in_parts = any(view.teacher.num_parts > 1 for view in recipe.views)
-    way = f"a larger {section}.tensor_parallel" if in_parts else f"{section}.quantization=nf4"
+    from distill.planning.preflight import is_mixture_of_experts
+
+    way = f"{section}.quantization=nf4"
+    if any(map(is_mixture_of_experts, recipe.views)):
+        way = f"a GGUF file of 4 bits ({section}.gguf)"
+    if in_parts:
+        way = f"a larger {section}.tensor_parallel"
     text = f"a smaller teacher, {way} or a smaller {section}.batch_tokens needs less"
     if in_parts or any(view.teacher.device_map for view in recipe.views):
         return text
@@ -324,7 +334,7 @@ def _table(costs: Mapping[str, Cost]) -> list[str]:
     for name, cost in [*costs.items(), ("in all", in_all)]:
         lines.append(
             f"{name:<12}{cost.memory / GB:>10.1f}{duration(cost.seconds):>10}"
-            f"{cost.disk / GB:>9.2f}{cost.download / GB:>13.2f}"
+            f"{cost.disk / GB:>9.2f}{(cost.download + cost.traffic) / GB:>13.2f}"
         )
     return lines
 

@@ -124,6 +124,22 @@ def test_a_stage_that_reads_another_one_now_is_told(recipe, capsys):
     assert "its input `generate` has changed. It is read as it is" in capsys.readouterr().err
 
 
+def test_a_plan_made_anew_leaves_what_the_run_has_made(copy, capsys):
+    recipe = load_recipe(QUICKSTART, [*SMALL, f"run_folder={copy}"])
+    pipeline.run(recipe, stages=["plan"], redo="plan")
+    assert "plan: done in" in capsys.readouterr().out
+    assert not list(copy.glob("*.replaced-*"))
+    pipeline.run(recipe)
+    assert "train: already done" in (said := capsys.readouterr().out) and "train ..." not in said
+
+
+def test_what_a_redo_sets_aside_is_told(recipe, capsys):
+    run(recipe(), "generate", "count")
+    capsys.readouterr()
+    run(recipe(), "count", redo="count")
+    assert "--redo count: what was made before is in count.replaced-1\n" in capsys.readouterr().out
+
+
 def test_a_redo_that_could_not_go_on_sets_nothing_aside(recipe):
     run(recipe(), "generate", "count")
     folder = RunFolder.of(recipe())

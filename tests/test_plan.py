@@ -17,7 +17,12 @@ from distill.pipeline import PLANNED
 from distill.plan import _warnings, make_plan, stage_costs
 from distill.planning.costs import Workload
 from distill.planning.machine import GPU_SPEEDS, Machine
-from distill.planning.preflight import check_answering, check_formats, check_gguf_teacher
+from distill.planning.preflight import (
+    check_answering,
+    check_formats,
+    check_gguf_teacher,
+    check_quantization,
+)
 from distill.planning.sizes import size_of
 from distill.recipe import load_recipe
 
@@ -394,6 +399,26 @@ def test_a_busy_machine_is_told_in_the_plan(
     monkeypatch.setattr("distill.plan.this_machine", lambda folder, with_gpu: beside_others)
     plan = make_plan(load_recipe(QUICKSTART), RunFolder(tmp_path / "run"), PLANNED)
     assert "warning: other processes kept 1.5 of 2 cores busy" in plan.text
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_experts_that_bitsandbytes_leaves_alone_are_refused_before_they_are_fetched(
+    quantization: str, tmp_path: Path
+) -> None:
+    words = [f"teacher.quantization={quantization}"]
+    recipe = load_recipe(QUICKSTART.with_name("ernie_4_5_to_0.3b.yaml"), words)
+    with pytest.raises(
+        MismatchError, match=rf"teacher\.quantization {quantization}: .*teacher\.gguf"
+    ):
+        make_plan(recipe, RunFolder(tmp_path), PLANNED)
+    check_quantization(load_recipe(QUICKSTART.with_name("qwen_to_1b.yaml"), words))
+
+
+def test_what_a_server_sends_takes_no_disk(tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART.with_name("kimi_k2_to_0.6b.yaml"))
+    costs = make_plan(recipe, RunFolder(tmp_path), PLANNED).stages
+    assert costs["generate"].traffic > 1e6 and costs["generate"].download == 0
+    assert costs["initialize"].download > 1e9 and costs["initialize"].traffic == 0
 
 
 def test_a_mixture_that_is_not_here_yet_is_known_by_the_catalogue() -> None:

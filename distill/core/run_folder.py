@@ -23,6 +23,7 @@ from distill.core.stored_json import as_type, broken, field_problem, read_json, 
 from distill.core.verification import RecordedFile
 from distill.errors import MismatchError, MissingError
 from distill.recipe import Recipe, in_full, sealed_yaml
+from distill.recipe.sections.student import UNCHOSEN
 
 PACKAGES = (
     "distill",
@@ -35,6 +36,8 @@ PACKAGES = (
     "xllamacpp",
     "numpy",
 )
+# by what a section was made that does not name the field: it is older
+UNSAID = {"student.layers_by": UNCHOSEN}
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 Result = TypeVar("Result")
@@ -241,8 +244,8 @@ class RunFolder:
             raise broken(path, reason, _way_out(stage))
         return Fingerprint(**values)
 
-    def set_aside(self, stage: str, *, keep_files: bool) -> None:
-        """Forget the manifest before a redo, and move what the stage made away.
+    def set_aside(self, stage: str, *, keep_files: bool) -> Path | None:
+        """Forget the manifest before a redo, move what the stage made away, and return whereto.
 
         `keep_files`: leave it where it is. Raw answers and captured signals cost teacher time and
         are keyed by content, so the new run takes what still fits.
@@ -250,17 +253,18 @@ class RunFolder:
         assert stage not in self._shared, f"{stage} is another run's"
         folder = self.stage(stage)
         if not folder.exists():
-            return
+            return None
         if keep_files:
             for name in ("manifest.json", "started.json"):
                 (folder / name).unlink(missing_ok=True)
             fsync_folder(folder)
-            return
+            return None
         number = 1
         while (aside := self.path / f"{stage}.replaced-{number}").exists():
             number += 1
         folder.rename(aside)
         fsync_folder(self.path)
+        return aside
 
     def write_recipe(self, recipe: Recipe) -> None:
         write_atomic(self.path / "recipe.yaml", sealed_yaml(recipe))
@@ -359,7 +363,7 @@ def differences(old: Fingerprint, new: Fingerprint) -> list[str]:
     lines = []
     old_fields, new_fields = flat(old.section), flat(new.section)
     for name in sorted(old_fields.keys() | new_fields.keys()):
-        before, after = old_fields.get(name), new_fields.get(name)
+        before, after = (values.get(name, UNSAID.get(name)) for values in (old_fields, new_fields))
         if before != after:
             lines.append(f"{name} was {before!r}, is now {after!r}")
     if old.seed != new.seed:

@@ -11,13 +11,16 @@ from distill.recipe import Recipe
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage takes: bytes of memory (of the GPU, where there is one), seconds, bytes on disk,
-    bytes to download."""
+    """What one stage takes: bytes of memory (of the GPU, where there is one), seconds, bytes on disk.
+
+    `download`: bytes of what is fetched and stays there, `traffic`: of what a server sends beside.
+    """
 
     memory: float
     seconds: float
     disk: float = 0.0
     download: float = 0.0
+    traffic: float = 0.0
 
 
 def always(*names: str) -> Callable[[Recipe], Sequence[str]]:

@@ -68,6 +68,8 @@ def _unknown(
         known["messages"] = known.pop("conversations")
     if not known.keys() & set(FIELDS):
         known = {"prompt": "THEIR_NAME", **known}
+    if meant is not None:
+        known.setdefault(meant, name)
     answers = ""
     if ANSWER in ours:
         answers = ", answers: given"

@@ -12,6 +12,14 @@ from distill.models.families import EXPERTS, first_of
 from distill.recipe import Recipe
 
 
+def is_mixture(config: Mapping[str, Any] | None, model: str) -> bool:
+    """Return whether a model is a mixture of experts, by its config.json, or else by the catalogue."""
+    if config is not None:
+        return first_of(config.get("text_config") or config, EXPERTS) > 0
+    known = catalog.find(model)
+    return known is not None and known.active is not None
+
+
 @dataclass(frozen=True)
 class PlannedStudent:
     """The student that a recipe asks for."""
@@ -45,10 +53,7 @@ class PlannedStudent:
     @property
     def is_mixture(self) -> bool:
         """Return whether it is a mixture of experts, by config.json, or else by the catalogue."""
-        if self.config is not None:
-            return first_of(self.text_config, EXPERTS) > 0
-        known = catalog.find(self.recipe.student.model or "")
-        return known is not None and known.active is not None
+        return is_mixture(self.config, self.recipe.student.model or "")
 
     @property
     def row_sizes(self) -> dict[str, int]:

@@ -46,6 +46,7 @@ def in_turn(costs: Sequence[Cost]) -> Cost:
         seconds=sum(cost.seconds for cost in costs),
         disk=sum(cost.disk for cost in costs),
         download=sum(cost.download for cost in costs),
+        traffic=sum(cost.traffic for cost in costs),
     )
 
 

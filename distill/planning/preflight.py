@@ -8,8 +8,9 @@ export.
 from distill.errors import DataError, MismatchError, MissingError
 from distill.formats import FORMATS, W16A16
 from distill.formats.gguf.preflight import problem_of as gguf_problem
-from distill.formats.planned_student import PlannedStudent
+from distill.formats.planned_student import PlannedStudent, is_mixture
 from distill.llama_cpp import gguf_header
+from distill.models import find
 from distill.recipe import Recipe
 
 
@@ -43,6 +44,32 @@ def check_answering(recipe: Recipe) -> None:
         raise MismatchError(
             f"{recipe.source}: rounds.student_as gguf: {problem}: set rounds.student_as=weights"
         )
+
+
+def check_quantization(recipe: Recipe) -> None:
+    """Raise MismatchError where the teacher's experts are to be quantized, before it is fetched.
+
+    bitsandbytes packs linear layers, and all experts of a layer are one tensor.
+    """
+    teacher, section = recipe.teacher, recipe.teacher_section
+    if teacher.quantization != "none" and is_mixture_of_experts(recipe):
+        raise MismatchError(
+            f"{recipe.source}: {section}.quantization {teacher.quantization}: {teacher.model} is a "
+            "mixture of experts, which it would leave in 16 bits: set it to none, and take a GGUF file "
+            f"of 4 bits ({section}.gguf) or a server ({section}.server)"
+        )
+
+
+def is_mixture_of_experts(recipe: Recipe) -> bool:
+    """Return whether the teacher is loaded here and is one, as far as is known before it is fetched."""
+    teacher = recipe.teacher
+    if teacher.server or teacher.gguf:
+        return False
+    try:
+        config = find.read_config(recipe.model_location(teacher.model), teacher.revision)
+    except MissingError:
+        config = None
+    return is_mixture(config, teacher.model)
 
 
 def check_gguf_teacher(recipe: Recipe) -> None:

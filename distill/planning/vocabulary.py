@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from itertools import chain
 
 from distill.chat.tokenizers import Tokenizers
-from distill.data.counted_texts import require_text
+from distill.data.counted_texts import FIELD, require_text
 from distill.data.samples import Prompt
+from distill.errors import RecipeError
+from distill.planning.overlooked import languages_without_prompts
 from distill.recipe import Recipe
 from distill.recipe.rules import fewer_ids_problem
 from distill.shaping.bpe import require_bpe
-from distill.shaping.corpus import Corpus
+from distill.shaping.corpus import Corpus, no_text_in
 from distill.shaping.coverage import NEW_TEXT, STOPPED, table_lines
 from distill.shaping.pruning import MULTIPLE
 from distill.shaping.trimming import trim
-from distill.text.scripts import scripts_of
+from distill.text.scripts import same_language, scripts_of
 
 LONGEST = 5_000_000  # bytes of each named text that a plan reads
 
@@ -42,8 +44,13 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
         return
     if tokenizers is not None:
         require_bpe(tokenizers.student)
-    for text in options.texts:
-        scripts_of(text.language)
+    for number, text in enumerate(options.texts):
+        try:
+            scripts_of(text.language)
+        except RecipeError as error:
+            told = str(error).removeprefix("languages: ")
+            where = f"{recipe.source}: {FIELD}.{number}.language"
+            raise RecipeError(f"{where}: {told}") from None
         require_text(recipe, text)
 
 
@@ -57,7 +64,10 @@ def planned_vocabulary(
     own: dict[str, list[str]] = {code: [] for code in recipe.languages}
     for prompt in chain(*prompts):
         own[prompt.language] += [message["content"] for message in prompt.messages]
-    named = {text.language for text in options.texts}
+    languages = tuple(recipe.languages)
+    named = {same_language(text.language, languages) for text in options.texts}
+    if empty := languages_without_prompts(recipe, prompts, texts=[*filter(None, named)]):
+        raise no_text_in(recipe, empty[0])
     has_all = all(texts or code in named for code, texts in own.items())
     if tokenizers is None or not has_all:
         return _untried(recipe, tokenizers)

@@ -250,9 +250,12 @@ def _require_one_that_fits(
     tried = [*((c.name, c.size) for c in candidates)]
     tried += [(out.name, out.size) for out in left_out if out.size is not None]
     name, size = min(tried, key=lambda pair: budget.use(pair[1]))
+    smaller = "begin with a smaller student.model"
+    if recipe.student.model is None:
+        smaller = "make it smaller (student.num_layers, student.hidden_size, student.vocabulary)"
     raise RecipeError(
         f"{recipe.source}: {budget}: no student fits; the smallest is {name} with {size}. "
-        "Raise the budget, or begin with a smaller student.model"
+        f"Raise the budget, or {smaller}"
     )
 
 

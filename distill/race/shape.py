@@ -115,8 +115,8 @@ def _race(
             f"{folders.run.stage('generate')}: not finished: who fits follows from a vocabulary that "
             "is trimmed by the answers; run `distill generate RECIPE` first"
         )
-    folders.run.write_recipe(recipe)
     if manifest is None:
+        folders.run.write_recipe(recipe)
         print("shape: the teacher answers first: `distill plan` says how long that takes")
     run_stages([generate.STAGE], recipe, folders.run, running)
     began = stored_race(folders)

@@ -75,7 +75,8 @@ class Size:
     vocabulary: int
 
     def __str__(self) -> str:
-        return f"{self.num_bytes / 1e6:,.1f} MB, {self.parameters:,} parameters"
+        megabytes = self.num_bytes / 1e6
+        return f"{megabytes:,.{1 if megabytes >= 10 else 3}f} MB, {self.parameters:,} parameters"
 
 
 @dataclass(frozen=True)

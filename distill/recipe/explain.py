@@ -26,7 +26,9 @@ def _own_field(name: str, location: list[str]) -> dict[str, FieldInfo]:
     """Return the field itself; nothing where it is a section, which has no text of its own."""
     neighbours = fields_at(location[:-1])
     if location[-1] not in neighbours:
-        hint = did_you_mean(location[-1], neighbours, cutoff=0.4)
+        known = [] if len(location) > 1 else dotted_names(name)
+        hint = f"did you mean {' or '.join(known)}?" if known else ""
+        hint = hint or did_you_mean(location[-1], neighbours, cutoff=0.4)
         raise RecipeError(f"{name}: no such field" + (f"; {hint}" if hint else ""))
     info = neighbours[location[-1]]
     return {} if _is_section(info.annotation) else {name: info}

@@ -39,7 +39,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict) and (
             parent != "teachers" or not isinstance(section, list)
         ):
-            raise RecipeError(f"override {name}: {shown(parent)} is a value, not a section")
+            way_out = ""
+            if isinstance(section, list):
+                way_out = f": give the whole list ({parent}=[{{...}}, ...])"
+            raise RecipeError(
+                f"override {name}: {shown(parent)} is a value, not a section{way_out}"
+            )
     if isinstance(section, list):
         raise RecipeError(f"override {name}: write teachers.NAME.field=value")
     section[last] = _from_here(last, value)

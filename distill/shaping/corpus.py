@@ -150,12 +150,17 @@ def count_tokens(tokenizer: Any, corpus: Corpus, num_rows: int, bar: Progress) -
         num_bytes[place] += _num_bytes(texts)
     empty = [code for code, num in zip(languages, counts_LV.sum(1), strict=True) if not num]
     if empty:
-        raise DataError(
-            f"{corpus.recipe.source}: student.vocabulary: no text in {empty[0]} to count tokens in, so "
-            "none of its own would be kept: add some to student.vocabulary.texts "
-            f"([{{file: ..., language: {empty[0]}}}]), or remove it from languages"
-        )
+        raise no_text_in(corpus.recipe, empty[0])
     return TextCounts(languages, counts_LV.T.copy(), tenth_LV.T.copy(), num_words, num_bytes)
+
+
+def no_text_in(recipe: Recipe, language: str) -> DataError:
+    """Return the error that a language of the recipe has no text."""
+    return DataError(
+        f"{recipe.source}: student.vocabulary: no text in {language} to count tokens in, so none of its "
+        f"own would be kept: add some to {FIELD} ([{{file: ..., language: {language}}}]), or remove it "
+        "from languages"
+    )
 
 
 def num_tokens(tokenizer: Any, corpus: Corpus, bar: Progress) -> list[int]:

@@ -174,9 +174,11 @@ def scripts_of(language: str) -> tuple[str, ...]:
             return _SUBTAGS[subtag]
     code = base_code(language)
     if code not in LANGUAGES:
+        is_code = 2 <= len(code) <= 3 and code.isalpha()
+        script = f", or add the script: {code}-Latn" if is_code else ""
         raise RecipeError(
             f"languages: {language!r:.40}: we do not know its script; use an ISO 639 code such as "
-            f"sw or swh, or add the script: {code:.40}-Latn"
+            f"sw or swh{script}"
         )
     return LANGUAGES[code]
 

@@ -13,7 +13,7 @@ from run_helpers import QUICKSTART
 
 from distill import generate
 from distill.core.results import GenerateResult
-from distill.core.run_folder import Fingerprint, RunFolder, StageOutput
+from distill.core.run_folder import Fingerprint, RunFolder, StageOutput, differences
 from distill.errors import DataError, MismatchError
 from distill.recipe import load_recipe
 
@@ -129,6 +129,12 @@ def test_what_a_stage_was_begun_with_is_compared_field_by_field(tmp_path):
     assert folder.changes("generate", begun) == []
     changes = folder.changes("generate", Fingerprint({"a": 1, "b": {"c": 3}}, {"teacher": "y"}, 1))
     assert len(changes) == 2 and "b.c" in changes[0] and "`teacher` has changed" in changes[1]
+
+
+def test_a_field_that_an_older_section_lacks_is_told_by_the_value_to_set_back():
+    old = Fingerprint({"student": {"method": "layers"}})
+    new = Fingerprint({"student": {"method": "layers", "layers_by": "last"}})
+    assert differences(old, new) == ["student.layers_by was 'even', is now 'last'"]
 
 
 def test_another_name_of_the_model_on_its_server_is_another_recipe(tmp_path):

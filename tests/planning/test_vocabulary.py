@@ -69,5 +69,7 @@ def test_what_cannot_be_tried_yet_is_reckoned_by_the_size_or_as_the_whole():
     sized = recipe_of("student.vocabulary.size=700")
     assert planned_vocabulary(sized, None, prompts).size == 640, "a multiple of 64"
     english = tuple([p for p in part if p.language == "en"] for part in prompts)
+    written = "generate.prompts=[{file: p.jsonl}, {expand: magpie, num: 9, verify: false}]"
+    sized = recipe_of("student.vocabulary.size=700", written)
     untried = planned_vocabulary(sized, connect(sized).tokenizers, english)
     assert untried.size == 640 and "a language has no text" in untried.text

@@ -294,10 +294,12 @@ def test_a_plan_changes_nothing_of_a_race(raced, tmp_path, capsys):
 
     shutil.copytree(raced / "run", tmp_path / "run", symlinks=True)
     before = files_and_times(tmp_path / "run/shape")
+    recipe = (tmp_path / "run/recipe.yaml").read_bytes()
     other = ["student.budget_mb=1.1", "--tokens", "512"]
     assert main(["shape", *map(str, words(tmp_path / "run", "--plan", *other[1:]))]) == 0
     assert "512 tokens each" in capsys.readouterr().out
     assert shape.run(recipe_of(tmp_path / "run", other[0]), only_plan=True) is None
+    assert (tmp_path / "run/recipe.yaml").read_bytes() == recipe, "what the run was made by"
     for option in ("--redo", "--write"):
         assert main(["shape", *map(str, words(tmp_path / "run", "--plan", option))]) == 2
         assert f"{option} and --plan" in capsys.readouterr().err
