@@ -13,6 +13,8 @@ LONGEST_LINE, LONGEST_MESSAGE = 600, 800  # characters
 # Fields that had another name before
 RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
 # Fields that may hold a key by mistake: their value is not repeated
+# pydantic's names of a value where there should be a section
+NO_SECTION = ("model_type", "model_attributes_type")
 SECRET = ("server", "judge_server", "api_key_env", "judge_api_key_env")
 
 
@@ -46,6 +48,8 @@ def _problem(problem: Mapping[str, Any], values: dict[str, Any]) -> str:
         return f"{name}: missing; it is needed"
     if location[-1] in SECRET:
         return f"{name}: {message}"
+    if problem["type"] in NO_SECTION and (known := fields_at(location)):
+        message = f"a section, so fields in braces, {{NAME: value}}; it has {', '.join(known)}"
     return f"{name}: {shown(_value_at(problem['loc'], values))}: {message}"
 
 

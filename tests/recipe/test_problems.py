@@ -96,3 +96,15 @@ def test_an_unknown_key_of_a_source_names_those_that_are_known():
     for section in ("generate", "evaluate"):
         said = problem(f"{section}.prompts={{file: a.jsonl, zzz: 1}}")
         assert f"{section}.prompts.0.zzz: unknown key; known here: expand, num," in said
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("student.vocabulary=8192", "student.vocabulary: 8192: a section, so fields in braces"),
+        ("student.vocabulary={texts: [sw.txt]}", "it has file, dataset, config, split, revision"),
+        ("train=fast", "train: 'fast': a section, so fields in braces, {NAME: value}; it has"),
+    ],
+)
+def test_a_value_where_a_section_belongs_is_told_what_it_has(override: str, told: str) -> None:
+    assert told in problem(override)
