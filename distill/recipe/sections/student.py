@@ -61,8 +61,8 @@ class Vocabulary(Section):
 
     size: PositiveInt | None = field(
         None,
-        "Take tokens away until so many stay; null = as few as max_fertility_loss allows. Where that "
-        "is reached first, more than size stay",
+        "Take tokens away until so many stay (a multiple of 64, rounded down); null = as few as "
+        "max_fertility_loss allows. Where that is reached first, more than size stay",
     )
     max_fertility_loss: Share | None = field(
         0.01,
