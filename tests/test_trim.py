@@ -257,7 +257,7 @@ def test_a_whole_run_with_a_trimmed_vocabulary(generated, capsys):
     figures = result.manifests["evaluate"].result.models
     assert figures["student"].nll is not None and figures["q8_0"].nll is not None
     page = result.report.read_text()
-    assert "768 of 1,024 tokens stay" in page and "tokens a word before" in page
+    assert "768 of 1,024 tokens stay" in page and "tokens/word" in page
     card = (generated.path / "report" / "MODEL_CARD.md").read_text()
     assert "with 768 of the 1,024 tokens" in card
     assert "about 768 of 1,024 tokens stay" in result.manifests["plan"].result.text

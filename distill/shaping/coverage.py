@@ -12,15 +12,17 @@ STOPPED = {  # why no more tokens were taken away
 }
 HEADINGS = (
     "language",
-    "MB of text",
-    "tokens a word before",
+    "MB",
+    "tokens/word",
     "after",
-    "tokens a byte before",
+    "tokens/byte",
     "after",
     "longer by",
-    "new text longer by",
+    "new text",
 )
-NEW_TEXT = "new text: a tenth of each language's texts, in as many tokens, which the other nine tenths chose"
+NEW_TEXT = (
+    "longer by: the counted texts; new text: a tenth of them, by as many tokens that the others choose"
+)
 
 
 def told(result: TrimResult) -> str:

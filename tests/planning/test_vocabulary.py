@@ -31,7 +31,7 @@ def test_every_estimate_is_of_the_tokens_that_the_trial_kept(tmp_path):
     trimmed = plan_of(tmp_path, *dense)
     num = trimmed.student["vocabulary"]
     assert f"about {num:,} of 1,024 tokens stay" in trimmed.text
-    table = trimmed.text.partition("tokens a word before")[2].splitlines()[1:]
+    table = trimmed.text.partition("tokens/word")[2].splitlines()[1:]
     assert [line.split()[0] for line in table[:5]] == ["en", "zh", "sw", "id", "hi"]
     assert all(line.endswith("%") for line in table[:5])
     assert num % 64 == 0 and num < 900 and whole.student["vocabulary"] == 1024
