@@ -97,6 +97,9 @@ def how_good(
         sentences.append(f"Against the teacher, prompt by prompt: {told} {measure.unit}.")
     if weakest := _weakest(examples.get(taken.model, ()), measure):
         sentences.append(weakest)
+    if taken.unchecked and taken.exact_match is not None and taken.interval is not None:
+        solved = EXACT_MATCH.tell_within(taken.exact_match, taken.interval)
+        sentences.append(f"Of the prompts that a task checks it solves {solved} %.")
     if benchmark is not None:
         sentences += [_benchmark(facts, benchmark, taken.model) for facts in benchmark.benchmarks]
     figure = measure.tell(value, "") + (" %" if measure is EXACT_MATCH else "")

@@ -44,6 +44,14 @@ def test_without_a_task_the_quality_is_nats(manifests):
     assert "nats a token of NLL" in text
 
 
+def test_where_a_task_checks_some_the_quality_is_nats_and_what_it_solves_is_told(manifests):
+    for figures in manifests["evaluate"].result["models"].values():
+        figures["unchecked"] = 3
+    figure, _, text = asked(manifests)["How good?"]
+    assert figure == "3.9810" and "nats a token of NLL" in text
+    assert text.endswith("Of the prompts that a task checks it solves 40.0 [30.0, 50.0] %.")
+
+
 def test_what_was_not_scored_is_told_as_that(manifests):
     models = manifests["evaluate"].result["models"]
     for figures in models.values():
