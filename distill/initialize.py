@@ -24,10 +24,10 @@ from distill.data.stored_samples import read_samples
 from distill.errors import MismatchError
 from distill.models import find, load, on_disk
 from distill.planning.costs import PROCESS_BYTES, Workload
-from distill.planning.cuts import choice_seconds, cut_bytes, has_room, making_bytes, searches
+from distill.planning.cuts import READ_LAYERS, choice_seconds, has_room, making_bytes, searches
 from distill.planning.lengths import RANDOM_CONTEXT, check_student
 from distill.planning.machine import available_bytes
-from distill.planning.sizes import UNKNOWN_SIZE, size_of, student_size
+from distill.planning.sizes import UNKNOWN_SIZE, student_size
 from distill.recipe import Recipe
 from distill.shaping.cutting import cut, is_cut, reads_samples, told
 from distill.shaping.rows import keep_rows
@@ -48,8 +48,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     samples = read_samples(kept_path(recipe, folder)) if reads_samples(recipe.student) else None
     device = "cpu"
     if samples is not None:
-        _read_once_if_it_fits(recipe, model)
         device = _device_of_cut(recipe, model)
+        _read_once_if_it_fits(recipe, model, device)
     cuts, nll_before_cuts = cut(recipe, model, tokenizer, samples, device)
     for line in told(cuts, nll_before_cuts):
         print(f"initialize: {line}")
@@ -72,8 +72,8 @@ def run(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> Stag
     return StageOutput(result, files_under(out))
 
 
-def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
-    """Read all layers of a model that samples go through, where there is room; else tell it.
+def _read_once_if_it_fits(recipe: Recipe, model: Any, device: str) -> None:
+    """Read all layers of a model that samples go through on `device`, where there is room; else tell it.
 
     What is made of it is the same either way.
     """
@@ -82,7 +82,7 @@ def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
     if not on_disk.are_on_disk(model):
         return
     num_bytes, free = 4 * model.num_parameters(), available_bytes()
-    if load.placement(recipe.train.device, "float32").device == "cuda":
+    if device == "cuda":
         free = min(free, torch.cuda.mem_get_info()[0])
     if has_room(num_bytes, free) or searches(recipe.student):
         on_disk.keep(model)
@@ -96,7 +96,8 @@ def _read_once_if_it_fits(recipe: Recipe, model: Any) -> None:
 def _device_of_cut(recipe: Recipe, model: Any) -> str:
     """Return where samples go through the model: on a GPU where what stays in memory has room there.
 
-    That is all of the model, or, where its layers are on the disk, what the cuts leave of them.
+    That is what the cuts leave of it, beside the layers that are read; all of it where layers are tried
+    one by one, and where they are in memory already.
     """
     import torch
 
@@ -104,10 +105,11 @@ def _device_of_cut(recipe: Recipe, model: Any) -> str:
     if device != "cuda":
         return device
     num_bytes = 4 * model.num_parameters()
-    if on_disk.are_on_disk(model):
-        student = recipe.student
-        source = size_of(recipe, student.model or "", student.revision)
-        num_bytes = cut_bytes(recipe, source, student_size(recipe, UNKNOWN_SIZE))
+    if on_disk.are_on_disk(model) and not searches(recipe.student):
+        num_rows = len(model.get_input_embeddings().weight)
+        layer = max(sum(p.numel() for p in one.parameters()) for one in model.base_model.layers)
+        left = student_size(recipe, UNKNOWN_SIZE, num_rows).parameters
+        num_bytes = 4 * (left + READ_LAYERS * layer)
     free = torch.cuda.mem_get_info()[0]
     if has_room(num_bytes, free):
         return device

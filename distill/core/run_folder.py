@@ -111,7 +111,7 @@ class RunFolder:
         """
         path = Path(recipe.run_folder or f"runs/{recipe.name}").expanduser().resolve()
         for place in (path, *path.parents):
-            if place.exists() and not place.is_dir():
+            if os.path.exists(place) and not os.path.isdir(place):  # False where it may not look
                 raise _in_the_way(place)
         return cls(path)
 

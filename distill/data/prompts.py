@@ -365,7 +365,7 @@ def split_prompts(recipe: Recipe, left: Left | None = None) -> tuple[list[Prompt
         held_out = _exam(recipe, recipe.evaluate.prompts, is_graded, left)
     else:
         held_out = _lowest_ids(recipe, prompts, is_graded)
-    held_out = _evenly(_one_answer_each(held_out), recipe.languages, recipe.evaluate.num_examples)
+    held_out = _evenly(recipe, _one_answer_each(held_out))
     ids = {prompt.id for prompt in held_out}
     learn = [prompt for prompt in prompts if prompt.id not in ids]
     if not learn and len(by_people) == len(recipe.generate.prompts):
@@ -425,10 +425,18 @@ def _lowest_ids(recipe: Recipe, prompts: Sequence[Prompt], is_graded: bool) -> l
     return held_out or [min(gradable, key=lambda prompt: prompt.id)]
 
 
-def _evenly(prompts: list[Prompt], languages: Sequence[str], limit: int) -> list[Prompt]:
-    """Return at most `limit` prompts, taking turns over the languages, in the file's order."""
+def _evenly(recipe: Recipe, prompts: list[Prompt]) -> list[Prompt]:
+    """Return at most evaluate.num_examples prompts, of those that take turns, in the file's order."""
+    limit = recipe.evaluate.num_examples
     if len(prompts) <= limit:
         return prompts
-    turns = take_turns(prompts, lambda prompt: prompt.language, languages)
+    turns = in_turns(recipe, prompts)
     ids = set(list(dict.fromkeys(prompt.id for prompt in turns))[:limit])
     return [prompt for prompt in prompts if prompt.id in ids]
+
+
+def in_turns(recipe: Recipe, prompts: list[Prompt]) -> list[Prompt]:
+    """Return prompts in turns over the languages; those that a task checks take turns with the others."""
+    is_graded = recipe.generate.task is not None
+    kinds = [(code, checked) for code in recipe.languages for checked in (True, False)]
+    return take_turns(prompts, lambda p: (p.language, p.verify or not is_graded), kinds)

@@ -14,6 +14,7 @@ COPIED = (
     "special_tokens_map.json",
     "LICENSE",
 )
+FURTHER_TEMPLATES = "additional_chat_templates/*.jinja"  # as transformers saves them
 
 
 def unquantized_config(model_folder: Path) -> Any:
@@ -49,9 +50,11 @@ def sixteen_bits(config: Any) -> Any:
 
 
 def copy_tokenizer(model_folder: Path, out_folder: Path) -> None:
-    """Copy the tokenizer's files, the chat template and the licence."""
-    for name in COPIED:
+    """Copy the tokenizer's files, the chat templates and the licence."""
+    further = [path.relative_to(model_folder) for path in model_folder.glob(FURTHER_TEMPLATES)]
+    for name in (*map(Path, COPIED), *further):
         if (model_folder / name).is_file():
+            (out_folder / name).parent.mkdir(exist_ok=True)
             shutil.copy2(model_folder / name, out_folder / name)
 
 

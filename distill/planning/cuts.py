@@ -4,7 +4,7 @@ import math
 
 from distill.catalog import catalog
 from distill.planning.costs import Workload
-from distill.planning.sizes import Size, num_tables
+from distill.planning.sizes import num_tables
 from distill.recipe import Recipe
 from distill.recipe.sections import Student
 from distill.shaping.calibration import (
@@ -98,14 +98,9 @@ def making_bytes(work: Workload) -> float:
     is_packed = "quantization_config" in (planned.config or {})
     if not is_cut(work.recipe.student) or is_packed or _is_read_once(work):
         return 4 * max(source.parameters, saved)
-    return max(cut_bytes(work.recipe, source, work.student), 4 * saved)
-
-
-def cut_bytes(recipe: Recipe, source: Size, student: Size) -> float:
-    """Return the bytes of a model whose layers are read when they run, once it is cut to `student`."""
-    tables = source.head * num_tables(recipe)
+    tables = source.head * num_tables(work.recipe)
     layer = (source.parameters - tables) / source.layers
-    return 4 * (tables + student.parameters + READ_LAYERS * layer)
+    return 4 * max(tables + student + READ_LAYERS * layer, saved)
 
 
 def has_room(num_bytes: float, free: float) -> bool:

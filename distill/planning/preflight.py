@@ -63,7 +63,7 @@ def check_quantization(recipe: Recipe) -> None:
 def is_mixture_of_experts(recipe: Recipe) -> bool:
     """Return whether the teacher is loaded here and is one, as far as is known before it is fetched."""
     teacher = recipe.teacher
-    if teacher.server or teacher.gguf:
+    if teacher.server or teacher.gguf or teacher.trust_remote_code:  # whose experts may be layers
         return False
     try:
         config = find.read_config(recipe.model_location(teacher.model), teacher.revision)

@@ -225,7 +225,8 @@ def _raced(
     folder.write_recipe(of_candidate)
     _initialize(of_candidate, folder, running)
     chosen, own = folders.path / PRECISION, folder.stage("train") / PRECISION
-    _keep_choice(chosen, own)
+    if not folder.began("train"):
+        _keep_choice(chosen, own)
     _make(OF_CANDIDATE, of_candidate, folder, running)
     _keep_choice(own, chosen)
     remove_weights(folder)

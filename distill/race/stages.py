@@ -22,9 +22,8 @@ from distill.core.progress import Progress
 from distill.core.results import Interval
 from distill.core.run_folder import RunFolder, StageOutput
 from distill.core.stage import Cost, Stage
-from distill.data.prompts import split_prompts
+from distill.data.prompts import in_turns, split_prompts
 from distill.data.samples import Prompt
-from distill.data.shares import take_turns
 from distill.errors import MismatchError
 from distill.evaluate import askable, write_answers
 from distill.evaluation.eval_set import EvalSet, eval_sets
@@ -70,7 +69,7 @@ class Measured:
 def held_out_prompts(recipe: Recipe, teacher: Teacher) -> list[Prompt]:
     """Return the held-out prompts of the race: some of those that `evaluate` asks."""
     prompts = askable(split_prompts(recipe)[1], teacher)
-    return take_turns(prompts, lambda p: p.language, recipe.languages)[:NUM_HELD_OUT]
+    return in_turns(recipe, prompts)[:NUM_HELD_OUT]
 
 
 def answer_held_out(recipe: Recipe, folder: RunFolder, processes: Processes = ALONE) -> StageOutput:
@@ -142,7 +141,7 @@ def _held_out_cost(work: Workload) -> Cost:
 
 
 def _measure_cost(work: Workload) -> Cost:
-    """Reckon two passes over the answers, and greedy answers where a task checks them."""
+    """Reckon two passes over the answers, and greedy answers where a task may check them."""
     parameters = work.student.parameters
     tokens = NUM_HELD_OUT * (work.demand.prompt + work.demand.answer)
     seconds = 3 + 2 * tokens * 2 * parameters / work.machine.flops

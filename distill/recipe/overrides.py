@@ -31,7 +31,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         reason = "" if is_secret else f" ({error})"
         raise RecipeError(f"override {name}: the value is not YAML{reason}") from None
     section: Any = values
-    for parent in parents:
+    for depth, parent in enumerate(parents, 1):
         if isinstance(section, list):
             section = _entry(section, parent, name)
         else:
@@ -41,7 +41,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         ):
             way_out = ""
             if isinstance(section, list):
-                way_out = f": give the whole list ({parent}=[{{...}}, ...])"
+                way_out = f": give the whole list, {'.'.join(parents[:depth])}=[...]"
             raise RecipeError(
                 f"override {name}: {shown(parent)} is a value, not a section{way_out}"
             )

@@ -12,9 +12,9 @@ from distill.recipe.explain import dotted_names, fields_at
 LONGEST_LINE, LONGEST_MESSAGE = 600, 800  # characters
 # Fields that had another name before
 RENAMED = {"think": "reasoning", "thinking": "enable_thinking", "steer": "system_prompts"}
-# Fields that may hold a key by mistake: their value is not repeated
 # pydantic's names of a value where there should be a section
 NO_SECTION = ("model_type", "model_attributes_type")
+# Fields that may hold a key by mistake: their value is not repeated
 SECRET = ("server", "judge_server", "api_key_env", "judge_api_key_env")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.core.named_run import open_run
-from distill.core.results import Difference
+from distill.core.results import Difference, EvaluateResult
 from distill.core.run_folder import RunFolder, flat
 from distill.errors import RecipeError
 from distill.recipe import Recipe, advising
@@ -208,10 +208,16 @@ def _why_not(first: ComparedRun, run: ComparedRun, measure: Measure) -> str | No
     return None
 
 
+def _is_checked(result: EvaluateResult) -> bool:
+    """Return whether a task checked some of the students' answers."""
+    return any(figures.exact_match is not None for figures in result.models.values())
+
+
 def _why_no_task(first: ComparedRun, run: ComparedRun) -> str | None:
     """Return why the exact match of two runs cannot be compared, or None."""
     base, mine = first.results.evaluate, run.results.evaluate
-    if base.task is None or mine.task is None:
+    checked = [own.task is not None and _is_checked(own) for own in (base, mine)]
+    if not all(checked):
         return "no task checked the answers"
     if (base.task, base.task_version) != (mine.task, mine.task_version):
         return (

@@ -20,9 +20,7 @@ HEADINGS = (
     "longer by",
     "new text",
 )
-NEW_TEXT = (
-    "longer by: the counted texts; new text: a tenth of them, by as many tokens that the others choose"
-)
+NEW_TEXT = "longer by: the counted texts; new text: a tenth of them, by as many tokens that the others choose"
 
 
 def told(result: TrimResult) -> str:

@@ -87,6 +87,7 @@ def _require_settings_of_its_config(model: Any, kept: list[int]) -> None:
     for name in sorted(mine.keys() & expected.keys()):
         found, wanted = mine[name], expected[name]
         differ_by_layer = len({*found.values()}) > 1 or len({*wanted.values()}) > 1
+        differ_by_layer |= found.keys() != wanted.keys()
         if found != wanted and differ_by_layer:
             raise MismatchError(
                 f"{type(model).__name__}: layers {kept} cannot be told in its config (by layer "

@@ -65,14 +65,18 @@ class LocalTeacher(Teacher):
         return placed(teacher.device, teacher.dtype, teacher.quantization, self._work())
 
     def _work(self) -> Work:
-        """Return its work; one of several has begun where its own choice is noted."""
+        """Return its work; one of several has begun where its choice is noted.
+
+        Earlier versions had one note for all of them.
+        """
         teacher, route = self.recipe.teacher, self.recipe.route
         num_rows, made = teacher.batch_tokens, "signals/*/*.shard"
+        for_all = (self._stage / FILE).is_file()
         if not self._captures:  # decodes a token of each of so many answers at a time
             num_rows //= self.recipe.generate.max_new_tokens
             made = "*/*.jsonl"  # raw answers, written prompts, verdicts
         return Work(
-            note=self._stage / (f"precision-{route}.json" if route else FILE),
+            note=self._stage / (f"precision-{route}.json" if route and not for_all else FILE),
             began=lambda: not route and any(self._stage.glob(made)),
             folder=lambda: find.local_folder(self.location, teacher.revision),
             num_rows=num_rows,

@@ -93,6 +93,27 @@ def test_sources_that_are_not_verified_stand_beside_a_task_and_are_not_held_out(
         recipe("[{file: sums.jsonl}]", "evaluate.prompts=[{file: harm.txt, refusals: keep}]")
 
 
+def test_held_out_prompts_that_are_checked_take_turns_with_those_that_are_not(recipe, tmp_path):
+    chat = [{"prompt": f"Tell me of {n}", "language": "en"} for n in range(20)]
+    sums = [{"prompt": f"{n} + 1?", "language": "en", "reference": str(n + 1)} for n in range(9)]
+    write_jsonl(tmp_path / "chat.jsonl", chat)
+    write_jsonl(tmp_path / "exam.jsonl", sums)
+    chats, exams = tmp_path / "chat.jsonl", tmp_path / "exam.jsonl"
+    exam = f"evaluate.prompts=[{{file: {chats}, verify: false}}, {{file: {exams}}}]"
+    words = ["generate.task=final_number", exam, "languages=[en]"]
+    learnt = "[{file: sums.jsonl}]"
+    write_jsonl(tmp_path / "sums.jsonl", [{"prompt": "2 + 2?", "language": "en", "reference": "4"}])
+    for num, checked in ((10, 5), (4, 2), (24, 9), (300, 9)):
+        made = recipe(learnt, *words, f"evaluate.num_examples={num}")
+        held_out = split_prompts(made)[1]
+        assert sum(prompt.verify for prompt in held_out) == checked
+        assert len(held_out) == min(num, 29)
+    alone = recipe(learnt, exam, "languages=[en]", "generate.task=null", "evaluate.num_examples=10")
+    assert not any(prompt.verify for prompt in split_prompts(alone)[1]), (
+        "nothing checks: file order"
+    )
+
+
 def test_prompts_are_normalised_so_that_what_looks_the_same_is_asked_once(recipe, tmp_path):
     text = "Ẹ̀kọ́ ni kí o ṣe?"
     forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD")] + ["\ufeff\x07" + text]

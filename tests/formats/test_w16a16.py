@@ -1,5 +1,6 @@
 """W16A16 folders: every architecture loads from one and says what the student says; a 16-bit student is linked."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from distill.formats import w16a16
 from distill.models import find, load
 
 FolderMaker = Callable[..., Path]
+FURTHER = "additional_chat_templates/tool_use.jinja"
 IDS = torch.arange(40)[None] * 13 % 600
 
 
@@ -23,6 +25,14 @@ def log_probs(folder: Path, dtype: str) -> torch.Tensor:
     )
 
 
+def with_further_template(folder: Path, place: Path) -> Path:
+    """Return a copy with a second chat template, as transformers saves one."""
+    copy = Path(shutil.copytree(folder, place / "student"))
+    (copy / FURTHER).parent.mkdir()
+    (copy / FURTHER).write_text("{{ messages }}", encoding="utf-8")
+    return copy
+
+
 def names_under(folder: Path) -> set[Path]:
     return {path.relative_to(folder) for path in files_under(folder)}
 
@@ -31,26 +41,26 @@ def names_under(folder: Path) -> set[Path]:
 def test_a_float32_student_becomes_float16_and_says_the_same(
     model_folder: FolderMaker, tmp_path: Path, kind: str
 ) -> None:
-    folder = model_folder(kind)
+    folder, out = with_further_template(model_folder(kind), tmp_path), tmp_path / "out"
+    out.mkdir()
     assert w16a16.dtypes(folder) == ("float16", "bfloat16")
-    w16a16.write_w16a16(folder, tmp_path, "float16")
-    model = w16a16.load_w16a16(tmp_path)
-    assert model.dtype == torch.float16 and w16a16.tensor_types(tmp_path).keys() <= {"F16", "F32"}
+    w16a16.write_w16a16(folder, out, "float16")
+    model = w16a16.load_w16a16(out)
+    assert model.dtype == torch.float16 and w16a16.tensor_types(out).keys() <= {"F16", "F32"}
     exact = log_probs(folder, "float32")
     with torch.no_grad():
         found = model(IDS).logits.float().log_softmax(-1)
     assert 0 < (exact - found).abs().max() < 0.05
-    assert (tmp_path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-    assert find.stop_ids_of_files(str(tmp_path)) == find.stop_ids_of_files(str(folder))
+    assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    assert (out / FURTHER).read_bytes() == (folder / FURTHER).read_bytes()
+    assert find.stop_ids_of_files(str(out)) == find.stop_ids_of_files(str(folder))
 
 
 def test_a_bfloat16_student_takes_no_disk_twice(
     model_folder: FolderMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = model_folder("qwen3", dtype=torch.bfloat16, shard_size="1MB")
-    templates = folder / "additional_chat_templates"
-    templates.mkdir(exist_ok=True)
-    (templates / "tool_use.jinja").write_text("{{ messages }}", encoding="utf-8")
+    made = model_folder("qwen3", dtype=torch.bfloat16, shard_size="1MB")
+    folder = with_further_template(made, tmp_path)
     assert w16a16.dtypes(folder) == ("bfloat16",)
     out, copied = tmp_path / "out", tmp_path / "copied"
     out.mkdir()

@@ -123,6 +123,21 @@ def test_signals_are_shared_with_the_run_and_weights_do_not_stay(raced):
     assert recipe.train.max_steps == 4 and (folder.path / "quantize/q4_0.gguf").is_file()
 
 
+def test_the_first_candidates_type_is_the_races_and_stays(tmp_path):
+    first, race, second = (
+        tmp_path / name / "precision.json" for name in ("a/train", ".", "b/train")
+    )
+    write_json(first, CHOSEN)
+    shape._keep_choice(first, race)
+    shape._keep_choice(race, second)
+    assert second.read_bytes() == race.read_bytes() == first.read_bytes()
+    write_json(second, {**CHOSEN, "speedup": 2.0})
+    shape._keep_choice(second, race)
+    assert race.read_bytes() == first.read_bytes()
+    shape._keep_choice(tmp_path / "none.json", tmp_path / "copy.json")
+    assert not (tmp_path / "copy.json").exists()
+
+
 def test_a_finished_race_is_printed_again_at_once(raced, said, monkeypatch, capsys):
     monkeypatch.setattr(shape, "run", lambda *_, **__: pytest.fail("it races again"))
     from distill.__main__ import main

@@ -108,3 +108,12 @@ def test_an_unknown_key_of_a_source_names_those_that_are_known():
 )
 def test_a_value_where_a_section_belongs_is_told_what_it_has(override: str, told: str) -> None:
     assert told in problem(override)
+
+
+def test_a_field_of_a_lists_entry_is_told_how_to_be_set() -> None:
+    told = "give the whole list, student.vocabulary.texts=[...]"
+    assert told in problem(
+        "student.vocabulary={texts: [{file: a.txt, language: en}]}",
+        "student.vocabulary.texts.0.file=b",
+    )
+    assert "give the whole list, quantize.formats=[...]" in problem("quantize.formats.0.x=q4_0")
