@@ -21,6 +21,7 @@ from distill.shaping.pruning import MULTIPLE
 from distill.shaping.trimming import trim
 from distill.text.scripts import same_language, scripts_of
 
+MUCH_LONGER = 0.1  # more tokens in the same text than the other figures of a plan hold for
 LONGEST = 5_000_000  # bytes of each named text that a plan reads
 
 
@@ -83,6 +84,13 @@ def planned_vocabulary(
     if options.size is not None and num > options.size:
         why = STOPPED[made.pruned.stopped_by]
         lines.insert(1, f"  more than student.vocabulary.size {options.size:,}: {why}")
+    longest = max(made.coverage, key=lambda row: row.loss)
+    if longest.loss > MUCH_LONGER:
+        lines.append(
+            f"warning: texts in {longest.language} become {longest.loss:.0%} longer in tokens: samples of "
+            "as many more, and less text in train.max_length, which the hours and gigabytes here do not "
+            "count"
+        )
     if problem := fewer_ids_problem(recipe.capture, num):
         lines.append(f"warning: so capture would stop: {problem}")
     return PlannedVocabulary(num, "\n".join(lines))

@@ -61,6 +61,14 @@ def test_it_says_when_fertility_keeps_more_than_the_size():
     assert planned.size == 320 and "more than" not in planned.text
 
 
+@pytest.mark.parametrize("size", [320, 896])
+def test_texts_that_become_much_longer_are_told(size):
+    recipe = recipe_of(f"student.vocabulary={{size: {size}, max_fertility_loss: null}}")
+    planned = planned_vocabulary(recipe, connect(recipe).tokenizers, split_prompts(recipe))
+    is_told = "longer in tokens: samples of as many more" in planned.text
+    assert is_told == (size == 320)
+
+
 def test_what_cannot_be_tried_yet_is_reckoned_by_the_size_or_as_the_whole():
     recipe = recipe_of()
     prompts = split_prompts(recipe)
