@@ -207,9 +207,9 @@ def test_plan_says_which_path_is_taken_and_counts_it(tmp_path):
     costs = {name: capture.cost(of) for name, of in work.items()}
     demand = scoring_demand(work["scores"])
     assert demand.requests == work["scores"].num_samples > 0
-    assert costs["scores"].download == demand.num_bytes > costs["true"].download == 0
+    assert costs["scores"].traffic == demand.num_bytes > costs["true"].traffic == 0
     assert costs["false"].memory > costs["scores"].memory == costs["true"].memory
-    assert generate.cost(work["true"]).download > generate.cost(work["scores"]).download
+    assert generate.cost(work["true"]).traffic > generate.cost(work["scores"]).traffic
     assert "capture: whether" not in "\n".join(told.values())
     away = preflight.check_scoring(work["scores"].recipe)
     assert away is not None and away.startswith("capture.from_server scores: whether")

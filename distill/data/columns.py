@@ -68,7 +68,7 @@ def _unknown(
         known["messages"] = known.pop("conversations")
     if not known.keys() & set(FIELDS):
         known = {"prompt": "THEIR_NAME", **known}
-    if meant is not None:
+    if meant is not None and meant not in FIELDS:
         known.setdefault(meant, name)
     answers = ""
     if ANSWER in ours:

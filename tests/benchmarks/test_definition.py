@@ -148,7 +148,7 @@ def test_a_benchmark_in_none_of_the_recipes_languages_is_refused():
         ({"name": "mgsm", "files": {}}, "it is empty"),
         ({"name": "mgsm", "languages": []}, "it is empty"),
         ({"name": "mgsm", "example": 3}, "unknown key"),
-        (3, "dictionary or instance|valid"),
+        (3, "a section, so fields in braces"),
     ],
 )
 def test_what_a_recipe_cannot_mean_is_refused(use, problem):
