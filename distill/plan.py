@@ -203,9 +203,9 @@ def _workload(
 
 def _less_of_teacher(recipe: Recipe, machine: Machine, section: str) -> str:
     """Return what makes a teacher need less memory; in parts it cannot be quantized as well."""
-    in_parts = any(view.teacher.num_parts > 1 for view in recipe.views)
     from distill.planning.preflight import is_mixture_of_experts
 
+    in_parts = any(view.teacher.num_parts > 1 for view in recipe.views)
     way = f"{section}.quantization=nf4"
     if any(map(is_mixture_of_experts, recipe.views)):
         way = f"a GGUF file of 4 bits ({section}.gguf)"

@@ -33,16 +33,21 @@ def wrong_reasoning_language(answer: Answer, context: FilterContext) -> str | No
     )
 
 
+def is_verifiable(answer: Answer, context: FilterContext) -> bool:
+    """Return whether a task, or of a translation its text, checks the answer."""
+    return answer.is_translation or (context.grade is not None and answer.verify)
+
+
 def wrong_answer(answer: Answer, context: FilterContext) -> str | None:
     """Return what the task's verifier says; of a translation, what chrF says.
 
     None where there is nothing to go by.
     """
+    if not is_verifiable(answer, context):
+        return None
     if answer.is_translation:
         return wrong_translation(answer.answer_text, str(answer.reference or ""))
-    if context.grade is None or not answer.verify:
-        return None
-    if context.grade(answer.answer_text, answer.row):
+    if context.grade is None or context.grade(answer.answer_text, answer.row):
         return None
     return f"not {answer.reference!r}: {answer.answer_text.strip()[-60:]!r}"
 

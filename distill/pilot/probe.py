@@ -14,7 +14,7 @@ from distill.core.intervals import percent, wilson
 from distill.core.processes import Processes
 from distill.core.run_folder import RunFolder
 from distill.data.samples import Prompt
-from distill.filters.answer_filters import wrong_answer, wrong_language
+from distill.filters.answer_filters import is_verifiable, wrong_answer, wrong_language
 from distill.filters.base import Answer, FilterContext
 from distill.filters.long_reasoning import long_reasoning_ahead
 from distill.pilot import pilot_sample
@@ -125,13 +125,8 @@ def choose(prompts: list[Prompt], num: int) -> list[Prompt]:
 
 def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | None]]) -> Verdict:
     """Return the verdict on the answers in one language, each with the reason why it is dropped."""
-    grade = tasks.grader(recipe.generate)
-    context = FilterContext(recipe.generate, recipe.languages, grade)
+    context = FilterContext(recipe.generate, recipe.languages, tasks.grader(recipe.generate))
     ended = [c for c, _ in answers if c.finish_reason == "stop" and c.answer_text.strip()]
-
-    def is_verifiable(answer: Answer) -> bool:
-        return answer.is_translation or (grade is not None and answer.verify)
-
     return Verdict(
         language=language,
         num=len(answers),
@@ -139,8 +134,10 @@ def verdict_on(recipe: Recipe, language: str, answers: list[tuple[Answer, str | 
         num_cut=sum(c.finish_reason == "length" for c, _ in answers),
         num_ended=len(ended),
         num_in_language=sum(wrong_language(c, context) is None for c in ended),
-        num_verifiable=sum(is_verifiable(c) for c, _ in answers),
-        num_verified=sum(is_verifiable(c) and wrong_answer(c, context) is None for c in ended),
+        num_verifiable=sum(is_verifiable(c, context) for c, _ in answers),
+        num_verified=sum(
+            is_verifiable(c, context) and wrong_answer(c, context) is None for c in ended
+        ),
         reasons=dict(
             Counter(why.partition(":")[0] for _, why in answers if why is not None).most_common()
         ),

@@ -10,7 +10,6 @@ from itertools import chain
 from distill.chat.tokenizers import Tokenizers
 from distill.data.counted_texts import FIELD, require_text
 from distill.data.samples import Prompt
-from distill.errors import RecipeError
 from distill.planning.overlooked import languages_without_prompts
 from distill.recipe import Recipe
 from distill.recipe.rules import fewer_ids_problem
@@ -46,12 +45,7 @@ def check_vocabulary(recipe: Recipe, tokenizers: Tokenizers | None) -> None:
     if tokenizers is not None:
         require_bpe(tokenizers.student)
     for number, text in enumerate(options.texts):
-        try:
-            scripts_of(text.language)
-        except RecipeError as error:
-            told = str(error).removeprefix("languages: ")
-            where = f"{recipe.source}: {FIELD}.{number}.language"
-            raise RecipeError(f"{where}: {told}") from None
+        scripts_of(text.language, f"{recipe.source}: {FIELD}.{number}.language")
         require_text(recipe, text)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from distill.formats import FORMATS, W16A16
 from distill.models.families import EXPERTS, first_of
 from distill.recipe.sections import Quantize, Student
-from distill.shaping.layers import BY_LAYER, evenly_spaced
+from distill.shaping.layers import evenly_spaced, keep_values_by_layer
 
 FOUR_BITS = ("q4_k_m", "q4_0", "iq4_nl")
 LEAST_LAYERS = 2
@@ -123,10 +123,7 @@ class Outline:
             elif int(found[2]) in numbers:
                 shapes[f"{found[1]}{numbers[int(found[2])]}{found[3]}"] = shape
         config = copy.deepcopy(self.config)
-        config.num_hidden_layers = len(kept)
-        for name in BY_LAYER:
-            if values := getattr(config, name, None):
-                setattr(config, name, [values[i] for i in kept])
+        keep_values_by_layer(config, kept)
         return replace(self, config=config, shapes=shapes)
 
     def with_width(self, width: int) -> "Outline":

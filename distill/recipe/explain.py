@@ -26,8 +26,7 @@ def _own_field(name: str, location: list[str]) -> dict[str, FieldInfo]:
     """Return the field itself; nothing where it is a section, which has no text of its own."""
     neighbours = fields_at(location[:-1])
     if location[-1] not in neighbours:
-        known = [] if len(location) > 1 else dotted_names(name)
-        hint = f"did you mean {' or '.join(known)}?" if known else ""
+        hint = "" if len(location) > 1 else meant_in_sections(name)
         hint = hint or did_you_mean(location[-1], neighbours, cutoff=0.4)
         raise RecipeError(f"{name}: no such field" + (f"; {hint}" if hint else ""))
     info = neighbours[location[-1]]
@@ -52,6 +51,12 @@ def dotted_names(name: str) -> list[str]:
     """Return the names with their section, such as train.epochs, of the fields of this name."""
     sections = {n: info.annotation for n, info in Recipe.model_fields.items()}
     return [f"{n}.{name}" for n, s in sections.items() if _is_section(s) and name in s.model_fields]
+
+
+def meant_in_sections(name: str) -> str:
+    """Return "did you mean a.x or b.x?" of the sections that have a field of this name, "" of none."""
+    names = dotted_names(name)
+    return f"did you mean {' or '.join(names)}?" if names else ""
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distill.errors import did_you_mean, in_short, shown
-from distill.recipe.explain import dotted_names, fields_at
+from distill.recipe.explain import fields_at, meant_in_sections
 
 LONGEST_LINE, LONGEST_MESSAGE = 600, 800  # characters
 # Fields that had another name before
@@ -59,9 +59,9 @@ def _hint(location: Sequence[str]) -> str:
     renamed = RENAMED.get(location[-1])
     if renamed in known:
         return f"did you mean {renamed}?"
-    elsewhere = dotted_names(location[-1])
-    if elsewhere and len(location) <= 2:
-        return f"did you mean {' or '.join(elsewhere)}?"
+    elsewhere = meant_in_sections(location[-1]) if len(location) <= 2 else ""
+    if elsewhere:
+        return elsewhere
     return did_you_mean(location[-1], known, cutoff=0.5) or f"known here: {', '.join(known)}"
 
 

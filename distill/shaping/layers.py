@@ -46,8 +46,8 @@ def keep_layers(model: Any, kept: list[int]) -> None:
             if hasattr(module, "layer_idx"):
                 setattr(module, "layer_idx", number)  # noqa: B010 - torch types them as tensors
     _keep_layers_in_config(model, kept)
-    require_config_of_its_weights(model, f"layers {kept}", WAY_OUT)
-    _require_settings_of_its_config(model, kept)
+    of_config = require_config_of_its_weights(model, f"layers {kept}", WAY_OUT)
+    _require_settings_of_its_config(model, of_config, kept)
 
 
 def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
@@ -59,10 +59,7 @@ def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
                 f"{type(model).__name__}: layers {kept} are all linear attention, and the family "
                 "needs one of full attention; raise student.layer_share"
             )
-    for name in BY_LAYER:
-        if values := getattr(config, name, None):
-            setattr(config, name, [values[i] for i in kept])
-    config.num_hidden_layers = len(kept)
+    keep_values_by_layer(config, kept)
     # mixtures of experts begin with some dense layers, which the config counts
     if getattr(config, "first_k_dense_replace", None):
         config.first_k_dense_replace = sum(i < config.first_k_dense_replace for i in kept)
@@ -73,16 +70,20 @@ def _keep_layers_in_config(model: Any, kept: list[int]) -> None:
         config.mlp_only_layers = [new for new, old in enumerate(kept) if old in dense]
 
 
-def _require_settings_of_its_config(model: Any, kept: list[int]) -> None:
-    """Raise MismatchError where a model made of the config treats a layer otherwise than this one.
+def keep_values_by_layer(config: Any, kept: list[int]) -> None:
+    """Keep the values of these layers alone in a config, in place, and their number."""
+    for name in BY_LAYER:
+        if values := getattr(config, name, None):
+            setattr(config, name, [values[i] for i in kept])
+    config.num_hidden_layers = len(kept)
+
+
+def _require_settings_of_its_config(model: Any, of_config: Any, kept: list[int]) -> None:
+    """Raise MismatchError where the model made of its config treats a layer otherwise than this one.
 
     Weights do not tell, as of layers with and without RoPE. What is the same in all layers counts as
     no setting of theirs.
     """
-    import torch
-
-    with torch.device("meta"):
-        of_config = type(model)(model.config)
     mine, expected = (_settings_of(layers_of(made)) for made in (model, of_config))
     for name in sorted(mine.keys() & expected.keys()):
         found, wanted = mine[name], expected[name]
@@ -106,16 +107,17 @@ def _settings_of(layers: Any) -> dict[str, dict[int, Any]]:
     return found
 
 
-def require_config_of_its_weights(model: Any, what: str, way_out: str) -> None:
-    """Raise MismatchError where a model made of the config has other weights than this one.
+def require_config_of_its_weights(model: Any, what: str, way_out: str) -> Any:
+    """Return the model that the config makes, without weights in memory.
 
-    `what`: what was kept of it, for the message.
+    `what`: what was kept of it, for the message. Raises MismatchError where it has other weights than
+    this one.
     """
     import torch
 
     with torch.device("meta"):
-        of_config = type(model)(model.config).state_dict()
-    expected = {name: value.shape for name, value in of_config.items()}
+        of_config = type(model)(model.config)
+    expected = {name: value.shape for name, value in of_config.state_dict().items()}
     actual = {name: value.shape for name, value in model.state_dict().items()}
     names = expected.keys() | actual.keys()
     wrong = sorted(name for name in names if expected.get(name) != actual.get(name))
@@ -124,3 +126,4 @@ def require_config_of_its_weights(model: Any, what: str, way_out: str) -> None:
             f"{type(model).__name__}: {what} cannot be told in its config ({wrong[0]} is "
             f"{actual.get(wrong[0])}, the config says {expected.get(wrong[0])}); {way_out}"
         )
+    return of_config

@@ -167,8 +167,11 @@ _SUBTAGS = {
 
 
 @lru_cache(maxsize=1024)
-def scripts_of(language: str) -> tuple[str, ...]:
-    """Return the scripts a language is written in. Raise RecipeError for an unknown code."""
+def scripts_of(language: str, field: str = "languages") -> tuple[str, ...]:
+    """Return the scripts a language is written in.
+
+    Raise RecipeError, which names the recipe's `field`, for an unknown code.
+    """
     for subtag in subtags(language):
         if subtag in _SUBTAGS:
             return _SUBTAGS[subtag]
@@ -177,7 +180,7 @@ def scripts_of(language: str) -> tuple[str, ...]:
         is_code = 2 <= len(code) <= 3 and code.isalpha()
         script = f", or add the script: {code}-Latn" if is_code else ""
         raise RecipeError(
-            f"languages: {language!r:.40}: we do not know its script; use an ISO 639 code such as "
+            f"{field}: {language!r:.40}: we do not know its script; use an ISO 639 code such as "
             f"sw or swh{script}"
         )
     return LANGUAGES[code]
